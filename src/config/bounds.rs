@@ -1,0 +1,104 @@
+//! Default, floor and ceiling of every key that holds a number, with the reason.
+
+use std::time::Duration;
+
+/// What a key may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound<T> {
+    /// Without the key.
+    pub(super) default: T,
+    /// The least.
+    pub(super) min: T,
+    /// The most.
+    pub(super) max: T,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+const fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+const fn bound<T: Copy>(default: T, min: T, max: T) -> Bound<T> {
+    Bound { default, min, max }
+}
+
+/// Length of the file: 4 MiB hold some 40,000 routes; more is a file taken by mistake.
+pub(super) const FILE_LEN_MAX: u64 = 4 * MIB;
+
+/// Addresses of all listeners: each costs one socket a worker.
+pub(super) const ADDRESS_COUNT_MAX: usize = 64;
+
+/// Workers: 7 bits of a connection id carry the index, and 64 leave half of them to a successor.
+/// The default is never read: without the key the cores decide.
+pub(super) const WORKERS: Bound<u64> = bound(1, 1, 64);
+
+/// Huge pages are 2 MiB: a pool is a whole number of them.
+pub(super) const POOL_STEP: u64 = 2 * MIB;
+/// 64 slots of 68 KiB are the least that makes progress; 64 MiB give 963 slots.
+pub(super) const POOL_PER_WORKER: Bound<u64> = bound(64 * MIB, 6 * MIB, 8 * GIB);
+
+/// Long enough for most downloads; a supervisor kills after 90 s as a rule.
+pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
+
+/// An idle connection costs about 24 KB: 100,000 are 2.4 GB at the worst.
+pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);
+/// RFC 9000 10.1; NAT bindings for UDP live about 30 s.
+pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));
+/// RFC 9114 6.1 asks for at least 100; 1,000 would cost 102 KB a connection.
+pub(super) const MAX_STREAMS: Bound<u64> = bound(100, 1, 10_000);
+/// One stream at 100 ms of round trip then reaches 80 Mbit/s.
+pub(super) const STREAM_RECEIVE_WINDOW: Bound<u64> = bound(MIB, 16 * KIB, 64 * MIB);
+/// A connection's window starts at 1.5 MiB at most and grows to this when the path needs it.
+pub(super) const MAX_RECEIVE_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);
+/// The same for what is sent and not acknowledged.
+pub(super) const MAX_SEND_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);
+
+/// Per endpoint and process, the default of most proxies.
+pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
+/// Requests in the queue cost memory and time; 0 answers 503 at once.
+pub(super) const UPSTREAM_MAX_WAITING: Bound<u64> = bound(1024, 0, 1_000_000);
+/// A share among siblings.
+pub(super) const WEIGHT: Bound<u64> = bound(1, 1, 1000);
+/// Within one data centre a connection takes milliseconds; 2 s allow for one lost SYN.
+pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
+    bound(secs(2), Duration::from_millis(1), secs(600));
+/// How long an upstream may think.
+pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
+    bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
+/// Below the 75 s for which nginx keeps a connection; origins that end theirs earlier are noticed.
+pub(super) const UPSTREAM_IDLE_TIMEOUT: Bound<Duration> =
+    bound(secs(60), Duration::from_millis(1), secs(3600));
+
+/// One broken answer may be one request's own fault, three in a row hardly.
+pub(super) const HEALTH_FAILURES: Bound<u64> = bound(3, 1, 1000);
+/// Long enough to spare a struggling endpoint, short enough for a restart not to be noticed.
+pub(super) const HEALTH_PAUSE: Bound<Duration> =
+    bound(secs(1), Duration::from_millis(1), secs(3600));
+/// An endpoint that is mended is found again within a minute.
+pub(super) const HEALTH_MAX_PAUSE: Bound<Duration> =
+    bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
+
+/// As decoded (RFC 9114 4.2.2: each field counts 32 bytes more than its text).
+pub(super) const MAX_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, MIB);
+/// Browsers send 20 to 40.
+pub(super) const MAX_HEADER_COUNT: Bound<u64> = bound(100, 10, 1000);
+/// Bodies are streamed and cost no memory; the bound guards the upstream.
+pub(super) const MAX_BODY_SIZE: Bound<u64> = bound(GIB, 0, 1024 * 1024 * GIB);
+/// A head fits one flight of packets; 10 s allow for many losses.
+pub(super) const HEADER_TIMEOUT: Bound<Duration> =
+    bound(secs(10), Duration::from_millis(1), secs(600));
+/// A pause, not the whole body.
+pub(super) const BODY_TIMEOUT: Bound<Duration> =
+    bound(secs(30), Duration::from_millis(1), secs(3600));
+/// Twice the streams that are open by default: one who leaves a page may cancel all of them.
+pub(super) const MAX_STREAM_RESETS: Bound<u64> = bound(200, 1, 1_000_000);
+/// An answer's head must fit a receive of 68 KiB with room to spare.
+pub(super) const MAX_ANSWER_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, 64 * KIB);
+
+const _: () = assert!(POOL_PER_WORKER.min.is_multiple_of(POOL_STEP));
+const _: () = assert!(POOL_PER_WORKER.default.is_multiple_of(POOL_STEP));
+const _: () = assert!(POOL_PER_WORKER.min / crate::limits::SLOT_LEN as u64 >= 64);
+const _: () = assert!(MAX_ANSWER_HEADER_SIZE.max <= crate::limits::SLOT_LEN as u64);

@@ -1,0 +1,111 @@
+//! What no section can see alone: names that must be distinct, references that must lead somewhere.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::bounds::ADDRESS_COUNT_MAX;
+use super::model::{Certificate, HostPattern, Listener, Route, Upstream};
+use super::reader::{Item, nearest};
+use super::sections::NamedRoute;
+
+/// A value and where it stands.
+pub(super) struct Found<'a, T> {
+    pub(super) value: T,
+    pub(super) item: Item<'a>,
+}
+
+/// Names and addresses are distinct over all listeners.
+pub(super) fn listeners(listeners: &[Found<Listener>]) {
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut addresses: BTreeMap<SocketAddr, &str> = BTreeMap::new();
+    for found in listeners {
+        let key = found.item.key.as_str();
+        if let Some(first) = names.insert(&found.value.name, key) {
+            let name = &found.value.name;
+            found.item.refuse(format_args!("has the name {name:?} that {first} has; rename one"));
+        }
+        for address in &found.value.addresses {
+            if let Some(first) = addresses.insert(*address, key) {
+                found.item.refuse(format_args!(
+                    "listens on {address}, as {first} does; an address belongs to one listener"
+                ));
+            }
+        }
+    }
+    let count = addresses.len();
+    if count > ADDRESS_COUNT_MAX {
+        listeners[0].item.refuse(format_args!(
+            "and the others have {count} addresses, but {ADDRESS_COUNT_MAX} are the most: each \
+             costs a socket a worker; listen on \"0.0.0.0\" and \"[::]\" instead"
+        ));
+    }
+}
+
+/// A name leads to one certificate.
+pub(super) fn certificates(certificates: &[Found<Certificate>]) {
+    let mut hosts: BTreeMap<&HostPattern, &str> = BTreeMap::new();
+    for found in certificates {
+        for host in &found.value.hosts {
+            if let Some(first) = hosts.insert(host, &found.item.key) {
+                found.item.refuse(format_args!(
+                    "serves {:?}, as {first} does; a name belongs to one certificate",
+                    pattern_text(host)
+                ));
+            }
+        }
+    }
+}
+
+/// Every route leads to an upstream, and every route can match.
+pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream>]) -> Vec<Route> {
+    for (index, later) in routes.iter().enumerate() {
+        let earlier =
+            routes[..index].iter().find(|earlier| takes_all(&earlier.value, &later.value));
+        if let Some(earlier) = earlier {
+            later.item.refuse(format_args!(
+                "can never match: {} stands before it and takes all of its requests; put this one \
+                 first, or delete it",
+                earlier.item.key
+            ));
+        }
+    }
+    let names: Vec<&str> = upstreams.iter().map(|found| found.value.name.as_str()).collect();
+    let mut resolved = Vec::new();
+    for found in routes {
+        let NamedRoute { host, path_prefix, upstream: (name, span, key) } = found.value;
+        match names.binary_search(&name.as_str()) {
+            Ok(upstream) => resolved.push(Route { host, path_prefix, upstream }),
+            Err(_) => {
+                let way_out = match nearest(&name, &names) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => format!("write [upstreams.{name}]"),
+                };
+                let message = format!("is {name:?}, which is not an upstream; {way_out}");
+                found.item.reader().refuse(&span, &key, message);
+            }
+        }
+    }
+    resolved
+}
+
+/// Whether every request that `later` matches is matched by `earlier`.
+fn takes_all(earlier: &NamedRoute, later: &NamedRoute) -> bool {
+    let host = match (&earlier.host, &later.host) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(earlier), Some(later)) if earlier == later => true,
+        (Some(earlier), Some(HostPattern::Exact(name))) => earlier.matches(name),
+        (Some(_), Some(HostPattern::Wildcard(_))) => false,
+    };
+    let rest = later.path_prefix.strip_prefix(&earlier.path_prefix);
+    let path = earlier.path_prefix == "/"
+        || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    host && path
+}
+
+fn pattern_text(pattern: &HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Wildcard(parent) => format!("*.{parent}"),
+    }
+}

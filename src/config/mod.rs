@@ -1,0 +1,114 @@
+//! TOML text -> validated [`Config`].
+//!
+//! A file passes whole or not at all, and one run tells everything that is wrong with it: each
+//! refusal names the key, its line, the value, what is allowed and the way out. What passes needs
+//! no second look by the rest of the program.
+//!
+//! ```text
+//! text --toml--> table --sections--> values, each within its bound --checks--> Config
+//!                          |             ^                            |
+//!                          |             +-- environment, names       |
+//!                          +----------- refusals (all of them) -------+
+//! ```
+
+mod bounds;
+mod checks;
+mod demo;
+mod environment;
+mod error;
+mod model;
+mod names;
+mod reader;
+mod sections;
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
+
+use toml::de::DeTable;
+
+pub use demo::{DEMO_ADMIN_PORT, DEMO_PORT, default_demo};
+pub use error::{ConfigError, ConfigErrors};
+pub use model::*;
+
+use reader::{Reader, Section};
+
+/// What a configuration takes from outside its file.
+pub struct Surroundings<'a> {
+    /// The value of an environment variable.
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    /// The addresses of `name:port`.
+    pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+}
+
+/// Reads and checks the file, with the environment and the resolver of this host.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
+    let surroundings = Surroundings {
+        env: &|name| std::env::var(name).ok(),
+        resolve: &|name, port| (name, port).to_socket_addrs().map(Iterator::collect),
+    };
+    parse(&text, path, &surroundings)
+}
+
+/// Checks the text of a file. `origin` is the file's path: refusals name it, and relative paths
+/// start at its folder.
+pub fn parse(
+    text: &str,
+    origin: &Path,
+    surroundings: &Surroundings,
+) -> Result<Config, ConfigErrors> {
+    parse_noting_absent(text, origin, surroundings).map(|parsed| parsed.0)
+}
+
+/// As [`parse`], and tells which keys the file does not hold.
+fn parse_noting_absent(
+    text: &str,
+    origin: &Path,
+    surroundings: &Surroundings,
+) -> Result<(Config, Vec<String>), ConfigErrors> {
+    let reader = Reader::new(text, origin, surroundings);
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    for error in &syntax {
+        let message = format!("is not TOML: {}", error.message());
+        match error.span() {
+            Some(span) => reader.refuse(&span, "", message),
+            None => reader.refuse_whole(message),
+        }
+    }
+    // What a broken file seems to say would only lead astray.
+    let config =
+        if syntax.is_empty() { sections::read(Section::root(&table, &reader)) } else { None };
+    let (errors, absent) = reader.into_parts();
+    match config {
+        Some(config) if errors.is_empty() => Ok((config, absent)),
+        _ => Err(ConfigErrors::new(origin, errors)),
+    }
+}
+
+/// The file's text, or what is wrong with it.
+fn read(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "does not exist; give the file's path with --config".to_owned(),
+        _ => format!("cannot be opened: {error}"),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(bounds::FILE_LEN_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > bounds::FILE_LEN_MAX {
+        let most = bounds::FILE_LEN_MAX;
+        return Err(format!("is longer than {most} bytes, which no configuration needs"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        format!("is not UTF-8 text (line {line}); TOML is UTF-8 always")
+    })
+}
+
+#[cfg(test)]
+mod tests;

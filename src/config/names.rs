@@ -1,0 +1,183 @@
+//! Host patterns, path prefixes and addresses: text -> values that cannot be wrong.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use super::Surroundings;
+use super::model::{AdminAddress, EndpointAddress, HostPattern};
+
+/// `example.com` or `*.example.com`. RFC 1123 2.1 for labels; underscores are allowed, since such
+/// names are in use.
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
+    let lower = text.to_ascii_lowercase();
+    if lower.parse::<SocketAddr>().is_ok()
+        || lower.rsplit_once(':').is_some_and(|(_, port)| {
+            !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    {
+        return Err(format!("is {text:?}, but a host is written without port"));
+    }
+    let (wildcard, name) = match lower.strip_prefix("*.") {
+        Some(parent) => (true, parent),
+        None => (false, lower.as_str()),
+    };
+    if !name.is_ascii() {
+        return Err(format!(
+            "is {text:?}; write an international name in its ASCII form, as \"xn--bcher-kva.ch\""
+        ));
+    }
+    if name.ends_with('.') {
+        return Err(format!("is {text:?}; leave the dot at the end out"));
+    }
+    if name.contains('*') {
+        return Err(format!(
+            "is {text:?}; a \"*\" stands for the first label only, as in \"*.example.com\""
+        ));
+    }
+    let label_fits = |label: &str| {
+        let plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        (1..=63).contains(&label.len()) && plain && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if name.len() > 253 || !name.split('.').all(label_fits) {
+        return Err(format!(
+            "is {text:?}, which is not a host name; write it like \"example.com\" or \
+             \"*.example.com\""
+        ));
+    }
+    let name = name.to_owned();
+    Ok(if wildcard { HostPattern::Wildcard(name) } else { HostPattern::Exact(name) })
+}
+
+/// A host pattern that TLS can ask for: RFC 6066 3 knows no addresses in SNI.
+pub(super) fn certificate_host(text: &str) -> Result<HostPattern, String> {
+    let pattern = host_pattern(text)?;
+    match &pattern {
+        HostPattern::Exact(name) if name.parse::<IpAddr>().is_ok() => Err(format!(
+            "is {text:?}; a certificate is chosen by name, and clients send no name when they \
+             connect to an address (they get the first certificate)"
+        )),
+        _ => Ok(pattern),
+    }
+}
+
+/// `/` or `/one/two`: whole segments of visible ASCII, as clients send them.
+pub(super) fn path_prefix(text: &str) -> Result<String, String> {
+    let refusal = if !text.starts_with('/') {
+        "must start with \"/\""
+    } else if text.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        "must be visible ASCII; write other characters percent-encoded, as clients send them"
+    } else if text.contains(['?', '#']) {
+        "must be a path only; queries are not matched"
+    } else if text != "/" && text.ends_with('/') {
+        "must not end in \"/\": a prefix matches whole segments, \"/api\" takes \"/api\" and \
+         \"/api/...\" but not \"/apis\""
+    } else if text != "/" && text[1..].split('/').any(str::is_empty) {
+        "must not hold an empty segment (\"//\")"
+    } else if text.split('/').any(is_dot_segment) {
+        "must not hold \".\" or \"..\" segments: such requests are answered 400"
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(format!("is {text:?}, but {refusal}"))
+}
+
+/// `.` or `..`, in plain or percent-encoded form (RFC 3986 3.3, 6.2.2.3).
+fn is_dot_segment(segment: &str) -> bool {
+    let plain = segment.to_ascii_lowercase().replace("%2e", ".");
+    plain == "." || plain == ".."
+}
+
+/// `ip:port` with a port.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        let why = if text.parse::<IpAddr>().is_ok() {
+            "the port is missing"
+        } else {
+            "not an IP address with a port"
+        };
+        format!("is {text:?}: {why}; write it like \"0.0.0.0:443\" or \"[::]:443\"")
+    })?;
+    if address.port() == 0 {
+        return Err(format!("is {text:?}, but port 0 is no port that a client could know"));
+    }
+    Ok(address)
+}
+
+/// `[admin] listen`, without `off`.
+pub(super) fn admin_address(text: &str, folder: &Path) -> Result<AdminAddress, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(text, path, folder).map(AdminAddress::Unix);
+    }
+    socket_address(text).map(AdminAddress::Tcp).map_err(|message| {
+        format!("{message}, or like \"unix:/run/ringway/admin.sock\", or \"off\"")
+    })
+}
+
+/// Longest path of a unix socket: `sun_path` holds 108 bytes with the closing zero (unix(7)).
+const UNIX_PATH_LEN_MAX: usize = 107;
+
+fn unix_path(text: &str, path: &str, folder: &Path) -> Result<std::path::PathBuf, String> {
+    if path.is_empty() {
+        return Err(format!("is {text:?}; write a path after \"unix:\""));
+    }
+    let path = folder.join(path);
+    let len = path.as_os_str().len();
+    if len > UNIX_PATH_LEN_MAX {
+        return Err(format!(
+            "is {text:?}, a path of {len} bytes, but a unix socket's path has {UNIX_PATH_LEN_MAX} \
+             at most"
+        ));
+    }
+    Ok(path)
+}
+
+/// `ip:port`, `unix:/path` or `name:port`. A name gives every address of the family that the
+/// resolver puts first.
+pub(super) fn endpoint_addresses(
+    text: &str,
+    folder: &Path,
+    surroundings: &Surroundings,
+) -> Result<Vec<EndpointAddress>, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(vec![EndpointAddress::Unix(unix_path(text, path, folder)?)]);
+    }
+    if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+        return Err(format!("is {text:?}; leave the scheme out, as in {rest:?}"));
+    }
+    if text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok() {
+        return socket_address(text).map(|address| vec![EndpointAddress::Tcp(address)]);
+    }
+    let form = "\"127.0.0.1:8080\", \"app.internal:8080\" or \"unix:/run/app.sock\"";
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return Err(format!("is {text:?}, but the port is missing; write it like {form}"));
+    };
+    let port = port.parse().ok().filter(|port| *port != 0);
+    let is_name = matches!(host_pattern(name), Ok(HostPattern::Exact(_)));
+    let (Some(port), true) = (port, is_name) else {
+        return Err(format!("is {text:?}, but must be an address; write it like {form}"));
+    };
+    let resolved: io::Result<Vec<SocketAddr>> = (surroundings.resolve)(name, port);
+    let why = match resolved {
+        Ok(addresses) => match addresses.first() {
+            Some(first) => return Ok(of_one_family(&addresses, first.is_ipv4())),
+            None => "it has no address".to_owned(),
+        },
+        Err(error) => error.to_string(),
+    };
+    Err(format!(
+        "is {text:?}, whose name cannot be resolved ({why}); names are resolved when the \
+         configuration is loaded: correct it, or write the IP address"
+    ))
+}
+
+fn of_one_family(addresses: &[SocketAddr], ipv4: bool) -> Vec<EndpointAddress> {
+    let mut endpoints = Vec::new();
+    for address in addresses.iter().filter(|address| address.is_ipv4() == ipv4) {
+        let endpoint = EndpointAddress::Tcp(*address);
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
+}

@@ -1,0 +1,400 @@
+//! Every section of the file, top down: which keys it has and what they become.
+
+use std::ops::Range;
+
+use super::bounds as b;
+use super::model::*;
+use super::names;
+use super::reader::{Item, Reader, Section};
+use super::{checks, checks::Found};
+
+/// A name as written, and where.
+pub(super) type Reference = (String, Range<usize>, String);
+
+/// Reads the whole file. `None`, or refusals at the reader: it does not pass.
+pub(super) fn read<'a>(mut root: Section<'a>) -> Option<Config> {
+    let runtime = runtime(root.section("runtime"));
+    let admin = admin(root.section("admin"));
+    let log = log(root.section("log"));
+    let listeners = root.required("listeners", "write [[listeners]] with an address");
+    let certificates =
+        root.required("certificates", "write [[certificates]] with hosts, cert and key");
+    let routes = root.required("routes", "write [[routes]] with an upstream's name");
+    let upstreams = root.required("upstreams", "write [upstreams.NAME] with endpoints");
+    let tls = tls(root.section("tls"));
+    let limits = limits(root.section("limits"));
+    root.finish();
+
+    let listeners = listeners.map(|item| each(item, listener)).unwrap_or_default();
+    let certificates = certificates.map(|item| each(item, certificate)).unwrap_or_default();
+    let routes = routes.map(|item| each(item, route)).unwrap_or_default();
+    let mut upstreams = upstreams.map(all_upstreams).unwrap_or_default();
+    upstreams.sort_by(|one, other| one.value.name.cmp(&other.value.name));
+
+    checks::listeners(&listeners);
+    checks::certificates(&certificates);
+    let routes = checks::routes(routes, &upstreams);
+    Some(Config {
+        runtime,
+        admin,
+        log,
+        listeners: listeners.into_iter().map(|found| found.value).collect(),
+        certificates: certificates.into_iter().map(|found| found.value).collect(),
+        tls,
+        routes,
+        upstreams: upstreams.into_iter().map(|found| found.value).collect(),
+        limits,
+    })
+}
+
+/// Reads each table of a list that must not be empty.
+fn each<'a, T>(item: Item<'a>, read: fn(Section<'a>, usize) -> Option<T>) -> Vec<Found<'a, T>> {
+    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
+    let items = item.list();
+    if items.is_empty() {
+        reader.refuse(&span, &key, "must hold at least one entry");
+    }
+    let mut found = Vec::new();
+    for (index, item) in items.into_iter().enumerate() {
+        let value = item.section().and_then(|section| read(section, index));
+        found.extend(value.map(|value| Found { value, item }));
+    }
+    found
+}
+
+fn runtime(mut section: Section) -> Runtime {
+    let workers = section.item("workers").and_then(|item| {
+        let auto = item.is_str("auto");
+        if auto { None } else { item.integer(&b::WORKERS) }
+    });
+    let mut pool = section.section("pool");
+    let pool_len = match pool.item("per_worker") {
+        Some(item) => item.size(&b::POOL_PER_WORKER).map(|size| pool_len(&item, size)),
+        None => None,
+    };
+    let hugepages = pool.choice(
+        "hugepages",
+        &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
+    );
+    pool.finish();
+    let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
+    section.finish();
+    Runtime {
+        workers: workers.map(narrow),
+        pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
+        hugepages,
+        drain_timeout,
+    }
+}
+
+fn pool_len(item: &Item, size: u64) -> u64 {
+    if !size.is_multiple_of(b::POOL_STEP) {
+        let near = size.next_multiple_of(b::POOL_STEP) >> 20;
+        item.refuse(format_args!(
+            "is {size} bytes, but must be a whole number of 2MiB pages; the next is \"{near}MiB\""
+        ));
+    }
+    size
+}
+
+fn admin(mut section: Section) -> Option<AdminAddress> {
+    let default = AdminAddress::Tcp(super::demo::admin_address());
+    let address = match section.item("listen") {
+        None => Some(default),
+        Some(item) if item.is_str("off") => None,
+        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder())),
+    };
+    section.finish();
+    address
+}
+
+fn log(mut section: Section) -> Log {
+    let level = section.choice(
+        "level",
+        &[
+            ("info", LogLevel::Info),
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("debug", LogLevel::Debug),
+        ],
+    );
+    let mut access = section.section("access");
+    let target = match access.item("path") {
+        None => AccessTarget::Stdout,
+        Some(item) if item.is_str("stdout") => AccessTarget::Stdout,
+        Some(item) => item.path().map_or(AccessTarget::Stdout, AccessTarget::File),
+    };
+    let format = access.choice(
+        "format",
+        &[
+            ("json", Some(AccessFormat::Json)),
+            ("combined", Some(AccessFormat::Combined)),
+            ("off", None),
+        ],
+    );
+    access.finish();
+    section.finish();
+    Log { level, access: format.map(|format| AccessLog { target, format }) }
+}
+
+fn limits(mut section: Section) -> Limits {
+    let limits = Limits {
+        field_section_len_max: narrow(section.size("max_header_size", &b::MAX_HEADER_SIZE)),
+        field_count_max: narrow(section.integer("max_header_count", &b::MAX_HEADER_COUNT)),
+        request_body_len_max: section.size("max_body_size", &b::MAX_BODY_SIZE),
+        request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
+        request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
+        stream_reset_count_max: narrow(section.integer("max_stream_resets", &b::MAX_STREAM_RESETS)),
+        answer_head_len_max: narrow(
+            section.size("max_answer_header_size", &b::MAX_ANSWER_HEADER_SIZE),
+        ),
+    };
+    section.finish();
+    limits
+}
+
+fn listener(mut section: Section, index: usize) -> Option<Listener> {
+    let name = section.item("name").and_then(|item| item.parsed(listener_name));
+    let address = section.required("address", "write it like [\"0.0.0.0:443\", \"[::]:443\"]");
+    let addresses = address.map(|item| {
+        let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
+        let items = item.one_or_many();
+        if items.is_empty() {
+            reader.refuse(&span, &key, "must hold at least one address");
+        }
+        items.iter().filter_map(|item| item.parsed(names::socket_address)).collect()
+    });
+    if let Some(item) = section.item("protocols") {
+        protocols(item);
+    }
+    let proxies = section.item("trusted_proxies").map(Item::list).unwrap_or_default();
+    let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
+    let quic = quic(section.section("quic"));
+    section.finish();
+    Some(Listener {
+        name: name.unwrap_or_else(|| format!("listener-{index}")),
+        addresses: addresses.unwrap_or_default(),
+        trusted_proxies,
+        quic,
+    })
+}
+
+/// A name for logs and labels.
+fn listener_name(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if plain && (1..=64).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "is {text:?}, but must be 1 to 64 letters, digits, \"-\", \"_\" or \".\": it goes to logs \
+         and metrics"
+    ))
+}
+
+/// HTTP/3 only, for now; the others are refused by name.
+fn protocols(item: Item) {
+    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
+    let items = item.list();
+    if items.is_empty() {
+        reader.refuse(&span, &key, "must hold at least one protocol; write [\"h3\"]");
+    }
+    for item in items {
+        match item.string().as_deref() {
+            None | Some("h3") => {}
+            Some(tcp @ ("h2" | "http/1.1")) => item.refuse(format_args!(
+                "is {tcp:?}, which is not supported yet (this release speaks HTTP/3 only); leave \
+                 it out"
+            )),
+            Some(other) => item.refuse(format_args!("is {other:?}, but must be \"h3\"")),
+        }
+    }
+}
+
+/// A network in CIDR form, or one address.
+fn network(text: &str) -> Result<ipnet::IpNet, String> {
+    let network = text.parse::<ipnet::IpNet>().ok();
+    let network = network.or_else(|| text.parse::<std::net::IpAddr>().ok().map(Into::into));
+    let Some(network) = network else {
+        return Err(format!(
+            "is {text:?}, but must be a network; write it like \"10.0.0.0/8\" or \"fd00::/8\""
+        ));
+    };
+    if network.trunc() != network {
+        let right = network.trunc();
+        return Err(format!("is {text:?}, which has bits beyond its prefix; write \"{right}\""));
+    }
+    Ok(network)
+}
+
+fn quic(mut section: Section) -> Quic {
+    let retry = section.choice(
+        "retry",
+        &[("adaptive", Retry::Adaptive), ("never", Retry::Never), ("always", Retry::Always)],
+    );
+    let congestion = section.choice(
+        "congestion",
+        &[("cubic", Congestion::Cubic), ("bbr", Congestion::Bbr), ("newreno", Congestion::NewReno)],
+    );
+    let quic = Quic {
+        retry,
+        congestion,
+        max_connections: narrow(section.integer("max_connections", &b::MAX_CONNECTIONS)),
+        idle_timeout: section.duration("idle_timeout", &b::IDLE_TIMEOUT),
+        max_streams: narrow(section.integer("max_streams", &b::MAX_STREAMS)),
+        stream_receive_window: narrow(
+            section.size("stream_receive_window", &b::STREAM_RECEIVE_WINDOW),
+        ),
+        receive_window_max: narrow(section.size("max_receive_window", &b::MAX_RECEIVE_WINDOW)),
+        send_window_max: narrow(section.size("max_send_window", &b::MAX_SEND_WINDOW)),
+    };
+    if quic.stream_receive_window > quic.receive_window_max {
+        section.refuse(format_args!(
+            "stream_receive_window ({} bytes) must not be more than max_receive_window ({} \
+             bytes): one stream never gets more than its connection; raise the second",
+            quic.stream_receive_window, quic.receive_window_max
+        ));
+    }
+    section.finish();
+    quic
+}
+
+fn certificate(mut section: Section, _: usize) -> Option<Certificate> {
+    let hosts = section.required("hosts", "write it like [\"example.com\", \"*.example.com\"]");
+    let hosts = hosts.map(|item| {
+        let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
+        let items = item.one_or_many();
+        if items.is_empty() {
+            reader.refuse(&span, &key, "must hold at least one name");
+        }
+        items.iter().filter_map(|item| item.parsed(names::certificate_host)).collect()
+    });
+    let cert = section.required("cert", "give the path of the certificate chain (PEM)");
+    let cert = cert.and_then(|item| item.path());
+    let key = section.required("key", "give the path of the private key (PEM)");
+    let key = key.and_then(|item| item.path());
+    section.finish();
+    let source = CertificateSource::Files { cert: cert?, key: key? };
+    Some(Certificate { hosts: hosts?, source })
+}
+
+fn tls(mut section: Section) -> Tls {
+    let unknown_server_name = section.choice(
+        "unknown_server_name",
+        &[("default", UnknownServerName::Default), ("refuse", UnknownServerName::Refuse)],
+    );
+    section.finish();
+    Tls { unknown_server_name }
+}
+
+/// A route whose upstream is still a name.
+pub(super) struct NamedRoute {
+    pub(super) host: Option<HostPattern>,
+    pub(super) path_prefix: String,
+    pub(super) upstream: Reference,
+}
+
+fn route(mut section: Section, _: usize) -> Option<NamedRoute> {
+    let mut matching = section.section("match");
+    let host = matching.item("host").and_then(|item| item.parsed(names::host_pattern));
+    let path_prefix = matching.item("path_prefix").and_then(|item| item.parsed(names::path_prefix));
+    matching.finish();
+    let upstream = section.required("upstream", "name one of [upstreams.NAME]");
+    section.finish();
+    let item = upstream?;
+    let upstream = (item.string()?, item.span(), item.key.clone());
+    let path_prefix = path_prefix.unwrap_or_else(|| "/".to_owned());
+    Some(NamedRoute { host, path_prefix, upstream })
+}
+
+fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {
+    let Some(section) = item.section() else { return Vec::new() };
+    let named = section.named_items();
+    if named.is_empty() {
+        section.refuse("must hold at least one upstream; write [upstreams.NAME] with endpoints");
+    }
+    let mut found = Vec::new();
+    for (name, item) in named {
+        if let Err(message) = listener_name(&name) {
+            item.refuse(format_args!("the name {message}"));
+        }
+        let value = item.section().map(|section| upstream(section, name));
+        found.extend(value.map(|value| Found { value, item }));
+    }
+    found
+}
+
+fn upstream(mut section: Section, name: String) -> Upstream {
+    // One word each, until there are more.
+    section.choice("protocol", &[("http/1.1", ())]);
+    section.choice("balance", &[("round-robin", ())]);
+    let host = section.choice("host", &[("preserve", true), ("upstream", false)]);
+    let host = if host { HostPolicy::Preserve } else { HostPolicy::Upstream };
+    let max_connections = section.integer("max_connections", &b::UPSTREAM_MAX_CONNECTIONS);
+    let max_waiting = section.integer("max_waiting", &b::UPSTREAM_MAX_WAITING);
+    let way_out = "write it like [{ address = \"127.0.0.1:8080\" }]";
+    let endpoints = section.required("endpoints", way_out).map(endpoints).unwrap_or_default();
+    let mut timeout = section.section("timeout");
+    let connect_timeout = timeout.duration("connect", &b::CONNECT_TIMEOUT);
+    let response_timeout = timeout.duration("response", &b::RESPONSE_TIMEOUT);
+    let idle_timeout = timeout.duration("idle", &b::UPSTREAM_IDLE_TIMEOUT);
+    timeout.finish();
+    let health = health(section.section("health"));
+    section.finish();
+    Upstream {
+        name,
+        host,
+        max_connections: narrow(max_connections),
+        max_waiting: narrow(max_waiting),
+        endpoints,
+        connect_timeout,
+        response_timeout,
+        idle_timeout,
+        health,
+    }
+}
+
+fn health(mut section: Section) -> Health {
+    let health = Health {
+        failure_count: narrow(section.integer("failures", &b::HEALTH_FAILURES)),
+        pause: section.duration("pause", &b::HEALTH_PAUSE),
+        pause_max: section.duration("max_pause", &b::HEALTH_MAX_PAUSE),
+    };
+    if health.pause > health.pause_max {
+        section.refuse("pause must not be longer than max_pause; raise the second");
+    }
+    section.finish();
+    health
+}
+
+fn endpoints(item: Item) -> Vec<Endpoint> {
+    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
+    let items = item.list();
+    if items.is_empty() {
+        reader.refuse(&span, &key, "must hold at least one endpoint");
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for item in items {
+        let Some(mut section) = item.section() else { continue };
+        let address = section.required("address", "write it like \"127.0.0.1:8080\"");
+        let weight = narrow(section.integer("weight", &b::WEIGHT));
+        section.finish();
+        let Some(address) = address else { continue };
+        for found in resolved(&address, reader) {
+            if endpoints.iter().any(|endpoint| endpoint.address == found) {
+                address.refuse("stands twice in this upstream; use weight for a larger share");
+            }
+            endpoints.push(Endpoint { address: found, weight });
+        }
+    }
+    endpoints
+}
+
+fn resolved(item: &Item, reader: &Reader) -> Vec<EndpointAddress> {
+    let parse = |text: &str| names::endpoint_addresses(text, reader.folder(), reader.surroundings);
+    item.parsed(parse).unwrap_or_default()
+}
+
+/// Into a smaller type: every ceiling in [`super::bounds`] fits the field it is for.
+fn narrow<T: TryFrom<u64>>(value: u64) -> T {
+    T::try_from(value).ok().expect("the bound's ceiling fits the field")
+}

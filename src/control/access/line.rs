@@ -1,0 +1,327 @@
+//! One line of the access log.
+//!
+//! Method, host, path and SNI are a stranger's bytes. Whatever they hold, a record is exactly one
+//! line: control characters of both sets (C0, DEL, C1), quotes and the line separators of Unicode
+//! are escaped, bytes that are no UTF-8 are replaced, and long values are cut with a mark.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime};
+
+use serde::{Serialize, Serializer};
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
+
+use crate::config::AccessFormat;
+use crate::worker::mailbox::{AccessRecord, Outcome};
+
+/// Bytes of one value; what is longer is cut. Paths beyond this are attacks or mistakes, and a log
+/// of 64 KiB lines helps nobody to see which.
+const VALUE_LEN_MAX: usize = 2048;
+
+/// Appends the record's line, newline included. `now` is the same moment on both clocks.
+pub(super) fn write(
+    line: &mut Vec<u8>,
+    record: &AccessRecord,
+    format: AccessFormat,
+    now: (Instant, SystemTime),
+) {
+    let values = Values::of(record, now);
+    match format {
+        AccessFormat::Json => values.write_json(line),
+        AccessFormat::Combined => values.write_combined(line),
+    }
+    line.push(b'\n');
+}
+
+/// What a line holds; the names are the keys of the JSON object.
+#[derive(Serialize)]
+struct Values<'a> {
+    #[serde(serialize_with = "rfc3339")]
+    time: SystemTime,
+    client: SocketAddr,
+    sni: Option<Cow<'a, str>>,
+    method: Option<Cow<'a, str>>,
+    host: Option<Cow<'a, str>>,
+    path: Option<Cow<'a, str>>,
+    status: Option<u16>,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_us: u64,
+    upstream: Option<&'a str>,
+    upstream_us: Option<u64>,
+    protocol: &'a str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+}
+
+impl<'a> Values<'a> {
+    fn of(record: &'a AccessRecord, (now, wall): (Instant, SystemTime)) -> Values<'a> {
+        let micros =
+            |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let (outcome, reason) = match record.outcome {
+            Outcome::Complete => ("complete", None),
+            Outcome::Aborted => ("aborted", None),
+            Outcome::Reset(reason) => ("reset", Some(format!("{reason:?}"))),
+        };
+        let age = now.saturating_duration_since(record.start);
+        Values {
+            time: wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
+            client: record.client,
+            sni: record.server_name.as_ref().map(|name| cut(name.as_bytes())),
+            method: record.method.as_ref().map(|method| cut(method.as_str().as_bytes())),
+            host: record.host.as_ref().map(|host| cut(host.as_bytes())),
+            path: record.path.as_ref().map(|path| cut(path)),
+            status: record.status.map(|status| status.as_u16()),
+            bytes_in: record.request_len,
+            bytes_out: record.answer_len,
+            duration_us: micros(record.duration),
+            upstream: record.upstream.as_deref(),
+            upstream_us: record.upstream_duration.map(micros),
+            protocol: record.protocol,
+            outcome,
+            reason,
+            error: record.error,
+        }
+    }
+
+    fn write_json(&self, line: &mut Vec<u8>) {
+        let mut serializer = serde_json::Serializer::with_formatter(line, OneLine);
+        self.serialize(&mut serializer).expect("a Vec takes all that is written to it");
+    }
+
+    /// `client - - [time] "request" status bytes "referer" "user agent"`. The last two are not
+    /// recorded.
+    fn write_combined(&self, line: &mut Vec<u8>) {
+        let value = |value: &Option<Cow<str>>| escape_combined(value.as_deref().unwrap_or("-"));
+        let status = self.status.map_or("-".to_owned(), |status| status.to_string());
+        let written = write!(
+            line,
+            "{} - - [{}] \"{} {} {}\" {status} {} \"-\" \"-\"",
+            self.client.ip(),
+            common_log_time(self.time),
+            value(&self.method),
+            value(&self.path),
+            self.protocol,
+            self.bytes_out,
+        );
+        written.expect("a Vec takes all that is written to it");
+    }
+}
+
+/// The value as text, cut at [`VALUE_LEN_MAX`] with a mark that tells how much is missing.
+fn cut(value: &[u8]) -> Cow<'_, str> {
+    if value.len() <= VALUE_LEN_MAX {
+        return String::from_utf8_lossy(value);
+    }
+    // Never in the middle of a character: its bytes begin with 0b10.
+    let begins = |at: &usize| value[*at] & 0b1100_0000 != 0b1000_0000;
+    let end = (VALUE_LEN_MAX - 3..=VALUE_LEN_MAX).rev().find(begins).unwrap_or(VALUE_LEN_MAX);
+    let kept = String::from_utf8_lossy(&value[..end]);
+    Cow::Owned(format!("{kept}...(+{} bytes)", value.len() - end))
+}
+
+/// RFC 3339 with microseconds.
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_micros(*time))
+}
+
+/// `10/Oct/2000:13:55:36 +0000`
+fn common_log_time(time: SystemTime) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let month: usize = text[5..7].parse().expect("RFC 3339 has the month here");
+    format!("{}/{}/{}:{} +0000", &text[8..10], MONTHS[month - 1], &text[..4], &text[11..19])
+}
+
+/// As httpd does: `\xHH` for everything that is not plain and visible.
+fn escape_combined(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'"' | b'\\' => {
+                escaped.push('\\');
+                escaped.push(char::from(byte));
+            }
+            0x20..0x7f => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    escaped
+}
+
+/// JSON on one line that a terminal shows as it is: what serde_json passes through and a reader
+/// could take for more than text is written as `\uHHHH`.
+struct OneLine;
+
+impl Formatter for OneLine {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let acts = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        let mut plain = 0;
+        for (at, c) in fragment.char_indices().filter(|(_, c)| acts(*c)) {
+            writer.write_all(&fragment.as_bytes()[plain..at])?;
+            write!(writer, "\\u{:04x}", u32::from(c))?;
+            plain = at + c.len_utf8();
+        }
+        writer.write_all(&fragment.as_bytes()[plain..])
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        char_escape: CharEscape,
+    ) -> io::Result<()> {
+        CompactFormatter.write_char_escape(writer, char_escape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{HeaderValue, Method, StatusCode};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The same moment on both clocks; 2026-02-03T04:05:06.000007Z.
+    #[allow(clippy::disallowed_methods, reason = "a record's start is an Instant of this process")]
+    fn clocks() -> (Instant, SystemTime) {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_770_091_506_000_007);
+        (Instant::now() + Duration::from_secs(60), wall)
+    }
+
+    fn record(start: Instant) -> AccessRecord {
+        AccessRecord {
+            client: "[2001:db8::1]:50000".parse().unwrap(),
+            server_name: Some(Arc::from("example.com")),
+            method: Some(Method::GET),
+            host: Some(HeaderValue::from_static("example.com:443")),
+            path: Some(Bytes::from_static(b"/a?b=c")),
+            status: Some(StatusCode::OK),
+            request_len: 1,
+            answer_len: 2,
+            start,
+            duration: Duration::from_micros(1500),
+            upstream: Some(Arc::from("127.0.0.1:8080")),
+            upstream_duration: Some(Duration::from_micros(900)),
+            protocol: "HTTP/3",
+            error: None,
+            outcome: Outcome::Complete,
+        }
+    }
+
+    fn line(record: &AccessRecord, format: AccessFormat, now: (Instant, SystemTime)) -> String {
+        let mut line = Vec::new();
+        write(&mut line, record, format, now);
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn json_has_every_field() {
+        let now = clocks();
+        let written = line(&record(now.0 - Duration::from_secs(6)), AccessFormat::Json, now);
+        assert_eq!(
+            written,
+            "{\"time\":\"2026-02-03T04:05:00.000007Z\",\"client\":\"[2001:db8::1]:50000\",\
+             \"sni\":\"example.com\",\"method\":\"GET\",\"host\":\"example.com:443\",\
+             \"path\":\"/a?b=c\",\"status\":200,\"bytes_in\":1,\"bytes_out\":2,\
+             \"duration_us\":1500,\"upstream\":\"127.0.0.1:8080\",\"upstream_us\":900,\
+             \"protocol\":\"HTTP/3\",\"outcome\":\"complete\"}\n"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let now = clocks();
+        let mut record = record(now.0);
+        record.server_name = None;
+        record.method = None;
+        record.host = None;
+        record.path = None;
+        record.status = None;
+        record.upstream = None;
+        record.upstream_duration = None;
+        record.error = Some("http_request_error");
+        record.outcome = Outcome::Aborted;
+        let read: Value = serde_json::from_str(&line(&record, AccessFormat::Json, now)).unwrap();
+        for key in ["sni", "method", "host", "path", "status", "upstream", "upstream_us"] {
+            assert_eq!(read[key], Value::Null, "{key}");
+        }
+        assert_eq!(read["outcome"], "aborted");
+        assert_eq!(read["error"], "http_request_error");
+        let combined = line(&record, AccessFormat::Combined, now);
+        assert!(combined.contains("\"- - HTTP/3\" - 2 \"-\" \"-\"\n"), "{combined}");
+    }
+
+    #[test]
+    fn combined_is_what_httpd_writes() {
+        let now = clocks();
+        assert_eq!(
+            line(&record(now.0), AccessFormat::Combined, now),
+            "2001:db8::1 - - [03/Feb/2026:04:05:06 +0000] \"GET /a?b=c HTTP/3\" 200 2 \"-\" \"-\"\n"
+        );
+    }
+
+    #[test]
+    fn hostile_values_stay_one_line_and_come_back_whole() {
+        let now = clocks();
+        let hostile =
+            "/\n\r\t\0\x1b[31m\x07\"\\\x7f\u{85}\u{9b}31m\u{2028}\u{2029}'\u{e9}</script>";
+        let mut record = record(now.0);
+        record.path = Some(Bytes::from_static(hostile.as_bytes()));
+        record.server_name = Some(Arc::from(hostile));
+        let written = line(&record, AccessFormat::Json, now);
+        let (body, newline) = written.split_at(written.len() - 1);
+        assert_eq!(newline, "\n");
+        assert!(!body.chars().any(|c| c.is_control() || ('\u{2028}'..='\u{2029}').contains(&c)));
+        let read: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(read["path"], hostile);
+        assert_eq!(read["sni"], hostile);
+
+        let written = line(&record, AccessFormat::Combined, now);
+        assert!(written.trim_end().bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{written}");
+        assert!(written.contains("/\\x0a\\x0d\\x09\\x00\\x1b[31m\\x07\\\"\\\\\\x7f\\xc2\\x85"));
+    }
+
+    #[test]
+    fn every_byte_is_survived() {
+        let now = clocks();
+        let mut record = record(now.0);
+        let all: Vec<u8> = (0..=255).collect();
+        record.path = Some(Bytes::from(all.clone()));
+        let written = line(&record, AccessFormat::Json, now);
+        let read: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(read["path"], String::from_utf8_lossy(&all).as_ref());
+        assert_eq!(written.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn long_values_are_cut_with_a_mark() {
+        let now = clocks();
+        let mut record = record(now.0);
+        record.path = Some(Bytes::from(vec![b'a'; 64 * 1024]));
+        let written = line(&record, AccessFormat::Json, now);
+        assert!(written.len() < 3 * VALUE_LEN_MAX, "{}", written.len());
+        let read: Value = serde_json::from_str(&written).unwrap();
+        let path = read["path"].as_str().unwrap();
+        assert!(path.ends_with("aaa...(+63488 bytes)"), "{path}");
+        // A character of two bytes lies across the cut: it goes as a whole.
+        let text = format!("{}\u{e9}{}", "a".repeat(VALUE_LEN_MAX - 1), "b".repeat(100));
+        assert_eq!(
+            cut(text.as_bytes()),
+            format!("{}...(+102 bytes)", "a".repeat(VALUE_LEN_MAX - 1))
+        );
+        assert_eq!(cut(&text.as_bytes()[..VALUE_LEN_MAX - 1]).len(), VALUE_LEN_MAX - 1);
+    }
+}

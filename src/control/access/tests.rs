@@ -1,0 +1,200 @@
+//! The log as a whole: lines come whole or not at all, and all of them are accounted for.
+
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::config::{AccessLog, AccessTarget};
+use crate::worker::mailbox::{AccessRecord, Outcome};
+
+#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
+fn clock() -> (Instant, SystemTime) {
+    (Instant::now(), SystemTime::now())
+}
+
+/// A record whose path tells its number.
+fn record(number: usize) -> AccessRecord {
+    AccessRecord {
+        client: "192.0.2.1:1".parse().unwrap(),
+        server_name: None,
+        method: Some(http::Method::GET),
+        host: None,
+        path: Some(Bytes::from(format!("/{number}"))),
+        status: Some(http::StatusCode::OK),
+        request_len: 0,
+        answer_len: 0,
+        start: clock().0,
+        duration: Duration::ZERO,
+        upstream: None,
+        upstream_duration: None,
+        protocol: "HTTP/3",
+        error: None,
+        outcome: Outcome::Complete,
+    }
+}
+
+/// The numbers in the text's paths; every line must be one whole JSON object.
+fn numbers(text: &[u8]) -> Vec<usize> {
+    assert!(text.is_empty() || text.ends_with(b"\n"), "the last line is whole");
+    let lines = std::str::from_utf8(text).unwrap().lines();
+    let number = |line: &str| {
+        let read: serde_json::Value = serde_json::from_str(line).expect(line);
+        read["path"].as_str().unwrap()[1..].parse().unwrap()
+    };
+    lines.map(number).collect()
+}
+
+/// Runs the log over these batches to its end, and returns what it counted.
+fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
+    tokio_uring::start(async {
+        let sink = open(log).unwrap();
+        let counts = sink.counts();
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clock));
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        task.await.unwrap();
+        counts.told()
+    })
+}
+
+fn file_log(path: &Path) -> AccessLog {
+    AccessLog { target: AccessTarget::File(path.to_owned()), format: AccessFormat::Json }
+}
+
+#[test]
+fn a_file_is_appended_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let batches = |range: std::ops::Range<usize>| -> Vec<AccessBatch> {
+        range.map(|batch| (0..50).map(|number| record(batch * 50 + number)).collect()).collect()
+    };
+    assert_eq!(run_over(&file_log(&path), batches(0..60)), (3000, 0));
+    assert_eq!(run_over(&file_log(&path), batches(60..61)), (50, 0));
+    let written = std::fs::read(&path).unwrap();
+    assert!(written.len() > 4 * FLUSH_LEN, "several chunks: {}", written.len());
+    assert_eq!(numbers(&written), (0..3050).collect::<Vec<_>>());
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o027, 0, "not for everyone: {mode:o}");
+}
+
+#[test]
+fn a_line_does_not_wait_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    tokio_uring::start(async {
+        let sink = open(&file_log(&path)).unwrap();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio_uring::spawn(run(receiver, Some(sink), clock));
+        sender.send(vec![record(1)]).await.unwrap();
+        let begun = clock().0;
+        while std::fs::read(&path).unwrap().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the line never came");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_full_disk_is_counted() {
+    let batches = (0..10).map(|number| vec![record(number)]).collect();
+    assert_eq!(run_over(&file_log(Path::new("/dev/full")), batches), (0, 10));
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    for (path, part) in [
+        (Path::new("/nonexistent/access.log"), "No such file"),
+        (folder.path(), "Is a directory"),
+        (&fifo, "it is a FIFO"),
+    ] {
+        let error = open(&file_log(path)).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("log.access.path"), "{error}");
+    }
+}
+
+/// A pipe that takes nothing until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    waits: bool,
+    written: Vec<u8>,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (state, changed) = &*self.0;
+        let mut state = state.lock().unwrap();
+        state.waits = true;
+        let mut state = changed.wait_while(state, |state| !state.open).unwrap();
+        // In small pieces, as a pipe takes them.
+        let len = bytes.len().min(777);
+        state.written.extend_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_costs_lines_only() {
+    const BATCHES: usize = 400;
+    const LINES: usize = 50;
+    let gate = Gate::default();
+    let (state, changed) = &*gate.0;
+    let (written, dropped) = tokio_uring::start(async {
+        let sink = Sink::with_thread(AccessFormat::Json, gate.clone()).unwrap();
+        let counts = sink.counts();
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clock));
+        for batch in 0..BATCHES {
+            let records = (0..LINES).map(|number| record(batch * LINES + number));
+            // Never waits longer than formatting takes: the log does not hold its senders back.
+            let sent = sender.send(records.collect());
+            tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap().unwrap();
+        }
+        assert!(state.lock().unwrap().waits, "the writer is stuck by now");
+        assert_eq!(counts.told().0, 0);
+        state.lock().unwrap().open = true;
+        changed.notify_all();
+        drop(sender);
+        task.await.unwrap();
+        counts.told()
+    });
+    assert_eq!(written + dropped, (BATCHES * LINES) as u64, "every line is accounted for");
+    assert!(written > 0 && dropped > 0, "{written} written, {dropped} dropped");
+    let state = state.lock().unwrap();
+    assert!(state.written.len() < GATHERED_LEN_MAX + 4 * FLUSH_LEN, "{}", state.written.len());
+    let numbers = numbers(&state.written);
+    assert_eq!(numbers.len() as u64, written);
+    assert!(numbers.is_sorted(), "in order");
+}
+
+#[test]
+fn without_a_sink_records_are_thrown_away() {
+    tokio_uring::start(async {
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(run(receiver, None, clock));
+        for _ in 0..10 {
+            sender.send(vec![record(1)]).await.unwrap();
+        }
+        drop(sender);
+        task.await.unwrap();
+    });
+}

@@ -1,0 +1,181 @@
+//! The admin endpoint: `/healthz`, `/readyz` and `/metrics` over plain HTTP/1.1, for probes and
+//! scrapers on this host. Everything that a peer can spend here is bounded.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener as StdTcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::AdminAddress;
+
+use super::state::State;
+
+/// Connections at once: a few scrapers and probes; more wait in the kernel's queue.
+const CONNECTION_COUNT_MAX: usize = 32;
+/// hyper takes no less than 8 KiB.
+const HEAD_LEN_MAX: usize = 8 * 1024;
+/// A probe sends its head at once; who does not gives its place to the next.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection is ended after this, whatever it does: scrapers come every 10 to 60 seconds.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+/// After an accept that failed (no descriptors left), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket.
+pub(super) enum Bound {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A unix socket's path, removed at the end.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Someone may have removed it; there is nothing better to do at the end anyway.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Bound {
+    pub(super) fn address(&self) -> AdminAddress {
+        match self {
+            Self::Tcp(listener) => {
+                AdminAddress::Tcp(listener.local_addr().expect("a bound socket knows its address"))
+            }
+            Self::Unix(_, file) => AdminAddress::Unix(file.0.clone()),
+        }
+    }
+}
+
+/// Listens. Must run inside the runtime.
+pub(super) fn bind(address: &AdminAddress) -> io::Result<Bound> {
+    match address {
+        AdminAddress::Tcp(address) => {
+            let listener = StdTcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Tcp(TcpListener::from_std(listener)?))
+        }
+        AdminAddress::Unix(path) => {
+            let listener = bind_unix(path)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Unix(UnixListener::from_std(listener)?, SocketFile(path.clone())))
+        }
+    }
+}
+
+/// Takes the place of a socket that nobody listens on any more. The socket gets its mode under
+/// another name first, so that nobody else can connect in between.
+fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+        Ok(found) => {
+            use std::os::unix::fs::FileTypeExt as _;
+            if !found.file_type().is_socket() {
+                let message = "something that is not a socket has this name";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+        }
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    let new = SocketFile(PathBuf::from(new));
+    let listener = StdUnixListener::bind(&new.0)?;
+    std::fs::set_permissions(&new.0, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&new.0, path)?;
+    Ok(listener)
+}
+
+/// Accepts and answers for as long as the process lives.
+pub(super) async fn serve(bound: Bound, state: Rc<State>) {
+    let permits = Arc::new(Semaphore::new(CONNECTION_COUNT_MAX));
+    loop {
+        let permit = Arc::clone(&permits).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let state = Rc::clone(&state);
+        let accepted = match &bound {
+            Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio_uring::spawn(answer(stream, state, permit));
+            }),
+            Bound::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
+                tokio_uring::spawn(answer(stream, state, permit));
+            }),
+        };
+        if let Err(error) = accepted {
+            tracing::warn!("the admin endpoint cannot accept: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// One connection.
+async fn answer<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let state = Rc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&request, &state).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_LEN_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // A peer that broke HTTP or went away has had its answer; nothing is left to tell.
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+    drop(permit);
+}
+
+/// One request. Bodies are not looked at.
+async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "alive\n".into()),
+        "/readyz" => match state.ready() {
+            Ok(()) => text(StatusCode::OK, "ready\n".into()),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, state.metrics().await);
+            let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(open_metrics));
+            response
+        }
+        _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n".into()),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

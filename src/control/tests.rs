@@ -1,0 +1,379 @@
+//! Control with workers that are threads which only read their mailbox.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::metrics::WorkerReport;
+use crate::worker::mailbox::{Mailbox, WorkerOutcome, mailbox};
+
+#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
+fn clock() -> (Instant, SystemTime) {
+    (Instant::now(), SystemTime::now())
+}
+
+fn settings(admin: Option<AdminAddress>) -> ControlSettings {
+    ControlSettings {
+        admin,
+        admin_required: true,
+        access: None,
+        drain_timeout: Duration::from_secs(20),
+        version: "0.0.1",
+        clock,
+    }
+}
+
+fn free_port() -> Option<AdminAddress> {
+    Some(AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()))
+}
+
+/// How a worker of the test behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Habit {
+    /// As it should.
+    Good,
+    /// Does not end when told to drain.
+    Stays,
+    /// Takes commands and does nothing.
+    Hangs,
+    /// Ends by itself when told to report.
+    Fails,
+}
+
+/// One worker's thread: tells that it accepts once `accept` says so.
+fn worker(
+    index: u16,
+    habit: Habit,
+    mailbox: Mailbox,
+    events: mpsc::UnboundedSender<WorkerEvent>,
+    accept: std_mpsc::Receiver<()>,
+) {
+    let (mut drains, mut replies) = (0, Vec::new());
+    let mut outcome = WorkerOutcome::Finished;
+    std::thread::spawn(move || {
+        if accept.recv().is_ok() {
+            let _ = events.send(WorkerEvent::Accepting { worker: index });
+        }
+        for command in &mailbox.commands {
+            match (command, habit) {
+                (Command::Report(_), Habit::Fails) => {
+                    outcome = WorkerOutcome::Failed;
+                    break;
+                }
+                // An answer that is kept and not given.
+                (Command::Report(reply), Habit::Hangs) => replies.push(reply),
+                (_, Habit::Hangs) => {}
+                (Command::Report(reply), _) => {
+                    let mut report = WorkerReport { worker: index, ..WorkerReport::default() };
+                    report.counters.worker.loop_turns = 7 + u64::from(index);
+                    report.counters.worker.commands = drains;
+                    let _ = reply.send(Box::new(report));
+                }
+                (Command::Drain { .. }, Habit::Stays) => drains += 1,
+                (Command::Drain { .. } | Command::Stop, _) => break,
+                (Command::Apply(_) | Command::Panic | Command::LoseSend, _) => {}
+            }
+        }
+        let _ = events.send(WorkerEvent::Ended { worker: index, outcome });
+    });
+}
+
+/// A running control thread with its workers.
+struct Bench {
+    admin: Option<AdminAddress>,
+    inputs: mpsc::UnboundedSender<Input>,
+    events: mpsc::UnboundedSender<WorkerEvent>,
+    accepts: Vec<std_mpsc::Sender<()>>,
+    access: mpsc::Sender<AccessBatch>,
+    thread: JoinHandle<ExitReason>,
+}
+
+impl Bench {
+    fn start(settings: ControlSettings, habits: &[Habit]) -> Bench {
+        let (access, access_receiver) = mpsc::channel(ACCESS_BATCH_COUNT_MAX);
+        let (events, event_receiver) = mpsc::unbounded_channel();
+        let mut mailboxes = Vec::new();
+        let mut accepts = Vec::new();
+        for (index, habit) in (0..).zip(habits) {
+            let (sender, theirs) = test_mailbox(&access);
+            let (accept, accepted) = std_mpsc::channel();
+            worker(index, *habit, theirs, events.clone(), accepted);
+            mailboxes.push(sender);
+            accepts.push(accept);
+        }
+        let (tell, told) = std_mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let control = Control::prepare(settings).unwrap();
+            tell.send((control.admin_address(), control.sender.clone())).unwrap();
+            control.run(mailboxes, access_receiver, event_receiver)
+        });
+        let (admin, inputs) = told.recv().unwrap();
+        Bench { admin, inputs, events, accepts, access, thread }
+    }
+
+    fn started(habits: &[Habit]) -> Bench {
+        let bench = Bench::start(settings(free_port()), habits);
+        bench.accepts.iter().for_each(|accept| accept.send(()).unwrap());
+        bench.wait_for("/readyz", "HTTP/1.1 200");
+        bench
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.inputs.send(Input::Signal(signal)).unwrap();
+    }
+
+    fn end(self) -> ExitReason {
+        drop((self.access, self.events));
+        self.thread.join().unwrap()
+    }
+
+    fn tcp(&self) -> SocketAddr {
+        let Some(AdminAddress::Tcp(address)) = self.admin else { panic!("no TCP address") };
+        address
+    }
+
+    /// The whole answer to a request that ends its connection.
+    fn ask(&self, method: &str, path: &str) -> String {
+        let stream = TcpStream::connect(self.tcp()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        ask_by(stream, method, path)
+    }
+
+    fn wait_for(&self, path: &str, start: &str) {
+        let begun = clock().0;
+        while !self.ask("GET", path).starts_with(start) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{path} never said {start}");
+        }
+    }
+}
+
+fn test_mailbox(access: &mpsc::Sender<AccessBatch>) -> (MailboxSender, Mailbox) {
+    let wake = File::options().write(true).open("/dev/null").unwrap();
+    mailbox(wake, access.clone())
+}
+
+fn ask_by(mut stream: impl Read + Write, method: &str, path: &str) -> String {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn ready_when_all_accept_and_not_when_draining() {
+    let bench = Bench::start(settings(free_port()), &[Habit::Good, Habit::Stays]);
+    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
+    let answer = bench.ask("GET", "/readyz");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not accept: 0, 1\n"));
+    bench.accepts[0].send(()).unwrap();
+    bench.accepts[1].send(()).unwrap();
+    bench.wait_for("/readyz", "HTTP/1.1 200");
+    bench.signal(Signal::Drain);
+    bench.wait_for("/readyz", "HTTP/1.1 503");
+    assert!(bench.ask("GET", "/readyz").ends_with("draining\n"));
+    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"), "alive all the same");
+    // A second QUIT changes nothing; TERM cuts the drain short.
+    bench.signal(Signal::Drain);
+    assert!(bench.ask("GET", "/metrics").contains("ringway_draining 1\n"));
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+}
+
+#[test]
+fn metrics_come_from_every_worker() {
+    let bench = Bench::started(&[Habit::Good, Habit::Good]);
+    let answer = bench.ask("GET", "/metrics");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0;"), "{head}");
+    for line in [
+        "ringway_worker_loop_turns_total{worker=\"0\"} 7\n",
+        "ringway_worker_loop_turns_total{worker=\"1\"} 8\n",
+        "ringway_worker_up{worker=\"0\"} 1\n",
+        "ringway_build_info{version=\"0.0.1\"} 1\n",
+        "ringway_draining 0\n",
+    ] {
+        assert!(body.contains(line), "{line}");
+    }
+    assert!(body.ends_with("# EOF\n"));
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+}
+
+#[test]
+fn a_worker_that_hangs_is_told_and_does_not_hold_the_others_back() {
+    let bench = Bench::started(&[Habit::Hangs, Habit::Good]);
+    let begun = clock().0;
+    let answer = bench.ask("GET", "/metrics");
+    let waited = begun.elapsed();
+    assert!((1..5).contains(&waited.as_secs()), "{waited:?}");
+    assert!(answer.contains("ringway_worker_up{worker=\"0\"} 0\n"), "{answer}");
+    assert!(answer.contains("ringway_worker_up{worker=\"1\"} 1\n"), "{answer}");
+    assert!(answer.contains("ringway_worker_loop_turns_total{worker=\"1\"} 8\n"));
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::WorkersHang);
+}
+
+#[test]
+fn a_worker_that_fails_is_not_ready_and_the_rest_goes_on() {
+    let bench = Bench::started(&[Habit::Fails, Habit::Good]);
+    assert!(bench.ask("GET", "/metrics").contains("ringway_worker_up{worker=\"0\"} 0\n"));
+    bench.wait_for("/readyz", "HTTP/1.1 503");
+    bench.signal(Signal::Drain);
+    assert_eq!(bench.end(), ExitReason::Drained);
+}
+
+#[test]
+fn a_worker_that_begins_anew_is_not_ready_until_it_accepts() {
+    let bench = Bench::started(&[Habit::Good, Habit::Good]);
+    bench.wait_for("/readyz", "HTTP/1.1 200");
+    bench.events.send(WorkerEvent::Restarting { worker: 1 }).unwrap();
+    bench.wait_for("/readyz", "HTTP/1.1 503");
+    bench.events.send(WorkerEvent::Accepting { worker: 1 }).unwrap();
+    bench.wait_for("/readyz", "HTTP/1.1 200");
+    bench.signal(Signal::Drain);
+    assert_eq!(bench.end(), ExitReason::Drained);
+}
+
+#[test]
+fn no_worker_left_is_the_end() {
+    let bench = Bench::started(&[Habit::Fails]);
+    bench.ask("GET", "/metrics");
+    assert_eq!(bench.end(), ExitReason::WorkersGone);
+    // Nor does a thread that vanishes without a word keep the process.
+    let (access, receiver) = mpsc::channel(1);
+    let (events, event_receiver) = mpsc::unbounded_channel();
+    let (sender, _theirs) = test_mailbox(&access);
+    drop((events, access));
+    let control = Control::prepare(settings(None)).unwrap();
+    assert_eq!(control.run(vec![sender], receiver, event_receiver), ExitReason::WorkersGone);
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline() {
+    let quick = ControlSettings { drain_timeout: Duration::ZERO, ..settings(free_port()) };
+    let bench = Bench::start(quick, &[Habit::Stays, Habit::Good]);
+    bench.accepts.iter().for_each(|accept| accept.send(()).unwrap());
+    bench.signal(Signal::Drain);
+    assert_eq!(bench.end(), ExitReason::Drained);
+}
+
+#[test]
+fn told_to_stop_twice_is_the_end_at_once() {
+    let bench = Bench::started(&[Habit::Hangs]);
+    let begun = clock().0;
+    bench.signal(Signal::Unsupported("SIGHUP (reload)"));
+    bench.signal(Signal::Stop);
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::WorkersHang);
+    assert!(begun.elapsed() < STOP_TIMEOUT);
+}
+
+#[test]
+fn the_admin_endpoint_answers_what_it_knows_and_nothing_else() {
+    let bench = Bench::started(&[Habit::Good]);
+    assert!(bench.ask("GET", "/").starts_with("HTTP/1.1 404"));
+    let answer = bench.ask("POST", "/metrics");
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD\r\n"));
+    let answer = bench.ask("HEAD", "/healthz");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = bench.ask("GET", &format!("/{}", "a".repeat(10_000)));
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+}
+
+#[test]
+fn silent_connections_do_not_keep_probes_out() {
+    let bench = Bench::started(&[Habit::Good]);
+    let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(bench.tcp()).unwrap()).collect();
+    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
+    drop(silent);
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+}
+
+#[test]
+fn a_unix_socket_is_private_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let address = AdminAddress::Unix(path.clone());
+    // A socket that a killed process left behind is no obstacle.
+    drop(UnixListener::bind(&path).unwrap());
+    let bench = Bench::start(settings(Some(address.clone())), &[Habit::Good]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let answer = ask_by(UnixStream::connect(&path).unwrap(), "GET", "/healthz");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // One that is in use is.
+    let error = Control::prepare(settings(Some(address))).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("admin.sock") && error.contains("another process"), "{error}");
+    bench.accepts[0].send(()).unwrap();
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_address_that_is_taken_ends_the_start_unless_it_may_be_missing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = AdminAddress::Tcp(taken.local_addr().unwrap());
+    let error = Control::prepare(settings(Some(address.clone()))).map(|_| ()).unwrap_err();
+    assert!(matches!(error, ControlError::Admin(..)));
+    assert!(error.to_string().contains("choose another admin.listen"), "{error}");
+    let demo = ControlSettings { admin_required: false, ..settings(Some(address)) };
+    assert_eq!(Control::prepare(demo).unwrap().admin_address(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("file");
+    std::fs::write(&plain, "precious").unwrap();
+    let error = Control::prepare(settings(Some(AdminAddress::Unix(plain.clone()))));
+    assert!(error.map(|_| ()).unwrap_err().to_string().contains("not a socket"));
+    assert_eq!(std::fs::read_to_string(&plain).unwrap(), "precious");
+}
+
+#[test]
+fn the_last_access_lines_are_written_before_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    let log = AccessLog {
+        target: crate::config::AccessTarget::File(path.clone()),
+        format: crate::config::AccessFormat::Json,
+    };
+    let settings = ControlSettings { access: Some(log), ..settings(free_port()) };
+    let bench = Bench::start(settings, &[Habit::Good]);
+    bench.accepts[0].send(()).unwrap();
+    bench.access.blocking_send(vec![record(), record()]).unwrap();
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+    assert_eq!(line_count(&path), 2);
+}
+
+fn line_count(path: &Path) -> usize {
+    std::fs::read_to_string(path).unwrap().lines().count()
+}
+
+fn record() -> crate::worker::mailbox::AccessRecord {
+    crate::worker::mailbox::AccessRecord {
+        client: "192.0.2.1:1".parse().unwrap(),
+        server_name: None,
+        method: None,
+        host: None,
+        path: None,
+        status: None,
+        request_len: 0,
+        answer_len: 0,
+        start: clock().0,
+        duration: Duration::ZERO,
+        upstream: None,
+        upstream_duration: None,
+        protocol: "HTTP/3",
+        error: None,
+        outcome: crate::worker::mailbox::Outcome::Aborted,
+    }
+}

@@ -1,0 +1,157 @@
+//! What of one answer waits for its stream: framing, small pieces gathered, large ones as slices.
+//!
+//! quinn-proto holds written pieces until the client acknowledges them and scans them from the
+//! front, so it is fed few and large ones, and no piece that pins a slot for less than
+//! [`ANSWER_PIECE_LEN_MIN`] bytes:
+//!
+//! ```text
+//! head, DATA headers, small pieces -> open (one heap buffer) --seal--> pieces --write--> stream
+//! pieces of 16 KiB and more ------------------------------------------^  (slices of a slot)
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
+
+use super::ledger::{CopyReason, Ledger};
+use crate::http3;
+use crate::limits::ANSWER_PIECE_LEN_MIN;
+
+/// How the body is cut into DATA frames (RFC 9114 7.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyFraming {
+    /// Length known: one DATA frame, its header follows the head.
+    Whole,
+    /// Length unknown: one DATA frame a piece.
+    EachPiece,
+}
+
+/// The part of an answer that the connection has not taken yet.
+#[derive(Debug)]
+pub(super) struct AnswerQueue {
+    pieces: VecDeque<Bytes>,
+    open: BytesMut,
+    /// Bytes in `pieces` and `open`, framing included.
+    pending_len: usize,
+    /// Body bytes given and not yet told to the proxy as taken.
+    body_untold_len: usize,
+    framing: BodyFraming,
+    ended: bool,
+}
+
+impl AnswerQueue {
+    pub(super) fn new() -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            open: BytesMut::new(),
+            pending_len: 0,
+            body_untold_len: 0,
+            framing: BodyFraming::EachPiece,
+            ended: false,
+        }
+    }
+
+    /// Queues an interim head (1xx).
+    pub(super) fn push_interim(&mut self, status: http::StatusCode, fields: &http3::Fields) {
+        self.frame(|out| http3::encode_answer_head(status, pairs(fields), out));
+    }
+
+    /// Queues the final head; `body_len` is the body's length where it is known in advance.
+    pub(super) fn push_head(
+        &mut self,
+        status: http::StatusCode,
+        fields: &http3::Fields,
+        body_len: Option<u64>,
+    ) {
+        let body_here = body_len.map_or(0, |len| len.min(ANSWER_PIECE_LEN_MIN as u64) as usize);
+        self.open.reserve(HEAD_LEN_USUAL + body_here);
+        self.frame(|out| http3::encode_answer_head(status, pairs(fields), out));
+        if let Some(len) = body_len {
+            self.framing = BodyFraming::Whole;
+            if len > 0 {
+                self.frame(|out| http3::encode_data_header(len, out));
+            }
+        }
+    }
+
+    /// Queues a piece of the body. `memory_low` moves large pieces off their slots too.
+    pub(super) fn push_body(&mut self, piece: Bytes, memory_low: bool, ledger: &mut Ledger) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.framing == BodyFraming::EachPiece {
+            self.frame(|out| http3::encode_data_header(piece.len() as u64, out));
+        }
+        ledger.answer_moved(piece.len());
+        self.body_untold_len += piece.len();
+        self.pending_len += piece.len();
+        let reason = match piece.len() {
+            len if len < ANSWER_PIECE_LEN_MIN => CopyReason::Small,
+            _ if memory_low => CopyReason::LowWater,
+            _ => {
+                self.seal();
+                self.pieces.push_back(piece);
+                return;
+            }
+        };
+        ledger.answer_copied(reason, piece.len());
+        self.open.extend_from_slice(&piece);
+    }
+
+    /// Queues trailers.
+    pub(super) fn push_trailers(&mut self, fields: &http3::Fields) {
+        self.frame(|out| http3::encode_trailers(pairs(fields), out));
+    }
+
+    /// No more is queued.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Everything that waits, in order.
+    pub(super) fn pieces(&mut self) -> &mut [Bytes] {
+        self.seal();
+        self.pieces.make_contiguous()
+    }
+
+    /// The connection took `len` bytes, the first `piece_count` pieces whole. Answers how many body
+    /// bytes can newly be called taken.
+    pub(super) fn taken(&mut self, len: usize, piece_count: usize) -> usize {
+        self.pieces.drain(..piece_count);
+        self.pending_len -= len;
+        // Framing lies before the bytes it frames, so what still waits is at most body.
+        let body_waiting = self.body_untold_len.min(self.pending_len);
+        let body_taken = self.body_untold_len - body_waiting;
+        self.body_untold_len = body_waiting;
+        body_taken
+    }
+
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending_len
+    }
+
+    /// Whether the stream can be finished: the end is known and nothing waits.
+    pub(super) fn is_complete(&self) -> bool {
+        self.ended && self.pending_len == 0
+    }
+
+    fn frame(&mut self, encode: impl FnOnce(&mut BytesMut)) {
+        let before = self.open.len();
+        encode(&mut self.open);
+        self.pending_len += self.open.len() - before;
+    }
+
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.open).freeze());
+        }
+    }
+}
+
+fn pairs(fields: &http3::Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    fields.iter().map(|(name, value)| (name, value))
+}
+
+/// Room for a usual answer head in bytes; longer ones grow the buffer.
+const HEAD_LEN_USUAL: usize = 256;

@@ -1,0 +1,78 @@
+//! What the gateway counts: its own streams, and exchanges by their access records.
+
+use crate::metrics::{ConnectionsClosed, Histogram, Http3Counters, ProxyCounters};
+use crate::proxy::{AccessRecord, Outcome, Proxy};
+use crate::quic::CloseReason;
+
+/// Counts of one gateway since it was made.
+#[derive(Debug)]
+pub struct GatewayCounts {
+    /// HTTP/3 framing.
+    pub http3: Http3Counters,
+    /// Why connections ended.
+    pub connections_closed: ConnectionsClosed,
+    /// From a request's head to the end of its answer.
+    pub request_duration: Histogram,
+    /// From the first attempt to reach an endpoint to the end of its answer.
+    pub upstream_duration: Histogram,
+    exchanges: ProxyCounters,
+}
+
+impl GatewayCounts {
+    pub(super) fn new() -> Self {
+        Self {
+            http3: Http3Counters::default(),
+            connections_closed: ConnectionsClosed::default(),
+            request_duration: Histogram::new(),
+            upstream_duration: Histogram::new(),
+            exchanges: ProxyCounters::default(),
+        }
+    }
+
+    /// Everything about exchanges and upstreams.
+    pub fn proxy(&self, proxy: &Proxy) -> ProxyCounters {
+        let tally = proxy.tally();
+        ProxyCounters {
+            requests: tally.exchanges,
+            upstream_connects: tally.connects,
+            upstream_reuses: tally.reused,
+            upstream_retries: tally.retries,
+            upstream_idle_discarded: tally.idle_discarded,
+            upstream_set_asides: tally.set_asides,
+            ..self.exchanges.clone()
+        }
+    }
+
+    pub(super) fn note_closed(&mut self, reason: &CloseReason) {
+        let closed = &mut self.connections_closed;
+        *match reason {
+            CloseReason::Local { .. } => &mut closed.gateway,
+            CloseReason::Peer { .. } | CloseReason::PeerTransport { .. } => &mut closed.client,
+            CloseReason::Violation { .. } => &mut closed.error,
+            CloseReason::Reset => &mut closed.reset,
+            CloseReason::IdleTimeout => &mut closed.idle,
+        } += 1;
+    }
+
+    pub(super) fn note_exchange(&mut self, record: &AccessRecord) {
+        let counts = &mut self.exchanges;
+        counts.request_body_bytes += record.request_len;
+        counts.answer_body_bytes += record.answer_len;
+        match record.outcome {
+            Outcome::Complete => {}
+            Outcome::Aborted => counts.exchanges_aborted += 1,
+            Outcome::Reset(_) => counts.answers_reset += 1,
+        }
+        if let Some(status) = record.status {
+            counts.count_answer(status.as_u16());
+        }
+        if let Some(error) = record.error {
+            counts.own_answers.count(record.status.map(|status| status.as_u16()));
+            counts.upstream_failures.count(error);
+        }
+        self.request_duration.record(record.duration);
+        if let Some(duration) = record.upstream_duration {
+            self.upstream_duration.record(duration);
+        }
+    }
+}

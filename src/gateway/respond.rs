@@ -1,0 +1,134 @@
+//! From the proxy's outputs to the streams and to the upstreams.
+
+use std::time::Instant;
+
+use super::{Gateway, Output, StreamRef};
+use crate::http3::Code;
+use crate::planted::{Bug, is_planted};
+use crate::proxy::{self, Downstream, ResetReason};
+use crate::quic::{ConnectionKey, WriteError};
+
+impl Gateway {
+    pub(super) fn handle_proxy_output(&mut self, now: Instant, output: proxy::Output) {
+        use proxy::Output as From;
+        match output {
+            From::Connect { key, address } => {
+                self.outputs.push_back(Output::Connect { key, address });
+            }
+            From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
+            From::Receive { key, downstream } => self.receive(key, downstream),
+            From::Close { key } => self.outputs.push_back(Output::Close { key }),
+            From::Access(record) => {
+                self.counts.note_exchange(&record);
+                self.outputs.push_back(Output::Access(record));
+            }
+            From::Interim { downstream, status, fields, .. } => {
+                self.answer(downstream, |answer, _, _| {
+                    answer.push_interim(status, &fields);
+                    if is_planted(Bug::DoubleAnswer) {
+                        answer.push_head(http::StatusCode::OK, &fields, None);
+                    }
+                });
+            }
+            From::AnswerHead { downstream, status, fields, content_length, ended, .. } => {
+                let body_len = content_length.filter(|_| !ended);
+                self.answer(downstream, |answer, _, _| {
+                    answer.push_head(status, &fields, body_len);
+                    if ended {
+                        answer.end();
+                    }
+                });
+            }
+            From::AnswerBody { downstream, piece, .. } => {
+                self.answer(downstream, |answer, memory_low, ledger| {
+                    answer.push_body(piece, memory_low, ledger);
+                });
+            }
+            From::AnswerEnd { downstream, trailers, .. } => {
+                self.answer(downstream, |answer, _, _| {
+                    if let Some(fields) = trailers {
+                        answer.push_trailers(&fields);
+                    }
+                    answer.end();
+                });
+            }
+            From::AnswerReset { downstream, reason, .. } => {
+                self.reset_answer(now, downstream, reason);
+            }
+            From::StopRequest { downstream, .. } => {
+                let at = stream_of(downstream);
+                self.close_intake(at, Code::NoError);
+                self.forget_if_over(now, at);
+            }
+            From::BodyRoom { downstream, .. } => self.read_request(now, stream_of(downstream)),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        downstream: Downstream,
+        push: impl FnOnce(&mut super::answer::AnswerQueue, bool, &mut super::Ledger),
+    ) {
+        let at = stream_of(downstream);
+        let Some(stream) = self.connections.stream_mut(at) else { return };
+        let before = stream.answer.pending_len();
+        push(&mut stream.answer, self.memory_low, &mut self.ledger);
+        let grown = stream.answer.pending_len() - before;
+        self.charge_answer(at.connection, grown);
+        if self.unwritten.last() != Some(&at) {
+            self.unwritten.push(at);
+        }
+    }
+
+    /// The upstream broke off: never a clean end (RFC 9114 4.1, H3_INTERNAL_ERROR).
+    fn reset_answer(&mut self, now: Instant, downstream: Downstream, reason: ResetReason) {
+        let at = stream_of(downstream);
+        if let Some(stream) = self.connections.stream_mut(at) {
+            stream.exchange = None;
+            self.abandon(now, at, Code::InternalError);
+            if reason.is_of_client() {
+                self.charge_reset(now, at.connection);
+            }
+        }
+    }
+
+    /// Writes what waits for the stream, as far as the connection takes it.
+    pub(super) fn write_answer(&mut self, now: Instant, at: StreamRef) {
+        while let Some(stream) = self.connections.stream_mut(at)
+            && !stream.answered
+        {
+            if stream.answer.pending_len() == 0 {
+                if stream.answer.is_complete() && !is_planted(Bug::LostFin) {
+                    self.finish_answer(now, at);
+                }
+                return;
+            }
+            match self.engine.write(at.connection, at.stream, stream.answer.pieces()) {
+                Ok(written) => {
+                    self.ledger.answer_copied(super::CopyReason::Gather, written.bytes);
+                    let body_taken = stream.answer.taken(written.bytes, written.pieces);
+                    let exchange = stream.exchange;
+                    self.discharge_answer(at.connection, written.bytes);
+                    if let (Some(exchange), 1..) = (exchange, body_taken) {
+                        self.proxy.handle_answer_taken(now, exchange, body_taken);
+                    }
+                }
+                Err(WriteError::Blocked | WriteError::Gone) => return,
+                Err(WriteError::Stopped(_)) => {
+                    self.counts.http3.streams_cancelled += 1;
+                    self.abandon(now, at, Code::RequestCancelled);
+                    return self.charge_reset(now, at.connection);
+                }
+            }
+        }
+    }
+}
+
+fn stream_of(downstream: Downstream) -> StreamRef {
+    match downstream {
+        Downstream::Stream { connection, stream } => {
+            StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }
+        }
+        Downstream::Front(id) => unreachable!("no front door gave exchange {id} to this gateway"),
+    }
+}

@@ -1,0 +1,355 @@
+//! What this host can do and what it refuses, each refusal with the command that mends it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::mem;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, Probe, opcode};
+
+/// Kernel that has all that the ring needs.
+pub const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// Everything that was found out.
+#[derive(Debug)]
+pub struct HostFacts {
+    /// The kernel.
+    pub kernel: KernelRelease,
+    /// What io_uring can do here, or why it may not be used.
+    pub io_uring: Result<RingFeatures, RingRefusal>,
+    /// Bytes that the process may lock (registered buffers are charged, buffer rings are not).
+    pub memlock: Limit,
+    /// Open files.
+    pub nofile: Limit,
+    /// What UDP sockets can do here.
+    pub udp: UdpFeatures,
+}
+
+impl HostFacts {
+    /// Asks the host.
+    pub fn gather() -> HostFacts {
+        HostFacts {
+            kernel: KernelRelease::running(),
+            io_uring: probe_ring(),
+            memlock: Limit::of(libc::RLIMIT_MEMLOCK),
+            nofile: Limit::of(libc::RLIMIT_NOFILE),
+            udp: UdpFeatures::probe(),
+        }
+    }
+}
+
+/// A kernel release such as `6.18.44-generic`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelRelease {
+    /// As the kernel says it.
+    pub text: String,
+    /// Its first two numbers; zeros when the text does not begin with numbers.
+    pub version: (u32, u32),
+}
+
+impl KernelRelease {
+    /// The running kernel's.
+    pub fn running() -> KernelRelease {
+        let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        KernelRelease::parse(text.trim())
+    }
+
+    fn parse(text: &str) -> KernelRelease {
+        let mut numbers = text
+            .split(|character: char| !character.is_ascii_digit())
+            .map(|digits| digits.parse().unwrap_or(0));
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        KernelRelease { text: text.to_owned(), version }
+    }
+
+    /// Whether it has all that the ring needs.
+    pub fn is_enough(&self) -> bool {
+        self.version >= KERNEL_MIN
+    }
+}
+
+/// A soft and a hard resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// What holds; `u64::MAX` is no limit.
+    pub soft: u64,
+    /// What the process may raise it to.
+    pub hard: u64,
+}
+
+impl Limit {
+    fn of(resource: libc::__rlimit_resource_t) -> Limit {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is live for the call. A known resource cannot be refused.
+        unsafe { libc::getrlimit(resource, &mut limit) };
+        Limit { soft: limit.rlim_cur, hard: limit.rlim_max }
+    }
+}
+
+/// The limit of open files.
+pub fn nofile() -> Limit {
+    Limit::of(libc::RLIMIT_NOFILE)
+}
+
+/// Raises the limit of open files to what the process may have. Answers what then holds.
+pub fn raise_nofile() -> Limit {
+    let before = Limit::of(libc::RLIMIT_NOFILE);
+    let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };
+    // SAFETY: `wanted` is live for the call. Where it is refused, the soft limit stays and is told.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) };
+    Limit::of(libc::RLIMIT_NOFILE)
+}
+
+/// Segmentation offload of UDP sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpFeatures {
+    /// One send carries many segments.
+    pub segmented_send: bool,
+    /// One receive brings many segments.
+    pub coalesced_receive: bool,
+}
+
+impl UdpFeatures {
+    fn probe() -> UdpFeatures {
+        let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else {
+            return UdpFeatures { segmented_send: false, coalesced_receive: false };
+        };
+        let accepts = |option: i32, value: i32| {
+            // SAFETY: `value` is live for the call and its length is given.
+            let outcome = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_UDP,
+                    option,
+                    (&raw const value).cast(),
+                    mem::size_of::<i32>() as libc::socklen_t,
+                )
+            };
+            outcome == 0
+        };
+        UdpFeatures {
+            segmented_send: accepts(libc::UDP_SEGMENT, 1200),
+            coalesced_receive: accepts(libc::UDP_GRO, 1),
+        }
+    }
+}
+
+/// What io_uring offers here beyond what the ring needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingFeatures {
+    /// Waiting for completions is not accounted as waiting for a disk (Linux 6.15).
+    pub wait_is_idle: bool,
+    /// A wait may gather completions for a minimum time (Linux 6.12).
+    pub minimum_wait: bool,
+    /// One receive may fill several buffers (Linux 6.10).
+    pub bundles: bool,
+    /// Sends that do not copy (Linux 6.1).
+    pub zero_copy_send: bool,
+}
+
+/// Why io_uring may not be used.
+#[derive(Debug)]
+pub enum RingRefusal {
+    /// `kernel.io_uring_disabled` is set: 1 admits a group only, 2 nobody.
+    Disabled {
+        /// The setting's value.
+        setting: u32,
+    },
+    /// A seccomp filter (a container's, a unit's) refuses the call.
+    Seccomp,
+    /// A security module (SELinux and its like) refuses, no filter is in place.
+    SecurityModule,
+    /// The kernel was built without io_uring.
+    Absent,
+    /// The kernel has no memory for the ring, or charges it to the memlock limit.
+    Memory {
+        /// The memlock limit.
+        memlock: Limit,
+    },
+    /// The kernel lacks what the ring needs.
+    TooOld {
+        /// The running kernel.
+        kernel: String,
+        /// What is missing, by name.
+        missing: Vec<&'static str>,
+    },
+    /// Anything else.
+    Other(io::Error),
+}
+
+impl RingRefusal {
+    /// Reads the refusal of a ring's setup, asking the host for what tells causes apart.
+    pub fn from_setup(error: io::Error) -> RingRefusal {
+        let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
+        let setting = number("/proc/sys/kernel/io_uring_disabled").unwrap_or(0);
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self::classify(error, setting, is_filtered(&status))
+    }
+
+    fn classify(error: io::Error, setting: u32, filtered: bool) -> RingRefusal {
+        match error.raw_os_error() {
+            Some(libc::EPERM) if setting != 0 => RingRefusal::Disabled { setting },
+            Some(libc::EPERM | libc::ENOSYS | libc::EACCES) if filtered => RingRefusal::Seccomp,
+            Some(libc::EPERM | libc::EACCES) => RingRefusal::SecurityModule,
+            Some(libc::ENOSYS) => RingRefusal::Absent,
+            Some(libc::ENOMEM) => RingRefusal::Memory { memlock: Limit::of(libc::RLIMIT_MEMLOCK) },
+            Some(libc::EINVAL) => RingRefusal::TooOld {
+                kernel: KernelRelease::running().text,
+                missing: vec!["deferred task work"],
+            },
+            _ => RingRefusal::Other(error),
+        }
+    }
+}
+
+impl fmt::Display for RingRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RingRefusal::Disabled { setting: 1 } => write!(
+                f,
+                "io_uring is kept for one group (kernel.io_uring_disabled = 1): \
+                 `sysctl -w kernel.io_uring_disabled=0`, or put the user into the group that \
+                 kernel.io_uring_group names"
+            ),
+            RingRefusal::Disabled { setting } => write!(
+                f,
+                "io_uring is off on this host (kernel.io_uring_disabled = {setting}): \
+                 `sysctl -w kernel.io_uring_disabled=0`"
+            ),
+            RingRefusal::Seccomp => write!(
+                f,
+                "a seccomp filter refuses io_uring: allow io_uring_setup, io_uring_enter and \
+                 io_uring_register in the container's profile (docker: `--security-opt \
+                 seccomp=PROFILE.json`; systemd: `SystemCallFilter=@io-event` plus the three)"
+            ),
+            RingRefusal::SecurityModule => write!(
+                f,
+                "a security module refuses io_uring: its log (`ausearch -m avc`, `dmesg`) names \
+                 the rule"
+            ),
+            RingRefusal::Absent => write!(
+                f,
+                "this kernel was built without io_uring (CONFIG_IO_URING): Linux {}.{} or later \
+                 with it is needed",
+                KERNEL_MIN.0, KERNEL_MIN.1
+            ),
+            RingRefusal::Memory { memlock } => write!(
+                f,
+                "no memory for io_uring: the memlock limit is {} bytes; `ulimit -l unlimited` or \
+                 LimitMEMLOCK=infinity, or fewer workers",
+                memlock.soft
+            ),
+            RingRefusal::TooOld { kernel, missing } => write!(
+                f,
+                "kernel {kernel} lacks what the ring needs ({}): Linux {}.{} or later is needed",
+                missing.join(", "),
+                KERNEL_MIN.0,
+                KERNEL_MIN.1
+            ),
+            RingRefusal::Other(error) => write!(f, "io_uring cannot be set up: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for RingRefusal {}
+
+/// Whether `/proc/self/status` tells of a seccomp filter (mode 2).
+fn is_filtered(status: &str) -> bool {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"))
+        .is_some_and(|mode| mode.trim() == "2")
+}
+
+/// Operations that the ring uses, by name.
+const NEEDED: [(&str, u8); 7] = [
+    ("recvmsg", opcode::RecvMsg::CODE),
+    ("sendmsg", opcode::SendMsg::CODE),
+    ("recv", opcode::Recv::CODE),
+    ("connect", opcode::Connect::CODE),
+    ("close", opcode::Close::CODE),
+    ("async cancel", opcode::AsyncCancel::CODE),
+    ("poll", opcode::PollAdd::CODE),
+];
+
+/// Sets a small ring up as a worker would and asks it what it can do.
+fn probe_ring() -> Result<RingFeatures, RingRefusal> {
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
+    let ring: IoUring = builder.build(8).map_err(RingRefusal::from_setup)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(RingRefusal::from_setup)?;
+    let mut missing: Vec<&'static str> = NEEDED
+        .into_iter()
+        .filter(|&(_, code)| !probe.is_supported(code))
+        .map(|(name, _)| name)
+        .collect();
+    if ring.submitter().register_files_sparse(1).is_err() {
+        missing.push("direct descriptors");
+    }
+    if !ring.params().is_feature_ext_arg() {
+        missing.push("waits with a deadline");
+    }
+    if !ring.params().is_feature_nodrop() {
+        missing.push("completions that are never dropped");
+    }
+    let kernel = KernelRelease::running();
+    if !missing.is_empty() {
+        return Err(RingRefusal::TooOld { kernel: kernel.text, missing });
+    }
+    Ok(RingFeatures {
+        wait_is_idle: ring.params().is_feature_no_iowait(),
+        minimum_wait: ring.params().is_feature_min_timeout(),
+        bundles: ring.params().is_feature_recvsend_bundle(),
+        zero_copy_send: probe.is_supported(opcode::SendMsgZc::CODE),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_is_told_truly() {
+        let facts = HostFacts::gather();
+        assert!(facts.kernel.is_enough(), "{:?}", facts.kernel);
+        assert!(facts.io_uring.is_ok(), "{:?}", facts.io_uring);
+        assert!(facts.udp.segmented_send && facts.udp.coalesced_receive);
+        assert!(facts.nofile.soft > 0 && facts.nofile.soft <= facts.nofile.hard);
+    }
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(KernelRelease::parse("6.1.0-18-amd64").version, (6, 1));
+        assert_eq!(KernelRelease::parse("5.15.167.4-microsoft").version, (5, 15));
+        assert!(!KernelRelease::parse("5.19.0").is_enough());
+        assert!(KernelRelease::parse("10.0-rc1").is_enough());
+        assert!(!KernelRelease::parse("").is_enough());
+    }
+
+    #[test]
+    fn each_refusal_says_its_cause_and_the_way_out() {
+        let told = |errno: i32, setting: u32, filtered: bool| {
+            let error = io::Error::from_raw_os_error(errno);
+            RingRefusal::classify(error, setting, filtered).to_string()
+        };
+        assert!(told(libc::EPERM, 2, true).contains("kernel.io_uring_disabled=0"));
+        assert!(told(libc::EPERM, 1, false).contains("kernel.io_uring_group"));
+        assert!(told(libc::EPERM, 0, true).contains("seccomp"));
+        assert!(told(libc::ENOSYS, 0, true).contains("seccomp"));
+        assert!(told(libc::ENOSYS, 0, false).contains("CONFIG_IO_URING"));
+        assert!(told(libc::EACCES, 0, false).contains("security module"));
+        assert!(told(libc::ENOMEM, 0, false).contains("LimitMEMLOCK"));
+        assert!(told(libc::EINVAL, 0, false).contains("6.1"));
+        assert!(told(libc::EMFILE, 0, false).contains("cannot be set up"));
+    }
+
+    #[test]
+    fn a_filter_is_seen_in_the_status() {
+        assert!(is_filtered("Name:\tx\nSeccomp:\t2\nSeccomp_filters:\t1\n"));
+        assert!(!is_filtered("Name:\tx\nSeccomp:\t0\n"));
+        assert!(!is_filtered(""));
+    }
+}

@@ -1,0 +1,405 @@
+//! The edge's UDP sockets: one per worker and address, with the options that the engine relies on.
+//!
+//! Sockets are left in blocking mode: the ring waits in the kernel, and it would give back
+//! "would block" at once for a socket that asks not to block.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::host::address::SockAddr;
+use crate::host::steering::{self, CidMask};
+
+/// What to ask for when binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketSettings {
+    /// Receive buffer wanted, in bytes of payload and the kernel's own overhead.
+    pub receive_buffer_len: usize,
+    /// Send buffer wanted, likewise.
+    pub send_buffer_len: usize,
+}
+
+impl Default for SocketSettings {
+    fn default() -> Self {
+        Self { receive_buffer_len: 4 << 20, send_buffer_len: 4 << 20 }
+    }
+}
+
+/// Buffer lengths that the kernel granted; without privilege it grants no more than
+/// `net.core.rmem_max` and `net.core.wmem_max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrantedBuffers {
+    /// Receive buffer in bytes.
+    pub receive_len: usize,
+    /// Send buffer in bytes.
+    pub send_len: usize,
+}
+
+/// All workers' sockets for one address. The owner keeps it for the process's life: closing one
+/// socket renumbers the others, and the steering program names them by number.
+#[derive(Debug)]
+pub struct SocketGroup {
+    /// The address, with the port that the kernel chose where 0 was asked for.
+    pub address: SocketAddr,
+    /// One socket per worker, in worker order.
+    pub sockets: Vec<UdpSocket>,
+    /// What the kernel granted (the least of all sockets).
+    pub granted: GrantedBuffers,
+}
+
+impl SocketGroup {
+    /// Binds `workers` sockets to `address` in worker order, the steering program in place before
+    /// the first can receive.
+    pub fn bind(
+        address: SocketAddr,
+        workers: u16,
+        mask: CidMask,
+        settings: SocketSettings,
+    ) -> Result<SocketGroup, BindError> {
+        let refused = |source| BindError { address, source };
+        if address.port() != 0 {
+            // A socket that shares its port would join a group that another process holds, and
+            // the two would take each other's datagrams: ask without sharing first.
+            await_free(address).map_err(refused)?;
+        }
+        let program = steering::program(mask, workers);
+        let mut group = SocketGroup {
+            address,
+            sockets: Vec::with_capacity(usize::from(workers)),
+            granted: GrantedBuffers { receive_len: usize::MAX, send_len: usize::MAX },
+        };
+        for index in 0..workers {
+            let socket = open(address).map_err(|e| refused(OptionError::from_io("socket", e)))?;
+            set_options(&socket, address).map_err(refused)?;
+            let granted = set_buffers(&socket, settings).map_err(refused)?;
+            if index == 0 {
+                // The first socket begins the group and takes its program into it.
+                steering::attach(&socket, &program).map_err(refused)?;
+            }
+            bind(&socket, group.address).map_err(refused)?;
+            if index == 0 {
+                group.address = socket
+                    .local_addr()
+                    .map_err(|e| refused(OptionError::from_io("getsockname", e)))?;
+            }
+            group.granted.receive_len = group.granted.receive_len.min(granted.receive_len);
+            group.granted.send_len = group.granted.send_len.min(granted.send_len);
+            group.sockets.push(socket);
+        }
+        Ok(group)
+    }
+}
+
+/// Why an address could not be bound, with the way out.
+#[derive(Debug)]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// The step that the kernel refused.
+    pub source: OptionError,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        write!(f, "cannot bind udp {address}: {}", self.source)?;
+        match self.source.error.raw_os_error() {
+            Some(libc::EADDRINUSE) => write!(
+                f,
+                "; another process holds the port: `ss -lunp 'sport = :{}'` names it",
+                address.port()
+            ),
+            Some(libc::EACCES | libc::EPERM) if address.port() < 1024 => write!(
+                f,
+                "; ports below 1024 need a privilege: `setcap cap_net_bind_service=+ep ringway` \
+                 or `sysctl -w net.ipv4.ip_unprivileged_port_start={}`",
+                address.port()
+            ),
+            Some(libc::EADDRNOTAVAIL) => {
+                write!(
+                    f,
+                    "; no interface has this address: `ip address` lists those that there are"
+                )
+            }
+            Some(libc::EAFNOSUPPORT) if address.is_ipv6() => {
+                write!(f, "; IPv6 is off on this host: remove the address or enable IPv6")
+            }
+            Some(libc::EMFILE) => {
+                write!(f, "; too many open files: raise the limit (`ulimit -n`, LimitNOFILE=)")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// One call that the kernel refused.
+#[derive(Debug)]
+pub struct OptionError {
+    /// The call or the socket option, as the kernel names it.
+    pub what: &'static str,
+    /// The kernel's reason.
+    pub error: io::Error,
+}
+
+impl OptionError {
+    pub(super) fn last(what: &'static str) -> Self {
+        Self { what, error: io::Error::last_os_error() }
+    }
+
+    fn from_io(what: &'static str, error: io::Error) -> Self {
+        Self { what, error }
+    }
+}
+
+impl fmt::Display for OptionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.error)
+    }
+}
+
+impl std::error::Error for OptionError {}
+
+fn open(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: takes three integers and touches no memory of ours.
+    let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Sees to it that nobody holds the address. A process that has just ended may hold it for some
+/// 50 ms longer: the kernel takes rings apart in the background.
+fn await_free(address: SocketAddr) -> Result<(), OptionError> {
+    const TRIES: u32 = 20;
+    const PAUSE_MS: i32 = 25;
+    let probe = open(address).map_err(|e| OptionError::from_io("socket", e))?;
+    only_own_family(&probe, address)?;
+    let mut outcome = bind(&probe, address);
+    for _ in 1..TRIES {
+        match &outcome {
+            Err(refusal) if refusal.error.kind() == io::ErrorKind::AddrInUse => {
+                // SAFETY: no descriptors are passed; the call only lets the time pass.
+                unsafe { libc::poll(std::ptr::null_mut(), 0, PAUSE_MS) };
+                outcome = bind(&probe, address);
+            }
+            _ => break,
+        }
+    }
+    outcome
+}
+
+fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
+    if address.is_ipv6() {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1, "IPV6_V6ONLY")?;
+    }
+    Ok(())
+}
+
+fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
+    only_own_family(socket, address)?;
+    set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1, "SO_REUSEPORT")?;
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO")?;
+    // RFC 9000 14: QUIC datagrams must not be fragmented; with PROBE the kernel sets DF and does
+    // not act on path MTU messages, which anyone may forge.
+    if address.is_ipv6() {
+        let level = libc::IPPROTO_IPV6;
+        let probe = libc::IPV6_PMTUDISC_PROBE;
+        set(socket, level, libc::IPV6_MTU_DISCOVER, probe, "IPV6_MTU_DISCOVER")?;
+        set(socket, level, libc::IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")?;
+        set(socket, level, libc::IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")
+    } else {
+        let level = libc::IPPROTO_IP;
+        let probe = libc::IP_PMTUDISC_PROBE;
+        set(socket, level, libc::IP_MTU_DISCOVER, probe, "IP_MTU_DISCOVER")?;
+        set(socket, level, libc::IP_PKTINFO, 1, "IP_PKTINFO")?;
+        set(socket, level, libc::IP_RECVTOS, 1, "IP_RECVTOS")
+    }
+}
+
+fn set_buffers(
+    socket: &UdpSocket,
+    settings: SocketSettings,
+) -> Result<GrantedBuffers, OptionError> {
+    let receive_len = grant(
+        socket,
+        settings.receive_buffer_len,
+        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+        "SO_RCVBUF",
+    )?;
+    let send_len = grant(
+        socket,
+        settings.send_buffer_len,
+        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        "SO_SNDBUF",
+    )?;
+    Ok(GrantedBuffers { receive_len, send_len })
+}
+
+/// Asks for `wanted` with the privileged option, then with the ordinary one; answers what is
+/// granted. The kernel doubles the figure for its own overhead, the answer undoes that.
+fn grant(
+    socket: &UdpSocket,
+    wanted: usize,
+    (forced, ordinary): (i32, i32),
+    what: &'static str,
+) -> Result<usize, OptionError> {
+    let value = i32::try_from(wanted).unwrap_or(i32::MAX / 2);
+    if set(socket, libc::SOL_SOCKET, forced, value, what).is_err() {
+        set(socket, libc::SOL_SOCKET, ordinary, value, what)?;
+    }
+    let mut granted: i32 = 0;
+    let mut len = mem::size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `granted` and `len` are live, and `len` is the length of `granted`.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            ordinary,
+            (&raw mut granted).cast(),
+            &mut len,
+        )
+    };
+    if outcome != 0 {
+        return Err(OptionError::last(what));
+    }
+    Ok(usize::try_from(granted).unwrap_or(0) / 2)
+}
+
+fn set(
+    socket: &UdpSocket,
+    level: i32,
+    option: i32,
+    value: i32,
+    what: &'static str,
+) -> Result<(), OptionError> {
+    // SAFETY: `value` is live for the call and its length is given.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            mem::size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
+}
+
+fn bind(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
+    let address = SockAddr::from(address);
+    // SAFETY: the pointer and length describe `address`, which is live for the call.
+    let outcome = unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.len()) };
+    if outcome == 0 { Ok(()) } else { Err(OptionError::last("bind")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: CidMask = CidMask { k1: 1, k2: 2, k3: 3 };
+
+    fn group(address: &str, workers: u16) -> Result<SocketGroup, BindError> {
+        SocketGroup::bind(address.parse().unwrap(), workers, MASK, SocketSettings::default())
+    }
+
+    fn option(socket: &UdpSocket, level: i32, option: i32) -> i32 {
+        let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
+        // SAFETY: `value` and `len` are live, and `len` is the length of `value`.
+        let outcome = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &mut len)
+        };
+        assert_eq!(outcome, 0);
+        value
+    }
+
+    #[test]
+    fn all_workers_share_one_address() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let group = group(address, 3).unwrap();
+            assert_eq!(group.sockets.len(), 3);
+            assert_ne!(group.address.port(), 0);
+            for socket in &group.sockets {
+                assert_eq!(socket.local_addr().unwrap(), group.address);
+            }
+            assert!(group.granted.receive_len >= 64 << 10, "{:?}", group.granted);
+        }
+    }
+
+    #[test]
+    fn options_are_set() {
+        let four = &group("127.0.0.1:0", 1).unwrap().sockets[0];
+        let ip = libc::IPPROTO_IP;
+        assert_eq!(option(four, ip, libc::IP_MTU_DISCOVER), libc::IP_PMTUDISC_PROBE);
+        assert_eq!(option(four, ip, libc::IP_PKTINFO), 1);
+        assert_eq!(option(four, ip, libc::IP_RECVTOS), 1);
+        assert_eq!(option(four, libc::SOL_UDP, libc::UDP_GRO), 1);
+        let six = &group("[::1]:0", 1).unwrap().sockets[0];
+        let ip = libc::IPPROTO_IPV6;
+        assert_eq!(option(six, ip, libc::IPV6_V6ONLY), 1);
+        assert_eq!(option(six, ip, libc::IPV6_MTU_DISCOVER), libc::IPV6_PMTUDISC_PROBE);
+        assert_eq!(option(six, ip, libc::IPV6_RECVPKTINFO), 1);
+        assert_eq!(option(six, ip, libc::IPV6_RECVTCLASS), 1);
+    }
+
+    /// Another test may be given a port that is free for a moment: five tries are enough.
+    fn at_last(mut succeeds: impl FnMut() -> bool) {
+        assert!((0..5).any(|_| succeeds()));
+    }
+
+    #[test]
+    fn both_families_take_the_same_port() {
+        at_last(|| {
+            let six = group("[::]:0", 2).unwrap();
+            let port = six.address.port();
+            group(&format!("0.0.0.0:{port}"), 2).is_ok_and(|four| four.address.port() == port)
+        });
+    }
+
+    #[test]
+    fn a_port_that_another_group_holds_is_refused_with_its_name() {
+        let first = group("127.0.0.1:0", 1).unwrap();
+        let refusal = group(&first.address.to_string(), 1).unwrap_err().to_string();
+        assert!(refusal.contains(&first.address.to_string()), "{refusal}");
+        assert!(refusal.contains("ss -lunp"), "{refusal}");
+    }
+
+    #[test]
+    fn a_port_that_is_about_to_be_free_is_waited_for() {
+        at_last(|| {
+            let first = group("127.0.0.1:0", 1).unwrap();
+            let address = first.address;
+            let closer = std::thread::spawn(move || {
+                std::thread::park_timeout(std::time::Duration::from_millis(80));
+                drop(first);
+            });
+            let second = group(&address.to_string(), 2);
+            closer.join().unwrap();
+            second.is_ok_and(|second| second.address == address)
+        });
+    }
+
+    #[test]
+    fn refusals_tell_the_way_out() {
+        let told = |address: &str, errno: i32| {
+            let source = OptionError { what: "bind", error: io::Error::from_raw_os_error(errno) };
+            BindError { address: address.parse().unwrap(), source }.to_string()
+        };
+        let refusal = told("0.0.0.0:443", libc::EACCES);
+        assert!(refusal.contains("setcap") && refusal.contains("unprivileged_port_start=443"));
+        assert!(told("192.0.2.1:443", libc::EADDRNOTAVAIL).contains("ip address"));
+        assert!(told("[::]:443", libc::EAFNOSUPPORT).contains("IPv6"));
+        assert!(told("0.0.0.0:4433", libc::EMFILE).contains("ulimit"));
+        assert!(group("192.0.2.1:0", 1).unwrap_err().to_string().contains("ip address"));
+    }
+}

@@ -1,0 +1,404 @@
+//! Which worker gets a datagram: a classic BPF program in front of a group of sockets.
+//!
+//! All workers bind the same address. The kernel asks the program, for each datagram, which
+//! socket of the group gets it. The program reads the worker's index from our connection id:
+//!
+//! ```text
+//!  short header:   | flags | our connection id (8 bytes)            | ...
+//!  Handshake:      | flags | version 1 | 8 | our connection id      | ...
+//!                             byte 0 of the id: (generation << 7 | worker) ^ mask(bytes 1..)
+//! ```
+//!
+//! Everything else (Initial, 0-RTT, other versions, foreign id lengths, an index that no worker
+//! has) goes by the kernel's own hash of addresses and ports, so a client's first packets stay
+//! together. The index is masked, so that one who sees two ids does not see at once that they
+//! belong to the same worker; the mask hides, it does not protect: the program must stay a handful
+//! of instructions.
+
+use crate::host::socket::OptionError;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+
+/// Length of the connection ids that we issue, in bytes.
+pub const CONNECTION_ID_LEN: usize = 8;
+
+/// Most workers that an index can name (seven bits; the eighth is the generation).
+pub const WORKERS_MAX: u16 = 128;
+
+/// What the program answers for "no index: hash".
+const BY_HASH: u32 = 0xffff_ffff;
+
+/// The per-process key that masks worker indices in connection ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CidMask {
+    /// Selects bits of the id's byte 1.
+    pub k1: u8,
+    /// Is added to the id's byte 2.
+    pub k2: u8,
+    /// Is mixed in whole.
+    pub k3: u8,
+}
+
+impl CidMask {
+    /// The mask of byte 0, from the bytes behind it:
+    /// `(tail[0] & k1) ^ (tail[1] + k2 mod 256) ^ k3`.
+    ///
+    /// # Panics
+    /// If `tail` has fewer than two bytes.
+    pub fn mask(&self, tail: &[u8]) -> u8 {
+        (tail[0] & self.k1) ^ tail[1].wrapping_add(self.k2) ^ self.k3
+    }
+
+    /// The worker that a connection id of ours names.
+    pub fn worker(&self, id: &[u8; CONNECTION_ID_LEN]) -> u16 {
+        u16::from((id[0] ^ self.mask(&id[1..])) & 0x7f)
+    }
+}
+
+/// The steering program for `workers` sockets, bound in worker order.
+///
+/// A failed load ends a classic BPF program with the answer 0, worker 0: lengths are checked
+/// before every load.
+pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
+    assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
+    let id_len = CONNECTION_ID_LEN as u32;
+    let mut code = Assembler::default();
+    code.load_len();
+    code.jump_unless(JGE, 1 + id_len, Label::Hash);
+    code.load_byte(0);
+    code.jump_if(JSET, 0x80, Label::Long);
+    code.set_x(1);
+    code.jump(Label::Index);
+
+    // RFC 9000 17.2: flags, version (4), destination id length (1), destination id.
+    code.place(Label::Long);
+    code.op(AND, 0x30);
+    code.jump_unless(JEQ, 0x20, Label::Hash); // 17.2.4: type 2 is Handshake
+    code.load_len();
+    code.jump_unless(JGE, 6 + id_len, Label::Hash);
+    code.load_word(1);
+    code.jump_unless(JEQ, 1, Label::Hash);
+    code.load_byte(5);
+    code.jump_unless(JEQ, id_len, Label::Hash);
+    code.set_x(6);
+
+    // x is where the id begins. The parts of the mask are kept in two scratch cells, since an
+    // exclusive or of two loads needs x itself.
+    code.place(Label::Index);
+    code.load_byte_at_x(1);
+    code.op(AND, u32::from(mask.k1));
+    code.store(0);
+    code.load_byte_at_x(2);
+    code.op(ADD, u32::from(mask.k2));
+    code.store(1);
+    code.load_byte_at_x(0);
+    code.op(XOR, u32::from(mask.k3));
+    code.x_from(0);
+    code.xor_x();
+    code.x_from(1);
+    code.xor_x();
+    code.op(AND, 0x7f);
+    code.jump_if(JGE, u32::from(workers), Label::Hash);
+    code.answer_a();
+
+    code.place(Label::Hash);
+    code.answer(BY_HASH);
+    code.finish()
+}
+
+/// Attaches the steering program to the group that `socket` is in (or, before it is bound, will
+/// begin).
+pub fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
+    let fprog = libc::sock_fprog {
+        len: u16::try_from(program.len()).expect("the program has some thirty instructions"),
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
+    // reads it.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const fprog).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(OptionError::last("SO_ATTACH_REUSEPORT_CBPF")) }
+}
+
+// Instruction codes as in linux/bpf_common.h.
+const LD_W_LEN: u16 = 0x80;
+const LD_W_ABS: u16 = 0x20;
+const LD_B_ABS: u16 = 0x30;
+const LD_B_IND: u16 = 0x50;
+const LDX_IMM: u16 = 0x01;
+const LDX_MEM: u16 = 0x61;
+const ST: u16 = 0x02;
+const ADD: u16 = 0x04;
+const AND: u16 = 0x54;
+const XOR: u16 = 0xa4;
+const XOR_X: u16 = 0xac;
+const JA: u16 = 0x05;
+const JEQ: u16 = 0x15;
+const JGE: u16 = 0x35;
+const JSET: u16 = 0x45;
+const RET_K: u16 = 0x06;
+const RET_A: u16 = 0x16;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    Long,
+    Index,
+    Hash,
+}
+
+/// Collects instructions and sets jump distances when all labels are placed.
+#[derive(Default)]
+struct Assembler {
+    code: Vec<libc::sock_filter>,
+    /// Instruction, label, and whether the jump is taken when the comparison holds.
+    jumps: Vec<(usize, Label, bool)>,
+    places: Vec<(Label, usize)>,
+}
+
+impl Assembler {
+    fn emit(&mut self, code: u16, k: u32) {
+        self.code.push(libc::sock_filter { code, jt: 0, jf: 0, k });
+    }
+
+    fn op(&mut self, operation: u16, k: u32) {
+        self.emit(operation, k);
+    }
+
+    fn load_len(&mut self) {
+        self.emit(LD_W_LEN, 0);
+    }
+
+    fn load_word(&mut self, offset: u32) {
+        self.emit(LD_W_ABS, offset);
+    }
+
+    fn load_byte(&mut self, offset: u32) {
+        self.emit(LD_B_ABS, offset);
+    }
+
+    fn load_byte_at_x(&mut self, offset: u32) {
+        self.emit(LD_B_IND, offset);
+    }
+
+    fn set_x(&mut self, value: u32) {
+        self.emit(LDX_IMM, value);
+    }
+
+    fn x_from(&mut self, cell: u32) {
+        self.emit(LDX_MEM, cell);
+    }
+
+    fn store(&mut self, cell: u32) {
+        self.emit(ST, cell);
+    }
+
+    fn xor_x(&mut self) {
+        self.emit(XOR_X, 0);
+    }
+
+    fn answer(&mut self, value: u32) {
+        self.emit(RET_K, value);
+    }
+
+    fn answer_a(&mut self) {
+        self.emit(RET_A, 0);
+    }
+
+    fn jump_if(&mut self, comparison: u16, k: u32, to: Label) {
+        self.jumps.push((self.code.len(), to, true));
+        self.emit(comparison, k);
+    }
+
+    fn jump_unless(&mut self, comparison: u16, k: u32, to: Label) {
+        self.jumps.push((self.code.len(), to, false));
+        self.emit(comparison, k);
+    }
+
+    fn jump(&mut self, to: Label) {
+        self.jumps.push((self.code.len(), to, true));
+        self.emit(JA, 0);
+    }
+
+    fn place(&mut self, label: Label) {
+        self.places.push((label, self.code.len()));
+    }
+
+    fn finish(mut self) -> Vec<libc::sock_filter> {
+        for &(at, label, when) in &self.jumps {
+            let place = self.places.iter().find(|(placed, _)| *placed == label);
+            let &(_, target) = place.expect("every label is placed by the caller above");
+            let distance = target - at - 1;
+            let instruction = &mut self.code[at];
+            let short = u8::try_from(distance).expect("the program is shorter than 256");
+            match (instruction.code, when) {
+                (JA, _) => instruction.k = u32::from(short),
+                (_, true) => instruction.jt = short,
+                (_, false) => instruction.jf = short,
+            }
+        }
+        self.code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::host::socket::{SocketGroup, SocketSettings};
+
+    const MASK: CidMask = CidMask { k1: 0xa7, k2: 0x5c, k3: 0x91 };
+
+    /// Runs the instructions that the program uses as the kernel does: a load beyond the end
+    /// answers 0.
+    fn run(program: &[libc::sock_filter], datagram: &[u8]) -> u32 {
+        let (mut a, mut x, mut cells, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
+        let load = |from: usize, len: usize| {
+            let bytes = datagram.get(from..from + len)?;
+            Some(bytes.iter().fold(0u32, |value, &byte| value << 8 | u32::from(byte)))
+        };
+        loop {
+            let instruction = program[at];
+            let k = instruction.k;
+            let mut holds = None;
+            match instruction.code {
+                0x80 => a = datagram.len() as u32,
+                0x20 => match load(k as usize, 4) {
+                    Some(value) => a = value,
+                    None => return 0,
+                },
+                0x30 | 0x50 => {
+                    let from = if instruction.code == 0x50 { x.wrapping_add(k) } else { k };
+                    match load(from as usize, 1) {
+                        Some(value) => a = value,
+                        None => return 0,
+                    }
+                }
+                0x01 => x = k,
+                0x61 => x = cells[k as usize],
+                0x02 => cells[k as usize] = a,
+                0x04 => a = a.wrapping_add(k),
+                0x54 => a &= k,
+                0xa4 => a ^= k,
+                0xac => a ^= x,
+                0x05 => at += k as usize,
+                0x15 => holds = Some(a == k),
+                0x35 => holds = Some(a >= k),
+                0x45 => holds = Some(a & k != 0),
+                0x06 => return k,
+                0x16 => return a,
+                other => panic!("instruction {other:#x} is not known here"),
+            }
+            at += 1 + match holds {
+                Some(true) => usize::from(instruction.jt),
+                Some(false) => usize::from(instruction.jf),
+                None => 0,
+            };
+        }
+    }
+
+    fn id(worker: u16, generation: u8, seed: u64) -> [u8; CONNECTION_ID_LEN] {
+        let mut id = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        id[0] = (generation << 7 | worker as u8) ^ MASK.mask(&id[1..]);
+        id
+    }
+
+    fn short(id: &[u8]) -> Vec<u8> {
+        [&[0x41], id, &[0xee; 20]].concat()
+    }
+
+    fn long(kind: u8, version: u32, id: &[u8]) -> Vec<u8> {
+        let head = [0xc0 | kind << 4];
+        [&head[..], &version.to_be_bytes(), &[id.len() as u8], id, &[0xee; 20]].concat()
+    }
+
+    #[test]
+    fn the_worker_of_an_id_is_found_in_either_generation() {
+        for worker in 0..WORKERS_MAX {
+            for seed in 0..50 {
+                let id = id(worker, (seed & 1) as u8, seed + u64::from(worker) * 1000);
+                assert_eq!(MASK.worker(&id), worker);
+                for datagram in [short(&id), long(2, 1, &id)] {
+                    assert_eq!(run(&program(MASK, WORKERS_MAX), &datagram), u32::from(worker));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_else_goes_by_the_kernels_hash() {
+        let program = program(MASK, 4);
+        let ours = id(2, 0, 7);
+        assert_eq!(run(&program, &short(&ours)), 2);
+        let by_hash = [
+            short(&id(4, 0, 7)),
+            long(2, 1, &id(4, 0, 7)),
+            long(0, 1, &ours),
+            long(1, 1, &ours),
+            long(3, 1, &ours),
+            long(2, 0x6b33_43cf, &ours),
+            long(2, 0, &ours),
+            long(2, 1, &ours[..7]),
+            long(2, 1, &[0; 20]),
+        ];
+        for datagram in by_hash {
+            assert_eq!(run(&program, &datagram), BY_HASH, "{datagram:02x?}");
+        }
+    }
+
+    #[test]
+    fn no_length_makes_a_load_fail() {
+        // A failed load would answer 0; with worker 3 in the id, 0 tells of one.
+        let (program, ours) = (program(MASK, 4), id(3, 1, 9));
+        for datagram in [short(&ours), long(2, 1, &ours), long(0, 1, &ours)] {
+            for len in 0..datagram.len() {
+                let answer = run(&program, &datagram[..len]);
+                assert!(answer == 3 || answer == BY_HASH, "{len} bytes: {answer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_agrees_with_the_interpreter() {
+        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let group = SocketGroup::bind(address, 4, MASK, SocketSettings::default()).unwrap();
+        for socket in &group.sockets {
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            assert_eq!(socket.local_addr().unwrap(), group.address);
+        }
+        let client = UdpSocket::bind(address).unwrap();
+        let program = program(MASK, 4);
+        for seed in 0..64u64 {
+            let ours = id((seed % 4) as u16, (seed / 4 % 2) as u8, seed);
+            let datagram = if seed % 3 == 0 { long(2, 1, &ours) } else { short(&ours) };
+            client.send_to(&datagram, group.address).unwrap();
+            let expected = run(&program, &datagram) as usize;
+            assert_eq!(expected, (seed % 4) as usize);
+            let mut buffer = [0u8; 64];
+            let len = group.sockets[expected].recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], datagram, "datagram {seed}");
+        }
+        // A client's Initials stay together, wherever the hash leads.
+        for seed in 0..16 {
+            client.send_to(&long(0, 1, &id(seed % 4, 0, u64::from(seed))), group.address).unwrap();
+        }
+        let counts: Vec<usize> = group
+            .sockets
+            .iter()
+            .map(|socket| {
+                socket.set_nonblocking(true).unwrap();
+                std::iter::from_fn(|| socket.recv(&mut [0u8; 64]).ok()).count()
+            })
+            .collect();
+        assert_eq!(counts.iter().sum::<usize>(), 16);
+        assert_eq!(counts.iter().filter(|&&count| count > 0).count(), 1, "{counts:?}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Answers: frames for request streams (RFC 9114 4.1, 7.2.1, 7.2.2).
+
+use bytes::{BufMut, BytesMut};
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use super::message;
+use super::qpack::{LINE_OVERHEAD_LEN, encode};
+use super::varint;
+
+/// Appends the HEADERS frame of an answer, interim (1xx) or final. The fields must be free of
+/// connection-specific ones (RFC 9114 4.2): whoever forwards an answer has removed them.
+pub fn encode_answer_head<'a>(
+    status: StatusCode,
+    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    out: &mut BytesMut,
+) {
+    put_headers_frame(out, |out| {
+        encode::put_status(status, out);
+        put_fields(fields, out);
+    });
+}
+
+/// Appends the HEADERS frame of trailers.
+pub fn encode_trailers<'a>(
+    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    out: &mut BytesMut,
+) {
+    put_headers_frame(out, |out| put_fields(fields, out));
+}
+
+/// Appends the header of a DATA frame whose `len` bytes of payload follow.
+pub fn encode_data_header(len: u64, out: &mut BytesMut) {
+    out.put_u8(FRAME_DATA);
+    varint::write(len, out);
+}
+
+/// Length of an answer's field section as RFC 9114 4.2.2 counts it, `:status` included, to hold
+/// against [`super::Connection::peer_field_section_len_max`].
+pub fn field_section_len<'a>(
+    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) -> u64 {
+    let line =
+        |name_len: usize, value_len: usize| name_len as u64 + value_len as u64 + LINE_OVERHEAD_LEN;
+    fields.into_iter().fold(line(":status".len(), "200".len()), |len, (name, value)| {
+        len + line(name.as_str().len(), value.len())
+    })
+}
+
+const FRAME_DATA: u8 = 0x00;
+const FRAME_HEADERS: u8 = 0x01;
+
+fn put_fields<'a>(
+    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+    out: &mut BytesMut,
+) {
+    for (name, value) in fields {
+        debug_assert!(
+            !message::is_connection_specific(name),
+            "{name} is connection-specific and was to be removed"
+        );
+        encode::put_field(name, value, out);
+    }
+}
+
+/// Writes the payload behind room for a two-byte length, and makes room for four where a section
+/// is longer than 16,383 bytes. RFC 9000 16 lets a length be longer than it had to be.
+fn put_headers_frame(out: &mut BytesMut, put_lines: impl FnOnce(&mut BytesMut)) {
+    out.put_u8(FRAME_HEADERS);
+    let at = out.len();
+    out.put_u16(0);
+    encode::put_prefix(out);
+    put_lines(out);
+    let len = out.len() - at - 2;
+    if len < 1 << 14 {
+        out[at..at + 2].copy_from_slice(&(len as u16 | 0x4000).to_be_bytes());
+        return;
+    }
+    assert!(len < 1 << 30, "a field section of {len} bytes");
+    out.put_u16(0);
+    out.copy_within(at + 2..at + 2 + len, at + 4);
+    out[at..at + 4].copy_from_slice(&(len as u32 | 0x8000_0000).to_be_bytes());
+}

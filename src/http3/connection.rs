@@ -1,0 +1,438 @@
+//! What a connection has besides its requests: our control stream's bytes, and the peer's
+//! unidirectional streams (RFC 9114 6.2, RFC 9204 4.2).
+//!
+//! Of our side only the control stream is opened. The encoder and decoder streams of QPACK are
+//! left out, as RFC 9204 4.2 allows an endpoint that never uses the dynamic table and never
+//! lets the peer use it.
+
+use bytes::{Bytes, BytesMut};
+
+use super::LocalSettings;
+use super::error::{Code, ConnectionError};
+use super::frame::{ControlStep, FrameHeader, FrameHeaderReader, control_step};
+use super::settings::{self, PeerSettings};
+use super::varint;
+use crate::limits;
+
+/// What to do with a unidirectional stream after its bytes were handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniVerdict {
+    /// Go on: hand over what comes next, its end too.
+    Continue,
+    /// The stream means nothing to us: send STOP_SENDING with this code and hand over nothing
+    /// more of it, neither bytes nor its end (RFC 9114 6.2).
+    StopSending(Code),
+}
+
+/// The state of one HTTP/3 connection that no single request owns.
+#[derive(Debug)]
+pub struct Connection {
+    local: LocalSettings,
+    peer: PeerSettings,
+    /// The peer's unidirectional streams that are open.
+    streams: Vec<(u64, UniStream)>,
+    /// The critical streams that have come: each exactly once.
+    control_came: bool,
+    encoder_came: bool,
+    decoder_came: bool,
+    peer_goaway: Option<u64>,
+    peer_push_id_max: Option<u64>,
+    goaway: Option<u64>,
+}
+
+#[derive(Debug)]
+enum UniStream {
+    /// Its type has not come whole.
+    Untyped(TypeReader),
+    Control(ControlStream),
+    Encoder,
+    Decoder(DecoderStream),
+}
+
+impl Connection {
+    /// A connection that nothing has come on.
+    pub fn new(settings: &LocalSettings) -> Self {
+        Self {
+            local: *settings,
+            peer: PeerSettings::default(),
+            streams: Vec::with_capacity(3),
+            control_came: false,
+            encoder_came: false,
+            decoder_came: false,
+            peer_goaway: None,
+            peer_push_id_max: None,
+            goaway: None,
+        }
+    }
+
+    /// The first bytes of our control stream: its type and SETTINGS.
+    pub fn control_preface(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(64);
+        varint::write(STREAM_CONTROL, &mut out);
+        settings::encode(&self.local, &mut out);
+        out.freeze()
+    }
+
+    /// A GOAWAY frame for our control stream: requests on `stream_id` and above are not
+    /// processed. Identifiers never rise (RFC 9114 5.2): a second call with a larger one repeats
+    /// the first.
+    pub fn goaway(&mut self, stream_id: u64) -> Bytes {
+        assert!(
+            stream_id.is_multiple_of(4) && stream_id <= varint::MAX,
+            "GOAWAY names a request stream, not {stream_id}"
+        );
+        let stream_id = self.goaway.map_or(stream_id, |sent| sent.min(stream_id));
+        self.goaway = Some(stream_id);
+        let mut payload = BytesMut::with_capacity(8);
+        varint::write(stream_id, &mut payload);
+        let mut out = BytesMut::with_capacity(16);
+        varint::write(FRAME_GOAWAY, &mut out);
+        varint::write(payload.len() as u64, &mut out);
+        out.extend_from_slice(&payload);
+        out.freeze()
+    }
+
+    /// The stream id of the last [`Connection::goaway`]: requests on it and above are to be
+    /// refused with H3_REQUEST_REJECTED.
+    pub fn goaway_sent(&self) -> Option<u64> {
+        self.goaway
+    }
+
+    /// The push id of the peer's last GOAWAY: it will open no more requests (RFC 9114 5.2).
+    pub fn peer_goaway(&self) -> Option<u64> {
+        self.peer_goaway
+    }
+
+    /// Longest field section that the peer takes (RFC 9114 4.2.2), to hold against
+    /// [`super::field_section_len`]; `u64::MAX` when it told no limit.
+    pub fn peer_field_section_len_max(&self) -> u64 {
+        self.peer.field_section_len_max
+    }
+
+    /// The next bytes of the peer's unidirectional stream `stream_id`, in order.
+    pub fn handle_uni(
+        &mut self,
+        stream_id: u64,
+        mut chunk: Bytes,
+    ) -> Result<UniVerdict, ConnectionError> {
+        let index = self.index_of_uni(stream_id)?;
+        if let UniStream::Untyped(reader) = &mut self.streams[index].1 {
+            let Some(stream_type) = reader.read(&mut chunk) else {
+                return Ok(UniVerdict::Continue);
+            };
+            match self.admit(stream_type)? {
+                Some(stream) => self.streams[index].1 = stream,
+                None => {
+                    self.streams.swap_remove(index);
+                    // RFC 9114 6.2: reading is aborted, with this code or a reserved one.
+                    return Ok(UniVerdict::StopSending(Code::StreamCreationError));
+                }
+            }
+        }
+        match &mut self.streams[index].1 {
+            UniStream::Untyped(_) => unreachable!("a stream is typed above"),
+            UniStream::Encoder => read_encoder_instructions(&chunk)?,
+            UniStream::Decoder(stream) => stream.read(&chunk)?,
+            UniStream::Control(stream) => {
+                while let Some(frame) = stream.read(&mut chunk)? {
+                    match frame {
+                        ControlFrame::Settings(peer) => self.peer = peer,
+                        ControlFrame::Goaway(id) => handle_goaway(&mut self.peer_goaway, id)?,
+                        ControlFrame::MaxPushId(id) => {
+                            handle_max_push_id(&mut self.peer_push_id_max, id)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(UniVerdict::Continue)
+    }
+
+    /// The peer's unidirectional stream `stream_id` ended (FIN).
+    pub fn handle_uni_end(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
+        self.close_uni(stream_id)
+    }
+
+    /// The peer reset its unidirectional stream `stream_id`.
+    pub fn handle_uni_reset(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
+        self.close_uni(stream_id)
+    }
+
+    fn close_uni(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
+        let Some(index) = self.streams.iter().position(|(id, _)| *id == stream_id) else {
+            // RFC 9114 6.2: a stream may end before its first byte.
+            return Ok(());
+        };
+        let rule = match self.streams.swap_remove(index).1 {
+            // RFC 9114 6.2: a stream may end before its type.
+            UniStream::Untyped(_) => return Ok(()),
+            UniStream::Control(_) => "the control stream ended",
+            UniStream::Encoder => "the QPACK encoder stream ended",
+            UniStream::Decoder(_) => "the QPACK decoder stream ended",
+        };
+        // RFC 9114 6.2.1, RFC 9204 4.2.
+        Err(ConnectionError::new(Code::ClosedCriticalStream, rule))
+    }
+
+    fn index_of_uni(&mut self, stream_id: u64) -> Result<usize, ConnectionError> {
+        if let Some(index) = self.streams.iter().position(|(id, _)| *id == stream_id) {
+            return Ok(index);
+        }
+        if self.streams.len() == limits::UNI_STREAM_HELD_COUNT_MAX {
+            return Err(ConnectionError::new(
+                Code::ExcessiveLoad,
+                "too many unidirectional streams whose type does not come",
+            ));
+        }
+        self.streams.push((stream_id, UniStream::Untyped(TypeReader::default())));
+        Ok(self.streams.len() - 1)
+    }
+
+    /// The state for a stream of this type; `None` for a type that means nothing to us.
+    fn admit(&mut self, stream_type: u64) -> Result<Option<UniStream>, ConnectionError> {
+        let (came, stream, rule) = match stream_type {
+            STREAM_CONTROL => (
+                &mut self.control_came,
+                UniStream::Control(ControlStream::default()),
+                "a second control stream",
+            ),
+            STREAM_ENCODER => {
+                (&mut self.encoder_came, UniStream::Encoder, "a second QPACK encoder stream")
+            }
+            STREAM_DECODER => (
+                &mut self.decoder_came,
+                UniStream::Decoder(DecoderStream::default()),
+                "a second QPACK decoder stream",
+            ),
+            // RFC 9114 6.2.2: only servers push.
+            STREAM_PUSH => {
+                return Err(ConnectionError::new(
+                    Code::StreamCreationError,
+                    "a push stream from a client",
+                ));
+            }
+            _ => return Ok(None),
+        };
+        if *came {
+            return Err(ConnectionError::new(Code::StreamCreationError, rule));
+        }
+        *came = true;
+        Ok(Some(stream))
+    }
+}
+
+const STREAM_CONTROL: u64 = 0x00;
+const STREAM_PUSH: u64 = 0x01;
+const STREAM_ENCODER: u64 = 0x02;
+const STREAM_DECODER: u64 = 0x03;
+const FRAME_GOAWAY: u64 = 0x07;
+
+/// RFC 9114 5.2: a client's GOAWAY holds a push id; it never rises.
+fn handle_goaway(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
+    if known.is_some_and(|before| id > before) {
+        return Err(ConnectionError::new(Code::IdError, "a GOAWAY identifier that rises"));
+    }
+    *known = Some(id);
+    Ok(())
+}
+
+/// RFC 9114 7.2.7: MAX_PUSH_ID never shrinks.
+fn handle_max_push_id(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
+    if known.is_some_and(|before| id < before) {
+        return Err(ConnectionError::new(Code::IdError, "a MAX_PUSH_ID that shrinks"));
+    }
+    *known = Some(id);
+    Ok(())
+}
+
+/// Reads a stream type that may be cut at any byte.
+#[derive(Debug, Default)]
+struct TypeReader {
+    held: [u8; 8],
+    held_len: u8,
+}
+
+impl TypeReader {
+    fn read(&mut self, chunk: &mut Bytes) -> Option<u64> {
+        while !chunk.is_empty() {
+            self.held[usize::from(self.held_len)] = chunk.split_to(1)[0];
+            self.held_len += 1;
+            if let Some((stream_type, _)) = varint::read(&self.held[..usize::from(self.held_len)]) {
+                return Some(stream_type);
+            }
+        }
+        None
+    }
+}
+
+/// The peer's control stream: frames, of which few are of use to a server.
+#[derive(Debug, Default)]
+struct ControlStream {
+    header: FrameHeaderReader,
+    settings_came: bool,
+    at: ControlAt,
+}
+
+#[derive(Debug, Default)]
+enum ControlAt {
+    #[default]
+    Header,
+    Skip {
+        left: u64,
+    },
+    Payload {
+        step: ControlStep,
+        left: usize,
+        held: Vec<u8>,
+    },
+}
+
+enum ControlFrame {
+    Settings(PeerSettings),
+    Goaway(u64),
+    MaxPushId(u64),
+}
+
+impl ControlStream {
+    /// The next frame that matters; `None` when `chunk` is used up.
+    fn read(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, ConnectionError> {
+        loop {
+            match &mut self.at {
+                ControlAt::Header => {
+                    let Some(header) = self.header.read(chunk) else {
+                        return Ok(None);
+                    };
+                    self.at = self.begin(header)?;
+                }
+                ControlAt::Skip { left } => {
+                    let len = (*left).min(chunk.len() as u64);
+                    drop(chunk.split_to(len as usize));
+                    *left -= len;
+                    if *left > 0 {
+                        return Ok(None);
+                    }
+                    self.at = ControlAt::Header;
+                }
+                ControlAt::Payload { step, left, held } => {
+                    let len = (*left).min(chunk.len());
+                    let piece = chunk.split_to(len);
+                    *left -= len;
+                    // A payload that came in one piece is read where it lies.
+                    if *left > 0 || !held.is_empty() {
+                        held.extend_from_slice(&piece);
+                    }
+                    if *left > 0 {
+                        return Ok(None);
+                    }
+                    let payload = if held.is_empty() { &piece[..] } else { held };
+                    let frame = finish_control_frame(*step, payload)?;
+                    self.at = ControlAt::Header;
+                    return Ok(Some(frame));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, header: FrameHeader) -> Result<ControlAt, ConnectionError> {
+        let step = control_step(self.settings_came, header.kind);
+        self.settings_came = true;
+        let (len_max, code, rule) = match step {
+            ControlStep::Refuse(code, rule) => return Err(ConnectionError::new(code, rule)),
+            ControlStep::Skip => return Ok(ControlAt::Skip { left: header.len }),
+            // RFC 9114 7.2.3: a push id that no PUSH_PROMISE named; we never send one.
+            ControlStep::ReadCancelPush => {
+                return Err(ConnectionError::new(
+                    Code::IdError,
+                    "CANCEL_PUSH for a push that was never promised",
+                ));
+            }
+            ControlStep::ReadSettings => {
+                (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, "a SETTINGS frame too long to read")
+            }
+            ControlStep::ReadGoaway | ControlStep::ReadMaxPushId => (8, Code::FrameError, ONE_ID),
+        };
+        match usize::try_from(header.len) {
+            Ok(left) if left <= len_max => Ok(ControlAt::Payload { step, left, held: Vec::new() }),
+            _ => Err(ConnectionError::new(code, rule)),
+        }
+    }
+}
+
+/// RFC 9114 7.1: neither more nor fewer bytes than the fields of the frame.
+const ONE_ID: &str = "a frame that holds more or less than one identifier";
+
+fn finish_control_frame(
+    step: ControlStep,
+    payload: &[u8],
+) -> Result<ControlFrame, ConnectionError> {
+    let id = || match varint::read(payload) {
+        Some((id, len)) if len == payload.len() => Ok(id),
+        _ => Err(ConnectionError::new(Code::FrameError, ONE_ID)),
+    };
+    match step {
+        ControlStep::ReadSettings => settings::decode(payload).map(ControlFrame::Settings),
+        ControlStep::ReadGoaway => id().map(ControlFrame::Goaway),
+        ControlStep::ReadMaxPushId => id().map(ControlFrame::MaxPushId),
+        ControlStep::ReadCancelPush | ControlStep::Skip | ControlStep::Refuse(..) => {
+            unreachable!("only these three are read as a payload")
+        }
+    }
+}
+
+/// RFC 9204 4.3: with a capacity of 0 one instruction is left, setting the capacity to 0. It is
+/// one byte long, so nothing of this stream has to be remembered.
+fn read_encoder_instructions(chunk: &[u8]) -> Result<(), ConnectionError> {
+    const SET_CAPACITY_0: u8 = 0b0010_0000;
+    for &byte in chunk {
+        let rule = match byte {
+            SET_CAPACITY_0 => continue,
+            0b0010_0001..=0b0011_1111 => "a dynamic table capacity over the advertised 0",
+            0b1000_0000..=0b1111_1111 => "an insert into a dynamic table without capacity",
+            0b0100_0000..=0b0111_1111 => "an insert into a dynamic table without capacity",
+            0b0000_0000..=0b0001_1111 => "a duplicate in a dynamic table without capacity",
+        };
+        return Err(ConnectionError::new(Code::QpackEncoderStreamError, rule));
+    }
+    Ok(())
+}
+
+/// The peer's QPACK decoder stream (RFC 9204 4.4). As our sections never refer to the dynamic
+/// table, a cancellation is all that it may say.
+#[derive(Debug, Default)]
+struct DecoderStream {
+    /// Continuation bytes so far of a cancellation's stream id; `None` between instructions.
+    inside: Option<u8>,
+}
+
+impl DecoderStream {
+    /// 62 bits need at most this many bytes after the prefix (RFC 9204 4.1.1).
+    const CONTINUATION_LEN_MAX: u8 = 9;
+
+    fn read(&mut self, chunk: &[u8]) -> Result<(), ConnectionError> {
+        const ERROR: Code = Code::QpackDecoderStreamError;
+        for &byte in chunk {
+            if let Some(count) = self.inside {
+                if count == Self::CONTINUATION_LEN_MAX {
+                    return Err(ConnectionError::new(ERROR, "an integer over 62 bits"));
+                }
+                self.inside = (byte & 0x80 != 0).then_some(count + 1);
+                continue;
+            }
+            match byte {
+                // Stream Cancellation, RFC 9204 4.4.2: nothing of ours depends on it.
+                0b0100_0000..=0b0111_1110 => {}
+                0b0111_1111 => self.inside = Some(0),
+                0b1000_0000..=0b1111_1111 => {
+                    return Err(ConnectionError::new(
+                        ERROR,
+                        "an acknowledged section without need",
+                    ));
+                }
+                0b0000_0000..=0b0011_1111 => {
+                    return Err(ConnectionError::new(ERROR, "an insert count never sent"));
+                }
+            }
+        }
+        Ok(())
+    }
+}

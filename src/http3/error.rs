@@ -1,0 +1,179 @@
+//! What can be wrong with a peer's bytes, and the codes that tell it so.
+
+use std::error::Error;
+use std::fmt;
+
+/// Error codes of HTTP/3 and QPACK, as they stand in CONNECTION_CLOSE, RESET_STREAM and
+/// STOP_SENDING frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u64)]
+pub enum Code {
+    /// H3_NO_ERROR: nothing is wrong, the rest is not needed.
+    NoError = 0x0100,
+    /// H3_GENERAL_PROTOCOL_ERROR: a violation without a code of its own.
+    GeneralProtocolError = 0x0101,
+    /// H3_INTERNAL_ERROR: our fault.
+    InternalError = 0x0102,
+    /// H3_STREAM_CREATION_ERROR: a stream the peer may not create.
+    StreamCreationError = 0x0103,
+    /// H3_CLOSED_CRITICAL_STREAM: a stream that must live as long as the connection ended.
+    ClosedCriticalStream = 0x0104,
+    /// H3_FRAME_UNEXPECTED: a frame in the wrong place.
+    FrameUnexpected = 0x0105,
+    /// H3_FRAME_ERROR: a frame whose layout or length is wrong.
+    FrameError = 0x0106,
+    /// H3_EXCESSIVE_LOAD: the peer asks for more than it may.
+    ExcessiveLoad = 0x0107,
+    /// H3_ID_ERROR: a stream or push id used wrongly.
+    IdError = 0x0108,
+    /// H3_SETTINGS_ERROR: an error in a SETTINGS frame.
+    SettingsError = 0x0109,
+    /// H3_MISSING_SETTINGS: the control stream did not start with SETTINGS.
+    MissingSettings = 0x010a,
+    /// H3_REQUEST_REJECTED: not processed at all, safe to try again.
+    RequestRejected = 0x010b,
+    /// H3_REQUEST_CANCELLED: the request or its answer is given up.
+    RequestCancelled = 0x010c,
+    /// H3_REQUEST_INCOMPLETE: the stream ended without a whole request.
+    RequestIncomplete = 0x010d,
+    /// H3_MESSAGE_ERROR: a malformed message.
+    MessageError = 0x010e,
+    /// H3_CONNECT_ERROR: the connection made for CONNECT was reset or closed.
+    ConnectError = 0x010f,
+    /// H3_VERSION_FALLBACK: try again over HTTP/1.1.
+    VersionFallback = 0x0110,
+    /// QPACK_DECOMPRESSION_FAILED: a field section that cannot be decoded.
+    QpackDecompressionFailed = 0x0200,
+    /// QPACK_ENCODER_STREAM_ERROR: a wrong instruction on the encoder stream.
+    QpackEncoderStreamError = 0x0201,
+    /// QPACK_DECODER_STREAM_ERROR: a wrong instruction on the decoder stream.
+    QpackDecoderStreamError = 0x0202,
+}
+
+impl Code {
+    /// The code on the wire (RFC 9114 8.1, RFC 9204 6).
+    pub const fn value(self) -> u64 {
+        self as u64
+    }
+
+    /// The code's name in its RFC.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoError => "H3_NO_ERROR",
+            Self::GeneralProtocolError => "H3_GENERAL_PROTOCOL_ERROR",
+            Self::InternalError => "H3_INTERNAL_ERROR",
+            Self::StreamCreationError => "H3_STREAM_CREATION_ERROR",
+            Self::ClosedCriticalStream => "H3_CLOSED_CRITICAL_STREAM",
+            Self::FrameUnexpected => "H3_FRAME_UNEXPECTED",
+            Self::FrameError => "H3_FRAME_ERROR",
+            Self::ExcessiveLoad => "H3_EXCESSIVE_LOAD",
+            Self::IdError => "H3_ID_ERROR",
+            Self::SettingsError => "H3_SETTINGS_ERROR",
+            Self::MissingSettings => "H3_MISSING_SETTINGS",
+            Self::RequestRejected => "H3_REQUEST_REJECTED",
+            Self::RequestCancelled => "H3_REQUEST_CANCELLED",
+            Self::RequestIncomplete => "H3_REQUEST_INCOMPLETE",
+            Self::MessageError => "H3_MESSAGE_ERROR",
+            Self::ConnectError => "H3_CONNECT_ERROR",
+            Self::VersionFallback => "H3_VERSION_FALLBACK",
+            Self::QpackDecompressionFailed => "QPACK_DECOMPRESSION_FAILED",
+            Self::QpackEncoderStreamError => "QPACK_ENCODER_STREAM_ERROR",
+            Self::QpackDecoderStreamError => "QPACK_DECODER_STREAM_ERROR",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (0x{:04x})", self.name(), self.value())
+    }
+}
+
+/// The peer broke a rule that ends the connection: close it with `code`, and nothing else that
+/// came on it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionError {
+    /// For the CONNECTION_CLOSE frame.
+    pub code: Code,
+    /// The rule that was broken; fit for the frame's reason phrase and for the log.
+    pub rule: &'static str,
+}
+
+impl ConnectionError {
+    pub(super) const fn new(code: Code, rule: &'static str) -> Self {
+        Self { code, rule }
+    }
+}
+
+impl fmt::Display for ConnectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection error {}: {}", self.code, self.rule)
+    }
+}
+
+impl Error for ConnectionError {}
+
+/// Why a request is not taken. After one of these a [`super::RequestStream`] drops whatever else
+/// comes on its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestError {
+    /// The whole connection ends.
+    Connection(ConnectionError),
+    /// A malformed message or an incomplete one: reset the stream with `code` (and, where nothing
+    /// was answered yet, an answer of 400 may go before; RFC 9114 4.1.2).
+    Stream {
+        /// For RESET_STREAM and STOP_SENDING.
+        code: Code,
+        /// The rule that was broken.
+        rule: &'static str,
+    },
+    /// A field section over our limits: answer 431 and stop reading (trailers whose answer has
+    /// begun: reset with H3_EXCESSIVE_LOAD).
+    TooLarge {
+        /// The limit that was passed.
+        rule: &'static str,
+    },
+    /// Well-formed HTTP/3 that is not a request we can act on: answer 400 and stop reading.
+    BadRequest {
+        /// The rule that was broken.
+        rule: &'static str,
+    },
+}
+
+impl RequestError {
+    pub(super) const fn connection(code: Code, rule: &'static str) -> Self {
+        Self::Connection(ConnectionError::new(code, rule))
+    }
+
+    /// RFC 9114 4.1.2: malformed messages are stream errors of this one code.
+    pub(super) const fn malformed(rule: &'static str) -> Self {
+        Self::Stream { code: Code::MessageError, rule }
+    }
+
+    /// The rule that was broken, for logs.
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::Connection(error) => error.rule,
+            Self::Stream { rule, .. } | Self::TooLarge { rule } | Self::BadRequest { rule } => rule,
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connection(error) => error.fmt(f),
+            Self::Stream { code, rule } => write!(f, "stream error {code}: {rule}"),
+            Self::TooLarge { rule } => write!(f, "request fields too large: {rule}"),
+            Self::BadRequest { rule } => write!(f, "bad request: {rule}"),
+        }
+    }
+}
+
+impl Error for RequestError {}
+
+impl From<ConnectionError> for RequestError {
+    fn from(error: ConnectionError) -> Self {
+        Self::Connection(error)
+    }
+}

@@ -1,0 +1,69 @@
+//! HTTP/3 (RFC 9114) with QPACK (RFC 9204), the server's side, sans-IO.
+//!
+//! Bytes of QUIC streams go in, requests come out; answers go in, bytes for QUIC streams come out.
+//! This module knows nothing of QUIC itself, of routes or of upstreams: the gateway carries bytes
+//! and codes between them.
+//!
+//! ```text
+//!   unidirectional streams                       client's bidirectional streams
+//!            |                                                |
+//!            v                                                v
+//!      +------------+                                 +---------------+
+//!      | Connection |  control, encoder, decoder      | RequestStream |  one per request
+//!      +------------+  stream; SETTINGS, GOAWAY       +---------------+
+//!            |                                          | frames       | DATA payload: slices of
+//!            v                                          v              v what came in, never
+//!     ConnectionError                             +---------+     RequestEvent::Body     copied
+//!                                                 |  qpack  |
+//!                                                 +---------+
+//!                                                   | field lines
+//!                                                   v
+//!                                                 +---------+
+//!                                                 | message |---> RequestEvent::Head, ::Trailers
+//!                                                 +---------+
+//! ```
+//!
+//! Three decisions shape it:
+//!
+//! - The dynamic table is off (capacity 0 is advertised). So no stream ever waits for another, no
+//!   peer makes the gateway hold table entries, and each field section stands alone.
+//! - A message is judged once, here. A [`RequestHead`] names one authority, one path, at most one
+//!   content length; `host` and `content-length` are taken out of its fields, so that nothing
+//!   later can read a second opinion.
+//! - Whatever a peer sends, memory is bounded before it is used: an unknown frame of 2^62 bytes is
+//!   counted, not held; a field section is refused by the length its frame declares.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod connection;
+mod error;
+mod frame;
+mod message;
+pub mod qpack;
+mod request;
+mod settings;
+mod target;
+mod varint;
+
+use http::{HeaderName, HeaderValue};
+
+pub use answer::{encode_answer_head, encode_data_header, encode_trailers, field_section_len};
+pub use connection::{Connection, UniVerdict};
+pub use error::{Code, ConnectionError, RequestError};
+pub use message::RequestHead;
+pub use request::{RequestEvent, RequestStream};
+pub use target::{AsciiText, Scheme};
+
+/// Fields of one message in the order they came, duplicates kept, names in lower case.
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
+
+/// What we accept from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalSettings {
+    /// Decoded length of one field section as RFC 9114 4.2.2 counts it (each field's name, value
+    /// and 32 bytes more); told to the peer as SETTINGS_MAX_FIELD_SECTION_SIZE.
+    pub field_section_len_max: u32,
+    /// Field lines of one section, pseudo-header fields included.
+    pub field_count_max: u32,
+}

@@ -1,0 +1,85 @@
+//! The SETTINGS frame (RFC 9114 7.2.4, RFC 9204 5).
+
+use bytes::BytesMut;
+
+use super::LocalSettings;
+use super::error::{Code, ConnectionError};
+use super::varint;
+
+const FRAME_TYPE: u64 = 0x04;
+const QPACK_MAX_TABLE_CAPACITY: u64 = 0x01;
+const MAX_FIELD_SECTION_SIZE: u64 = 0x06;
+const QPACK_BLOCKED_STREAMS: u64 = 0x07;
+
+/// RFC 9114 7.2.4.1: identifiers of the form 0x1f * N + 0x21 mean nothing and keep peers used to
+/// unknown ones. Any N does; this one is ours.
+const GREASE: u64 = 0x1f * 0x7269_6e67 + 0x21;
+
+/// What the peer told us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PeerSettings {
+    /// Longest field section that it takes; RFC 9114 7.2.4.1: unlimited unless told.
+    pub(super) field_section_len_max: u64,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self { field_section_len_max: u64::MAX }
+    }
+}
+
+/// Appends our SETTINGS frame. Its zeros are the defaults; they stand there for whoever reads a
+/// trace.
+pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
+    let mut payload = BytesMut::with_capacity(32);
+    for (id, value) in [
+        (QPACK_MAX_TABLE_CAPACITY, 0),
+        (MAX_FIELD_SECTION_SIZE, u64::from(settings.field_section_len_max)),
+        (QPACK_BLOCKED_STREAMS, 0),
+        (GREASE, 0),
+    ] {
+        varint::write(id, &mut payload);
+        varint::write(value, &mut payload);
+    }
+    varint::write(FRAME_TYPE, out);
+    varint::write(payload.len() as u64, out);
+    out.extend_from_slice(&payload);
+}
+
+/// Reads the payload of the peer's SETTINGS frame.
+pub(super) fn decode(mut payload: &[u8]) -> Result<PeerSettings, ConnectionError> {
+    let mut settings = PeerSettings::default();
+    let mut ids = Vec::new();
+    while !payload.is_empty() {
+        let (id, value, len) = read_setting(payload).ok_or(ConnectionError::new(
+            Code::FrameError,
+            "a SETTINGS frame that ends inside a setting",
+        ))?;
+        payload = &payload[len..];
+        match id {
+            // RFC 9114 7.2.4.1, 11.2.2: settings of HTTP/2 without a counterpart.
+            0x00 | 0x02..=0x05 => {
+                return Err(ConnectionError::new(
+                    Code::SettingsError,
+                    "a setting identifier reserved from HTTP/2",
+                ));
+            }
+            MAX_FIELD_SECTION_SIZE => settings.field_section_len_max = value,
+            // The peer's QPACK settings allow us a dynamic table; we never use one.
+            _ => {}
+        }
+        ids.push(id);
+    }
+    // RFC 9114 7.2.4: the same identifier must not occur more than once.
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(ConnectionError::new(Code::SettingsError, "a setting that occurs twice"));
+    }
+    Ok(settings)
+}
+
+fn read_setting(payload: &[u8]) -> Option<(u64, u64, usize)> {
+    let (id, id_len) = varint::read(payload)?;
+    let (value, value_len) = varint::read(&payload[id_len..])?;
+    Some((id, value, id_len + value_len))
+}

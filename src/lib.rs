@@ -1,0 +1,49 @@
+//! ringway: an HTTP/3 edge gateway for Linux on io_uring.
+//!
+//! One worker per core owns everything it touches. The kernel side holds memory and file
+//! descriptors, the protocol side holds state machines without clock, randomness or files, and
+//! they meet in [`worker`] only:
+//!
+//! ```text
+//!            NIC                                                        origin
+//!             |  datagrams                                      TCP bytes ^ |
+//!  kernel     v                                                           | v
+//!  side    +------+   +------+      slots handed over, never copied    +------+
+//!          | ring |<->| pool |<--------------------------------------->| ring |
+//!          +------+   +------+                                         +------+
+//!             |                          worker                           ^
+//!  - - - - - -|- - - - - - - - - - - - - - - - - - - - - - - - - - - - - -|- - - -
+//!  protocol   v                                                           |
+//!  side    +------+      +-------+        gateway        +-------+        |
+//!          | quic |----->| http3 |---------------------->| proxy |--------+
+//!          +------+      +-------+                       +-------+
+//! ```
+
+// Leaves: they name no other module but these.
+pub mod config;
+pub mod deadlines;
+pub mod limits;
+pub mod metrics;
+#[doc(hidden)]
+pub mod planted;
+pub mod tls;
+
+// The kernel side: all unsafe code lives here.
+pub mod host;
+pub mod pool;
+pub mod ring;
+
+// The protocol side: sans-IO, no unsafe.
+pub mod gateway;
+pub mod http3;
+pub mod proxy;
+pub mod quic;
+
+// Where both sides meet, the thread that steers, and the words of the person who starts it.
+pub mod cli;
+pub mod control;
+pub mod worker;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: pool::PoolAllocator = pool::PoolAllocator;

@@ -1,0 +1,150 @@
+//! Every bound of the program, with its reason. A bound that an operator may change is a
+//! configuration key: its default, floor and ceiling stand in the `config` module.
+
+use std::time::Duration;
+
+/// Length of one pool slot in bytes: a whole GRO bundle (65,507 B) behind 192 B of recvmsg header
+/// and control data, a transmit batch of 64 KiB, or one piece of an upstream's answer.
+pub const SLOT_LEN: usize = 68 * 1024;
+
+/// Longest UDP payload over IPv4 in bytes (65,535 less 20 B of IP and 8 B of UDP header); also the
+/// most that one segmented send may carry.
+pub const DATAGRAM_LEN_MAX: usize = 65_507;
+
+/// Pieces of an answer shorter than this are moved to an exact heap buffer: quinn-proto holds them
+/// until they are acknowledged, and one held byte pins a whole slot.
+pub const ANSWER_PIECE_LEN_MIN: usize = 16 * 1024;
+
+/// Bytes of one answer that may wait for the connection to take them before its upstream is no
+/// longer read.
+pub const ANSWER_PENDING_LEN_MAX: usize = 256 * 1024;
+
+/// Bytes of all answers of one connection that may wait for it to take them before its upstreams are
+/// no longer read. Eight streams at their own bound: more at once gains a client nothing.
+pub const CONNECTION_ANSWERS_LEN_MAX: usize = 8 * ANSWER_PENDING_LEN_MAX;
+
+/// Bytes of one request body that may wait for the upstream to take them before the client's
+/// stream is no longer read (flow control then holds the client back).
+pub const REQUEST_PENDING_LEN_MAX: usize = 256 * 1024;
+
+/// Longest payload of an HTTP/3 SETTINGS frame that is read, in bytes: the settings known to any
+/// registry fit several times over; a longer one is H3_EXCESSIVE_LOAD.
+pub const SETTINGS_LEN_MAX: usize = 1024;
+
+/// Unidirectional streams of one HTTP/3 peer that are held at once: its control, encoder and
+/// decoder stream, and others until their type is known.
+pub const UNI_STREAM_HELD_COUNT_MAX: usize = 16;
+
+/// Fewest slots a pool works with: the sum of what its holders need at least
+/// (the pool's plan names them). 64 slots are 4.25 MiB.
+pub const SLOT_COUNT_MIN: u32 = 64;
+
+/// Most slots of one pool (2.1 GiB): a buffer ring has at most 32,768 entries and names each by 16
+/// bits.
+pub const SLOT_COUNT_MAX: u32 = 32_768;
+
+/// Most buffer regions of one process: one for each worker.
+pub const REGION_COUNT_MAX: usize = 64;
+
+const _: () = assert!(SLOT_LEN > DATAGRAM_LEN_MAX + 192);
+
+/// Highest worker index: it has seven bits in a connection id, the eighth tells the generation.
+pub const WORKER_INDEX_MAX: u16 = 127;
+
+/// Unidirectional streams a client may open: HTTP/3 uses three (control, QPACK encoder and
+/// decoder, RFC 9114 6.2), and some are left for kinds that are reserved or unknown.
+pub const UNI_STREAM_COUNT_MAX: u32 = 8;
+
+/// Receive window that a connection starts with, in bytes: one whole stream window and a half, so
+/// that one stalled upload does not stop the others. It grows with what the client really sends.
+pub const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
+
+/// Send window that a connection starts with, in bytes: unacknowledged answer bytes that are held
+/// for it. It grows with the congestion window.
+pub const SEND_WINDOW_START: u32 = 1024 * 1024;
+
+/// Handshakes of one worker that may be unfinished before an adaptive listener asks for a proof of
+/// the address (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.
+pub const HALF_OPEN_RETRY_COUNT: usize = 256;
+
+/// Handshakes of one worker that may be unfinished at all while their addresses are unproven; more
+/// Initials are dropped without an answer. Reached only where Retry is turned off.
+pub const HALF_OPEN_COUNT_MAX: usize = 1024;
+
+/// Initial packets that quinn-proto may hold undecided, for one connection and for all. The engine
+/// decides on each at once, so neither is ever reached.
+pub const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
+/// See [`INCOMING_BUFFER_LEN_MAX`].
+pub const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
+
+/// Answers that belong to no connection (Retry, version negotiation, reset, refusal) and wait to be
+/// sent; more are dropped, since a flood of strangers must not cost memory.
+pub const RESPONSE_COUNT_MAX: usize = 256;
+
+/// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
+pub const SEGMENT_COUNT_MAX: usize = 64;
+
+/// Time from a client's first datagram to the end of its handshake. A silent client would else be
+/// held for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of probes).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Unread handshake bytes of one connection; RFC 9000 7.5 asks for 4,096 at least, a ClientHello
+/// with a post-quantum key share has about 1,800.
+pub const CRYPTO_BUFFER_LEN_MAX: usize = 16 * 1024;
+
+const _: () = assert!(HALF_OPEN_RETRY_COUNT <= HALF_OPEN_COUNT_MAX);
+const _: () = assert!(SEGMENT_COUNT_MAX * 1200 > DATAGRAM_LEN_MAX, "length decides at any MTU");
+
+/// Bytes that the windows of all connections of one worker may grow by, above their start values.
+pub const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;
+
+/// Submissions that one enter carries; a turn that has more enters again.
+pub const SUBMISSION_QUEUE_LEN: u32 = 512;
+
+/// Completions that the kernel can note down before it must keep them aside (slower, counted).
+pub const COMPLETION_QUEUE_LEN: u32 = 8192;
+
+/// UDP sockets of one worker: one per address that the configuration listens on.
+pub const RING_SOCKETS_MAX: u16 = 64;
+
+/// Datagram batches of one worker that the kernel may hold at once.
+pub const RING_SENDS_MAX: u32 = 1024;
+
+/// Upstream connections of one worker. A configured pool is smaller; this bounds the op table.
+pub const RING_STREAMS_MAX: u32 = 16_384;
+
+/// Threads in which the kernel waits for a worker's operations that cannot wait otherwise: connects
+/// to a unix socket whose backlog is full. Each would get one of its own, up to all connections of
+/// an upstream; those beyond wait in line, and a connect that need not wait passes them by.
+pub const RING_THREADS_MAX: u32 = 16;
+
+/// Pieces of one request body that may wait for the upstream: each may pin a pool slot, so a
+/// client that sends single bytes is held back by this bound before the one in bytes.
+pub const REQUEST_PENDING_PIECES_MAX: usize = 256;
+
+/// Free room in a request's queue below which none is offered, so that a client is not read in
+/// crumbs.
+pub const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
+
+/// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024).
+pub const UPSTREAM_WRITE_PIECES_MAX: usize = 64;
+
+/// Fields of one answer head or trailer section from an upstream; more is 502.
+pub const ANSWER_FIELD_COUNT_MAX: usize = 128;
+
+/// Interim (1xx) answers passed on for one request; more is 502.
+pub const ANSWER_INTERIM_COUNT_MAX: u32 = 8;
+
+/// Length of a chunk-size line from an upstream, extensions included, in bytes.
+pub const CHUNK_LINE_LEN_MAX: usize = 256;
+
+/// Names that a `connection` field may nominate; real ones name one or two, and each costs a
+/// comparison for every field.
+pub const NOMINATED_COUNT_MAX: usize = 32;
+
+/// How long a client may take no byte of an answer that waits for it before the answer is given
+/// up: flow control lets it stall for ever while it keeps its connection alive.
+pub const ANSWER_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+const _: () = assert!(REQUEST_ROOM_LEN_MIN <= REQUEST_PENDING_LEN_MAX / 4);
+const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MAX <= 1024);

@@ -1,0 +1,244 @@
+//! The binary: parse, load, check the host, bind, start workers, wait, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc::{self, UnboundedSender};
+
+use ringway::cli::{self, Command, Exit};
+use ringway::config::{self, Config};
+use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
+use ringway::host::probe::{self, HostFacts};
+use ringway::host::socket::{SocketGroup, SocketSettings};
+use ringway::host::{clock, cpu, eventfd};
+use ringway::pool::{Hugepages, PoolAllocator, PoolPlan, RegionHandle, Regions};
+use ringway::tls::{self, ServerTls};
+use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, WorkerOutcome, mailbox};
+use ringway::worker::{self, EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup};
+
+/// Serves slots to whoever asks in pool mode, and the system's memory to everybody else.
+#[global_allocator]
+static ALLOCATOR: PoolAllocator = PoolAllocator;
+
+fn main() -> ExitCode {
+    let outcome = cli::parse_or_tell().and_then(|command| match command {
+        Command::Version => {
+            cli::tell_version();
+            Ok(())
+        }
+        Command::Check { config } => check(&config),
+        Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, true)),
+        Command::Demonstration => demonstrate(),
+    });
+    outcome.err().unwrap_or(Exit::Well).into()
+}
+
+fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
+    let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
+    let config = config::load(path).map_err(|errors| refuse(&errors))?;
+    PoolPlan::new(config.runtime.pool_len).map_err(|error| refuse(&error))?;
+    let tls = ServerTls::load_config(&config).map_err(|error| refuse(&error))?;
+    Ok((config, tls))
+}
+
+fn check(path: &Path) -> Result<(), Exit> {
+    let (_, tls) = load(path)?;
+    for warning in tls.warnings(clock::wall()) {
+        eprintln!("ringway: warning: {warning}");
+    }
+    println!("ringway: {} is well", path.display());
+    Ok(())
+}
+
+/// Runs without a file: a certificate made in memory, and an origin of our own.
+fn demonstrate() -> Result<(), Exit> {
+    let origin = Origin::start().map_err(|error| {
+        cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
+    })?;
+    let config = config::default_demo(origin.address());
+    let tls = ServerTls::load_config(&config)
+        .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
+    let address = config.listeners[0].addresses[0];
+    println!("ringway: a demonstration with a self-signed certificate and a built-in origin; try");
+    println!("  curl --http3-only --insecure https://localhost:{}/", address.port());
+    serve(config, tls, false)
+}
+
+/// Serves until told to end. Where the admin endpoint is not required, its address may be taken.
+fn serve(config: Config, tls: ServerTls, admin_required: bool) -> Result<(), Exit> {
+    cli::init_log(config.log.level);
+    let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
+    check_host().map_err(|why| refuse(&why))?;
+    for warning in tls.warnings(clock::wall()) {
+        tracing::warn!("{warning}");
+    }
+    let control = Control::prepare(ControlSettings {
+        admin: config.admin.clone(),
+        admin_required,
+        access: config.log.access.clone(),
+        drain_timeout: config.runtime.drain_timeout,
+        version: env!("CARGO_PKG_VERSION"),
+        clock: || (clock::now(), clock::wall()),
+    })
+    .map_err(|error| refuse(&error))?;
+    let mut process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
+    let reason = process.run(control).map_err(|why| refuse(&why))?;
+    tracing::info!(?reason, "ended");
+    match reason {
+        ExitReason::Stopped | ExitReason::Drained => Ok(()),
+        ExitReason::WorkersGone => Err(Exit::Host),
+        // Their threads cannot be ended one by one: the process takes them along.
+        ExitReason::WorkersHang => std::process::exit(3),
+    }
+}
+
+fn check_host() -> Result<(), String> {
+    let limit = probe::raise_nofile();
+    let facts = HostFacts::gather();
+    facts.io_uring.map_err(|refusal| refusal.to_string())?;
+    tracing::info!(kernel = facts.kernel.text, open_files_max = limit.soft, "host");
+    Ok(())
+}
+
+/// What lives as long as the process: the sockets, the memory, the keys.
+struct Process {
+    config: Arc<Config>,
+    tls: ServerTls,
+    cores: Vec<usize>,
+    worker_count: u16,
+    regions: Regions,
+    keys: ProcessKeys,
+    /// Every address's sockets, with the listener they belong to. Never closed: that would renumber
+    /// the group that the steering program names.
+    groups: Vec<(usize, SocketGroup)>,
+}
+
+impl Process {
+    fn bind(config: Config, tls: ServerTls) -> Result<Self, String> {
+        let cores = cpu::usable_cores().map_err(|error| format!("usable cores: {error}"))?;
+        let worker_count = config.runtime.workers.unwrap_or(cores.len() as u16).max(1);
+        let plan = PoolPlan::new(config.runtime.pool_len).map_err(|error| error.to_string())?;
+        let regions =
+            Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
+        let keys = ProcessKeys::generate(tls::fill_random);
+        let mut groups = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            for address in &listener.addresses {
+                groups.push((index, bind_group(*address, worker_count, &keys)?));
+            }
+        }
+        Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
+    }
+
+    /// Starts the workers, steers until they end, and waits for their threads.
+    fn run(&mut self, control: Control) -> Result<ExitReason, String> {
+        let (access, access_batches) = mpsc::channel(control::ACCESS_BATCH_COUNT_MAX);
+        let (events, worker_events) = mpsc::unbounded_channel();
+        let mut mailboxes = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..self.worker_count {
+            let wake = eventfd::eventfd().map_err(|error| format!("eventfd: {error}"))?;
+            let (sender, mailbox) = mailbox(wake, access.clone());
+            let setup = self.worker_setup(index, mailbox, events.clone())?;
+            mailboxes.push(sender);
+            threads.push(start(setup).map_err(|error| error.to_string())?);
+        }
+        drop((access, events));
+        tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
+        let reason = control.run(mailboxes, access_batches, worker_events);
+        if reason != ExitReason::WorkersHang {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+        Ok(reason)
+    }
+}
+
+impl Process {
+    fn worker_setup(
+        &self,
+        index: u16,
+        mailbox: Mailbox,
+        events: UnboundedSender<WorkerEvent>,
+    ) -> Result<WorkerSetup, String> {
+        let core = self.cores.get(usize::from(index)).copied();
+        let mut sockets = Vec::with_capacity(self.groups.len());
+        for (listener, group) in &self.groups {
+            let socket = group.sockets[usize::from(index)].try_clone().map_err(|error| {
+                format!("{}: cannot duplicate the socket: {error}", group.address)
+            })?;
+            sockets.push(EdgeSocket { socket, listener: *listener });
+        }
+        Ok(WorkerSetup {
+            index,
+            count: self.worker_count,
+            core,
+            region: self.lend_region(core)?,
+            sockets,
+            snapshot: Arc::new(Snapshot {
+                config: Arc::clone(&self.config),
+                tls: self.tls.clone(),
+            }),
+            keys: self.keys.clone(),
+            random: tls::fill_random,
+            mailbox,
+            events,
+        })
+    }
+
+    /// Maps a worker's memory from its own core, so that it lies near to that.
+    fn lend_region(&self, core: Option<usize>) -> Result<RegionHandle, String> {
+        let hugepages = match self.config.runtime.hugepages {
+            config::Hugepages::Try => Hugepages::Try,
+            config::Hugepages::Require => Hugepages::Require,
+            config::Hugepages::Off => Hugepages::Off,
+        };
+        let lent = thread::scope(|scope| {
+            let lend = || {
+                let _near = core.map(cpu::pin_to);
+                self.regions.lend(hugepages)
+            };
+            scope.spawn(lend).join().expect("mapping memory does not panic")
+        });
+        let (region, mapping) = lent.map_err(|error| error.to_string())?;
+        if let Some(advice) = mapping.advice {
+            tracing::warn!("{advice}");
+        }
+        Ok(region)
+    }
+}
+
+fn bind_group(
+    address: SocketAddr,
+    worker_count: u16,
+    keys: &ProcessKeys,
+) -> Result<SocketGroup, String> {
+    let settings = SocketSettings::default();
+    let group = SocketGroup::bind(address, worker_count, keys.cid_mask, settings)
+        .map_err(|error| error.to_string())?;
+    tracing::info!(
+        address = %group.address,
+        receive_buffer = group.granted.receive_len,
+        send_buffer = group.granted.send_len,
+        "bound"
+    );
+    Ok(group)
+}
+
+fn start(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        let (worker, events) = (setup.index, setup.events.clone());
+        let outcome = match worker::run(setup) {
+            WorkerEnd::Finished => WorkerOutcome::Finished,
+            WorkerEnd::Failed(why) => {
+                tracing::error!(worker, "worker ended: {why}");
+                WorkerOutcome::Failed
+            }
+        };
+        // Control may have ended first: then nobody needs to know.
+        let _ = events.send(WorkerEvent::Ended { worker, outcome });
+    })
+}

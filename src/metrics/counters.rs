@@ -1,0 +1,355 @@
+//! The numbers themselves, grouped by who counts them. All fields start at zero and never wrap in
+//! practice (2^64 bytes at 100 Gbit/s is 46 years).
+
+/// What a worker has counted since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Counted by the QUIC engine.
+    pub quic: QuicCounters,
+    /// Counted by the HTTP/3 layer.
+    pub http3: Http3Counters,
+    /// Counted by the proxy.
+    pub proxy: ProxyCounters,
+    /// Counted by the ring.
+    pub ring: RingCounters,
+    /// Counted by the pool.
+    pub pool: PoolCounters,
+    /// Counted by the worker's loop.
+    pub worker: WorkerCounters,
+    /// Every payload byte moved, and every one that user space copied.
+    pub ledger: Ledger,
+}
+
+/// Connections and datagrams. All but `connections_closed` are the engine's own numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuicCounters {
+    /// Datagrams received (each GRO segment is one).
+    pub datagrams_in: u64,
+    /// UDP payload bytes received.
+    pub bytes_in: u64,
+    /// Datagrams handed to the kernel (each GSO segment is one).
+    pub datagrams_out: u64,
+    /// UDP payload bytes handed to the kernel.
+    pub bytes_out: u64,
+    /// Datagrams that nobody could use: damaged, too short, of unknown connections.
+    pub datagrams_dropped: u64,
+    /// Datagrams whose connection id belongs to another worker: dropped, never answered.
+    pub datagrams_foreign_id: u64,
+    /// Handshakes begun.
+    pub handshakes_started: u64,
+    /// Handshakes completed.
+    pub handshakes_completed: u64,
+    /// Handshakes that ended otherwise, those that took too long included.
+    pub handshakes_failed: u64,
+    /// Handshakes that took too long.
+    pub handshakes_timed_out: u64,
+    /// Connections refused at a limit.
+    pub connections_refused: u64,
+    /// Connections that ended after their handshake, by who or what ended them.
+    pub connections_closed: ConnectionsClosed,
+    /// Initials dropped because too many handshakes were half open.
+    pub initials_dropped: u64,
+    /// Retry packets (RFC 9000 8.1.2).
+    pub retries: u64,
+    /// Version Negotiation packets (RFC 9000 6).
+    pub version_negotiations: u64,
+    /// Stateless resets (RFC 9000 10.3).
+    pub resets: u64,
+    /// Closes sent to clients that got no connection.
+    pub initial_closes: u64,
+    /// Answers to strangers that found no room in their queue.
+    pub responses_dropped: u64,
+    /// Probes of other paths that would have exceeded what was received from there.
+    pub probes_dropped: u64,
+    /// Packets declared lost by loss detection (RFC 9002 6).
+    pub packets_lost: u64,
+}
+
+/// Why connections ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectionsClosed {
+    /// The client closed it.
+    pub client: u64,
+    /// We closed it: drain, stop, or an HTTP/3 rule broken by the client.
+    pub gateway: u64,
+    /// Silence for longer than the idle timeout.
+    pub idle: u64,
+    /// The client lost its state (stateless reset).
+    pub reset: u64,
+    /// A QUIC rule was broken.
+    pub error: u64,
+}
+
+/// HTTP/3 framing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Http3Counters {
+    /// Request streams opened by clients.
+    pub streams_opened: u64,
+    /// Requests that RFC 9114 calls malformed (4.1.2).
+    pub requests_malformed: u64,
+    /// Connections ended for a rule of RFC 9114 or RFC 9204.
+    pub connection_errors: u64,
+    /// Connections ended with H3_EXCESSIVE_LOAD.
+    pub excessive_load: u64,
+    /// Request streams that clients reset or stopped.
+    pub streams_cancelled: u64,
+    /// Request streams that we reset.
+    pub streams_reset: u64,
+}
+
+/// Requests, answers and upstreams.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyCounters {
+    /// Requests begun.
+    pub requests: u64,
+    /// Final answers by status class; index 0 is 1xx (stays zero), 4 is 5xx.
+    pub answers: [u64; 5],
+    /// Answers of our own making (they are in `answers` too).
+    pub own_answers: OwnAnswers,
+    /// Exchanges that the client gave up.
+    pub exchanges_aborted: u64,
+    /// Answers cut short by a reset, because the upstream failed after its answer's head.
+    pub answers_reset: u64,
+    /// Upstream connections asked for.
+    pub upstream_connects: u64,
+    /// Requests sent over a kept-alive connection.
+    pub upstream_reuses: u64,
+    /// Requests tried a second time.
+    pub upstream_retries: u64,
+    /// Kept-alive connections thrown away because the peer ended them or sent something.
+    pub upstream_idle_discarded: u64,
+    /// Endpoints set aside because they failed, failed trials included.
+    pub upstream_set_asides: u64,
+    /// Failures of upstreams.
+    pub upstream_failures: UpstreamFailures,
+    /// Payload bytes of requests, as clients sent them.
+    pub request_body_bytes: u64,
+    /// Payload bytes of answers, as clients were given them.
+    pub answer_body_bytes: u64,
+}
+
+impl ProxyCounters {
+    /// Counts one final answer with this status code.
+    pub fn count_answer(&mut self, status: u16) {
+        if let Some(class) = self.answers.get_mut((status / 100).wrapping_sub(1) as usize) {
+            *class += 1;
+        }
+    }
+}
+
+/// Answers of our own making, by status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnAnswers {
+    /// 400: the request cannot be forwarded as it is.
+    pub bad_request: u64,
+    /// 404: no route matches.
+    pub no_route: u64,
+    /// 408: the request's body stalled.
+    pub request_timeout: u64,
+    /// 413: the request's body is longer than the limit.
+    pub body_too_large: u64,
+    /// 421: the connection's certificate does not cover the host.
+    pub misdirected: u64,
+    /// 431: the request's fields are longer or more than the limit.
+    pub fields_too_large: u64,
+    /// 501: a method that is not supported.
+    pub not_implemented: u64,
+    /// 502: the upstream cannot be reached, or broke its protocol.
+    pub bad_gateway: u64,
+    /// 503: the queue for the upstream is full, or memory is short.
+    pub overloaded: u64,
+    /// 504: the upstream took too long.
+    pub gateway_timeout: u64,
+}
+
+impl OwnAnswers {
+    /// Counts one answer of our own making with this status; `None` is an answer cut short.
+    pub fn count(&mut self, status: Option<u16>) {
+        *match status {
+            Some(400) => &mut self.bad_request,
+            Some(404) => &mut self.no_route,
+            Some(408) => &mut self.request_timeout,
+            Some(413) => &mut self.body_too_large,
+            Some(421) => &mut self.misdirected,
+            Some(431) => &mut self.fields_too_large,
+            Some(501) => &mut self.not_implemented,
+            Some(502) => &mut self.bad_gateway,
+            Some(503) => &mut self.overloaded,
+            Some(504) => &mut self.gateway_timeout,
+            _ => return,
+        } += 1;
+    }
+}
+
+/// Failures of upstreams, by kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamFailures {
+    /// The connection was refused.
+    pub connect_refused: u64,
+    /// The connection took longer than `timeout.connect`.
+    pub connect_timeout: u64,
+    /// The connection failed in another way (unreachable, no such socket).
+    pub connect_failed: u64,
+    /// No answer, or no more of it, within `timeout.response`.
+    pub response_timeout: u64,
+    /// The connection ended before the answer was whole.
+    pub terminated: u64,
+    /// The answer broke HTTP/1.1.
+    pub protocol: u64,
+}
+
+impl UpstreamFailures {
+    /// Counts one failure by its error type of RFC 9209 2.3; other types are no upstream's fault.
+    pub fn count(&mut self, error: &str) {
+        *match error {
+            "connection_refused" => &mut self.connect_refused,
+            "connection_timeout" => &mut self.connect_timeout,
+            "destination_ip_unroutable" => &mut self.connect_failed,
+            "http_response_timeout" | "connection_write_timeout" => &mut self.response_timeout,
+            "connection_terminated" | "http_response_incomplete" => &mut self.terminated,
+            "http_protocol_error" | "http_response_header_section_size" => &mut self.protocol,
+            _ => return,
+        } += 1;
+    }
+}
+
+/// The ring.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RingCounters {
+    /// Enters into the kernel.
+    pub enters: u64,
+    /// Completions taken from the kernel.
+    pub completions: u64,
+    /// Receives on UDP sockets armed again after the kernel ended them.
+    pub rearms: u64,
+    /// Datagram receives that ended because no buffer was provided (ENOBUFS).
+    pub no_buffers_datagrams: u64,
+    /// Stream receives that had to wait because no buffer was provided.
+    pub no_buffers_streams: u64,
+    /// Turns that found the completion queue overflowing.
+    pub cq_overflows: u64,
+    /// Sends repeated segment by segment after the kernel refused to segment.
+    pub gso_fallbacks: u64,
+    /// Sends repeated because the kernel had no buffers.
+    pub send_retries: u64,
+    /// Datagram sends that were lost on this host, by reason.
+    pub sends_lost: SendsLost,
+    /// Received datagrams dropped because the slot or its control data was too short.
+    pub truncated: u64,
+    /// Received datagrams dropped because they were empty.
+    pub empty: u64,
+    /// Received datagrams dropped because their header could not be read.
+    pub unreadable: u64,
+    /// Failures of datagram receives other than for want of buffers.
+    pub receive_failures: u64,
+    /// Completions that named no operation in flight.
+    pub late: u64,
+    /// Calls that named a stream which is closed or closing.
+    pub stale_keys: u64,
+}
+
+/// Datagram sends that the kernel refused for good.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SendsLost {
+    /// Longer than the path takes (an MTU probe, as a rule).
+    pub too_long: u64,
+    /// No route to the destination.
+    pub unreachable: u64,
+    /// A filter forbade it.
+    pub refused: u64,
+    /// The kernel stayed without buffers.
+    pub no_buffers: u64,
+    /// The ring was shut down.
+    pub cancelled: u64,
+    /// Any other refusal.
+    pub other: u64,
+}
+
+/// The pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolCounters {
+    /// Times that the pool fell below its low-water mark.
+    pub low_water_events: u64,
+}
+
+/// The worker's loop.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkerCounters {
+    /// Turns of the loop.
+    pub loop_turns: u64,
+    /// Turns that slept.
+    pub sleeps: u64,
+    /// Commands taken from the mailbox.
+    pub commands: u64,
+    /// Times that this worker was started anew after a panic.
+    pub restarts: u64,
+    /// Access records dropped, because the control thread was behind.
+    pub access_records_dropped: u64,
+}
+
+/// Every payload byte that was moved, and every one that user space copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Client to upstream.
+    pub request: Flow,
+    /// Upstream to client.
+    pub answer: Flow,
+}
+
+/// One direction of the ledger.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Payload bytes moved.
+    pub payload_bytes: u64,
+    /// Of these, bytes that user space copied, by reason. A byte copied twice counts twice.
+    pub copied_bytes: Copied,
+}
+
+/// Why payload bytes were copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Gathered into a packet before it was sealed.
+    pub gather: u64,
+    /// The piece was too small to pin a slot.
+    pub small: u64,
+    /// The connection held its quota of slots.
+    pub quota: u64,
+    /// The pool was below its low-water mark.
+    pub low_water: u64,
+}
+
+/// What a worker holds right now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Connections open, handshakes included.
+    pub connections_open: u64,
+    /// Of these, handshakes not completed.
+    pub connections_handshaking: u64,
+    /// Exchanges begun and not ended.
+    pub exchanges_active: u64,
+    /// Requests that wait for an upstream connection.
+    pub requests_waiting: u64,
+    /// Upstream connections open.
+    pub upstream_connections_open: u64,
+    /// Of these, kept alive without a request.
+    pub upstream_connections_idle: u64,
+    /// Bytes of answers that wait for clients to take them.
+    pub answers_waiting_bytes: u64,
+    /// Slots by state.
+    pub pool_slots: PoolSlots,
+    /// Operations that the kernel holds.
+    pub ring_operations: u64,
+}
+
+/// Slots of the pool by state; the sum is the pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolSlots {
+    /// Nobody's.
+    pub free: u64,
+    /// Ours.
+    pub owned: u64,
+    /// The kernel may write into them.
+    pub provided: u64,
+    /// The kernel reads from them.
+    pub in_kernel: u64,
+}

@@ -1,0 +1,164 @@
+//! Reports -> OpenMetrics text.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS};
+use super::{Histogram, WorkerReport};
+
+/// Labels of one time series.
+type Labels = Vec<(&'static str, String)>;
+
+/// What is told of the process, not of a worker.
+#[derive(Debug, Clone)]
+pub struct ProcessFacts {
+    /// The program's version.
+    pub version: &'static str,
+    /// When it started.
+    pub started: SystemTime,
+    /// Every worker that should run: its index and whether it answered in time.
+    pub workers: Vec<(u16, bool)>,
+    /// Whether the process drains.
+    pub draining: bool,
+    /// Access log lines that reached the log's file or pipe.
+    pub access_lines_written: u64,
+    /// Access log lines dropped, because the file or pipe did not take them.
+    pub access_lines_dropped: u64,
+}
+
+/// Writes everything out as OpenMetrics text, `# EOF` included.
+pub fn exposition(reports: Vec<WorkerReport>, process: ProcessFacts) -> String {
+    let mut registry = Registry::with_prefix("ringway");
+    registry.register_collector(Box::new(Everything { reports, process }));
+    let mut text = String::with_capacity(64 * 1024);
+    encode(&mut text, &registry).expect("a String takes all that is written to it");
+    text
+}
+
+/// One scrape.
+#[derive(Debug)]
+struct Everything {
+    reports: Vec<WorkerReport>,
+    process: ProcessFacts,
+}
+
+impl Collector for Everything {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        self.encode_process(&mut encoder)?;
+        for family in COUNTERS {
+            self.encode_family(&mut encoder, family, MetricType::Counter, |mut metric, value| {
+                metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+            })?;
+        }
+        for family in GAUGES {
+            self.encode_family(&mut encoder, family, MetricType::Gauge, |mut metric, value| {
+                metric.encode_gauge(&value)
+            })?;
+        }
+        for (name, help, histogram) in HISTOGRAMS {
+            self.encode_histogram(&mut encoder, name, help, *histogram)?;
+        }
+        Ok(())
+    }
+}
+
+impl Everything {
+    fn encode_family(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        family: &Family,
+        kind: MetricType,
+        write: fn(MetricEncoder, u64) -> fmt::Result,
+    ) -> fmt::Result {
+        let unit = family.bytes.then_some(Unit::Bytes);
+        let mut metric =
+            encoder.encode_descriptor(family.name, family.help, unit.as_ref(), kind)?;
+        for report in &self.reports {
+            for (labels, value) in family.series {
+                let labels = worker_labels(report, labels);
+                write(metric.encode_family(&labels)?, value(report))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_histogram(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        histogram: fn(&WorkerReport) -> &Histogram,
+    ) -> fmt::Result {
+        let unit = Unit::Seconds;
+        let mut metric =
+            encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+        for report in &self.reports {
+            let labels = worker_labels(report, &[]);
+            let histogram = histogram(report);
+            metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                histogram.sum_seconds(),
+                histogram.count(),
+                &histogram.buckets(),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn encode_process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let process = &self.process;
+        encoder
+            .encode_descriptor("build", "The program that runs", None, MetricType::Info)?
+            .encode_info(&[("version", process.version)])?;
+
+        let started = process.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        encoder
+            .encode_descriptor(
+                "process_start_time",
+                "When the process started, in seconds since 1970",
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&started.as_secs_f64())?;
+
+        encoder
+            .encode_descriptor(
+                "draining",
+                "1 while the process ends gracefully",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&u64::from(process.draining))?;
+
+        let help = "1 if the worker told its counters within a second, else 0";
+        let mut metric = encoder.encode_descriptor("worker_up", help, None, MetricType::Gauge)?;
+        for (worker, answered) in &process.workers {
+            let labels: Labels = vec![("worker", worker.to_string())];
+            metric.encode_family(&labels)?.encode_gauge(&u64::from(*answered))?;
+        }
+
+        let help = "Access log lines, by what became of them";
+        let mut metric =
+            encoder.encode_descriptor("access_log_lines", help, None, MetricType::Counter)?;
+        for (outcome, count) in
+            [("written", process.access_lines_written), ("dropped", process.access_lines_dropped)]
+        {
+            metric
+                .encode_family(&[("outcome", outcome)])?
+                .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// `worker` and then the family's own labels.
+fn worker_labels(report: &WorkerReport, labels: &[(&'static str, &'static str)]) -> Labels {
+    let own = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    std::iter::once(("worker", report.worker.to_string())).chain(own).collect()
+}

@@ -1,0 +1,217 @@
+//! The table of what is exposed: name, help, labels and where the value lies. prometheus-client
+//! adds the prefix `ringway_`, the unit and, for counters, `_total`.
+
+use super::{Histogram, WorkerReport};
+
+/// Labels and the value of one time series of a worker.
+type Series = (&'static [(&'static str, &'static str)], fn(&WorkerReport) -> u64);
+
+/// A family: one name, one or more time series a worker.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    /// Whether the unit is bytes; without unit otherwise.
+    pub(super) bytes: bool,
+    pub(super) series: &'static [Series],
+}
+
+/// Shorthand for a family. `bytes` before the name gives it that unit.
+macro_rules! family {
+    (bytes $name:literal, $help:literal, $($series:tt)+) => {
+        Family { name: $name, help: $help, bytes: true, series: series!($($series)+) }
+    };
+    ($name:literal, $help:literal, $($series:tt)+) => {
+        Family { name: $name, help: $help, bytes: false, series: series!($($series)+) }
+    };
+}
+
+/// `{label = "value"} path.to.the.number`, separated by commas.
+macro_rules! series {
+    ($({$($key:ident = $value:literal),*} $($path:ident).+),+) => {
+        &[$((&[$((stringify!($key), $value)),*], |report| report.$($path).+)),+]
+    };
+}
+
+/// What only grows.
+#[rustfmt::skip]
+pub(super) const COUNTERS: &[Family] = &[
+    family!("connections_accepted", "Connections begun", {} counters.quic.handshakes_started),
+    family!("connections_refused", "Connections refused at a limit",
+        {} counters.quic.connections_refused),
+    family!("handshakes", "TLS handshakes that ended, by outcome",
+        {outcome = "completed"} counters.quic.handshakes_completed,
+        {outcome = "failed"} counters.quic.handshakes_failed),
+    family!("handshakes_timed_out", "Failed handshakes that took too long",
+        {} counters.quic.handshakes_timed_out),
+    family!("connections_closed", "Connections ended, by who or what ended them",
+        {by = "client"} counters.quic.connections_closed.client,
+        {by = "gateway"} counters.quic.connections_closed.gateway,
+        {by = "idle"} counters.quic.connections_closed.idle,
+        {by = "reset"} counters.quic.connections_closed.reset,
+        {by = "error"} counters.quic.connections_closed.error),
+    family!("datagrams", "UDP datagrams moved",
+        {direction = "in"} counters.quic.datagrams_in,
+        {direction = "out"} counters.quic.datagrams_out),
+    family!(bytes "datagram", "UDP payload bytes moved",
+        {direction = "in"} counters.quic.bytes_in,
+        {direction = "out"} counters.quic.bytes_out),
+    family!("datagrams_dropped", "Datagrams received and dropped, by reason",
+        {reason = "undecodable"} counters.quic.datagrams_dropped,
+        {reason = "foreign_id"} counters.quic.datagrams_foreign_id,
+        {reason = "half_open"} counters.quic.initials_dropped,
+        {reason = "truncated"} counters.ring.truncated,
+        {reason = "empty"} counters.ring.empty,
+        {reason = "unreadable"} counters.ring.unreadable),
+    family!("stateless_answers", "Answers to datagrams without a connection, by kind",
+        {kind = "retry"} counters.quic.retries,
+        {kind = "version_negotiation"} counters.quic.version_negotiations,
+        {kind = "reset"} counters.quic.resets,
+        {kind = "close"} counters.quic.initial_closes,
+        {kind = "dropped"} counters.quic.responses_dropped),
+    family!("path_probes_dropped", "Path probes dropped to stay within what was received",
+        {} counters.quic.probes_dropped),
+    family!("packets_lost", "QUIC packets declared lost", {} counters.quic.packets_lost),
+
+    family!("http3_streams_opened", "Request streams opened by clients",
+        {} counters.http3.streams_opened),
+    family!("http3_streams_ended_early", "Request streams reset, by whom",
+        {by = "client"} counters.http3.streams_cancelled,
+        {by = "gateway"} counters.http3.streams_reset),
+    family!("http3_requests_malformed", "Malformed requests", {} counters.http3.requests_malformed),
+    family!("http3_connection_errors", "Connections ended for a rule of HTTP/3",
+        {reason = "rule"} counters.http3.connection_errors,
+        {reason = "excessive_load"} counters.http3.excessive_load),
+
+    family!("requests", "Requests begun", {} counters.proxy.requests),
+    family!("answers_own", "Answers made by the gateway itself, by status",
+        {status = "400"} counters.proxy.own_answers.bad_request,
+        {status = "404"} counters.proxy.own_answers.no_route,
+        {status = "408"} counters.proxy.own_answers.request_timeout,
+        {status = "413"} counters.proxy.own_answers.body_too_large,
+        {status = "421"} counters.proxy.own_answers.misdirected,
+        {status = "431"} counters.proxy.own_answers.fields_too_large,
+        {status = "501"} counters.proxy.own_answers.not_implemented,
+        {status = "502"} counters.proxy.own_answers.bad_gateway,
+        {status = "503"} counters.proxy.own_answers.overloaded,
+        {status = "504"} counters.proxy.own_answers.gateway_timeout),
+    family!("exchanges_cut", "Exchanges that did not end well, by side",
+        {side = "downstream"} counters.proxy.exchanges_aborted,
+        {side = "upstream"} counters.proxy.answers_reset),
+    family!("upstream_connects", "Upstream connections asked for",
+        {} counters.proxy.upstream_connects),
+    family!("upstream_reuses", "Requests sent over a kept-alive upstream connection",
+        {} counters.proxy.upstream_reuses),
+    family!("upstream_retries", "Requests tried a second time", {} counters.proxy.upstream_retries),
+    family!("upstream_idle_discarded", "Kept-alive upstream connections thrown away",
+        {} counters.proxy.upstream_idle_discarded),
+    family!("upstream_set_asides", "Endpoints set aside because they failed",
+        {} counters.proxy.upstream_set_asides),
+    family!("upstream_failures", "Failures of upstreams, by kind",
+        {kind = "connect_refused"} counters.proxy.upstream_failures.connect_refused,
+        {kind = "connect_timeout"} counters.proxy.upstream_failures.connect_timeout,
+        {kind = "connect_failed"} counters.proxy.upstream_failures.connect_failed,
+        {kind = "response_timeout"} counters.proxy.upstream_failures.response_timeout,
+        {kind = "terminated"} counters.proxy.upstream_failures.terminated,
+        {kind = "protocol"} counters.proxy.upstream_failures.protocol),
+    family!(bytes "body", "Body bytes of requests and answers",
+        {direction = "request"} counters.proxy.request_body_bytes,
+        {direction = "answer"} counters.proxy.answer_body_bytes),
+
+    family!(bytes "payload", "Payload bytes moved through user space",
+        {direction = "request"} counters.ledger.request.payload_bytes,
+        {direction = "answer"} counters.ledger.answer.payload_bytes),
+    family!(bytes "payload_copied", "Payload bytes that user space copied, by reason",
+        {direction = "request", reason = "gather"} counters.ledger.request.copied_bytes.gather,
+        {direction = "request", reason = "small"} counters.ledger.request.copied_bytes.small,
+        {direction = "request", reason = "quota"} counters.ledger.request.copied_bytes.quota,
+        {direction = "request", reason = "low_water"}
+            counters.ledger.request.copied_bytes.low_water,
+        {direction = "answer", reason = "gather"} counters.ledger.answer.copied_bytes.gather,
+        {direction = "answer", reason = "small"} counters.ledger.answer.copied_bytes.small,
+        {direction = "answer", reason = "quota"} counters.ledger.answer.copied_bytes.quota,
+        {direction = "answer", reason = "low_water"}
+            counters.ledger.answer.copied_bytes.low_water),
+
+    family!("ring_enters", "Enters into the kernel", {} counters.ring.enters),
+    family!("ring_completions", "Completions taken from the kernel",
+        {} counters.ring.completions),
+    family!("ring_no_buffers", "Receives that found no buffer provided, by kind",
+        {kind = "datagrams"} counters.ring.no_buffers_datagrams,
+        {kind = "streams"} counters.ring.no_buffers_streams),
+    family!("ring_rearms", "Datagram receives armed again", {} counters.ring.rearms),
+    family!("ring_receive_failures", "Failures of datagram receives other than for buffers",
+        {} counters.ring.receive_failures),
+    family!("ring_cq_overflows", "Completion queue overflows", {} counters.ring.cq_overflows),
+    family!("ring_gso_fallbacks", "Sends repeated without segmentation by the kernel",
+        {} counters.ring.gso_fallbacks),
+    family!("ring_send_retries", "Sends repeated because the kernel had no buffers",
+        {} counters.ring.send_retries),
+    family!("ring_strays", "Late completions, and calls on closed streams",
+        {kind = "completion"} counters.ring.late,
+        {kind = "call"} counters.ring.stale_keys),
+    family!("sends_lost", "Datagram sends that were lost on this host, by reason",
+        {reason = "too_long"} counters.ring.sends_lost.too_long,
+        {reason = "unreachable"} counters.ring.sends_lost.unreachable,
+        {reason = "refused"} counters.ring.sends_lost.refused,
+        {reason = "no_buffers"} counters.ring.sends_lost.no_buffers,
+        {reason = "cancelled"} counters.ring.sends_lost.cancelled,
+        {reason = "other"} counters.ring.sends_lost.other),
+    family!("pool_low_water_events", "Times that the pool fell below its low-water mark",
+        {} counters.pool.low_water_events),
+
+    family!("worker_loop_turns", "Turns of the worker's loop", {} counters.worker.loop_turns),
+    family!("worker_sleeps", "Turns that slept", {} counters.worker.sleeps),
+    family!("worker_commands", "Commands taken from the mailbox", {} counters.worker.commands),
+    family!("worker_restarts", "Starts after a panic", {} counters.worker.restarts),
+    family!("access_records_dropped", "Access records dropped, because control was behind",
+        {} counters.worker.access_records_dropped),
+
+    // Status classes lie in an array.
+    Family {
+        name: "answers", help: "Final answers, by status class", bytes: false,
+        series: &[
+            (&[("class", "1xx")], |report| report.counters.proxy.answers[0]),
+            (&[("class", "2xx")], |report| report.counters.proxy.answers[1]),
+            (&[("class", "3xx")], |report| report.counters.proxy.answers[2]),
+            (&[("class", "4xx")], |report| report.counters.proxy.answers[3]),
+            (&[("class", "5xx")], |report| report.counters.proxy.answers[4]),
+        ],
+    },
+];
+
+/// What rises and falls.
+#[rustfmt::skip]
+pub(super) const GAUGES: &[Family] = &[
+    family!("connections_open", "Connections open, handshakes included",
+        {} gauges.connections_open),
+    family!("connections_handshaking", "Connections whose handshake is not completed",
+        {} gauges.connections_handshaking),
+    family!("exchanges_active", "Exchanges begun and not ended", {} gauges.exchanges_active),
+    family!("requests_waiting", "Requests that wait for an upstream connection",
+        {} gauges.requests_waiting),
+    family!("upstream_connections_open", "Upstream connections open",
+        {} gauges.upstream_connections_open),
+    family!("upstream_connections_idle", "Upstream connections kept alive without a request",
+        {} gauges.upstream_connections_idle),
+    family!("answers_waiting_bytes", "Bytes of answers that wait for clients to take them",
+        {} gauges.answers_waiting_bytes),
+    family!("pool_slots", "Slots of the pool, by state",
+        {state = "free"} gauges.pool_slots.free,
+        {state = "owned"} gauges.pool_slots.owned,
+        {state = "provided"} gauges.pool_slots.provided,
+        {state = "in_kernel"} gauges.pool_slots.in_kernel),
+    family!("ring_operations", "Operations that the kernel holds", {} gauges.ring_operations),
+];
+
+/// A worker's histogram of one kind: name, help, where it lies.
+type HistogramFamily = (&'static str, &'static str, fn(&WorkerReport) -> &Histogram);
+
+/// Latencies, in seconds.
+pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
+    ("request_duration", "From a request's first byte to its answer's last", |report| {
+        &report.request_duration
+    }),
+    ("upstream_duration", "From a request's hand-over upstream to its answer's end", |report| {
+        &report.upstream_duration
+    }),
+];

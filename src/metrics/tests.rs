@@ -1,0 +1,261 @@
+//! The exposition is read back by an own, strict reader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::exposition::ProcessFacts;
+use super::families::{COUNTERS, GAUGES, HISTOGRAMS};
+use super::*;
+
+/// One time series: name and labels as written, and the value.
+type Parsed = BTreeMap<String, f64>;
+
+fn report(worker: u16, base: u64) -> WorkerReport {
+    let mut report = WorkerReport { worker, ..WorkerReport::default() };
+    report.counters.quic.datagrams_in = base + 1;
+    report.counters.proxy.requests = base + 2;
+    report.counters.proxy.count_answer(204);
+    report.counters.proxy.count_answer(599);
+    report.counters.proxy.count_answer(99);
+    report.counters.proxy.count_answer(600);
+    report.counters.ledger.answer.payload_bytes = base + 3;
+    report.counters.ledger.answer.copied_bytes.gather = base + 4;
+    report.gauges.connections_open = base + 5;
+    report.gauges.pool_slots.in_kernel = base + 6;
+    report.request_duration.record(Duration::from_millis(3));
+    report
+}
+
+fn facts() -> ProcessFacts {
+    ProcessFacts {
+        version: "1.2.3",
+        started: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        workers: vec![(0, true), (1, true), (2, false)],
+        draining: false,
+        access_lines_written: 7,
+        access_lines_dropped: 8,
+    }
+}
+
+/// A strict reader of the text format, by the OpenMetrics 1.0 rules that matter to a scraper:
+/// HELP and TYPE before the samples of a family, samples of a family together, no time series
+/// twice, `# EOF` last.
+fn parse(text: &str) -> (BTreeMap<String, String>, Parsed) {
+    let mut types = BTreeMap::new();
+    let mut samples = Parsed::new();
+    let mut family = String::new();
+    let body = text.strip_suffix("# EOF\n").expect("ends with EOF");
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
+            family = name.to_owned();
+        } else if line.starts_with("# ") {
+            assert!(line.starts_with("# HELP ") || line.starts_with("# UNIT "), "{line}");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.starts_with(&family), "{series} stands under {family}");
+            let value = value.parse().unwrap();
+            assert!(samples.insert(series.to_owned(), value).is_none(), "{series} twice");
+        }
+    }
+    (types, samples)
+}
+
+#[test]
+fn parses_back_to_what_was_counted() {
+    const COPIED: &str = "ringway_payload_copied_bytes_total";
+    const GATHERED: &str = r#"worker="0",direction="answer",reason="gather""#;
+    let (_, samples) = parse(&exposition(vec![report(0, 100), report(1, 200)], facts()));
+    let expected = [
+        (r#"ringway_datagrams_total{worker="0",direction="in"}"#, 101.0),
+        (r#"ringway_datagrams_total{worker="1",direction="in"}"#, 201.0),
+        (r#"ringway_requests_total{worker="1"}"#, 202.0),
+        (r#"ringway_answers_total{worker="0",class="2xx"}"#, 1.0),
+        (r#"ringway_answers_total{worker="0",class="5xx"}"#, 1.0),
+        (r#"ringway_answers_total{worker="0",class="1xx"}"#, 0.0),
+        (r#"ringway_payload_bytes_total{worker="0",direction="answer"}"#, 103.0),
+        (&format!("{COPIED}{{{GATHERED}}}"), 104.0),
+        (r#"ringway_connections_open{worker="0"}"#, 105.0),
+        (r#"ringway_pool_slots{worker="1",state="in_kernel"}"#, 206.0),
+        (r#"ringway_worker_up{worker="2"}"#, 0.0),
+        (r#"ringway_worker_up{worker="1"}"#, 1.0),
+        (r#"ringway_build_info{version="1.2.3"}"#, 1.0),
+        ("ringway_process_start_time_seconds", 1_700_000_000.0),
+        (r#"ringway_access_log_lines_total{outcome="dropped"}"#, 8.0),
+        (r#"ringway_request_duration_seconds_count{worker="0"}"#, 1.0),
+        (r#"ringway_request_duration_seconds_sum{worker="0"}"#, 0.003),
+        (r#"ringway_request_duration_seconds_bucket{le="0.0025",worker="0"}"#, 0.0),
+        (r#"ringway_request_duration_seconds_bucket{le="0.005",worker="0"}"#, 1.0),
+        (r#"ringway_request_duration_seconds_bucket{le="+Inf",worker="0"}"#, 1.0),
+    ];
+    for (series, value) in expected {
+        assert_eq!(samples.get(series), Some(&value), "{series}");
+    }
+}
+
+#[test]
+fn every_family_is_there_for_every_worker() {
+    let (types, samples) = parse(&exposition(vec![report(0, 0), report(9, 0)], facts()));
+    let names = COUNTERS.iter().chain(GAUGES).map(|family| {
+        format!("ringway_{}{}", family.name, if family.bytes { "_bytes" } else { "" })
+    });
+    let histograms = HISTOGRAMS.iter().map(|family| format!("ringway_{}_seconds", family.0));
+    for name in names.chain(histograms) {
+        assert!(types.contains_key(&name), "{name} has no TYPE");
+        for worker in ["worker=\"0\"", "worker=\"9\""] {
+            let told =
+                samples.keys().any(|series| series.starts_with(&name) && series.contains(worker));
+            assert!(told, "{name} for {worker}");
+        }
+    }
+}
+
+#[test]
+fn each_series_reads_its_own_field() {
+    // Every `path` of the table is a different number: a copied line that reads the field of
+    // its neighbour would show the same value twice.
+    let mut report = WorkerReport::default();
+    let mut next = 1;
+    let mut seen = BTreeSet::new();
+    fill(&mut report, &mut next);
+    for family in COUNTERS.iter().chain(GAUGES) {
+        for (labels, value) in family.series {
+            assert!(seen.insert(value(&report)), "{} {labels:?}", family.name);
+            assert_ne!(value(&report), 0, "{} {labels:?} is not filled", family.name);
+        }
+    }
+    let exposed = seen.len() as u64;
+    assert_eq!(exposed, next - 1, "a field is counted but not exposed");
+}
+
+/// Gives each place the next number.
+macro_rules! number {
+    ($next:expr, $($target:expr),+ $(,)?) => {
+        $({ *$target = *$next; *$next += 1; })+
+    };
+}
+
+/// Gives every number a different value. The patterns here and below have no `..`: a new field
+/// that is not exposed fails to compile here first.
+fn fill(report: &mut WorkerReport, next: &mut u64) {
+    let Counters { quic, http3, proxy, ring, pool, worker, ledger } = &mut report.counters;
+    fill_quic(quic, next);
+    fill_proxy(proxy, next);
+    fill_ring(ring, next);
+    #[rustfmt::skip]
+    let Http3Counters {
+        streams_opened: a, requests_malformed: b, connection_errors: c, excessive_load: d,
+        streams_cancelled: e, streams_reset: f,
+    } = http3;
+    number!(next, a, b, c, d, e, f);
+    let PoolCounters { low_water_events } = pool;
+    number!(next, low_water_events);
+    #[rustfmt::skip]
+    let WorkerCounters {
+        loop_turns: a, sleeps: b, commands: c, restarts: d, access_records_dropped: e,
+    } = worker;
+    number!(next, a, b, c, d, e);
+    let Ledger { request, answer } = ledger;
+    for flow in [request, answer] {
+        let Flow { payload_bytes, copied_bytes } = flow;
+        let Copied { gather, small, quota, low_water } = copied_bytes;
+        number!(next, payload_bytes, gather, small, quota, low_water);
+    }
+    #[rustfmt::skip]
+    let Gauges {
+        connections_open: a, connections_handshaking: b, exchanges_active: c,
+        requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
+        answers_waiting_bytes: g, pool_slots, ring_operations: h,
+    } = &mut report.gauges;
+    number!(next, a, b, c, d, e, f, g, h);
+    let PoolSlots { free, owned, provided, in_kernel } = pool_slots;
+    number!(next, free, owned, provided, in_kernel);
+}
+
+fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
+    #[rustfmt::skip]
+    let QuicCounters {
+        datagrams_in: a, bytes_in: b, datagrams_out: c, bytes_out: d, datagrams_dropped: e,
+        datagrams_foreign_id: f, handshakes_started: g, handshakes_completed: h,
+        handshakes_failed: i, handshakes_timed_out: j, connections_refused: k,
+        connections_closed, initials_dropped: l, retries: m, version_negotiations: n, resets: o,
+        initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
+    } = quic;
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
+    let ConnectionsClosed { client, gateway, idle, reset, error } = connections_closed;
+    number!(next, client, gateway, idle, reset, error);
+}
+
+fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
+    #[rustfmt::skip]
+    let ProxyCounters {
+        requests: a, answers, own_answers, exchanges_aborted: b, answers_reset: c,
+        upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
+        upstream_set_asides: j,
+        upstream_failures, request_body_bytes: h, answer_body_bytes: i,
+    } = proxy;
+    number!(next, a, b, c, d, e, f, g, h, i, j);
+    for class in answers {
+        number!(next, class);
+    }
+    #[rustfmt::skip]
+    let OwnAnswers {
+        bad_request: a, no_route: b, request_timeout: c, body_too_large: d, misdirected: e,
+        fields_too_large: f, not_implemented: g, bad_gateway: h, overloaded: i,
+        gateway_timeout: j,
+    } = own_answers;
+    number!(next, a, b, c, d, e, f, g, h, i, j);
+    #[rustfmt::skip]
+    let UpstreamFailures {
+        connect_refused: a, connect_timeout: b, connect_failed: c, response_timeout: d,
+        terminated: e, protocol: f,
+    } = upstream_failures;
+    number!(next, a, b, c, d, e, f);
+}
+
+fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
+    #[rustfmt::skip]
+    let RingCounters {
+        enters: a, completions: b, rearms: c, no_buffers_datagrams: d, no_buffers_streams: e,
+        cq_overflows: f, gso_fallbacks: g, send_retries: h, sends_lost, truncated: i, empty: j,
+        unreadable: k, receive_failures: l, late: m, stale_keys: n,
+    } = ring;
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n);
+    let SendsLost { too_long, unreachable, refused, no_buffers, cancelled, other } = sends_lost;
+    number!(next, too_long, unreachable, refused, no_buffers, cancelled, other);
+}
+
+#[test]
+fn own_answers_and_failures_are_told_apart() {
+    let mut own = OwnAnswers::default();
+    for status in [400, 404, 408, 413, 421, 431, 501, 502, 503, 504, 500] {
+        own.count(Some(status));
+    }
+    own.count(None);
+    #[rustfmt::skip]
+    let each_once = OwnAnswers {
+        bad_request: 1, no_route: 1, request_timeout: 1, body_too_large: 1, misdirected: 1,
+        fields_too_large: 1, not_implemented: 1, bad_gateway: 1, overloaded: 1,
+        gateway_timeout: 1,
+    };
+    assert_eq!(own, each_once);
+    let mut failures = UpstreamFailures::default();
+    for error in [
+        "connection_refused",
+        "connection_timeout",
+        "destination_ip_unroutable",
+        "http_response_timeout",
+        "http_response_incomplete",
+        "http_protocol_error",
+        "connection_limit_reached",
+    ] {
+        failures.count(error);
+    }
+    #[rustfmt::skip]
+    let each_once = UpstreamFailures {
+        connect_refused: 1, connect_timeout: 1, connect_failed: 1, response_timeout: 1,
+        terminated: 1, protocol: 1,
+    };
+    assert_eq!(failures, each_once);
+}

@@ -1,0 +1,84 @@
+//! Bugs that can be planted, so that a test can show that the simulator finds them.
+//!
+//! Each stands where its real sister would: one condition at the place that it names. They exist in
+//! builds with debug assertions only; in a release [`is_planted`] is `false` to the compiler and
+//! nothing of them is left. docs/decisions/planted-bugs.md has the reasons.
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A slot is ours again while the kernel still reads it. (Not freed: the pool would see the
+    /// writes to free memory and abort the process, as it should.)
+    EarlySlotRelease,
+    /// An answer that ends without further bytes is not ended.
+    LostFin,
+    /// The head of an answer with interim answers is sent twice.
+    DoubleAnswer,
+    /// A key finds whoever has its place now.
+    StaleKey,
+    /// An upstream is read on although the client takes nothing.
+    WrongCredit,
+    /// The last byte of a piece that ends with its connection is dropped.
+    DroppedTailByte,
+    /// A connection is kept although bytes of its request are still to come.
+    PooledDirtyConnection,
+    /// An answer that breaks off looks whole.
+    TruncatedAsCleanEnd,
+    /// A client whose body was held back is not told to go on.
+    ForgottenBodyRoom,
+    /// An exchange in the queue stays when its client leaves.
+    LeakedExchange,
+    /// An exchange that is cut off is logged twice.
+    DoubleRecord,
+    /// A request that was cut off is ended cleanly towards the upstream.
+    CutRequestLooksWhole,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::EarlySlotRelease,
+        Self::LostFin,
+        Self::DoubleAnswer,
+        Self::StaleKey,
+        Self::WrongCredit,
+        Self::DroppedTailByte,
+        Self::PooledDirtyConnection,
+        Self::TruncatedAsCleanEnd,
+        Self::ForgottenBodyRoom,
+        Self::LeakedExchange,
+        Self::DoubleRecord,
+        Self::CutRequestLooksWhole,
+    ];
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants `bug` in everything that runs on this thread from now on, or takes it out again.
+#[cfg(debug_assertions)]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// No bug can be planted in a release.
+#[cfg(not(debug_assertions))]
+pub fn plant(bug: Option<Bug>) {
+    assert_eq!(bug, None, "bugs are planted in builds with debug assertions only");
+}
+
+/// Whether `bug` is planted on this thread.
+#[cfg(debug_assertions)]
+#[inline]
+pub(crate) fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Never, in a release.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn is_planted(_: Bug) -> bool {
+    false
+}

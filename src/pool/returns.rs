@@ -1,0 +1,59 @@
+//! The way home for slots that another thread frees.
+//!
+//! A stack without locks: any thread pushes, the owner takes the whole of it with one swap. Nobody
+//! ever pops a single entry, so the swap can't be fooled by an entry that left and came back. The
+//! links are slot indices in an array of their own: freed memory is not touched.
+//!
+//! The atomics come from the parent module, so that a test can put a model checker's in.
+
+use super::sync::{AtomicU32, Ordering};
+
+/// No slot: the end of the chain.
+const END: u32 = u32::MAX;
+
+/// Slots of one region that other threads have freed and the owner has not yet taken.
+#[derive(Debug)]
+pub struct Returns {
+    /// The slot pushed last.
+    head: AtomicU32,
+    /// For each slot on the stack the one below it.
+    below: Box<[AtomicU32]>,
+}
+
+impl Returns {
+    /// An empty stack for slots `0..slot_count`.
+    pub fn new(slot_count: u32) -> Self {
+        let below = (0..slot_count).map(|_| AtomicU32::new(END)).collect();
+        Self { head: AtomicU32::new(END), below }
+    }
+
+    /// Gives slot `index` back. The caller was its only owner, so nobody else pushes the same one.
+    pub fn push(&self, index: u32) {
+        let mut top = self.head.load(Ordering::Relaxed);
+        loop {
+            self.below[index as usize].store(top, Ordering::Relaxed);
+            // Release: all that this thread did with the slot's memory, and the link, come before.
+            // A later push continues the release sequence, so the owner's one acquire has them all.
+            match self.head.compare_exchange_weak(top, index, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(newer) => top = newer,
+            }
+        }
+    }
+
+    /// Takes all that was pushed so far and calls `each` with every slot, the last one first.
+    pub fn take(&self, mut each: impl FnMut(u32)) {
+        // Mostly there is nothing: a load alone does not take the cache line from the pushers.
+        if self.head.load(Ordering::Relaxed) == END {
+            return;
+        }
+        let mut index = self.head.swap(END, Ordering::Acquire);
+        while index != END {
+            // Read first: once `each` has the slot, its next owner may push it again.
+            let below = self.below[index as usize].load(Ordering::Relaxed);
+            each(index);
+            index = below;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Broken contracts that end the process. Each test runs itself again in a child that does the
+//! deed, and looks at how the child ended.
+
+use std::alloc::{GlobalAlloc as _, Layout};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+
+use super::*;
+
+const CHILD: &str = "RINGWAY_TEST_ABORTS_IN_CHILD";
+
+fn aborts_with(test: &str, text: &str, deed: impl FnOnce(&Pool)) {
+    if std::env::var_os(CHILD).is_some() {
+        deed(&Pool::for_test());
+        return;
+    }
+    let test = format!("pool::tests::aborts::{test}");
+    let program = std::env::current_exe().unwrap();
+    let child = Command::new(program).args(["--exact", &test]).env(CHILD, "1").output().unwrap();
+    let stderr = String::from_utf8_lossy(&child.stderr);
+    assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{stderr}");
+    assert!(stderr.contains(text), "{stderr}");
+}
+
+fn free_slot_at(address: *mut u8) {
+    let layout = Layout::from_size_align(SLOT_LEN, 1).unwrap();
+    // SAFETY: none: breaking the contract is what the test is about, in a process of its own.
+    unsafe { PoolAllocator.dealloc(address, layout) }
+}
+
+#[test]
+fn a_second_free() {
+    aborts_with("a_second_free", "freed twice", |pool| {
+        let address = pool.span().0;
+        drop(pool.lease());
+        free_slot_at(address);
+    });
+}
+
+#[test]
+fn a_free_while_the_kernel_has_the_slot() {
+    aborts_with("a_free_while_the_kernel_has_the_slot", "while the kernel had it", |pool| {
+        free_slot_at(pool.provide(pool.lease().unwrap()).address());
+    });
+}
+
+#[test]
+fn a_free_inside_a_slot() {
+    aborts_with("a_free_inside_a_slot", "inside its slot", |pool| {
+        free_slot_at(pool.lease_vec().unwrap().as_mut_ptr().wrapping_add(1));
+    });
+}
+
+#[test]
+fn a_free_behind_the_last_slot() {
+    aborts_with("a_free_behind_the_last_slot", "outside of any slot", |pool| {
+        let (start, span_len) = pool.span();
+        free_slot_at(start.wrapping_add(span_len));
+    });
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_write_after_the_free() {
+    aborts_with("a_write_after_the_free", "a free slot was written to", |pool| {
+        let provided = pool.provide(pool.lease().unwrap());
+        let address = provided.address();
+        drop(provided.reclaim());
+        // SAFETY: none: this is the kernel that still writes to a slot it gave back.
+        unsafe { address.add(SLOT_LEN - 1).write(0) };
+        let _ = pool.lease();
+    });
+}

@@ -1,0 +1,347 @@
+//! The words in which the gateway speaks to the proxy and hears from it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::uri::Scheme;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::slots::{SlotKey as _, slot_key};
+use crate::config::EndpointAddress;
+
+/// Fields of a message in order, duplicates kept.
+pub type Fields = Vec<(HeaderName, HeaderValue)>;
+
+/// Where a request came from and its answer goes to. Opaque here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Downstream {
+    /// A request stream of an HTTP/3 connection.
+    Stream {
+        /// The connection.
+        connection: u64,
+        /// The stream in it.
+        stream: u64,
+    },
+    /// A request of the TCP front door.
+    Front(u64),
+}
+
+slot_key! {
+    /// One exchange, from its request to the end of its answer. Dead afterwards: a call with a dead
+    /// key does nothing.
+    pub ExchangeKey
+}
+
+slot_key! {
+    /// One upstream connection. Each [`Output::Connect`] is followed by exactly one
+    /// [`Output::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
+    /// come later are ignored, so the worker need not filter them.
+    pub UpstreamKey
+}
+
+impl UpstreamKey {
+    /// Index of the connection among those that are there now: small, and used again later.
+    pub fn index(self) -> usize {
+        self.parts().0 as usize
+    }
+
+    /// The key as one number, to be carried through a ring's user data.
+    pub fn to_bits(self) -> u64 {
+        let (index, generation) = self.parts();
+        u64::from(generation) << 32 | u64::from(index)
+    }
+
+    /// The key that [`UpstreamKey::to_bits`] made.
+    pub fn from_bits(bits: u64) -> Self {
+        Self::from_parts(bits as u32, (bits >> 32) as u32)
+    }
+}
+
+/// A request's head.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Method.
+    pub method: Method,
+    /// `:authority`, or the Host field.
+    pub authority: HeaderValue,
+    /// `:path`: exactly the bytes that are routed on and forwarded.
+    pub path: Bytes,
+    /// `:scheme`
+    pub scheme: Scheme,
+    /// All other fields as they came.
+    pub fields: Fields,
+    /// `content-length`, if there was one (checked: digits, one value).
+    pub content_length: Option<u64>,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The name that the client's TLS handshake asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Index into the configuration's listeners.
+    pub listener: usize,
+    /// The connection was made for another authority (RFC 9110 15.5.20).
+    pub misdirected: bool,
+}
+
+/// What is known of a request that is refused before it became a [`Request`].
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The name that the client's TLS handshake asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Method, if it was understood.
+    pub method: Option<Method>,
+    /// Authority, if it was understood.
+    pub authority: Option<HeaderValue>,
+    /// Path, if it was understood.
+    pub path: Option<Bytes>,
+}
+
+/// What happened to an upstream connection.
+#[derive(Debug)]
+pub enum UpstreamEvent {
+    /// The connection stands.
+    Connected,
+    /// It could not be made.
+    ConnectFailed(TransportFault),
+    /// The bytes that one [`Output::Receive`] asked for; at least one.
+    Received(BytesMut),
+    /// The peer sends no more (takes the place of `Received`).
+    End,
+    /// The connection broke while it was read or waited on.
+    Failed(TransportFault),
+    /// The whole of the last [`Output::Write`] was taken by the kernel.
+    Wrote,
+    /// The last [`Output::Write`] failed. What the peer sent before may still be read.
+    WriteFailed(TransportFault),
+}
+
+/// Why a transport gave up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportFault {
+    /// Nobody listens there.
+    Refused,
+    /// The peer reset the connection.
+    Reset,
+    /// No way to the host or its network.
+    Unreachable,
+    /// The kernel's own patience ended.
+    TimedOut,
+    /// This process lacks a descriptor, a port or memory.
+    Exhausted,
+    /// Something else.
+    Other,
+}
+
+/// Why an answer is cut off. The client must not take what it has for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetReason {
+    /// The upstream ended or broke before its answer was whole.
+    UpstreamIncomplete,
+    /// The upstream's bytes break HTTP.
+    UpstreamProtocol,
+    /// The upstream fell silent.
+    UpstreamTimeout,
+    /// The request's body is longer than allowed.
+    RequestTooLarge,
+    /// The request's body contradicts its content-length.
+    RequestMalformed,
+    /// The client stopped sending its request's body.
+    RequestTimeout,
+    /// The client stopped taking the answer.
+    AnswerStalled,
+}
+
+impl ResetReason {
+    /// Whether the client brought it about.
+    pub fn is_of_client(self) -> bool {
+        match self {
+            Self::UpstreamIncomplete | Self::UpstreamProtocol | Self::UpstreamTimeout => false,
+            Self::RequestTooLarge
+            | Self::RequestMalformed
+            | Self::RequestTimeout
+            | Self::AnswerStalled => true,
+        }
+    }
+}
+
+/// What the proxy wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Open a connection. Answer with `Connected` or `ConnectFailed`.
+    Connect {
+        /// The new connection.
+        key: UpstreamKey,
+        /// Where to.
+        address: EndpointAddress,
+    },
+    /// Write all of `pieces` in order, then tell `Wrote`. Never two at once for one connection.
+    Write {
+        /// The connection.
+        key: UpstreamKey,
+        /// At most [`crate::limits::UPSTREAM_WRITE_PIECES_MAX`], none empty.
+        pieces: Vec<Bytes>,
+    },
+    /// Read one piece (up to a slot). Never two at once for one connection.
+    Receive {
+        /// The connection.
+        key: UpstreamKey,
+        /// Whose answer it is, if anybody's: the asker may hold the receive back as long as that
+        /// client takes too little.
+        downstream: Option<Downstream>,
+    },
+    /// Close the connection, whatever is in flight on it or became of it. The key is dead.
+    Close {
+        /// The connection.
+        key: UpstreamKey,
+    },
+    /// Send an interim (1xx) answer.
+    Interim {
+        /// To whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+        /// 100, 102, 103...
+        status: StatusCode,
+        /// Fields, ready to send.
+        fields: Fields,
+    },
+    /// Send the answer's head.
+    AnswerHead {
+        /// To whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+        /// Status, 200..=599.
+        status: StatusCode,
+        /// Fields, ready to send, `content-length` among them where there is one.
+        fields: Fields,
+        /// What `content-length` says, for information.
+        content_length: Option<u64>,
+        /// Nothing follows: no `AnswerBody`, no `AnswerEnd`.
+        ended: bool,
+    },
+    /// Send a piece of the answer's body; account for it by `handle_answer_taken`.
+    AnswerBody {
+        /// To whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+        /// Not empty.
+        piece: Bytes,
+    },
+    /// The answer is whole.
+    AnswerEnd {
+        /// To whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+        /// Trailer fields, ready to send, not empty.
+        trailers: Option<Fields>,
+    },
+    /// Cut the answer off and stop reading the request. The exchange is over.
+    AnswerReset {
+        /// To whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+        /// Why.
+        reason: ResetReason,
+    },
+    /// No more of the request's body is wanted; the answer goes on or is whole.
+    StopRequest {
+        /// From whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+    },
+    /// `body_room` was 0 and is not any more.
+    BodyRoom {
+        /// From whom.
+        downstream: Downstream,
+        /// Whose.
+        exchange: ExchangeKey,
+    },
+    /// An exchange is over.
+    Access(Box<AccessRecord>),
+}
+
+/// One line of the access log.
+#[derive(Debug, Clone)]
+pub struct AccessRecord {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The name that the client's TLS handshake asked for.
+    pub server_name: Option<Arc<str>>,
+    /// Method, if it was understood.
+    pub method: Option<Method>,
+    /// Authority, if it was understood.
+    pub host: Option<HeaderValue>,
+    /// Path with query, if it was understood; raw bytes, to be escaped by who prints them.
+    pub path: Option<Bytes>,
+    /// Status of the answer; `None` when none was given.
+    pub status: Option<StatusCode>,
+    /// Request body bytes received.
+    pub request_len: u64,
+    /// Answer body bytes given to the client's connection.
+    pub answer_len: u64,
+    /// When the request's head was complete.
+    pub start: Instant,
+    /// From there to the end.
+    pub duration: Duration,
+    /// The endpoint that was asked last.
+    pub upstream: Option<Arc<str>>,
+    /// From the first attempt to reach an endpoint to the end of its answer.
+    pub upstream_duration: Option<Duration>,
+    /// The client's protocol.
+    pub protocol: &'static str,
+    /// The token of Proxy-Status where the gateway answered itself.
+    pub error: Option<&'static str>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole answer was taken by the client's connection.
+    Complete,
+    /// The client went away.
+    Aborted,
+    /// The answer was cut off here.
+    Reset(ResetReason),
+}
+
+/// How much there is of everything, for metrics and drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Exchanges that are not over.
+    pub exchanges: usize,
+    /// Upstream connections, those being opened included.
+    pub connections: usize,
+    /// Of these, kept without a request.
+    pub idle: usize,
+    /// Exchanges that wait for a connection.
+    pub waiting: usize,
+}
+
+/// What has happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Exchanges begun, refusals included.
+    pub exchanges: u64,
+    /// Connections asked for.
+    pub connects: u64,
+    /// Of these, failed or timed out.
+    pub connect_failures: u64,
+    /// Requests that went over a kept connection.
+    pub reused: u64,
+    /// Requests that were tried a second time.
+    pub retries: u64,
+    /// Kept connections that were thrown away because the peer ended or sent something.
+    pub idle_discarded: u64,
+    /// Endpoints that were set aside because they failed, failed trials included.
+    pub set_asides: u64,
+}

@@ -1,0 +1,304 @@
+//! What happens on upstream connections: requests leave, answers come.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
+use super::errors::Fault;
+use super::exchange::{Exchange, Stage};
+use super::http1::answer::AnswerPart;
+use super::machine::{Owner, Proxy};
+use super::upstream::Role;
+use crate::planted::{Bug, is_planted};
+
+impl Proxy {
+    /// Takes in what happened to an upstream connection.
+    pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match event {
+            UpstreamEvent::Connected => {
+                let Role::Connecting(exchange) = connection.role else { return };
+                self.start(now, exchange, key);
+            }
+            UpstreamEvent::ConnectFailed(fault) => {
+                self.connect_failed(now, key, Fault::Connect(fault));
+            }
+            UpstreamEvent::Wrote => {
+                connection.writing = false;
+                self.handle_wrote(now, key);
+            }
+            UpstreamEvent::WriteFailed(_) => {
+                connection.writing = false;
+                connection.broken = true;
+                self.handle_write_failed(now, key);
+            }
+            UpstreamEvent::Received(piece) => {
+                connection.receiving = false;
+                self.handle_received(now, key, piece);
+            }
+            UpstreamEvent::End => {
+                connection.receiving = false;
+                self.handle_connection_end(now, key, true);
+            }
+            UpstreamEvent::Failed(fault) => match connection.role {
+                Role::Connecting(_) => self.connect_failed(now, key, Fault::Connect(fault)),
+                _ => self.handle_connection_end(now, key, false),
+            },
+        }
+    }
+
+    /// Writes what there is of the exchange's request, after `head` if it is the first write.
+    pub(super) fn pump(&mut self, now: Instant, key: ExchangeKey, head: Option<Bytes>) {
+        let exchange = self.exchanges.get_mut(key).expect("an exchange to pump exists");
+        let Stage::Active { connection: connection_key } = exchange.stage() else { return };
+        let connection = self.connections.get_mut(connection_key);
+        let connection = connection.expect("an active exchange has its connection");
+        if connection.writing || connection.broken {
+            return;
+        }
+        let mut pieces = Vec::from_iter(head);
+        exchange.body.take_pieces(exchange.framing, &mut pieces);
+        if !pieces.is_empty() {
+            connection.writing = true;
+            self.outputs.push_back(Output::Write { key: connection_key, pieces });
+        }
+        if exchange.body.has_room_again() && !is_planted(Bug::ForgottenBodyRoom) {
+            let downstream = exchange.downstream;
+            self.outputs.push_back(Output::BodyRoom { downstream, exchange: key });
+            self.set_body_alarm(now, key);
+        }
+        self.set_upstream_alarm(now, key);
+    }
+
+    /// Restarts the watch over the upstream of an active exchange: while it is to take or to give
+    /// something, and not while the client is waited for.
+    pub(super) fn set_upstream_alarm(&mut self, now: Instant, key: ExchangeKey) {
+        let pending_len = self.exchanges.get(key).map(|exchange| exchange.answer.pending_len);
+        let reads_on = self.reads_on(pending_len.expect("an active exchange exists"));
+        let exchange = self.exchanges.get_mut(key).expect("an active exchange exists");
+        let Stage::Active { connection } = exchange.stage() else { return };
+        let connection = self.connections.get(connection);
+        let connection = connection.expect("an active exchange has its connection");
+        let group = self.groups.get(connection.group).expect("a used group exists");
+        let request_is_out = exchange.body.given || exchange.body.stopped;
+        let may_answer = reads_on || connection.receiving;
+        if connection.writing || request_is_out && may_answer {
+            let due = now + group.config.response_timeout;
+            self.alarms.set(&mut exchange.upstream_alarm, due, Owner::Upstream(key));
+        } else {
+            exchange.upstream_alarm.disarm();
+        }
+    }
+
+    fn handle_wrote(&mut self, now: Instant, key: UpstreamKey) {
+        let connection = self.connections.get(key).expect("found by the caller");
+        let exchange_key = match &connection.role {
+            Role::Finishing => return self.keep_or_close(now, key),
+            Role::Busy(exchange, _) => *exchange,
+            Role::Connecting(_) | Role::Idle(_) => return,
+        };
+        let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
+        exchange.body.wrote();
+        self.pump(now, exchange_key, None);
+    }
+
+    /// The upstream takes no more. What it has sent may be an answer all the same (an early 413,
+    /// then a close): it is read to its end before anything is concluded.
+    fn handle_write_failed(&mut self, now: Instant, key: UpstreamKey) {
+        let connection = self.connections.get(key).expect("found by the caller");
+        let exchange_key = match &connection.role {
+            Role::Busy(exchange, _) => *exchange,
+            Role::Finishing | Role::Idle(_) => return self.close(now, key),
+            Role::Connecting(_) => return,
+        };
+        let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
+        exchange.body.wrote();
+        if !exchange.body.given {
+            self.stop_request(exchange_key);
+        }
+        self.set_upstream_alarm(now, exchange_key);
+    }
+
+    fn handle_received(&mut self, now: Instant, key: UpstreamKey, piece: BytesMut) {
+        let connection = self.connections.get(key).expect("found by the caller");
+        match &connection.role {
+            Role::Busy(exchange, _) => {
+                let exchange = *exchange;
+                self.read_answer(now, key, exchange, piece);
+            }
+            // Nobody asked for these bytes: the next request would take them for its answer.
+            Role::Idle(_) | Role::Finishing => {
+                self.tally.idle_discarded += 1;
+                self.close(now, key);
+            }
+            Role::Connecting(_) => {}
+        }
+    }
+
+    /// The peer sends no more; `clean` when it said so itself.
+    fn handle_connection_end(&mut self, now: Instant, key: UpstreamKey, clean: bool) {
+        let connection = self.connections.get_mut(key).expect("found by the caller");
+        let (exchange, is_answer_end) = match &mut connection.role {
+            Role::Busy(exchange, decoder) if clean => (*exchange, decoder.ends_with_connection()),
+            Role::Busy(exchange, _) => (*exchange, false),
+            Role::Idle(_) | Role::Finishing => {
+                self.tally.idle_discarded += 1;
+                return self.close(now, key);
+            }
+            Role::Connecting(_) => return,
+        };
+        let has_head = |state: &Exchange| state.answer.head_given;
+        let looks_whole = is_planted(Bug::TruncatedAsCleanEnd)
+            && self.exchanges.get(exchange).is_some_and(has_head);
+        if is_answer_end || looks_whole {
+            self.give(now, key, exchange, AnswerPart::End(None), false);
+            return;
+        }
+        let state = self.exchanges.get(exchange).expect("a busy one's exchange exists");
+        let fault = if state.answer.byte_came { Fault::Incomplete } else { Fault::Terminated };
+        self.connection_lost(now, key, fault);
+    }
+
+    /// Gives the client what `piece` holds of its answer.
+    fn read_answer(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        exchange_key: ExchangeKey,
+        mut piece: BytesMut,
+    ) {
+        let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
+        exchange.answer.byte_came = true;
+        loop {
+            let connection = self.connections.get_mut(key).expect("the answer is not whole");
+            let Role::Busy(_, decoder) = &mut connection.role else {
+                unreachable!("an answer is read from a busy connection")
+            };
+            match decoder.decode(&mut piece) {
+                Ok(Some(part)) => {
+                    if self.give(now, key, exchange_key, part, !piece.is_empty()) {
+                        return;
+                    }
+                }
+                Ok(None) => break,
+                Err(fault) => {
+                    self.note_failure(now, key);
+                    return self.fail(now, exchange_key, fault);
+                }
+            }
+        }
+        let connection = self.connections.get(key).expect("the answer is not whole");
+        // The wait for a head is one wait: crumbs of a head do not prolong it.
+        let in_head = matches!(&connection.role, Role::Busy(_, decoder) if decoder.is_in_head());
+        let exchange = self.exchanges.get(exchange_key).expect("the answer is not whole");
+        if self.reads_on(exchange.answer.pending_len) || is_planted(Bug::WrongCredit) {
+            self.receive(key);
+        }
+        if !in_head {
+            self.set_upstream_alarm(now, exchange_key);
+        }
+    }
+
+    /// Passes one part of the answer on. True when it was the last one; `leftover` when bytes
+    /// follow it.
+    fn give(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        exchange_key: ExchangeKey,
+        part: AnswerPart,
+        leftover: bool,
+    ) -> bool {
+        let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
+        let (downstream, exchange_key) = (exchange.downstream, exchange_key);
+        let is_last = match part {
+            // The gateway has said 100 itself where it was waited for.
+            AnswerPart::Interim(StatusCode::CONTINUE, _) => false,
+            AnswerPart::Interim(status, fields) => {
+                let exchange = exchange_key;
+                self.outputs.push_back(Output::Interim { downstream, exchange, status, fields });
+                false
+            }
+            AnswerPart::Head(head) => {
+                exchange.note_head(head.status);
+                // No second try after this: the head that would be sent again is let go.
+                if let Some(request) = &mut exchange.request {
+                    request.fields = Vec::new();
+                }
+                self.outputs.push_back(Output::AnswerHead {
+                    downstream,
+                    exchange: exchange_key,
+                    status: head.status,
+                    fields: head.fields,
+                    content_length: head.content_length,
+                    ended: head.ended,
+                });
+                self.note_answer(key);
+                head.ended
+            }
+            AnswerPart::Body(piece) => {
+                exchange.answer.pending_len += piece.len();
+                let exchange = exchange_key;
+                self.outputs.push_back(Output::AnswerBody { downstream, exchange, piece });
+                self.set_answer_alarm(now, exchange);
+                false
+            }
+            AnswerPart::End(trailers) => {
+                let exchange = exchange_key;
+                self.outputs.push_back(Output::AnswerEnd { downstream, exchange, trailers });
+                true
+            }
+        };
+        if is_last {
+            self.complete(now, key, exchange_key, leftover);
+        }
+        is_last
+    }
+
+    /// The answer is whole: parts exchange and connection.
+    fn complete(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        exchange_key: ExchangeKey,
+        leftover: bool,
+    ) {
+        let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
+        exchange.note_upstream_end(now);
+        exchange.advance(Stage::Answered);
+        exchange.upstream_alarm.disarm();
+        let request_is_whole = exchange.body.given || is_planted(Bug::PooledDirtyConnection);
+        self.stop_request(exchange_key);
+        self.end_if_taken(now, exchange_key);
+
+        let connection = self.connections.get_mut(key).expect("a busy connection exists");
+        let Role::Busy(_, decoder) = &connection.role else {
+            unreachable!("an answer is read from a busy connection")
+        };
+        let is_clean = request_is_whole && decoder.keeps_alive() && !leftover && !connection.broken;
+        if !is_clean {
+            return self.close(now, key);
+        }
+        connection.role = Role::Finishing;
+        if !connection.writing {
+            return self.keep_or_close(now, key);
+        }
+        // The kernel has not told yet that the request's last bytes are out.
+        let group = self.groups.get(connection.group).expect("a used group exists");
+        let due = now + group.config.idle_timeout;
+        self.alarms.set(&mut connection.alarm, due, Owner::Idle(key));
+        self.receive(key);
+    }
+
+    /// Keeps a connection whose messages are both complete, unless nothing is kept any more.
+    fn keep_or_close(&mut self, now: Instant, key: UpstreamKey) {
+        let connection = self.connections.get(key).expect("a finished connection exists");
+        if self.keeps_connections_of(connection.group) && !connection.broken {
+            self.keep(now, key);
+        } else {
+            self.close(now, key);
+        }
+    }
+}

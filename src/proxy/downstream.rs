@@ -1,0 +1,367 @@
+//! The client's side: requests in, bodies in, answers out.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+
+use super::api::{
+    AccessRecord, Downstream, ExchangeKey, Fields, Outcome, Output, Refused, Request,
+};
+use super::errors::Fault;
+use super::exchange::{Exchange, Stage};
+use super::fields::{Nominated, clean_trailers, expects_continue, max_forwards};
+use super::http1::request::Framing;
+use super::machine::{Owner, Proxy};
+use super::routes::{BadTarget, check_path, find_route, host_of};
+use super::upstream::GroupKey;
+use crate::limits::ANSWER_STALL_TIMEOUT;
+use crate::planted::{Bug, is_planted};
+
+/// The protocol that every request comes by until the front door opens.
+const PROTOCOL: &str = "HTTP/3";
+
+impl Proxy {
+    /// Begins an exchange. `ended`: no body follows. Whatever becomes of it is told by outputs; an
+    /// answer may be among them already.
+    pub fn handle_request(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        mut request: Request,
+        ended: bool,
+    ) -> ExchangeKey {
+        let record = AccessRecord {
+            client: request.client,
+            server_name: request.server_name.clone(),
+            ..empty_record(now, request.client)
+        };
+        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        let admitted = self.admit(&request, ended);
+        exchange.body.ended = ended;
+        exchange.framing = Framing::of(&request, ended);
+        exchange.trusted = self.is_trusted(&request);
+        if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
+            // QUIC is always secured, whatever `:scheme` says.
+            request.scheme = http::uri::Scheme::HTTPS;
+        }
+        let awaits_continue = !ended && expects_continue(&request.fields);
+        exchange.request = Some(request);
+        let key = self.insert(exchange, admitted.ok());
+        if let Err(fault) = admitted {
+            self.fail(now, key, fault);
+            return key;
+        }
+        if awaits_continue {
+            // RFC 9110 10.1.1: the gateway takes the body itself, so it is the one to say so.
+            let (status, fields) = (StatusCode::CONTINUE, Fields::new());
+            self.outputs.push_back(Output::Interim { downstream, exchange: key, status, fields });
+        }
+        let exchange = self.exchanges.get_mut(key).expect("inserted above");
+        if exchange.framing == Framing::Undecided {
+            exchange.advance(Stage::Holding);
+        } else {
+            self.dispatch(now, key);
+        }
+        self.set_body_alarm(now, key);
+        key
+    }
+
+    /// Takes a piece of the request's body. The gateway asks [`Proxy::body_room`] first: a piece
+    /// beyond it is taken too, so the bound is passed by less than one piece.
+    pub fn handle_body(&mut self, now: Instant, key: ExchangeKey, piece: Bytes) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let body_len = exchange.body.received_len + piece.len() as u64;
+        if exchange.stage() != Stage::Answered && !exchange.body.stopped {
+            if matches!(exchange.framing, Framing::Length(len) if body_len > len) {
+                let rule = "the request's body is longer than its content-length";
+                return self.fail(now, key, Fault::BadRequest(rule));
+            }
+            if body_len > exchange.bounds.request_body_len_max {
+                return self.fail(now, key, Fault::RequestTooLarge);
+            }
+        }
+        if piece.is_empty() {
+            return;
+        }
+        exchange.body.push(piece);
+        match exchange.stage() {
+            Stage::Holding => {
+                exchange.framing = Framing::Chunked;
+                exchange.advance(Stage::Arrived);
+                self.dispatch(now, key);
+            }
+            Stage::Active { .. } => self.pump(now, key, None),
+            Stage::Arrived | Stage::Waiting { .. } | Stage::Connecting { .. } => {}
+            Stage::Answered => return,
+        }
+        self.set_body_alarm(now, key);
+    }
+
+    /// The request is whole.
+    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        if exchange.body.ended {
+            return;
+        }
+        exchange.body.ended = true;
+        exchange.body_alarm.disarm();
+        if exchange.stage() == Stage::Answered || exchange.body.stopped {
+            return;
+        }
+        // RFC 9114 4.1.2: checked here too, because what an upstream is told must hold whichever
+        // way the end came: an incomplete body is never let stand on a connection.
+        if matches!(exchange.framing, Framing::Length(len) if exchange.body.received_len != len) {
+            let rule = "the request's body is shorter than its content-length";
+            return self.fail(now, key, Fault::BadRequest(rule));
+        }
+        exchange.body.trailers = trailers.and_then(|mut trailers| {
+            clean_trailers(&mut trailers);
+            (!trailers.is_empty()).then_some(trailers)
+        });
+        match exchange.stage() {
+            Stage::Holding => {
+                exchange.framing = Framing::None;
+                exchange.advance(Stage::Arrived);
+                self.dispatch(now, key);
+            }
+            Stage::Active { .. } => self.pump(now, key, None),
+            _ => {}
+        }
+    }
+
+    /// Request body bytes that the exchange takes now; 0: stop reading the client until
+    /// [`Output::BodyRoom`]. An exchange that is over takes and drops them.
+    pub fn body_room(&self, key: ExchangeKey) -> usize {
+        match self.exchanges.get(key) {
+            Some(exchange) => exchange.body.room(),
+            None => crate::limits::REQUEST_PENDING_LEN_MAX,
+        }
+    }
+
+    /// The client is gone or wants no answer any more. Nothing more is sent to it.
+    pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
+        if self.exchanges.get(key).is_none() {
+            return;
+        }
+        let connection = self.detach(key);
+        if connection.is_none() && is_planted(Bug::LeakedExchange) {
+            return;
+        }
+        self.end(now, key, Outcome::Aborted);
+        if let Some(connection) = connection {
+            self.close(now, connection);
+        }
+    }
+
+    /// The client's connection took `len` bytes of the answer's body.
+    pub fn handle_answer_taken(&mut self, now: Instant, key: ExchangeKey, len: usize) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let pending_len = exchange.answer.pending_len.checked_sub(len);
+        exchange.answer.pending_len = pending_len.expect("no more is taken than was given");
+        exchange.record.answer_len += len as u64;
+        let pending_len = exchange.answer.pending_len;
+        exchange.answer_alarm.disarm();
+        self.set_answer_alarm(now, key);
+        let exchange = self.exchanges.get(key).expect("found above");
+        match exchange.stage() {
+            Stage::Answered => self.end_if_taken(now, key),
+            Stage::Active { connection }
+                if self.reads_on(pending_len) && self.receive(connection) =>
+            {
+                self.set_upstream_alarm(now, key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers a request that was refused before it became one (400, 431), so that it is answered
+    /// and logged as all others are. `ended`: nothing more comes from the client.
+    pub fn reject(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        refused: Refused,
+        ended: bool,
+        status: StatusCode,
+        details: &'static str,
+    ) -> ExchangeKey {
+        let record = AccessRecord {
+            server_name: refused.server_name,
+            method: refused.method,
+            host: refused.authority,
+            path: refused.path,
+            ..empty_record(now, refused.client)
+        };
+        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        exchange.body.ended = ended;
+        let key = self.insert(exchange, None);
+        self.fail(now, key, Fault::Refused(status, details));
+        key
+    }
+
+    /// Ends the exchange's way to an upstream for `fault`: by an own answer, or by cutting off the
+    /// answer that has begun.
+    pub(super) fn fail(&mut self, now: Instant, key: ExchangeKey, fault: Fault) {
+        let connection = self.detach(key);
+        let exchange = self.exchanges.get_mut(key).expect("an exchange that fails exists");
+        if exchange.answer.head_given {
+            let (downstream, reason) = (exchange.downstream, fault.reset_reason());
+            self.outputs.push_back(Output::AnswerReset { downstream, exchange: key, reason });
+            self.end(now, key, Outcome::Reset(reason));
+        } else {
+            self.answer_by_self(now, key, fault);
+        }
+        if let Some(connection) = connection {
+            self.close(now, connection);
+        }
+    }
+
+    /// Asks the client for no more of its request.
+    pub(super) fn stop_request(&mut self, key: ExchangeKey) {
+        let exchange = self.exchanges.get_mut(key).expect("a request to stop exists");
+        if !exchange.body.ended && !exchange.body.stopped {
+            let downstream = exchange.downstream;
+            self.outputs.push_back(Output::StopRequest { downstream, exchange: key });
+        }
+        exchange.body.stop();
+        exchange.body_alarm.disarm();
+    }
+
+    /// Restarts the watch over the client's sending.
+    pub(super) fn set_body_alarm(&mut self, now: Instant, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        let body = &exchange.body;
+        let is_whole = body.ended || exchange.framing == Framing::Length(body.received_len);
+        let is_awaited = !is_whole && !body.stopped && body.room() > 0;
+        if is_awaited && exchange.stage() != Stage::Answered {
+            let due = now + exchange.bounds.request_body_timeout;
+            self.alarms.set(&mut exchange.body_alarm, due, Owner::Body(key));
+        } else {
+            exchange.body_alarm.disarm();
+        }
+    }
+
+    /// Starts the watch over the client's taking, unless it runs.
+    pub(super) fn set_answer_alarm(&mut self, now: Instant, key: ExchangeKey) {
+        let exchange = self.exchanges.get_mut(key).expect("an answered exchange exists");
+        if exchange.answer.pending_len > 0 && !exchange.answer_alarm.is_set() {
+            let due = now + ANSWER_STALL_TIMEOUT;
+            self.alarms.set(&mut exchange.answer_alarm, due, Owner::Answer(key));
+        }
+    }
+
+    /// Ends an answered exchange once the client's connection has all of the answer.
+    pub(super) fn end_if_taken(&mut self, now: Instant, key: ExchangeKey) {
+        let exchange = self.exchanges.get(key).expect("an answered exchange exists");
+        if exchange.stage() == Stage::Answered && exchange.answer.pending_len == 0 {
+            self.end(now, key, Outcome::Complete);
+        }
+    }
+
+    fn answer_by_self(&mut self, now: Instant, key: ExchangeKey, fault: Fault) {
+        let (fields, body) = fault.answer();
+        let status = fault.status();
+        let exchange = self.exchanges.get_mut(key).expect("an exchange to answer exists");
+        exchange.advance(Stage::Answered);
+        exchange.note_upstream_end(now);
+        exchange.note_head(status);
+        exchange.record.error = Some(fault.token());
+        exchange.upstream_alarm.disarm();
+        let downstream = exchange.downstream;
+        let method = exchange.request.as_ref().map(|request| &request.method);
+        let ended = method.or(exchange.record.method.as_ref()) == Some(&Method::HEAD);
+        let content_length = Some(body.len() as u64);
+        self.outputs.push_back(Output::AnswerHead {
+            downstream,
+            exchange: key,
+            status,
+            fields,
+            content_length,
+            ended,
+        });
+        if !ended {
+            exchange.answer.pending_len += body.len();
+            self.outputs.push_back(Output::AnswerBody { downstream, exchange: key, piece: body });
+            let trailers = None;
+            self.outputs.push_back(Output::AnswerEnd { downstream, exchange: key, trailers });
+        }
+        self.stop_request(key);
+        self.set_answer_alarm(now, key);
+        self.end_if_taken(now, key);
+    }
+
+    fn insert(&mut self, exchange: Exchange, group: Option<GroupKey>) -> ExchangeKey {
+        self.tally.exchanges += 1;
+        let key = self.exchanges.insert(exchange);
+        if let Some(group) = group {
+            self.groups.get_mut(group).expect("a routed group exists").user_count += 1;
+            self.exchanges.get_mut(key).expect("inserted above").group = Some(group);
+        }
+        key
+    }
+
+    /// Checks what can be checked by the head alone, and finds the upstream.
+    fn admit(&self, request: &Request, ended: bool) -> Result<GroupKey, Fault> {
+        // RFC 9110 9.3.6: no tunnel is made here.
+        if request.method == Method::CONNECT {
+            return Err(Fault::ConnectMethod);
+        }
+        // RFC 9110 9.3.8: an echo would show the client what the gateway adds for the upstream.
+        if request.method == Method::TRACE {
+            return Err(Fault::TraceMethod);
+        }
+        if request.method == Method::OPTIONS {
+            let forwards_left = max_forwards(request).map_err(Fault::BadRequest)?;
+            if forwards_left == Some(0) {
+                return Err(Fault::LastHop);
+            }
+        }
+        let bad = |BadTarget(rule)| Fault::BadRequest(rule);
+        check_path(&request.path, request.method == Method::OPTIONS).map_err(bad)?;
+        let host = host_of(request.authority.as_bytes()).map_err(bad)?;
+        if request.misdirected {
+            return Err(Fault::Misdirected);
+        }
+        if Nominated::read(&request.fields).is_none() {
+            return Err(Fault::BadRequest("the connection field names too many fields"));
+        }
+        if ended && request.content_length.is_some_and(|len| len > 0) {
+            return Err(Fault::BadRequest("the request has a content-length and no body"));
+        }
+        if request.content_length > Some(self.config.limits.request_body_len_max) {
+            return Err(Fault::RequestTooLarge);
+        }
+        let route = find_route(&self.config.routes, &host, &request.path).ok_or(Fault::NoRoute)?;
+        Ok(self.current_groups[self.config.routes[route].upstream])
+    }
+
+    fn is_trusted(&self, request: &Request) -> bool {
+        let client = request.client.ip().to_canonical();
+        let listener = self.config.listeners.get(request.listener);
+        listener.is_some_and(|listener| {
+            listener.trusted_proxies.iter().any(|network| network.contains(&client))
+        })
+    }
+}
+
+/// A record that knows nothing yet.
+fn empty_record(now: Instant, client: std::net::SocketAddr) -> AccessRecord {
+    AccessRecord {
+        client,
+        server_name: None,
+        method: None,
+        host: None,
+        path: None,
+        status: None,
+        request_len: 0,
+        answer_len: 0,
+        start: now,
+        duration: Duration::ZERO,
+        upstream: None,
+        upstream_duration: None,
+        protocol: PROTOCOL,
+        error: None,
+        outcome: Outcome::Complete,
+    }
+}

@@ -1,0 +1,232 @@
+//! The gateway's own answers: one small text, one Proxy-Status (RFC 9209), one status each.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
+
+use super::api::{Fields, ResetReason, TransportFault};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why the gateway answers itself, or cuts an answer off that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The request breaks a rule; says which.
+    BadRequest(&'static str),
+    /// No route is meant.
+    NoRoute,
+    /// The client's body paused too long.
+    RequestTimeout,
+    /// The body is longer than allowed.
+    RequestTooLarge,
+    /// CONNECT.
+    ConnectMethod,
+    /// TRACE.
+    TraceMethod,
+    /// OPTIONS that is to be forwarded no further.
+    LastHop,
+    /// The connection was made for another authority.
+    Misdirected,
+    /// Refused before a request existed.
+    Refused(StatusCode, &'static str),
+    /// No endpoint could be connected to.
+    Connect(TransportFault),
+    /// No endpoint answered the connect in time.
+    ConnectTimeout,
+    /// Every connection is in use and the queue is full.
+    QueueFull,
+    /// Every connection stayed in use for the wait's whole length.
+    QueueTimeout,
+    /// The connection broke before a byte of an answer.
+    Terminated,
+    /// The answer broke off.
+    Incomplete,
+    /// The answer's bytes break HTTP; says which rule.
+    Protocol(&'static str),
+    /// The answer's head is longer than allowed.
+    HeadTooLong,
+    /// No answer, or no more of it, in time.
+    AnswerTimeout,
+    /// The upstream did not take the request in time.
+    WriteTimeout,
+    /// The client took nothing of the answer for too long.
+    AnswerStalled,
+}
+
+impl Fault {
+    /// The answer's status.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::ConnectMethod | Self::TraceMethod | Self::LastHop => StatusCode::NOT_IMPLEMENTED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Refused(status, _) => status,
+            Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Connect(TransportFault::TimedOut)
+            | Self::ConnectTimeout
+            | Self::AnswerTimeout
+            | Self::WriteTimeout
+            | Self::AnswerStalled => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(_)
+            | Self::Terminated
+            | Self::Incomplete
+            | Self::Protocol(_)
+            | Self::HeadTooLong => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The error type of RFC 9209 2.3.
+    pub(crate) fn token(self) -> &'static str {
+        match self {
+            Self::BadRequest(_)
+            | Self::RequestTimeout
+            | Self::RequestTooLarge
+            | Self::ConnectMethod
+            | Self::TraceMethod
+            | Self::LastHop
+            | Self::Misdirected
+            | Self::Refused(..) => "http_request_error",
+            // RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for example, it may
+            // not be configured". The status stays 404, which is what clients know.
+            Self::NoRoute => "destination_not_found",
+            Self::Connect(TransportFault::Refused) => "connection_refused",
+            Self::Connect(TransportFault::Unreachable) => "destination_ip_unroutable",
+            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => "connection_timeout",
+            Self::Connect(TransportFault::Exhausted) => "proxy_internal_error",
+            Self::Connect(_) | Self::Terminated => "connection_terminated",
+            Self::QueueFull | Self::QueueTimeout => "connection_limit_reached",
+            Self::Incomplete => "http_response_incomplete",
+            Self::Protocol(_) => "http_protocol_error",
+            Self::HeadTooLong => "http_response_header_section_size",
+            Self::AnswerTimeout => "http_response_timeout",
+            Self::WriteTimeout => "connection_write_timeout",
+            Self::AnswerStalled => "proxy_internal_response",
+        }
+    }
+
+    /// The sentence for people: what, where, way out.
+    pub(crate) fn details(self) -> &'static str {
+        match self {
+            Self::BadRequest(rule) | Self::Refused(_, rule) | Self::Protocol(rule) => rule,
+            Self::NoRoute => "no route matches this host and path",
+            Self::RequestTimeout => "the request body paused longer than allowed; send it again",
+            Self::RequestTooLarge => "the request body is longer than this gateway allows",
+            Self::ConnectMethod => "this gateway does not tunnel: CONNECT is not implemented",
+            Self::TraceMethod => "this gateway does not echo requests: TRACE is not implemented",
+            Self::LastHop => {
+                "max-forwards is 0, and this gateway has no answer to OPTIONS of its own"
+            }
+            Self::Misdirected => {
+                "the certificate of this connection is not for this host; ask on another connection"
+            }
+            Self::Connect(TransportFault::Refused) => "the upstream refused the connection",
+            Self::Connect(TransportFault::Unreachable) => "the upstream's address is unreachable",
+            Self::Connect(TransportFault::Exhausted) => {
+                "the gateway is out of descriptors, ports or memory; try again later"
+            }
+            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => {
+                "the upstream did not accept the connection in time"
+            }
+            Self::Connect(_) => "the connection to the upstream broke while it was opened",
+            Self::QueueFull => "every upstream connection is in use and the queue is full",
+            Self::QueueTimeout => "every upstream connection stayed in use while this one waited",
+            Self::Terminated => "the upstream closed the connection before it answered",
+            Self::Incomplete => "the upstream's answer broke off",
+            Self::HeadTooLong => "the upstream's answer head is longer than allowed",
+            Self::AnswerTimeout => "the upstream did not answer in time",
+            Self::WriteTimeout => "the upstream did not take the request in time",
+            Self::AnswerStalled => "the client took nothing of the answer for too long",
+        }
+    }
+
+    /// How an answer that has begun is cut off for this.
+    pub(crate) fn reset_reason(self) -> ResetReason {
+        match self {
+            Self::RequestTimeout => ResetReason::RequestTimeout,
+            Self::RequestTooLarge => ResetReason::RequestTooLarge,
+            Self::BadRequest(_) | Self::Refused(..) => ResetReason::RequestMalformed,
+            Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
+            Self::AnswerTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
+            Self::AnswerStalled => ResetReason::AnswerStalled,
+            Self::NoRoute
+            | Self::ConnectMethod
+            | Self::TraceMethod
+            | Self::LastHop
+            | Self::Misdirected
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Terminated
+            | Self::Incomplete => ResetReason::UpstreamIncomplete,
+        }
+    }
+
+    /// Fields and body of the answer.
+    pub(crate) fn answer(self) -> (Fields, Bytes) {
+        let status = self.status();
+        let reason = status.canonical_reason().unwrap_or("Error");
+        let body = format!("{} {reason}: {}\n", status.as_u16(), self.details());
+        // RFC 9209 2.3: the error's token; details is an sf-string, so quote and backslash are
+        // escaped and what is not printable ASCII is replaced.
+        let details = self.details().bytes().fold(String::new(), |mut text, byte| {
+            match byte {
+                b'"' | b'\\' => text.extend(['\\', char::from(byte)]),
+                0x20..=0x7e => text.push(char::from(byte)),
+                _ => text.push('?'),
+            }
+            text
+        });
+        let proxy_status = format!("ringway; error={}; details=\"{details}\"", self.token());
+        let proxy_status = HeaderValue::from_str(&proxy_status).expect("printable ASCII");
+        let mut fields = vec![
+            (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+            (CONTENT_LENGTH, HeaderValue::from(body.len())),
+            // RFC 9111 4.2.2: 404, 501 and others may be stored unless told otherwise.
+            (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (PROXY_STATUS, proxy_status),
+        ];
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            fields.push((RETRY_AFTER, HeaderValue::from_static("1")));
+        }
+        (fields, Bytes::from(body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_tell_status_error_and_details() {
+        let (fields, body) = Fault::Connect(TransportFault::Refused).answer();
+        let value = |name: &str| {
+            let mut found = fields.iter().filter(|(key, _)| key == name);
+            found.next().map(|(_, value)| value.to_str().unwrap())
+        };
+        assert_eq!(
+            value("proxy-status"),
+            Some(
+                "ringway; error=connection_refused; details=\"the upstream refused the connection\""
+            )
+        );
+        assert_eq!(value("content-length"), Some(body.len().to_string().as_str()));
+        assert_eq!(&body[..], b"502 Bad Gateway: the upstream refused the connection\n");
+        assert_eq!(value("retry-after"), None);
+    }
+
+    #[test]
+    fn details_are_a_structured_string() {
+        let fault = Fault::Refused(StatusCode::BAD_REQUEST, "a \"name\" with \\ and \u{e9}");
+        let (fields, _) = fault.answer();
+        let (_, value) = fields.iter().find(|(name, _)| name == "proxy-status").unwrap();
+        let expected = "ringway; error=http_request_error; \
+                        details=\"a \\\"name\\\" with \\\\ and ??\"";
+        assert_eq!(value.to_str().unwrap(), expected);
+    }
+}

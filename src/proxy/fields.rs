@@ -1,0 +1,248 @@
+//! Which fields pass from one side to the other (RFC 9110 7.6.1), and what the gateway says in
+//! their place.
+//!
+//! | from the client | what becomes of it |
+//! |---|---|
+//! | `connection`, what it nominates, hop-by-hop, `te`, `proxy`, `early-data` | dropped |
+//! | a name with an underscore | dropped: many upstreams read `x_y` as `x-y` |
+//! | `host`, `content-length` | written anew from what was routed on |
+//! | `expect` | dropped: the gateway takes the body itself and answers 100 itself |
+//! | `cookie` lines | joined to one (RFC 9114 4.2.1) |
+//! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | believed from trusted proxies only |
+
+use bytes::{BufMut as _, BytesMut};
+use http::header::{CONNECTION, MAX_FORWARDS, VIA};
+use http::{HeaderValue, Method};
+
+use super::api::{Fields, Request};
+use crate::limits::NOMINATED_COUNT_MAX;
+
+/// Field names that a `connection` field nominates.
+#[derive(Debug, Default)]
+pub(crate) struct Nominated {
+    names: Vec<String>,
+}
+
+impl Nominated {
+    /// Reads all `connection` fields; `None` when they name too many.
+    pub(crate) fn read(fields: &Fields) -> Option<Self> {
+        let mut names = Vec::new();
+        for (_, value) in fields.iter().filter(|(name, _)| name == CONNECTION) {
+            for token in value.as_bytes().split(|byte| *byte == b',') {
+                let token = token.trim_ascii();
+                if token.is_empty() {
+                    continue;
+                }
+                if names.len() == NOMINATED_COUNT_MAX {
+                    return None;
+                }
+                names.push(String::from_utf8_lossy(token).to_ascii_lowercase());
+            }
+        }
+        Some(Self { names })
+    }
+
+    /// Whether `name` (lower case) is nominated.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.names.iter().any(|nominated| nominated == name)
+    }
+}
+
+/// RFC 9110 7.6.1: fields that concern one connection only.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "te"
+            | "http2-settings"
+            | "proxy-authorization"
+    )
+}
+
+/// Fields of a request that are dropped or written by the gateway.
+fn is_own_of_request(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "expect"
+            | "proxy"
+            | "early-data"
+            | "cookie"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-real-ip"
+            | "forwarded"
+            | "via"
+    )
+}
+
+/// Whether the client waits for 100 (Continue) (RFC 9110 10.1.1).
+pub(crate) fn expects_continue(fields: &Fields) -> bool {
+    let mut expectations = fields.iter().filter(|(name, _)| name == http::header::EXPECT);
+    expectations.any(|(_, value)| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// How often an OPTIONS request may still be forwarded (RFC 9110 7.6.2); an error where that is no
+/// number.
+pub(crate) fn max_forwards(request: &Request) -> Result<Option<u64>, &'static str> {
+    let Some((_, value)) = request.fields.iter().find(|(name, _)| name == MAX_FORWARDS) else {
+        return Ok(None);
+    };
+    let is_digits = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let text = value.to_str().ok().filter(|_| is_digits).ok_or("max-forwards is not a number")?;
+    // RFC 9110 7.6.2 lets a recipient have a maximum of its own.
+    Ok(Some(text.parse().unwrap_or(u64::MAX)))
+}
+
+/// Writes one field line.
+pub(crate) fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// Writes the fields of a request that an upstream is told, but for Host and framing.
+pub(crate) fn put_request_fields(
+    out: &mut BytesMut,
+    request: &Request,
+    nominated: &Nominated,
+    trusted: bool,
+) {
+    let mut has_cookie = false;
+    for (name, value) in &request.fields {
+        let name = name.as_str();
+        has_cookie |= name == "cookie";
+        let dropped = is_hop_by_hop(name)
+            || is_own_of_request(name)
+            || name.contains('_')
+            || !trusted && name.starts_with("x-forwarded-")
+            || nominated.holds(name);
+        if dropped {
+            continue;
+        }
+        let left = match request.method {
+            Method::OPTIONS if name == MAX_FORWARDS => max_forwards(request).ok().flatten(),
+            _ => None,
+        };
+        match left {
+            Some(left) => put_field(out, name, left.saturating_sub(1).to_string().as_bytes()),
+            None => put_field(out, name, value.as_bytes()),
+        }
+    }
+    if has_cookie {
+        // RFC 9114 4.2.1: lines of a split cookie are joined before another protocol sees them.
+        out.put_slice(b"cookie: ");
+        put_joined(out, request, "cookie", b"; ");
+        out.put_slice(b"\r\n");
+    }
+    put_forwarding(out, request, trusted);
+}
+
+/// Writes what the gateway says about the client: replaced, or added to what a trusted proxy said.
+fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
+    let address = request.client.ip().to_canonical();
+    let told = |name: &str| trusted && request.fields.iter().any(|(key, _)| key == name);
+    let lead = |out: &mut BytesMut, name: &str| {
+        out.put_slice(name.as_bytes());
+        out.put_slice(b": ");
+        if told(name) {
+            put_joined(out, request, name, b", ");
+            out.put_slice(b", ");
+        }
+    };
+
+    lead(out, "x-forwarded-for");
+    put_text(out, format_args!("{address}\r\n"));
+    // Protocol and host are what the client asked the outermost proxy: one value, not a list.
+    for (name, own) in [
+        ("x-forwarded-proto", request.scheme.as_str().as_bytes()),
+        ("x-forwarded-host", request.authority.as_bytes()),
+    ] {
+        if told(name) {
+            out.put_slice(name.as_bytes());
+            out.put_slice(b": ");
+            put_joined(out, request, name, b", ");
+            out.put_slice(b"\r\n");
+        } else {
+            put_field(out, name, own);
+        }
+    }
+    if told("x-real-ip") {
+        out.put_slice(b"x-real-ip: ");
+        put_joined(out, request, "x-real-ip", b", ");
+        out.put_slice(b"\r\n");
+    }
+
+    // RFC 7239 4 and 6: an IPv6 address is bracketed and quoted.
+    lead(out, "forwarded");
+    match address {
+        std::net::IpAddr::V4(address) => put_text(out, format_args!("for={address};host=\"")),
+        std::net::IpAddr::V6(address) => put_text(out, format_args!("for=\"[{address}]\";host=\"")),
+    }
+    out.put_slice(request.authority.as_bytes());
+    put_text(out, format_args!("\";proto={}\r\n", request.scheme));
+
+    // RFC 9110 7.6.3: the protocol of the message that was received.
+    lead(out, "via");
+    out.put_slice(b"3 ringway\r\n");
+}
+
+/// Writes all values of `name`, joined.
+fn put_joined(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
+    let values = request.fields.iter().filter(|(key, _)| key == name);
+    for (index, (_, value)) in values.enumerate() {
+        if index > 0 {
+            out.put_slice(separator);
+        }
+        out.put_slice(value.as_bytes());
+    }
+}
+
+fn put_text(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
+    std::fmt::Write::write_fmt(out, text).expect("a BytesMut grows");
+}
+
+/// Takes away what the upstream's fields say to the gateway only, and adds Via.
+pub(crate) fn clean_answer(fields: &mut Fields, nominated: &Nominated) {
+    fields.retain(|(name, _)| {
+        let name = name.as_str();
+        // The body's length is the message's, not the connection's, whatever is nominated.
+        !is_hop_by_hop(name) && (name == "content-length" || !nominated.holds(name))
+    });
+    fields.push((VIA, HeaderValue::from_static("1.1 ringway")));
+}
+
+/// Takes away what may not stand in a trailer section (RFC 9110 6.5.1): framing, routing,
+/// authentication, and what tells how to read a content that has been read.
+pub(crate) fn clean_trailers(fields: &mut Fields) {
+    fields.retain(|(name, _)| {
+        let name = name.as_str();
+        let forbidden = is_hop_by_hop(name)
+            || is_own_of_request(name)
+            || name.contains('_')
+            || name.starts_with("content-")
+            || matches!(
+                name,
+                "authorization"
+                    | "proxy-authenticate"
+                    | "www-authenticate"
+                    | "set-cookie"
+                    | "cache-control"
+                    | "max-forwards"
+                    | "range"
+                    | "trailer"
+                    | "location"
+                    | "vary"
+                    | "age"
+                    | "expires"
+            );
+        !forbidden
+    });
+}

@@ -1,0 +1,277 @@
+//! Reads one answer, with its interim ones, from pieces that are cut anywhere.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, StatusCode};
+
+use super::broken;
+use super::chunked::{ChunkPart, ChunkedDecoder};
+use super::section::{Section, fields_of};
+use crate::limits::{ANSWER_FIELD_COUNT_MAX, ANSWER_INTERIM_COUNT_MAX};
+use crate::planted::{Bug, is_planted};
+use crate::proxy::api::Fields;
+use crate::proxy::errors::Fault;
+use crate::proxy::fields::{Nominated, clean_answer, clean_trailers};
+
+/// What a decoder found.
+#[derive(Debug, PartialEq)]
+pub(crate) enum AnswerPart {
+    /// An interim answer (1xx but 101).
+    Interim(StatusCode, Fields),
+    /// The final answer's head.
+    Head(AnswerHead),
+    /// A piece of its body, not empty.
+    Body(Bytes),
+    /// Its end, unless the head told it.
+    End(Option<Fields>),
+}
+
+/// A final answer's head, its fields ready to pass on.
+#[derive(Debug, PartialEq)]
+pub(crate) struct AnswerHead {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: Fields,
+    pub(crate) content_length: Option<u64>,
+    /// No body follows.
+    pub(crate) ended: bool,
+}
+
+/// Reads the answer to one request.
+#[derive(Debug)]
+pub(crate) struct AnswerDecoder {
+    state: State,
+    /// The request was HEAD: the answer has no body, whatever its head says.
+    to_head: bool,
+    head_len_max: usize,
+    interim_count: u32,
+    keeps_alive: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Head(Section),
+    Length { remaining: u64 },
+    Chunked(ChunkedDecoder),
+    UntilClose,
+    Done,
+}
+
+impl AnswerDecoder {
+    pub(crate) fn new(to_head: bool, head_len_max: usize) -> Self {
+        Self {
+            state: State::Head(Section::default()),
+            to_head,
+            head_len_max,
+            interim_count: 0,
+            keeps_alive: false,
+        }
+    }
+
+    /// Whether the answer is whole.
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether the final head is still to come.
+    pub(crate) fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head(_))
+    }
+
+    /// Whether the connection may serve another request, as far as the answer tells.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        self.is_done() && self.keeps_alive
+    }
+
+    /// The next part at the front of `piece`; `None` when more is needed or the answer is whole
+    /// (then what is left in `piece` is nobody's).
+    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<AnswerPart>, Fault> {
+        match &mut self.state {
+            State::Done => Ok(None),
+            State::Length { remaining: 0 } => {
+                self.state = State::Done;
+                Ok(Some(AnswerPart::End(None)))
+            }
+            _ if piece.is_empty() => Ok(None),
+            State::UntilClose => {
+                if is_planted(Bug::DroppedTailByte) && piece.len() > 1 {
+                    piece.truncate(piece.len() - 1);
+                }
+                Ok(Some(AnswerPart::Body(piece.split().freeze())))
+            }
+            State::Head(section) => {
+                check_protocol(section, piece)?;
+                let Some(head) = section.take(piece, self.head_len_max)? else {
+                    return Ok(None);
+                };
+                self.take_head(&head).map(Some)
+            }
+            State::Length { remaining } => {
+                let len = usize::try_from(*remaining).unwrap_or(usize::MAX).min(piece.len());
+                *remaining -= len as u64;
+                Ok(Some(AnswerPart::Body(piece.split_to(len).freeze())))
+            }
+            State::Chunked(decoder) => match decoder.decode(piece)? {
+                Some(ChunkPart::Payload(payload)) => Ok(Some(AnswerPart::Body(payload))),
+                Some(ChunkPart::End(mut trailers)) => {
+                    self.state = State::Done;
+                    clean_trailers(&mut trailers);
+                    Ok(Some(AnswerPart::End((!trailers.is_empty()).then_some(trailers))))
+                }
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Whether the end of the connection is the end of the answer (RFC 9112 6.3, rule 8), rather
+    /// than in the midst of it.
+    pub(crate) fn ends_with_connection(&mut self) -> bool {
+        let ends = matches!(self.state, State::UntilClose);
+        if ends {
+            self.state = State::Done;
+        }
+        ends
+    }
+
+    fn take_head(&mut self, section: &Bytes) -> Result<AnswerPart, Fault> {
+        let (status, version, mut fields) = parse_head(section)?;
+        let nominated = Nominated::read(&fields)
+            .ok_or(broken("the answer's connection field names too many fields"))?;
+        let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
+        let keeps_alive = keeps_alive(version, &nominated, &fields);
+        clean_answer(&mut fields, &nominated);
+        if status.is_informational() {
+            // RFC 9110 15.2.2: 101 answers an upgrade, and none was asked for.
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(broken("the upstream switches protocols without being asked"));
+            }
+            self.interim_count += 1;
+            if self.interim_count > ANSWER_INTERIM_COUNT_MAX {
+                return Err(broken("the upstream sends too many interim answers"));
+            }
+            self.state = State::Head(Section::default());
+            fields.retain(|(name, _)| name != CONTENT_LENGTH);
+            return Ok(AnswerPart::Interim(status, fields));
+        }
+        self.keeps_alive = keeps_alive && framing != BodyFraming::UntilClose;
+        self.state = match framing {
+            BodyFraming::None | BodyFraming::Length(0) => State::Done,
+            BodyFraming::Length(remaining) => State::Length { remaining },
+            BodyFraming::Chunked => State::Chunked(ChunkedDecoder::new(self.head_len_max)),
+            BodyFraming::UntilClose => State::UntilClose,
+        };
+        // RFC 9110 8.6: no length in 204; where an origin says one, it is not passed on.
+        let says_length = status != StatusCode::NO_CONTENT;
+        let content_length = content_length(&fields)?.filter(|_| says_length);
+        // Equal lengths on several lines are one length (RFC 9112 6.3, rule 5), in one form.
+        fields.retain(|(name, _)| name != CONTENT_LENGTH);
+        if let Some(len) = content_length {
+            fields.push((CONTENT_LENGTH, HeaderValue::from(len)));
+        }
+        Ok(AnswerPart::Head(AnswerHead { status, fields, content_length, ended: self.is_done() }))
+    }
+}
+
+/// Refuses what is not HTTP/1.x from its first byte on, rather than when no end of line comes.
+fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Fault> {
+    let expected = b"HTTP/1.".iter().skip(section.len());
+    if expected.zip(piece).any(|(expected, byte)| expected != byte) {
+        return Err(broken("the upstream does not answer in HTTP/1.x"));
+    }
+    Ok(())
+}
+
+/// Status, minor version and fields of a whole head.
+fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Fault> {
+    let mut lines = [const { MaybeUninit::uninit() }; ANSWER_FIELD_COUNT_MAX];
+    let mut answer = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut answer, section, &mut lines) {
+        Ok(httparse::Status::Complete(len)) if len == section.len() => {}
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(broken("the answer has too many fields"));
+        }
+        Ok(_) | Err(_) => return Err(broken("the answer's head is malformed")),
+    }
+    let (Some(code), Some(version)) = (answer.code, answer.version) else {
+        return Err(broken("the answer's head is malformed"));
+    };
+    // RFC 9110 15: a status is 100..=599.
+    let status = StatusCode::from_u16(code).ok().filter(|status| status.as_u16() < 600);
+    let status = status.ok_or(broken("the answer's status is not within 100..=599"))?;
+    Ok((status, version, fields_of(section, answer.headers)?))
+}
+
+/// How long an answer's body is (RFC 9112 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyFraming {
+    None,
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+impl BodyFraming {
+    fn of(status: StatusCode, version: u8, to_head: bool, fields: &Fields) -> Result<Self, Fault> {
+        let length = content_length(fields)?;
+        let chunked = is_chunked(fields)?;
+        let never_has_body = status.is_informational() || status == StatusCode::NO_CONTENT;
+        if chunked {
+            // RFC 9112 6.1: faulty framing in each of these cases.
+            if version == 0 {
+                return Err(broken("an HTTP/1.0 answer is chunked"));
+            }
+            if length.is_some() {
+                return Err(broken("the answer says both content-length and transfer-encoding"));
+            }
+            if never_has_body {
+                return Err(broken("an answer that has no body says transfer-encoding"));
+            }
+        }
+        if to_head || never_has_body || status == StatusCode::NOT_MODIFIED {
+            return Ok(Self::None);
+        }
+        Ok(match (chunked, length) {
+            (true, _) => Self::Chunked,
+            (false, Some(len)) => Self::Length(len),
+            (false, None) => Self::UntilClose,
+        })
+    }
+}
+
+/// The one value of all `content-length` lines.
+fn content_length(fields: &Fields) -> Result<Option<u64>, Fault> {
+    let mut length = None;
+    for (_, value) in fields.iter().filter(|(name, _)| name == CONTENT_LENGTH) {
+        // RFC 9110 8.6: digits only; "+5", "5,5", "0x5" are not.
+        let text = value.to_str().unwrap_or_default();
+        let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let parsed = text.parse::<u64>().ok().filter(|_| is_digits);
+        let parsed = parsed.ok_or(broken("the answer's content-length is not a number"))?;
+        if length.is_some_and(|earlier| earlier != parsed) {
+            return Err(broken("the answer says two different content-lengths"));
+        }
+        length = Some(parsed);
+    }
+    Ok(length)
+}
+
+/// Whether the body is chunked; any other coding is refused, none was offered in TE.
+fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
+    let mut codings = fields.iter().filter(|(name, _)| name == TRANSFER_ENCODING);
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some((_, value)), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(broken("the answer's transfer-encoding is not chunked alone")),
+    }
+}
+
+/// RFC 9112 9.3: whether the connection persists after this answer.
+fn keeps_alive(version: u8, nominated: &Nominated, fields: &Fields) -> bool {
+    if nominated.holds("close") {
+        return false;
+    }
+    let has_connection = fields.iter().any(|(name, _)| name == CONNECTION);
+    version == 1 || has_connection && nominated.holds("keep-alive")
+}

@@ -1,0 +1,96 @@
+//! Finds the end of a head or trailer section, wherever its pieces are cut, and refuses line ends
+//! that are not CRLF.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
+
+use super::broken;
+use crate::limits::ANSWER_FIELD_COUNT_MAX;
+use crate::proxy::api::Fields;
+use crate::proxy::errors::Fault;
+
+/// Collects lines up to and with the empty one.
+#[derive(Debug, Default)]
+pub(crate) struct Section {
+    /// What came before the current piece.
+    kept: BytesMut,
+    /// The last byte seen was CR.
+    after_cr: bool,
+    /// Bytes of the current line without its end.
+    line_len: usize,
+    /// Bytes seen.
+    len: usize,
+}
+
+impl Section {
+    /// Bytes that came so far.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes bytes from the front of `piece`; gives the whole section once its empty line is there.
+    /// A section within one piece is a slice of it; one across pieces is copied together, so that
+    /// a head that comes in crumbs pins no piece.
+    pub(crate) fn take(
+        &mut self,
+        piece: &mut BytesMut,
+        len_max: usize,
+    ) -> Result<Option<Bytes>, Fault> {
+        let end = self.find_end(piece)?;
+        let taken_len = end.unwrap_or(piece.len());
+        if self.len + taken_len > len_max {
+            return Err(Fault::HeadTooLong);
+        }
+        self.len += taken_len;
+        if end.is_some() && self.kept.is_empty() {
+            return Ok(Some(piece.split_to(taken_len).freeze()));
+        }
+        self.kept.extend_from_slice(&piece[..taken_len]);
+        piece.advance(taken_len);
+        Ok(end.map(|_| std::mem::take(&mut self.kept).freeze()))
+    }
+
+    /// Index behind the empty line's LF.
+    fn find_end(&mut self, piece: &[u8]) -> Result<Option<usize>, Fault> {
+        for (index, byte) in piece.iter().enumerate() {
+            match (byte, self.after_cr) {
+                (b'\n', true) if self.line_len == 0 => return Ok(Some(index + 1)),
+                (b'\n', true) => (self.after_cr, self.line_len) = (false, 0),
+                // RFC 9112 2.2 lets a receiver take a bare LF for a line end; we don't.
+                (b'\n', false) => return Err(broken("a line of the answer ends without CR")),
+                (_, true) => return Err(broken("the answer holds a CR within a line")),
+                (b'\r', false) => self.after_cr = true,
+                (_, false) => self.line_len += 1,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Turns parsed field lines into fields whose values are slices of `section`.
+pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Fault> {
+    let mut fields = Fields::with_capacity(lines.len() + 1);
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| broken("a field name of the answer is malformed"))?;
+        let value = if line.value.is_empty() {
+            HeaderValue::from_static("")
+        } else {
+            HeaderValue::from_maybe_shared(section.slice_ref(line.value))
+                .map_err(|_| broken("a field value of the answer is malformed"))?
+        };
+        fields.push((name, value));
+    }
+    Ok(fields)
+}
+
+/// Parses a trailer section (ends with the empty line).
+pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Fault> {
+    let mut lines = [httparse::EMPTY_HEADER; ANSWER_FIELD_COUNT_MAX];
+    match httparse::parse_headers(section, &mut lines) {
+        Ok(httparse::Status::Complete((len, lines))) if len == section.len() => {
+            fields_of(section, lines)
+        }
+        _ => Err(broken("the answer's trailer section is malformed")),
+    }
+}

@@ -1,0 +1,303 @@
+//! The HTTP/1.1 codec against vectors, cut at every byte.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::proxy::errors::Fault;
+use crate::proxy::http1::answer::{AnswerDecoder, AnswerPart};
+
+/// What a client would have seen.
+#[derive(Debug, Default, PartialEq, Clone)]
+struct Outcome {
+    interim: Vec<u16>,
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: Vec<u8>,
+    trailers: Vec<(String, String)>,
+    whole: bool,
+    keeps_alive: bool,
+    leftover_len: usize,
+}
+
+fn plain(fields: &crate::proxy::Fields) -> Vec<(String, String)> {
+    let plain = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    fields.iter().map(|(name, value)| (name.to_string(), plain(value))).collect()
+}
+
+fn decode(pieces: &[&[u8]], to_head: bool, closes: bool) -> Result<Outcome, Fault> {
+    let mut decoder = AnswerDecoder::new(to_head, 4096);
+    let mut outcome = Outcome::default();
+    for piece in pieces {
+        let mut piece = BytesMut::from(*piece);
+        while let Some(part) = decoder.decode(&mut piece)? {
+            assert!(!outcome.whole, "a part follows the end");
+            match part {
+                AnswerPart::Interim(status, _) => outcome.interim.push(status.as_u16()),
+                AnswerPart::Head(head) => {
+                    outcome.status = head.status.as_u16();
+                    outcome.fields = plain(&head.fields);
+                    outcome.whole = head.ended;
+                }
+                AnswerPart::Body(piece) => {
+                    assert!(!piece.is_empty());
+                    outcome.body.extend_from_slice(&piece);
+                }
+                AnswerPart::End(trailers) => {
+                    outcome.trailers = plain(&trailers.unwrap_or_default());
+                    outcome.whole = true;
+                }
+            }
+        }
+        outcome.leftover_len += piece.len();
+    }
+    if closes {
+        outcome.whole = outcome.whole || decoder.ends_with_connection();
+    }
+    outcome.keeps_alive = decoder.keeps_alive();
+    Ok(outcome)
+}
+
+/// Decodes whole, cut in two at every byte, and byte by byte: all must agree.
+fn decode_cut(wire: &[u8], to_head: bool, closes: bool) -> Result<Outcome, Fault> {
+    let whole = decode(&[wire], to_head, closes);
+    for cut in 0..=wire.len() {
+        let (front, back) = wire.split_at(cut);
+        assert_eq!(decode(&[front, back], to_head, closes), whole, "cut at {cut}");
+    }
+    let bytes: Vec<&[u8]> = wire.chunks(1).collect();
+    assert_eq!(decode(&bytes, to_head, closes), whole, "byte by byte");
+    whole
+}
+
+/// A whole answer: status, body, keeps alive, bytes left over.
+type Whole = (u16, &'static str, bool, usize);
+
+fn assert_answer(wire: &str, to_head: bool, expected: Whole) {
+    let outcome = decode_cut(wire.as_bytes(), to_head, true).expect("a good answer");
+    assert!(outcome.whole, "{wire:?} is not whole");
+    let body = String::from_utf8(outcome.body).unwrap();
+    let seen = (outcome.status, body.as_str(), outcome.keeps_alive, outcome.leftover_len);
+    assert_eq!(seen, expected, "{wire:?}");
+}
+
+#[test]
+fn answers_with_every_framing() {
+    let cases: [(&str, Whole); 15] = [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", (200, "hello", true, 0)),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloX", (200, "hello", true, 1)),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", (200, "", true, 0)),
+        ("HTTP/1.1 200\r\ncontent-length:\t05 \r\n\r\nhello", (200, "hello", true, 0)),
+        (
+            "HTTP/1.1 200 OK\r\nConnection: close\r\ncontent-length: 2\r\n\r\nhi",
+            (200, "hi", false, 0),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: x, CLOSE\r\ncontent-length: 2\r\n\r\nhi",
+            (200, "hi", false, 0),
+        ),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi", (200, "hi", false, 0)),
+        (
+            "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nhi",
+            (200, "hi", true, 0),
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\nuntil the close", (200, "until the close", false, 0)),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            (200, "hello", true, 0),
+        ),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n0\r\n\r\nHTTP", (200, "", true, 4)),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+             00a;x=\"y\"\r\n0123456789\r\nB \t;z\r\nabcdefghijk\r\n000\r\n\r\n",
+            (200, "0123456789abcdefghijk", true, 0),
+        ),
+        ("HTTP/1.1 204 No Content\r\n\r\n", (204, "", true, 0)),
+        ("HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n", (304, "", true, 0)),
+        ("HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\nhi", (204, "", true, 2)),
+    ];
+    for (wire, expected) in cases {
+        assert_answer(wire, false, expected);
+    }
+    assert_answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, (200, "", true, 0));
+    assert_answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", true, (200, "", true, 5));
+    assert_answer(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        true,
+        (200, "", true, 0),
+    );
+}
+
+#[test]
+fn fields_pass_and_those_of_the_connection_do_not() {
+    let wire = "HTTP/1.1 200 OK\r\nConnection: x-secret, Keep-Alive\r\nX-Secret: 1\r\n\
+                Keep-Alive: timeout=5\r\nUpgrade: h2c\r\nProxy-Connection: x\r\nSet-Cookie: a\r\n\
+                set-cookie: b\r\nx-empty:\r\nX-Tabs: \t a\tb \t\r\nx-high: \u{e9}\r\n\
+                content-length: 2\r\nContent-Length: 2\r\nvia: 1.0 origin\r\n\r\nhi";
+    let outcome = decode_cut(wire.as_bytes(), false, false).unwrap();
+    let expected = [
+        ("set-cookie", "a"),
+        ("set-cookie", "b"),
+        ("x-empty", ""),
+        ("x-tabs", "a\tb"),
+        ("x-high", "\u{e9}"),
+        ("via", "1.0 origin"),
+        ("via", "1.1 ringway"),
+        ("content-length", "2"),
+    ];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(outcome.fields, expected);
+}
+
+#[test]
+fn interim_answers_come_before_the_final_one() {
+    let wire = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
+                HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n.";
+    let outcome = decode_cut(wire.as_bytes(), false, false).unwrap();
+    assert_eq!((outcome.interim, outcome.status), (vec![100, 103], 200));
+
+    let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000);
+    assert!(matches!(decode(&[flood.as_bytes()], false, false), Err(Fault::Protocol(_))));
+}
+
+#[test]
+fn trailers_pass_bounded_and_cleaned() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n.\r\n0\r\n";
+    let wire = format!("{head}X-Sum: 1\r\nContent-Length: 5\r\nSet-Cookie: a\r\n\r\n");
+    let outcome = decode_cut(wire.as_bytes(), false, false).unwrap();
+    assert_eq!(outcome.trailers, [("x-sum".to_owned(), "1".to_owned())]);
+    assert!(outcome.whole && outcome.keeps_alive);
+
+    for bad in ["no colon\r\n\r\n", "a: b\n\n", "a : b\r\n\r\n", "a: b\r\n c\r\n\r\n", "a: b\r\r\n"]
+    {
+        let wire = format!("{head}{bad}");
+        assert!(decode_cut(wire.as_bytes(), false, false).is_err(), "{bad:?}");
+    }
+    let wire = format!("{head}a: {}\r\n\r\n", "b".repeat(5000));
+    assert_eq!(decode(&[wire.as_bytes()], false, false), Err(Fault::HeadTooLong));
+}
+
+#[test]
+fn doubtful_answers_are_refused_whole() {
+    let heads = [
+        "hello\r\n",
+        "<html>",
+        "\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/2 200\r\n\r\n",
+        "HTTP/1.2 200 OK\r\n\r\n",
+        "ICY 200 OK\r\n\r\n",
+        "HTTP/1.1 099 Low\r\n\r\n",
+        "HTTP/1.1 600 High\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 +20 OK\r\n\r\n",
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\n\n",
+        "HTTP/1.1 200 OK\r\na: b\n\r\n",
+        "HTTP/1.1 200 OK\r\na: b\rc: d\r\n\r\n",
+        "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n a: b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n: b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\na: b\0c\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: -0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 0x5\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length:\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551616\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n",
+        "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\ntransfer-encoding: chunked\r\n\r\n",
+    ];
+    for wire in heads {
+        let refused = decode_cut(wire.as_bytes(), false, true);
+        assert!(matches!(refused, Err(Fault::Protocol(_))), "{wire:?}: {refused:?}");
+    }
+    let long = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(1 << 20));
+    assert_eq!(decode(&[long.as_bytes()], false, false), Err(Fault::HeadTooLong));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(200));
+    assert!(matches!(decode(&[many.as_bytes()], false, false), Err(Fault::Protocol(_))));
+    let nominates = format!("HTTP/1.1 200 OK\r\nconnection: {}\r\n\r\n", "a,".repeat(100));
+    assert!(matches!(decode(&[nominates.as_bytes()], false, false), Err(Fault::Protocol(_))));
+}
+
+#[test]
+fn doubtful_chunks_are_refused() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let bodies = [
+        "\r\n",
+        ";x\r\n",
+        "g\r\n",
+        "0x5\r\nhello\r\n",
+        "-1\r\n",
+        " 5\r\nhello\r\n",
+        "5 \r\nhello\r\n",
+        "5\nhello\r\n",
+        "5\r\nhello\n",
+        "5\r\nhelloX\r\n",
+        "5\r\nhello\rX",
+        "5;a\nb\r\n",
+        "5;a\rb\r\n",
+        "5;a\0b\r\n",
+        "5;\"a\nb\"\r\n",
+        "5 x\r\n",
+        "10000000000000000\r\n",
+        "00000000000000005\r\n",
+        "0\r\n\n",
+    ];
+    for body in bodies {
+        let wire = format!("{head}{body}");
+        let refused = decode_cut(wire.as_bytes(), false, false);
+        assert!(matches!(refused, Err(Fault::Protocol(_))), "{body:?}: {refused:?}");
+    }
+    let wire = format!("{head}5;{}\r\n", "x".repeat(1000));
+    assert!(matches!(decode(&[wire.as_bytes()], false, false), Err(Fault::Protocol(_))));
+    // The largest size there is does not overflow anything.
+    let wire = format!("{head}ffffffffffffffff\r\nhello");
+    let outcome = decode_cut(wire.as_bytes(), false, true).unwrap();
+    assert_eq!((outcome.body.as_slice(), outcome.whole), (&b"hello"[..], false));
+}
+
+#[test]
+fn what_is_cut_off_is_never_whole() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\na: b\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+    ];
+    for wire in answers {
+        for len in 0..wire.len() {
+            let outcome = decode(&[&wire.as_bytes()[..len]], false, true).unwrap();
+            assert!(!outcome.whole && !outcome.keeps_alive, "{:?}", &wire[..len]);
+        }
+    }
+}
+
+#[test]
+fn payload_is_cut_and_not_copied() {
+    let wire = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nworld\r\n";
+    let mut piece = BytesMut::from(&wire[..]);
+    let range = piece.as_ptr_range();
+    let mut decoder = AnswerDecoder::new(false, 4096);
+    let mut bodies: Vec<Bytes> = Vec::new();
+    while let Some(part) = decoder.decode(&mut piece).unwrap() {
+        match part {
+            AnswerPart::Body(body) => bodies.push(body),
+            AnswerPart::Head(head) => {
+                let (_, value) = &head.fields[0];
+                assert_eq!(value, "1.1 ringway");
+            }
+            _ => unreachable!("only a head and two pieces"),
+        }
+    }
+    assert_eq!(bodies, ["hello", "world"]);
+    assert!(bodies.iter().all(|body| range.contains(&body.as_ptr())));
+}

@@ -1,0 +1,410 @@
+//! What goes wrong: upstreams that refuse, lie, fall silent or go; clients that go.
+
+use super::*;
+use crate::limits::ANSWER_STALL_TIMEOUT;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+fn put(rig: &mut Rig, body: &[u8]) -> ExchangeKey {
+    let content_length = Some(body.len() as u64);
+    let key = rig.request(Request { content_length, ..request(Method::PUT, "/put") }, false);
+    rig.body(key, body);
+    rig.end_of_request(key);
+    key
+}
+
+#[test]
+fn a_refused_connect_is_tried_once_at_the_next_endpoint() {
+    let mut rig = Rig::new(config(3, 4, 0));
+    let exchange = rig.post(None);
+    let first = rig.connects[0];
+    let addresses = |rig: &Rig, key| rig.wires[&key].address.clone();
+    let refused = addresses(&rig, first);
+    rig.connect_failed(TransportFault::Refused);
+    assert!(!rig.is_open(first));
+    assert_ne!(addresses(&rig, rig.connects[0]), refused);
+    rig.connect_failed(TransportFault::Refused);
+    assert_eq!(rig.status(exchange), 502);
+    assert_eq!(rig.record().error, Some("connection_refused"));
+    assert!(rig.connects.is_empty());
+    // The third endpoint serves while the two rest.
+    for _ in 0..4 {
+        rig.get("/");
+    }
+    let awake: BTreeSet<_> = rig.wires.values().map(|wire| format!("{:?}", wire.address)).collect();
+    assert_eq!(awake.len(), 1);
+    rig.pass(CONNECT_TIMEOUT);
+    rig.pass(CONNECT_TIMEOUT);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_connect_that_hangs_is_504_and_a_lone_endpoint_is_asked_once() {
+    let mut rig = Rig::new(config(1, 4, 0));
+    let exchange = rig.get("/");
+    let upstream = rig.connects[0];
+    rig.pass(CONNECT_TIMEOUT - Duration::from_millis(1));
+    assert!(rig.is_open(upstream));
+    rig.pass(Duration::from_millis(1));
+    assert_eq!(rig.status(exchange), 504);
+    assert_eq!(rig.record().error, Some("connection_timeout"));
+    assert!(!rig.is_open(upstream));
+    rig.event(upstream, UpstreamEvent::Connected);
+    assert!(rig.wires.is_empty(), "an event for a dead key does nothing");
+    for (fault, status, error) in [
+        (TransportFault::Refused, 502, "connection_refused"),
+        (TransportFault::Unreachable, 502, "destination_ip_unroutable"),
+        (TransportFault::TimedOut, 504, "connection_timeout"),
+        (TransportFault::Exhausted, 503, "proxy_internal_error"),
+        (TransportFault::Reset, 502, "connection_terminated"),
+    ] {
+        let exchange = rig.get("/");
+        rig.connect_failed(fault);
+        assert_eq!((rig.status(exchange), rig.record().error), (status, Some(error)));
+    }
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_error() {
+    let mut rig = Rig::new(config(1, 4, 0));
+    let (_, stale) = rig.active_get();
+    rig.answer(stale, OK);
+    let exchange = rig.get("/again");
+    rig.event(stale, UpstreamEvent::WriteFailed(TransportFault::Reset));
+    rig.end(stale);
+    assert!(!rig.is_open(stale));
+    let fresh = rig.connected();
+    assert!(rig.written(fresh).starts_with("GET /again"));
+    rig.wrote(fresh);
+    rig.end(fresh);
+    assert_eq!(rig.status(exchange), 502, "one more try, not two");
+    assert_eq!(rig.record().error, Some("connection_terminated"));
+    assert_eq!(rig.proxy.tally().retries, 1);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
+    let mut rig = Rig::new(config(2, 1, 0));
+    rig.get("/");
+    rig.get("/");
+    let kept = [rig.connected(), rig.connected()];
+    for upstream in kept {
+        rig.wrote(upstream);
+        rig.answer(upstream, OK);
+    }
+    let exchange = rig.get("/again");
+    let stale = *kept.iter().find(|key| rig.wires[key].writing).expect("one is used");
+    let idle = *kept.iter().find(|key| !rig.wires[key].writing).expect("one is not");
+    rig.end(stale);
+    // It is the other endpoint's turn, and its one connection may be as stale.
+    assert!(!rig.is_open(idle), "it makes place");
+    let fresh = rig.connected();
+    assert!(rig.written(fresh).starts_with("GET /again"));
+    rig.wrote(fresh);
+    rig.answer(fresh, OK);
+    assert!(rig.seen[&exchange].whole);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn what_may_have_been_done_is_not_done_twice() {
+    // A POST, a PUT whose body is gone, and a GET of whose answer a byte came.
+    for case in 0..3 {
+        let mut rig = Rig::new(config(2, 4, 0));
+        let (_, upstream) = rig.active_get();
+        rig.answer(upstream, OK);
+        rig.get("/other-endpoint");
+        let sibling = rig.connected();
+        rig.wrote(sibling);
+        rig.answer(sibling, OK);
+        let exchange = match case {
+            0 => rig.request(request(Method::POST, "/"), true),
+            1 => put(&mut rig, b"body"),
+            _ => rig.get("/"),
+        };
+        rig.wrote(upstream);
+        if case == 1 {
+            rig.wrote(upstream);
+        }
+        if case == 2 {
+            rig.answer(upstream, "H");
+        }
+        rig.event(upstream, UpstreamEvent::Failed(TransportFault::Reset));
+        assert_eq!(rig.status(exchange), 502, "case {case}");
+        assert_eq!(rig.proxy.tally().retries, 0);
+        rig.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_put_is_tried_again_while_its_body_is_here() {
+    let mut rig = Rig::new(config(2, 4, 0));
+    let exchange =
+        rig.request(Request { content_length: Some(4), ..request(Method::PUT, "/put") }, false);
+    let first = rig.connected();
+    rig.body(exchange, b"body");
+    rig.end_of_request(exchange);
+    rig.event(first, UpstreamEvent::Failed(TransportFault::Reset));
+    let second = rig.connected();
+    assert!(rig.written(second).ends_with("content-length: 4\r\n\r\nbody"));
+    rig.wrote(second);
+    rig.answer(second, OK);
+    assert_eq!(rig.status(exchange), 200);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn truncation_is_never_a_clean_end() {
+    let answers = [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ];
+    for answer in answers {
+        let mut rig = Rig::new(config(1, 1, 0));
+        let (exchange, upstream) = rig.active_get();
+        rig.answer(upstream, answer);
+        rig.end(upstream);
+        let seen = &rig.seen[&exchange];
+        assert_eq!((seen.reset, seen.whole), (Some(ResetReason::UpstreamIncomplete), false));
+        rig.assert_nothing_left();
+    }
+    // Without framing the end is the end, and a reset is not.
+    for (clean, whole) in [(true, true), (false, false)] {
+        let mut rig = Rig::new(config(1, 1, 0));
+        let (exchange, upstream) = rig.active_get();
+        rig.answer(upstream, "HTTP/1.1 200 OK\r\n\r\nhello");
+        match clean {
+            true => rig.end(upstream),
+            false => rig.event(upstream, UpstreamEvent::Failed(TransportFault::Reset)),
+        }
+        assert_eq!(rig.seen[&exchange].whole, whole);
+        assert!(!rig.is_open(upstream));
+        rig.assert_nothing_left();
+    }
+}
+
+#[test]
+fn lies_before_the_head_are_502_and_after_it_a_reset() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n");
+    assert_eq!(rig.status(exchange), 502);
+    assert_eq!(rig.record().error, Some("http_protocol_error"));
+    assert!(!rig.is_open(upstream));
+
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n");
+    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamProtocol));
+    assert!(!rig.is_open(upstream));
+
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\nx: ");
+    rig.answer(upstream, vec![b'x'; 16384]);
+    assert_eq!(rig.status(exchange), 502);
+    assert_eq!(rig.record().error, Some("http_response_header_section_size"));
+
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 O");
+    rig.end(upstream);
+    assert_eq!(rig.status(exchange), 502);
+    assert_eq!(rig.record().error, Some("http_response_incomplete"));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn bytes_that_nobody_asked_for_end_the_connection() {
+    let mut rig = Rig::new(config(1, 4, 0));
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, format!("{OK}HTTP/1.1 200 OK\r\n\r\n"));
+    assert!(rig.seen[&exchange].whole && !rig.is_open(upstream), "left over after the answer");
+
+    let (_, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    assert!(rig.is_open(upstream));
+    rig.answer(upstream, "H");
+    assert!(!rig.is_open(upstream), "while idle");
+
+    let (_, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    rig.end(upstream);
+    assert!(!rig.is_open(upstream), "its end while idle");
+    assert_eq!(rig.proxy.tally().idle_discarded, 2);
+
+    let head = rig.request(request(Method::HEAD, "/"), true);
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&head].whole && rig.seen[&head].body.is_empty());
+    assert_eq!(rig.seen[&head].value("content-length"), Some("2"));
+    assert!(!rig.is_open(upstream), "a body after an answer to HEAD");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_early_answer_is_passed_on_and_its_connection_is_not_kept() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(1000));
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.body(exchange, b"some");
+    rig.answer(upstream, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno");
+    assert_eq!(rig.status(exchange), 413);
+    let seen = &rig.seen[&exchange];
+    assert!(seen.whole && seen.stopped && !rig.is_open(upstream));
+    rig.body(exchange, b"more of it, dropped");
+    rig.end_of_request(exchange);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_early_answer_is_read_although_the_write_failed() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(1000));
+    let upstream = rig.connected();
+    rig.body(exchange, b"some");
+    rig.event(upstream, UpstreamEvent::WriteFailed(TransportFault::Reset));
+    assert!(rig.seen[&exchange].stopped && rig.is_open(upstream));
+    rig.answer(upstream, "HTTP/1.1 413 Too Large\r\n\r\nno");
+    rig.end(upstream);
+    assert_eq!((rig.status(exchange), rig.seen[&exchange].whole), (413, true));
+
+    let exchange = rig.post(Some(1000));
+    let upstream = rig.connected();
+    rig.event(upstream, UpstreamEvent::WriteFailed(TransportFault::Reset));
+    rig.end(upstream);
+    assert_eq!(rig.status(exchange), 502);
+
+    let exchange = rig.post(Some(1000));
+    let upstream = rig.connected();
+    rig.event(upstream, UpstreamEvent::WriteFailed(TransportFault::Reset));
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.status(exchange), 504);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_413() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(None);
+    let upstream = rig.connected();
+    let piece = vec![0; 64 * 1024];
+    for _ in 0..16 {
+        rig.wrote(upstream);
+        rig.body(exchange, &piece);
+    }
+    assert!(!rig.seen.contains_key(&exchange), "exactly the limit is allowed");
+    rig.body(exchange, b"x");
+    assert_eq!(rig.status(exchange), 413);
+    assert!(rig.seen[&exchange].stopped && !rig.is_open(upstream));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn silence_has_its_deadlines() {
+    // No head, however many crumbs of it come.
+    let mut rig = Rig::new(config(1, 1, 0));
+    let (exchange, upstream) = rig.active_get();
+    for crumb in "HTTP/1.1 ".bytes() {
+        rig.pass(RESPONSE_TIMEOUT / 10);
+        rig.answer(upstream, [crumb]);
+    }
+    assert!(!rig.seen.contains_key(&exchange));
+    rig.pass(RESPONSE_TIMEOUT / 10);
+    assert_eq!(rig.status(exchange), 504);
+    assert_eq!(rig.record().error, Some("http_response_timeout"));
+    // No more of a body.
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
+    rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
+    rig.answer(upstream, "x");
+    rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(rig.seen[&exchange].reset, None, "the pause counts, not the whole");
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout));
+    // The request is not taken.
+    let exchange = rig.get("/");
+    rig.connected();
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!((rig.status(exchange), rig.record().error), (504, Some("connection_write_timeout")));
+    // The answer is not taken.
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    rig.pass(ANSWER_STALL_TIMEOUT - Duration::from_secs(1));
+    rig.taken(exchange, 1);
+    rig.pass(ANSWER_STALL_TIMEOUT - Duration::from_secs(1));
+    assert!(rig.records.last().unwrap().error.is_some(), "not over yet");
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::AnswerStalled));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_client_may_go_at_any_time() {
+    type Reach = fn(&mut Rig) -> ExchangeKey;
+    let stages: [(&str, Reach); 8] = [
+        ("holding", |rig| rig.request(request(Method::GET, "/"), false)),
+        ("connecting", |rig| rig.get("/")),
+        ("waiting", |rig| {
+            rig.active_get();
+            rig.get("/")
+        }),
+        ("writing", |rig| {
+            let exchange = rig.post(None);
+            rig.connected();
+            exchange
+        }),
+        ("head expected", |rig| rig.active_get().0),
+        ("answer begun", |rig| {
+            let (exchange, upstream) = rig.active_get();
+            rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx");
+            exchange
+        }),
+        ("answer not taken", |rig| {
+            let (exchange, upstream) = rig.active_get();
+            rig.answer(upstream, OK);
+            exchange
+        }),
+        ("second try", |rig| {
+            let (exchange, upstream) = rig.active_get();
+            rig.answer(upstream, OK);
+            rig.abort(exchange);
+            let exchange = rig.get("/");
+            rig.wrote(upstream);
+            rig.end(upstream);
+            exchange
+        }),
+    ];
+    for (stage, reach) in stages {
+        let mut rig = Rig::new(config(1, 1, 1));
+        rig.takes = false;
+        let exchange = reach(&mut rig);
+        let record_count = rig.records.len();
+        rig.abort(exchange);
+        assert_eq!(rig.records.len(), record_count + 1, "{stage}");
+        assert_eq!(rig.record().outcome, Outcome::Aborted, "{stage}");
+        let seen_len = rig.seen.get(&exchange).map(|seen| seen.body.len());
+        rig.pass(RESPONSE_TIMEOUT);
+        rig.pass(RESPONSE_TIMEOUT);
+        assert_eq!(rig.seen.get(&exchange).map(|seen| seen.body.len()), seen_len, "{stage}");
+        rig.abort(exchange);
+        rig.takes = true;
+        rig.pass(ANSWER_STALL_TIMEOUT);
+        rig.assert_nothing_left();
+    }
+}
+
+#[test]
+fn an_aborted_exchange_leaves_a_clean_connection_alone() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    rig.abort(exchange);
+    assert!(rig.is_open(upstream));
+    assert_eq!(rig.record().answer_len, 0, "nothing of it was taken");
+    rig.assert_nothing_left();
+}

@@ -1,0 +1,324 @@
+//! What goes well: bodies both ways, kept connections, queues, reloads.
+
+use super::*;
+use crate::limits::{ANSWER_PENDING_LEN_MAX, REQUEST_PENDING_LEN_MAX};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+#[test]
+fn a_request_and_its_answer_and_the_next_one_on_the_same_connection() {
+    let mut rig = Rig::new(config(1, 4, 0));
+    let (first, upstream) = rig.active_get();
+    rig.now += Duration::from_millis(5);
+    rig.answer(upstream, OK);
+    assert_eq!(rig.status(first), 200);
+    assert_eq!(rig.seen[&first].body, b"ok");
+    assert!(rig.seen[&first].whole);
+    let record = rig.record();
+    assert_eq!((record.outcome, record.answer_len), (Outcome::Complete, 2));
+    assert_eq!(record.upstream.as_deref(), Some("127.0.0.1:8001"));
+    assert_eq!(record.upstream_duration, Some(Duration::from_millis(5)));
+    assert_eq!((record.error, record.protocol), (None, "HTTP/3"));
+    assert_eq!(rig.proxy.counts().idle, 1);
+
+    let second = rig.get("/second");
+    assert!(rig.connects.is_empty(), "the kept connection is used");
+    rig.wrote(upstream);
+    rig.answer(upstream, "HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(rig.status(second), 404);
+    assert_eq!(rig.proxy.tally().reused, 1);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn both_bodies_flow_at_once() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(None);
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    for _ in 0..3 {
+        rig.body(exchange, b"ping");
+        rig.wrote(upstream);
+        rig.answer(upstream, "4\r\npong\r\n");
+    }
+    assert_eq!(rig.seen[&exchange].body, b"pongpongpong");
+    let trailers = vec![field("x-sum", "7"), field("content-length", "9")];
+    rig.proxy.handle_end(rig.now, exchange, Some(trailers));
+    rig.run();
+    rig.wrote(upstream);
+    let written = rig.written(upstream);
+    let body = &written[written.find("\r\n\r\n").unwrap() + 4..];
+    assert_eq!(body, "4\r\nping\r\n4\r\nping\r\n4\r\nping\r\n0\r\nx-sum: 7\r\n\r\n");
+    rig.answer(upstream, "0\r\nx-end: 1\r\n\r\n");
+    assert_eq!(rig.seen[&exchange].trailers, Some(vec![field("x-end", "1")]));
+    assert_eq!((rig.record().request_len, rig.record().answer_len), (12, 12));
+    assert_eq!(rig.proxy.counts().idle, 1, "both messages are complete: kept");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(4));
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.body(exchange, b"body");
+    rig.wrote(upstream);
+    rig.pass(BODY_TIMEOUT);
+    assert!(!rig.seen.contains_key(&exchange), "the client owes nothing");
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&exchange].whole);
+    assert_eq!(rig.proxy.counts().idle, 1);
+    rig.end_of_request(exchange);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_slow_upstream_holds_the_client_back() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(None);
+    assert_eq!(rig.proxy.body_room(exchange), REQUEST_PENDING_LEN_MAX);
+    let piece = vec![7; 64 * 1024];
+    let mut sent_len = 0;
+    while rig.proxy.body_room(exchange) > 0 {
+        rig.body(exchange, &piece);
+        sent_len += piece.len();
+    }
+    assert_eq!(sent_len, REQUEST_PENDING_LEN_MAX);
+    let upstream = rig.connected();
+    assert_eq!(rig.proxy.body_room(exchange), 0, "what is being written still counts");
+    rig.pass(BODY_TIMEOUT);
+    assert_eq!(rig.seen.get(&exchange).and_then(|seen| seen.status), None, "the client isn't late");
+    rig.wrote(upstream);
+    assert_eq!(rig.seen[&exchange].room_told, 1);
+    assert_eq!(rig.proxy.body_room(exchange), REQUEST_PENDING_LEN_MAX);
+    rig.pass(BODY_TIMEOUT);
+    assert_eq!(rig.status(exchange), 408, "now it is");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn crumbs_of_a_body_are_bounded_by_number_and_told_of_room() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(None);
+    let mut count = 0;
+    while rig.proxy.body_room(exchange) > 0 {
+        rig.body(exchange, b".");
+        count += 1;
+    }
+    assert_eq!(count, crate::limits::REQUEST_PENDING_PIECES_MAX);
+    let upstream = rig.connected();
+    assert_eq!(rig.seen[&exchange].room_told, 1, "the first write made room");
+    rig.end_of_request(exchange);
+    while rig.wires[&upstream].writing {
+        rig.wrote(upstream);
+    }
+    let written = rig.written(upstream);
+    let body = written[written.find("\r\n\r\n").unwrap() + 4..].to_owned();
+    let payload: usize = body.bytes().filter(|byte| *byte == b'.').count();
+    assert_eq!(payload, count);
+    assert!(body.ends_with("0\r\n\r\n"));
+    rig.answer(upstream, OK);
+    assert_eq!(rig.status(exchange), 200);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_slow_client_holds_the_upstream_back() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
+    let piece = vec![7; 64 * 1024];
+    let mut given_len = 0;
+    while rig.wires[&upstream].receiving {
+        rig.answer(upstream, &piece);
+        given_len += piece.len();
+    }
+    assert_eq!(given_len, ANSWER_PENDING_LEN_MAX);
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    rig.taken(exchange, 1);
+    assert!(rig.wires[&upstream].receiving, "there is room again");
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout), "now it is");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn in_want_of_memory_an_answer_is_read_on_only_when_it_was_taken() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    assert!(rig.wires[&upstream].receiving, "memory is there");
+    rig.proxy.set_memory_low(true);
+    rig.answer(upstream, "def");
+    assert!(!rig.wires[&upstream].receiving);
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    rig.taken(exchange, 5);
+    assert!(!rig.wires[&upstream].receiving, "one byte still waits");
+    rig.taken(exchange, 1);
+    assert!(rig.wires[&upstream].receiving, "whatever the memory, it goes on");
+    rig.answer(upstream, "ghi");
+    rig.taken(exchange, 3);
+    assert_eq!(rig.record().outcome, Outcome::Complete);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn the_exchange_lasts_until_its_answer_is_taken() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&exchange].whole && rig.records.is_empty());
+    assert_eq!(rig.proxy.counts().idle, 1, "the connection does not wait for the client");
+    rig.taken(exchange, 1);
+    assert!(rig.records.is_empty());
+    rig.taken(exchange, 1);
+    assert_eq!(rig.record().outcome, Outcome::Complete);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_answer_before_the_last_write_is_told_leaves_a_good_connection() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.get("/");
+    let upstream = rig.connected();
+    rig.answer(upstream, OK);
+    assert_eq!(rig.status(exchange), 200);
+    assert_eq!(rig.proxy.counts().idle, 0);
+    rig.wrote(upstream);
+    assert_eq!(rig.proxy.counts().idle, 1);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn kept_connections_are_used_last_in_first_out_and_expire() {
+    let mut rig = Rig::new(config(1, 4, 0));
+    let exchanges = [rig.get("/1"), rig.get("/2")];
+    let upstreams = [rig.connected(), rig.connected()];
+    for upstream in upstreams {
+        rig.wrote(upstream);
+        rig.answer(upstream, OK);
+        rig.now += Duration::from_secs(1);
+    }
+    assert!(exchanges.iter().all(|exchange| rig.seen[exchange].whole));
+    rig.get("/3");
+    assert!(rig.written(upstreams[1]).contains("GET /3"));
+    rig.wrote(upstreams[1]);
+    rig.answer(upstreams[1], OK);
+    rig.pass(IDLE_TIMEOUT - Duration::from_secs(2));
+    assert!(!rig.is_open(upstreams[0]), "its time is over");
+    assert!(rig.is_open(upstreams[1]), "used later");
+    rig.pass(Duration::from_secs(3));
+    assert!(rig.proxy.is_idle());
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn weights_share_the_requests() {
+    let mut weighted = config(2, 100, 0);
+    weighted.upstreams[0].endpoints[0].weight = 3;
+    let mut rig = Rig::new(weighted);
+    for _ in 0..8 {
+        rig.get("/");
+    }
+    let first = EndpointAddress::Tcp(([127, 0, 0, 1], 8001).into());
+    let share = rig.wires.values().filter(|wire| wire.address.as_ref() == Some(&first)).count();
+    assert_eq!((share, rig.wires.len()), (6, 8));
+}
+
+#[test]
+fn requests_wait_in_order_and_the_queue_is_bounded() {
+    let mut rig = Rig::new(config(1, 1, 2));
+    let (first, upstream) = rig.active_get();
+    let waiting = [rig.get("/1"), rig.get("/2")];
+    let refused = rig.get("/3");
+    assert_eq!(rig.status(refused), 503);
+    assert_eq!(rig.seen[&refused].value("retry-after"), Some("1"));
+    assert_eq!(rig.record().error, Some("connection_limit_reached"));
+    assert_eq!(rig.proxy.counts().waiting, 2);
+
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&first].whole);
+    assert!(rig.written(upstream).contains("GET /1"), "first in, first out");
+    rig.abort(waiting[0]);
+    assert!(!rig.is_open(upstream));
+    let upstream = rig.connected();
+    assert!(rig.written(upstream).contains("GET /2"), "a new connection in the closed one's place");
+    rig.wrote(upstream);
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&waiting[1]].whole);
+
+    let (_, _) = (rig.get("/4"), rig.get("/5"));
+    rig.pass(CONNECT_TIMEOUT);
+    assert_eq!(rig.record().status, Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(rig.proxy.counts().waiting, 0);
+    rig.pass(RESPONSE_TIMEOUT);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn workers_share_what_the_process_may_have() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.proxy = Proxy::new(Arc::new(config(1, 5, 3)), 4);
+    let keys: Vec<_> = (0..4).map(|_| rig.get("/")).collect();
+    assert_eq!(rig.connects.len(), 2, "5 over 4 workers, rounded up");
+    assert_eq!(rig.proxy.counts().waiting, 1, "3 over 4 workers, rounded up");
+    assert_eq!(rig.status(keys[3]), 503);
+}
+
+#[test]
+fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
+    let mut both = config(1, 2, 2);
+    both.upstreams.push(Upstream { name: "other".into(), ..both.upstreams[0].clone() });
+    both.routes.insert(0, Route { host: None, path_prefix: "/other".into(), upstream: 1 });
+    let mut rig = Rig::new(both.clone());
+    let (_, kept) = rig.active_get();
+    rig.answer(kept, OK);
+    let other = rig.get("/other");
+    let changed = rig.connected();
+    rig.wrote(changed);
+    let idle = rig.get("/other");
+    let idle_upstream = rig.connected();
+    rig.wrote(idle_upstream);
+    rig.answer(idle_upstream, OK);
+    assert!(rig.seen[&idle].whole);
+
+    both.upstreams[1].response_timeout = Duration::from_secs(1);
+    rig.proxy.apply(rig.now, Arc::new(both));
+    rig.run();
+    assert!(rig.is_open(kept), "its upstream did not change");
+    assert!(!rig.is_open(idle_upstream), "nothing is kept for the old upstream");
+    rig.pass(Duration::from_secs(2));
+    assert!(!rig.seen.contains_key(&other), "it runs by what it began with");
+    rig.answer(changed, OK);
+    assert!(rig.seen[&other].whole && !rig.is_open(changed));
+    let fresh = rig.get("/other");
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.status(fresh), 504, "the new timeout");
+    rig.assert_nothing_left();
+    assert_eq!(rig.proxy.groups.len(), 2, "the old group is gone");
+}
+
+#[test]
+fn a_drained_proxy_keeps_no_connection() {
+    let mut rig = Rig::new(config(1, 2, 0));
+    let (_, idle) = rig.active_get();
+    let running = rig.get("/");
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.answer(idle, OK);
+    rig.proxy.drain(rig.now);
+    rig.run();
+    assert!(!rig.is_open(idle) && !rig.proxy.is_idle());
+    rig.answer(upstream, OK);
+    assert!(rig.seen[&running].whole && rig.proxy.is_idle());
+    rig.assert_nothing_left();
+}

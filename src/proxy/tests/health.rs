@@ -1,0 +1,188 @@
+//! Endpoints that fail are set aside, tried again by one request, and taken back.
+
+use super::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Sends a GET and answers which endpoint is asked, by its port; a kept connection counts too.
+fn port_of(rig: &Rig, key: UpstreamKey) -> u16 {
+    match &rig.wires[&key].address {
+        Some(EndpointAddress::Tcp(address)) => address.port(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A GET whose connects fail at the ports of `down`, and that is answered elsewhere; the ports that
+/// were asked.
+fn get(rig: &mut Rig, down: &[u16]) -> Vec<u16> {
+    let exchange = rig.get("/");
+    let mut asked = Vec::new();
+    loop {
+        if let Some(key) = rig.connects.front().copied() {
+            asked.push(port_of(rig, key));
+            if down.contains(asked.last().unwrap()) {
+                rig.connect_failed(TransportFault::Refused);
+            } else {
+                rig.connected();
+            }
+            continue;
+        }
+        let Some(key) = rig.wires.iter().find(|(_, wire)| wire.writing).map(|(key, _)| *key) else {
+            break;
+        };
+        if asked.last() != Some(&port_of(rig, key)) {
+            asked.push(port_of(rig, key));
+        }
+        rig.wrote(key);
+        rig.answer(key, OK);
+        break;
+    }
+    assert!(rig.seen[&exchange].whole);
+    asked
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
+    let mut rig = Rig::new(config(2, 8, 0));
+    while get(&mut rig, &[8002]) != [8002, 8001] {}
+    let mut pause = HEALTH.pause;
+    for _ in 0..6 {
+        for _ in 0..20 {
+            assert_eq!(get(&mut rig, &[8002]), [8001], "it is set aside");
+        }
+        rig.pass(pause - Duration::from_millis(1));
+        assert_eq!(get(&mut rig, &[8002]), [8001], "the pause of {pause:?} is not over");
+        rig.pass(Duration::from_millis(1));
+        // Its turn comes within two requests, and then one tries it and is served elsewhere.
+        let tried = (0..20).filter(|_| get(&mut rig, &[8002]) == [8002, 8001]).count();
+        assert_eq!(tried, 1, "one request tries it");
+        pause = (pause * 2).min(HEALTH.pause_max);
+    }
+    assert_eq!(rig.proxy.tally().set_asides, 7, "once, and after each of six trials");
+    // The trial that is answered brings it back, and to its share, not to more.
+    rig.pass(pause);
+    let asked: Vec<_> = (0..20).flat_map(|_| get(&mut rig, &[])).collect();
+    let share = asked.iter().filter(|port| **port == 8002).count();
+    assert!((9..=11).contains(&share), "{asked:?}");
+    // Pauses begin anew.
+    rig.proxy.close_idle(rig.now);
+    rig.run();
+    while get(&mut rig, &[8002]) != [8002, 8001] {}
+    rig.pass(HEALTH.pause);
+    assert!((0..2).any(|_| get(&mut rig, &[8002]) == [8002, 8001]));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_trial_in_flight_keeps_others_away_and_its_abort_does_not() {
+    let mut rig = Rig::new(config(2, 8, 0));
+    while get(&mut rig, &[8002]) != [8002, 8001] {}
+    rig.pass(HEALTH.pause);
+    let connecting = |rig: &Rig| rig.connects.iter().any(|key| port_of(rig, *key) == 8002);
+    let mut exchanges = Vec::new();
+    while !connecting(&rig) {
+        exchanges.push(rig.get("/"));
+    }
+    let trial = *exchanges.last().unwrap();
+    exchanges.extend((0..5).map(|_| rig.get("/")));
+    assert_eq!(rig.connects.iter().filter(|key| port_of(&rig, **key) == 8002).count(), 1);
+    rig.abort(trial);
+    exchanges.extend((0..2).map(|_| rig.get("/")));
+    assert!(connecting(&rig), "the next one tries");
+    exchanges.iter().for_each(|exchange| rig.abort(*exchange));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn answers_that_do_not_come_set_an_endpoint_aside_after_three_in_a_row() {
+    type Fail = fn(&mut Rig, UpstreamKey);
+    let failures: [(&str, Fail); 4] = [
+        ("closed", |rig, key| rig.end(key)),
+        ("reset", |rig, key| rig.event(key, UpstreamEvent::Failed(TransportFault::Reset))),
+        ("late", |rig, _| rig.pass(RESPONSE_TIMEOUT)),
+        ("not HTTP", |rig, key| rig.answer(key, "SSH-2.0-x\r\n")),
+    ];
+    for (name, fail) in failures {
+        let mut rig = Rig::new(config(2, 8, 0));
+        let mut failed_count = 0;
+        for _ in 0..40 {
+            // A POST is not tried again, so that each one shows one thing.
+            rig.request(request(Method::POST, "/"), true);
+            while let Some(key) = rig.connects.front().copied() {
+                rig.connected();
+                rig.wrote(key);
+                if port_of(&rig, key) == 8002 {
+                    failed_count += 1;
+                    fail(&mut rig, key);
+                } else {
+                    rig.answer(key, OK);
+                }
+            }
+            let kept = rig.wires.iter().find(|(_, wire)| wire.writing).map(|(key, _)| *key);
+            if let Some(key) = kept {
+                rig.wrote(key);
+                rig.answer(key, OK);
+            }
+        }
+        assert_eq!(failed_count, 3, "{name}");
+        rig.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_kept_connection_that_was_closed_meanwhile_speaks_against_nobody() {
+    let mut rig = Rig::new(config(2, 8, 0));
+    let exchanges: Vec<_> = (0..8).map(|_| rig.get("/")).collect();
+    while !rig.connects.is_empty() {
+        let key = rig.connected();
+        rig.wrote(key);
+    }
+    let all: Vec<_> = rig.wires.keys().copied().collect();
+    all.iter().for_each(|key| rig.answer(*key, OK));
+    assert!(exchanges.iter().all(|exchange| rig.seen[exchange].whole));
+    // All four that are kept to 8002 turn out to be closed, one after the other.
+    let mut stale_count = 0;
+    for _ in 0..8 {
+        rig.request(request(Method::POST, "/"), true);
+        let key = *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0;
+        if port_of(&rig, key) == 8002 {
+            stale_count += 1;
+            rig.end(key);
+        } else {
+            rig.wrote(key);
+            rig.answer(key, OK);
+        }
+    }
+    assert_eq!(stale_count, 4, "8002 gets its share as before");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
+    let mut rig = Rig::new(config(2, 1, 1));
+    while get(&mut rig, &[8002]) != [8002, 8001] {}
+    let busy = rig.get("/");
+    let waiting = rig.get("/");
+    assert!(rig.connects.is_empty(), "8002 is set aside, so the second one waits for 8001");
+    assert_eq!(rig.proxy.counts().waiting, 1);
+    let key = *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0;
+    for exchange in [busy, waiting] {
+        rig.wrote(key);
+        rig.answer(key, OK);
+        assert!(rig.seen[&exchange].whole);
+    }
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn where_none_is_well_all_are_asked() {
+    let mut rig = Rig::new(config(2, 8, 0));
+    for _ in 0..6 {
+        let exchange = rig.get("/");
+        rig.connect_failed(TransportFault::Refused);
+        rig.connect_failed(TransportFault::Refused);
+        assert_eq!(rig.status(exchange), 502);
+    }
+    assert_eq!(get(&mut rig, &[]).len(), 1, "the first that is there again serves at once");
+    rig.assert_nothing_left();
+}

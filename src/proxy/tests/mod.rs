@@ -1,0 +1,387 @@
+//! Tests of the whole machine, in memory and virtual time, against a scripted upstream.
+
+mod codec;
+mod faults;
+mod flows;
+mod health;
+mod requests;
+mod simulation;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+
+use super::*;
+use crate::config::{
+    Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
+    LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
+};
+
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+pub(super) const HEALTH: Health =
+    Health { failure_count: 3, pause: Duration::from_secs(5), pause_max: Duration::from_secs(60) };
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
+pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
+    let endpoint = |index| Endpoint {
+        address: EndpointAddress::Tcp(([127, 0, 0, 1], 8001 + index).into()),
+        weight: 1,
+    };
+    Config {
+        runtime: Runtime {
+            workers: None,
+            pool_len: 64 << 20,
+            hugepages: Hugepages::Try,
+            drain_timeout: Duration::from_secs(30),
+        },
+        admin: None,
+        log: Log { level: LogLevel::Info, access: None },
+        listeners: vec![Listener {
+            name: "edge".into(),
+            addresses: vec![([0, 0, 0, 0], 443).into()],
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            quic: Quic {
+                retry: Retry::Adaptive,
+                congestion: crate::config::Congestion::Cubic,
+                max_connections: 1000,
+                idle_timeout: Duration::from_secs(30),
+                max_streams: 100,
+                stream_receive_window: 1 << 20,
+                receive_window_max: 6 << 20,
+                send_window_max: 6 << 20,
+            },
+        }],
+        certificates: Vec::new(),
+        tls: Tls { unknown_server_name: UnknownServerName::Default },
+        routes: vec![Route { host: None, path_prefix: "/".into(), upstream: 0 }],
+        upstreams: vec![Upstream {
+            name: "app".into(),
+            host: HostPolicy::Preserve,
+            max_connections,
+            max_waiting,
+            endpoints: (0..endpoint_count).map(endpoint).collect(),
+            connect_timeout: CONNECT_TIMEOUT,
+            response_timeout: RESPONSE_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            health: HEALTH,
+        }],
+        limits: Limits {
+            field_section_len_max: 65536,
+            field_count_max: 100,
+            request_body_len_max: 1 << 20,
+            request_head_timeout: Duration::from_secs(10),
+            request_body_timeout: BODY_TIMEOUT,
+            stream_reset_count_max: 200,
+            answer_head_len_max: 16384,
+        },
+    }
+}
+
+pub(super) fn request(method: Method, path: &str) -> Request {
+    Request {
+        method,
+        authority: HeaderValue::from_static("example.com"),
+        path: Bytes::copy_from_slice(path.as_bytes()),
+        scheme: http::uri::Scheme::HTTPS,
+        fields: Fields::new(),
+        content_length: None,
+        client: ([192, 0, 2, 1], 4433).into(),
+        server_name: None,
+        listener: 0,
+        misdirected: false,
+    }
+}
+
+pub(super) fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
+    (name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
+}
+
+/// What a client has seen of one exchange.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub status: Option<StatusCode>,
+    pub fields: Fields,
+    pub interim: Vec<StatusCode>,
+    pub body: Vec<u8>,
+    pub untaken_len: usize,
+    pub trailers: Option<Fields>,
+    pub whole: bool,
+    pub reset: Option<ResetReason>,
+    pub stopped: bool,
+    pub room_told: usize,
+}
+
+impl Seen {
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let mut found = self.fields.iter().filter(|(key, _)| key == name);
+        found.next().map(|(_, value)| value.to_str().unwrap())
+    }
+}
+
+/// What an upstream has seen of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Wire {
+    pub address: Option<EndpointAddress>,
+    pub written: Vec<u8>,
+    pub writing: bool,
+    pub receiving: bool,
+}
+
+/// The machine with everything around it; checks the rules of the outputs at each of them.
+pub(super) struct Rig {
+    pub proxy: Proxy,
+    pub now: Instant,
+    pub seen: BTreeMap<ExchangeKey, Seen>,
+    pub wires: BTreeMap<UpstreamKey, Wire>,
+    pub closed: BTreeSet<UpstreamKey>,
+    pub connects: VecDeque<UpstreamKey>,
+    pub records: Vec<AccessRecord>,
+    /// Answers are taken as they come.
+    pub takes: bool,
+    streams: u64,
+}
+
+impl Rig {
+    pub fn new(config: Config) -> Self {
+        #[allow(clippy::disallowed_methods, reason = "the test's epoch; no test reads it again")]
+        let now = Instant::now();
+        Self {
+            proxy: Proxy::new(Arc::new(config), 1),
+            now,
+            seen: BTreeMap::new(),
+            wires: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            connects: VecDeque::new(),
+            records: Vec::new(),
+            takes: true,
+            streams: 0,
+        }
+    }
+
+    pub fn request(&mut self, request: Request, ended: bool) -> ExchangeKey {
+        self.streams += 4;
+        let downstream = Downstream::Stream { connection: 1, stream: self.streams };
+        let key = self.proxy.handle_request(self.now, downstream, request, ended);
+        self.run();
+        key
+    }
+
+    pub fn get(&mut self, path: &str) -> ExchangeKey {
+        self.request(request(Method::GET, path), true)
+    }
+
+    /// A POST of which the body is still to come.
+    pub fn post(&mut self, content_length: Option<u64>) -> ExchangeKey {
+        self.request(Request { content_length, ..request(Method::POST, "/upload") }, false)
+    }
+
+    /// A GET that is out on a connection.
+    pub fn active_get(&mut self) -> (ExchangeKey, UpstreamKey) {
+        let exchange = self.get("/");
+        let upstream = self.connected();
+        self.wrote(upstream);
+        (exchange, upstream)
+    }
+
+    pub fn body(&mut self, key: ExchangeKey, piece: &[u8]) {
+        self.proxy.handle_body(self.now, key, Bytes::copy_from_slice(piece));
+        self.run();
+    }
+
+    pub fn end_of_request(&mut self, key: ExchangeKey) {
+        self.proxy.handle_end(self.now, key, None);
+        self.run();
+    }
+
+    pub fn abort(&mut self, key: ExchangeKey) {
+        self.proxy.handle_abort(self.now, key);
+        self.run();
+    }
+
+    pub fn event(&mut self, key: UpstreamKey, event: UpstreamEvent) {
+        if let Some(wire) = self.wires.get_mut(&key) {
+            match &event {
+                UpstreamEvent::Wrote | UpstreamEvent::WriteFailed(_) => {
+                    assert!(std::mem::take(&mut wire.writing), "nothing was being written");
+                }
+                UpstreamEvent::Received(_) | UpstreamEvent::End => {
+                    assert!(std::mem::take(&mut wire.receiving), "nothing was asked for");
+                }
+                _ => {}
+            }
+        }
+        self.proxy.handle_upstream(self.now, key, event);
+        self.run();
+    }
+
+    /// The oldest connect succeeds.
+    pub fn connected(&mut self) -> UpstreamKey {
+        let key = self.connects.pop_front().expect("a connect was asked for");
+        self.event(key, UpstreamEvent::Connected);
+        key
+    }
+
+    pub fn connect_failed(&mut self, fault: TransportFault) -> UpstreamKey {
+        let key = self.connects.pop_front().expect("a connect was asked for");
+        self.event(key, UpstreamEvent::ConnectFailed(fault));
+        key
+    }
+
+    pub fn wrote(&mut self, key: UpstreamKey) {
+        self.event(key, UpstreamEvent::Wrote);
+    }
+
+    pub fn answer(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
+        self.event(key, UpstreamEvent::Received(BytesMut::from(bytes.as_ref())));
+    }
+
+    pub fn end(&mut self, key: UpstreamKey) {
+        self.event(key, UpstreamEvent::End);
+    }
+
+    pub fn taken(&mut self, key: ExchangeKey, len: usize) {
+        self.seen.get_mut(&key).unwrap().untaken_len -= len;
+        self.proxy.handle_answer_taken(self.now, key, len);
+        self.run();
+    }
+
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.proxy.handle_timeout(self.now);
+        self.run();
+        let next = self.proxy.next_deadline();
+        assert!(next.is_none_or(|next| next > self.now), "a deadline stays behind");
+    }
+
+    pub fn written(&self, key: UpstreamKey) -> String {
+        String::from_utf8(self.wires[&key].written.clone()).unwrap()
+    }
+
+    pub fn is_open(&self, key: UpstreamKey) -> bool {
+        self.wires.contains_key(&key)
+    }
+
+    pub fn status(&self, key: ExchangeKey) -> u16 {
+        self.seen[&key].status.expect("a final head").as_u16()
+    }
+
+    pub fn record(&self) -> &AccessRecord {
+        self.records.last().expect("a record was written")
+    }
+
+    /// All exchanges are over: nothing of them is left.
+    pub fn assert_nothing_left(&mut self) {
+        let counts = self.proxy.counts();
+        assert_eq!((counts.exchanges, counts.waiting), (0, 0));
+        assert_eq!(counts.connections, counts.idle, "only kept connections are open");
+        assert_eq!(self.records.len() as u64, self.proxy.tally().exchanges, "one record each");
+        for (key, wire) in &self.wires {
+            assert!(wire.receiving && !wire.writing, "{key:?} is not watched");
+        }
+        self.proxy.close_idle(self.now);
+        self.run();
+        assert!(self.proxy.is_idle() && self.wires.is_empty());
+        assert_eq!(self.proxy.alarms.len(), 0, "no deadline is left");
+        for group in self.proxy.groups.keys() {
+            let group = self.proxy.groups.get(group).unwrap();
+            assert!(!group.retired && group.user_count == 0 && group.waiting.is_empty());
+        }
+    }
+
+    fn run(&mut self) {
+        while let Some(output) = self.proxy.poll() {
+            self.apply(output);
+        }
+    }
+
+    fn apply(&mut self, output: Output) {
+        match output {
+            Output::Connect { key, address } => {
+                let wire = Wire { address: Some(address), ..Wire::default() };
+                assert!(self.wires.insert(key, wire).is_none() && !self.closed.contains(&key));
+                self.connects.push_back(key);
+            }
+            Output::Write { key, pieces } => {
+                let wire = self.wires.get_mut(&key).expect("written to after its close");
+                assert!(!std::mem::replace(&mut wire.writing, true), "two writes at once");
+                assert!(pieces.len() <= crate::limits::UPSTREAM_WRITE_PIECES_MAX);
+                assert!(!pieces.is_empty() && pieces.iter().all(|piece| !piece.is_empty()));
+                wire.written.extend(pieces.concat());
+            }
+            Output::Receive { key, .. } => {
+                let wire = self.wires.get_mut(&key).expect("read after its close");
+                assert!(!std::mem::replace(&mut wire.receiving, true), "two receives at once");
+            }
+            Output::Close { key } => {
+                assert!(self.wires.remove(&key).is_some(), "closed twice");
+                self.closed.insert(key);
+                self.connects.retain(|connect| *connect != key);
+            }
+            Output::Access(record) => self.records.push(*record),
+            output => self.apply_answer(output),
+        }
+    }
+
+    fn apply_answer(&mut self, output: Output) {
+        let takes = self.takes;
+        match output {
+            Output::Interim { exchange, status, .. } => {
+                let seen = see(&mut self.seen, exchange);
+                assert!(seen.status.is_none() && status.is_informational());
+                seen.interim.push(status);
+            }
+            Output::AnswerHead { exchange, status, fields, ended, .. } => {
+                let seen = see(&mut self.seen, exchange);
+                assert!(seen.status.replace(status).is_none(), "two heads");
+                assert!(!status.is_informational());
+                (seen.fields, seen.whole) = (fields, ended);
+            }
+            Output::AnswerBody { exchange, piece, .. } => {
+                let seen = see(&mut self.seen, exchange);
+                assert!(seen.status.is_some() && !seen.whole && !piece.is_empty());
+                seen.body.extend_from_slice(&piece);
+                if takes {
+                    self.proxy.handle_answer_taken(self.now, exchange, piece.len());
+                } else {
+                    seen.untaken_len += piece.len();
+                }
+            }
+            Output::AnswerEnd { exchange, trailers, .. } => {
+                let seen = see(&mut self.seen, exchange);
+                assert!(seen.status.is_some() && !std::mem::replace(&mut seen.whole, true));
+                assert!(trailers.as_ref().is_none_or(|trailers| !trailers.is_empty()));
+                seen.trailers = trailers;
+            }
+            Output::AnswerReset { exchange, reason, .. } => {
+                let seen = see(&mut self.seen, exchange);
+                assert!(seen.status.is_some(), "only what has begun is cut off");
+                assert!(!seen.whole || reason == ResetReason::AnswerStalled);
+                seen.reset = Some(reason);
+            }
+            Output::StopRequest { exchange, .. } => {
+                assert!(
+                    !std::mem::replace(&mut see(&mut self.seen, exchange).stopped, true),
+                    "stopped twice"
+                );
+            }
+            Output::BodyRoom { exchange, .. } => {
+                see(&mut self.seen, exchange).room_told += 1;
+                assert!(self.proxy.body_room(exchange) > 0);
+            }
+            _ => unreachable!("handled by the caller"),
+        }
+    }
+}
+
+/// What was seen of `key`, about to see more.
+fn see(all: &mut BTreeMap<ExchangeKey, Seen>, key: ExchangeKey) -> &mut Seen {
+    let seen = all.entry(key).or_default();
+    assert!(seen.reset.is_none(), "something follows a reset");
+    seen
+}

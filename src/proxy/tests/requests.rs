@@ -1,0 +1,301 @@
+//! What an upstream is told, and what a client may not say.
+
+use http::Method;
+
+use super::*;
+
+/// The head that the upstream of `request` got.
+fn head_of(config: Config, request: Request, ended: bool) -> String {
+    let mut rig = Rig::new(config);
+    rig.request(request, ended);
+    let upstream = rig.connected();
+    rig.written(upstream)
+}
+
+#[test]
+fn the_shortest_request() {
+    let head = head_of(config(1, 1, 0), request(Method::GET, "/a?b"), true);
+    let expected = "GET /a?b HTTP/1.1\r\n\
+                    host: example.com\r\n\
+                    x-forwarded-for: 192.0.2.1\r\n\
+                    x-forwarded-proto: https\r\n\
+                    x-forwarded-host: example.com\r\n\
+                    forwarded: for=192.0.2.1;host=\"example.com\";proto=https\r\n\
+                    via: 3 ringway\r\n\r\n";
+    assert_eq!(head, expected);
+}
+
+#[test]
+fn fields_that_a_client_may_not_say_are_not_said() {
+    let mut from_client = request(Method::GET, "/");
+    from_client.fields = vec![
+        field("accept", "*/*"),
+        field("connection", "x-mine, close"),
+        field("x-mine", "1"),
+        field("keep-alive", "1"),
+        field("proxy-connection", "1"),
+        field("transfer-encoding", "chunked"),
+        field("upgrade", "h2c"),
+        field("te", "trailers"),
+        field("host", "other.example"),
+        field("content-length", "7"),
+        field("expect", "100-continue"),
+        field("proxy", "http://evil"),
+        field("early-data", "1"),
+        field("x_forwarded_for", "10.0.0.1"),
+        field("x-forwarded-for", "10.0.0.1"),
+        field("x-forwarded-proto", "http"),
+        field("x-forwarded-host", "other.example"),
+        field("x-forwarded-port", "80"),
+        field("x-real-ip", "10.0.0.1"),
+        field("forwarded", "for=10.0.0.1"),
+        field("via", "1.1 evil"),
+        field("cookie", "a=1"),
+        field("x-last", "1"),
+        field("cookie", "b=2"),
+    ];
+    let head = head_of(config(1, 1, 0), from_client, true);
+    let expected = "GET / HTTP/1.1\r\n\
+                    host: example.com\r\n\
+                    accept: */*\r\n\
+                    x-last: 1\r\n\
+                    cookie: a=1; b=2\r\n\
+                    x-forwarded-for: 192.0.2.1\r\n\
+                    x-forwarded-proto: https\r\n\
+                    x-forwarded-host: example.com\r\n\
+                    forwarded: for=192.0.2.1;host=\"example.com\";proto=https\r\n\
+                    via: 3 ringway\r\n\r\n";
+    assert_eq!(head, expected);
+}
+
+/// An origin that redirects http to https would else redirect for ever, and caches keep it.
+#[test]
+fn a_client_cannot_deny_that_its_connection_is_secure() {
+    let mut from_client = request(Method::GET, "/");
+    from_client.scheme = http::uri::Scheme::HTTP;
+    let mut from_proxy = from_client.clone();
+    let head = head_of(config(1, 1, 0), from_client, true);
+    assert!(head.contains("\r\nx-forwarded-proto: https\r\n"), "{head}");
+    assert!(head.contains(";proto=https\r\n"), "{head}");
+    from_proxy.client = "10.1.2.3:1".parse().unwrap();
+    let head = head_of(config(1, 1, 0), from_proxy, true);
+    assert!(head.contains("\r\nx-forwarded-proto: http\r\n"), "{head}");
+}
+
+#[test]
+fn a_trusted_proxy_is_believed() {
+    let mut from_proxy = request(Method::GET, "/");
+    from_proxy.client = "[::ffff:10.1.2.3]:1".parse().unwrap();
+    from_proxy.fields = vec![
+        field("x-forwarded-for", "198.51.100.7"),
+        field("x-forwarded-for", "198.51.100.8"),
+        field("x-forwarded-proto", "http"),
+        field("x-forwarded-port", "80"),
+        field("x-real-ip", "198.51.100.7"),
+        field("forwarded", "for=198.51.100.7"),
+        field("via", "2 other"),
+    ];
+    let head = head_of(config(1, 1, 0), from_proxy, true);
+    let expected = "GET / HTTP/1.1\r\n\
+                    host: example.com\r\n\
+                    x-forwarded-port: 80\r\n\
+                    x-forwarded-for: 198.51.100.7, 198.51.100.8, 10.1.2.3\r\n\
+                    x-forwarded-proto: http\r\n\
+                    x-forwarded-host: example.com\r\n\
+                    x-real-ip: 198.51.100.7\r\n\
+                    forwarded: for=198.51.100.7, for=10.1.2.3;host=\"example.com\";proto=https\r\n\
+                    via: 2 other, 3 ringway\r\n\r\n";
+    assert_eq!(head, expected);
+}
+
+fn options(request: &mut Request, max_forwards: &str) {
+    request.method = Method::OPTIONS;
+    request.fields = vec![field("max-forwards", max_forwards)];
+}
+
+/// RFC 9110 7.6.2.
+#[test]
+fn max_forwards_counts_down_for_options_and_for_nothing_else() {
+    let mut asked = request(Method::OPTIONS, "*");
+    options(&mut asked, "7");
+    let head = head_of(config(1, 1, 0), asked.clone(), true);
+    assert!(head.starts_with("OPTIONS * HTTP/1.1\r\n") && head.contains("\r\nmax-forwards: 6\r\n"));
+    asked.fields = vec![field("max-forwards", "99999999999999999999")];
+    let head = head_of(config(1, 1, 0), asked.clone(), true);
+    assert!(head.contains("\r\nmax-forwards: 18446744073709551614\r\n"), "{head}");
+    asked.method = Method::GET;
+    asked.path = Bytes::from_static(b"/");
+    asked.fields = vec![field("max-forwards", "0")];
+    let head = head_of(config(1, 1, 0), asked, true);
+    assert!(head.contains("\r\nmax-forwards: 0\r\n"), "{head}");
+}
+
+#[test]
+fn host_is_the_endpoints_where_the_upstream_says_so() {
+    let mut by_upstream = config(1, 1, 0);
+    by_upstream.upstreams[0].host = HostPolicy::Upstream;
+    let mut from_client = request(Method::GET, "/");
+    from_client.client = "[2001:db8::1]:1".parse().unwrap();
+    let head = head_of(by_upstream.clone(), from_client, true);
+    assert!(head.contains("\r\nhost: 127.0.0.1:8001\r\n"), "{head}");
+    assert!(head.contains("forwarded: for=\"[2001:db8::1]\";host=\"example.com\""), "{head}");
+    by_upstream.upstreams[0].endpoints[0].address = EndpointAddress::Unix("/run/app.sock".into());
+    let head = head_of(by_upstream, request(Method::GET, "/"), true);
+    assert!(head.contains("\r\nhost: localhost\r\n"), "{head}");
+}
+
+#[test]
+fn every_body_has_its_framing() {
+    let framing = |method, content_length, ended| {
+        let mut head =
+            head_of(config(1, 1, 0), Request { content_length, ..request(method, "/") }, ended);
+        head.drain(..head.find("via: 3 ringway\r\n").unwrap() + 16);
+        head
+    };
+    assert_eq!(framing(Method::GET, None, true), "\r\n");
+    assert_eq!(framing(Method::POST, None, true), "content-length: 0\r\n\r\n");
+    assert_eq!(framing(Method::GET, Some(0), true), "content-length: 0\r\n\r\n");
+    assert_eq!(framing(Method::GET, Some(7), false), "content-length: 7\r\n\r\n");
+    assert_eq!(framing(Method::POST, None, false), "transfer-encoding: chunked\r\n\r\n");
+}
+
+#[test]
+fn a_get_that_is_not_ended_is_held_until_its_body_is_known() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.request(request(Method::GET, "/"), false);
+    assert!(rig.connects.is_empty(), "held");
+    rig.end_of_request(exchange);
+    let upstream = rig.connected();
+    assert!(!rig.written(upstream).contains("chunked"));
+    rig.abort(exchange);
+
+    let exchange = rig.request(request(Method::DELETE, "/"), false);
+    rig.body(exchange, b"x");
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.end_of_request(exchange);
+    let written = rig.written(upstream);
+    assert!(written.ends_with("chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"), "{written}");
+    rig.abort(exchange);
+
+    let exchange = rig.request(request(Method::GET, "/"), false);
+    rig.pass(BODY_TIMEOUT);
+    assert_eq!(rig.status(exchange), 408);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn own_answers_to_requests_that_are_not_forwarded() {
+    let mut narrow = config(1, 1, 0);
+    narrow.routes[0].path_prefix = "/api".into();
+    let mut rig = Rig::new(narrow);
+    let with = |path: &str, change: &dyn Fn(&mut Request)| {
+        let mut request = request(Method::GET, path);
+        change(&mut request);
+        request
+    };
+    let cases = [
+        (with("/apix", &|_| ()), 404, "destination_not_found"),
+        (with("/api/../etc", &|_| ()), 400, "http_request_error"),
+        (with("/api/%2e%2E/etc", &|_| ()), 400, "http_request_error"),
+        (with("*", &|_| ()), 400, "http_request_error"),
+        (with("/api", &|r| r.method = Method::CONNECT), 501, "http_request_error"),
+        (
+            with("/api", &|r| r.authority = HeaderValue::from_static("u@h")),
+            400,
+            "http_request_error",
+        ),
+        (with("/api", &|r| r.method = Method::TRACE), 501, "http_request_error"),
+        (with("/api", &|r| options(r, "0")), 501, "http_request_error"),
+        (with("/api", &|r| options(r, "x")), 400, "http_request_error"),
+        (with("/api", &|r| options(r, "-1")), 400, "http_request_error"),
+        (with("/api", &|r| r.misdirected = true), 421, "http_request_error"),
+        (with("/api", &|r| r.authority = HeaderValue::from_static("")), 400, "http_request_error"),
+        (with("/api", &|r| r.content_length = Some(5)), 400, "http_request_error"),
+    ];
+    for (request, status, error) in cases {
+        let path = request.path.clone();
+        let exchange = rig.request(request, true);
+        assert_eq!(rig.status(exchange), status, "{path:?}");
+        let seen = &rig.seen[&exchange];
+        assert!(seen.whole && !seen.stopped);
+        let proxy_status = seen.value("proxy-status").unwrap();
+        assert!(proxy_status.starts_with(&format!("ringway; error={error}; details=\"")));
+        assert_eq!(seen.value("content-length"), Some(seen.body.len().to_string().as_str()));
+        let record = rig.record();
+        assert_eq!((record.status.unwrap().as_u16(), record.error), (status, Some(error)));
+        assert_eq!((record.path.as_ref(), record.outcome), (Some(&path), Outcome::Complete));
+        assert_eq!(record.answer_len as usize, rig.seen[&exchange].body.len());
+    }
+    let exchange = rig.request(request(Method::HEAD, "/nowhere"), true);
+    assert_eq!(rig.status(exchange), 404);
+    assert!(rig.seen[&exchange].whole && rig.seen[&exchange].body.is_empty());
+    let mut too_long = request(Method::POST, "/api");
+    too_long.content_length = Some((1 << 20) + 1);
+    let exchange = rig.request(too_long, false);
+    assert_eq!(rig.status(exchange), 413);
+    assert!(rig.seen[&exchange].stopped, "the rest of the body is not wanted");
+    assert!(rig.wires.is_empty(), "no upstream was troubled");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn refusals_from_before_there_was_a_request_are_answered_and_logged() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let refused = Refused {
+        client: ([192, 0, 2, 9], 1).into(),
+        server_name: Some("example.com".into()),
+        method: Some(Method::HEAD),
+        authority: None,
+        path: None,
+    };
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let downstream = Downstream::Front(7);
+    let key = rig.proxy.reject(rig.now, downstream, refused, false, status, "too many fields");
+    rig.run();
+    assert_eq!(rig.status(key), 431);
+    assert!(rig.seen[&key].stopped && rig.seen[&key].whole && rig.seen[&key].body.is_empty());
+    assert_eq!(rig.record().server_name.as_deref(), Some("example.com"));
+    assert_eq!(rig.record().method, Some(Method::HEAD));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn who_waits_for_100_gets_it_here() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let mut expecting = request(Method::POST, "/");
+    expecting.fields = vec![field("expect", "100-Continue")];
+    let exchange = rig.request(expecting, false);
+    assert_eq!(rig.seen[&exchange].interim, [StatusCode::CONTINUE]);
+    let upstream = rig.connected();
+    assert!(!rig.written(upstream).contains("expect"));
+    rig.answer(upstream, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n");
+    assert_eq!(rig.seen[&exchange].interim, [StatusCode::CONTINUE, StatusCode::EARLY_HINTS]);
+    rig.abort(exchange);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn bodies_that_contradict_their_length_never_reach_the_upstreams_next_request() {
+    for (sent, status) in [(&b"hello!"[..], 400), (&b"hell"[..], 400), (&b""[..], 400)] {
+        let mut rig = Rig::new(config(1, 1, 0));
+        let exchange = rig.post(Some(5));
+        let upstream = rig.connected();
+        rig.wrote(upstream);
+        rig.body(exchange, sent);
+        rig.end_of_request(exchange);
+        assert_eq!(rig.status(exchange), status);
+        assert!(!rig.is_open(upstream), "the incomplete request's connection is closed");
+        rig.assert_nothing_left();
+    }
+    // After the answer's head there is only the reset.
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(5));
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe");
+    rig.end_of_request(exchange);
+    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::RequestMalformed));
+    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::RequestMalformed));
+    rig.assert_nothing_left();
+}

@@ -1,0 +1,214 @@
+//! What may be sent to an address before it is known to be the client's own.
+//!
+//! A stranger can write any source address on a datagram, so until the address is validated an
+//! endpoint sends at most three times the bytes that it received (RFC 9000 8.1). quinn-proto lets a
+//! whole datagram go while any of that is left, which makes 3.19 times of one Initial. So the
+//! engine keeps its own account, asks it *before* a datagram is built, and never drops a built one:
+//! what quinn-proto has built counts as sent there.
+//!
+//! The account is closed by one of three: a Retry token, a packet under Handshake keys, or the end
+//! of the handshake. When a client moves, its new address gets a new account ([`super::paths`]),
+//! closed by a PATH_RESPONSE.
+
+/// RFC 9000 8.1.
+const AMPLIFICATION_MAX: u64 = 3;
+
+/// The account of one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Credit {
+    validated: bool,
+    /// One datagram may go before it is earned.
+    first_is_free: bool,
+    received: u64,
+    sent: u64,
+}
+
+impl Credit {
+    pub(super) fn new(validated: bool) -> Self {
+        Self { validated, first_is_free: false, received: 0, sent: 0 }
+    }
+
+    /// The account of an address that a client has moved to. A client that does not know that it
+    /// moved (its NAT gave it another port) sends acknowledgements of 40 bytes, which never add up
+    /// to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): the first datagram is free, or the
+    /// connection would be lost. Only who has finished a handshake can make it go to a stranger.
+    pub(super) fn moved() -> Self {
+        Self { first_is_free: true, ..Self::new(false) }
+    }
+
+    /// RFC 9000 8.1: all bytes of datagrams attributed to the connection count, those of packets
+    /// that were discarded too.
+    pub(super) fn received(&mut self, len: usize) {
+        self.received += len as u64;
+    }
+
+    pub(super) fn sent(&mut self, len: usize) {
+        self.sent += len as u64;
+    }
+
+    pub(super) fn validate(&mut self) {
+        self.validated = true;
+    }
+
+    pub(super) fn is_validated(self) -> bool {
+        self.validated
+    }
+
+    /// How many datagrams of `len` bytes may leave, at most `count_max`.
+    pub(super) fn datagram_count(self, len: usize, count_max: usize) -> usize {
+        if self.validated {
+            return count_max;
+        }
+        let left = (self.received * AMPLIFICATION_MAX).saturating_sub(self.sent);
+        let earned = usize::try_from(left / len as u64).unwrap_or(usize::MAX);
+        let free = usize::from(self.first_is_free && self.sent == 0);
+        count_max.min(earned.max(free))
+    }
+}
+
+const LONG_HEADER: u8 = 0x80;
+const INITIAL: u8 = 0;
+const HANDSHAKE: u8 = 2;
+const VERSION_1: [u8; 4] = [0, 0, 0, 1];
+
+/// Whether a datagram has a long header in front: all of them belong to handshakes.
+pub(super) fn has_long_header(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & LONG_HEADER != 0)
+}
+
+/// Whether every long-header packet of a datagram claims to be a Handshake packet, and there is
+/// one. Their keys come from an answer of ours, so if one of them proves authentic, the sender has
+/// received it (RFC 9000 8.1). That it does is not told here.
+pub(super) fn claims_handshake_only(mut datagram: &[u8]) -> bool {
+    let mut found = false;
+    while has_long_header(datagram) {
+        match handshake_packet(datagram) {
+            Some(rest) => datagram = rest,
+            None => return false,
+        }
+        found = true;
+    }
+    found
+}
+
+/// The destination connection id of a datagram that begins with an Initial (RFC 9000 17.2.2).
+pub(super) fn initial_destination(datagram: &[u8]) -> Option<&[u8]> {
+    let (&first, rest) = datagram.split_first()?;
+    let rest = rest.strip_prefix(&VERSION_1)?;
+    if first & LONG_HEADER == 0 || first >> 4 & 3 != INITIAL {
+        return None;
+    }
+    let (&destination_len, rest) = rest.split_first()?;
+    rest.get(..usize::from(destination_len))
+}
+
+/// Splits one Handshake packet off (RFC 9000 17.2.4); `None` where it is none, or is cut.
+fn handshake_packet(packet: &[u8]) -> Option<&[u8]> {
+    let (&first, rest) = packet.split_first()?;
+    let rest = rest.strip_prefix(&VERSION_1)?;
+    if first >> 4 & 3 != HANDSHAKE {
+        return None;
+    }
+    let (&destination_len, rest) = rest.split_first()?;
+    let rest = rest.get(usize::from(destination_len)..)?;
+    let (&source_len, rest) = rest.split_first()?;
+    let rest = rest.get(usize::from(source_len)..)?;
+    let (len, rest) = varint(rest)?;
+    rest.get(usize::try_from(len).ok()?..)
+}
+
+/// RFC 9000 16.
+fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let len = 1usize << (bytes.first()? >> 6);
+    let (value, rest) = bytes.split_at_checked(len)?;
+    let value = value.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte));
+    // The two top bits of the first byte are the length.
+    Some((value & (u64::MAX >> (64 - 8 * len + 2)), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_initial_is_worth_three_datagrams() {
+        let mut credit = Credit::new(false);
+        assert_eq!(credit.datagram_count(1200, 64), 0);
+        credit.received(1200);
+        assert_eq!(credit.datagram_count(1200, 64), 3);
+        assert_eq!(credit.datagram_count(1200, 2), 2);
+        credit.sent(1201);
+        assert_eq!(credit.datagram_count(1200, 64), 1);
+        credit.sent(1200);
+        assert_eq!(credit.datagram_count(1200, 64), 0);
+        credit.received(1);
+        assert_eq!(credit.datagram_count(1200, 64), 1, "1,199 were left, and 3 more");
+        credit.validate();
+        assert_eq!(credit.datagram_count(1200, 64), 64);
+    }
+
+    #[test]
+    fn one_datagram_is_free_for_a_new_address() {
+        let mut credit = Credit::moved();
+        credit.received(40);
+        assert_eq!(credit.datagram_count(1200, 64), 1);
+        credit.sent(1200);
+        assert_eq!(credit.datagram_count(1200, 64), 0);
+        credit.received(1160);
+        assert_eq!(credit.datagram_count(1200, 64), 2);
+    }
+
+    /// RFC 9000 A.1.
+    #[test]
+    fn varints_of_the_standard() {
+        let read = |bytes: &[u8]| varint(bytes).map(|(value, rest)| (value, rest.len()));
+        let eight = [0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c];
+        assert_eq!(read(&eight), Some((151_288_809_941_952_652, 0)));
+        assert_eq!(read(&[0x9d, 0x7f, 0x3e, 0x7d, 0xaa]), Some((494_878_333, 1)));
+        assert_eq!(read(&[0x7b, 0xbd]), Some((15_293, 0)));
+        assert_eq!(read(&[0x25]), Some((37, 0)));
+        assert_eq!(read(&[0x40, 0x25]), Some((37, 0)));
+        assert_eq!(read(&eight[..7]), None);
+        assert_eq!(read(&[]), None);
+    }
+
+    fn long(kind: u8, version: u8, payload_len: u8) -> Vec<u8> {
+        let mut packet = vec![0xc0 | kind << 4, 0, 0, 0, version, 2, 1, 1, 1, 7];
+        if kind == 0 {
+            packet.push(0);
+        }
+        packet.push(payload_len);
+        packet.extend(vec![0; usize::from(payload_len)]);
+        packet
+    }
+
+    #[test]
+    fn an_initial_tells_its_destination() {
+        let initial = long(0, 1, 30);
+        assert_eq!(initial_destination(&initial), Some(&[1, 1][..]));
+        assert_eq!(initial_destination(&long(2, 1, 30)), None, "a Handshake packet");
+        assert_eq!(initial_destination(&long(0, 2, 30)), None, "another version");
+        assert_eq!(initial_destination(&[0x40; 30]), None, "a short header");
+        for len in 0..8 {
+            assert_eq!(initial_destination(&initial[..len]), None, "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn only_whole_handshake_packets_count() {
+        let handshake = long(2, 1, 30);
+        assert!(claims_handshake_only(&handshake));
+        assert!(claims_handshake_only(&[handshake.clone(), handshake.clone()].concat()));
+        // What follows with a short header is one packet to the end.
+        assert!(claims_handshake_only(&[handshake.clone(), vec![0x40; 30]].concat()));
+        assert!(!claims_handshake_only(&[handshake.clone(), long(0, 1, 30)].concat()));
+        assert!(!claims_handshake_only(&[long(0, 1, 30), handshake.clone()].concat()));
+        assert!(!claims_handshake_only(&long(2, 2, 30)));
+        assert!(!claims_handshake_only(&long(3, 1, 30)));
+        assert!(!claims_handshake_only(&[0x40; 30]));
+        assert!(!claims_handshake_only(&[]));
+        for len in 0..handshake.len() {
+            assert!(!claims_handshake_only(&handshake[..len]), "cut at {len}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! The engine: quinn-proto's endpoint, its connections, and the turn that each input makes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn_proto::crypto::rustls::HandshakeData;
+use quinn_proto::{ConnectionHandle, Dir, Endpoint, EndpointEvent, StreamEvent, VarInt};
+
+use super::cid::WorkerIds;
+use super::congestion;
+use super::intake::outgoing;
+use super::managed::{Managed, Phase};
+use super::responses::Responses;
+use super::settings::{EngineError, EngineSettings, Listener, share};
+use super::table::{ConnectionKey, Table};
+use super::types::{CloseReason, ConnectionCounts, Event, QuicStats, Transmit};
+use crate::config;
+use crate::deadlines::Deadlines;
+use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
+
+/// How far back the queue of events is searched for the same one. A bundle of datagrams for one
+/// stream says `Readable` for each of them.
+const EVENT_LOOK_BACK: usize = 8;
+
+/// The QUIC side of one worker: all sockets, all listeners, all connections.
+pub struct Engine {
+    settings: EngineSettings,
+    pub(super) endpoint: Endpoint,
+    /// Only to know our ids; the endpoint has its own copy to make them.
+    pub(super) ids: WorkerIds,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) table: Table,
+    deadlines: Deadlines,
+    events: VecDeque<(ConnectionKey, Event)>,
+    pub(super) responses: Responses,
+    /// Connections whose handshake is not complete.
+    pub(super) handshaking: usize,
+    /// Connections between `Connected` and `Closed`.
+    open: usize,
+    /// Whether clients may begin; false in a drain.
+    pub(super) accepting: bool,
+    /// What windows may still grow by, of all connections together.
+    pub(super) window_budget: u64,
+    pub(super) stats: QuicStats,
+    /// Scratch of [`Engine::handle_timeout`].
+    due: Vec<usize>,
+}
+
+impl Engine {
+    /// Makes an engine without connections.
+    pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
+        settings.check()?;
+        let listeners = settings
+            .listeners
+            .iter()
+            .map(|quic| listener(&settings, quic))
+            .collect::<Result<Vec<_>, _>>()?;
+        // What decides before a listener is known (tokens, Initial keys) is the same in all.
+        let server = listeners.first().map(|listener| Arc::clone(&listener.server));
+        let endpoint = Endpoint::new(Arc::new(settings.endpoint()), server, true, None);
+        Ok(Self {
+            ids: settings.worker_ids(),
+            window_budget: settings.window_budget_len,
+            endpoint,
+            listeners,
+            settings,
+            table: Table::default(),
+            deadlines: Deadlines::new(),
+            events: VecDeque::new(),
+            responses: Responses::default(),
+            handshaking: 0,
+            open: 0,
+            accepting: true,
+            stats: QuicStats::default(),
+            due: Vec::new(),
+        })
+    }
+
+    /// New connections get these TLS settings; those that are there keep theirs.
+    pub fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) -> Result<(), EngineError> {
+        let before = std::mem::replace(&mut self.settings.tls, tls);
+        let listeners = std::mem::take(&mut self.settings.listeners);
+        let result = self.set_listeners(&listeners);
+        self.settings.listeners = listeners;
+        if result.is_err() {
+            self.settings.tls = before;
+        }
+        result
+    }
+
+    /// New connections get these settings, one for each listener; their number can't change.
+    pub fn set_quic(&mut self, listeners: Vec<config::Quic>) -> Result<(), EngineError> {
+        assert_eq!(listeners.len(), self.listeners.len(), "listeners live as long as the process");
+        self.set_listeners(&listeners)?;
+        self.settings.listeners = listeners;
+        Ok(())
+    }
+
+    fn set_listeners(&mut self, listeners: &[config::Quic]) -> Result<(), EngineError> {
+        let made = listeners
+            .iter()
+            .map(|quic| listener(&self.settings, quic))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.server)));
+        for (listener, made) in self.listeners.iter_mut().zip(made) {
+            *listener = Listener { count: listener.count, ..made };
+        }
+        Ok(())
+    }
+
+    /// When [`Engine::handle_timeout`] is to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Does what is due. Each connection is looked at once: one whose next deadline has passed
+    /// already may have to send first, and waits for the next call.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut due = std::mem::take(&mut self.due);
+        while let Some(index) = self.deadlines.pop_due(now) {
+            due.push(index);
+        }
+        for index in due.drain(..) {
+            let Some((key, managed)) = self.table.at(index) else { continue };
+            if matches!(managed.phase, Phase::Handshaking { deadline } if deadline <= now) {
+                self.stats.handshakes_timed_out += 1;
+                self.abandon(index);
+                continue;
+            }
+            if managed.moved_unasked {
+                // quinn-proto's timer is still that of what it sent to the old address, and it does
+                // not expect it on a path on which it has sent nothing. Sending comes first.
+                self.settle(index);
+                continue;
+            }
+            managed.connection.handle_timeout(now);
+            self.stats.packets_lost += managed.newly_lost();
+            self.table.mark_dirty(key);
+            self.settle(index);
+        }
+        self.due = due;
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
+        self.events.pop_front()
+    }
+
+    /// Writes the next datagrams into `buffer`: answers to strangers first, then those of one
+    /// connection, which goes behind all others that want to send.
+    ///
+    /// The buffer must be empty and have room for a datagram of the longest MTU. It is never moved:
+    /// as many datagrams are made as fit.
+    pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        assert!(buffer.is_empty(), "a transmit buffer is handed in empty");
+        assert!(
+            buffer.capacity() >= usize::from(self.settings.mtu_max),
+            "a transmit buffer has room for a datagram of the longest MTU"
+        );
+        let place = buffer.as_ptr();
+        let transmit = match self.responses.pop(buffer) {
+            Some(transmit) => Some(transmit),
+            None => self.poll_connections(now, buffer),
+        };
+        assert_eq!(place, buffer.as_ptr(), "a transmit buffer stays where it is");
+        let transmit = transmit?;
+        debug_assert_eq!(transmit.len, buffer.len());
+        let segment_len = transmit.segment_len.unwrap_or(transmit.len);
+        self.stats.datagrams_out += transmit.len.div_ceil(segment_len) as u64;
+        self.stats.bytes_out += transmit.len as u64;
+        Some(transmit)
+    }
+
+    fn poll_connections(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        loop {
+            let key = self.table.pop_dirty()?;
+            let managed = self.table.get_mut(key)?;
+            let outcome = build(managed, now, self.settings.mtu_max, buffer);
+            // Sent or not, timers have changed (pacing, loss detection).
+            match outcome {
+                Built::Nothing => self.settle(key.index()),
+                Built::Refused => {
+                    self.stats.probes_dropped += 1;
+                    buffer.clear();
+                    self.table.mark_dirty(key);
+                    self.settle(key.index());
+                }
+                Built::Some(transmit) => {
+                    self.table.mark_dirty(key);
+                    self.settle(key.index());
+                    return Some(transmit);
+                }
+            }
+        }
+    }
+
+    /// Connections now, by how far they have come.
+    pub fn counts(&self) -> ConnectionCounts {
+        let closing = self.table.count() - self.open - self.handshaking;
+        ConnectionCounts { open: self.open, handshaking: self.handshaking, closing }
+    }
+
+    /// What was counted since the engine was made.
+    pub fn stats(&self) -> &QuicStats {
+        &self.stats
+    }
+
+    /// Refuses clients that want to begin (CONNECTION_REFUSED) from now on, in a drain.
+    pub fn refuse_new(&mut self) {
+        self.accepting = false;
+    }
+
+    /// Bytes that windows may still grow by.
+    pub fn window_budget_left(&self) -> u64 {
+        self.window_budget
+    }
+
+    pub(super) fn listener_of(&self, socket: u16) -> usize {
+        let listener = self.settings.sockets.get(usize::from(socket));
+        *listener.expect("datagrams come from the sockets that the engine was made with")
+    }
+
+    pub(super) fn push_event(&mut self, key: ConnectionKey, event: Event) {
+        self.events.push_back((key, event));
+    }
+
+    /// Takes a connection's events, lets it talk with the endpoint, and notes its next deadline:
+    /// after every input to it.
+    pub(super) fn settle(&mut self, index: usize) {
+        let Some((key, managed)) = self.table.at(index) else { return };
+        let mut drained = false;
+        loop {
+            while let Some(event) = managed.connection.poll() {
+                let phase = managed.phase;
+                translate(key, managed, event, &mut self.events);
+                match (phase, managed.phase) {
+                    (Phase::Handshaking { .. }, Phase::Open) => {
+                        self.handshaking -= 1;
+                        self.open += 1;
+                        self.stats.handshakes_completed += 1;
+                    }
+                    (Phase::Handshaking { .. }, Phase::Closed) => {
+                        self.handshaking -= 1;
+                        self.stats.handshakes_failed += 1;
+                    }
+                    (Phase::Open, Phase::Closed) => {
+                        self.open -= 1;
+                        self.stats.connections_closed += 1;
+                    }
+                    _ => {}
+                }
+            }
+            let Some(event) = managed.connection.poll_endpoint_events() else { break };
+            drained |= event.is_drained();
+            let reply = self.endpoint.handle_event(ConnectionHandle(index), event);
+            if drained {
+                break;
+            }
+            if let Some(reply) = reply {
+                managed.connection.handle_event(reply);
+            }
+        }
+        if drained {
+            return self.forget(index);
+        }
+        match managed.deadline() {
+            Some(at) if self.deadlines.deadline(index) == Some(at) => {}
+            Some(at) => self.deadlines.set(index, at),
+            None => {
+                self.deadlines.clear(index);
+            }
+        }
+    }
+
+    /// An application's close, counted.
+    pub(super) fn note_closed(&mut self) {
+        self.open -= 1;
+        self.stats.connections_closed += 1;
+    }
+
+    /// Closes a connection that the application has not heard of.
+    pub(super) fn close_handshaking(&mut self, now: Instant, key: ConnectionKey, code: u64) {
+        let Some(managed) = self.table.get_mut(key) else { return };
+        let code = VarInt::from_u64(code).unwrap_or_default();
+        managed.connection.close(now, code, bytes::Bytes::new());
+        managed.phase = Phase::Closed;
+        self.handshaking -= 1;
+        self.stats.handshakes_failed += 1;
+        self.table.mark_dirty(key);
+        self.settle(key.index());
+    }
+
+    /// Ends a handshake without a word: whoever began it has been silent, or is elsewhere.
+    pub(super) fn abandon(&mut self, index: usize) {
+        let drained = EndpointEvent::drained();
+        let reply = self.endpoint.handle_event(ConnectionHandle(index), drained);
+        debug_assert!(reply.is_none(), "nothing is left of it to be told");
+        self.forget(index);
+    }
+
+    /// Drops what the endpoint has dropped.
+    fn forget(&mut self, index: usize) {
+        self.deadlines.clear(index);
+        let Some((key, managed)) = self.table.at(index) else { return };
+        let phase = managed.phase;
+        self.stats.packets_lost += managed.newly_lost();
+        self.window_budget += managed.windows.taken();
+        self.listeners[managed.listener].count -= 1;
+        self.table.remove(index);
+        match phase {
+            Phase::Handshaking { .. } => {
+                self.handshaking -= 1;
+                self.stats.handshakes_failed += 1;
+            }
+            // quinn-proto says why it closes whatever was open; if it does not, the application
+            // must hear of it all the same.
+            Phase::Open => {
+                self.note_closed();
+                self.push_event(key, Event::Closed(CloseReason::Local { code: 0 }));
+            }
+            Phase::Closed => {}
+        }
+    }
+}
+
+fn listener(settings: &EngineSettings, quic: &config::Quic) -> Result<Listener, EngineError> {
+    Ok(Listener {
+        server: settings.server(quic)?,
+        count_max: share(quic.max_connections, settings.worker_count),
+        count: 0,
+        quic: quic.clone(),
+    })
+}
+
+/// What one connection had to send.
+enum Built {
+    Nothing,
+    Some(Transmit),
+    /// A probe of another path, larger than what came from there allows.
+    Refused,
+}
+
+/// Lets a connection write into `buffer`, within what its address may be sent.
+fn build(managed: &mut Managed, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>) -> Built {
+    managed.moved_unasked = false;
+    let mtu = usize::from(managed.connection.current_mtu());
+    let room = buffer.capacity().min(DATAGRAM_LEN_MAX) / mtu;
+    managed.paths.follow(managed.connection.remote_address());
+    // Once the handshake is done, one datagram may be an MTU probe, longer than the MTU.
+    let len = if managed.connection.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
+    let count = managed.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
+    if count == 0 {
+        // The client's next datagram earns more.
+        return Built::Nothing;
+    }
+    if managed.connection.is_closed() {
+        congestion::lift(&managed.connection);
+    }
+    let Some(transmit) = managed.connection.poll_transmit(now, count, buffer) else {
+        buffer.clear();
+        return Built::Nothing;
+    };
+    match managed.paths.send(transmit.destination, transmit.size, managed.local) {
+        Some(local) => Built::Some(outgoing(&transmit, local)),
+        None => Built::Refused,
+    }
+}
+
+/// quinn-proto's events -> ours.
+fn translate(
+    key: ConnectionKey,
+    managed: &mut Managed,
+    event: quinn_proto::Event,
+    events: &mut VecDeque<(ConnectionKey, Event)>,
+) {
+    match event {
+        quinn_proto::Event::Connected => {
+            managed.phase = Phase::Open;
+            managed.paths.prove();
+            events.push_back((
+                key,
+                Event::Connected {
+                    server_name: server_name(managed),
+                    remote: managed.connection.remote_address(),
+                    socket: managed.local.socket,
+                },
+            ));
+        }
+        quinn_proto::Event::ConnectionLost { reason } => {
+            if managed.phase == Phase::Open {
+                events.push_back((key, Event::Closed(CloseReason::of(reason))));
+            }
+            managed.phase = Phase::Closed;
+        }
+        quinn_proto::Event::Stream(event) if managed.is_open() => {
+            translate_stream(key, managed, event, events);
+        }
+        // What streams did before a close is of no use after it; datagrams are not offered.
+        quinn_proto::Event::Stream(_)
+        | quinn_proto::Event::HandshakeDataReady
+        | quinn_proto::Event::DatagramReceived
+        | quinn_proto::Event::DatagramsUnblocked => {}
+    }
+}
+
+fn translate_stream(
+    key: ConnectionKey,
+    managed: &mut Managed,
+    event: StreamEvent,
+    events: &mut VecDeque<(ConnectionKey, Event)>,
+) {
+    let event = match event {
+        StreamEvent::Opened { dir } => {
+            while let Some(id) = managed.connection.streams().accept(dir) {
+                events.push_back((key, Event::StreamOpened(id.into())));
+            }
+            return;
+        }
+        StreamEvent::Readable { id } => {
+            let opened = (key, Event::StreamOpened(id.into()));
+            if events.iter().rev().take(EVENT_LOOK_BACK).any(|event| *event == opened) {
+                return;
+            }
+            Event::Readable(id.into())
+        }
+        StreamEvent::Writable { id } => Event::Writable(id.into()),
+        StreamEvent::Finished { id } => Event::SendFinished(id.into()),
+        StreamEvent::Stopped { id, error_code } => Event::Stopped(id.into(), error_code.into()),
+        StreamEvent::Available { dir: Dir::Bi | Dir::Uni } => return,
+    };
+    let event = (key, event);
+    if !events.iter().rev().take(EVENT_LOOK_BACK).any(|queued| *queued == event) {
+        events.push_back(event);
+    }
+}
+
+fn server_name(managed: &Managed) -> Option<String> {
+    let data = managed.connection.crypto_session().handshake_data()?;
+    data.downcast::<HandshakeData>().ok()?.server_name
+}

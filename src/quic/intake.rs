@@ -1,0 +1,272 @@
+//! Datagrams in: to the connection they belong to, or to the decision about a new one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
+
+use super::credit::{self, Credit};
+use super::engine::Engine;
+use super::managed::{Local, Managed, Phase};
+use super::paths::Paths;
+use super::types::{Datagram, Transmit};
+use super::windows::Windows;
+use crate::config::Retry;
+use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
+
+/// Byte 0 and the connection id of a short header (RFC 9000 17.3).
+const SHORT_HEADER_LEN: usize = 1 + super::CID_LEN;
+
+/// What the engine remembers of a datagram while quinn-proto has its bytes.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    remote: SocketAddr,
+    local: Local,
+    len: usize,
+    claims_handshake_only: bool,
+}
+
+impl Engine {
+    /// Takes a datagram in.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
+        let Datagram { socket, mut remote, local_ip, ecn, payload } = datagram;
+        if let SocketAddr::V6(remote) = &mut remote {
+            // A label of the network's (RFC 6437), no part of the address: it may change under way.
+            remote.set_flowinfo(0);
+        }
+        self.stats.datagrams_in += 1;
+        self.stats.bytes_in += payload.len() as u64;
+        let long = credit::has_long_header(&payload);
+        let arrival = Arrival {
+            remote,
+            local: Local { socket, ip: local_ip },
+            len: payload.len(),
+            claims_handshake_only: long && credit::claims_handshake_only(&payload),
+        };
+        let foreign =
+            !long && payload.get(1..SHORT_HEADER_LEN).is_some_and(|id| !self.ids.is_ours(id));
+        let mut answer = self.responses.buffer();
+        let ecn = EcnCodepoint::from_bits(ecn);
+        let event = if long {
+            self.route_long(now, arrival, ecn, &payload, &mut answer)
+        } else {
+            self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut answer)
+        };
+        match event {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                self.responses.give_back(answer);
+                self.handle_connection_event(now, handle, event, arrival);
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => {
+                self.handle_incoming(now, incoming, answer, arrival);
+            }
+            Some(DatagramEvent::Response(transmit)) => self.answer(transmit, answer, socket),
+            None => {
+                self.responses.give_back(answer);
+                if foreign {
+                    self.stats.datagrams_foreign_id += 1;
+                } else {
+                    self.stats.datagrams_dropped += 1;
+                }
+            }
+        }
+    }
+
+    /// Hands a datagram of a handshake to quinn-proto, which drops it when it comes from another
+    /// address than the first one did. A NAT may forget a client in the middle of its handshake:
+    ///
+    /// - A client that has our connection id has heard us: its datagram is taken as from the first
+    ///   address. quinn-proto sees it move with its first packet behind the handshake.
+    /// - One that repeats its first Initial has not: our answer went to where it was. The handshake
+    ///   begins anew, with the new address to prove, as it does on a worker that knows nothing of
+    ///   it. Only who has seen that Initial can have this done.
+    fn route_long(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        ecn: Option<EcnCodepoint>,
+        payload: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Option<DatagramEvent> {
+        let Arrival { remote, local, .. } = arrival;
+        // Half-open connections may keep parts of these for seconds, and one kept byte would pin
+        // a whole slot of the pool. No payload of a request is in them.
+        let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), answer);
+        let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
+        let Some((_, managed)) = self.table.at(handle.0) else { return event };
+        let first = managed.connection.remote_address();
+        if first == remote || !matches!(managed.phase, Phase::Handshaking { .. }) {
+            return event;
+        }
+        let unheard = managed.connection.stats().frame_rx.acks == 0;
+        let repeated = credit::initial_destination(payload) == Some(&managed.first_destination[..]);
+        let taken_as_from = if unheard && repeated {
+            self.abandon(handle.0);
+            remote
+        } else {
+            first
+        };
+        self.endpoint.handle(now, taken_as_from, local.ip, ecn, payload.into(), answer)
+    }
+
+    fn handle_connection_event(
+        &mut self,
+        now: Instant,
+        handle: ConnectionHandle,
+        event: ConnectionEvent,
+        arrival: Arrival,
+    ) {
+        let Some((key, managed)) = self.table.at(handle.0) else {
+            debug_assert!(false, "quinn-proto knows a connection that the engine does not");
+            return;
+        };
+        // Only asked for where something follows from the datagram being authentic.
+        let unproven = !managed.paths.is_proven();
+        let before = (unproven || managed.local != arrival.local).then(|| managed.evidence());
+        managed.connection.handle_event(event);
+        let remote = managed.connection.remote_address();
+        let moved = managed.paths.follow(remote);
+        managed.moved_unasked |= moved;
+        managed.paths.received(arrival.remote, arrival.local, arrival.len);
+        if let Some(before) = before.filter(|_| arrival.remote == remote) {
+            let after = managed.evidence();
+            if after.frame_count > before.frame_count {
+                managed.local = arrival.local;
+            }
+            let answered = !moved && after.path_response_count > before.path_response_count;
+            let has_our_keys =
+                arrival.claims_handshake_only && after.frame_count > before.frame_count;
+            if unproven && (answered || has_our_keys) {
+                managed.paths.prove();
+            }
+        }
+        if managed.is_open() {
+            managed.windows.datagram_received(
+                now,
+                arrival.len,
+                &mut managed.connection,
+                &mut self.window_budget,
+            );
+        }
+        self.table.mark_dirty(key);
+        self.settle(handle.0);
+    }
+
+    /// Decides about a client that wants to begin. Each `Incoming` must be handed back to the
+    /// endpoint by accept, refuse, retry or ignore: dropping one leaks its entry there.
+    fn handle_incoming(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        mut answer: Vec<u8>,
+        arrival: Arrival,
+    ) {
+        let socket = arrival.local.socket;
+        let index = self.listener_of(socket);
+        let listener = &self.listeners[index];
+        if !self.accepting || listener.count >= listener.count_max {
+            self.stats.connections_refused += 1;
+            let transmit = self.endpoint.refuse(incoming, &mut answer);
+            return self.answer(transmit, answer, socket);
+        }
+        if !incoming.remote_address_validated() {
+            let retry = match listener.quic.retry {
+                Retry::Never => false,
+                Retry::Adaptive => self.handshaking >= HALF_OPEN_RETRY_COUNT,
+                Retry::Always => true,
+            };
+            if retry {
+                return match self.endpoint.retry(incoming, &mut answer) {
+                    Ok(transmit) => self.answer(transmit, answer, socket),
+                    Err(error) => {
+                        // An address that a Retry token names is validated; still, hand it back.
+                        self.endpoint.ignore(error.into_incoming());
+                        self.responses.give_back(answer);
+                    }
+                };
+            }
+            if self.handshaking >= HALF_OPEN_COUNT_MAX {
+                self.stats.initials_dropped += 1;
+                self.endpoint.ignore(incoming);
+                return self.responses.give_back(answer);
+            }
+        }
+        self.accept(now, incoming, answer, arrival, index);
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        mut answer: Vec<u8>,
+        arrival: Arrival,
+        index: usize,
+    ) {
+        let mut credit = Credit::new(incoming.remote_address_validated());
+        credit.received(arrival.len);
+        let first_destination = *incoming.orig_dst_cid();
+        let listener = &mut self.listeners[index];
+        let server = Some(std::sync::Arc::clone(&listener.server));
+        self.stats.handshakes_started += 1;
+        let (handle, connection) = match self.endpoint.accept(incoming, now, &mut answer, server) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.stats.handshakes_failed += 1;
+                return match error.response {
+                    Some(transmit) => self.answer(transmit, answer, arrival.local.socket),
+                    None => self.responses.give_back(answer),
+                };
+            }
+        };
+        self.responses.give_back(answer);
+        listener.count += 1;
+        self.handshaking += 1;
+        let managed = Managed {
+            connection,
+            listener: index,
+            phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
+            first_destination,
+            local: arrival.local,
+            paths: Paths::new(arrival.remote, credit),
+            windows: Windows::new(now, &listener.quic),
+            moved_unasked: false,
+            dirty: false,
+            lost_counted: 0,
+        };
+        let key = self.table.insert(handle.0, managed);
+        self.table.mark_dirty(key);
+        self.settle(handle.0);
+    }
+
+    /// Queues what the endpoint says to a stranger, and counts it by its kind.
+    fn answer(&mut self, transmit: quinn_proto::Transmit, bytes: Vec<u8>, socket: u16) {
+        match bytes.first_chunk::<5>() {
+            Some([_, 0, 0, 0, 0]) if credit::has_long_header(&bytes) => {
+                self.stats.version_negotiations += 1;
+            }
+            // RFC 9000 17.2.5: type 3.
+            Some([first, ..]) if credit::has_long_header(&bytes) && first >> 4 & 3 == 3 => {
+                self.stats.retries += 1;
+            }
+            _ if credit::has_long_header(&bytes) => self.stats.initial_closes += 1,
+            _ => self.stats.resets += 1,
+        }
+        let transmit = outgoing(&transmit, Local { socket, ip: transmit.src_ip });
+        if !self.responses.push(transmit, bytes) {
+            self.stats.responses_dropped += 1;
+        }
+    }
+}
+
+/// quinn-proto's words -> ours.
+pub(super) fn outgoing(transmit: &quinn_proto::Transmit, local: Local) -> Transmit {
+    let same_family = |ip: &IpAddr| ip.is_ipv4() == transmit.destination.is_ipv4();
+    Transmit {
+        socket: local.socket,
+        destination: transmit.destination,
+        source: local.ip.filter(same_family),
+        ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
+        len: transmit.size,
+        segment_len: transmit.segment_size,
+    }
+}

@@ -1,0 +1,136 @@
+//! One connection: quinn-proto's, and what the engine knows about it besides.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use quinn_proto::{Connection, ConnectionId, FrameStats};
+
+use super::paths::Paths;
+use super::windows::Windows;
+
+/// How far a connection has come.
+///
+/// ```text
+///  Handshaking --Connected--> Open --closed by either side, lost--> Closed --drained--> gone
+///       |                                                            ^
+///       +-------- refused by TLS, closed by the client --------------+
+///       +-------- not done in time -----------------------------------------------> gone
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The application has not heard of it.
+    Handshaking {
+        /// When it is given up.
+        deadline: Instant,
+    },
+    /// Between `Connected` and `Closed`.
+    Open,
+    /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
+    Closed,
+}
+
+/// Where a datagram came in, so an answer can leave the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Local {
+    pub(super) socket: u16,
+    pub(super) ip: Option<IpAddr>,
+}
+
+/// A connection under the engine's care.
+pub(super) struct Managed {
+    pub(super) connection: Connection,
+    pub(super) listener: usize,
+    pub(super) phase: Phase,
+    /// The id that the client made up for its first Initial.
+    pub(super) first_destination: ConnectionId,
+    pub(super) local: Local,
+    pub(super) paths: Paths,
+    pub(super) windows: Windows,
+    /// Whether it has moved to another address and not been asked since what it has to send there.
+    pub(super) moved_unasked: bool,
+    /// Whether it waits in the table's queue of senders.
+    pub(super) dirty: bool,
+    /// Lost packets that the engine's counters have already.
+    pub(super) lost_counted: u64,
+}
+
+impl Managed {
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// When the connection is to be looked at next.
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        let timer = self.connection.poll_timeout();
+        match self.phase {
+            Phase::Handshaking { deadline } => Some(timer.map_or(deadline, |at| at.min(deadline))),
+            Phase::Open | Phase::Closed => timer,
+        }
+    }
+
+    /// Packets lost since the last call.
+    pub(super) fn newly_lost(&mut self) -> u64 {
+        let lost = self.connection.stats().path.lost_packets;
+        lost - std::mem::replace(&mut self.lost_counted, lost)
+    }
+
+    /// Frames of authentic packets so far.
+    pub(super) fn evidence(&self) -> Evidence {
+        let frames = self.connection.stats().frame_rx;
+        Evidence { frame_count: frame_count(&frames), path_response_count: frames.path_response }
+    }
+}
+
+/// What was received and proved authentic. quinn-proto does not tell which packets did, but counts
+/// their frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Evidence {
+    pub(super) frame_count: u64,
+    pub(super) path_response_count: u64,
+}
+
+/// All frames but padding.
+fn frame_count(frames: &FrameStats) -> u64 {
+    let FrameStats {
+        acks,
+        crypto,
+        connection_close,
+        ping,
+        path_challenge,
+        path_response,
+        new_connection_id,
+        retire_connection_id,
+        max_data,
+        max_stream_data,
+        max_streams_bidi,
+        max_streams_uni,
+        data_blocked,
+        stream_data_blocked,
+        streams_blocked_bidi,
+        streams_blocked_uni,
+        reset_stream,
+        stop_sending,
+        stream,
+        immediate_ack,
+        ..
+    } = frames;
+    acks + crypto
+        + connection_close
+        + ping
+        + path_challenge
+        + path_response
+        + new_connection_id
+        + retire_connection_id
+        + max_data
+        + max_stream_data
+        + max_streams_bidi
+        + max_streams_uni
+        + data_blocked
+        + stream_data_blocked
+        + streams_blocked_bidi
+        + streams_blocked_uni
+        + reset_stream
+        + stop_sending
+        + stream
+        + immediate_ack
+}

@@ -1,0 +1,51 @@
+//! QUIC v1 (RFC 9000, 9001, 9002) as a machine without sockets: datagrams and time in, events and
+//! datagrams out.
+//!
+//! ```text
+//!   handle_datagram ---> quinn-proto Endpoint ---> which connection? ---+--> poll_transmit
+//!                              |                                        |    (Retry, reset, ...)
+//!                              v                                        |
+//!   handle_timeout ---> quinn-proto Connection --- settle --------------+--> poll_event
+//!   read, write, .. --->       |                                        +--> next_deadline
+//!                              +--- dirty, round-robin ---------------------> poll_transmit
+//! ```
+//!
+//! The [`Engine`] owns one quinn-proto `Endpoint` and its connections, and adds what an edge needs
+//! and quinn-proto leaves to its user:
+//!
+//! - **Every input touches one connection.** It is *settled* (its events are taken, its timer is
+//!   put into the deadline queue) and marked *dirty* when it may have something to send. Nothing in
+//!   a turn walks all connections.
+//! - **Bounds**: half-open handshakes by count and by time, connections by share, windows that grow
+//!   out of one budget, a strict account of bytes before an address is validated.
+//! - **Ids that steer**: each connection id names its worker, and ids of other workers are never
+//!   answered with a reset.
+//! - **Keys with generations**: what is asked of a connection that has gone is answered `Gone`.
+//!
+//! A client's fault ends its connection with the code the standard names; a stranger's bytes are
+//! counted and dropped; neither ends the worker.
+#![forbid(unsafe_code)]
+
+mod cid;
+mod congestion;
+mod credit;
+mod engine;
+mod intake;
+mod managed;
+mod paths;
+mod responses;
+mod settings;
+mod streams;
+mod table;
+#[cfg(test)]
+mod tests;
+mod types;
+mod windows;
+
+pub use cid::{CID_LEN, CidMask};
+pub use engine::Engine;
+pub use quinn_proto::TimeSource;
+pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};
+pub use streams::{Gone, Read, ReadError, WriteError, Written};
+pub use table::ConnectionKey;
+pub use types::{CloseReason, ConnectionCounts, Datagram, Event, QuicStats, StreamId, Transmit};

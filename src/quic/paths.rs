@@ -1,0 +1,165 @@
+//! The addresses of one connection, and what each of them may be sent.
+//!
+//! ```text
+//!   handshake        the client moves (RFC 9000 9)              it answers a PATH_CHALLENGE
+//!  current: A  --->  current: B, one free datagram, then 3x --->  current: B, proven
+//!  account            proven: A                             \
+//!                                                            +--> no answer: back to A
+//! ```
+//!
+//! quinn-proto decides where a connection is; what is kept here follows it. It lets one datagram go
+//! to a new address while anything is left of its own account, and MTU probes without asking: the
+//! account here is what holds.
+
+use std::net::SocketAddr;
+
+use super::credit::Credit;
+use super::managed::Local;
+
+/// Where a connection is, was, and is probed from.
+#[derive(Debug)]
+pub(super) struct Paths {
+    remote: SocketAddr,
+    credit: Credit,
+    /// The last proven address before `remote`.
+    proven: Option<SocketAddr>,
+    /// Another address that the client has sent from, to probe a path (RFC 9000 9.1). One is
+    /// remembered: answering probes of several at a time is nobody's right.
+    probed: Option<Probed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Probed {
+    remote: SocketAddr,
+    local: Local,
+    credit: Credit,
+}
+
+impl Paths {
+    pub(super) fn new(remote: SocketAddr, credit: Credit) -> Self {
+        Self { remote, credit, proven: None, probed: None }
+    }
+
+    /// Whether the current address is proven.
+    pub(super) fn is_proven(&self) -> bool {
+        self.credit.is_validated()
+    }
+
+    /// The current address has proven itself.
+    pub(super) fn prove(&mut self) {
+        self.credit.validate();
+    }
+
+    /// Follows the connection to `remote`; tells whether it moved.
+    pub(super) fn follow(&mut self, remote: SocketAddr) -> bool {
+        if remote == self.remote {
+            return false;
+        }
+        let known = self.proven == Some(remote);
+        if self.credit.is_validated() {
+            self.proven = Some(self.remote);
+        }
+        self.credit = if known { Credit::new(true) } else { Credit::moved() };
+        self.remote = remote;
+        true
+    }
+
+    /// Takes `len` received bytes into account.
+    pub(super) fn received(&mut self, from: SocketAddr, local: Local, len: usize) {
+        if from == self.remote {
+            return self.credit.received(len);
+        }
+        let known = self.probed.filter(|probed| probed.remote == from);
+        let mut probed =
+            known.unwrap_or(Probed { remote: from, local, credit: Credit::new(false) });
+        probed.local = local;
+        probed.credit.received(len);
+        self.probed = Some(probed);
+    }
+
+    /// How many datagrams of `len` bytes the current address may be sent.
+    pub(super) fn datagram_count(&self, len: usize, count_max: usize) -> usize {
+        self.credit.datagram_count(len, count_max)
+    }
+
+    /// Whether a built datagram may leave, and from where; `usual` is where the connection is
+    /// heard. What goes to the current address was asked for before. What goes elsewhere probes a
+    /// path: the last proven address may be sent it, any other what it has earned, since a client
+    /// can put a victim's address there.
+    pub(super) fn send(
+        &mut self,
+        destination: SocketAddr,
+        len: usize,
+        usual: Local,
+    ) -> Option<Local> {
+        if destination == self.remote {
+            self.credit.sent(len);
+            return Some(usual);
+        }
+        if self.proven == Some(destination) {
+            return Some(usual);
+        }
+        let probed = self.probed.as_mut().filter(|probed| probed.remote == destination)?;
+        if probed.credit.datagram_count(len, 1) == 0 {
+            return None;
+        }
+        probed.credit.sent(len);
+        Some(probed.local)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Local = Local { socket: 0, ip: None };
+    const THERE: Local = Local { socket: 1, ip: None };
+
+    fn address(host: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, host], 4433))
+    }
+
+    fn proven_at(host: u8) -> Paths {
+        Paths::new(address(host), Credit::new(true))
+    }
+
+    #[test]
+    fn a_probe_of_another_path_is_answered_with_three_times_at_most() {
+        let mut paths = proven_at(1);
+        assert_eq!(paths.send(address(2), 1200, HERE), None, "nothing came from there");
+        paths.received(address(2), THERE, 40);
+        assert_eq!(paths.send(address(2), 1200, HERE), None);
+        paths.received(address(2), THERE, 1200);
+        for _ in 0..3 {
+            assert_eq!(paths.send(address(2), 1200, HERE), Some(THERE));
+        }
+        assert_eq!(paths.send(address(2), 1200, HERE), None);
+        assert_eq!(paths.send(address(1), 1200, HERE), Some(HERE));
+        // A third address takes the place of the second.
+        paths.received(address(3), HERE, 1200);
+        assert_eq!(paths.send(address(2), 1, HERE), None);
+    }
+
+    #[test]
+    fn who_moves_begins_anew_and_who_comes_back_does_not() {
+        let mut paths = proven_at(1);
+        assert!(!paths.follow(address(1)));
+        assert!(paths.follow(address(2)));
+        assert!(!paths.is_proven());
+        assert_eq!(paths.datagram_count(1200, 64), 1);
+        assert_eq!(paths.send(address(1), 1200, HERE), Some(HERE), "the old path is asked too");
+        assert_eq!(paths.datagram_count(1200, 64), 1, "and does not count");
+        paths.send(address(2), 1200, HERE);
+        assert_eq!(paths.datagram_count(1200, 64), 0);
+        // It moves on before it has answered: the proven address stays the first.
+        assert!(paths.follow(address(3)));
+        assert!(paths.follow(address(1)));
+        assert!(paths.is_proven());
+        assert!(paths.follow(address(2)));
+        paths.prove();
+        assert!(paths.follow(address(1)));
+        assert!(paths.is_proven(), "the address before the last was left proven");
+        assert!(paths.follow(address(2)));
+        assert!(paths.is_proven());
+    }
+}

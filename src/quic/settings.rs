@@ -1,0 +1,205 @@
+//! What an engine is made with, and quinn-proto's settings made of it: each bound set on purpose.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::{hkdf, hmac};
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, ServerConfig, TimeSource,
+    TransportConfig, ValidationTokenConfig, VarInt,
+};
+
+use super::cid::{CidMask, WorkerIds};
+use super::{congestion, windows};
+use crate::config;
+use crate::limits;
+
+/// Longest UDP payload that needs no fragments on a 1500-byte link under IPv6 with the headers of
+/// usual tunnels, where MTU discovery stops unless told otherwise.
+pub const MTU_MAX_DEFAULT: u16 = 1452;
+
+/// Smallest datagram size of QUIC (RFC 9000 14).
+pub(super) const MTU_MIN: u16 = 1200;
+
+/// The only version offered: QUIC v1 (RFC 9000 15). quinn-proto would add drafts.
+const VERSIONS: [u32; 1] = [1];
+
+/// At most one stateless reset in this time: 50 a second (RFC 9000 10.3.3 asks for a limit).
+const RESET_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A Retry token is used at once or not at all (RFC 9000 8.1.4).
+const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// What an [`super::Engine`] is made with. Time and randomness come in here, so that the same
+/// settings and the same inputs give the same run.
+pub struct EngineSettings {
+    /// One for each listener.
+    pub listeners: Vec<config::Quic>,
+    /// Index of the listener of each socket, by the socket's number.
+    pub sockets: Vec<usize>,
+    /// TLS settings of all listeners.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Index of this worker, at most [`limits::WORKER_INDEX_MAX`].
+    pub worker: u16,
+    /// How many workers share [`config::Quic::max_connections`], at least one.
+    pub worker_count: u16,
+    /// Bit that tells the ids of a process from those of the one it replaces.
+    pub generation: bool,
+    /// Bytes that the windows of all connections of this worker may grow by.
+    pub window_budget_len: u64,
+    /// Where MTU discovery stops; [`MTU_MAX_DEFAULT`] outside of tests.
+    pub mtu_max: u16,
+    /// Seed of everything random in the QUIC layer (TLS has its own randomness).
+    pub seed: [u8; 32],
+    /// Key of this worker's connection ids; no two workers have the same.
+    pub cid_key: [u8; 32],
+    /// Hides the worker's index; the same in all workers and in the steering program.
+    pub cid_mask: CidMask,
+    /// Key of stateless resets; the same in all workers.
+    pub reset_key: [u8; 64],
+    /// Key of Retry tokens; the same in all workers.
+    pub token_key: [u8; 64],
+    /// The wall clock, for the age of tokens.
+    pub time_source: Arc<dyn TimeSource>,
+}
+
+/// Why no engine could be made: a fault of the program or of its configuration checks.
+#[derive(Debug, PartialEq, Eq)]
+pub enum EngineError {
+    /// More workers than a connection id can name.
+    WorkerIndex(u16),
+    /// A socket belongs to a listener that is not there.
+    UnknownListener {
+        /// The socket's number.
+        socket: usize,
+        /// The listener's index.
+        listener: usize,
+    },
+    /// The idle timeout can't be written in a transport parameter.
+    IdleTimeout,
+    /// The TLS settings lack the cipher suite that Initial packets need (RFC 9001 5).
+    InitialCipherSuite,
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WorkerIndex(index) => write!(
+                f,
+                "worker {index} can't be named in a connection id, the last one is {}; set \
+                 runtime.workers lower",
+                limits::WORKER_INDEX_MAX
+            ),
+            Self::UnknownListener { socket, listener } => {
+                write!(f, "socket {socket} belongs to listener {listener}, which is not there")
+            }
+            Self::IdleTimeout => f.write_str("quic.idle_timeout is longer than QUIC can say"),
+            Self::InitialCipherSuite => f.write_str(
+                "the TLS settings lack TLS13_AES_128_GCM_SHA256, which QUIC needs to begin",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// One listener as the engine needs it.
+pub(super) struct Listener {
+    pub(super) quic: config::Quic,
+    pub(super) server: Arc<ServerConfig>,
+    /// This worker's share of the connections.
+    pub(super) count_max: usize,
+    /// Connections now, those that are closing included.
+    pub(super) count: usize,
+}
+
+impl EngineSettings {
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        if self.worker > limits::WORKER_INDEX_MAX {
+            return Err(EngineError::WorkerIndex(self.worker));
+        }
+        for (socket, &listener) in self.sockets.iter().enumerate() {
+            if listener >= self.listeners.len() {
+                return Err(EngineError::UnknownListener { socket, listener });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn worker_ids(&self) -> WorkerIds {
+        WorkerIds::new(self.worker, self.generation, self.cid_mask, &self.cid_key)
+    }
+
+    pub(super) fn endpoint(&self) -> EndpointConfig {
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &self.reset_key);
+        let ids = self.worker_ids();
+        let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
+        endpoint
+            .cid_generator(move || Box::new(ids.clone()))
+            .supported_versions(VERSIONS.to_vec())
+            .grease_quic_bit(true)
+            .min_reset_interval(RESET_INTERVAL_MIN)
+            .rng_seed(Some(self.seed));
+        // What we can receive: a slot holds any datagram. Peers probe for what the path can carry.
+        endpoint
+            .max_udp_payload_size(limits::DATAGRAM_LEN_MAX as u16)
+            .expect("the longest IPv4 payload is in quinn-proto's range");
+        endpoint
+    }
+
+    /// quinn-proto's settings for one listener.
+    pub(super) fn server(&self, quic: &config::Quic) -> Result<Arc<ServerConfig>, EngineError> {
+        let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
+            .map_err(|_| EngineError::InitialCipherSuite)?;
+        let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&self.token_key);
+        let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+        let mut validation = ValidationTokenConfig::default();
+        // No NEW_TOKEN: a token that can be replayed would validate whoever replays it, and
+        // remembering the used ones is state that strangers fill.
+        validation.sent(0).log(Arc::new(NoneTokenLog));
+        server
+            .transport_config(Arc::new(self.transport(quic)?))
+            .validation_token_config(validation)
+            .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
+            .migration(true)
+            .max_incoming(limits::HALF_OPEN_COUNT_MAX)
+            .incoming_buffer_size(limits::INCOMING_BUFFER_LEN_MAX)
+            .incoming_buffer_size_total(limits::INCOMING_BUFFERS_LEN_MAX)
+            .time_source(Arc::clone(&self.time_source));
+        Ok(Arc::new(server))
+    }
+
+    fn transport(&self, quic: &config::Quic) -> Result<TransportConfig, EngineError> {
+        let idle =
+            IdleTimeout::try_from(quic.idle_timeout).map_err(|_| EngineError::IdleTimeout)?;
+        let receive_window = VarInt::from_u64(windows::receive_start(quic))
+            .expect("the start of a window is below 4 GiB");
+        let mut mtu_discovery = MtuDiscoveryConfig::default();
+        mtu_discovery.upper_bound(self.mtu_max);
+        let mut transport = TransportConfig::default();
+        transport
+            .max_concurrent_bidi_streams(quic.max_streams.into())
+            .max_concurrent_uni_streams(limits::UNI_STREAM_COUNT_MAX.into())
+            .stream_receive_window(quic.stream_receive_window.into())
+            .receive_window(receive_window)
+            .send_window(windows::send_start(quic))
+            .max_idle_timeout(Some(idle))
+            .keep_alive_interval(None)
+            .initial_mtu(MTU_MIN)
+            .min_mtu(MTU_MIN)
+            .mtu_discovery_config(Some(mtu_discovery))
+            .crypto_buffer_size(limits::CRYPTO_BUFFER_LEN_MAX)
+            // Unreliable datagrams (RFC 9221) are not offered.
+            .datagram_receive_buffer_size(None)
+            .datagram_send_buffer_size(0)
+            .enable_segmentation_offload(true)
+            .congestion_controller_factory(congestion::factory(quic.congestion));
+        Ok(transport)
+    }
+}
+
+/// This worker's share of `connection_count`, rounded up: the shares may add up to a few more.
+pub(super) fn share(connection_count: u32, worker_count: u16) -> usize {
+    connection_count.div_ceil(u32::from(worker_count.max(1))) as usize
+}

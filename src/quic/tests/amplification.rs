@@ -1,0 +1,134 @@
+//! What an address that is not proven gets is at most three times what came from it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::super::*;
+use super::pair::{HOST, Pair, quic, settings};
+use crate::config::{Certificate, CertificateSource, HostPattern};
+use crate::tls::ServerTls;
+
+/// A chain of `count` certificates, each with many names.
+fn large_chain(count: usize) -> ServerTls {
+    let leaf = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+    let mut chain = leaf.cert.pem();
+    for index in 1..count {
+        let names = (0..40).map(|name| format!("name-{name}.of-{index}.example"));
+        let params = rcgen::CertificateParams::new(names.collect::<Vec<_>>()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        chain.push_str(&params.self_signed(&key).unwrap().pem());
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+    std::fs::write(&cert, chain).unwrap();
+    std::fs::write(&key, leaf.signing_key.serialize_pem()).unwrap();
+    let source = CertificateSource::Files { cert, key };
+    let hosts = vec![HostPattern::Exact(HOST.to_owned())];
+    ServerTls::load(&[Certificate { hosts, source }]).unwrap()
+}
+
+fn bytes_out(pair: &Pair) -> u64 {
+    pair.bytes_to_clients.values().sum()
+}
+
+/// One flight of the client, then silence: until the engine gives up, all probes included.
+fn silent_client(tls: &ServerTls, hello_datagrams: u64) -> Pair {
+    let mut pair = Pair::with(settings(quic(), tls), tls);
+    if hello_datagrams == 1 {
+        // Without the post-quantum key share, which alone has more than 1,200 bytes.
+        let mut provider = crate::tls::provider();
+        provider.kx_groups.remove(0);
+        pair.use_provider(tls, provider);
+    }
+    pair.connect();
+    pair.drive();
+    pair.client_is_mute = true;
+    pair.pass(Duration::from_secs(40));
+    assert_eq!(pair.bytes_to_server, hello_datagrams * 1200);
+    assert!(bytes_out(&pair) >= 1200, "it does answer");
+    pair
+}
+
+#[test]
+fn a_silent_client_gets_at_most_three_times() {
+    for (certificates, hello_datagrams) in [(1, 1), (1, 2), (9, 1), (9, 2)] {
+        let pair = silent_client(&large_chain(certificates), hello_datagrams);
+        let (received, sent) = (pair.bytes_to_server, bytes_out(&pair));
+        assert!(sent <= 3 * received, "{sent} bytes for {received}");
+        assert_eq!(pair.engine.stats().bytes_out, sent);
+        assert_eq!(pair.engine.stats().bytes_in, received);
+        assert_eq!(pair.engine.stats().handshakes_timed_out, 1);
+        pair.assert_empty();
+    }
+}
+
+/// At no time, not only at the end; and a lossy network asks for more probes.
+#[test]
+fn the_bound_holds_all_the_time_until_the_address_is_proven() {
+    let tls = large_chain(9);
+    for seed in 0..10 {
+        let mut pair = Pair::with(settings(quic(), &tls), &tls);
+        pair.seed(seed);
+        pair.loss = 0.3;
+        pair.connect();
+        let connected = pair.run(Duration::from_secs(9), |pair| {
+            let proven = pair.engine.table.keys().first().is_some_and(|&key| {
+                pair.engine.table.get(key).is_some_and(|managed| managed.paths.is_proven())
+            });
+            let (received, sent) = (pair.bytes_to_server, bytes_out(pair));
+            assert!(proven || sent <= 3 * received, "{sent} bytes for {received}");
+            pair.take_connected().is_some()
+        });
+        assert!(connected || pair.engine.stats().handshakes_started <= 1);
+    }
+}
+
+/// Three times an Initial does not carry the chain: the client's Handshake packets prove its
+/// address, or the handshake would stand still.
+#[test]
+fn a_large_chain_still_arrives() {
+    let tls = large_chain(9);
+    let length = tls.chain(None).iter().map(|certificate| certificate.len()).sum::<usize>();
+    assert!(length > 3 * 2 * 1200, "{length} bytes are more than the ClientHello earns");
+    let mut pair = Pair::with(settings(quic(), &tls), &tls);
+    let before = pair.now;
+    pair.connected();
+    assert!(pair.now - before < Duration::from_millis(200), "{:?}", pair.now - before);
+}
+
+/// Who repeats a client's packet from another address makes the connection move there (RFC 9000
+/// 9.3.2). That address gets one datagram, the challenge; then three times at most.
+#[test]
+fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    pair.pass(Duration::from_secs(1));
+    let stream = pair.clients.get_mut(&client).unwrap().streams().open(quinn_proto::Dir::Bi);
+    let stream = StreamId::from(stream.unwrap());
+    pair.record = Some(Vec::new());
+    pair.client_write(client, stream, &mut bytes::Bytes::from_static(b"GET"));
+    pair.client_is_mute = true;
+    pair.drive();
+    let sent = pair.record.take().unwrap();
+    let victim = SocketAddr::from(([203, 0, 113, 66], 7));
+    let mut pieces = [bytes::Bytes::from(super::pair::pattern(500_000))];
+    let mut received = 0;
+    pair.bytes_to_clients.clear();
+    for datagram in &sent {
+        received += datagram.len() as u64;
+        pair.inject(victim, datagram);
+    }
+    assert_eq!(pair.engine.remote_address(key), Some(victim), "the test does what it says");
+    pair.engine.write(key, stream, &mut pieces).unwrap();
+    pair.client_is_mute = false;
+    pair.pass(Duration::from_secs(5));
+    let to_victim = pair.bytes_to_clients.get(&victim).copied().unwrap_or(0);
+    assert!(to_victim <= 1200.max(3 * received), "{to_victim} bytes for {received}");
+    let home = pair.client_address;
+    assert_eq!(pair.engine.remote_address(key), Some(home), "the connection comes back");
+    let mut bytes = Vec::new();
+    assert!(pair.run(Duration::from_secs(20), |pair| {
+        pair.client_read(client, stream, &mut bytes);
+        bytes.len() == 500_000
+    }));
+}

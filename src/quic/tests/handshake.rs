@@ -1,0 +1,320 @@
+//! Connections begin, end and are refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn_proto::{ConnectionError, Dir, TransportErrorCode};
+
+use super::super::*;
+use super::pair::{HOST, Pair, quic, server_tls, settings};
+use crate::config::Retry;
+use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
+
+#[test]
+fn a_client_connects_and_is_told_of() {
+    let mut pair = Pair::new(quic());
+    let client = pair.connect();
+    assert!(pair.run(Duration::from_secs(5), |pair| !pair.events.is_empty()));
+    let (key, event) = pair.events.pop_front().unwrap();
+    let remote = pair.client_address;
+    let server_name = Some(HOST.to_owned());
+    assert_eq!(event, Event::Connected { server_name, remote, socket: 0 });
+    assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
+    assert_eq!(pair.engine.remote_address(key), Some(remote));
+    assert_eq!(pair.engine.local(key), Some((0, Some(super::pair::SERVER_IP))));
+    assert!(pair.run(Duration::from_secs(5), |pair| !pair.clients[&client].is_handshaking()));
+    let rtt = pair.engine.rtt(key).unwrap();
+    assert!(rtt >= 2 * pair.delay && rtt < Duration::from_millis(400), "{rtt:?}");
+    assert_eq!(pair.engine.stats().handshakes_completed, 1);
+}
+
+#[test]
+fn the_handshake_survives_loss_and_disorder() {
+    for seed in 0..20 {
+        let mut pair = Pair::new(quic());
+        pair.seed(seed);
+        pair.loss = 0.15;
+        pair.jitter = Duration::from_millis(15);
+        pair.connected();
+    }
+}
+
+/// RFC 9000 9 lets a server rely on a stable address until the handshake is done. NATs do not know
+/// that, and the client neither: it takes no longer than a lost flight.
+#[test]
+fn a_handshake_survives_a_new_port_at_any_moment() {
+    for moved_after in (0..120).step_by(5).map(Duration::from_millis) {
+        let mut pair = Pair::new(quic());
+        let client = pair.connect();
+        pair.pass(moved_after);
+        pair.client_address.set_port(50_000);
+        assert!(
+            pair.run(Duration::from_secs(4), |pair| !pair.clients[&client].is_handshaking()),
+            "moved after {moved_after:?}: the client's handshake hangs"
+        );
+        let stream = pair.clients.get_mut(&client).unwrap().streams().open(Dir::Bi).unwrap();
+        pair.client_write(client, stream.into(), &mut Bytes::from_static(b"GET"));
+        let arrived = |pair: &mut Pair| {
+            pair.events.iter().any(|(_, event)| matches!(event, Event::StreamOpened(_)))
+        };
+        assert!(
+            pair.run(Duration::from_secs(4), arrived),
+            "moved after {moved_after:?}: nothing more arrives"
+        );
+        let counts = ConnectionCounts { open: 1, handshaking: 0, closing: 0 };
+        assert_eq!(pair.engine.counts(), counts, "moved after {moved_after:?}");
+    }
+}
+
+#[test]
+fn a_client_that_falls_silent_is_let_go_after_the_idle_timeout() {
+    let mut pair = Pair::new(quic());
+    let (_, key) = pair.connected();
+    pair.pass(Duration::from_secs(1));
+    pair.client_is_mute = true;
+    let before = pair.now;
+    assert!(pair.run(Duration::from_secs(60), |pair| !pair.events.is_empty()));
+    assert_eq!(pair.events.pop_front().unwrap(), (key, Event::Closed(CloseReason::IdleTimeout)));
+    let silence = pair.now - before;
+    assert!(silence > Duration::from_secs(28) && silence < Duration::from_secs(32), "{silence:?}");
+    pair.assert_empty();
+}
+
+#[test]
+fn our_close_reaches_the_client() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    pair.engine.close(pair.now, key, 0x102, b"too much");
+    assert!(!pair.engine.is_open(key));
+    assert!(pair.run(Duration::from_secs(1), |pair| !pair.events.is_empty()));
+    let closed = Event::Closed(CloseReason::Local { code: 0x102 });
+    assert_eq!(pair.events.pop_front().unwrap(), (key, closed));
+    assert_eq!(pair.engine.counts().closing, 1);
+    let mut lost = None;
+    pair.run(Duration::from_secs(5), |pair| {
+        while let Some((index, event)) = pair.client_events.pop_front() {
+            if let quinn_proto::Event::ConnectionLost { reason } = event {
+                assert_eq!(index, client);
+                lost = Some(reason);
+            }
+        }
+        lost.is_some()
+    });
+    match lost {
+        Some(ConnectionError::ApplicationClosed(close)) => {
+            assert_eq!(close.error_code.into_inner(), 0x102);
+            assert_eq!(&close.reason[..], b"too much");
+        }
+        other => panic!("{other:?}"),
+    }
+    pair.pass(Duration::from_secs(10));
+    assert!(pair.events.is_empty(), "closed is said once");
+    pair.assert_empty();
+}
+
+#[test]
+fn the_clients_close_is_told_with_its_code() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let now = pair.now;
+    let reason = bytes::Bytes::from_static(b"bye");
+    let code = quinn_proto::VarInt::from_u32(0x100);
+    pair.clients.get_mut(&client).unwrap().close(now, code, reason.clone());
+    assert!(pair.run(Duration::from_secs(1), |pair| !pair.events.is_empty()));
+    let closed = Event::Closed(CloseReason::Peer { code: 0x100, reason });
+    assert_eq!(pair.events.pop_front().unwrap(), (key, closed));
+    pair.pass(Duration::from_secs(10));
+    pair.assert_empty();
+}
+
+#[test]
+fn close_all_ends_open_and_half_open_connections() {
+    let mut pair = Pair::new(quic());
+    pair.connected();
+    pair.connected();
+    pair.connect();
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.engine.counts().handshaking == 1));
+    pair.engine.close_all(pair.now, 0x100, b"");
+    assert_eq!(pair.engine.counts(), ConnectionCounts { open: 0, handshaking: 0, closing: 3 });
+    pair.pass(Duration::from_secs(20));
+    pair.assert_empty();
+    assert!(pair.clients.is_empty(), "the clients have heard of it");
+}
+
+#[test]
+fn retry_proves_the_address() {
+    let mut pair = Pair::new(config_with(Retry::Always));
+    pair.connected();
+    // One for each of the two Initials that carry the ClientHello; the client follows the first.
+    let stats = pair.engine.stats();
+    assert_eq!((stats.retries, stats.handshakes_started, stats.handshakes_completed), (2, 1, 1));
+}
+
+#[test]
+fn an_adaptive_listener_asks_for_proof_while_many_are_half_open() {
+    let mut pair = Pair::new(config_with(Retry::Adaptive));
+    begin_silent(&mut pair, HALF_OPEN_RETRY_COUNT);
+    assert_eq!(pair.engine.counts().handshaking, HALF_OPEN_RETRY_COUNT);
+    assert_eq!(pair.engine.stats().retries, 0);
+    let (_, key) = pair.connected();
+    assert_eq!(pair.engine.stats().retries, 2);
+    assert!(pair.engine.is_open(key));
+    pair.pass(HANDSHAKE_TIMEOUT);
+    assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
+    assert_eq!(pair.engine.stats().handshakes_timed_out, HALF_OPEN_RETRY_COUNT as u64);
+    pair.connected();
+    assert_eq!(pair.engine.stats().retries, 2, "no proof is asked for any more");
+}
+
+#[test]
+fn without_retry_half_open_connections_are_bounded_and_come_back() {
+    let mut pair = Pair::new(quic());
+    begin_silent(&mut pair, HALF_OPEN_COUNT_MAX + 7);
+    assert_eq!(pair.engine.counts().handshaking, HALF_OPEN_COUNT_MAX);
+    assert_eq!(pair.engine.stats().initials_dropped, 2 * 7);
+    pair.pass(HANDSHAKE_TIMEOUT);
+    assert!(pair.events.is_empty());
+    pair.assert_empty();
+}
+
+/// Begins handshakes whose clients then say nothing more.
+fn begin_silent(pair: &mut Pair, count: usize) {
+    for _ in 0..count {
+        pair.record = Some(Vec::new());
+        pair.client_is_mute = true;
+        pair.connect();
+        pair.drive();
+        let initials = pair.record.take().unwrap_or_default();
+        pair.clients.clear();
+        let address = pair.client_address;
+        for initial in initials {
+            pair.inject(address, &initial);
+        }
+    }
+    pair.client_is_mute = false;
+}
+
+#[test]
+fn a_full_listener_refuses_and_says_so() {
+    let mut pair = Pair::new(crate::config::Quic { max_connections: 2, ..quic() });
+    let (_, first) = pair.connected();
+    pair.connected();
+    let client = pair.connect();
+    let mut refused = false;
+    pair.run(Duration::from_secs(5), |pair| {
+        refused |= pair.client_events.drain(..).any(|(index, event)| match event {
+            quinn_proto::Event::ConnectionLost {
+                reason: ConnectionError::ConnectionClosed(close),
+            } => index == client && close.error_code == TransportErrorCode::CONNECTION_REFUSED,
+            _ => false,
+        });
+        refused
+    });
+    assert!(refused);
+    // Each of the two Initials that carry the ClientHello is told.
+    assert_eq!(pair.engine.stats().connections_refused, 2);
+    pair.engine.close(pair.now, first, 0, b"");
+    pair.pass(Duration::from_secs(5));
+    pair.connected();
+}
+
+#[test]
+fn a_key_outlives_its_connection_without_harm() {
+    let mut pair = Pair::new(quic());
+    let (_, old) = pair.connected();
+    pair.engine.close(pair.now, old, 0, b"");
+    pair.pass(Duration::from_secs(5));
+    let (_, new) = pair.connected();
+    assert_eq!(old.index(), new.index(), "the place is used again");
+    assert_ne!(old, new);
+    let stream = StreamId::from(0);
+    let engine = &mut pair.engine;
+    assert_eq!(engine.read(old, stream, 10), Err(ReadError::Gone));
+    assert_eq!(engine.write(old, stream, &mut [b"x"[..].into()]), Err(WriteError::Gone));
+    assert_eq!(engine.finish(old, stream), Err(WriteError::Gone));
+    assert_eq!(engine.reset(old, stream, 1), Err(Gone));
+    assert_eq!(engine.stop_sending(old, stream, 1), Err(Gone));
+    assert_eq!(engine.open_uni(old), None);
+    assert_eq!(engine.remote_address(old), None);
+    assert_eq!(engine.rtt(old), None);
+    engine.close(pair.now, old, 0, b"");
+    assert!(pair.engine.is_open(new));
+}
+
+#[test]
+fn streams_that_are_not_ours_to_use_are_gone() {
+    let mut pair = Pair::new(quic());
+    let (_, key) = pair.connected();
+    let engine = &mut pair.engine;
+    let (client_uni, server_uni) = (StreamId::from(2), StreamId::from(3));
+    assert_eq!(engine.write(key, client_uni, &mut [b"x"[..].into()]), Err(WriteError::Gone));
+    assert_eq!(engine.reset(key, client_uni, 1), Err(Gone));
+    assert_eq!(engine.read(key, server_uni, 10), Err(ReadError::Gone));
+    assert_eq!(engine.stop_sending(key, server_uni, 1), Err(Gone));
+    for id in [4_000, u64::MAX] {
+        assert_eq!(engine.read(key, StreamId::from(id), 10), Err(ReadError::Gone));
+        assert_eq!(engine.finish(key, StreamId::from(id)), Err(WriteError::Gone));
+    }
+    assert!(engine.is_open(key));
+}
+
+#[test]
+fn new_tls_settings_are_for_new_connections() {
+    let mut pair = Pair::new(quic());
+    let (_, old) = pair.connected();
+    let next = server_tls();
+    pair.engine.set_tls(next.config()).unwrap();
+    // The client trusts the old certificate only.
+    let client = pair.connect();
+    pair.run(Duration::from_secs(5), |pair| !pair.clients.contains_key(&client));
+    assert!(pair.engine.is_open(old));
+    assert_eq!(pair.engine.counts().open, 1);
+    assert_eq!(pair.engine.stats().handshakes_failed, 1);
+}
+
+#[test]
+fn a_client_without_our_protocol_is_told_so() {
+    let mut pair = Pair::new(quic());
+    pair.client_tls.alpn_protocols = vec![b"smtp".to_vec()];
+    pair.connect();
+    let mut code = None;
+    pair.run(Duration::from_secs(5), |pair| {
+        for (_, event) in pair.client_events.drain(..) {
+            if let quinn_proto::Event::ConnectionLost {
+                reason: ConnectionError::ConnectionClosed(close),
+            } = event
+            {
+                code = Some(u64::from(close.error_code));
+            }
+        }
+        code.is_some()
+    });
+    // RFC 9001 8.1: no_application_protocol (120) as a CRYPTO_ERROR.
+    assert_eq!(code, Some(0x178));
+    pair.pass(Duration::from_secs(20));
+    assert!(pair.events.is_empty(), "the application never heard of it");
+    pair.assert_empty();
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    let tls = server_tls();
+    let with = |change: fn(&mut EngineSettings)| {
+        let mut settings = settings(quic(), &tls);
+        change(&mut settings);
+        Engine::new(settings).err()
+    };
+    assert_eq!(with(|settings| settings.worker = 128), Some(EngineError::WorkerIndex(128)));
+    assert_eq!(
+        with(|settings| settings.sockets.push(1)),
+        Some(EngineError::UnknownListener { socket: 2, listener: 1 })
+    );
+    assert_eq!(
+        with(|settings| settings.listeners[0].idle_timeout = Duration::MAX),
+        Some(EngineError::IdleTimeout)
+    );
+}
+
+fn config_with(retry: Retry) -> crate::config::Quic {
+    crate::config::Quic { retry, ..quic() }
+}

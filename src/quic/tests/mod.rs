@@ -1,0 +1,7 @@
+//! Two ends in memory, in virtual time: the engine, and quinn-proto's client as the other side.
+
+mod amplification;
+mod handshake;
+mod pair;
+mod strangers;
+mod transfer;

@@ -1,0 +1,202 @@
+//! Datagrams that belong to nobody.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quinn_proto::ConnectionIdGenerator as _;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::super::cid::WorkerIds;
+use super::super::*;
+use super::pair::{MASK, Pair, pattern, quic};
+
+fn stranger() -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 5], 5555))
+}
+
+/// A long header with any version, padded.
+fn long_header(version: u32, len: usize) -> Vec<u8> {
+    let mut datagram = vec![0xc3];
+    datagram.extend(version.to_be_bytes());
+    datagram.extend([8, 1, 2, 3, 4, 5, 6, 7, 8, 4, 9, 9, 9, 9]);
+    datagram.resize(len, 0);
+    datagram
+}
+
+fn short_header(id: &[u8], len: usize) -> Vec<u8> {
+    let mut datagram = vec![0x40];
+    datagram.extend_from_slice(id);
+    datagram.extend(pattern(len - datagram.len()));
+    datagram
+}
+
+/// RFC 9000 5.2.2, 6.1 and 17.2.1.
+#[test]
+fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
+    let mut pair = Pair::new(quic());
+    for len in [60, 1199] {
+        assert!(pair.inject(stranger(), &long_header(0x1a2a_3a4a, len)).is_empty());
+    }
+    let answers = pair.inject(stranger(), &long_header(0x1a2a_3a4a, 1200));
+    let [answer] = &answers[..] else { panic!("one answer, not {answers:?}") };
+    assert!(answer.len() < 1200);
+    assert_eq!(answer[0] & 0x80, 0x80);
+    assert_eq!(answer[1..5], [0; 4]);
+    // The ids come back crossed.
+    assert_eq!(answer[5..10], [4, 9, 9, 9, 9]);
+    assert_eq!(answer[10..19], [8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let versions = answer[19..].chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert!(versions.contains(&vec![0, 0, 0, 1]));
+    let reserved = |version: &Vec<u8>| version.iter().all(|byte| byte & 0x0f == 0x0a);
+    let others = versions.iter().filter(|version| **version != [0, 0, 0, 1]);
+    assert!(others.clone().all(reserved), "drafts are not offered: {versions:?}");
+    // Version negotiation is never answered (RFC 9000 6.1).
+    assert!(pair.inject(stranger(), answer).is_empty());
+    assert_eq!(pair.engine.stats().version_negotiations, 1);
+    assert_eq!(pair.engine.stats().datagrams_dropped, 3);
+}
+
+/// RFC 9000 10.3.
+#[test]
+fn an_unknown_id_is_reset_with_less_than_came_and_not_often() {
+    let mut pair = Pair::new(quic());
+    let mut ids = WorkerIds::new(3, false, MASK, &[99; 32]);
+    for len in [22, 30, 43, 100, 1200] {
+        pair.pass(Duration::from_millis(25));
+        let datagram = short_header(&ids.generate_cid(), len);
+        let answers = pair.inject(stranger(), &datagram);
+        let [answer] = &answers[..] else { panic!("one answer to {len} bytes, not {answers:?}") };
+        assert!(answer.len() < len && answer.len() >= 21, "{} for {len}", answer.len());
+        assert_eq!(answer[0] & 0xc0, 0x40, "it looks like a short header");
+        // Not again within 20 ms.
+        assert!(pair.inject(stranger(), &short_header(&ids.generate_cid(), len)).is_empty());
+    }
+    pair.pass(Duration::from_millis(25));
+    assert!(pair.inject(stranger(), &short_header(&ids.generate_cid(), 21)).is_empty());
+    assert_eq!(pair.engine.stats().resets, 5);
+    assert_eq!(pair.engine.stats().datagrams_foreign_id, 0);
+}
+
+#[test]
+fn two_gateways_do_not_reset_each_other_for_ever() {
+    let mut pair = Pair::new(quic());
+    let mut ids = WorkerIds::new(3, false, MASK, &[99; 32]);
+    let mut datagram = short_header(&ids.generate_cid(), 1200);
+    let mut bounces = 0;
+    loop {
+        pair.pass(Duration::from_millis(25));
+        // The other side's answer carries an id of ours by the worst of luck.
+        datagram[1..9].copy_from_slice(&ids.generate_cid());
+        let mut answers = pair.inject(stranger(), &datagram);
+        let Some(answer) = answers.pop() else { break };
+        datagram = answer;
+        bounces += 1;
+    }
+    assert!(bounces < 1200);
+}
+
+#[test]
+fn an_id_of_another_worker_is_counted_and_never_reset() {
+    let mut pair = Pair::new(quic());
+    for worker in (0..=127).filter(|&worker| worker != 3) {
+        pair.pass(Duration::from_millis(25));
+        let mut ids = WorkerIds::new(worker, worker % 2 == 0, MASK, &[99; 32]);
+        let answers = pair.inject(stranger(), &short_header(&ids.generate_cid(), 1200));
+        assert!(answers.is_empty(), "worker {worker}");
+    }
+    assert_eq!(pair.engine.stats().datagrams_foreign_id, 127);
+    assert_eq!(pair.engine.stats().resets, 0);
+}
+
+/// A reset of ours must convince the client whose connection is gone: it carries the token that the
+/// client was given in the handshake.
+#[test]
+fn a_client_of_a_lost_connection_is_reset() {
+    let mut pair = Pair::new(quic());
+    let (client, _) = pair.connected();
+    pair.pass(Duration::from_secs(1));
+    // The worker starts anew, with the same keys.
+    let tls = super::pair::server_tls();
+    pair.engine = Engine::new(super::pair::settings(quic(), &tls)).unwrap();
+    pair.clients.get_mut(&client).unwrap().ping();
+    let mut reset = false;
+    pair.run(Duration::from_secs(5), |pair| {
+        reset |= pair.client_events.drain(..).any(|(_, event)| {
+            let reason = quinn_proto::ConnectionError::Reset;
+            matches!(event, quinn_proto::Event::ConnectionLost { reason: lost } if lost == reason)
+        });
+        reset
+    });
+    assert!(reset);
+}
+
+#[test]
+fn answers_to_strangers_wait_in_a_bounded_queue() {
+    let mut pair = Pair::new(quic());
+    let bound = crate::limits::RESPONSE_COUNT_MAX as u64;
+    for _ in 0..bound + 10 {
+        let datagram = Datagram {
+            socket: 1,
+            remote: stranger(),
+            local_ip: None,
+            ecn: 0,
+            payload: long_header(0x1a2a_3a4a, 1200)[..].into(),
+        };
+        pair.engine.handle_datagram(pair.now, datagram);
+    }
+    assert_eq!(pair.engine.stats().responses_dropped, 10);
+    let mut buffer = Vec::with_capacity(crate::limits::SLOT_LEN);
+    let mut count = 0;
+    while let Some(transmit) = pair.engine.poll_transmit(pair.now, &mut buffer) {
+        assert_eq!((transmit.socket, transmit.source), (1, None));
+        buffer.clear();
+        count += 1;
+    }
+    assert_eq!(count, bound);
+}
+
+/// Whatever comes, the engine neither panics nor answers with more than came, and the connection
+/// that is there lives on.
+#[test]
+fn garbage_is_harmless() {
+    let mut pair = Pair::new(quic());
+    pair.record = Some(Vec::new());
+    let (client, key) = pair.connected();
+    let stream = pair.clients.get_mut(&client).unwrap().streams().open(quinn_proto::Dir::Bi);
+    let stream = StreamId::from(stream.unwrap());
+    pair.client_write(client, stream, &mut pattern(20_000).into());
+    pair.pass(Duration::from_secs(1));
+    let recorded = pair.record.take().unwrap();
+    assert!(recorded.len() > 10);
+    let mut random = SmallRng::seed_from_u64(7);
+    let home = pair.client_address;
+    for round in 0..6_000 {
+        let mut datagram = match round % 3 {
+            0 => pattern(random.random_range(0..1500)),
+            _ => recorded[random.random_range(0..recorded.len())].clone(),
+        };
+        for _ in 0..random.random_range(1..6) {
+            if let Some(len) = datagram.len().checked_sub(1) {
+                let place = random.random_range(0..=len);
+                datagram[place] ^= 1 << random.random_range(0..8);
+            }
+        }
+        if round % 5 == 0 {
+            datagram.truncate(random.random_range(0..=datagram.len()));
+        }
+        let from = if round % 2 == 0 { home } else { stranger() };
+        let sent = pair.inject(from, &datagram).iter().map(Vec::len).sum::<usize>();
+        // Those to the connection's own address may carry what it has to say anyway.
+        assert!(from == home || sent <= 3 * datagram.len(), "{sent} for {}", datagram.len());
+        if round % 100 == 0 {
+            pair.pass(Duration::from_millis(10));
+        }
+    }
+    pair.inject(stranger(), &vec![0xff; crate::limits::DATAGRAM_LEN_MAX]);
+    assert!(pair.engine.is_open(key));
+    pair.events.clear();
+    pair.client_write(client, stream, &mut b"still here"[..].into());
+    let readable = (key, Event::Readable(stream));
+    assert!(pair.run(Duration::from_secs(5), |pair| pair.events.contains(&readable)));
+}

@@ -1,0 +1,326 @@
+//! Bytes on streams, both ways, whatever the network does.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn_proto::{Dir, VarInt};
+
+use super::super::*;
+use super::pair::{Pair, pattern, quic};
+use crate::config::{self, Congestion};
+
+const MIB: usize = 1024 * 1024;
+
+/// The client's first bidirectional stream.
+fn first_stream(pair: &mut Pair, client: usize) -> StreamId {
+    let connection = pair.clients.get_mut(&client).unwrap();
+    connection.streams().open(Dir::Bi).unwrap().into()
+}
+
+/// The server sends `data` on a stream that the client opens; returns what arrived, and when.
+fn download(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
+    let (client, key) = pair.connected();
+    let stream = first_stream(pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"GET"));
+    let mut pieces = data.chunks(64 * 1024).map(Bytes::copy_from_slice).collect::<Vec<_>>();
+    let (mut opened, mut finished, mut next) = (false, false, 0);
+    let mut received = Vec::new();
+    let done = pair.run(limit, |pair| {
+        for (_, event) in pair.events.drain(..) {
+            opened |= event == Event::StreamOpened(stream);
+            assert!(!matches!(event, Event::Closed(_)), "{event:?}");
+        }
+        while opened && next < pieces.len() {
+            match pair.engine.write(key, stream, &mut pieces[next..]) {
+                Ok(written) => next += written.pieces,
+                Err(WriteError::Blocked) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        if next == pieces.len() && !finished {
+            pair.engine.finish(key, stream).unwrap();
+            finished = true;
+        }
+        pair.client_read(client, stream, &mut received)
+    });
+    assert!(done, "{} of {} bytes in {limit:?}", received.len(), data.len());
+    received
+}
+
+/// The client sends `data` on a stream and finishes it.
+fn upload(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
+    let (client, key) = pair.connected();
+    let stream = first_stream(pair, client);
+    let mut rest = Bytes::copy_from_slice(data);
+    let mut received = Vec::new();
+    let mut finished = false;
+    let done = pair.run(limit, |pair| {
+        pair.client_write(client, stream, &mut rest);
+        if rest.is_empty() && !finished {
+            let id = stream.proto().unwrap();
+            pair.clients.get_mut(&client).unwrap().send_stream(id).finish().unwrap();
+            finished = true;
+        }
+        let readable = [Event::StreamOpened(stream), Event::Readable(stream)];
+        let told = pair.events.drain(..).any(|(_, event)| readable.contains(&event));
+        told && pair.server_read(key, stream, &mut received)
+    });
+    assert!(done, "{} of {} bytes in {limit:?}", received.len(), data.len());
+    received
+}
+
+#[test]
+fn ten_mebibytes_down() {
+    let mut pair = Pair::new(quic());
+    let data = pattern(10 * MIB);
+    assert!(download(&mut pair, &data, Duration::from_secs(60)) == data);
+    assert!(pair.segments_max > 20, "batches of {} at most", pair.segments_max);
+}
+
+#[test]
+fn ten_mebibytes_up() {
+    let mut pair = Pair::new(quic());
+    let data = pattern(10 * MIB);
+    assert!(upload(&mut pair, &data, Duration::from_secs(60)) == data);
+}
+
+#[test]
+fn loss_and_disorder_change_no_byte() {
+    for seed in 0..4 {
+        let mut pair = Pair::new(quic());
+        pair.seed(seed);
+        pair.loss = 0.03;
+        pair.jitter = Duration::from_millis(5);
+        let data = pattern(MIB + seed as usize);
+        assert!(download(&mut pair, &data, Duration::from_secs(300)) == data);
+        let lost = pair.engine.stats().packets_lost;
+        assert!(lost > 0, "the loss is counted");
+        let mut pair = Pair::new(quic());
+        pair.seed(seed);
+        pair.loss = 0.03;
+        pair.jitter = Duration::from_millis(5);
+        assert!(upload(&mut pair, &data, Duration::from_secs(300)) == data);
+    }
+}
+
+/// A window that stays as it starts would allow 1.5 MiB, or 1 MiB, in each 200 ms.
+#[test]
+fn windows_grow_on_a_long_path_and_are_given_back() {
+    let mut pair = Pair::new(quic());
+    pair.delay = Duration::from_millis(100);
+    let data = pattern(30 * MIB);
+    assert!(download(&mut pair, &data, Duration::from_secs(60)) == data);
+    let after_download = pair.engine.window_budget_left();
+    assert!(after_download < 64 * MIB as u64, "the send window has grown");
+    let mut pair = Pair::new(crate::config::Quic { stream_receive_window: 8 << 20, ..quic() });
+    pair.delay = Duration::from_millis(100);
+    assert!(upload(&mut pair, &data, Duration::from_secs(60)) == data);
+    assert!(pair.engine.window_budget_left() < 64 * MIB as u64, "the receive window has grown");
+    pair.engine.close_all(pair.now, 0, b"");
+    pair.pass(Duration::from_secs(10));
+    pair.assert_empty();
+}
+
+#[test]
+fn windows_stay_within_the_budget_of_the_worker() {
+    let tls = super::pair::server_tls();
+    let mut settings = super::pair::settings(quic(), &tls);
+    settings.window_budget_len = 300_000;
+    let mut pair = Pair::with(settings, &tls);
+    pair.delay = Duration::from_millis(100);
+    let data = pattern(10 * MIB);
+    assert!(download(&mut pair, &data, Duration::from_secs(60)) == data);
+    assert_eq!(pair.engine.window_budget_left(), 0);
+}
+
+/// The client's port, and then its address, change under way (RFC 9000 9).
+#[test]
+fn a_download_survives_rebinding() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = first_stream(&mut pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"GET"));
+    let data = pattern(4 * MIB);
+    let mut pieces = [Bytes::copy_from_slice(&data)];
+    let mut received = Vec::new();
+    let mut changes = 0;
+    let mut written = 0;
+    let done = pair.run(Duration::from_secs(120), |pair| {
+        pair.events.clear();
+        match pair.engine.write(key, stream, &mut pieces) {
+            Ok(taken) => written += taken.bytes,
+            Err(WriteError::Blocked | WriteError::Gone) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        if written == data.len() {
+            let _ = pair.engine.finish(key, stream);
+        }
+        let ended = pair.client_read(client, stream, &mut received);
+        if received.len() / MIB > changes && changes < 3 {
+            changes += 1;
+            let host = if changes == 3 { 9 } else { 7 };
+            pair.client_address = SocketAddr::from(([198, 51, 100, host], 40_000 + changes as u16));
+        }
+        ended
+    });
+    assert!(done && received == data, "{} of {} bytes", received.len(), data.len());
+    assert_eq!(changes, 3);
+    assert_eq!(pair.engine.remote_address(key), Some(pair.client_address));
+}
+
+/// The client is heard from a new address in the very moment in which a probe is due for what went
+/// to the old one.
+#[test]
+fn a_move_in_the_moment_of_a_probe_timeout() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = first_stream(&mut pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"GET"));
+    pair.pass(Duration::from_millis(500));
+    pair.client_address = SocketAddr::from(([198, 51, 100, 9], 40_000));
+    let data = pattern(5000);
+    pair.engine.write(key, stream, &mut [Bytes::copy_from_slice(&data)]).unwrap();
+    pair.engine.finish(key, stream).unwrap();
+    pair.drive();
+    let due = pair.engine.next_deadline().unwrap();
+    pair.pass(due - pair.delay - pair.now);
+    pair.client_write(client, stream, &mut Bytes::from_static(b" more"));
+    let mut received = Vec::new();
+    let limit = Duration::from_secs(5);
+    assert!(pair.run(limit, |pair| pair.client_read(client, stream, &mut received)));
+    assert!(received == data);
+}
+
+#[test]
+fn resets_and_stops_reach_the_other_side() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = first_stream(&mut pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"half a request"));
+    let opened = Event::StreamOpened(stream);
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&(key, opened.clone()))));
+    let read = pair.engine.read(key, stream, 4).unwrap();
+    assert_eq!(read, Read::Chunk(Bytes::from_static(b"half")));
+
+    // The client gives up both directions.
+    let id = stream.proto().unwrap();
+    let connection = pair.clients.get_mut(&client).unwrap();
+    connection.send_stream(id).reset(VarInt::from_u32(0x10c)).unwrap();
+    connection.recv_stream(id).stop(VarInt::from_u32(0x10d)).unwrap();
+    let stopped = (key, Event::Stopped(stream, 0x10d));
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&stopped)));
+    assert_eq!(pair.engine.read(key, stream, 10), Err(ReadError::Reset(0x10c)));
+    assert_eq!(pair.engine.read(key, stream, 10), Err(ReadError::Gone));
+    let mut piece = [Bytes::from_static(b"late")];
+    let late = pair.engine.write(key, stream, &mut piece).unwrap_err();
+    assert!(matches!(late, WriteError::Stopped(0x10d) | WriteError::Gone), "{late:?}");
+
+    // And we do.
+    let stream = first_stream(&mut pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"another"));
+    let opened = (key, Event::StreamOpened(stream));
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&opened)));
+    pair.engine.reset(key, stream, 0x101).unwrap();
+    pair.engine.stop_sending(key, stream, 0x102).unwrap();
+    assert_eq!(pair.engine.reset(key, stream, 0x101), Err(Gone));
+    assert_eq!(pair.engine.stop_sending(key, stream, 0x102), Err(Gone));
+    let mut stopped = None;
+    assert!(pair.run(Duration::from_secs(1), |pair| {
+        let connection = pair.clients.get_mut(&client).unwrap();
+        let id = stream.proto().unwrap();
+        stopped = stopped.or(connection.send_stream(id).stopped().ok().flatten());
+        stopped.is_some()
+    }));
+    assert_eq!(stopped, Some(VarInt::from_u32(0x102)));
+}
+
+#[test]
+fn our_uni_stream_arrives_and_its_end_is_acknowledged() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = pair.engine.open_uni(key).unwrap();
+    assert!(!stream.is_bidirectional() && !stream.is_from_client());
+    let mut pieces = [Bytes::from_static(b"settings"), Bytes::from_static(b", more")];
+    let written = pair.engine.write(key, stream, &mut pieces).unwrap();
+    assert_eq!(written, Written { bytes: 14, pieces: 2 });
+    pair.engine.finish(key, stream).unwrap();
+    assert_eq!(pair.engine.finish(key, stream), Err(WriteError::Gone));
+    let finished = (key, Event::SendFinished(stream));
+    assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&finished)));
+    let mut received = Vec::new();
+    assert!(pair.client_read(client, stream, &mut received));
+    assert_eq!(received, b"settings, more");
+}
+
+#[test]
+fn a_blocked_writer_is_told_when_there_is_room() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = first_stream(&mut pair, client);
+    pair.client_write(client, stream, &mut Bytes::from_static(b"GET"));
+    pair.pass(Duration::from_millis(100));
+    pair.events.clear();
+    let mut pieces = [Bytes::from(pattern(2 * MIB))];
+    pair.engine.write(key, stream, &mut pieces).unwrap();
+    assert_eq!(pair.engine.write(key, stream, &mut pieces), Err(WriteError::Blocked));
+    let writable = (key, Event::Writable(stream));
+    assert!(pair.run(Duration::from_secs(5), |pair| pair.events.contains(&writable)));
+    assert!(pair.engine.write(key, stream, &mut pieces).unwrap().bytes > 0);
+}
+
+#[test]
+fn connections_take_turns() {
+    let mut pair = Pair::new(quic());
+    let ends = [pair.connected(), pair.connected(), pair.connected()];
+    pair.pass(Duration::from_secs(1));
+    for (client, key) in ends {
+        let stream = first_stream(&mut pair, client);
+        let mut piece = [Bytes::from(pattern(200_000))];
+        pair.engine.write(key, stream, &mut piece).unwrap();
+    }
+    // All share one address here, so who speaks is told by the destination's connection id.
+    // The buffer has room for one datagram, so nobody runs out of things to say.
+    let mut buffer = Vec::with_capacity(usize::from(MTU_MAX_DEFAULT));
+    let mut speakers = Vec::new();
+    for _ in 0..12 {
+        buffer.clear();
+        let transmit = pair.engine.poll_transmit(pair.now, &mut buffer).unwrap();
+        assert_eq!(transmit.segment_len, None);
+        speakers.push(buffer[1..9].to_vec());
+    }
+    for round in speakers.chunks(3) {
+        assert_eq!(round, &speakers[..3], "all in the same order, again and again");
+    }
+    speakers.truncate(3);
+    speakers.sort();
+    speakers.dedup();
+    assert_eq!(speakers.len(), 3, "each has sent once before any sends twice");
+}
+
+#[test]
+fn a_close_is_sent_though_the_congestion_window_is_full() {
+    for congestion in [Congestion::Cubic, Congestion::Bbr, Congestion::NewReno] {
+        let mut pair = Pair::new(config::Quic { congestion, ..quic() });
+        let (client, key) = pair.connected();
+        let stream = first_stream(&mut pair, client);
+        pair.client_write(client, stream, &mut Bytes::from_static(b"GET"));
+        let opened = |pair: &mut Pair| {
+            pair.events.drain(..).any(|(_, event)| event == Event::StreamOpened(stream))
+        };
+        assert!(pair.run(Duration::from_secs(5), opened));
+        pair.engine.write(key, stream, &mut [Bytes::from(pattern(MIB))]).unwrap();
+        // As much leaves as the window allows, and nothing of it is acknowledged.
+        for _ in 0..20 {
+            pair.now += Duration::from_millis(1);
+            pair.engine.handle_timeout(pair.now);
+            pair.drive();
+        }
+        pair.engine.close(pair.now, key, 0x100, b"");
+        // Within a trip, and not by a reset some day.
+        let told = pair.run(Duration::from_millis(20), |pair| {
+            pair.clients.get(&client).is_none_or(|connection| connection.is_closed())
+        });
+        assert!(told, "{congestion:?}: the client was not told of the close");
+    }
+}

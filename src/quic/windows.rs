@@ -1,0 +1,194 @@
+//! Windows that grow with what a connection is seen to need.
+//!
+//! Both windows are memory that a client can make the gateway hold: answer bytes until they are
+//! acknowledged, request bytes until they are read. So they start small and grow only on evidence:
+//!
+//! - the **send window** follows the congestion window, which is the measured product of bandwidth
+//!   and delay: twice as much keeps the sender busy while acknowledgements are on their way;
+//! - the **receive window** doubles when the client fills half of it within one round trip (it
+//!   can't do that unless the data is also read: unread data earns no credit).
+//!
+//! What all connections of a worker have grown by comes out of one budget, and goes back to it when
+//! a connection ends.
+
+use std::time::Instant;
+
+use quinn_proto::{Connection, VarInt};
+
+use crate::config;
+use crate::limits::{RECEIVE_WINDOW_START, SEND_WINDOW_START};
+
+/// Smaller steps of the send window are not worth the call.
+const SEND_STEP_MIN: u64 = 128 * 1024;
+
+/// The windows of one connection.
+#[derive(Debug)]
+pub(super) struct Windows {
+    send: u64,
+    send_max: u64,
+    receive: u64,
+    receive_max: u64,
+    /// What both have taken from the worker's budget.
+    taken: u64,
+    round_start: Instant,
+    round_received: u64,
+}
+
+impl Windows {
+    pub(super) fn new(now: Instant, quic: &config::Quic) -> Self {
+        Self {
+            send: send_start(quic),
+            send_max: u64::from(quic.send_window_max),
+            receive: receive_start(quic),
+            receive_max: u64::from(quic.receive_window_max),
+            taken: 0,
+            round_start: now,
+            round_received: 0,
+        }
+    }
+
+    /// What goes back to the budget when the connection ends.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Takes a received datagram of `len` bytes into account. `budget` is what all connections of
+    /// the worker may still grow by.
+    pub(super) fn datagram_received(
+        &mut self,
+        now: Instant,
+        len: usize,
+        connection: &mut Connection,
+        budget: &mut u64,
+    ) {
+        let congestion_window = connection.congestion_state().window();
+        if let Some(send) = self.grow_send(congestion_window, budget) {
+            connection.set_send_window(send);
+        }
+        self.round_received += len as u64;
+        if now.saturating_duration_since(self.round_start) >= connection.rtt() {
+            if let Some(receive) = self.grow_receive(budget) {
+                // The ceiling comes from a u32.
+                connection.set_receive_window(VarInt::from_u64(receive).unwrap_or(VarInt::MAX));
+            }
+            self.round_start = now;
+            self.round_received = 0;
+        }
+    }
+
+    fn grow_send(&mut self, congestion_window: u64, budget: &mut u64) -> Option<u64> {
+        let wanted = congestion_window.saturating_mul(2).min(self.send_max);
+        let step = wanted.saturating_sub(self.send);
+        if step < SEND_STEP_MIN.min(self.send_max.saturating_sub(self.send)).max(1) {
+            return None;
+        }
+        let step = self.take(step, budget)?;
+        self.send += step;
+        Some(self.send)
+    }
+
+    fn grow_receive(&mut self, budget: &mut u64) -> Option<u64> {
+        if self.round_received < self.receive / 2 {
+            return None;
+        }
+        let step =
+            self.take(self.receive.min(self.receive_max.saturating_sub(self.receive)), budget)?;
+        self.receive += step;
+        Some(self.receive)
+    }
+
+    /// Takes up to `step` from the budget; `None` where nothing is to be had.
+    fn take(&mut self, step: u64, budget: &mut u64) -> Option<u64> {
+        let step = step.min(*budget);
+        if step == 0 {
+            return None;
+        }
+        *budget -= step;
+        self.taken += step;
+        Some(step)
+    }
+}
+
+/// The send window a connection starts with.
+pub(super) fn send_start(quic: &config::Quic) -> u64 {
+    u64::from(SEND_WINDOW_START.min(quic.send_window_max))
+}
+
+/// The receive window a connection starts with.
+pub(super) fn receive_start(quic: &config::Quic) -> u64 {
+    u64::from(RECEIVE_WINDOW_START.min(quic.receive_window_max))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Congestion, Retry};
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn quic(send_window_max: u32, receive_window_max: u32) -> config::Quic {
+        config::Quic {
+            retry: Retry::Never,
+            congestion: Congestion::Cubic,
+            max_connections: 1,
+            idle_timeout: Duration::from_secs(30),
+            max_streams: 100,
+            stream_receive_window: 1024 * 1024,
+            receive_window_max,
+            send_window_max,
+        }
+    }
+
+    fn windows(quic: &config::Quic) -> Windows {
+        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made from the clock")]
+        Windows::new(Instant::now(), quic)
+    }
+
+    #[test]
+    fn the_send_window_is_twice_the_congestion_window_between_its_bounds() {
+        let mut windows = windows(&quic(6 << 20, 6 << 20));
+        let mut budget = 100 * MIB;
+        assert_eq!(windows.grow_send(MIB / 4, &mut budget), None, "never below its start");
+        assert_eq!(windows.grow_send(MIB, &mut budget), Some(2 * MIB));
+        assert_eq!(windows.grow_send(MIB + 1000, &mut budget), None, "not for a trifle");
+        assert_eq!(windows.grow_send(MIB / 2, &mut budget), None, "it does not shrink");
+        assert_eq!(windows.grow_send(100 * MIB, &mut budget), Some(6 * MIB));
+        assert_eq!(windows.grow_send(u64::MAX, &mut budget), None);
+        assert_eq!((windows.taken(), budget), (5 * MIB, 95 * MIB));
+    }
+
+    #[test]
+    fn the_receive_window_doubles_when_half_of_it_came_in_one_round() {
+        let mut windows = windows(&quic(6 << 20, 4 << 20));
+        let mut budget = 100 * MIB;
+        windows.round_received = 767 * 1024;
+        assert_eq!(windows.grow_receive(&mut budget), None);
+        windows.round_received = 768 * 1024;
+        assert_eq!(windows.grow_receive(&mut budget), Some(3 * MIB));
+        assert_eq!(windows.grow_receive(&mut budget), None, "half of the new one is more");
+        windows.round_received = 4 * MIB;
+        assert_eq!(windows.grow_receive(&mut budget), Some(4 * MIB));
+        assert_eq!(windows.grow_receive(&mut budget), None);
+        assert_eq!(windows.taken() + budget, 100 * MIB);
+    }
+
+    #[test]
+    fn no_window_grows_past_the_budget_or_begins_past_its_ceiling() {
+        let mut one = windows(&quic(6 << 20, 6 << 20));
+        let mut budget = 300_000;
+        assert_eq!(one.grow_send(100 * MIB, &mut budget), Some(MIB + 300_000));
+        one.round_received = 100 * MIB;
+        assert_eq!(one.grow_receive(&mut budget), None);
+        assert_eq!(budget, 0);
+        let low = quic(64 << 10, 128 << 10);
+        assert_eq!((send_start(&low), receive_start(&low)), (64 << 10, 128 << 10));
+        let mut low = windows(&low);
+        low.round_received = 100 * MIB;
+        let mut budget = 100 * MIB;
+        assert_eq!(low.grow_send(100 * MIB, &mut budget), None);
+        assert_eq!(low.grow_receive(&mut budget), None);
+        assert_eq!(budget, 100 * MIB);
+    }
+}

@@ -1,0 +1,190 @@
+//! Buffer rings: slots that the kernel may fill, a group for datagrams and one for streams.
+//!
+//! A group is a ring of entries in memory shared with the kernel. We write entries and then move
+//! the tail, once a turn; the kernel takes entries in order and names the one it filled by its id.
+//! Ids of the two groups do not overlap, so an id alone tells whose slot it is.
+
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use bytes::BytesMut;
+use io_uring::types::BufRingEntry;
+use memmap2::MmapMut;
+
+use crate::limits::SLOT_LEN;
+use crate::pool::{Pool, Provided};
+
+/// Most slots that a group provides.
+pub(super) const PROVIDED_MAX: u16 = 1024;
+
+/// A group, with all slots that it has given to the kernel.
+pub(super) struct BufferGroup {
+    id: u16,
+    first_buffer_id: u16,
+    /// How many slots it is to have with the kernel.
+    target: u16,
+    /// Bytes in front of the payload, of which the kernel writes only some.
+    header_len: usize,
+    provided: Vec<Option<Provided>>,
+    free_ids: Vec<u16>,
+    tail: u16,
+    is_dirty: bool,
+    /// The entries; stays in place, and alive for longer than the kernel's ring.
+    memory: MmapMut,
+}
+
+impl BufferGroup {
+    pub(super) fn new(id: u16, target: u16, header_len: usize) -> io::Result<BufferGroup> {
+        let target = target.clamp(1, PROVIDED_MAX);
+        let entries = target.next_power_of_two();
+        let memory = MmapMut::map_anon(usize::from(entries) * size_of::<BufRingEntry>())?;
+        Ok(BufferGroup {
+            id,
+            first_buffer_id: id * PROVIDED_MAX,
+            target,
+            header_len,
+            provided: (0..entries).map(|_| None).collect(),
+            free_ids: (0..entries).rev().collect(),
+            tail: 0,
+            is_dirty: false,
+            memory,
+        })
+    }
+
+    pub(super) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(super) fn entry_count(&self) -> u16 {
+        self.provided.len() as u16
+    }
+
+    /// The address of the entries, page-aligned, for their registration.
+    pub(super) fn address(&self) -> u64 {
+        self.memory.as_ptr().expose_provenance() as u64
+    }
+
+    /// Slots that the kernel has.
+    pub(super) fn provided_count(&self) -> u16 {
+        self.entry_count() - self.free_ids.len() as u16
+    }
+
+    /// Provides free slots until the kernel has a quarter of what it is to have, whatever the
+    /// pool's state. Nothing is seen before [`publish`](Self::publish).
+    pub(super) fn fill_floor(&mut self, pool: &Pool) {
+        self.fill_to(self.target.div_ceil(4), pool, |_| true);
+    }
+
+    /// Provides the rest, as long as the pool is not low: its last slots are for sends, which
+    /// free slots.
+    pub(super) fn fill(&mut self, pool: &Pool) {
+        self.fill_to(self.target, pool, |pool| !pool.is_low());
+    }
+
+    fn fill_to(&mut self, wanted: u16, pool: &Pool, may: impl Fn(&Pool) -> bool) {
+        while self.provided_count() < wanted && may(pool) {
+            let Some(lease) = pool.lease() else { return };
+            let id = self.free_ids.pop().expect("fewer are provided than there are entries");
+            let provided = pool.provide(lease);
+            // The kernel leaves gaps in a header (behind an address, behind control data): what is
+            // read there later is zero, never an earlier owner's bytes or memory nobody has written.
+            // SAFETY: the slot is longer than a header and nobody's but ours: the kernel does not
+            // know of it before `publish`.
+            unsafe { provided.address().write_bytes(0, self.header_len) };
+            self.write_entry(provided.address(), self.first_buffer_id + id);
+            self.provided[usize::from(id)] = Some(provided);
+        }
+    }
+
+    /// Lets the kernel see what was provided: one store.
+    pub(super) fn publish(&mut self) {
+        if self.is_dirty {
+            self.is_dirty = false;
+            // SAFETY: `memory` begins with the ring's first entry, whose reserved field is the
+            // tail; it is aligned, lives as long as self, and the kernel only reads it.
+            let tail = unsafe {
+                let first: *mut BufRingEntry = self.memory.as_mut_ptr().cast();
+                AtomicU16::from_ptr(BufRingEntry::tail(first).cast_mut())
+            };
+            tail.store(self.tail, Ordering::Release);
+        }
+    }
+
+    /// The slot that the kernel names by `buffer_id`, if it has it from this group.
+    pub(super) fn take(&mut self, buffer_id: u16) -> Option<Provided> {
+        let id = buffer_id.checked_sub(self.first_buffer_id)?;
+        let provided = self.provided.get_mut(usize::from(id))?.take()?;
+        self.free_ids.push(id);
+        Some(provided)
+    }
+
+    /// Takes all slots back.
+    ///
+    /// # Safety
+    ///
+    /// The kernel has let go of them: the caller has unregistered the group, and no operation that chose from it is in flight.
+    pub(super) unsafe fn reclaim_all(&mut self) {
+        for (id, provided) in self.provided.iter_mut().enumerate() {
+            if let Some(provided) = provided.take() {
+                drop(provided.reclaim());
+                self.free_ids.push(id as u16);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn first_id(&self) -> u16 {
+        self.first_buffer_id
+    }
+
+    #[cfg(test)]
+    pub(super) fn provided_ids(&self) -> Vec<u16> {
+        let ids = self.first_buffer_id..self.first_buffer_id + self.entry_count();
+        ids.zip(&self.provided).filter(|(_, slot)| slot.is_some()).map(|(id, _)| id).collect()
+    }
+
+    /// The first bytes of a provided slot, as they are before the kernel writes there.
+    #[cfg(test)]
+    pub(super) fn read_slot(&self, buffer_id: u16, len: usize) -> Vec<u8> {
+        let place = usize::from(buffer_id - self.first_buffer_id);
+        let address = self.provided[place].as_ref().expect("it is provided").address();
+        assert!(len <= self.header_len);
+        // SAFETY: a header's bytes were written when the slot was provided, and no kernel has it.
+        unsafe { std::slice::from_raw_parts(address, len) }.to_vec()
+    }
+
+    /// Writes a provided slot, as the kernel does.
+    #[cfg(test)]
+    pub(super) fn write_slot(&mut self, buffer_id: u16, bytes: &[u8]) {
+        let place = usize::from(buffer_id - self.first_buffer_id);
+        let address = self.provided[place].as_ref().expect("it is provided").address();
+        assert!(bytes.len() <= SLOT_LEN);
+        // SAFETY: the slot is provided, so nobody else refers to its bytes, and it is long enough.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address, bytes.len()) };
+    }
+
+    fn write_entry(&mut self, address: *mut u8, buffer_id: u16) {
+        let index = usize::from(self.tail & (self.entry_count() - 1));
+        let first: *mut BufRingEntry = self.memory.as_mut_ptr().cast();
+        // SAFETY: `index` is below the number of entries, for which `memory` was made. The kernel
+        // reads an entry only once the tail is beyond it. The setters leave the first entry's
+        // reserved field, the tail, alone.
+        unsafe {
+            let entry = &mut *first.add(index);
+            // Exposed: the kernel writes through a pointer that it makes of this number.
+            entry.set_addr(address.expose_provenance() as u64);
+            entry.set_len(SLOT_LEN as u32);
+            entry.set_bid(buffer_id);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.is_dirty = true;
+    }
+}
+
+/// Takes the first `len` bytes of a slot that the kernel has filled and named in a completion.
+pub(super) fn filled(provided: Provided, len: usize) -> BytesMut {
+    // SAFETY: the completion said that the slot is filled up to `len` bytes from its beginning; what
+    // the kernel left out of a header was written when the slot was provided. A slot that a
+    // completion named is no longer in the buffer ring.
+    unsafe { provided.complete(len) }
+}

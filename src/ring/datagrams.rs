@@ -1,0 +1,400 @@
+//! Datagrams: multishot receives and batched sends.
+//!
+//! A receive stays armed until the kernel ends it (no buffer, no room in the completion queue);
+//! then it is armed again with the next submission.
+//!
+//! A batch goes as one segmented send. What may happen to it:
+//!
+//! ```text
+//!             +--- no buffers: rest 1 ms ---+
+//!             v                             |
+//!  batch --> whole ---------------------------> Sent | Lost
+//!             | EIO, EINVAL                 |
+//!             v                             |
+//!           split into its segments ----------> Sent | Lost
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Buf;
+use io_uring::types::{Fixed, Timespec};
+use io_uring::{cqueue, opcode};
+
+use super::buffers::filled;
+use super::completion::{
+    Completion, DatagramSend, Failure, Full, LossReason, SendOutcome, SocketIndex, kind_of,
+};
+use super::machine::{Event, Machine};
+use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
+use super::table::{Op, OpKey};
+use crate::limits::DATAGRAM_LEN_MAX;
+use crate::pool::{InKernel, Pool, Provided};
+
+/// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
+pub(super) const SEGMENTS_MAX: usize = 64;
+
+/// How often a send is repeated while the kernel has no buffers, 1 ms apart.
+const RETRIES_MAX: u8 = 8;
+
+/// Failures in a row after which receiving on a socket is given up: an error of the network does
+/// not repeat without a datagram in between, a broken descriptor does.
+const FAILURES_MAX: u32 = 64;
+
+/// A UDP socket of the ring.
+pub(super) struct Socket {
+    file: u32,
+    receive: Option<OpKey>,
+    /// To be armed with the next submission.
+    is_wanted: bool,
+    was_armed: bool,
+    failures: u32,
+    /// Whether the kernel segments sends for it.
+    is_segmenting: bool,
+    /// The receive's template; the kernel reads it when the receive is armed.
+    header: Box<libc::msghdr>,
+}
+
+/// What a send's bytes lie in while the kernel reads them.
+enum HeldBuffer {
+    Slot(InKernel),
+    Heap(Vec<u8>),
+}
+
+/// A batch in flight.
+pub(super) struct SendOp {
+    socket: SocketIndex,
+    buffer: Option<HeldBuffer>,
+    payload: *const u8,
+    len: usize,
+    segment_len: usize,
+    route: Route,
+    whole: SendMessage,
+    /// One message per segment once it is split; never grows while the kernel reads it.
+    split: Vec<SendMessage>,
+    /// Sends of this batch that the kernel has.
+    outstanding: u32,
+    /// Pieces to be sent again.
+    again: u64,
+    retries: u8,
+    /// The kernel had no buffers for a piece: rest before the next try.
+    needs_rest: bool,
+    is_resting: bool,
+    /// It was split because the kernel refused to segment it.
+    was_refused: bool,
+    lost: Option<LossReason>,
+    rest: Timespec,
+}
+
+impl SendOp {
+    fn new() -> SendOp {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        SendOp {
+            socket: SocketIndex(0),
+            buffer: None,
+            payload: std::ptr::null(),
+            len: 0,
+            segment_len: 0,
+            route: Route { destination: nowhere, source: None, ecn: 0 },
+            whole: SendMessage::new(),
+            split: Vec::new(),
+            outstanding: 0,
+            again: 0,
+            retries: 0,
+            needs_rest: false,
+            is_resting: false,
+            was_refused: false,
+            lost: None,
+            rest: Timespec::new().nsec(1_000_000),
+        }
+    }
+
+    fn begin(&mut self, socket: SocketIndex, send: DatagramSend, pool: &Pool) {
+        let len = send.buffer.len();
+        self.socket = socket;
+        self.len = len;
+        self.payload = send.buffer.as_ptr();
+        self.segment_len = send.segment_len.map_or(len, |wanted| len.min(usize::from(wanted)));
+        self.route = Route { destination: send.destination, source: send.source, ecn: send.ecn };
+        self.buffer = Some(if Pool::contains(self.payload) {
+            HeldBuffer::Slot(pool.send(send.buffer))
+        } else {
+            HeldBuffer::Heap(send.buffer)
+        });
+        self.split.clear();
+        (self.outstanding, self.again, self.retries) = (0, 0, 0);
+        (self.needs_rest, self.is_resting, self.was_refused) = (false, false, false);
+        self.lost = None;
+    }
+
+    fn is_batch(&self) -> bool {
+        self.len > self.segment_len
+    }
+
+    fn prepare_whole(&mut self) {
+        let segment_len = self.is_batch().then_some(self.segment_len as u16);
+        self.whole.prepare(self.route, self.payload, self.len, segment_len);
+        self.again = 1;
+    }
+
+    fn prepare_split(&mut self) {
+        let count = self.len.div_ceil(self.segment_len);
+        self.split.clear();
+        self.split.resize_with(count, SendMessage::new);
+        for (index, message) in self.split.iter_mut().enumerate() {
+            let at = index * self.segment_len;
+            let len = self.segment_len.min(self.len - at);
+            message.prepare(self.route, self.payload.wrapping_add(at), len, None);
+        }
+        self.again = u64::MAX >> (64 - count);
+    }
+
+    fn message(&self, piece: u32) -> &SendMessage {
+        if self.split.is_empty() { &self.whole } else { &self.split[piece as usize] }
+    }
+
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = match self.buffer.take() {
+            Some(HeldBuffer::Slot(slot)) => slot.complete(),
+            Some(HeldBuffer::Heap(buffer)) => buffer,
+            None => unreachable!("a batch in flight has its buffer"),
+        };
+        buffer.clear();
+        buffer
+    }
+}
+
+impl Machine {
+    pub(super) fn add_socket(&mut self, file: u32) -> SocketIndex {
+        self.sockets.push(Socket {
+            file,
+            receive: None,
+            is_wanted: false,
+            was_armed: false,
+            failures: 0,
+            is_segmenting: true,
+            header: message::receive_header(),
+        });
+        SocketIndex((self.sockets.len() - 1) as u16)
+    }
+
+    pub(super) fn receive_datagrams(&mut self, socket: SocketIndex) {
+        let socket = &mut self.sockets[socket.index()];
+        socket.is_wanted = socket.receive.is_none();
+    }
+
+    /// Arms the receives that are to be armed, once there are buffers to receive into.
+    pub(super) fn arm_sockets(&mut self) {
+        if self.is_ending || self.datagram_buffers.provided_count() == 0 {
+            return;
+        }
+        for index in 0..self.sockets.len() {
+            let socket = &mut self.sockets[index];
+            if !socket.is_wanted {
+                continue;
+            }
+            socket.is_wanted = false;
+            if std::mem::replace(&mut socket.was_armed, true) {
+                self.stats.rearms += 1;
+            }
+            let key = self.table.insert(Op::ReceiveDatagrams(SocketIndex(index as u16)));
+            socket.receive = Some(key);
+            let header: *const libc::msghdr = &*socket.header;
+            let group = self.datagram_buffers.id();
+            let entry = opcode::RecvMsgMulti::new(Fixed(socket.file), header, group).build();
+            self.outbox.push_back(entry.user_data(key.0));
+        }
+    }
+
+    /// Whether a receive waits for buffers.
+    pub(super) fn sockets_starve(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.is_wanted)
+    }
+
+    pub(super) fn datagrams_arrived(
+        &mut self,
+        key: OpKey,
+        index: SocketIndex,
+        event: Event,
+        provided: Option<Provided>,
+    ) -> Option<Completion> {
+        let stopped = if cqueue::more(event.flags) {
+            None
+        } else {
+            self.table.remove(key);
+            self.receive_ended(index, event.result)
+        };
+        let Some(provided) = provided else { return stopped };
+        let Ok(len) = usize::try_from(event.result) else {
+            drop(provided.reclaim());
+            return stopped;
+        };
+        let mut payload = filled(provided, len);
+        match message::read_arrival(&payload) {
+            Ok(arrival) => {
+                self.sockets[index.index()].failures = 0;
+                payload.advance(HEADER_LEN);
+                payload.truncate(arrival.payload_len);
+                return Some(Completion::Datagrams {
+                    socket: index,
+                    payload,
+                    source: arrival.source,
+                    destination: arrival.destination,
+                    ecn: arrival.ecn,
+                    segment_len: arrival.segment_len,
+                });
+            }
+            Err(Unusable::Truncated) => self.stats.truncated += 1,
+            Err(Unusable::Empty) => self.stats.empty += 1,
+            Err(Unusable::Unreadable) => self.stats.unreadable += 1,
+        }
+        stopped
+    }
+
+    fn receive_ended(&mut self, index: SocketIndex, result: i32) -> Option<Completion> {
+        let socket = &mut self.sockets[index.index()];
+        socket.receive = None;
+        socket.is_wanted = !self.is_ending;
+        if result >= 0 {
+            return None;
+        }
+        match Failure::from_result(result) {
+            Failure::NoBuffers => self.stats.no_buffers_datagrams += 1,
+            Failure::Cancelled if self.is_ending => {}
+            Failure::Cancelled | Failure::Again | Failure::Final(_) => {
+                self.stats.receive_failures += 1;
+                socket.failures += 1;
+                if socket.failures >= FAILURES_MAX {
+                    socket.is_wanted = false;
+                    let reason: io::ErrorKind = kind_of(result);
+                    return Some(Completion::ReceiveStopped { socket: index, reason });
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn send_datagrams(
+        &mut self,
+        index: SocketIndex,
+        send: DatagramSend,
+    ) -> Result<(), (Full, DatagramSend)> {
+        let len = send.buffer.len();
+        assert!((1..=DATAGRAM_LEN_MAX).contains(&len), "a batch has 1 to 65,507 bytes");
+        assert!(send.segment_len != Some(0), "a segment has a length");
+        if self.sends_in_flight >= self.sends_max || self.is_ending {
+            return Err((Full, send));
+        }
+        self.sends_in_flight += 1;
+        let mut op = self.spare_sends.pop().unwrap_or_else(|| Box::new(SendOp::new()));
+        op.begin(index, send, &self.pool);
+        assert!(len.div_ceil(op.segment_len) <= SEGMENTS_MAX, "a batch has at most 64 segments");
+        if op.is_batch() && !self.sockets[index.index()].is_segmenting {
+            op.prepare_split();
+        } else {
+            op.prepare_whole();
+        }
+        let key = self.table.insert(Op::Send(op));
+        self.issue_send(key);
+        Ok(())
+    }
+
+    /// Gives the kernel the pieces that are to be sent (again).
+    fn issue_send(&mut self, key: OpKey) {
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("a send stays in the table until its last completion");
+        };
+        let file = Fixed(self.sockets[op.socket.index()].file);
+        let mut pieces = std::mem::take(&mut op.again);
+        while pieces != 0 {
+            let piece = pieces.trailing_zeros();
+            pieces &= pieces - 1;
+            op.outstanding += 1;
+            let entry = opcode::SendMsg::new(file, op.message(piece).as_ptr()).build();
+            self.outbox.push_back(entry.user_data(key.with_piece(piece).0));
+        }
+    }
+
+    pub(super) fn send_progressed(&mut self, key: OpKey, result: i32) -> Option<Completion> {
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("the caller has just found it");
+        };
+        if op.is_resting {
+            op.is_resting = false;
+            return self.settle_send(key);
+        }
+        op.outstanding -= 1;
+        if result < 0 {
+            let is_segmented = op.is_batch() && op.split.is_empty();
+            let lost = match Failure::from_result(result) {
+                Failure::Final(libc::EIO | libc::EINVAL) if is_segmented => {
+                    self.stats.gso_fallbacks += 1;
+                    op.was_refused = true;
+                    op.prepare_split();
+                    None
+                }
+                // A send that would block waits in the kernel; this is a signal's doing.
+                Failure::Again => {
+                    op.again |= 1 << key.piece();
+                    None
+                }
+                Failure::NoBuffers if op.retries < RETRIES_MAX => {
+                    op.again |= 1 << key.piece();
+                    op.needs_rest = true;
+                    None
+                }
+                Failure::NoBuffers => Some(LossReason::NoBuffers),
+                Failure::Cancelled => Some(LossReason::Cancelled),
+                Failure::Final(errno) => Some(LossReason::from_errno(errno)),
+            };
+            if let Some(reason) = lost {
+                op.lost = Some(reason);
+                self.stats.count_loss(reason);
+                if reason == LossReason::TooLong {
+                    // The kernel refused to segment because the segments are longer than the path
+                    // takes; it still segments for this socket.
+                    op.was_refused = false;
+                }
+            }
+        }
+        self.settle_send(key)
+    }
+
+    /// Sends on what is to be sent again, or ends the batch.
+    fn settle_send(&mut self, key: OpKey) -> Option<Completion> {
+        let key = key.with_piece(0);
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("a send stays in the table until its last completion");
+        };
+        if op.outstanding > 0 {
+            return None;
+        }
+        if op.again != 0 && !self.is_ending {
+            if std::mem::take(&mut op.needs_rest) {
+                op.is_resting = true;
+                op.retries += 1;
+                self.stats.send_retries += 1;
+                let entry = opcode::Timeout::new(&raw const op.rest).build();
+                self.outbox.push_back(entry.user_data(key.0));
+            } else {
+                self.issue_send(key);
+            }
+            return None;
+        }
+        if op.again != 0 {
+            op.lost = Some(LossReason::Cancelled);
+            self.stats.count_loss(LossReason::Cancelled);
+        }
+        let Some(Op::Send(mut op)) = self.table.remove(key) else {
+            unreachable!("it was there a moment ago");
+        };
+        self.sends_in_flight -= 1;
+        if op.was_refused {
+            self.sockets[op.socket.index()].is_segmenting = false;
+        }
+        let (socket, buffer) = (op.socket, op.take_buffer());
+        let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);
+        self.spare_sends.push(op);
+        Some(Completion::Sent { socket, buffer, outcome })
+    }
+}

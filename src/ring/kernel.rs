@@ -1,0 +1,304 @@
+//! The kernel's end: setting the rings up, entering, registering.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::register::Restriction;
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, opcode, squeue};
+
+use super::buffers::BufferGroup;
+use super::machine::Event;
+use super::settings::RingSettings;
+use crate::host::probe::RingRefusal;
+use crate::limits::RING_THREADS_MAX;
+
+// From linux/io_uring.h: a ring's own descriptor, registered, spares a look-up at each enter.
+const REGISTER_RING_FDS: libc::c_uint = 20;
+const UNREGISTER_RING_FDS: libc::c_uint = 21;
+
+/// All operations that a ring is ever asked for. Should an attacker gain control of the worker,
+/// the ring opens no files and makes no sockets for him: seccomp does not see what a ring does.
+const OPERATIONS: [u8; 8] = [
+    opcode::RecvMsg::CODE,
+    opcode::SendMsg::CODE,
+    opcode::Recv::CODE,
+    opcode::Connect::CODE,
+    opcode::Close::CODE,
+    opcode::AsyncCancel::CODE,
+    opcode::PollAdd::CODE,
+    opcode::Timeout::CODE,
+];
+
+/// All registrations after the start, from linux/io_uring.h: unregister files, update files,
+/// unregister the ring's descriptor, unregister a buffer ring, cancel synchronously.
+const REGISTRATIONS: [u8; 5] = [3, 6, UNREGISTER_RING_FDS as u8, 23, 24];
+
+/// The ring cannot be made, or not be used any longer.
+#[derive(Debug)]
+pub enum RingError {
+    /// io_uring is refused.
+    Refused(RingRefusal),
+    /// The file table is refused.
+    Files {
+        /// Files that were asked for.
+        file_count: u32,
+        /// The kernel's reason.
+        error: io::Error,
+    },
+    /// The buffer rings are refused.
+    Buffers(io::Error),
+    /// A socket could not be put into the file table.
+    Socket(io::Error),
+    /// An enter failed.
+    Enter(io::Error),
+    /// The kernel had no memory to keep completions: what it holds is no longer known.
+    CompletionsLost,
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RingError::Refused(refusal) => refusal.fmt(f),
+            RingError::Files { file_count, error } => write!(
+                f,
+                "no io_uring file table of {file_count} files: {error}; raise the limit of open \
+                 files (`ulimit -n`, LimitNOFILE=)"
+            ),
+            RingError::Buffers(error) => write!(
+                f,
+                "no io_uring buffer ring: {error}; Linux 6.1 or later is needed, and a few pages \
+                 of memory"
+            ),
+            RingError::Socket(error) => write!(f, "a socket cannot join the ring: {error}"),
+            RingError::Enter(error) => write!(f, "io_uring_enter failed: {error}"),
+            RingError::CompletionsLost => f.write_str(
+                "the kernel ran out of memory for completions and lost some: the ring is unusable",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RingError {}
+
+pub(super) struct Kernel {
+    ring: IoUring,
+    /// The ring's index among this thread's registered rings.
+    registered: Option<u32>,
+    enter_flags: EnterFlags,
+}
+
+/// As the kernel lays out the registration of a ring's descriptor.
+#[repr(C)]
+struct RingFd {
+    offset: u32,
+    reserved: u32,
+    fd: u64,
+}
+
+impl Kernel {
+    pub(super) fn new(settings: &RingSettings) -> Result<Kernel, RingError> {
+        let mut builder = IoUring::builder();
+        builder
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .setup_r_disabled()
+            .setup_cqsize(settings.completion_count);
+        let ring: IoUring = builder
+            .build(settings.submission_count)
+            .map_err(|error| RingError::Refused(RingRefusal::from_setup(error)))?;
+        let file_count = u32::from(settings.sockets_max) + settings.streams_max;
+        ring.submitter()
+            .register_files_sparse(file_count)
+            .map_err(|error| RingError::Files { file_count, error })?;
+        // 0 leaves the other bound, of threads that wait for disks, as it is.
+        ring.submitter()
+            .register_iowq_max_workers(&mut [0, RING_THREADS_MAX])
+            .map_err(|error| RingError::Refused(RingRefusal::from_setup(error)))?;
+        let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if ring.params().is_feature_no_iowait() {
+            enter_flags |= EnterFlags::NO_IOWAIT;
+        }
+        let registered = register_ring(ring.as_raw_fd());
+        Ok(Kernel { ring, registered, enter_flags })
+    }
+
+    /// Ends the setup: from here on the ring does what it is for, and nothing else.
+    pub(super) fn enable(&mut self) -> Result<(), RingError> {
+        let flags = squeue::Flags::FIXED_FILE | squeue::Flags::BUFFER_SELECT;
+        let mut restrictions: Vec<Restriction> = OPERATIONS
+            .map(Restriction::sqe_op)
+            .into_iter()
+            .chain(REGISTRATIONS.map(Restriction::register_op))
+            .chain([Restriction::sqe_flags_allowed(flags.bits())])
+            .collect();
+        let submitter = self.ring.submitter();
+        submitter
+            .register_restrictions(&mut restrictions)
+            .and_then(|()| submitter.register_enable_rings())
+            .map_err(|error| RingError::Refused(RingRefusal::from_setup(error)))
+    }
+
+    pub(super) fn register_group(&mut self, group: &BufferGroup) -> Result<(), RingError> {
+        // SAFETY: the address is a page-aligned mapping of as many entries, kept by the ring until
+        // this kernel end is dropped.
+        unsafe {
+            self.ring.submitter().register_buf_ring_with_flags(
+                group.address(),
+                group.entry_count(),
+                group.id(),
+                0,
+            )
+        }
+        .map_err(RingError::Buffers)
+    }
+
+    /// After this the kernel takes no more slots from the group.
+    pub(super) fn unregister_group(&mut self, group: &BufferGroup) -> io::Result<()> {
+        self.ring.submitter().unregister_buf_ring(group.id())
+    }
+
+    /// Puts a file at its place in the file table; the table keeps it open.
+    pub(super) fn register_file(&mut self, place: u32, file: &OwnedFd) -> io::Result<()> {
+        self.ring.submitter().register_files_update(place, &[file.as_raw_fd()]).map(drop)
+    }
+
+    /// Closes all files of the table.
+    pub(super) fn unregister_files(&mut self) -> io::Result<()> {
+        self.ring.submitter().unregister_files()
+    }
+
+    /// Moves submissions into the queue while it has room. Answers whether all fitted.
+    pub(super) fn queue(&mut self, outbox: &mut VecDeque<squeue::Entry>) -> bool {
+        let mut queue = self.ring.submission();
+        while let Some(entry) = outbox.front() {
+            // SAFETY: the op table holds all memory that an entry points to until the completion
+            // of the operation, and the ring outlives its operations.
+            if unsafe { queue.push(entry) }.is_err() {
+                return false;
+            }
+            outbox.pop_front();
+        }
+        true
+    }
+
+    /// Whether the kernel has not taken what was queued.
+    pub(super) fn queue_is_full(&mut self) -> bool {
+        self.ring.submission().is_full()
+    }
+
+    /// Submits what is queued and waits for `wanted` completions, at most for `timeout`.
+    pub(super) fn enter(
+        &mut self,
+        wanted: u32,
+        timeout: Option<Duration>,
+    ) -> Result<(), RingError> {
+        let to_submit = self.ring.submission().len() as u32;
+        let timespec = Timespec::from(timeout.unwrap_or_default());
+        let args = match timeout {
+            Some(_) => SubmitArgs::new().timespec(&timespec),
+            None => SubmitArgs::new(),
+        };
+        let (fd, flags) = match self.registered {
+            Some(index) => (index.cast_signed(), self.enter_flags | EnterFlags::REGISTERED_RING),
+            None => (self.ring.as_raw_fd(), self.enter_flags),
+        };
+        // SAFETY: `args` has the layout that EXT_ARG asks for and lives, with its timespec, for
+        // the call. What the submissions point to is held by the op table.
+        let outcome = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                fd,
+                to_submit,
+                wanted,
+                flags.bits(),
+                &raw const args,
+                size_of_val(&args),
+            )
+        };
+        if outcome >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // The time is over, a signal came, or the kernel is short of memory for now: what was
+            // not submitted is still queued.
+            Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),
+            Some(libc::EBADR) => Err(RingError::CompletionsLost),
+            _ => Err(RingError::Enter(error)),
+        }
+    }
+
+    /// Whether the kernel keeps completions aside because the queue is full.
+    pub(super) fn overflows(&mut self) -> bool {
+        self.ring.submission().cq_overflow()
+    }
+
+    pub(super) fn has_events(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let entry = self.ring.completion().next()?;
+        Some(Event { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
+    }
+
+    /// Asks the kernel to cancel everything it has, waiting for it at most for `timeout`.
+    pub(super) fn cancel_all(&mut self, timeout: Duration) {
+        // Not found, or not over in time: the op table tells whether something is left.
+        let _ = self
+            .ring
+            .submitter()
+            .register_sync_cancel(Some(Timespec::from(timeout)), CancelBuilder::any());
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Some(index) = self.registered {
+            let mut update = RingFd { offset: index, reserved: 0, fd: 0 };
+            register(self.ring.as_raw_fd(), UNREGISTER_RING_FDS, &mut update);
+        }
+    }
+}
+
+/// Registers the ring's own descriptor with this thread; without it each enter looks it up.
+fn register_ring(fd: RawFd) -> Option<u32> {
+    let mut update = RingFd { offset: u32::MAX, reserved: 0, fd: u64::from(fd.cast_unsigned()) };
+    (register(fd, REGISTER_RING_FDS, &mut update) == 1).then_some(update.offset)
+}
+
+fn register(fd: RawFd, operation: libc::c_uint, update: &mut RingFd) -> libc::c_long {
+    // SAFETY: `update` has the layout of io_uring_rsrc_update, and one of it is passed.
+    unsafe { libc::syscall(libc::SYS_io_uring_register, fd, operation, &raw mut *update, 1u32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_ring_is_not_for_is_refused() {
+        let settings = RingSettings { streams_max: 8, ..RingSettings::default() };
+        let mut kernel = Kernel::new(&settings).unwrap();
+        kernel.enable().unwrap();
+        assert!(kernel.registered.is_some(), "enters go by the registered ring");
+        let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build().user_data(1);
+        let open = opcode::OpenAt::new(io_uring::types::Fd(libc::AT_FDCWD), c"/dev/null".as_ptr());
+        let cancel = opcode::AsyncCancel::new(77).build().user_data(3);
+        let asked = [socket, open.build().user_data(2), cancel];
+        assert!(kernel.queue(&mut VecDeque::from(asked)));
+        kernel.enter(3, Some(Duration::from_secs(5))).unwrap();
+        let mut results: Vec<(u64, i32)> = std::iter::from_fn(|| kernel.next_event())
+            .map(|event| (event.user_data, event.result))
+            .collect();
+        results.sort_unstable();
+        assert_eq!(results, [(1, -libc::EACCES), (2, -libc::EACCES), (3, -libc::ENOENT)]);
+        assert!(kernel.ring.submitter().register_files_sparse(4).is_err());
+    }
+}

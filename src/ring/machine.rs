@@ -1,0 +1,177 @@
+//! The ring without its kernel: operations go out as submissions, events come in and become
+//! completions. Tests feed it events that a real kernel hardly ever sends.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
+
+use super::buffers::BufferGroup;
+use super::completion::{Completion, StreamKey};
+use super::datagrams::{SendOp, Socket};
+use super::kernel::RingError;
+use super::message::HEADER_LEN;
+use super::settings::RingSettings;
+use super::stats::RingStats;
+use super::streams::Stream;
+use super::table::{CANCEL, Op, OpKey, OpTable};
+use crate::pool::{Pool, Provided};
+
+/// See [`Machine::longest_wait`].
+pub(super) const STARVED_WAIT_MAX: Duration = Duration::from_millis(5);
+
+/// A completion as the kernel words it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) user_data: u64,
+    pub(super) result: i32,
+    pub(super) flags: u32,
+}
+
+pub(super) struct Machine {
+    pub(super) table: OpTable,
+    /// Submissions that the kernel has not seen.
+    pub(super) outbox: VecDeque<squeue::Entry>,
+    /// Completions that needed no kernel.
+    pub(super) ready: VecDeque<Completion>,
+    pub(super) stats: RingStats,
+    /// Whether the ring is being shut down: nothing is begun any more.
+    pub(super) is_ending: bool,
+
+    pub(super) pool: Rc<Pool>,
+    pub(super) datagram_buffers: BufferGroup,
+    pub(super) stream_buffers: BufferGroup,
+
+    pub(super) sockets: Vec<Socket>,
+    pub(super) sockets_max: u16,
+    pub(super) sends_in_flight: u32,
+    pub(super) sends_max: u32,
+    #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
+    pub(super) spare_sends: Vec<Box<SendOp>>,
+
+    pub(super) streams: Vec<Stream>,
+    pub(super) free_streams: Vec<u32>,
+    /// Streams whose receive waits for buffers, in order.
+    pub(super) starving: VecDeque<StreamKey>,
+
+    wake: Option<Arc<File>>,
+}
+
+impl Machine {
+    pub(super) fn new(settings: &RingSettings, pool: Rc<Pool>) -> Result<Machine, RingError> {
+        let group = |id, target, header_len| {
+            BufferGroup::new(id, target, header_len).map_err(RingError::Buffers)
+        };
+        let streams = settings.streams_max;
+        Ok(Machine {
+            table: OpTable::new(settings.operation_count()),
+            outbox: VecDeque::new(),
+            ready: VecDeque::new(),
+            stats: RingStats::default(),
+            is_ending: false,
+            pool,
+            datagram_buffers: group(0, settings.datagram_buffers, HEADER_LEN)?,
+            stream_buffers: group(1, settings.stream_buffers, 0)?,
+            sockets: Vec::new(),
+            sockets_max: settings.sockets_max,
+            sends_in_flight: 0,
+            sends_max: settings.sends_max,
+            spare_sends: Vec::new(),
+            streams: (0..streams).map(|_| Stream::new()).collect(),
+            free_streams: (0..streams).rev().collect(),
+            starving: VecDeque::new(),
+            wake: None,
+        })
+    }
+
+    /// A stream's place in the file table, behind those of the sockets.
+    pub(super) fn stream_file(&self, index: u32) -> u32 {
+        u32::from(self.sockets_max) + index
+    }
+
+    pub(super) fn watch_wake(&mut self, wake: Arc<File>) {
+        assert!(self.wake.is_none(), "a ring watches one wake-up");
+        self.wake = Some(wake);
+        self.arm_wake();
+    }
+
+    fn arm_wake(&mut self) {
+        if let Some(wake) = self.wake.as_ref().filter(|_| !self.is_ending) {
+            let key = self.table.insert(Op::Wake);
+            let events = libc::POLLIN as u32;
+            let entry = opcode::PollAdd::new(Fd(wake.as_raw_fd()), events).build();
+            self.outbox.push_back(entry.user_data(key.0));
+        }
+    }
+
+    /// Before a submission: gives the kernel slots and arms what waited for them. Each group gets
+    /// a quarter of its slots first, datagrams before streams; the rest only while the pool is not
+    /// low. So neither holds the other up, and neither takes the slots that sends need.
+    pub(super) fn replenish(&mut self) {
+        if !self.is_ending {
+            let pool = &*self.pool;
+            self.datagram_buffers.fill_floor(pool);
+            self.stream_buffers.fill_floor(pool);
+            self.datagram_buffers.fill(pool);
+            self.stream_buffers.fill(pool);
+            self.datagram_buffers.publish();
+            self.stream_buffers.publish();
+        }
+        self.arm_sockets();
+        self.arm_starving();
+        self.stats.operations_in_flight = self.table.in_flight() as u64;
+    }
+
+    /// How long a turn may wait at most while something waits of which no completion tells: a slot
+    /// may come back from another thread, and the kernel may have memory for submissions again.
+    pub(super) fn longest_wait(&self) -> Option<Duration> {
+        let starves = !self.starving.is_empty() || self.sockets_starve();
+        (starves || !self.outbox.is_empty()).then_some(STARVED_WAIT_MAX)
+    }
+
+    /// Turns an event into what it means, if it means anything to the caller.
+    pub(super) fn complete(&mut self, event: Event) -> Option<Completion> {
+        self.stats.completions += 1;
+        let provided = cqueue::buffer_select(event.flags)
+            .and_then(|id| self.datagram_buffers.take(id).or_else(|| self.stream_buffers.take(id)));
+        if event.user_data == CANCEL {
+            return None;
+        }
+        let key = OpKey(event.user_data);
+        match self.table.get_mut(key) {
+            Some(&mut Op::ReceiveDatagrams(socket)) => {
+                self.datagrams_arrived(key, socket, event, provided)
+            }
+            Some(Op::Send(_)) => self.send_progressed(key, event.result),
+            Some(Op::Connect(_)) => self.connected(key, event.result),
+            Some(&mut Op::Receive(stream)) => self.received(key, stream, event, provided),
+            Some(Op::Write(_)) => self.wrote(key, event.result),
+            Some(&mut Op::Close(stream)) => self.closed(key, stream),
+            Some(Op::Wake) => self.woken(key, event.result),
+            None => {
+                self.stats.late += 1;
+                drop(provided.map(Provided::reclaim));
+                None
+            }
+        }
+    }
+
+    fn woken(&mut self, key: OpKey, result: i32) -> Option<Completion> {
+        self.table.remove(key);
+        if result < 0 && self.is_ending {
+            return None;
+        }
+        if let Some(wake) = &self.wake {
+            // Sets the counter to zero. In non-blocking mode it fails when another read was first.
+            let _ = (&**wake).read(&mut [0u8; 8]);
+        }
+        self.arm_wake();
+        Some(Completion::Woken)
+    }
+}

@@ -1,0 +1,376 @@
+//! A worker's io_uring: typed operations in, typed completions out.
+//!
+//! ```text
+//!   caller --- send, connect, receive, write, close ---> machine --- submissions ---> kernel
+//!   caller <-------------- completions ----------------- machine <------ events ----- kernel
+//!
+//!      mod.rs         Ring: the caller's side, and how a ring ends
+//!      machine.rs     all but the kernel: events become completions
+//!      datagrams.rs   UDP: multishot receives, segmented sends
+//!      streams.rs     TCP and unix: connect, receive, write, close
+//!      table.rs       what the kernel holds, until its completion
+//!      buffers.rs     slots that the kernel may fill
+//!      message.rs     message headers and control data
+//!      kernel.rs      setup, enter, register
+//! ```
+//!
+//! Whatever the kernel may read or write lies in the op table (sends, writes, addresses) or in a
+//! buffer group (slots to fill) until the completion, so a caller hands values over and gets them
+//! back. The kernel's words (error numbers, flags, results) end here.
+
+mod buffers;
+mod completion;
+mod datagrams;
+mod kernel;
+mod machine;
+mod message;
+mod settings;
+mod stats;
+mod streams;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+pub use completion::{
+    Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, SendOutcome,
+    SocketIndex, StreamError, StreamKey,
+};
+pub use kernel::RingError;
+pub use settings::RingSettings;
+pub use stats::RingStats;
+
+use crate::host::address::SockAddr;
+use crate::host::clock;
+use crate::host::probe;
+use crate::pool::Pool;
+use kernel::Kernel;
+use machine::Machine;
+
+/// How long a ring that is dropped without [`Ring::shut_down`] waits for the kernel.
+const DROP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where a stream leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamAddress {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket's path.
+    Unix(PathBuf),
+}
+
+/// How long a turn waits for a completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// Until one comes or the time is there.
+    Until(Instant),
+    /// Until one comes.
+    Forever,
+}
+
+/// A worker's ring. It belongs to the thread that made it.
+pub struct Ring {
+    // The order matters: the kernel's end goes first, the memory it was shown after.
+    kernel: Kernel,
+    machine: Machine,
+    is_over: bool,
+    _claim: Claim,
+}
+
+/// The one ring of its pool; forgotten with a ring that did not end, so that there is no other.
+struct Claim {
+    pool: Rc<Pool>,
+}
+
+impl Claim {
+    fn new(pool: &Rc<Pool>) -> Claim {
+        assert!(pool.claim(), "a pool has one ring at a time");
+        Claim { pool: Rc::clone(pool) }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.pool.unclaim();
+    }
+}
+
+impl Ring {
+    /// Makes a ring on the calling thread.
+    ///
+    /// # Panics
+    /// If the pool has a ring already.
+    pub fn new(settings: RingSettings, pool: Rc<Pool>) -> Result<Ring, RingError> {
+        let mut settings = settings;
+        // A file table may not be longer than the limit of open files.
+        let files_max = u32::try_from(probe::nofile().soft).unwrap_or(u32::MAX);
+        let streams_room = files_max.saturating_sub(u32::from(settings.sockets_max));
+        settings.streams_max = settings.streams_max.min(streams_room.max(1));
+        let claim = Claim::new(&pool);
+        let machine = Machine::new(&settings, pool)?;
+        let mut kernel = Kernel::new(&settings)?;
+        kernel.register_group(&machine.datagram_buffers)?;
+        kernel.register_group(&machine.stream_buffers)?;
+        kernel.enable()?;
+        Ok(Ring { kernel, machine, is_over: false, _claim: claim })
+    }
+
+    /// Adds a bound UDP socket, in blocking mode.
+    pub fn add_socket(&mut self, socket: UdpSocket) -> Result<SocketIndex, RingError> {
+        let place = self.machine.sockets.len();
+        if place >= usize::from(self.machine.sockets_max) {
+            let reason = format!("it has {place} sockets already, as many as it may");
+            return Err(RingError::Socket(io::Error::other(reason)));
+        }
+        // The file table keeps the socket open.
+        let file = OwnedFd::from(socket);
+        self.kernel.register_file(place as u32, &file).map_err(RingError::Socket)?;
+        Ok(self.machine.add_socket(place as u32))
+    }
+
+    /// Watches an eventfd in non-blocking mode: each time it was written there is one
+    /// [`Completion::Woken`].
+    pub fn watch_wake(&mut self, wake: Arc<File>) {
+        self.machine.watch_wake(wake);
+    }
+
+    /// Receives datagrams on a socket from the next turn on, for good: where the kernel ends the
+    /// receive it is armed again.
+    pub fn receive_datagrams(&mut self, socket: SocketIndex) {
+        self.machine.receive_datagrams(socket);
+    }
+
+    /// Sends a batch of datagrams; [`Completion::Sent`] gives its buffer back.
+    ///
+    /// # Panics
+    /// If the batch is empty, longer than 65,507 bytes, or has more than 64 segments.
+    pub fn send_datagrams(
+        &mut self,
+        socket: SocketIndex,
+        send: DatagramSend,
+    ) -> Result<(), (Full, DatagramSend)> {
+        self.machine.send_datagrams(socket, send)
+    }
+
+    /// Begins to connect a stream. [`Completion::Connected`] with the `tag` tells how it went;
+    /// after a failure too the stream is to be closed.
+    pub fn connect(&mut self, tag: u64, address: &StreamAddress) -> Result<StreamKey, Full> {
+        let (key, place) = self.machine.open_stream(tag)?;
+        let opened = open_stream_socket(address).and_then(|(file, address)| {
+            self.kernel.register_file(place, &file)?;
+            Ok(address)
+        });
+        match opened {
+            Ok(address) => self.machine.connect(key, address),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::ENOENT);
+                self.machine.refuse_connect(key, ConnectError::from_errno(errno));
+            }
+        }
+        Ok(key)
+    }
+
+    /// Receives once on a connected stream, at most one slot's bytes. While a receive is armed,
+    /// a further call does nothing.
+    pub fn receive(&mut self, stream: StreamKey) {
+        self.machine.receive(stream);
+    }
+
+    /// Writes all `pieces` to a connected stream; [`Completion::Wrote`] comes when all are gone or
+    /// the stream is broken. One write at a time: while one is in flight, the pieces come back.
+    pub fn write(
+        &mut self,
+        stream: StreamKey,
+        pieces: Vec<Bytes>,
+    ) -> Result<(), (Full, Vec<Bytes>)> {
+        self.machine.write(stream, pieces)
+    }
+
+    /// Closes a stream, whatever it is doing. [`Completion::Closed`] is the next and last that is
+    /// heard of it, but for completions that [`Ring::poll_completion`] has given out already.
+    pub fn close(&mut self, stream: StreamKey) {
+        self.machine.close(stream);
+    }
+
+    /// One turn: gives the kernel free slots, submits what was asked for since the last turn, and
+    /// waits for a completion as told. Returning early is allowed.
+    pub fn submit_and_wait(&mut self, wait: Wait) -> Result<(), RingError> {
+        self.machine.replenish();
+        if self.kernel.overflows() {
+            self.machine.stats.cq_overflows += 1;
+        }
+        while !self.kernel.queue(&mut self.machine.outbox) {
+            self.enter(0, None)?;
+            if self.kernel.queue_is_full() {
+                // The kernel is short of memory: the rest goes with the next turn.
+                break;
+            }
+        }
+        let is_due = !self.machine.ready.is_empty() || self.kernel.has_events();
+        let longest = self.machine.longest_wait();
+        match wait {
+            _ if is_due => self.enter(0, None),
+            Wait::No => self.enter(0, None),
+            Wait::Until(deadline) => {
+                let left = deadline.saturating_duration_since(clock::now());
+                let left = longest.map_or(left, |longest| left.min(longest));
+                match left {
+                    Duration::ZERO => self.enter(0, None),
+                    _ => self.enter(1, Some(left)),
+                }
+            }
+            Wait::Forever => self.enter(1, longest),
+        }
+    }
+
+    /// What has happened, until `None`: then it is time for the next turn.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.machine.ready.pop_front() {
+            return Some(completion);
+        }
+        while let Some(event) = self.kernel.next_event() {
+            if let Some(completion) = self.machine.complete(event) {
+                return Some(completion);
+            }
+        }
+        None
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> &RingStats {
+        &self.machine.stats
+    }
+
+    /// Ends the ring: cancels everything, waits until the kernel holds nothing, gives all slots
+    /// back to the pool. Where the kernel does not let go in time, the ring's memory is left to it
+    /// for good, and the slots it has stay out of the pool.
+    pub fn shut_down(mut self, deadline: Instant) -> Result<(), StillBusy> {
+        if self.quiesce(deadline) {
+            return Ok(());
+        }
+        let operation_count = self.machine.table.in_flight();
+        std::mem::forget(self);
+        Err(StillBusy { operation_count })
+    }
+
+    fn enter(&mut self, wanted: u32, timeout: Option<Duration>) -> Result<(), RingError> {
+        self.machine.stats.enters += 1;
+        self.kernel.enter(wanted, timeout)
+    }
+
+    /// Cancels all operations and waits for the last. Answers whether the kernel holds nothing.
+    fn quiesce(&mut self, deadline: Instant) -> bool {
+        const ROUND: Duration = Duration::from_millis(20);
+        self.machine.is_ending = true;
+        loop {
+            self.machine.ready.clear();
+            while let Some(event) = self.kernel.next_event() {
+                drop(self.machine.complete(event));
+            }
+            // What was never submitted is submitted now: then it ends as all else does.
+            let is_queued = self.kernel.queue(&mut self.machine.outbox);
+            if is_queued && self.machine.table.in_flight() == 0 {
+                break;
+            }
+            if clock::now() >= deadline || self.kernel.enter(0, None).is_err() {
+                return false;
+            }
+            self.kernel.cancel_all(ROUND);
+            if self.kernel.enter(1, Some(ROUND)).is_err() {
+                return false;
+            }
+        }
+        let groups = [&mut self.machine.datagram_buffers, &mut self.machine.stream_buffers];
+        for group in groups {
+            if self.kernel.unregister_group(group).is_err() {
+                return false;
+            }
+            // SAFETY: it was unregistered in the line before, and no operation is in flight.
+            unsafe { group.reclaim_all() };
+        }
+        // What a panic in here has dropped on its way, nobody completes any more.
+        // SAFETY: the kernel holds nothing of this ring, and `new` saw to it that no other ring
+        // gives it slots of this pool. The ring's own hand-overs were all in the table and the
+        // groups, which are empty now; no other module calls `provide` or `send`.
+        unsafe { self.machine.pool.release_abandoned() };
+        // Closes what streams are still open; their peers see it now, not at some later time.
+        let _ = self.kernel.unregister_files();
+        self.is_over = true;
+        true
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if !self.is_over && !self.quiesce(clock::now() + DROP_TIMEOUT) {
+            // The kernel may still write into slots that would be handed out again: wrong bytes
+            // to somebody are worse than a restart.
+            eprintln!("ringway: the kernel does not let go of a worker's buffers, aborting");
+            std::process::abort();
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("stats", &self.machine.stats).finish_non_exhaustive()
+    }
+}
+
+/// The kernel did not let go of a ring's memory in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StillBusy {
+    /// Operations that it still holds.
+    pub operation_count: usize,
+}
+
+impl fmt::Display for StillBusy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the kernel still holds {} operations of the ring", self.operation_count)
+    }
+}
+
+impl std::error::Error for StillBusy {}
+
+/// Makes a stream's socket, in blocking mode: the ring waits in the kernel.
+fn open_stream_socket(address: &StreamAddress) -> io::Result<(OwnedFd, SockAddr)> {
+    let (family, target) = match address {
+        StreamAddress::Tcp(address @ SocketAddr::V4(_)) => (libc::AF_INET, (*address).into()),
+        StreamAddress::Tcp(address @ SocketAddr::V6(_)) => (libc::AF_INET6, (*address).into()),
+        StreamAddress::Unix(path) => (libc::AF_UNIX, SockAddr::unix(path)?),
+    };
+    // SAFETY: takes three integers and touches no memory of ours.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+    let file = unsafe { OwnedFd::from_raw_fd(fd) };
+    if family != libc::AF_UNIX {
+        let on: libc::c_int = 1;
+        // SAFETY: `on` is live for the call and its length is given. A refusal costs latency only.
+        unsafe {
+            libc::setsockopt(
+                file.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_NODELAY,
+                (&raw const on).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+    }
+    Ok((file, target))
+}

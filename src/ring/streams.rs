@@ -1,0 +1,432 @@
+//! Streams: connections to upstreams, over TCP or unix sockets.
+//!
+//! ```text
+//!  connect --> Connecting --> Open --> Closing --> (Closed, the key ends)
+//!                  |  connected  | receive, write    ^
+//!                  +-------------+------ close ------+  cancel what is in flight, wait for it,
+//!                                                       then close the descriptor
+//! ```
+//!
+//! A stream has at most one receive and one write in flight. While it is closing, completions
+//! that still come are swallowed here, their buffers given back.
+
+use std::mem;
+use std::ptr;
+
+use bytes::Bytes;
+use io_uring::squeue::Flags;
+use io_uring::types::{Fixed, Timespec};
+use io_uring::{cqueue, opcode};
+
+use super::buffers::filled;
+use super::completion::{
+    Completion, ConnectError, Failure, Full, ReceiveOutcome, StreamError, StreamKey,
+};
+use super::machine::{Event, Machine};
+use super::table::{CANCEL, Op, OpKey};
+use crate::host::address::SockAddr;
+use crate::limits::SLOT_LEN;
+use crate::pool::Provided;
+
+/// Pieces that one write hands to the kernel at once; the rest follows with the next.
+const PIECES_MAX: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Live,
+    Closing,
+}
+
+/// A stream's place in the ring's table of streams.
+pub(super) struct Stream {
+    generation: u32,
+    tag: u64,
+    phase: Phase,
+    /// Whether its place in the file table is taken.
+    has_file: bool,
+    connect: Option<OpKey>,
+    receive: Option<OpKey>,
+    write: Option<OpKey>,
+    close: Option<OpKey>,
+    /// A receive waits for buffers.
+    starves: bool,
+}
+
+impl Stream {
+    pub(super) fn new() -> Stream {
+        Stream {
+            generation: 0,
+            tag: 0,
+            phase: Phase::Free,
+            has_file: false,
+            connect: None,
+            receive: None,
+            write: None,
+            close: None,
+            starves: false,
+        }
+    }
+}
+
+/// A connect in flight, with the address that the kernel reads.
+pub(super) struct ConnectOp {
+    stream: StreamKey,
+    address: SockAddr,
+}
+
+/// A write in flight, with the pieces and the vectors that the kernel reads.
+pub(super) struct WriteOp {
+    stream: StreamKey,
+    pieces: Vec<Bytes>,
+    /// The first piece that is not all gone, and how much of it is.
+    next: usize,
+    gone: usize,
+    written: usize,
+    vectors: Vec<libc::iovec>,
+    header: libc::msghdr,
+    /// The kernel had no memory for it: it rests before it goes on.
+    is_resting: bool,
+    rest: Timespec,
+}
+
+impl WriteOp {
+    fn new(stream: StreamKey, pieces: Vec<Bytes>) -> Box<WriteOp> {
+        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
+        let header: libc::msghdr = unsafe { mem::zeroed() };
+        let vectors = Vec::with_capacity(pieces.len().min(PIECES_MAX));
+        let mut op = Box::new(WriteOp {
+            stream,
+            pieces,
+            next: 0,
+            gone: 0,
+            written: 0,
+            vectors,
+            header,
+            is_resting: false,
+            rest: Timespec::new().nsec(1_000_000),
+        });
+        op.advance(0);
+        op
+    }
+
+    /// Takes note that `len` more bytes are gone, and lets go of the pieces they were.
+    fn advance(&mut self, len: usize) {
+        self.written += len;
+        self.gone += len;
+        while let Some(piece) = self.pieces.get_mut(self.next) {
+            if self.gone < piece.len() {
+                return;
+            }
+            self.gone -= piece.len();
+            *piece = Bytes::new();
+            self.next += 1;
+        }
+        assert_eq!(self.gone, 0, "the kernel takes no more than it is given");
+    }
+
+    fn is_over(&self) -> bool {
+        self.next == self.pieces.len()
+    }
+
+    /// Points the header at what is left.
+    fn prepare(&mut self) -> *const libc::msghdr {
+        self.vectors.clear();
+        let mut gone = self.gone;
+        for piece in self.pieces[self.next..].iter().take(PIECES_MAX) {
+            let rest = &piece[mem::take(&mut gone)..];
+            let iov_base = rest.as_ptr().cast_mut().cast();
+            self.vectors.push(libc::iovec { iov_base, iov_len: rest.len() });
+        }
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = self.vectors.len();
+        &raw const self.header
+    }
+}
+
+impl Machine {
+    /// Takes a place for a stream. Answers with the place in the file table that is its own.
+    pub(super) fn open_stream(&mut self, tag: u64) -> Result<(StreamKey, u32), Full> {
+        if self.is_ending {
+            return Err(Full);
+        }
+        let index = self.free_streams.pop().ok_or(Full)?;
+        let stream = &mut self.streams[index as usize];
+        let generation = stream.generation;
+        *stream = Stream { generation, tag, phase: Phase::Live, ..Stream::new() };
+        Ok((StreamKey { index, generation }, self.stream_file(index)))
+    }
+
+    /// Begins to connect; the stream's socket lies in its place in the file table.
+    pub(super) fn connect(&mut self, key: StreamKey, address: SockAddr) {
+        let op = Box::new(ConnectOp { stream: key, address });
+        let (at, len) = (op.address.as_ptr(), op.address.len());
+        let op_key = self.table.insert(Op::Connect(op));
+        let entry = opcode::Connect::new(Fixed(self.stream_file(key.index)), at, len).build();
+        self.outbox.push_back(entry.user_data(op_key.0));
+        let stream = &mut self.streams[key.index as usize];
+        stream.has_file = true;
+        stream.connect = Some(op_key);
+    }
+
+    /// Tells that a stream could not even begin to connect.
+    pub(super) fn refuse_connect(&mut self, key: StreamKey, error: ConnectError) {
+        let tag = self.streams[key.index as usize].tag;
+        self.ready.push_back(Completion::Connected { tag, outcome: Err(error) });
+    }
+
+    pub(super) fn receive(&mut self, key: StreamKey) {
+        let Some(stream) = self.live_stream(key) else { return };
+        if stream.receive.is_some() || stream.starves {
+            return;
+        }
+        if self.stream_buffers.provided_count() == 0 {
+            self.starve(key);
+        } else {
+            self.arm_receive(key);
+        }
+    }
+
+    fn arm_receive(&mut self, key: StreamKey) {
+        let op_key = self.table.insert(Op::Receive(key));
+        self.streams[key.index as usize].receive = Some(op_key);
+        let file = Fixed(self.stream_file(key.index));
+        let group = self.stream_buffers.id();
+        let entry = opcode::Recv::new(file, ptr::null_mut(), SLOT_LEN as u32)
+            .buf_group(group)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
+        self.outbox.push_back(entry.user_data(op_key.0));
+    }
+
+    fn starve(&mut self, key: StreamKey) {
+        self.stats.no_buffers_streams += 1;
+        self.streams[key.index as usize].starves = true;
+        self.starving.push_back(key);
+    }
+
+    /// Arms receives that had to wait, as many as there are buffers.
+    pub(super) fn arm_starving(&mut self) {
+        if self.is_ending {
+            return;
+        }
+        for _ in 0..self.stream_buffers.provided_count() {
+            let Some(key) = self.starving.pop_front() else { return };
+            let stream = &mut self.streams[key.index as usize];
+            if stream.generation == key.generation && mem::take(&mut stream.starves) {
+                self.arm_receive(key);
+            }
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        key: StreamKey,
+        pieces: Vec<Bytes>,
+    ) -> Result<(), (Full, Vec<Bytes>)> {
+        let Some(stream) = self.live_stream(key) else { return Ok(()) };
+        let (tag, is_writing) = (stream.tag, stream.write.is_some());
+        if is_writing {
+            return Err((Full, pieces));
+        }
+        let op = WriteOp::new(key, pieces);
+        if op.is_over() {
+            let outcome = Ok(());
+            self.ready.push_back(Completion::Wrote { tag, len: 0, outcome });
+            return Ok(());
+        }
+        let op_key = self.table.insert(Op::Write(op));
+        self.streams[key.index as usize].write = Some(op_key);
+        self.issue_write(op_key);
+        Ok(())
+    }
+
+    /// Offers the kernel what is left to write, after a rest where it is to rest.
+    fn issue_write(&mut self, op_key: OpKey) {
+        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
+            unreachable!("a write stays in the table until its last completion");
+        };
+        if op.is_resting {
+            let entry = opcode::Timeout::new(&raw const op.rest).build();
+            self.outbox.push_back(entry.user_data(op_key.0));
+            return;
+        }
+        let header = op.prepare();
+        let index = op.stream.index;
+        let entry = opcode::SendMsg::new(Fixed(self.stream_file(index)), header)
+            .flags(libc::MSG_NOSIGNAL.cast_unsigned())
+            .build();
+        self.outbox.push_back(entry.user_data(op_key.0));
+    }
+
+    pub(super) fn close(&mut self, key: StreamKey) {
+        let Some(stream) = self.live_stream(key) else { return };
+        stream.phase = Phase::Closing;
+        stream.starves = false;
+        for op in [stream.connect, stream.receive, stream.write].into_iter().flatten() {
+            let entry = opcode::AsyncCancel::new(op.0).build();
+            self.outbox.push_back(entry.user_data(CANCEL));
+        }
+        if let Some(closed) = self.settle_close(key) {
+            self.ready.push_back(closed);
+        }
+    }
+
+    /// Closes the descriptor of a closing stream once nothing of it is in flight.
+    fn settle_close(&mut self, key: StreamKey) -> Option<Completion> {
+        let stream = &mut self.streams[key.index as usize];
+        let is_idle =
+            stream.connect.is_none() && stream.receive.is_none() && stream.write.is_none();
+        if stream.phase != Phase::Closing || !is_idle {
+            return None;
+        }
+        if mem::take(&mut stream.has_file) && !self.is_ending {
+            let op_key = self.table.insert(Op::Close(key));
+            self.streams[key.index as usize].close = Some(op_key);
+            let entry = opcode::Close::new(Fixed(self.stream_file(key.index))).build();
+            self.outbox.push_back(entry.user_data(op_key.0));
+            return None;
+        }
+        stream.phase = Phase::Free;
+        stream.generation = stream.generation.wrapping_add(1);
+        self.free_streams.push(key.index);
+        Some(Completion::Closed { tag: self.streams[key.index as usize].tag })
+    }
+
+    pub(super) fn connected(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
+        let Some(Op::Connect(op)) = self.table.remove(op_key) else {
+            unreachable!("the caller has just found it");
+        };
+        let stream = &mut self.streams[op.stream.index as usize];
+        stream.connect = None;
+        if stream.phase == Phase::Closing {
+            return self.settle_close(op.stream);
+        }
+        let outcome = match result {
+            0.. => Ok(()),
+            _ => Err(ConnectError::from_errno(-result)),
+        };
+        Some(Completion::Connected { tag: stream.tag, outcome })
+    }
+
+    pub(super) fn received(
+        &mut self,
+        op_key: OpKey,
+        key: StreamKey,
+        event: Event,
+        provided: Option<Provided>,
+    ) -> Option<Completion> {
+        debug_assert!(!cqueue::more(event.flags), "a single receive completes once");
+        self.table.remove(op_key);
+        let stream = &mut self.streams[key.index as usize];
+        stream.receive = None;
+        let bytes = match (provided, usize::try_from(event.result)) {
+            (Some(provided), Ok(len @ 1..)) => Some(filled(provided, len)),
+            (provided, _) => {
+                drop(provided.map(Provided::reclaim));
+                None
+            }
+        };
+        if stream.phase == Phase::Closing {
+            return self.settle_close(key);
+        }
+        let tag = stream.tag;
+        let outcome = match (bytes, event.result) {
+            (Some(bytes), _) => ReceiveOutcome::Bytes(bytes),
+            (None, 0..) => ReceiveOutcome::End,
+            (None, failure) => match Failure::from_result(failure) {
+                Failure::NoBuffers => {
+                    self.starve(key);
+                    return None;
+                }
+                Failure::Again => {
+                    self.arm_receive(key);
+                    return None;
+                }
+                Failure::Cancelled => {
+                    ReceiveOutcome::Failed(StreamError::from_errno(libc::ECANCELED))
+                }
+                Failure::Final(errno) => ReceiveOutcome::Failed(StreamError::from_errno(errno)),
+            },
+        };
+        Some(Completion::Received { tag, outcome })
+    }
+
+    pub(super) fn wrote(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
+        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
+            unreachable!("the caller has just found it");
+        };
+        let key = op.stream;
+        let was_resting = mem::take(&mut op.is_resting);
+        let outcome = match usize::try_from(result) {
+            _ if was_resting => None,
+            Ok(len) => {
+                op.advance(len);
+                match len {
+                    _ if op.is_over() => Some(Ok(())),
+                    // The kernel takes something or fails; should it ever take nothing, do not
+                    // ask for ever.
+                    0 => Some(Err(StreamError::BrokenPipe)),
+                    _ => None,
+                }
+            }
+            Err(_) => match Failure::from_result(result) {
+                Failure::Again => None,
+                Failure::NoBuffers => {
+                    op.is_resting = true;
+                    None
+                }
+                Failure::Cancelled => Some(Err(StreamError::from_errno(libc::ECANCELED))),
+                Failure::Final(errno) => Some(Err(StreamError::from_errno(errno))),
+            },
+        };
+        let len = op.written;
+        let stream = &mut self.streams[key.index as usize];
+        let is_closing = stream.phase == Phase::Closing || self.is_ending;
+        if outcome.is_none() && !is_closing {
+            self.issue_write(op_key);
+            return None;
+        }
+        stream.write = None;
+        let tag = stream.tag;
+        self.table.remove(op_key);
+        match outcome {
+            Some(outcome) if !is_closing => Some(Completion::Wrote { tag, len, outcome }),
+            _ => self.settle_close(key),
+        }
+    }
+
+    pub(super) fn closed(&mut self, op_key: OpKey, key: StreamKey) -> Option<Completion> {
+        self.table.remove(op_key);
+        self.streams[key.index as usize].close = None;
+        self.settle_close(key)
+    }
+
+    /// The bytes that the write in flight offers the kernel.
+    #[cfg(test)]
+    pub(super) fn try_offered(&mut self, user_data: u64) -> Option<Vec<u8>> {
+        let Some(Op::Write(op)) = self.table.get_mut(OpKey(user_data)) else { return None };
+        let bytes = op.vectors.iter().flat_map(|vector| {
+            // SAFETY: the vectors point into the pieces, which the operation holds.
+            unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) }
+        });
+        Some(bytes.copied().collect())
+    }
+
+    #[cfg(test)]
+    pub(super) fn offered(&mut self, user_data: u64) -> Vec<u8> {
+        self.try_offered(user_data).expect("a write is in flight")
+    }
+
+    /// The stream, unless it is closing or gone; a key that is used after that is a caller's bug
+    /// without consequences, and counted.
+    fn live_stream(&mut self, key: StreamKey) -> Option<&mut Stream> {
+        let stream = &mut self.streams[key.index as usize];
+        let is_live = stream.generation == key.generation && stream.phase == Phase::Live;
+        if !is_live {
+            self.stats.stale_keys += 1;
+            return None;
+        }
+        Some(stream)
+    }
+}

@@ -1,0 +1,482 @@
+//! The machine fed with lists of events: results, flags and orders that a real kernel gives
+//! rarely or never. No kernel takes part here.
+
+mod memory;
+mod simulation;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use io_uring::opcode;
+
+use super::completion::{
+    Completion, DatagramSend, LossReason, ReceiveOutcome, SendOutcome, SocketIndex, StreamError,
+    StreamKey,
+};
+use super::machine::{Event, Machine};
+use super::settings::RingSettings;
+use super::table::CANCEL;
+use crate::host::address::SockAddr;
+use crate::pool::Pool;
+
+// From linux/io_uring.h.
+const F_BUFFER: u32 = 1;
+const F_MORE: u32 = 2;
+
+/// A machine whose submissions and buffers the test plays the kernel for.
+struct Bench {
+    machine: Machine,
+    pool: Rc<Pool>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let pool = Rc::new(Pool::for_test());
+        let settings = RingSettings {
+            datagram_buffers: 4,
+            stream_buffers: 2,
+            sockets_max: 2,
+            sends_max: 8,
+            streams_max: 4,
+            ..RingSettings::default()
+        };
+        let mut machine = Machine::new(&settings, Rc::clone(&pool)).unwrap();
+        machine.add_socket(0);
+        machine.replenish();
+        Bench { machine, pool }
+    }
+
+    /// Takes what was submitted: operation codes and user data, in order.
+    fn submitted(&mut self) -> Vec<(u8, u64)> {
+        let entries = self.machine.outbox.drain(..);
+        entries.map(|entry| (entry.get_opcode() as u8, entry.get_user_data())).collect()
+    }
+
+    fn one_submitted(&mut self, code: u8) -> u64 {
+        match self.submitted()[..] {
+            [(got, user_data)] if got == code => user_data,
+            ref other => panic!("not one operation {code}: {other:?}"),
+        }
+    }
+
+    fn event(&mut self, user_data: u64, result: i32, flags: u32) -> Option<Completion> {
+        self.machine.complete(Event { user_data, result, flags })
+    }
+
+    fn fails(&mut self, user_data: u64, errno: i32) -> Option<Completion> {
+        self.event(user_data, -errno, 0)
+    }
+
+    /// Sends `len` bytes from a slot, in segments of 100.
+    fn send(&mut self, len: usize) {
+        let mut buffer = self.pool.lease_vec().unwrap();
+        buffer.resize(len, 7);
+        let destination = "192.0.2.1:1".parse().unwrap();
+        let segment_len = Some(100);
+        let send = DatagramSend { buffer, destination, source: None, ecn: 0, segment_len };
+        self.machine.send_datagrams(SocketIndex(0), send).unwrap();
+    }
+
+    fn stream(&mut self, tag: u64) -> StreamKey {
+        let (key, _) = self.machine.open_stream(tag).unwrap();
+        let address: std::net::SocketAddr = "192.0.2.1:1".parse().unwrap();
+        self.machine.connect(key, SockAddr::from(address));
+        let connect = self.one_submitted(opcode::Connect::CODE);
+        let outcome = self.event(connect, 0, 0);
+        assert!(matches!(outcome, Some(Completion::Connected { outcome: Ok(()), .. })));
+        key
+    }
+
+    /// Closes a stream that has nothing in flight.
+    fn close_idle(&mut self, key: StreamKey) {
+        self.machine.close(key);
+        let close = self.one_submitted(opcode::Close::CODE);
+        assert!(matches!(self.event(close, 0, 0), Some(Completion::Closed { .. })));
+    }
+
+    /// Nothing is left with the kernel, and every slot but the provided ones is free.
+    fn assert_idle(&self) {
+        assert_eq!(self.machine.table.in_flight(), 0);
+        let counts = self.pool.counts();
+        let provided = u32::from(self.machine.datagram_buffers.provided_count())
+            + u32::from(self.machine.stream_buffers.provided_count());
+        assert_eq!((counts.owned, counts.in_kernel), (0, 0), "{counts:?}");
+        assert_eq!(u32::from(counts.provided as u16), provided, "{counts:?}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // SAFETY: no kernel takes part, so none has them.
+        unsafe {
+            self.machine.datagram_buffers.reclaim_all();
+            self.machine.stream_buffers.reclaim_all();
+        }
+    }
+}
+
+fn assert_sent(completion: Option<Completion>, expected: SendOutcome) {
+    match completion {
+        Some(Completion::Sent { outcome, buffer, .. }) => {
+            assert_eq!(outcome, expected);
+            assert!(buffer.is_empty() && Pool::contains(buffer.as_ptr()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A slot's first bytes, as the kernel fills them for a datagram of `payload_len` bytes.
+fn datagram_header(payload_len: u32) -> Vec<u8> {
+    let mut header = vec![0u8; super::message::HEADER_LEN + payload_len as usize];
+    header[0..4].copy_from_slice(&16u32.to_ne_bytes());
+    header[8..12].copy_from_slice(&payload_len.to_ne_bytes());
+    header[16..18].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    header
+}
+
+#[test]
+fn a_send_is_repeated_until_the_kernel_takes_it() {
+    let mut bench = Bench::new();
+    bench.send(300);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    for errno in [libc::EAGAIN, libc::EINTR, libc::EAGAIN] {
+        assert!(bench.fails(key, errno).is_none());
+        assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), key);
+    }
+    for _ in 0..3 {
+        assert!(bench.fails(key, libc::ENOBUFS).is_none());
+        // It rests first: no spinning on a kernel without memory.
+        assert_eq!(bench.one_submitted(opcode::Timeout::CODE), key);
+        assert!(bench.fails(key, libc::ETIME).is_none());
+        assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), key);
+    }
+    assert_sent(bench.event(key, 300, 0), SendOutcome::Sent);
+    assert_eq!(bench.machine.stats.send_retries, 3);
+    bench.assert_idle();
+}
+
+#[test]
+fn want_of_memory_ends_as_a_loss() {
+    let mut bench = Bench::new();
+    bench.send(300);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    let mut rounds = 0;
+    let completion = loop {
+        if let Some(completion) = bench.fails(key, libc::ENOBUFS) {
+            break completion;
+        }
+        rounds += 1;
+        assert_eq!(bench.one_submitted(opcode::Timeout::CODE), key);
+        assert!(bench.fails(key, libc::ETIME).is_none());
+        bench.submitted();
+    };
+    assert_sent(Some(completion), SendOutcome::Lost(LossReason::NoBuffers));
+    assert_eq!((rounds, bench.machine.stats.lost_no_buffers), (8, 1));
+    bench.assert_idle();
+}
+
+#[test]
+fn a_refusal_to_segment_is_remembered() {
+    for errno in [libc::EIO, libc::EINVAL] {
+        let mut bench = Bench::new();
+        bench.send(350);
+        let key = bench.one_submitted(opcode::SendMsg::CODE);
+        assert!(bench.fails(key, errno).is_none());
+        let pieces = bench.submitted();
+        assert_eq!(pieces.len(), 4);
+        // One piece must go again, while others are still with the kernel.
+        assert!(bench.event(pieces[2].1, 100, 0).is_none());
+        assert!(bench.fails(pieces[1].1, libc::ENOBUFS).is_none());
+        assert!(bench.event(pieces[3].1, 50, 0).is_none());
+        assert!(bench.submitted().is_empty());
+        assert!(bench.event(pieces[0].1, 100, 0).is_none());
+        let rest = bench.one_submitted(opcode::Timeout::CODE);
+        assert!(bench.fails(rest, libc::ETIME).is_none());
+        assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), pieces[1].1);
+        assert_sent(bench.event(pieces[1].1, 100, 0), SendOutcome::Sent);
+        bench.send(350);
+        let pieces = bench.submitted();
+        assert_eq!(pieces.len(), 4, "the socket remembers");
+        assert_eq!(bench.machine.stats.gso_fallbacks, 1);
+        for (place, &(_, piece)) in pieces.iter().enumerate() {
+            assert_eq!(bench.event(piece, 1, 0).is_some(), place == 3, "one end for all pieces");
+        }
+        bench.assert_idle();
+    }
+}
+
+#[test]
+fn segments_that_are_too_long_do_not_cost_segmentation() {
+    let mut bench = Bench::new();
+    bench.send(300);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert!(bench.fails(key, libc::EINVAL).is_none());
+    let pieces = bench.submitted();
+    assert!(bench.fails(pieces[0].1, libc::EMSGSIZE).is_none());
+    assert!(bench.fails(pieces[1].1, libc::EMSGSIZE).is_none());
+    let last = bench.fails(pieces[2].1, libc::EMSGSIZE);
+    assert_sent(last, SendOutcome::Lost(LossReason::TooLong));
+    assert_eq!(bench.machine.stats.lost_too_long, 3);
+    bench.send(300);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_sent(bench.event(key, 300, 0), SendOutcome::Sent);
+    bench.assert_idle();
+}
+
+#[test]
+fn losses_are_counted_by_reason() {
+    let cases = [
+        (libc::EMSGSIZE, LossReason::TooLong),
+        (libc::ENETUNREACH, LossReason::Unreachable),
+        (libc::EHOSTUNREACH, LossReason::Unreachable),
+        (libc::ENETDOWN, LossReason::Unreachable),
+        (libc::EPERM, LossReason::Refused),
+        (libc::ECANCELED, LossReason::Cancelled),
+        (libc::EFAULT, LossReason::Other),
+    ];
+    let mut bench = Bench::new();
+    for (errno, reason) in cases {
+        bench.send(50);
+        let key = bench.one_submitted(opcode::SendMsg::CODE);
+        assert_sent(bench.fails(key, errno), SendOutcome::Lost(reason));
+    }
+    let stats = &bench.machine.stats;
+    assert_eq!((stats.lost_too_long, stats.lost_unreachable, stats.lost_refused), (1, 3, 1));
+    assert_eq!((stats.lost_cancelled, stats.lost_other), (1, 1));
+    bench.assert_idle();
+}
+
+#[test]
+fn a_completion_that_comes_twice_names_nobody() {
+    let mut bench = Bench::new();
+    bench.send(100);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_sent(bench.event(key, 100, 0), SendOutcome::Sent);
+    bench.send(100);
+    let newer = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_ne!(key, newer);
+    assert!(bench.event(key, 100, 0).is_none());
+    assert_eq!(bench.machine.stats.late, 1);
+    // With a slot: it is taken back, once.
+    let free = bench.pool.counts().free;
+    assert!(bench.event(key, 100, F_BUFFER | 1 << 16).is_none());
+    assert!(bench.event(key, 100, F_BUFFER | 1 << 16).is_none());
+    assert_eq!(bench.pool.counts().free, free + 1);
+    assert_sent(bench.event(newer, 100, 0), SendOutcome::Sent);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_receive_without_more_is_armed_again() {
+    let mut bench = Bench::new();
+    bench.machine.receive_datagrams(SocketIndex(0));
+    bench.machine.replenish();
+    let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+    // An error with a slot and F_MORE: the slot comes back, the receive stays armed.
+    assert!(bench.event(key, -libc::EFAULT, F_BUFFER | F_MORE).is_none());
+    bench.machine.replenish();
+    assert!(bench.submitted().is_empty());
+    // Bytes without F_MORE: both are heeded.
+    let slot = datagram_header(9);
+    bench.machine.datagram_buffers.write_slot(1, &slot);
+    let datagrams = bench.event(key, slot.len() as i32, F_BUFFER | 1 << 16);
+    match datagrams {
+        Some(Completion::Datagrams { payload, segment_len, .. }) => {
+            assert_eq!((payload.len(), segment_len), (9, 9));
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.machine.replenish();
+    let newer = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+    assert_ne!(newer, key);
+    assert!(bench.fails(newer, libc::ENOBUFS).is_none());
+    bench.machine.replenish();
+    let newest = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+    assert_eq!((bench.machine.stats.rearms, bench.machine.stats.no_buffers_datagrams), (2, 1));
+    bench.machine.is_ending = true;
+    assert!(bench.fails(newest, libc::ECANCELED).is_none());
+    bench.machine.replenish();
+    assert!(bench.submitted().is_empty());
+    bench.assert_idle();
+}
+
+#[test]
+fn a_receive_that_only_fails_is_given_up() {
+    let mut bench = Bench::new();
+    bench.machine.receive_datagrams(SocketIndex(0));
+    let mut tries = 0;
+    loop {
+        bench.machine.replenish();
+        let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+        tries += 1;
+        match bench.fails(key, libc::EBADF) {
+            None => assert!(tries < 1000),
+            Some(Completion::ReceiveStopped { socket: SocketIndex(0), .. }) => break,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(tries, 64);
+    bench.machine.replenish();
+    assert!(bench.submitted().is_empty());
+}
+
+#[test]
+fn short_writes_are_continued_where_they_ended() {
+    // What the vectors offer is what the kernel sees; it takes 1 to 977 bytes at a time.
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    let bytes: Vec<u8> = (0..20_000u32).map(|value| (value * 7 % 251) as u8).collect();
+    let pieces: Vec<Bytes> =
+        bytes.chunks(131).map(Bytes::copy_from_slice).chain([Bytes::new()]).collect();
+    bench.machine.write(key, pieces).unwrap();
+    let (mut got, mut step) = (Vec::new(), 1);
+    loop {
+        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        let offered = bench.machine.offered(write);
+        assert!(bytes[got.len()..].starts_with(&offered) && !offered.is_empty());
+        let taken = step.min(offered.len());
+        got.extend_from_slice(&offered[..taken]);
+        step = step * 5 % 977 + 1;
+        if step % 3 == 0 {
+            assert!(bench.fails(write, libc::EINTR).is_none());
+            assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), write);
+        }
+        match bench.event(write, taken as i32, 0) {
+            None => assert!(got.len() < bytes.len()),
+            Some(Completion::Wrote { tag: 5, len: 20_000, outcome: Ok(()) }) => break,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, bytes);
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_write_that_gets_nowhere_fails() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    for (result, expected) in [
+        (0, StreamError::BrokenPipe),
+        (-libc::EPIPE, StreamError::BrokenPipe),
+        (-libc::ECONNRESET, StreamError::Reset),
+        (-libc::ETIMEDOUT, StreamError::TimedOut),
+    ] {
+        bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        assert!(bench.event(write, 2, 0).is_none());
+        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        match bench.event(write, result, 0) {
+            Some(Completion::Wrote { tag: 5, len: 2, outcome }) => {
+                assert_eq!(outcome, Err(expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_write_without_kernel_memory_rests_before_it_goes_on() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+    let write = bench.one_submitted(opcode::SendMsg::CODE);
+    assert!(bench.event(write, 1, 0).is_none());
+    bench.submitted();
+    for errno in [libc::ENOBUFS, libc::ENOMEM] {
+        assert!(bench.fails(write, errno).is_none());
+        assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
+        assert!(bench.fails(write, libc::ETIME).is_none());
+        assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), write);
+        assert_eq!(bench.machine.offered(write), b"bc", "nothing is lost or doubled");
+    }
+    // Closed while it rests: the rest is cancelled and nothing more is written.
+    assert!(bench.fails(write, libc::ENOBUFS).is_none());
+    assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
+    bench.machine.close(key);
+    assert_eq!(bench.one_submitted(opcode::AsyncCancel::CODE), CANCEL);
+    assert!(bench.fails(write, libc::ECANCELED).is_none());
+    let close = bench.one_submitted(opcode::Close::CODE);
+    assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
+    bench.assert_idle();
+}
+
+#[test]
+fn an_end_gives_its_slot_back() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    let first = bench.machine.stream_buffers.first_id();
+    for flags in [0, F_BUFFER | u32::from(first) << 16] {
+        bench.machine.receive(key);
+        bench.machine.receive(key);
+        let receive = bench.one_submitted(opcode::Recv::CODE);
+        match bench.event(receive, 0, flags) {
+            Some(Completion::Received { tag: 5, outcome: ReceiveOutcome::End }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_receive_without_slots_waits_for_the_next_turn() {
+    let mut bench = Bench::new();
+    let (one, two) = (bench.stream(1), bench.stream(2));
+    bench.machine.receive(one);
+    bench.machine.receive(two);
+    let receives = bench.submitted();
+    for &(_, receive) in &receives {
+        assert!(bench.fails(receive, libc::ENOBUFS).is_none());
+    }
+    assert!(bench.submitted().is_empty(), "not before slots are provided");
+    // One is closed while it waits: it is not armed again.
+    bench.close_idle(one);
+    bench.machine.replenish();
+    let again = bench.one_submitted(opcode::Recv::CODE);
+    assert_eq!(bench.machine.stats.no_buffers_streams, 2);
+    match bench.fails(again, libc::ECONNRESET) {
+        Some(Completion::Received { tag: 2, outcome }) => {
+            assert_eq!(outcome, ReceiveOutcome::Failed(StreamError::Reset));
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.close_idle(two);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_closing_stream_is_silent_in_every_order() {
+    // A receive with bytes, a short write and both answers to the cancels, in all orders.
+    let orders = (0..24usize).map(|mut number| {
+        let mut rest = vec![0, 1, 2, 3];
+        (1..=4usize).rev().map(|len| rest.remove((number % len, number /= len).0)).collect()
+    });
+    for order in orders {
+        let order: Vec<usize> = order;
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        bench.machine.receive(key);
+        bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+        let begun = bench.submitted();
+        bench.machine.close(key);
+        let cancels = bench.submitted();
+        assert_eq!(cancels, [(opcode::AsyncCancel::CODE, CANCEL); 2]);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        let events = [
+            (begun[0].1, 10, F_BUFFER | id << 16),
+            (begun[1].1, 1, 0),
+            (CANCEL, -libc::EALREADY, 0),
+            (CANCEL, 0, 0),
+        ];
+        for &place in &order {
+            let (user_data, result, flags) = events[place];
+            assert!(bench.event(user_data, result, flags).is_none(), "{order:?}");
+        }
+        let close = bench.one_submitted(opcode::Close::CODE);
+        assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
+        bench.assert_idle();
+    }
+}

@@ -1,0 +1,74 @@
+//! What of slots, submissions and waits is left over: by the kernel, by a panic.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::opcode;
+
+use super::*;
+use crate::host::clock;
+use crate::ring::message::HEADER_LEN;
+use crate::ring::{Ring, Wait};
+
+#[test]
+fn what_the_kernel_leaves_out_of_a_header_is_zero() {
+    let mut bench = Bench::new();
+    bench.machine.receive_datagrams(SocketIndex(0));
+    bench.machine.replenish();
+    let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+    // Each slot is used by somebody and freed, more often than there are slots.
+    for _ in 0..200 {
+        let id = bench.machine.datagram_buffers.provided_ids()[0];
+        let header = bench.machine.datagram_buffers.read_slot(id, HEADER_LEN);
+        assert!(header.iter().all(|&byte| byte == 0), "an earlier owner's bytes");
+        let mut slot = datagram_header(1000);
+        slot[HEADER_LEN..].fill(0xEE);
+        bench.machine.datagram_buffers.write_slot(id, &slot);
+        let flags = F_BUFFER | F_MORE | u32::from(id) << 16;
+        drop(bench.event(key, slot.len() as i32, flags).unwrap());
+        bench.machine.replenish();
+    }
+}
+
+#[test]
+fn no_turn_waits_long_while_submissions_are_left() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.machine.longest_wait(), None);
+    bench.send(100);
+    // The kernel had no memory to take it: only another enter brings it on its way.
+    assert!(bench.machine.longest_wait().is_some());
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_eq!(bench.machine.longest_wait(), None);
+    assert_sent(bench.event(key, 100, 0), SendOutcome::Sent);
+    bench.machine.receive_datagrams(SocketIndex(0));
+    assert!(bench.machine.longest_wait().is_some(), "a receive that waits for slots");
+    bench.machine.replenish();
+    bench.one_submitted(opcode::RecvMsgMulti::CODE);
+    assert_eq!(bench.machine.longest_wait(), None);
+}
+
+#[test]
+fn slots_that_a_panic_dropped_come_back_with_the_rings_end() {
+    let pool = Rc::new(Pool::for_test());
+    let settings = RingSettings { streams_max: 8, ..RingSettings::default() };
+    let mut ring = Ring::new(settings, Rc::clone(&pool)).unwrap();
+    ring.submit_and_wait(Wait::No).unwrap();
+    // As if a completion had been half handled.
+    let group = &mut ring.machine.datagram_buffers;
+    let id = group.provided_ids()[0];
+    let _dropped_on_the_way = group.take(id);
+    drop(pool.send(pool.lease_vec().unwrap()));
+    let deadline = clock::now() + Duration::from_secs(10);
+    ring.shut_down(deadline).unwrap();
+    let counts = pool.counts();
+    assert_eq!(counts.free, counts.total, "{counts:?}");
+}
+
+#[test]
+#[should_panic(expected = "one ring at a time")]
+fn a_pool_has_one_ring() {
+    let pool = Rc::new(Pool::for_test());
+    let settings = RingSettings { streams_max: 8, ..RingSettings::default() };
+    let _ring = Ring::new(settings, Rc::clone(&pool)).unwrap();
+    let _ = Ring::new(settings, pool);
+}

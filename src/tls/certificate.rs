@@ -1,0 +1,349 @@
+//! One certificate: read, checked, and what can be wrong with it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::sign::CertifiedKey;
+
+use super::validity::{Validity, validity};
+use crate::config::{Certificate, CertificateSource, HostPattern};
+
+/// Certificates are usually renewed 30 days before their end; who is later than this forgot.
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
+
+/// Label that stands for "any subdomain" where a wildcard is checked against a certificate.
+const WILDCARD_PROBE: &str = "any-subdomain";
+
+/// A chain with its key, and the hosts that it serves.
+pub(super) struct Entry {
+    pub(super) hosts: Vec<HostPattern>,
+    pub(super) key: Arc<CertifiedKey>,
+    origin: Origin,
+    validity: Option<Validity>,
+    key_is_public: bool,
+}
+
+/// Where a chain came from, for messages.
+#[derive(Debug, Clone)]
+enum Origin {
+    File(PathBuf),
+    Memory,
+}
+
+impl Entry {
+    /// Reads the files of `certificate`, or makes one, and checks it.
+    pub(super) fn load(
+        certificate: &Certificate,
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        match &certificate.source {
+            CertificateSource::Files { cert, key } => {
+                let chain_pem = read(cert)?;
+                let key_pem = read(key)?;
+                let chain = parse_chain(cert, &chain_pem)?;
+                let private = parse_key(key, &key_pem)?;
+                let origin = Origin::File(cert.clone());
+                let mut entry =
+                    Self::build(&certificate.hosts, origin, chain, (key, private), provider)?;
+                entry.key_is_public = readable_by_everybody(key);
+                Ok(entry)
+            }
+            CertificateSource::SelfSigned => {
+                let (chain, private) = self_signed(&certificate.hosts)?;
+                let key = Path::new("the key made in memory");
+                let origin = Origin::Memory;
+                Self::build(&certificate.hosts, origin, chain, (key, private), provider)
+            }
+        }
+    }
+
+    /// The checks, without files.
+    fn build(
+        hosts: &[HostPattern],
+        origin: Origin,
+        chain: Vec<CertificateDer<'static>>,
+        (key_path, key): (&Path, PrivateKeyDer<'static>),
+        provider: &CryptoProvider,
+    ) -> Result<Self, TlsError> {
+        let signer = provider.key_provider.load_private_key(key).map_err(|error| TlsError {
+            file: Some(key_path.to_owned()),
+            kind: Kind::KeyRefused(error),
+        })?;
+        let key = CertifiedKey::new(chain, signer);
+        match key.keys_match() {
+            // A key type whose public half can't be told from the private one stays unchecked.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                return Err(TlsError {
+                    file: Some(key_path.to_owned()),
+                    kind: Kind::KeyMismatch { chain: origin.to_string() },
+                });
+            }
+            Err(error) => {
+                return Err(TlsError {
+                    file: origin.file(),
+                    kind: Kind::LeafRefused(error.to_string()),
+                });
+            }
+        }
+        check_hosts(hosts, &origin, &key.cert[0])?;
+        Ok(Self {
+            hosts: hosts.to_vec(),
+            validity: validity(&key.cert[0]),
+            key: Arc::new(key),
+            origin,
+            key_is_public: false,
+        })
+    }
+
+    /// Whether the leaf names `host`, by name or by address.
+    pub(super) fn is_valid_for(&self, host: &str) -> bool {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let (Ok(leaf), Ok(name)) =
+            (webpki::EndEntityCert::try_from(&self.key.cert[0]), ServerName::try_from(bare))
+        else {
+            return false;
+        };
+        leaf.verify_is_valid_for_subject_name(&name).is_ok()
+    }
+
+    /// What an operator should mend.
+    pub(super) fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let origin = &self.origin;
+        let mut warnings = Vec::new();
+        if self.key_is_public {
+            warnings.push(format!(
+                "{origin}: every user of this host may read its private key; run chmod 600 on the \
+                 key file"
+            ));
+        }
+        let Some(validity) = self.validity else { return warnings };
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let days = |seconds: i64| seconds / 86_400;
+        if now > validity.not_after {
+            warnings.push(format!(
+                "{origin}: the certificate expired {} days ago and clients refuse it; renew it",
+                days(now - validity.not_after)
+            ));
+        } else if now < validity.not_before {
+            warnings.push(format!(
+                "{origin}: the certificate is not valid before {} days from now; check the clock \
+                 of this host, or use the certificate that it replaces until then",
+                days(validity.not_before - now) + 1
+            ));
+        } else if now + (EXPIRY_WARNING.as_secs() as i64) > validity.not_after {
+            warnings.push(format!(
+                "{origin}: the certificate expires in {} days; renew it",
+                days(validity.not_after - now)
+            ));
+        }
+        warnings
+    }
+}
+
+impl Origin {
+    fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Memory => None,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Memory => f.write_str("the certificate made in memory"),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path)
+        .map_err(|error| TlsError { file: Some(path.to_owned()), kind: Kind::Unreadable(error) })
+}
+
+fn parse_chain(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let error = |kind| TlsError { file: Some(path.to_owned()), kind };
+    let chain = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|cause| error(Kind::NotPem(cause)))?;
+    if chain.is_empty() {
+        return Err(error(Kind::NoCertificate {
+            holds_key: PrivateKeyDer::from_pem_slice(text).is_ok(),
+        }));
+    }
+    Ok(chain)
+}
+
+fn parse_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|cause| {
+        let kind = match cause {
+            pem::Error::NoItemsFound => Kind::NoKey {
+                encrypted: text.windows(17).any(|window| window == b"ENCRYPTED PRIVATE"),
+            },
+            cause => Kind::NotPem(cause),
+        };
+        TlsError { file: Some(path.to_owned()), kind }
+    })
+}
+
+/// The leaf must be good for every host that it is configured for: else clients refuse it, and the
+/// operator would learn it from them.
+fn check_hosts(
+    hosts: &[HostPattern],
+    origin: &Origin,
+    leaf: &CertificateDer<'_>,
+) -> Result<(), TlsError> {
+    let error = |kind| TlsError { file: origin.file(), kind };
+    let certificate = webpki::EndEntityCert::try_from(leaf)
+        .map_err(|cause| error(Kind::LeafRefused(cause.to_string())))?;
+    for host in hosts {
+        let (shown, probe) = match host {
+            HostPattern::Exact(name) => (name.clone(), name.clone()),
+            HostPattern::Wildcard(parent) => {
+                (format!("*.{parent}"), format!("{WILDCARD_PROBE}.{parent}"))
+            }
+        };
+        let covered = ServerName::try_from(probe)
+            .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok());
+        if !covered {
+            let names = certificate.valid_dns_names().map(str::to_owned).collect();
+            return Err(error(Kind::HostNotCovered { host: shown, names }));
+        }
+    }
+    Ok(())
+}
+
+type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn self_signed(hosts: &[HostPattern]) -> Result<ChainAndKey, TlsError> {
+    let names = hosts.iter().map(|host| match host {
+        HostPattern::Exact(name) => name.clone(),
+        HostPattern::Wildcard(parent) => format!("*.{parent}"),
+    });
+    let made = rcgen::generate_simple_self_signed(names.collect::<Vec<_>>())
+        .map_err(|error| TlsError { file: None, kind: Kind::SelfSigned(error.to_string()) })?;
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    Ok((vec![made.cert.der().clone()], key.into()))
+}
+
+fn readable_by_everybody(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+/// Why no TLS settings could be made: the file, what is wrong with it, and the way out.
+#[derive(Debug)]
+pub struct TlsError {
+    file: Option<PathBuf>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    None,
+    Unreadable(io::Error),
+    NotPem(pem::Error),
+    NoCertificate { holds_key: bool },
+    NoKey { encrypted: bool },
+    KeyRefused(rustls::Error),
+    KeyMismatch { chain: String },
+    LeafRefused(String),
+    HostNotCovered { host: String, names: Vec<String> },
+    SelfSigned(String),
+    Settings(rustls::Error),
+}
+
+impl TlsError {
+    /// The file that is to be mended; `None` where the fault is not in a file.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    pub(super) fn none() -> Self {
+        Self { file: None, kind: Kind::None }
+    }
+
+    pub(super) fn settings(error: rustls::Error) -> Self {
+        Self { file: None, kind: Kind::Settings(error) }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        match &self.kind {
+            Kind::None => f.write_str("no certificate is configured; add [[certificates]]"),
+            Kind::Unreadable(error) => write!(
+                f,
+                "cannot be read ({error}); check the path, and that the user of this process may \
+                 read it"
+            ),
+            Kind::NotPem(error) => write!(
+                f,
+                "is damaged PEM ({error}); export it again, with whole BEGIN and END lines"
+            ),
+            Kind::NoCertificate { holds_key: true } => f.write_str(
+                "holds a private key and no certificate; `cert` and `key` seem to be swapped",
+            ),
+            Kind::NoCertificate { holds_key: false } => f.write_str(
+                "holds no CERTIFICATE block; give the chain in PEM form, the leaf first (from DER: \
+                 openssl x509 -inform der -in FILE -out FILE.pem)",
+            ),
+            Kind::NoKey { encrypted: true } => f.write_str(
+                "is protected by a passphrase, which nobody types in here; decrypt it with openssl \
+                 pkey -in FILE -out FILE.plain and protect the file by its mode (chmod 600)",
+            ),
+            Kind::NoKey { encrypted: false } => f.write_str(
+                "holds no PRIVATE KEY block; give the key in PEM form (PKCS#8, PKCS#1 or SEC1)",
+            ),
+            Kind::KeyRefused(error) => write!(
+                f,
+                "this private key can't be used ({error}); ECDSA P-256 and P-384, Ed25519 and RSA \
+                 from 2048 bits can"
+            ),
+            Kind::KeyMismatch { chain } => write!(
+                f,
+                "this private key does not belong to the first certificate of {chain}; the leaf \
+                 must stand first in the chain, and the key must be the one it was issued for"
+            ),
+            Kind::LeafRefused(error) => write!(
+                f,
+                "the first certificate can't be used ({error}); it must be an X.509 v3 certificate \
+                 for a server, and stand first in the chain"
+            ),
+            Kind::HostNotCovered { host, names } => write!(
+                f,
+                "the certificate is not valid for {host:?} of `hosts`; it names {}; take the host \
+                 out, or have the certificate issued for it",
+                if names.is_empty() { "no host at all".to_owned() } else { names.join(", ") }
+            ),
+            Kind::SelfSigned(error) => {
+                write!(f, "no certificate could be made in memory for `hosts` ({error})")
+            }
+            Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            Kind::Unreadable(error) => Some(error),
+            Kind::NotPem(error) => Some(error),
+            Kind::KeyRefused(error) | Kind::Settings(error) => Some(error),
+            _ => None,
+        }
+    }
+}

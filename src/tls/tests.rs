@@ -1,0 +1,211 @@
+//! Certificates from files and memory, told by what a rustls client sees.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{Certificate, CertificateSource};
+
+fn exact(name: &str) -> HostPattern {
+    HostPattern::Exact(name.to_owned())
+}
+
+fn wildcard(parent: &str) -> HostPattern {
+    HostPattern::Wildcard(parent.to_owned())
+}
+
+fn in_memory(hosts: &[HostPattern]) -> Certificate {
+    Certificate { hosts: hosts.to_vec(), source: CertificateSource::SelfSigned }
+}
+
+struct Files {
+    _directory: tempfile::TempDir,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn new(cert: &str, key: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let files = Self {
+            cert: directory.path().join("chain.pem"),
+            key: directory.path().join("key.pem"),
+            _directory: directory,
+        };
+        std::fs::write(&files.cert, cert).unwrap();
+        std::fs::write(&files.key, key).unwrap();
+        std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        files
+    }
+
+    fn certificate(&self, hosts: &[HostPattern]) -> Certificate {
+        let source = CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone() };
+        Certificate { hosts: hosts.to_vec(), source }
+    }
+}
+
+/// A chain and a key as PEM.
+fn pem_pair(names: &[&str]) -> (String, String) {
+    let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+fn refusal(files: &Files, hosts: &[HostPattern]) -> String {
+    let error = ServerTls::load(&[files.certificate(hosts)]).unwrap_err();
+    assert!(error.file().is_some());
+    error.to_string()
+}
+
+#[test]
+fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
+    let tls = ServerTls::load(&[
+        in_memory(&[exact("first.test")]),
+        in_memory(&[wildcard("example.com")]),
+        in_memory(&[exact("api.example.com"), exact("example.com")]),
+    ])
+    .unwrap();
+    let chosen = |name: Option<&str>| {
+        let chain = tls.chain(name);
+        (0..3).find(|&index| chain == tls.shared.certificates.entries[index].key.cert).unwrap()
+    };
+    assert_eq!(chosen(Some("first.test")), 0);
+    assert_eq!(chosen(Some("www.example.com")), 1);
+    assert_eq!(chosen(Some("WWW.Example.com")), 1);
+    assert_eq!(chosen(Some("api.example.com")), 2);
+    assert_eq!(chosen(Some("example.com")), 2);
+    assert_eq!(chosen(Some("a.b.example.com")), 0);
+    assert_eq!(chosen(Some(".example.com")), 0);
+    assert_eq!(chosen(Some("stranger.test")), 0);
+    assert_eq!(chosen(None), 0);
+    assert!(tls.covers(Some("api.example.com"), "example.com"));
+    assert!(!tls.covers(Some("api.example.com"), "www.example.com"));
+    assert!(tls.covers(None, "first.test"));
+}
+
+#[test]
+fn strangers_are_refused_where_the_configuration_says_so() {
+    let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
+    let mut config = config::default_demo("127.0.0.1:1".parse().unwrap());
+    config.certificates = certificates.to_vec();
+    config.tls.unknown_server_name = UnknownServerName::Refuse;
+    let tls = ServerTls::load_config(&config).unwrap();
+    assert!(tls.chain(None).is_empty() && tls.chain(Some("stranger.test")).is_empty());
+    assert!(!tls.chain(Some("a.example.com")).is_empty());
+    assert!(tls.reload(&certificates).unwrap().chain(None).is_empty(), "a reload keeps the policy");
+    config.tls.unknown_server_name = UnknownServerName::Default;
+    assert!(!tls.reload_config(&config).unwrap().chain(None).is_empty());
+}
+
+#[test]
+fn a_request_is_misdirected_where_another_connection_would_do_better() {
+    let (cert, key) = pem_pair(&["example.com", "*.example.com", "192.0.2.1", "2001:db8::1"]);
+    let files = Files::new(&cert, &key);
+    // The leaf names more than the operator has listed.
+    let tls = ServerTls::load(&[
+        files.certificate(&[exact("example.com")]),
+        in_memory(&[exact("other.test")]),
+    ])
+    .unwrap();
+    for (server_name, host, expected) in [
+        (Some("example.com"), "example.com", false),
+        (Some("EXAMPLE.com"), "www.example.com", false),
+        (Some("example.com"), "a.b.example.com", true),
+        (Some("example.com"), "other.test", true),
+        (Some("other.test"), "example.com", true),
+        (Some("stranger.test"), "example.com", false),
+        (Some("stranger.test"), "stranger.test", false),
+        (Some("stranger.test"), "other.test", true),
+        (Some("example.com"), "192.0.2.1", false),
+        (Some("example.com"), "[2001:db8::1]", false),
+        (Some("example.com"), "192.0.2.2", true),
+        (None, "192.0.2.2", false),
+        (None, "[::1]", false),
+        (None, "other.test", true),
+        (None, "example.com", false),
+    ] {
+        assert_eq!(tls.misdirects(server_name, host), expected, "{server_name:?}, {host}");
+    }
+}
+
+#[test]
+fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
+    let (cert, key) = pem_pair(&["example.com", "*.example.com"]);
+    let files = Files::new(&cert, &key);
+    let certificate = files.certificate(&[exact("example.com"), wildcard("example.com")]);
+    let tls = ServerTls::load(std::slice::from_ref(&certificate)).unwrap();
+    assert_eq!(
+        tls.warnings(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 30)),
+        [""; 0]
+    );
+    let config = tls.config();
+    assert_eq!(config.alpn_protocols, [b"h3"]);
+    assert_eq!(config.max_early_data_size, 0);
+    assert_eq!(config.send_tls13_tickets, 1);
+    let ticket = config.ticketer.encrypt(b"session").unwrap();
+    let next = tls.reload(&[certificate]).unwrap();
+    assert_eq!(next.config().ticketer.decrypt(&ticket).unwrap(), b"session");
+}
+
+#[test]
+fn every_fault_names_its_file_and_the_way_out() {
+    let (cert, key) = pem_pair(&["example.com"]);
+    let (_, other_key) = pem_pair(&["example.com"]);
+    let hosts = [exact("example.com")];
+    let mut missing = Files::new(&cert, &key);
+    missing.cert.set_file_name("gone.pem");
+    let cut = &cert[..cert.len() / 2];
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let junk_leaf = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let junk_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let cases: [(Files, &[HostPattern], &str, &str); 10] = [
+        (missing, &hosts, "gone.pem", "check the path"),
+        (Files::new(&key, &cert), &hosts, "chain.pem", "swapped"),
+        (Files::new("hello", &key), &hosts, "chain.pem", "no CERTIFICATE block"),
+        (Files::new(cut, &key), &hosts, "chain.pem", "damaged PEM"),
+        (Files::new(&cert, "hello"), &hosts, "key.pem", "no PRIVATE KEY block"),
+        (Files::new(&cert, encrypted), &hosts, "key.pem", "passphrase"),
+        (Files::new(&cert, junk_key), &hosts, "key.pem", "can't be used"),
+        (Files::new(&cert, &other_key), &hosts, "key.pem", "does not belong"),
+        (Files::new(junk_leaf, &key), &hosts, "chain.pem", "first certificate"),
+        (Files::new(&cert, &key), &[wildcard("example.com")], "chain.pem", "\"*.example.com\""),
+    ];
+    for (files, hosts, file, words) in &cases {
+        let message = refusal(files, hosts);
+        assert!(message.contains(file) && message.contains(words), "{message:?} lacks {words:?}");
+    }
+}
+
+#[test]
+fn dates_and_modes_are_warnings() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2024, 3, 31);
+    let cert = params.self_signed(&key).unwrap();
+    let files = Files::new(&cert.pem(), &key.serialize_pem());
+    let hosts = [exact("example.com")];
+    let tls = ServerTls::load(&[files.certificate(&hosts)]).unwrap();
+    let on = |year, month, day| {
+        let seconds = rcgen::date_time_ymd(year, month, day).unix_timestamp() as u64;
+        tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).join("; ")
+    };
+    assert!(on(2023, 12, 22).contains("not valid before 11 days"));
+    assert_eq!(on(2024, 2, 1), "");
+    assert!(on(2024, 3, 21).contains("expires in 10 days"));
+    assert!(on(2024, 4, 10).contains("expired 10 days ago"));
+    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let tls = ServerTls::load(&[files.certificate(&hosts)]).unwrap();
+    let warnings =
+        tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_706_745_600));
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("chmod 600"));
+}
+
+#[test]
+fn no_certificate_is_refused() {
+    let error = ServerTls::load(&[]).unwrap_err();
+    assert!(error.to_string().contains("[[certificates]]"));
+}

@@ -1,0 +1,235 @@
+//! The per-core loop, the only place where the kernel side and the protocol side meet.
+//!
+//! ```text
+//!        .--------------- one turn, one system call ----------------.
+//!        v                                                          |
+//!  submit and wait -> completions -> commands -> timers -> outputs -'
+//!                     (datagrams,               (due)     (batches, connects,
+//!                      upstream bytes)                     writes, receives)
+//! ```
+//!
+//! A worker owns its ring, its pool, its sockets and its gateway; nothing is shared with another
+//! worker but memory that was handed over. When its loop panics, the ring is emptied, everything
+//! else is dropped and a new worker begins on the same memory and the same sockets.
+
+mod intake;
+mod keys;
+pub mod mailbox;
+mod report;
+mod turn;
+mod upstreams;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::UdpSocket;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::gateway::{Gateway, GatewaySettings};
+use crate::host::clock;
+use crate::host::cpu;
+use crate::pool::{Pool, RegionHandle};
+use crate::quic::Engine;
+use crate::ring::{Ring, RingSettings, SocketIndex};
+use mailbox::{Mailbox, Snapshot, WorkerEvent};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use keys::ProcessKeys;
+
+/// What a worker is started with. It outlives the worker: a new one begins from it.
+pub struct WorkerSetup {
+    /// Its place among the workers, from 0.
+    pub index: u16,
+    /// Workers of the process.
+    pub count: u16,
+    /// The core it is pinned to; `None` leaves it to the scheduler.
+    pub core: Option<usize>,
+    /// Its memory.
+    pub region: RegionHandle,
+    /// Its sockets, one per address.
+    pub sockets: Vec<EdgeSocket>,
+    /// What it runs by at first.
+    pub snapshot: Arc<Snapshot>,
+    /// Keys that all workers of the process share.
+    pub keys: ProcessKeys,
+    /// Where its own keys and seeds come from.
+    pub random: fn(&mut [u8]),
+    /// How control speaks to it.
+    pub mailbox: Mailbox,
+    /// How it speaks to control.
+    pub events: UnboundedSender<WorkerEvent>,
+    /// Sees where bulk lies.
+    #[cfg(test)]
+    pub witness: Arc<tests::Witness>,
+}
+
+/// A bound UDP socket and the listener whose address it has.
+pub struct EdgeSocket {
+    /// The socket. The process keeps the original open for life.
+    pub socket: UdpSocket,
+    /// Index into the configuration's listeners.
+    pub listener: usize,
+}
+
+/// How a worker came to its end.
+#[derive(Debug)]
+pub enum WorkerEnd {
+    /// It was drained or stopped.
+    Finished,
+    /// It could not begin, or the kernel refused to go on.
+    Failed(String),
+}
+
+/// Runs a worker on the calling thread until it is drained, stopped or refused by the host. A panic
+/// ends its connections, is logged, and a new worker begins.
+pub fn run(mut setup: WorkerSetup) -> WorkerEnd {
+    if let Some(core) = setup.core
+        && let Err(error) = cpu::pin_to(core)
+    {
+        tracing::warn!(worker = setup.index, core, %error, "not pinned to its core");
+    }
+    let mut restarts = 0;
+    loop {
+        // Should it panic while it begins or is torn down, nothing of it is left to begin anew on:
+        // its ring has ended, or has aborted the process.
+        let life = catch_unwind(AssertUnwindSafe(|| live(&setup, restarts)));
+        match life.unwrap_or_else(|_| failed("it panicked while it began or ended")) {
+            Life::Over(end) => return end,
+            Life::Again(snapshot) => setup.snapshot = snapshot,
+        }
+        restarts += 1;
+        tracing::error!(worker = setup.index, restarts, "worker panicked, a new one begins");
+        let _ = setup.events.send(WorkerEvent::Restarting { worker: setup.index });
+    }
+}
+
+/// What follows one worker's life.
+enum Life {
+    Over(WorkerEnd),
+    /// A new worker, which runs by what the last one ran by.
+    Again(Arc<Snapshot>),
+}
+
+fn failed(why: &str) -> Life {
+    Life::Over(WorkerEnd::Failed(why.to_owned()))
+}
+
+fn live(setup: &WorkerSetup, restarts: u64) -> Life {
+    let mut worker = match Worker::new(setup, restarts) {
+        Ok(worker) => worker,
+        Err(error) => return failed(&error),
+    };
+    // Control may have ended first: then nobody needs to know.
+    let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
+    let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
+    let was_serving = worker.phase == Phase::Serving;
+    let snapshot = worker.tear_down();
+    match outcome {
+        Ok(Ok(())) => Life::Over(WorkerEnd::Finished),
+        Ok(Err(error)) => failed(&error.to_string()),
+        Err(_) if was_serving => Life::Again(snapshot),
+        // Its clients were told to go; nobody waits for a new one.
+        Err(_) => failed("it panicked on its way out"),
+    }
+}
+
+/// Answers that wait for clients may fill this part of the pool's length: one in two.
+const ANSWERS_SHARE: usize = 2;
+
+/// How long a dying worker waits for the kernel to let go of its slots.
+const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+struct Worker<'a> {
+    setup: &'a WorkerSetup,
+    /// What it runs by now.
+    snapshot: Arc<Snapshot>,
+    gateway: Gateway,
+    ring: Ring,
+    pool: Rc<Pool>,
+    /// The ring's names of the sockets, in the setup's order.
+    sockets: Vec<SocketIndex>,
+    upstreams: upstreams::Upstreams,
+    intake: intake::IntakePolicy,
+    transmit: turn::TransmitState,
+    records: mailbox::AccessBatch,
+    tally: report::Tally,
+    phase: Phase,
+    /// When sockets whose receive was given up are tried again.
+    receive_again: Option<Instant>,
+}
+
+/// Where in its life a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Finishing what has begun, until the deadline.
+    Draining(Instant),
+    /// Everything is closed; the last packets leave, until then at most.
+    Closing(Instant),
+}
+
+impl<'a> Worker<'a> {
+    fn new(setup: &'a WorkerSetup, restarts: u64) -> Result<Self, String> {
+        let pool = Rc::new(Pool::attach(setup.region.clone()));
+        let ring = Ring::new(ring_settings(&pool), Rc::clone(&pool));
+        let mut ring = ring.map_err(|error| error.to_string())?;
+        let mut sockets = Vec::with_capacity(setup.sockets.len());
+        for edge in &setup.sockets {
+            let socket = edge.socket.try_clone().map_err(|error| {
+                format!("worker {}: cannot duplicate its socket: {error}", setup.index)
+            })?;
+            let socket = ring.add_socket(socket).map_err(|error| error.to_string())?;
+            ring.receive_datagrams(socket);
+            sockets.push(socket);
+        }
+        ring.watch_wake(Arc::clone(&setup.mailbox.wake));
+        let engine = Engine::new(setup.engine_settings()).map_err(|error| error.to_string())?;
+        let mut gateway = Gateway::new(GatewaySettings {
+            config: Arc::clone(&setup.snapshot.config),
+            engine,
+            socket_listeners: setup.sockets.iter().map(|edge| edge.listener).collect(),
+            worker_count: setup.count,
+            answers_len_max: pool.plan().slots_len() / ANSWERS_SHARE,
+        });
+        gateway.set_tls(&setup.snapshot.tls);
+        Ok(Self {
+            setup,
+            snapshot: Arc::clone(&setup.snapshot),
+            gateway,
+            ring,
+            intake: intake::IntakePolicy::default(),
+            pool,
+            sockets,
+            upstreams: upstreams::Upstreams::default(),
+            transmit: turn::TransmitState::default(),
+            records: Vec::new(),
+            tally: report::Tally { restarts, ..Default::default() },
+            phase: Phase::Serving,
+            receive_again: None,
+        })
+    }
+
+    /// Ends the ring before anything else goes: until then the kernel may write into slots.
+    /// Answers what the worker ran by.
+    fn tear_down(self) -> Arc<Snapshot> {
+        if self.ring.shut_down(clock::now() + TEARDOWN_TIMEOUT).is_err() {
+            // A new worker would share memory with the kernel's unfinished business.
+            tracing::error!(worker = self.setup.index, "the kernel does not let go of buffers");
+            std::process::abort();
+        }
+        self.snapshot
+    }
+}
+
+fn ring_settings(pool: &Pool) -> RingSettings {
+    let plan = pool.plan();
+    RingSettings {
+        datagram_buffers: plan.provided_datagrams as u16,
+        stream_buffers: plan.provided_upstream as u16,
+        sends_max: plan.transmit,
+        ..RingSettings::default()
+    }
+}

@@ -1,0 +1,132 @@
+//! A worker's own counts, and its report of everybody's.
+
+use super::Worker;
+use crate::metrics::{
+    Counters, Gauges, PoolCounters, PoolSlots, QuicCounters, RingCounters, SendsLost,
+    WorkerCounters, WorkerReport,
+};
+
+/// What the loop itself counts.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) turns: u64,
+    pub(super) sleeps: u64,
+    pub(super) commands: u64,
+    pub(super) restarts: u64,
+    pub(super) access_records_dropped: u64,
+    pub(super) low_water_events: u64,
+    pub(super) memory_low: bool,
+}
+
+impl Tally {
+    /// Counts each fall below the low-water mark once.
+    pub(super) fn note_memory(&mut self, low: bool) {
+        if low && !self.memory_low {
+            self.low_water_events += 1;
+        }
+        self.memory_low = low;
+    }
+}
+
+impl Worker<'_> {
+    pub(super) fn report(&self) -> WorkerReport {
+        let counts = self.gateway.counts();
+        WorkerReport {
+            worker: self.setup.index,
+            counters: Counters {
+                quic: self.quic_counters(),
+                http3: counts.http3.clone(),
+                proxy: counts.proxy(self.gateway.proxy()),
+                ring: self.ring_counters(),
+                pool: PoolCounters { low_water_events: self.tally.low_water_events },
+                worker: WorkerCounters {
+                    loop_turns: self.tally.turns,
+                    commands: self.tally.commands,
+                    restarts: self.tally.restarts,
+                    access_records_dropped: self.tally.access_records_dropped,
+                    sleeps: self.tally.sleeps,
+                },
+                ledger: self.gateway.ledger().counts().clone(),
+            },
+            gauges: self.gauges(),
+            request_duration: counts.request_duration.clone(),
+            upstream_duration: counts.upstream_duration.clone(),
+        }
+    }
+
+    fn quic_counters(&self) -> QuicCounters {
+        let stats = self.gateway.engine().stats();
+        QuicCounters {
+            datagrams_in: stats.datagrams_in,
+            bytes_in: stats.bytes_in,
+            datagrams_out: stats.datagrams_out,
+            bytes_out: stats.bytes_out,
+            datagrams_dropped: stats.datagrams_dropped,
+            datagrams_foreign_id: stats.datagrams_foreign_id,
+            handshakes_started: stats.handshakes_started,
+            handshakes_completed: stats.handshakes_completed,
+            handshakes_failed: stats.handshakes_failed,
+            handshakes_timed_out: stats.handshakes_timed_out,
+            connections_refused: stats.connections_refused,
+            connections_closed: self.gateway.counts().connections_closed.clone(),
+            initials_dropped: stats.initials_dropped,
+            retries: stats.retries,
+            version_negotiations: stats.version_negotiations,
+            resets: stats.resets,
+            initial_closes: stats.initial_closes,
+            responses_dropped: stats.responses_dropped,
+            probes_dropped: stats.probes_dropped,
+            packets_lost: stats.packets_lost,
+        }
+    }
+
+    fn ring_counters(&self) -> RingCounters {
+        let stats = self.ring.stats();
+        RingCounters {
+            enters: stats.enters,
+            completions: stats.completions,
+            rearms: stats.rearms,
+            no_buffers_datagrams: stats.no_buffers_datagrams,
+            no_buffers_streams: stats.no_buffers_streams,
+            cq_overflows: stats.cq_overflows,
+            gso_fallbacks: stats.gso_fallbacks,
+            send_retries: stats.send_retries,
+            sends_lost: SendsLost {
+                too_long: stats.lost_too_long,
+                unreachable: stats.lost_unreachable,
+                refused: stats.lost_refused,
+                no_buffers: stats.lost_no_buffers,
+                cancelled: stats.lost_cancelled,
+                other: stats.lost_other,
+            },
+            truncated: stats.truncated,
+            empty: stats.empty,
+            unreadable: stats.unreadable,
+            receive_failures: stats.receive_failures,
+            late: stats.late,
+            stale_keys: stats.stale_keys,
+        }
+    }
+
+    fn gauges(&self) -> Gauges {
+        let connections = self.gateway.engine().counts();
+        let proxy = self.gateway.proxy().counts();
+        let slots = self.pool.counts();
+        Gauges {
+            connections_open: (connections.open + connections.handshaking) as u64,
+            connections_handshaking: connections.handshaking as u64,
+            exchanges_active: proxy.exchanges as u64,
+            requests_waiting: proxy.waiting as u64,
+            upstream_connections_open: proxy.connections as u64,
+            upstream_connections_idle: proxy.idle as u64,
+            answers_waiting_bytes: self.gateway.answers_waiting_len() as u64,
+            pool_slots: PoolSlots {
+                free: slots.free.into(),
+                owned: slots.owned.into(),
+                provided: slots.provided.into(),
+                in_kernel: slots.in_kernel.into(),
+            },
+            ring_operations: self.ring.stats().operations_in_flight,
+        }
+    }
+}

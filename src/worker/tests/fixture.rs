@@ -1,0 +1,302 @@
+//! Workers in threads, a client of another stack (quinn and h3), and an origin over loopback.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, mailbox};
+use super::super::{EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup, run};
+use crate::config::{self, Config};
+use crate::host::eventfd;
+use crate::host::socket::{SocketGroup, SocketSettings};
+use crate::limits::SLOT_LEN;
+use crate::metrics::WorkerReport;
+use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
+use crate::tls::{ServerTls, fill_random, provider};
+
+/// Pieces of at least this length are bulk: framing and heads are shorter.
+pub(super) const BULK_LEN: usize = 1024;
+
+/// Where the bulk lies that one worker writes to upstreams, in bytes.
+#[derive(Debug, Default)]
+pub struct Witness {
+    pub(super) in_region: AtomicU64,
+    pub(super) elsewhere: AtomicU64,
+}
+
+impl Witness {
+    /// Told of every write to an upstream.
+    pub(in crate::worker) fn see(&self, pieces: &[Bytes]) {
+        for piece in pieces.iter().filter(|piece| piece.len() >= BULK_LEN) {
+            let is_in_region = Pool::contains(piece.as_ptr());
+            let place = if is_in_region { &self.in_region } else { &self.elsewhere };
+            place.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A worker's thread and the means to speak to it.
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) mailbox: MailboxSender,
+    pub(super) events: mpsc::UnboundedReceiver<WorkerEvent>,
+    pub(super) thread: JoinHandle<WorkerEnd>,
+    pub(super) tls: ServerTls,
+    pub(super) witness: Arc<Witness>,
+    /// Kept open as main keeps them.
+    pub(super) _group: Arc<SocketGroup>,
+}
+
+pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
+    start_in(region(slot_count), demo_config(origin))
+}
+
+pub(super) fn region(slot_count: usize) -> RegionHandle {
+    let plan = PoolPlan::new(slot_count * SLOT_LEN).unwrap();
+    Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap().0
+}
+
+pub(super) fn demo_config(origin: SocketAddr) -> Config {
+    let mut config = config::default_demo(origin);
+    config.listeners[0].addresses = vec!["127.0.0.1:0".parse().unwrap()];
+    config
+}
+
+/// What the workers of a process share.
+pub(super) struct Process {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) keys: ProcessKeys,
+    pub(super) group: Arc<SocketGroup>,
+}
+
+impl Process {
+    pub(super) fn new(config: Config, worker_count: u16) -> Process {
+        let tls = ServerTls::load(&config.certificates).unwrap();
+        let keys = ProcessKeys::generate(fill_random);
+        let address = config.listeners[0].addresses[0];
+        let settings = SocketSettings::default();
+        let group = SocketGroup::bind(address, worker_count, keys.cid_mask, settings).unwrap();
+        let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
+        Process { snapshot, keys, group: Arc::new(group) }
+    }
+}
+
+/// What a worker is started with, and what stays outside of it.
+pub(super) fn setup_in(
+    region: RegionHandle,
+    process: &Process,
+    index: u16,
+) -> (WorkerSetup, MailboxSender, mpsc::UnboundedReceiver<WorkerEvent>) {
+    let socket = process.group.sockets[usize::from(index)].try_clone().unwrap();
+    let (access, mut batches) = mpsc::channel(64);
+    let (events, receiver) = mpsc::unbounded_channel();
+    let (sender, mailbox) = mailbox(eventfd::eventfd().unwrap(), access);
+    // A log that is slow: it keeps all records, and none of them may keep a slot.
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Some(batch) = batches.blocking_recv() {
+            kept.push(batch);
+        }
+    });
+    let setup = WorkerSetup {
+        index,
+        count: process.group.sockets.len() as u16,
+        core: None,
+        region,
+        sockets: vec![EdgeSocket { socket, listener: 0 }],
+        snapshot: Arc::clone(&process.snapshot),
+        keys: process.keys.clone(),
+        random: fill_random,
+        mailbox,
+        events,
+        witness: Arc::default(),
+    };
+    (setup, sender, receiver)
+}
+
+pub(super) fn start_in(region: RegionHandle, config: Config) -> Running {
+    start_worker(region, &Process::new(config, 1), 0)
+}
+
+pub(super) fn start_worker(region: RegionHandle, process: &Process, index: u16) -> Running {
+    let (setup, mailbox, events) = setup_in(region, process, index);
+    let (address, witness) = (process.group.address, Arc::clone(&setup.witness));
+    let tls = setup.snapshot.tls.clone();
+    let thread = thread::spawn(move || run(setup));
+    Running { address, mailbox, events, thread, tls, witness, _group: Arc::clone(&process.group) }
+}
+
+impl Running {
+    pub(super) fn tell(&self, command: Command) {
+        assert!(self.mailbox.send(command).is_ok(), "the worker lives");
+    }
+
+    pub(super) async fn report(&self) -> WorkerReport {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(Command::Report(sender));
+        *receiver.await.expect("a live worker reports")
+    }
+
+    /// The report once `settled` holds, within ten seconds.
+    pub(super) async fn report_when(
+        &self,
+        settled: impl Fn(&WorkerReport) -> bool,
+    ) -> WorkerReport {
+        for _ in 0..200 {
+            let report = self.report().await;
+            if settled(&report) {
+                return report;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not settled in time: {:?}", self.report().await.gauges);
+    }
+
+    pub(super) fn stop(self) {
+        self.tell(Command::Stop);
+        let end = self.thread.join().expect("the thread itself does not panic");
+        assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    }
+
+    pub(super) async fn client(&self) -> Client {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.tls.chain(None)[0].clone()).unwrap();
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+        let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+        let connection = endpoint.connect(self.address, "localhost").unwrap().await.unwrap();
+        let quic = h3_quinn::Connection::new(connection);
+        let (mut driver, requests) = h3::client::new(quic).await.unwrap();
+        tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+        Client { requests, _endpoint: endpoint }
+    }
+}
+
+type RequestStream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+
+pub(super) struct Client {
+    pub(super) requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
+    pub(super) _endpoint: quinn::Endpoint,
+}
+
+impl Client {
+    /// Status and body length.
+    pub(super) async fn fetch(&mut self, path: &str, body_len: usize) -> (u16, u64) {
+        let request = http::Request::builder()
+            .method(if body_len > 0 { "POST" } else { "GET" })
+            .uri(format!("https://localhost{path}"))
+            .body(())
+            .unwrap();
+        let mut stream = self.requests.send_request(request).await.unwrap();
+        let piece = Bytes::from(vec![b'u'; 256 * 1024]);
+        let mut left = body_len;
+        while left > 0 {
+            let len = left.min(piece.len());
+            stream.send_data(piece.slice(..len)).await.unwrap();
+            left -= len;
+        }
+        stream.finish().await.unwrap();
+        let status = stream.recv_response().await.unwrap().status().as_u16();
+        (status, Self::rest(&mut stream).await)
+    }
+
+    /// Sends a GET and takes no more than the answer's head.
+    pub(super) async fn begin(&mut self, path: &str) -> RequestStream {
+        let uri = format!("https://localhost{path}");
+        let request = http::Request::get(uri).body(()).unwrap();
+        let mut stream = self.requests.send_request(request).await.unwrap();
+        stream.finish().await.unwrap();
+        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+        stream
+    }
+
+    /// Length of the body that is still to come.
+    pub(super) async fn rest(stream: &mut RequestStream) -> u64 {
+        let mut received = 0;
+        while let Some(data) = stream.recv_data().await.unwrap() {
+            received += data.remaining() as u64;
+        }
+        received
+    }
+}
+
+/// An origin that answers `/bytes/N` with N bytes and everything else with nothing, and takes any
+/// body. `pause` is waited between pieces of 64 KiB of an answer.
+pub(super) fn origin(pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || while serve(stream.as_ref().unwrap(), pause).is_some() {});
+        }
+    });
+    address
+}
+
+/// Serves one request; `None` at the connection's end.
+pub(super) fn serve(mut stream: &TcpStream, pause: Duration) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let mut chunked = false;
+    let mut body_len = 0;
+    loop {
+        line.clear();
+        reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
+        let field = line.trim_end().to_ascii_lowercase();
+        match field.split_once(": ") {
+            Some(("transfer-encoding", _)) => chunked = true,
+            Some(("content-length", len)) => body_len = len.parse().ok()?,
+            Some(_) => {}
+            None => break,
+        }
+    }
+    if chunked {
+        skip_chunks(&mut reader)?;
+    } else {
+        std::io::copy(&mut reader.take(body_len), &mut std::io::sink()).ok()?;
+    }
+    let len = path.strip_prefix("/bytes/").map_or(0, |text| text.parse().expect("a length"));
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n").ok()?;
+    let piece = vec![b'd'; 64 * 1024];
+    let mut left = len;
+    while left > 0 {
+        let part = left.min(piece.len());
+        stream.write_all(&piece[..part]).ok()?;
+        left -= part;
+        if !pause.is_zero() {
+            pause_for(pause);
+        }
+    }
+    Some(())
+}
+
+pub(super) fn skip_chunks(reader: &mut BufReader<&TcpStream>) -> Option<()> {
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let len = u64::from_str_radix(line.trim_end(), 16).ok()?;
+        std::io::copy(&mut reader.take(len + 2), &mut std::io::sink()).ok()?;
+        if len == 0 {
+            return Some(());
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the origin's thread is outside of what is tested")]
+pub(super) fn pause_for(pause: Duration) {
+    thread::sleep(pause);
+}

@@ -1,0 +1,300 @@
+//! A worker on the real kernel: its thread, its ring and its memory, a client of another stack
+//! (quinn and h3) and an origin over loopback.
+
+mod fixture;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::mailbox::{Command, Snapshot, WorkerEvent};
+use super::{Worker, WorkerEnd};
+use crate::host::clock;
+use crate::pool::Pool;
+use crate::ring::{Completion, Wait};
+
+use fixture::*;
+
+pub use fixture::Witness;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
+    const LEN: usize = 48 << 20;
+    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may have
+    // on its way is within a flow's quota of this pool.
+    let mut config = demo_config(origin(Duration::ZERO));
+    config.listeners[0].quic.stream_receive_window = 256 * 1024;
+    let running = start_in(region(1800), config);
+    let mut client = running.client().await;
+    assert_eq!(client.fetch("/upload", LEN).await, (200, 0));
+    let in_region = running.witness.in_region.load(Ordering::Relaxed);
+    let elsewhere = running.witness.elsewhere.load(Ordering::Relaxed);
+    assert_eq!(elsewhere, 0, "every bulk piece lies in the region");
+    assert!(in_region > LEN as u64 * 9 / 10, "{in_region} bytes of bulk were seen");
+    let ledger = running.report().await.counters.ledger;
+    assert!(ledger.request.payload_bytes >= LEN as u64);
+    assert_eq!(ledger.request.copied_bytes, Default::default(), "nothing was copied");
+    drop(client);
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_download_is_gathered_once() {
+    const LEN: u64 = 48 << 20;
+    let running = start(origin(Duration::ZERO), 963);
+    let mut client = running.client().await;
+    assert_eq!(client.fetch(&format!("/bytes/{LEN}"), 0).await, (200, LEN));
+    let answer = running.report().await.counters.ledger.answer;
+    assert_eq!(answer.payload_bytes, LEN);
+    let gathered = answer.copied_bytes.gather;
+    assert!((LEN..LEN + LEN / 100).contains(&gathered), "{gathered} of {LEN} gathered");
+    assert!(answer.copied_bytes.small < LEN / 10, "{:?}", answer.copied_bytes);
+    drop(client);
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_pool_serves_many_and_gets_all_slots_back() {
+    let running = start(origin(Duration::ZERO), 64);
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let mut client = running.client().await;
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..4 {
+                assert_eq!(client.fetch("/bytes/1000000", 0).await, (200, 1_000_000));
+                assert_eq!(client.fetch("/upload", 1_000_000).await, (200, 0));
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let report = running.report_when(|report| report.gauges.exchanges_active == 0).await;
+    let slots = &report.gauges.pool_slots;
+    assert_eq!(slots.free + slots.owned + slots.provided + slots.in_kernel, 64);
+    running.report_when(|report| report.gauges.pool_slots.owned <= 1).await;
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_ends_connections_and_a_new_worker_serves() {
+    let mut running = start(origin(Duration::from_millis(2)), 256);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
+    let mut client = running.client().await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+    // One download is in full flight when the worker panics.
+    let download = tokio::spawn(async move { client.fetch("/bytes/30000000", 0).await });
+    running.report_when(|report| report.counters.ledger.answer.payload_bytes > 1_000_000).await;
+    running.tell(Command::Panic);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { worker: 0 })));
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
+    let report = running.report().await;
+    assert_eq!(report.counters.worker.restarts, 1);
+    let slots = &report.gauges.pool_slots;
+    assert_eq!(slots.free + slots.provided + slots.owned + slots.in_kernel, 256);
+    assert!(slots.owned <= 1, "the old worker's slots came back: {slots:?}");
+    let mut client = running.client().await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+    download.abort();
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn panics_in_full_flight_cost_no_slot() {
+    let mut running = start(origin(Duration::ZERO), 256);
+    for restarts in 1..=5 {
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
+        let mut transfers = Vec::new();
+        for path in ["/bytes/300000000", "/upload"] {
+            let mut client = running.client().await;
+            let body_len = if path == "/upload" { 300_000_000 } else { 0 };
+            transfers.push(tokio::spawn(async move { client.fetch(path, body_len).await }));
+        }
+        let bulk = 2_000_000 * restarts;
+        running
+            .report_when(|report| {
+                let ledger = &report.counters.ledger;
+                ledger.answer.payload_bytes.min(ledger.request.payload_bytes) > bulk
+            })
+            .await;
+        running.tell(Command::Panic);
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+        let report = running.report().await;
+        assert_eq!(report.counters.worker.restarts, restarts);
+        let slots = &report.gauges.pool_slots;
+        assert!(slots.owned + slots.in_kernel <= 1, "{slots:?} after {restarts} panics");
+        transfers.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_what_has_begun() {
+    let running = start(origin(Duration::from_millis(1)), 256);
+    let mut client = running.client().await;
+    let download = tokio::spawn(async move { client.fetch("/bytes/20000000", 0).await });
+    running.report_when(|report| report.counters.ledger.answer.payload_bytes > 1_000_000).await;
+    running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
+    assert_eq!(download.await.unwrap(), (200, 20_000_000));
+    let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
+    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_them() {
+    let running = start(origin(Duration::ZERO), 64);
+    let mut client = running.client().await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+    running.tell(Command::LoseSend);
+    running.tell(Command::Stop);
+    let before = running.report().await.counters.worker.loop_turns;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // A drain that comes too late changes nothing.
+    running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
+    let turns = running.report().await.counters.worker.loop_turns - before;
+    assert!(turns < 50, "{turns} turns while nothing was to be done");
+    let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
+    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_commands_is_answered_whole() {
+    let running = start(origin(Duration::ZERO), 64);
+    let mut answers = Vec::new();
+    for _ in 0..1000 {
+        let (sender, receiver) = oneshot::channel();
+        running.tell(Command::Report(sender));
+        answers.push(receiver);
+    }
+    for answer in answers {
+        answer.await.unwrap();
+    }
+    let before = running.report().await.counters.worker;
+    assert!(before.commands > 1000);
+    // All wake-ups were taken in: no turn follows that nothing asks for.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let turns = running.report().await.counters.worker.loop_turns - before.loop_turns;
+    assert!(turns < 20, "{turns} turns of an idle worker");
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_worker_runs_by_what_the_last_one_ran_by() {
+    let mut running = start(origin(Duration::ZERO), 64);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
+    let nobody = "127.0.0.1:1".parse().unwrap();
+    let config = Arc::new(demo_config(nobody));
+    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502);
+    running.tell(Command::Panic);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+    assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502);
+    running.stop();
+}
+
+#[test]
+fn a_panic_outside_of_the_loop_ends_the_worker_by_a_word() {
+    let region = region(64);
+    // A bug in setting up: the region has an owner already.
+    let _owner = Pool::attach(region.clone());
+    let running = start_in(region, demo_config(origin(Duration::ZERO)));
+    let end = running.thread.join().expect("the thread itself does not panic");
+    assert!(matches!(end, WorkerEnd::Failed(_)), "{end:?}");
+}
+
+#[test]
+fn a_worker_sleeps_no_longer_than_what_it_lacks_allows() {
+    let (setup, _mailbox, _events) =
+        setup_in(region(64), &Process::new(demo_config(origin(Duration::ZERO)), 1), 0);
+    let mut worker = Worker::new(&setup, 0).unwrap();
+    let now = clock::now();
+    let deadline = worker.carry_out(now);
+    assert_eq!(worker.sleep(now, deadline), Wait::Forever);
+
+    // A socket whose receive was given up is not tried again at once.
+    let (socket, reason) = (worker.sockets[0], std::io::ErrorKind::Other);
+    worker.handle_completion(now, Completion::ReceiveStopped { socket, reason });
+    let Wait::Until(again) = worker.sleep(now, None) else { panic!("it is tried again") };
+    assert!(again >= now + Duration::from_millis(100), "{:?}", again - now);
+    worker.receive_again(now);
+    assert_eq!(worker.sleep(now, None), Wait::Until(again));
+    worker.receive_again(again);
+    assert_eq!(worker.sleep(again, None), Wait::Forever);
+
+    // No slot to send from, and no send that brings one.
+    drop(worker.transmit.buffer.take());
+    let held: Vec<_> = std::iter::from_fn(|| worker.pool.lease()).collect();
+    worker.carry_out(now);
+    let Wait::Until(again) = worker.sleep(now, None) else { panic!("a slot is asked for") };
+    assert!(again <= now + Duration::from_millis(10), "{:?}", again - now);
+    drop(held);
+    worker.carry_out(now);
+    assert_eq!(worker.sleep(now, None), Wait::Forever);
+    worker.tear_down();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_does_not_read_leaves_slots_to_the_others() {
+    const STALLED_LEN: u64 = 4_000_000;
+    let running = start(origin(Duration::ZERO), 64);
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let mut client = running.client().await;
+        let stream = client.begin(&format!("/bytes/{STALLED_LEN}")).await;
+        stalled.push((client, stream));
+    }
+    // What they do not take is as much as may wait for them, in slots until these are few.
+    running.report_when(|report| report.counters.pool.low_water_events > 0).await;
+    let mut client = running.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.fetch("/bytes/3000000", 0).await, (200, 3_000_000));
+        assert_eq!(client.fetch("/upload", 3_000_000).await, (200, 0));
+        let slots = running.report().await.gauges.pool_slots;
+        assert_eq!(slots.free + slots.owned + slots.provided + slots.in_kernel, 64);
+    }
+    for (client, mut stream) in stalled {
+        assert_eq!(Client::rest(&mut stream).await, STALLED_LEN);
+        drop(client);
+    }
+    running.report_when(|report| report.gauges.pool_slots.owned <= 1).await;
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_leaves_the_other_workers_connections_alone() {
+    let process = Process::new(demo_config(origin(Duration::ZERO)), 2);
+    let mut doomed = start_worker(region(64), &process, 0);
+    let other = start_worker(region(64), &process, 1);
+    // The kernel's hash spreads clients; go on until each worker has some.
+    let mut clients = Vec::new();
+    let open = async |worker: &Running| worker.report().await.gauges.connections_open as usize;
+    while open(&doomed).await < 3 || open(&other).await < 3 {
+        assert!(clients.len() < 200, "one worker gets no clients");
+        let mut client = doomed.client().await;
+        assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+        clients.push(client);
+    }
+    let untouched_count = open(&other).await;
+    assert!(matches!(doomed.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
+    doomed.tell(Command::Panic);
+    assert!(matches!(doomed.events.recv().await, Some(WorkerEvent::Restarting { worker: 0 })));
+    assert!(matches!(doomed.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
+    // A client of the dead worker fails (its task panics); of the other none may.
+    let fetches = clients
+        .into_iter()
+        .map(|mut client| tokio::spawn(async move { client.fetch("/bytes/100000", 0).await }));
+    let mut well_count = 0;
+    for fetch in fetches.collect::<Vec<_>>() {
+        well_count += usize::from(matches!(fetch.await, Ok((200, 100_000))));
+    }
+    assert_eq!(well_count, untouched_count);
+    assert_eq!(other.report().await.counters.worker.restarts, 0);
+    assert_eq!(other.report().await.counters.quic.datagrams_foreign_id, 0);
+    let mut client = doomed.client().await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+    drop(client);
+    doomed.stop();
+    other.stop();
+}

@@ -1,0 +1,244 @@
+//! One turn of the loop: completions in, outputs out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::mailbox::Command;
+use super::{Phase, Worker, upstreams};
+use crate::gateway::Output;
+use crate::host::clock;
+use crate::pool::Pool;
+use crate::proxy::UpstreamKey;
+use crate::quic::{Datagram, Transmit};
+use crate::ring::{Completion, DatagramSend, RingError, SocketIndex, Wait};
+
+/// The transmit side between turns.
+#[derive(Default)]
+pub(super) struct TransmitState {
+    /// An empty leased slot for the next batch.
+    pub(super) buffer: Option<Vec<u8>>,
+    /// A batch that the full ring gave back: it goes first.
+    unsent: Option<(SocketIndex, DatagramSend)>,
+    /// Batches that the ring has.
+    in_flight: usize,
+}
+
+impl Worker<'_> {
+    /// Turns until the worker is drained or stopped.
+    pub(super) fn run(&mut self) -> Result<(), RingError> {
+        let mut wait = Wait::No;
+        loop {
+            self.ring.submit_and_wait(wait)?;
+            let now = clock::now();
+            self.tally.turns += 1;
+            self.tally.sleeps += u64::from(wait != Wait::No);
+            while let Some(completion) = self.ring.poll_completion() {
+                self.handle_completion(now, completion);
+            }
+            self.handle_commands(now);
+            self.gateway.handle_timeout(now);
+            self.receive_again(now);
+            self.pool.take_returns();
+            let memory_low = self.pool.is_low();
+            self.tally.note_memory(memory_low);
+            self.gateway.set_memory_low(memory_low);
+            let mut deadline = self.carry_out(now);
+            if self.drain_is_over(now) {
+                self.begin_close(now);
+                deadline = self.carry_out(now);
+            }
+            if self.is_done(now) {
+                return Ok(());
+            }
+            wait = self.sleep(now, deadline);
+        }
+    }
+
+    /// How long the next turn may wait for a completion; `deadline` is the gateway's.
+    pub(super) fn sleep(&self, now: Instant, deadline: Option<Instant>) -> Wait {
+        let phase_end = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining(end) | Phase::Closing(end) => Some(end),
+        };
+        // A send's completion brings its slot back; a slot that another thread frees tells nobody.
+        let lacks_slot = self.transmit.buffer.is_none() && self.transmit.in_flight == 0;
+        let retry = lacks_slot.then(|| now + SLOT_RETRY);
+        let times = [deadline, phase_end, retry, self.receive_again];
+        times.into_iter().flatten().min().map_or(Wait::Forever, Wait::Until)
+    }
+
+    pub(super) fn handle_completion(&mut self, now: Instant, completion: Completion) {
+        match completion {
+            Completion::Datagrams { socket, payload, source, destination, ecn, segment_len } => {
+                let ledger = self.gateway.ledger_mut();
+                let split = self.intake.split(&self.pool, ledger, source, payload, segment_len);
+                for payload in split {
+                    let datagram = Datagram {
+                        socket: socket.index() as u16,
+                        remote: source,
+                        local_ip: destination,
+                        ecn,
+                        payload,
+                    };
+                    self.gateway.handle_datagram(now, datagram);
+                }
+            }
+            Completion::Sent { buffer, .. } => {
+                self.transmit.in_flight -= 1;
+                if self.transmit.buffer.is_none() && Pool::contains(buffer.as_ptr()) {
+                    self.transmit.buffer = Some(buffer);
+                }
+            }
+            Completion::Connected { tag, outcome } => {
+                let key = UpstreamKey::from_bits(tag);
+                if outcome.is_err() {
+                    self.close(key);
+                }
+                self.gateway.handle_upstream(now, key, upstreams::connected(outcome));
+            }
+            Completion::Received { tag, outcome } => {
+                let key = UpstreamKey::from_bits(tag);
+                self.gateway.handle_upstream(now, key, upstreams::received(outcome));
+            }
+            Completion::Wrote { tag, outcome, .. } => {
+                let key = UpstreamKey::from_bits(tag);
+                self.gateway.handle_upstream(now, key, upstreams::wrote(outcome));
+            }
+            Completion::ReceiveStopped { socket, reason } => {
+                let socket = socket.index();
+                tracing::error!(socket, %reason, "the socket receives no more, trying again");
+                self.receive_again = Some(now + RECEIVE_REST);
+            }
+            Completion::Closed { .. } | Completion::Woken => {}
+        }
+    }
+
+    /// Arms the receives that were given up, after their rest.
+    pub(super) fn receive_again(&mut self, now: Instant) {
+        if self.receive_again.is_some_and(|at| at <= now) {
+            self.receive_again = None;
+            self.sockets.iter().for_each(|socket| self.ring.receive_datagrams(*socket));
+        }
+    }
+
+    fn handle_commands(&mut self, now: Instant) {
+        while let Ok(command) = self.setup.mailbox.commands.try_recv() {
+            self.tally.commands += 1;
+            match command {
+                Command::Apply(snapshot) => {
+                    let config = Arc::clone(&snapshot.config);
+                    match self.gateway.apply(now, config, &snapshot.tls) {
+                        Ok(()) => self.snapshot = snapshot,
+                        Err(error) => {
+                            tracing::error!(worker = self.setup.index, %error, "not applied");
+                        }
+                    }
+                }
+                // What is closed is not drained any more.
+                Command::Drain { .. } if matches!(self.phase, Phase::Closing(_)) => {}
+                Command::Drain { deadline } => {
+                    self.gateway.drain(now);
+                    self.phase = Phase::Draining(deadline);
+                }
+                Command::Stop => self.begin_close(now),
+                Command::Report(answer) => {
+                    // The asker may have given up: then nobody misses the report.
+                    let _ = answer.send(Box::new(self.report()));
+                }
+                #[cfg(test)]
+                Command::Panic => panic!("told to panic"),
+                #[cfg(test)]
+                Command::LoseSend => self.transmit.in_flight += 1,
+            }
+        }
+    }
+
+    /// Works the gateway's outputs off. Answers the time of the next timer.
+    pub(super) fn carry_out(&mut self, now: Instant) -> Option<Instant> {
+        self.send_unsent();
+        loop {
+            if self.transmit.buffer.is_none() && self.transmit.unsent.is_none() {
+                self.transmit.buffer = self.pool.lease_vec();
+            }
+            match self.gateway.poll(now, &mut self.transmit.buffer) {
+                Output::Transmit { transmit, buffer } => self.send(transmit, buffer),
+                Output::Connect { key, address } => self.connect(now, key, &address),
+                Output::Write { key, pieces } => self.write(now, key, pieces),
+                Output::Receive { key } => self.receive(key),
+                Output::Close { key } => self.close(key),
+                Output::Access(record) => self.records.push(*record),
+                Output::Timeout(deadline) => {
+                    self.hand_over_records();
+                    return deadline;
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) {
+        let socket = self.sockets[usize::from(transmit.socket)];
+        let send = DatagramSend {
+            buffer,
+            destination: transmit.destination,
+            source: transmit.source,
+            ecn: transmit.ecn,
+            // Segments are no longer than an MTU.
+            segment_len: transmit.segment_len.map(|len| len as u16),
+        };
+        self.send_or_keep(socket, send);
+    }
+
+    fn send_unsent(&mut self) {
+        if let Some((socket, send)) = self.transmit.unsent.take() {
+            self.send_or_keep(socket, send);
+        }
+    }
+
+    fn send_or_keep(&mut self, socket: SocketIndex, send: DatagramSend) {
+        match self.ring.send_datagrams(socket, send) {
+            Ok(()) => self.transmit.in_flight += 1,
+            Err((_, send)) => self.transmit.unsent = Some((socket, send)),
+        }
+    }
+
+    fn hand_over_records(&mut self) {
+        if self.records.is_empty() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.records);
+        if let Err(refused) = self.setup.mailbox.access.try_send(batch) {
+            let (TrySendError::Full(batch) | TrySendError::Closed(batch)) = refused;
+            self.tally.access_records_dropped += batch.len() as u64;
+        }
+    }
+
+    fn begin_close(&mut self, now: Instant) {
+        self.gateway.close(now);
+        if !matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Closing(now + CLOSE_TIMEOUT);
+        }
+    }
+
+    fn drain_is_over(&self, now: Instant) -> bool {
+        matches!(self.phase, Phase::Draining(end) if now >= end || self.gateway.is_idle())
+    }
+
+    /// Whether the last packets have left, or have had their time.
+    fn is_done(&self, now: Instant) -> bool {
+        let Phase::Closing(end) = self.phase else { return false };
+        // A buffer that is left over says that the gateway had nothing more for it.
+        let TransmitState { buffer, unsent, in_flight } = &self.transmit;
+        now >= end || buffer.is_some() && unsent.is_none() && *in_flight == 0
+    }
+}
+
+/// How long closing may take: sends are over in microseconds, unless a device holds them up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How soon a slot to send from is asked for again where all are out and no send is to bring one.
+const SLOT_RETRY: Duration = Duration::from_millis(5);
+
+/// How long a socket rests whose receive only fails.
+const RECEIVE_REST: Duration = Duration::from_secs(1);

@@ -1,0 +1,112 @@
+//! Upstream connections: the gateway's names for them, the ring's, and what each says of them.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::Worker;
+use crate::config::EndpointAddress;
+use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use crate::ring::{ConnectError, ReceiveOutcome, StreamAddress, StreamError, StreamKey};
+
+/// A table by the index of the gateway's key; a stale key finds nothing.
+#[derive(Default)]
+pub(super) struct Upstreams {
+    streams: Vec<Option<(UpstreamKey, StreamKey)>>,
+}
+
+impl Upstreams {
+    fn insert(&mut self, key: UpstreamKey, stream: StreamKey) {
+        let index = key.index();
+        if index >= self.streams.len() {
+            self.streams.resize(index + 1, None);
+        }
+        self.streams[index] = Some((key, stream));
+    }
+
+    fn get(&self, key: UpstreamKey) -> Option<StreamKey> {
+        let (held, stream) = (*self.streams.get(key.index())?)?;
+        (held == key).then_some(stream)
+    }
+
+    fn remove(&mut self, key: UpstreamKey) -> Option<StreamKey> {
+        let stream = self.get(key)?;
+        self.streams[key.index()] = None;
+        Some(stream)
+    }
+}
+
+impl Worker<'_> {
+    pub(super) fn connect(&mut self, now: Instant, key: UpstreamKey, address: &EndpointAddress) {
+        let address = match address {
+            EndpointAddress::Tcp(address) => StreamAddress::Tcp(*address),
+            EndpointAddress::Unix(path) => StreamAddress::Unix(path.clone()),
+        };
+        match self.ring.connect(key.to_bits(), &address) {
+            Ok(stream) => self.upstreams.insert(key, stream),
+            Err(_full) => {
+                let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);
+                self.gateway.handle_upstream(now, key, event);
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, now: Instant, key: UpstreamKey, pieces: Vec<Bytes>) {
+        let Some(stream) = self.upstreams.get(key) else { return };
+        #[cfg(test)]
+        self.setup.witness.see(&pieces);
+        if self.ring.write(stream, pieces).is_err() {
+            // The ring keeps room for one write a stream, and the proxy asks for one at a time.
+            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted);
+            self.gateway.handle_upstream(now, key, event);
+        }
+    }
+
+    pub(super) fn receive(&mut self, key: UpstreamKey) {
+        if let Some(stream) = self.upstreams.get(key) {
+            self.ring.receive(stream);
+        }
+    }
+
+    pub(super) fn close(&mut self, key: UpstreamKey) {
+        if let Some(stream) = self.upstreams.remove(key) {
+            self.ring.close(stream);
+        }
+    }
+}
+
+pub(super) fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
+    let fault = match outcome {
+        Ok(()) => return UpstreamEvent::Connected,
+        Err(ConnectError::Refused | ConnectError::NotFound) => TransportFault::Refused,
+        Err(ConnectError::TimedOut) => TransportFault::TimedOut,
+        Err(ConnectError::Unreachable | ConnectError::Forbidden) => TransportFault::Unreachable,
+        Err(ConnectError::NoLocalPort | ConnectError::NoDescriptor) => TransportFault::Exhausted,
+        Err(ConnectError::Other(_)) => TransportFault::Other,
+    };
+    UpstreamEvent::ConnectFailed(fault)
+}
+
+pub(super) fn received(outcome: ReceiveOutcome) -> UpstreamEvent {
+    match outcome {
+        ReceiveOutcome::Bytes(bytes) => UpstreamEvent::Received(bytes),
+        ReceiveOutcome::End => UpstreamEvent::End,
+        ReceiveOutcome::Failed(error) => UpstreamEvent::Failed(fault(error)),
+    }
+}
+
+pub(super) fn wrote(outcome: Result<(), StreamError>) -> UpstreamEvent {
+    match outcome {
+        Ok(()) => UpstreamEvent::Wrote,
+        Err(error) => UpstreamEvent::WriteFailed(fault(error)),
+    }
+}
+
+fn fault(error: StreamError) -> TransportFault {
+    match error {
+        StreamError::Reset | StreamError::BrokenPipe => TransportFault::Reset,
+        StreamError::TimedOut => TransportFault::TimedOut,
+        StreamError::Unreachable => TransportFault::Unreachable,
+        StreamError::Other(_) => TransportFault::Other,
+    }
+}
