@@ -1,0 +1,181 @@
+//! Who may import whom, and which outside crate lives where. An arrow that is not here is wrong:
+//! either the code goes another way, or the arrow is drawn here with its reason.
+
+/// Leaves anybody may use: they know nothing of the program.
+const LEAVES: &[&str] = &["limits", "metrics", "deadlines", "planted"];
+
+/// Module -> what it may name besides the leaves and itself; a path stands for all below it.
+const ARROWS: &[(&str, &[&str])] = &[
+    // The root: the map of modules, and the allocator that serves pool slots.
+    ("lib", &["pool::PoolAllocator"]),
+    (
+        "main",
+        &["cli", "serve", "control", "worker", "front", "host", "config", "tls", "pool", "demo"],
+    ),
+    // The binary's own story, in a file of its own.
+    ("serve", &["cli", "control", "worker", "front", "host", "config", "tls", "pool", "demo"]),
+    ("cli", &["control", "worker", "front", "host", "config", "tls", "demo"]),
+    ("demo", &["control", "worker", "host", "config", "tls"]),
+    // The steering thread reaches a worker by its mailbox only; it needs the one clock.
+    ("control", &["worker::mailbox", "config", "tls", "host::clock"]),
+    ("front", &["worker::mailbox", "config", "tls", "host::clock"]),
+    // Where both sides meet.
+    ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "http3", "proxy"]),
+    // The protocol side. `quic`, `http3` and `proxy` never name each other.
+    // The gateway hands new TLS settings on to the engine.
+    ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
+    ("quic", &["tls", "config"]),
+    ("http3", &[]),
+    ("proxy", &["config", "tls"]),
+    // The kernel side.
+    ("ring", &["pool", "host"]),
+    ("pool", &["host"]),
+    ("host", &[]),
+    // Leaves.
+    ("tls", &["config"]),
+    ("config", &[]),
+    ("metrics", &[]),
+    ("deadlines", &[]),
+    ("limits", &[]),
+    ("planted", &[]),
+];
+
+/// Names that a module gives away to whoever may name it: (path of the re-export, owner). The
+/// mailbox is the one way from a worker to the control thread, so its words travel with it.
+const GIVEN_AWAY: &[(&str, &str)] = &[("worker::mailbox", "proxy")];
+
+/// Outside crate -> the modules it lives in.
+const HOMES: &[(&str, &[&str])] = &[
+    ("io_uring", &["host", "pool", "ring"]),
+    ("libc", &["host", "pool", "ring"]),
+    ("memmap2", &["host", "pool", "ring"]),
+    ("quinn_proto", &["quic"]),
+    ("aws_lc_rs", &["quic", "tls"]),
+    // quinn-proto's settings are made from a `rustls::ServerConfig`, which tls hands out.
+    ("rustls", &["tls", "quic"]),
+    ("webpki", &["tls"]),
+    ("rcgen", &["tls"]),
+    ("hdrhistogram", &["metrics"]),
+    ("prometheus_client", &["metrics"]),
+    ("tokio_uring", &["control"]),
+    // In a worker only the channels of its mailbox.
+    ("tokio", &["main", "serve", "control", "front", "demo", "worker"]),
+    ("hyper", &["control", "front", "demo"]),
+    ("hyper_util", &["control", "front", "demo"]),
+    ("http_body_util", &["control", "front", "demo"]),
+    ("serde_json", &["control"]),
+    ("tracing_subscriber", &["main", "cli", "control"]),
+    ("clap", &["main", "cli"]),
+    ("serde", &["config", "control"]),
+    ("toml", &["config"]),
+    ("humantime", &["config", "control"]),
+    ("bytesize", &["config"]),
+    ("strsim", &["config"]),
+    ("ipnet", &["config", "proxy"]),
+    ("httparse", &["proxy"]),
+];
+
+/// Outside crates that carry values between modules, or only watch.
+const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
+
+/// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
+pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "deadlines"];
+
+/// Where unsafe code lives.
+pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];
+
+/// Paths that the protocol side never names.
+pub const BANNED_PATHS: &[&str] = &[
+    "std::fs",
+    "std::io::stdin",
+    "std::io::stdout",
+    "std::io::stderr",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::UdpSocket",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::SystemTime::now",
+    "std::time::Instant::now",
+    "rand",
+    "getrandom",
+    "aws_lc_rs::rand",
+];
+
+/// Words that the protocol side never says, in whatever path.
+pub const BANNED_WORDS: &[&str] = &[
+    "async",
+    "await",
+    "Condvar",
+    "Mutex",
+    "OnceLock",
+    "RwLock",
+    "SystemRandom",
+    "println",
+    "thread_local",
+    "unsafe",
+];
+
+/// Whether `from` may name `path` (below `crate`, joined by `::`) where it is written.
+pub fn arrow_is_drawn(from: &str, path: &str) -> bool {
+    let top = path.split("::").next().unwrap_or(path);
+    if from == top || LEAVES.contains(&top) {
+        return true;
+    }
+    let drawn = ARROWS.iter().find(|(module, _)| *module == from);
+    drawn.is_some_and(|(_, targets)| targets.iter().any(|target| is_below(path, target)))
+}
+
+/// Whether the re-export `by` of a name of `owner` is meant for whoever may name `by`.
+pub fn is_given_away(by: &str, owner: &str) -> bool {
+    GIVEN_AWAY.iter().any(|(path, of)| is_below(by, path) && *of == owner)
+}
+
+/// Whether the table knows `module`: a new one is drawn before it is used.
+pub fn is_drawn(module: &str) -> bool {
+    ARROWS.iter().any(|(known, _)| *known == module)
+}
+
+/// `None` when the outside crate `name` may be named in `module` (`worker::mailbox`), else why not.
+pub fn homeless(name: &str, module: &str) -> Option<String> {
+    if HOMELESS.contains(&name) {
+        return None;
+    }
+    match HOMES.iter().find(|(known, _)| *known == name) {
+        None => Some(format!("outside crate `{name}` has no home in tests/architecture/rules.rs")),
+        Some((_, homes)) if homes.iter().any(|home| is_below(module, home)) => None,
+        Some((_, homes)) => {
+            Some(format!("outside crate `{name}` lives in {}, not here", homes.join(", ")))
+        }
+    }
+}
+
+/// Whether `path` is `prefix` or lies below it, by whole segments.
+pub fn is_below(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[test]
+fn the_table_has_no_way_round() {
+    // A module that could reach itself over others would make "side" a word without meaning.
+    fn reaches(from: &str, wanted: &str, depth: usize) -> bool {
+        assert!(depth < 20, "the table goes round at {from}");
+        let Some((_, targets)) = ARROWS.iter().find(|(module, _)| *module == from) else {
+            return false;
+        };
+        targets
+            .iter()
+            .map(|target| target.split("::").next().unwrap_or(target))
+            .any(|target| target == wanted || reaches(target, wanted, depth + 1))
+    }
+    for (module, _) in ARROWS {
+        assert!(!reaches(module, module, 0), "{module} reaches itself");
+    }
+    for kernel in KERNEL_SIDE {
+        for protocol in PROTOCOL_SIDE {
+            assert!(!reaches(kernel, protocol, 0), "{kernel} reaches {protocol}");
+            assert!(!reaches(protocol, kernel, 0), "{protocol} reaches {kernel}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Real signals to this very process; alone in its file, since they reach every thread of it.
+
+#![allow(clippy::unwrap_used, reason = "a test says by a panic that something is wrong")]
+
+use std::fs::File;
+use std::process::Command as Program;
+use std::time::{Duration, Instant, SystemTime};
+
+use ringway::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
+use ringway::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
+use tokio::sync::mpsc;
+
+#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
+fn clock() -> (Instant, SystemTime) {
+    (Instant::now(), SystemTime::now())
+}
+
+fn kill(signal: &str) {
+    let own = std::process::id().to_string();
+    let status = Program::new("kill").args(["-s", signal, &own]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn quit_drains_and_the_others_are_survived() {
+    let settings = ControlSettings {
+        admin: None,
+        admin_required: true,
+        access: None,
+        drain_timeout: Duration::from_secs(10),
+        version: "0.0.1",
+        clock,
+    };
+    let control = Control::prepare(settings).unwrap();
+    let (access, access_receiver) = mpsc::channel(ACCESS_BATCH_COUNT_MAX);
+    let (events, event_receiver) = mpsc::unbounded_channel();
+    let wake = File::options().write(true).open("/dev/null").unwrap();
+    let (sender, theirs) = mailbox(wake, access);
+    let worker = std::thread::spawn(move || {
+        events.send(WorkerEvent::Accepting { worker: 0 }).unwrap();
+        // Without a meaning yet: caught, never fatal. PIPE is ignored by the runtime of Rust.
+        for signal in ["HUP", "USR1", "USR2", "PIPE"] {
+            kill(signal);
+        }
+        kill("QUIT");
+        let command = theirs.commands.recv().unwrap();
+        let Command::Drain { deadline } = command else { panic!("something else than a drain") };
+        let left = deadline - clock().0;
+        assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(10), "{left:?}");
+        let outcome = WorkerOutcome::Finished;
+        events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();
+    });
+    let reason = control.run(vec![sender], access_receiver, event_receiver);
+    worker.join().unwrap();
+    assert_eq!(reason, ExitReason::Drained);
+}

@@ -1,0 +1,84 @@
+"""Fixtures, and the rule that a skipped test is a failure where CI is set."""
+
+import os
+import platform
+
+import pytest
+
+from harness import certificates, curl, ngtcp2
+from harness.gateway import Gateway, Origin, binary
+
+
+def pytest_sessionstart(session):
+    if not binary().is_file() and not session.config.option.collectonly:
+        pytest.exit(
+            f"{binary()} is not there: `cargo build --release` makes it, or name another one "
+            "with RINGWAY_BIN", returncode=2,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and CI is set: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    return certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def origin(tmp_path):
+    origin = Origin(tmp_path)
+    yield origin
+    origin.stop()
+
+
+@pytest.fixture
+def start(tmp_path, origin, certificate):
+    """Starts gateways with settings of the test's own; none outlives it or has panicked."""
+    started = []
+
+    def start(**settings) -> Gateway:
+        folder = tmp_path / f"gateway{len(started)}"
+        folder.mkdir()
+        settings.setdefault("origin", origin.address)
+        gateway = Gateway(folder, certificate=certificate, **settings)
+        started.append(gateway)
+        return gateway.start()
+
+    yield start
+    for gateway in started:
+        code = gateway.stop()
+        assert code in (0, None), f"exit code {code}:\n{gateway.text()}"
+        assert "panicked" not in gateway.text(), gateway.text()
+
+
+@pytest.fixture
+def gateway(start) -> Gateway:
+    return start()
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"], ids=["ipv4", "ipv6"])
+def host(request):
+    return request.param
+
+
+@pytest.fixture
+def has_curl():
+    if curl.command() is None:
+        pytest.skip("no curl with HTTP/3: `scripts/trixie make` as root fetches one")
+
+
+@pytest.fixture
+def has_ngtcp2():
+    if ngtcp2.command() is None:
+        pytest.skip("no ngtcp2 client: `scripts/trixie make` as root fetches one")
+
+
+def pytest_report_header():
+    return f"binary: {binary()}, kernel: {platform.release()}, curl: {curl.command()}"

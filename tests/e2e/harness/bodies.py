@@ -1,0 +1,44 @@
+"""Bodies that both ends can make for themselves: a keystream without a period, so that a piece
+lost, doubled, moved or taken from another body always changes the digest."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+PIECE_LEN = 256 * KIB
+
+
+def pieces(length: int, seed: int = 0, piece_len: int = PIECE_LEN) -> Iterator[bytes]:
+    """The body `seed` of `length` bytes, piece by piece."""
+    key = hashlib.sha256(b"ringway body %d" % seed).digest()
+    keystream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    zeros = bytes(piece_len)
+    while length > 0:
+        take = min(length, piece_len)
+        yield keystream.update(zeros if take == piece_len else zeros[:take])
+        length -= take
+
+
+def body(length: int, seed: int = 0) -> bytes:
+    """The whole body at once; for small ones."""
+    return b"".join(pieces(length, seed))
+
+
+@functools.cache
+def digest(length: int, seed: int = 0) -> str:
+    """SHA-256 of the body, in hex."""
+    sha = hashlib.sha256()
+    for piece in pieces(length, seed):
+        sha.update(piece)
+    return sha.hexdigest()
+
+
+def demo_body(length: int) -> bytes:
+    """What the demonstration's own origin serves under /bytes/N: byte i is i mod 251."""
+    block = bytes(range(251))
+    return (block * (length // 251 + 1))[:length]

@@ -1,0 +1,70 @@
+"""A certificate authority of the tests, and what it signs."""
+
+import dataclasses
+import datetime
+import ipaddress
+import pathlib
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+@dataclasses.dataclass
+class Certificate:
+    """PEM files: the authority to trust, the chain to serve, its key."""
+
+    authority: pathlib.Path
+    cert: pathlib.Path
+    key: pathlib.Path
+
+
+def name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def builder(subject: str, issuer: str, public_key) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name(subject)).issuer_name(name(issuer)).public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+    )
+
+
+def make(folder: pathlib.Path) -> Certificate:
+    """Makes an authority and a certificate for the tests' names in `folder`."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root = (
+        builder("ringway tests", "ringway tests", root_key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(root_key.public_key()), critical=False
+        )
+        .sign(root_key, hashes.SHA256())
+    )
+    names = [x509.DNSName(host) for host in ("e2e.test", "small.test", "localhost")]
+    names += [x509.IPAddress(ipaddress.ip_address(host)) for host in ("127.0.0.1", "::1")]
+    leaf = (
+        builder("e2e.test", "ringway tests", key.public_key())
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()),
+            critical=False,
+        )
+        .sign(root_key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    made = Certificate(folder / "authority.pem", folder / "edge.pem", folder / "edge.key")
+    made.authority.write_bytes(root.public_bytes(pem))
+    made.cert.write_bytes(leaf.public_bytes(pem))
+    made.key.write_bytes(key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ))
+    made.key.chmod(0o600)
+    return made

@@ -1,0 +1,65 @@
+"""curl with HTTP/3: the system's own if it can, else the one in the trixie folder."""
+
+import functools
+import hashlib
+import pathlib
+import shutil
+import subprocess
+
+from .gateway import REPOSITORY
+from .h3 import AUTHORITY
+
+TRIXIE = REPOSITORY / "scripts/trixie"
+
+
+@functools.cache
+def command() -> tuple[str, ...] | None:
+    """How to call a curl that speaks HTTP/3; `None` when there is none."""
+    own = shutil.which("curl")
+    if own and "HTTP3" in output(own, "--version"):
+        return (own,)
+    inside = (str(TRIXIE), "run", "curl")
+    if "HTTP3" in output(*inside, "--version"):
+        return inside
+    return None
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+class Curl:
+    """Calls to one gateway."""
+
+    def __init__(self, gateway, host: str = "127.0.0.1"):
+        self.gateway = gateway
+        bracketed = f"[{host}]" if ":" in host else host
+        self.base = f"https://{AUTHORITY}:{gateway.port}"
+        self.arguments = [
+            *command(), "--http3-only", "--silent", "--show-error", "--noproxy", "*",
+            "--cacert", str(gateway.authority),
+            "--resolve", f"{AUTHORITY}:{gateway.port}:{bracketed}",
+        ]
+
+    def run(self, path: str, *arguments: str, **settings) -> subprocess.CompletedProcess:
+        """One call, output captured as bytes."""
+        line = [*self.arguments, *arguments, self.base + path]
+        return subprocess.run(line, capture_output=True, timeout=300, **settings)
+
+    def download(self, path: str, *arguments: str, watch=None) -> tuple[int, int, str]:
+        """Fetches without keeping: (exit code, length, SHA-256). `watch` is called as it comes."""
+        line = [*self.arguments, *arguments, self.base + path]
+        sha, length = hashlib.sha256(), 0
+        with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+            while piece := process.stdout.read(1024 * 1024):
+                sha.update(piece)
+                length += len(piece)
+                if watch:
+                    watch(length)
+        return process.returncode, length, sha.hexdigest()
+
+    def upload(self, path: str, file: pathlib.Path, *arguments: str) -> subprocess.Popen:
+        """Starts sending a file with its length; the answer comes on standard output."""
+        line = [*self.arguments, *arguments, "--upload-file", str(file), "-X", "POST",
+                self.base + path]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

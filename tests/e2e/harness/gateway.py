@@ -1,0 +1,271 @@
+"""The gateway as a process: its configuration, its ports, its end."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from .metrics import Metrics
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+
+
+def binary() -> pathlib.Path:
+    """The program under test."""
+    named = os.environ.get("RINGWAY_BIN")
+    return pathlib.Path(named) if named else REPOSITORY / "target/release/ringway"
+
+
+def free_ports() -> tuple[int, int]:
+    """A UDP port that is free on both stacks, and a free TCP port. Ports below the range that the
+    kernel hands out to clients, so that no client's socket takes them in between."""
+    low = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+    def is_free(kind, port):
+        with contextlib.ExitStack() as stack:
+            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                one = stack.enter_context(socket.socket(family, kind))
+                try:
+                    one.bind((address, port))
+                except OSError:
+                    return False
+        return True
+
+    def pick(kind):
+        candidates = range(min(20_000, low - 4_000), low)
+        return next(port for port in random.sample(candidates, 200) if is_free(kind, port))
+
+    return pick(socket.SOCK_DGRAM), pick(socket.SOCK_STREAM)
+
+
+CONFIGURATION = """
+[runtime]
+workers = {workers}
+drain_timeout = "{drain_timeout}"
+pool = {{ per_worker = "{pool}", hugepages = "off" }}
+
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[log]
+level = "info"
+access = {{ path = "{access_log}", format = "json" }}
+
+[[listeners]]
+name = "edge"
+address = ["127.0.0.1:{port}", "[::1]:{port}"]
+
+  [listeners.quic]
+  idle_timeout = "{idle_timeout}"
+  retry = "{retry}"
+
+[[certificates]]
+hosts = ["e2e.test", "small.test", "localhost"]
+cert = "{cert}"
+key = "{key}"
+
+[[routes]]
+match = {{ path_prefix = "/down" }}
+upstream = "down"
+
+[[routes]]
+match = {{ host = "small.test", path_prefix = "/" }}
+upstream = "small"
+
+[[routes]]
+match = {{ path_prefix = "/head/only" }}
+upstream = "origin"
+
+[[routes]]
+match = {{ host = "e2e.test", path_prefix = "/" }}
+upstream = "origin"
+
+[limits]
+max_body_size = "{max_body_size}"
+
+[upstreams.origin]
+endpoints = [{{ address = "{origin}" }}]
+timeout = {{ connect = "2s", response = "{response_timeout}", idle = "{upstream_idle}" }}
+
+[upstreams.small]
+endpoints = [{{ address = "{origin}" }}]
+max_connections = 1
+max_waiting = 2
+timeout = {{ connect = "5s", response = "10s", idle = "30s" }}
+
+[upstreams.down]
+endpoints = [{{ address = "127.0.0.1:{closed_port}" }}]
+timeout = {{ connect = "2s", response = "5s", idle = "30s" }}
+
+{extra}
+"""
+
+
+class Gateway:
+    """A running gateway. `stop` tells its exit code."""
+
+    def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
+        self.folder, self.certificate = folder, certificate
+        self.launcher: list[str] = []
+        self.authority = certificate.authority
+        self.port, self.admin = free_ports()
+        self.access_log = folder / "access.log"
+        self.settings = {
+            "workers": 1, "pool": "32MiB", "drain_timeout": "20s", "response_timeout": "5s",
+            "max_body_size": "4GiB", "idle_timeout": "30s", "upstream_idle": "30s",
+            "port": self.port, "admin": self.admin, "access_log": self.access_log,
+            "cert": certificate.cert, "key": certificate.key, "origin": origin,
+            "closed_port": closed_port(), "retry": "adaptive", "extra": "",
+        } | settings
+        self.process: subprocess.Popen | None = None
+
+    def configure(self) -> pathlib.Path:
+        """Writes the configuration file."""
+        file = self.folder / "ringway.toml"
+        file.write_text(CONFIGURATION.format(**self.settings))
+        return file
+
+    def start(self) -> "Gateway":
+        self._launch([*self.launcher, str(binary()), "run", "--config", str(self.configure())])
+        self._wait_ready()
+        return self
+
+    def _launch(self, command: list[str]):
+        self.log = self.folder / "gateway.log"
+        environment = {**os.environ, "RUST_BACKTRACE": "1"}
+        environment.pop("SSLKEYLOGFILE", None)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def _wait_ready(self, seconds: float = 15):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.process.poll() is None, (
+                f"the gateway ended at start with {self.process.returncode}:\n{self.text()}"
+            )
+            with contextlib.suppress(OSError):
+                if self.admin_get("/readyz")[0] == 200:
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"the gateway is not ready after {seconds} s:\n{self.text()}")
+
+    def text(self) -> str:
+        """What it wrote to standard output and standard error."""
+        return self.log.read_text(errors="replace")
+
+    def admin_get(self, path: str) -> tuple[int, str]:
+        """Status and text of one of the admin endpoint's pages."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as page:
+                return page.status, page.read().decode()
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.read().decode()
+
+    def metrics(self) -> Metrics:
+        status, text = self.admin_get("/metrics")
+        assert status == 200, text
+        return Metrics(text)
+
+    def rss_len(self) -> int:
+        """Resident memory in bytes."""
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """User and system time so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks = os.sysconf("SC_CLK_TCK")
+        return int(fields[11]) / ticks, int(fields[12]) / ticks
+
+    def access_lines(self, count: int, seconds: float = 5) -> list[dict]:
+        """The access log once it has at least `count` lines."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.access_log.exists():
+                text = self.access_log.read_text()
+                lines = text.splitlines()
+                if len(lines) >= count and text.endswith("\n"):
+                    return [json.loads(line) for line in lines]
+            time.sleep(0.05)
+        raise AssertionError(f"fewer than {count} access log lines after {seconds} s")
+
+    def settle(self, wanted, seconds: float = 20):
+        """Reads the metrics until `wanted(metrics)` is `None`; else it is what is still wrong."""
+        end = time.monotonic() + seconds
+        while (wrong := wanted(self.metrics())) is not None:
+            assert time.monotonic() < end, f"not settled after {seconds} s: {wrong}"
+            time.sleep(0.1)
+
+    def assert_alive(self):
+        assert self.process.poll() is None, f"the gateway ended:\n{self.text()}"
+        assert "panicked" not in self.text(), self.text()
+
+    def signal(self, number: int):
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.text()}") from None
+
+    def stop(self) -> int | None:
+        """Ends it whatever state it is in."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        return self.process.returncode
+
+
+class Origin:
+    """The scripted origin in its own process."""
+
+    def __init__(self, folder: pathlib.Path, port: int = 0):
+        self.unix = folder / "origin.sock"
+        script = pathlib.Path(__file__).with_name("origin.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), "--port", str(port), "--unix", str(self.unix)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        ports = json.loads(self.process.stdout.readline())
+        self.port, self.control = ports["port"], ports["control"]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def counts(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.control}/", timeout=5) as page:
+            return json.load(page)
+
+    def settle(self, name: str, value: int, seconds: float = 10):
+        """Waits until a count is `value`."""
+        end = time.monotonic() + seconds
+        while (now := self.counts()[name]) != value:
+            assert time.monotonic() < end, f"{name} is {now}, not {value}, after {seconds} s"
+            time.sleep(0.05)
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(5)
+        self.process.stdout.close()
+
+
+def closed_port() -> int:
+    """A TCP port on which nobody listens."""
+    return free_ports()[1]

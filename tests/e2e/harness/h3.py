@@ -1,0 +1,231 @@
+"""An HTTP/3 client on aioquic that tells apart how an answer ended."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import ssl
+
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.h3.connection import H3_ALPN, ErrorCode, H3Connection
+from aioquic.h3.events import DataReceived, HeadersReceived
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import ConnectionTerminated, StopSendingReceived, StreamReset
+
+from . import bodies
+
+AUTHORITY = "e2e.test"
+
+
+@dataclasses.dataclass
+class Answer:
+    """What came back on one stream."""
+
+    status: int | None = None
+    fields: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    interim: list[int] = dataclasses.field(default_factory=list)
+    trailers: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    length: int = 0
+    sha256: str = ""
+    text: bytes = b""
+    """The first 64 KiB of the body."""
+    end: str = ""
+    """`clean` (FIN), `reset` (RESET_STREAM) or `connection` (it was closed)."""
+    code: int | None = None
+    """The error code with `reset` and `connection`."""
+
+    def field(self, name: str) -> str | None:
+        """The only value of this field."""
+        values = [value for field, value in self.fields if field == name]
+        assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
+        return values[0] if values else None
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, client: "Client", stream: int):
+        self.client, self.stream = client, stream
+        self.answer = Answer()
+        self.stopped: int | None = None
+        self._sha = hashlib.sha256()
+        self._done = asyncio.get_running_loop().create_future()
+        self._moved = asyncio.Event()
+
+    def send(self, piece: bytes, end: bool = False):
+        """Queues a piece of the request's body."""
+        self.client.http.send_data(self.stream, piece, end)
+        self.client.transmit()
+
+    async def send_body(self, length: int, seed: int = 0, end: bool = True):
+        """Sends a body, never more than 4 MiB ahead of what the peer took."""
+        left = length
+        for piece in bodies.pieces(length, seed):
+            left -= len(piece)
+            if self._done.done() or self.stopped is not None:
+                return
+            self.send(piece, end and left == 0)
+            while self.unsent_len() > 4 * bodies.MIB and not self._done.done():
+                await asyncio.sleep(0.002)
+        if length == 0 and end:
+            self.send(b"", True)
+
+    def unsent_len(self) -> int:
+        """Bytes of the request that the peer has not acknowledged."""
+        stream = self.client._quic._streams.get(self.stream)
+        return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
+
+    def reset(self, code: int = ErrorCode.H3_REQUEST_CANCELLED):
+        """Gives up both directions, as a browser does that leaves a page."""
+        quic = self.client._quic
+        for give_up in (quic.stop_stream, quic.reset_stream):
+            with contextlib.suppress(AssertionError, ValueError):  # that direction has ended
+                give_up(self.stream, code)
+        self.client.transmit()
+
+    async def received(self, length: int, seconds: float = 30):
+        """Waits until so much of the answer's body is here."""
+        async with asyncio.timeout(seconds):
+            while self.answer.length < length and not self._done.done():
+                self._moved.clear()
+                await self._moved.wait()
+
+    async def head(self, seconds: float = 30) -> Answer:
+        """Waits for the answer's head."""
+        async with asyncio.timeout(seconds):
+            while self.answer.status is None and not self._done.done():
+                self._moved.clear()
+                await self._moved.wait()
+        return self.answer
+
+    async def wait(self, seconds: float = 60) -> Answer:
+        """Waits for the answer's end, however it ends."""
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(self._done)
+
+    def handle(self, event):
+        answer = self.answer
+        if isinstance(event, HeadersReceived):
+            fields = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+            if fields and fields[0][0] != ":status":
+                answer.trailers = fields
+            elif fields[0][1].startswith("1"):
+                answer.interim.append(int(fields[0][1]))
+            else:
+                assert answer.status is None, "two final answers on one stream"
+                answer.status, answer.fields = int(fields[0][1]), fields[1:]
+        else:
+            self._sha.update(event.data)
+            answer.length += len(event.data)
+            answer.text += event.data[: 64 * bodies.KIB - len(answer.text)]
+        if event.stream_ended:
+            self.finish("clean")
+        self._moved.set()
+
+    def finish(self, end: str, code: int | None = None):
+        if not self._done.done():
+            self.answer.end, self.answer.code = end, code
+            self.answer.sha256 = self._sha.hexdigest()
+            self._done.set_result(self.answer)
+        self._moved.set()
+
+
+class Framing(H3Connection):
+    """aioquic's framing holds every answer to its content-length; an answer to HEAD tells the
+    length of a body that does not come (RFC 9110 8.6)."""
+
+    def __init__(self, quic):
+        super().__init__(quic)
+        self.bodiless: set[int] = set()
+
+    def _check_content_length(self, stream):
+        if stream.stream_id not in self.bodiless:
+            super()._check_content_length(stream)
+
+
+class Client(QuicConnectionProtocol):
+    """One connection."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.http = Framing(self._quic)
+        self.exchanges: dict[int, Exchange] = {}
+        self.closed: ConnectionTerminated | None = None
+
+    def quic_event_received(self, event):
+        if isinstance(event, StreamReset) and event.stream_id in self.exchanges:
+            self.exchanges[event.stream_id].finish("reset", event.error_code)
+        elif isinstance(event, StopSendingReceived) and event.stream_id in self.exchanges:
+            self.exchanges[event.stream_id].stopped = event.error_code
+        elif isinstance(event, ConnectionTerminated):
+            self.closed = event
+            for exchange in self.exchanges.values():
+                exchange.finish("connection", event.error_code)
+        for http_event in self.http.handle_event(event):
+            if isinstance(http_event, DataReceived | HeadersReceived):
+                self.exchanges[http_event.stream_id].handle(http_event)
+
+    def open(self, method: str, path: str, fields=(), end=True, authority=AUTHORITY) -> Exchange:
+        """Starts a request; with `end` it has no body."""
+        stream = self._quic.get_next_available_stream_id()
+        exchange = self.exchanges[stream] = Exchange(self, stream)
+        if method == "HEAD":
+            self.http.bodiless.add(stream)
+        pseudo = [(":method", method), (":scheme", "https"), (":authority", authority)]
+        head = [*pseudo, (":path", path), *fields]
+        head = [(name.encode(), value.encode("latin-1")) for name, value in head]
+        self.http.send_headers(stream, head, end)
+        self.transmit()
+        return exchange
+
+    async def get(self, path: str, fields=(), seconds: float = 60) -> Answer:
+        """A request without a body, to its end."""
+        return await self.open("GET", path, fields).wait(seconds)
+
+    async def post(self, path: str, length: int, seed=0, sized=True, seconds=60.0) -> Answer:
+        """A request with a body; `sized` sends a content-length."""
+        fields = [("content-length", str(length))] if sized else []
+        exchange = self.open("POST", path, fields, end=False)
+        sending = asyncio.ensure_future(exchange.send_body(length, seed))
+        try:
+            return await exchange.wait(seconds)
+        finally:
+            sending.cancel()
+
+
+@contextlib.asynccontextmanager
+async def connection(gateway, host: str = "127.0.0.1", *, keep_ticket=None, **settings):
+    """A connection to the gateway that trusts the tests' certificate authority only. `keep_ticket`
+    is called with each session ticket, which `session_ticket` resumes."""
+    configuration = QuicConfiguration(
+        is_client=True, alpn_protocols=H3_ALPN, server_name=AUTHORITY,
+        max_data=16 * bodies.MIB, max_stream_data=8 * bodies.MIB, **settings,
+    )
+    if gateway.authority is None:
+        configuration.verify_mode = ssl.CERT_NONE
+    else:
+        configuration.load_verify_locations(str(gateway.authority))
+    async with asyncio.timeout(20):
+        context = connect(
+            host, gateway.port, configuration=configuration, create_protocol=Client,
+            session_ticket_handler=keep_ticket,
+        )
+        client = await context.__aenter__()
+    try:
+        yield client
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await context.__aexit__(None, None, None)
+
+
+def run(test):
+    """Runs an async test to its end: `@h3.run` above `async def test_..`."""
+    import functools
+
+    @functools.wraps(test)
+    def wrapper(*arguments, **named):
+        return asyncio.run(test(*arguments, **named))
+
+    return wrapper

@@ -1,0 +1,152 @@
+"""Clients that give up: what they held is given back, the origin is told, others are unhurt."""
+
+import asyncio
+
+import pytest
+
+from harness import bodies, h3
+from harness.bodies import KIB, MIB
+
+
+def settled(before):
+    """For `Gateway.settle`: gauges and pool are where they were."""
+
+    def wrong(now):
+        if now.gauges() != before.gauges():
+            return f"{now.gauges()} instead of {before.gauges()}"
+        if now.slots_out() > before.slots_out():
+            return f"{now.slots_out()} slots are out instead of {before.slots_out()}"
+        if now.slots_total() != before.slots_total():
+            return f"{now.slots_total()} slots in all instead of {before.slots_total()}"
+        return None
+
+    return wrong
+
+
+@h3.run
+async def test_client_resets_mid_download(gateway, origin, host):
+    before = gateway.metrics()
+    async with h3.connection(gateway, host) as client:
+        exchange = client.open("GET", f"/bytes/{100 * MIB}")
+        await exchange.received(MIB)
+        exchange.reset()
+        origin.settle("answers_broken", 1)
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+    gateway.settle(settled(before))
+    gateway.assert_alive()
+    assert gateway.metrics().sum("exchanges_cut_total", side="downstream") == 1
+
+
+@h3.run
+async def test_client_resets_mid_upload(gateway, origin, host):
+    before = gateway.metrics()
+    async with h3.connection(gateway, host) as client:
+        exchange = client.open("POST", "/upload", end=False)
+        await exchange.send_body(5 * MIB, end=False)
+        exchange.reset()
+        # Beside the client: its reset may have to wait until acknowledgements come in.
+        await asyncio.to_thread(origin.settle, "uploads_broken", 1)
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+    assert origin.counts()["uploads_whole"] == 0
+    gateway.settle(settled(before))
+    gateway.assert_alive()
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
+@h3.run
+async def test_cut_upload_never_looks_whole(gateway, origin, sized):
+    """A reset right behind the last sent byte: the origin must not take it for the end."""
+    async with h3.connection(gateway) as client:
+        for length in (0, 10, 100 * KIB):
+            broken = origin.counts()["uploads_broken"]
+            fields = [("content-length", str(length + 10))] if sized else []
+            exchange = client.open("POST", "/upload", fields, end=False)
+            await exchange.send_body(length, end=False)
+            # The origin has it open before the reset comes.
+            await asyncio.sleep(0.3)
+            exchange.reset()
+            origin.settle("uploads_broken", broken + 1)
+    assert origin.counts()["uploads_whole"] == 0
+
+
+@h3.run
+async def test_short_body_is_a_message_error(gateway, origin):
+    """RFC 9114 4.1.2: content-length and DATA disagree."""
+    async with h3.connection(gateway) as client:
+        for sent in (b"", b"12345"):
+            exchange = client.open("POST", "/upload", [("content-length", "10")], end=False)
+            exchange.send(sent, end=True)
+            answer = await exchange.wait()
+            assert (answer.end, answer.code) == ("reset", 0x10E) or answer.status == 400
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+    assert origin.counts()["uploads_whole"] == 0
+
+
+@h3.run
+async def test_reset_before_the_answer(gateway, origin):
+    before = gateway.metrics()
+    async with h3.connection(gateway) as client:
+        exchanges = [client.open("GET", "/slow-head?seconds=20") for _ in range(10)]
+        await asyncio.sleep(0.5)
+        for exchange in exchanges:
+            exchange.reset()
+        origin.settle("answers_broken", 10)
+    gateway.settle(settled(before))
+
+
+@h3.run
+async def test_connection_closed_with_all_streams_open(gateway, origin):
+    before = gateway.metrics()
+    async with h3.connection(gateway) as client:
+        downloads = [client.open("GET", f"/bytes/{10 * MIB}?seed={n}") for n in range(20)]
+        uploads = [client.open("POST", "/upload", end=False) for _ in range(20)]
+        for upload in uploads:
+            upload.send(bodies.body(10 * KIB))
+        await downloads[0].received(10 * KIB)
+    gateway.settle(settled(before))
+    origin.settle("uploads_broken", 20)
+    assert origin.counts()["uploads_whole"] == 0
+    gateway.assert_alive()
+
+
+@h3.run
+async def test_client_vanishes(start):
+    """No close, no reset: the idle timeout takes it all back."""
+    gateway = start(idle_timeout="2s")
+    before = gateway.metrics()
+    async with h3.connection(gateway) as client:
+        exchange = client.open("GET", f"/bytes/{100 * MIB}")
+        await exchange.received(100 * KIB)
+        client._transport.close()
+        client._transport = Silence()
+        gateway.settle(settled(before), 30)
+        client._closed.set()
+
+
+class Silence:
+    """A transport that drops all."""
+
+    def sendto(self, *_):
+        pass
+
+    def close(self):
+        pass
+
+
+@h3.run
+async def test_many_aborts_leave_nothing(gateway, origin):
+    before = gateway.metrics()
+    async with h3.connection(gateway) as client:
+        for round_number in range(10):
+            exchanges = [client.open("GET", f"/bytes/{MIB}?seed={n}") for n in range(20)]
+            uploads = [client.open("POST", "/echo", end=False) for _ in range(10)]
+            for upload in uploads:
+                upload.send(bodies.body(round_number * 3 * KIB + 1))
+            await exchanges[round_number].received(1)
+            for exchange in exchanges[::2] + uploads:
+                exchange.reset()
+            for number, exchange in list(enumerate(exchanges))[1::2]:
+                answer = await exchange.wait()
+                assert answer.sha256 == bodies.digest(MIB, number), "an abort hurt a neighbour"
+    gateway.settle(settled(before))
+    gateway.assert_alive()

@@ -1,0 +1,70 @@
+"""Upstream connections are kept and used again, and only when that is safe."""
+
+import asyncio
+
+from harness import bodies, h3
+from harness.gateway import Origin
+
+
+@h3.run
+async def test_keep_alive_is_used_again(gateway, origin):
+    for _ in range(2):
+        async with h3.connection(gateway) as client:
+            for number in range(1, 11):
+                answer = await client.get(f"/bytes/{number * 100}")
+                assert answer.sha256 == bodies.digest(number * 100)
+                answer = await client.post("/echo", number * 100)
+                assert answer.sha256 == bodies.digest(number * 100)
+    counts = origin.counts()
+    assert counts["requests"] == 40
+    assert counts["connections_accepted"] == 1, "connections were not kept"
+    assert gateway.metrics().sum("upstream_reuses_total") == 39
+
+
+@h3.run
+async def test_connections_are_not_kept_after_close(gateway, origin):
+    async with h3.connection(gateway) as client:
+        for _ in range(3):
+            assert (await client.get("/close/100")).sha256 == bodies.digest(100)
+    assert origin.counts()["connections_accepted"] == 3
+
+
+@h3.run
+async def test_parallel_requests_take_connections_of_their_own(gateway, origin):
+    async with h3.connection(gateway) as client:
+        exchanges = [client.open("GET", "/slow-head?seconds=1") for _ in range(10)]
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+        assert asyncio.get_running_loop().time() - began < 5, "they waited for each other"
+    assert {answer.status for answer in answers} == {200}
+    assert origin.counts()["connections_accepted"] == 10
+
+
+@h3.run
+async def test_kept_connections_close_when_idle(start, origin):
+    gateway = start(upstream_idle="1s")
+    async with h3.connection(gateway) as client:
+        await client.get("/bytes/10")
+        assert origin.counts()["connections_open"] == 1
+        origin.settle("connections_open", 0)
+        assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)
+
+
+@h3.run
+async def test_origin_restarts(start, tmp_path):
+    """Kept connections that the origin ended are noticed before a request is lost on them."""
+    folder = tmp_path / "restarting"
+    folder.mkdir()
+    first = Origin(folder)
+    gateway = start(origin=first.address)
+    async with h3.connection(gateway) as client:
+        assert (await client.post("/echo", 100)).status == 200
+        first.stop()
+        first.unix.unlink()
+        assert (await client.get("/bytes/1")).status == 502
+        second = Origin(folder, port=first.port)
+        try:
+            for _ in range(5):
+                assert (await client.post("/echo", 100)).sha256 == bodies.digest(100)
+        finally:
+            second.stop()

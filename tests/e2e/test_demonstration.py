@@ -1,0 +1,77 @@
+"""`ringway` alone: serves at once, and the line it prints to try works."""
+
+import asyncio
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+
+from harness import bodies, curl, h3
+from harness.gateway import Gateway, binary
+
+
+class Demonstration(Gateway):
+    """The gateway without a configuration."""
+
+    def __init__(self, folder):
+        self.folder, self.authority, self.process = folder, None, None
+
+    def start(self):
+        self._launch([str(binary())])
+        end = time.monotonic() + 15
+        while not (found := re.search(r"(curl .*)https://([^/\s]+):(\d+)(/\S*)?", self.text())):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < end, f"no line to try:\n{self.text()}"
+            time.sleep(0.05)
+        self.line, self.port = found[0].strip("`'\" "), int(found[3])
+        while not self.is_bound():
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < end, f"port {self.port} is not bound:\n{self.text()}"
+            time.sleep(0.05)
+        return self
+
+    def is_bound(self) -> bool:
+        """Whether its UDP port is open on both stacks."""
+        tables = [pathlib.Path(f"/proc/net/{name}").read_text() for name in ("udp", "udp6")]
+        return all(f":{self.port:04X} " in table for table in tables)
+
+
+@pytest.fixture
+def demonstration(tmp_path):
+    demonstration = Demonstration(tmp_path)
+    yield demonstration.start()
+    assert demonstration.stop() in (0, None)
+
+
+@h3.run
+async def test_it_serves(demonstration, host):
+    async with h3.connection(demonstration, host) as client:
+        page = await client.open("GET", "/", authority="localhost").wait()
+        assert (page.status, page.end) == (200, "clean")
+        assert b"<html" in page.text.lower() or b"<!doctype html" in page.text.lower()
+        for length in (0, 1000, 3_000_000):
+            answer = await client.open("GET", f"/bytes/{length}", authority="localhost").wait()
+            assert (answer.status, answer.length, answer.end) == (200, length, "clean")
+            assert answer.text == bodies.demo_body(length)[: 64 * 1024]
+        for sized in (True, False):
+            fields = [("content-length", "6")] if sized else []
+            exchange = client.open("POST", "/echo", fields, end=False, authority="localhost")
+            exchange.send(b"abc")
+            exchange.send(b"def", end=True)
+            answer = await exchange.wait()
+            assert (answer.status, answer.text, answer.end) == (200, b"abcdef", "clean")
+    demonstration.signal(signal.SIGINT)
+    assert await asyncio.to_thread(demonstration.wait, 5) == 0
+
+
+def test_the_printed_line_works(demonstration, has_curl):
+    words = shlex.split(demonstration.line)
+    assert words[0] == "curl", words
+    done = subprocess.run([*curl.command(), *words[1:], "--silent", "--include"],
+                          capture_output=True, timeout=20)
+    assert done.returncode == 0, (words, done.stderr.decode())
+    assert done.stdout.startswith(b"HTTP/3 200"), done.stdout[:500]

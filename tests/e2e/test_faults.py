@@ -1,0 +1,179 @@
+"""Faults upstream: the client gets the right status, or an error, never a short body that looks
+whole."""
+
+import asyncio
+import json
+
+import pytest
+
+from harness import bodies, h3
+from harness.bodies import KIB, MIB
+from harness.curl import Curl
+
+
+async def assert_serves(client):
+    """The connection and the gateway are still well."""
+    answer = await client.get("/bytes/1000")
+    assert (answer.status, answer.sha256) == (200, bodies.digest(1000))
+
+
+def assert_own(answer, status: int, *tokens: str):
+    """An answer of the gateway's own making that tells why (RFC 9209)."""
+    assert (answer.status, answer.end) == (status, "clean")
+    said = answer.field("proxy-status")
+    assert said and said.startswith("ringway"), answer.fields
+    assert not tokens or any(f"error={token}" in said for token in tokens), said
+    assert answer.length > 0, "no text for people"
+
+
+@h3.run
+async def test_no_route_is_404(gateway, host):
+    async with h3.connection(gateway, host) as client:
+        assert_own(await client.open("GET", "/x", authority="localhost").wait(), 404)
+        # A prefix matches whole segments only.
+        right = await client.open("GET", "/head/only/x", authority="localhost").wait()
+        assert right.status == 200
+        assert_own(await client.open("GET", "/head/onlyx", authority="localhost").wait(), 404)
+        await assert_serves(client)
+
+
+@h3.run
+async def test_upstream_down_is_502(gateway, host):
+    async with h3.connection(gateway, host) as client:
+        assert_own(await client.get("/down/x"), 502, "connection_refused")
+        answer = await client.post("/down/x", MIB)
+        assert_own(answer, 502, "connection_refused")
+        await assert_serves(client)
+
+
+def test_upstream_down_is_502_for_curl(has_curl, gateway):
+    done = Curl(gateway).run("/down/x", "--include")
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"HTTP/3 502"), done.stdout
+
+
+@h3.run
+async def test_late_head_is_504(start, origin):
+    gateway = start(response_timeout="1s")
+    async with h3.connection(gateway) as client:
+        assert_own(await client.get("/slow-head?seconds=30"), 504, "http_response_timeout")
+        await assert_serves(client)
+        origin.settle("answers_broken", 1)
+
+
+@h3.run
+async def test_stalled_body_is_an_error(start):
+    gateway = start(response_timeout="1s")
+    async with h3.connection(gateway) as client:
+        answer = await client.get("/drip/2000?piece=1000&pause=30")
+        assert (answer.status, answer.end) == (200, "reset")
+        await assert_serves(client)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("path", ["/die/{n}", "/die/{n}?after=0", "/die-chunked/{n}"])
+@pytest.mark.parametrize("length", [1000, 3 * MIB])
+@h3.run
+async def test_origin_dies_mid_body(gateway, path, how, length):
+    path = path.format(n=length)
+    path += ("&" if "?" in path else "?") + f"how={how}"
+    async with h3.connection(gateway) as client:
+        answer = await client.get(path)
+        assert answer.end == "reset" or answer.status == 502, "a short body looks whole"
+        await assert_serves(client)
+    assert gateway.metrics().sum("exchanges_cut_total", side="upstream") <= 1
+
+
+def test_origin_dies_mid_body_for_curl(has_curl, gateway):
+    code, length, _ = Curl(gateway).download(f"/die/{MIB}")
+    assert code != 0 and length < MIB
+
+
+@h3.run
+async def test_hang_up_without_an_answer(gateway, origin):
+    async with h3.connection(gateway) as client:
+        before = origin.counts()["requests"]
+        assert_own(await client.post("/hang-up", 10), 502, "connection_terminated")
+        assert origin.counts()["requests"] == before + 1, "a POST was tried again"
+        assert_own(await client.get("/hang-up"), 502, "connection_terminated")
+        assert origin.counts()["requests"] <= before + 3, "tried again more than once"
+        await assert_serves(client)
+
+
+@h3.run
+async def test_early_answer_stops_the_upload(gateway):
+    async with h3.connection(gateway) as client:
+        exchange = client.open("POST", "/refuse", end=False)
+        sending = asyncio.ensure_future(exchange.send_body(200 * MIB))
+        answer = await exchange.wait()
+        assert (answer.status, answer.text, answer.end) == (413, b"no\n", "clean")
+        async with asyncio.timeout(10):
+            await sending
+        assert exchange.stopped is not None, "the client was never told to stop"
+        await assert_serves(client)
+
+
+@h3.run
+async def test_body_over_the_limit_is_413(start, origin):
+    gateway = start(max_body_size="100KiB")
+    async with h3.connection(gateway) as client:
+        assert (await client.post("/upload", 100 * KIB)).status == 200
+        assert_own(await client.post("/upload", 100 * KIB + 1), 413)
+        whole = origin.counts()["uploads_whole"]
+        answer = await client.post("/upload", MIB, sized=False)
+        assert answer.status == 413 or answer.end == "reset"
+        assert origin.counts()["uploads_whole"] == whole, "the origin took a cut body for whole"
+        await assert_serves(client)
+
+
+@h3.run
+async def test_requests_wait_for_a_connection_then_503(gateway):
+    # One connection upstream and a queue of two.
+    async with h3.connection(gateway) as client:
+        path = "/slow-head?seconds=1"
+        exchanges = [client.open("GET", path, authority="small.test") for _ in range(6)]
+        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+        statuses = sorted(answer.status for answer in answers)
+        assert statuses == [200, 200, 200, 503, 503, 503]
+        for answer in answers:
+            if answer.status == 503:
+                assert_own(answer, 503, "connection_limit_reached")
+        await assert_serves(client)
+
+
+@pytest.mark.parametrize("path", ["/a/../b", "/a/%2e%2e/b", "/./a"])
+@h3.run
+async def test_dot_segments_are_400(gateway, origin, path):
+    async with h3.connection(gateway) as client:
+        before = origin.counts()["requests"]
+        assert_own(await client.get(path), 400)
+        assert origin.counts()["requests"] == before
+        await assert_serves(client)
+
+
+@h3.run
+async def test_fields_over_the_limit_are_431(gateway):
+    async with h3.connection(gateway) as client:
+        answer = await client.get("/bytes/1", [("x-large", "x" * 40 * KIB)])
+        assert_own(answer, 431)
+        await assert_serves(client)
+
+
+@h3.run
+async def test_origin_answers_are_not_mixed_up_after_faults(gateway):
+    """After any fault the next answers belong to their own requests."""
+    async with h3.connection(gateway) as client:
+        for number in range(30):
+            fault = ["/die/5000", "/hang-up", "/close/100", "/status/204", "/die-chunked/9000"]
+            await client.get(fault[number % len(fault)])
+            length = 10_000 + number
+            answer = await client.post("/echo", length, seed=number)
+            assert answer.sha256 == bodies.digest(length, number)
+
+
+@h3.run
+async def test_uploads_to_a_slow_origin_are_held_back(gateway):
+    """The client is throttled to the origin's pace, and nothing is lost."""
+    async with h3.connection(gateway) as client:
+        answer = await client.post("/upload?pause=0.02", 20 * MIB)
+        assert json.loads(answer.text)["sha256"] == bodies.digest(20 * MIB)

@@ -1,0 +1,223 @@
+"""What QUIC offers besides streams, with foreign clients: ciphers, Retry, resumption, key update,
+ECN, migration, thousands of streams. Each is asked of the client's own records."""
+
+import asyncio
+import hashlib
+import json
+import re
+
+import pytest
+from aioquic import tls
+
+from harness import bodies, h3, ngtcp2
+from harness.bodies import KIB, MIB
+from harness.curl import Curl
+from harness.relay import Relay
+
+GNUTLS_CHACHA20 = "--ciphers=NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305"
+FILE_COUNT = 2000
+
+
+@h3.run
+async def test_chacha20_with_aioquic(gateway):
+    only = [tls.CipherSuite.CHACHA20_POLY1305_SHA256]
+    async with h3.connection(gateway, cipher_suites=only) as client:
+        assert client._quic.tls.key_schedule.cipher_suite == only[0]
+        assert (await client.get(f"/bytes/{MIB}")).sha256 == bodies.digest(MIB)
+
+
+def test_chacha20_with_ngtcp2_and_key_update(has_ngtcp2, gateway, tmp_path):
+    done = ngtcp2.fetch(gateway, tmp_path / "client", [3 * MIB], GNUTLS_CHACHA20,
+                        "--key-update=3ms")
+    assert done.lines("Negotiated cipher suite is CHACHA20-POLY1305")
+    assert done.lines("key update confirmed")
+
+
+def test_chacha20_with_curl(has_curl, gateway):
+    done = Curl(gateway).run(f"/bytes/{MIB}", "--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256",
+                             "--verbose")
+    # curl tells what it offers; the answer can have been encrypted with nothing else.
+    offered = b"TLS 1.3 cipher selection: TLS_CHACHA20_POLY1305_SHA256\n"
+    assert offered in done.stderr, done.stderr.decode()
+    assert hashlib.sha256(done.stdout).hexdigest() == bodies.digest(MIB)
+
+
+@h3.run
+async def test_two_thousand_small_files_with_aioquic(gateway):
+    async with h3.connection(gateway) as client:
+        exchanges = [client.open("GET", f"/bytes/32?seed={seed}") for seed in range(FILE_COUNT)]
+        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+    for seed, answer in enumerate(answers):
+        assert (answer.status, answer.end) == (200, "clean"), seed
+        assert answer.sha256 == bodies.digest(32, seed), f"stream {seed} has other bytes"
+
+
+def test_two_thousand_small_files_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
+    ngtcp2.fetch(gateway, tmp_path / "client", range(1, FILE_COUNT + 1), "--quiet")
+    metrics = gateway.metrics()
+    assert metrics.sum("requests_total") == FILE_COUNT
+    assert metrics.sum("connections_accepted_total") == 1
+
+
+def test_two_thousand_small_files_with_curl(has_curl, gateway, tmp_path):
+    done = Curl(gateway).run(
+        f"/bytes/32?seed=[0-{FILE_COUNT - 1}]", "--parallel", "--parallel-max", "100",
+        "--output", str(tmp_path / "body-#1"),
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for seed in range(FILE_COUNT):
+        body = (tmp_path / f"body-{seed}").read_bytes()
+        assert hashlib.sha256(body).hexdigest() == bodies.digest(32, seed), seed
+
+
+def test_retry(has_ngtcp2, has_curl, start, host, tmp_path):
+    """Every client is asked for its token once, and is let in with it."""
+    gateway = start(retry="always", workers=2)
+
+    async def by_aioquic():
+        async with h3.connection(gateway, host) as client:
+            assert client._quic._retry_count == 1
+            assert (await client.get("/bytes/5000")).sha256 == bodies.digest(5000)
+
+    asyncio.run(by_aioquic())
+    done = ngtcp2.fetch(gateway, tmp_path / "client", [5000], host=host)
+    assert len(done.lines("pkt rx", "type=Retry")) == 1
+    assert Curl(gateway, host).download("/bytes/5000") == (0, 5000, bodies.digest(5000))
+    metrics = gateway.metrics()
+    # curl's ClientHello, with its post-quantum key, takes two datagrams.
+    assert metrics.sum("stateless_answers_total", kind="retry") in (3, 4)
+    assert metrics.sum("connections_accepted_total") == 3
+
+
+def test_retry_over_a_bad_network(start, tmp_path):
+    """A lost Retry, and a lost Initial behind it: there is one more of each, and one connection."""
+    gateway = start(retry="always")
+
+    async def by_aioquic():
+        async with h3.connection(relay) as client:
+            assert (await client.get("/bytes/5000")).sha256 == bodies.digest(5000)
+
+    with Relay(gateway, drop_down=[1], drop_up=[3]) as relay:
+        asyncio.run(by_aioquic())
+    assert (relay.up.lost, relay.down.lost) == (1, 1)
+    assert gateway.metrics().sum("stateless_answers_total", kind="retry") == 2
+    assert gateway.metrics().sum("connections_accepted_total") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@h3.run
+async def test_resumption_with_aioquic(start, workers):
+    """The second handshake needs no certificate, whichever worker it comes to."""
+    gateway = start(workers=workers)
+    tickets = []
+    async with h3.connection(gateway, keep_ticket=tickets.append) as client:
+        assert not client._quic.tls.session_resumed
+        assert (await client.get("/bytes/100")).status == 200
+    assert tickets, "no session ticket came"
+    for _ in range(4):
+        async with h3.connection(gateway, session_ticket=tickets[0]) as client:
+            assert client._quic.tls.session_resumed
+            assert client._quic.tls._peer_certificate is None
+            assert (await client.get("/bytes/100")).sha256 == bodies.digest(100)
+
+
+def test_resumption_with_ngtcp2(has_ngtcp2, gateway, certificate, tmp_path):
+    options = [f"--session-file={tmp_path / 'session'}", f"--tp-file={tmp_path / 'parameters'}",
+               "--wait-for-ticket", "--disable-early-data"]
+
+    def handshake_len(name: str) -> int:
+        """Length of what the gateway says under Handshake keys: its certificate is in there."""
+        done = ngtcp2.fetch(gateway, tmp_path / name, [100], *options)
+        lines = done.lines("frm rx", "Handshake CRYPTO")
+        return sum(int(re.search(r"len=(\d+)", line)[1]) for line in lines)
+
+    first, second = handshake_len("first"), handshake_len("second")
+    certificate_len = len(certificate.cert.read_bytes()) * 3 // 5  # of the DER, about
+    assert second < certificate_len < first
+
+
+@h3.run
+async def test_key_update_with_aioquic(gateway):
+    async with h3.connection(gateway) as client:
+        keys = client._quic._cryptos[tls.Epoch.ONE_RTT]
+        for number in range(1, 9):
+            client._quic.request_key_update()
+            answer = await client.get(f"/bytes/{300 * KIB}?seed={number}")
+            assert answer.sha256 == bodies.digest(300 * KIB, number)
+            assert keys.send.key_phase == keys.recv.key_phase == number % 2, (
+                f"after {number} updates: we {keys.send.key_phase}, they {keys.recv.key_phase}"
+            )
+        answer = await client.post("/echo", MIB)
+        assert answer.sha256 == bodies.digest(MIB)
+
+
+def test_key_update_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
+    """While packets of both phases are under way, and some are lost."""
+    with Relay(gateway, delay=10, loss=0.03) as relay:
+        done = ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB], "--key-update=60ms")
+    assert done.lines("key update confirmed")
+    assert done.lines("pkt rx", "k=0") and done.lines("pkt rx", "k=1")
+    assert relay.down.lost > 3
+
+
+def test_ecn_marks(has_ngtcp2, gateway, host, tmp_path):
+    """Every datagram is marked, both ways, and acknowledgements tell of the marks, both ways."""
+    with Relay(gateway, host, delay=2) as relay:
+        done = ngtcp2.fetch(relay, tmp_path / "client", [300 * KIB], host=host)
+    assert relay.down.ect == relay.down.seen > 200
+    assert relay.up.ect == relay.up.seen
+    told = done.lines("frm rx", "ACK", "ect0=")
+    assert told and int(re.search(r"ect0=(\d+)", told[-1])[1]) > 10
+
+
+def test_ecn_congestion_is_told_and_heeded(has_ngtcp2, gateway, tmp_path):
+    with Relay(gateway, delay=2, ce=0.1) as relay:
+        done = ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB])
+    assert relay.up.ce_made > 3 and relay.down.ce_made > 10
+    told = done.lines("frm rx", "ACK", "ce=")
+    assert 0 < int(re.search(r"\bce=(\d+)", told[-1])[1]) <= relay.up.ce_made
+    # After so many marks each way, both still mark: the counts were found right.
+    assert relay.down.ect == relay.down.seen
+
+
+def test_ecn_marks_end_where_the_path_clears_them(has_ngtcp2, gateway, tmp_path):
+    """RFC 9000 13.4.2: a path on which the marks do not arrive gets none."""
+    with Relay(gateway, delay=2, bleach=True) as relay:
+        ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB])
+    assert 0 < relay.down.ect < relay.down.seen / 2
+
+
+def moved_upload(gateway, folder, host, *options) -> ngtcp2.Run:
+    """An upload during which the client takes another port, long enough to go on well after that."""
+    length = 32 * MIB
+    file = folder / "body"
+    with file.open("wb") as out:
+        out.writelines(bodies.pieces(length))
+    done = ngtcp2.run(gateway, folder / "client", ["/upload"], "-m", "POST", "--data", str(file),
+                      "--change-local-addr=20ms", *options, host=host, seconds=20)
+    answer = done.folder / "upload"
+    assert answer.exists(), done.log[-3000:]
+    seen = json.loads(answer.read_text())
+    assert (seen["length"], seen["sha256"]) == (length, bodies.digest(length))
+    assert done.lines("Changing local address"), "it was over before the client moved"
+    return done
+
+
+def test_migration_with_ngtcp2(has_ngtcp2, start, host, tmp_path):
+    """The client probes the new path, then moves (RFC 9000 9.2), and takes a fresh id along."""
+    gateway = start(workers=2)
+    done = moved_upload(gateway, tmp_path, host)
+    ids = {re.search(r"dcid=(\S+)", line)[1] for line in done.lines("pkt tx", "type=1RTT")}
+    assert len(ids) >= 2, "it went on under the same connection id"
+    assert done.lines("frm rx", "PATH_RESPONSE"), "the gateway did not answer"
+    assert done.lines("frm rx", "PATH_CHALLENGE"), "the gateway did not ask"
+    assert gateway.metrics().sum("connections_accepted_total") == 1
+
+
+def test_nat_rebinding_with_ngtcp2(has_ngtcp2, start, host, tmp_path):
+    """The client goes on from the new port under the same id; the gateway asks there first."""
+    gateway = start(workers=2)
+    done = moved_upload(gateway, tmp_path, host, "--nat-rebinding")
+    assert done.lines("frm rx", "PATH_CHALLENGE"), "the gateway did not ask"
+    assert done.lines("frm tx", "PATH_RESPONSE")
+    assert gateway.metrics().sum("connections_accepted_total") == 1

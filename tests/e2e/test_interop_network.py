@@ -1,0 +1,163 @@
+"""Three foreign clients over bad networks: every body arrives byte for byte, over one connection.
+
+The relay stands in for the network. Each case also asks the relay whether the fault did occur: a
+network that was good after all would prove nothing.
+"""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from harness import bodies, h3, ngtcp2
+from harness.bodies import KIB
+from harness.curl import Curl
+from harness.relay import Relay
+
+LINK = {"delay": 15, "rate": 10, "queue": 25}
+"""The link of QUIC's interoperability runner: 15 ms, 10 Mbit/s, 25 datagrams."""
+
+
+async def by_aioquic(relay, folder, host, length):
+    """A download and an upload at once."""
+    async with h3.connection(relay, host) as client:
+        uploading = asyncio.ensure_future(client.post("/upload", length, seed=7, seconds=25))
+        answer = await client.get(f"/bytes/{length}", seconds=25)
+        seen = json.loads((await uploading).text)
+    assert (answer.end, answer.sha256) == ("clean", bodies.digest(length))
+    assert (seen["length"], seen["sha256"]) == (length, bodies.digest(length, 7))
+
+
+async def by_ngtcp2(relay, folder, host, length):
+    """Three downloads at once, of one length in all."""
+    lengths = [length // 8, length // 4, length // 8 * 5]
+    await asyncio.to_thread(ngtcp2.fetch, relay, folder, lengths, host=host, seconds=25)
+
+
+async def by_curl(relay, folder, host, length):
+    curl = Curl(relay, host)
+    done = await asyncio.to_thread(curl.download, f"/bytes/{length}", "--max-time", "25")
+    assert done == (0, length, bodies.digest(length))
+
+
+CLIENTS = {"aioquic": by_aioquic, "ngtcp2": by_ngtcp2, "curl": by_curl}
+
+
+@pytest.fixture
+def clients(has_curl, has_ngtcp2):
+    return CLIENTS
+
+
+def through(gateway, clients, folder, rules, length, host="127.0.0.1") -> dict[str, Relay]:
+    """Each client's transfer over a bad network of its own, on one connection, all at the same
+    time. The relays have the counts."""
+    async def one(name, client):
+        try:
+            await client(relays[name], folder / name, host, length)
+        except (AssertionError, TimeoutError) as fault:
+            raise AssertionError(f"{name}: {fault}") from fault
+
+    async def all_at_once():
+        await asyncio.gather(*(one(name, client) for name, client in clients.items()))
+
+    with contextlib.ExitStack() as stack:
+        relays = {name: stack.enter_context(Relay(gateway, host, **rules)) for name in clients}
+        asyncio.run(all_at_once())
+    gateway.assert_alive()
+    metrics = gateway.metrics()
+    assert metrics.sum("connections_accepted_total") == len(clients)
+    # A wrong byte in a connection id can make it one that is unknown, and that deserves a reset.
+    assert metrics.sum("stateless_answers_total", kind="reset") == 0 or "corrupt" in rules
+    return relays
+
+
+def test_the_usual_link(gateway, clients, tmp_path, host):
+    for relay in through(gateway, clients, tmp_path, LINK, 400 * KIB, host).values():
+        assert relay.down.seen_len > 400 * KIB
+
+
+def test_300_ms_each_way(gateway, clients, tmp_path):
+    """Clients repeat their Initial before the answer comes: it is one connection all the same."""
+    rules = {"delay": 300, "keep_heads": 9}
+    for name, relay in through(gateway, clients, tmp_path, rules, 64 * KIB).items():
+        assert relay.down.seen_len > 64 * KIB
+        if name == "aioquic":
+            # RFC 9000 17.2: a long header of type Initial.
+            initials = [head for head in relay.heads if head[0] & 0xb0 == 0x80]
+            assert len(initials) >= 2, "the Initial was not repeated"
+
+
+def test_loss(gateway, clients, tmp_path):
+    for relay in through(gateway, clients, tmp_path, {"delay": 10, "loss": 0.03},
+                         600 * KIB).values():
+        assert relay.down.lost > 3
+
+
+def test_corruption(gateway, clients, tmp_path):
+    for relay in through(gateway, clients, tmp_path, {"delay": 10, "corrupt": 0.03},
+                         600 * KIB).values():
+        # A client sends few datagrams here: of its own alone, often none is hit.
+        assert relay.down.corrupted + relay.up.corrupted > 3
+
+
+def test_reordering_and_duplication(gateway, clients, tmp_path):
+    rules = {"delay": 5, "jitter": 4, "reorder": 0.05, "dup": 0.1}
+    for relay in through(gateway, clients, tmp_path, rules, 600 * KIB).values():
+        assert relay.down.doubled > 10 and relay.up.doubled > 3
+
+
+def test_nothing_passes_for_two_seconds(gateway, clients, tmp_path):
+    rules = LINK | {"rate": 4, "blackhole": (0.4, 2.0)}
+    for relay in through(gateway, clients, tmp_path, rules, 500 * KIB).values():
+        assert relay.up.lost + relay.down.lost > 2
+
+
+def test_a_path_that_carries_1300_bytes(gateway, clients, tmp_path, host):
+    """MTU discovery asks for more, and does not take the loss for congestion or an end."""
+    longest = 1300 - (48 if host == "::1" else 28)
+    relays = through(gateway, clients, tmp_path, {"delay": 5, "mtu": longest}, 600 * KIB, host)
+    for name, relay in relays.items():
+        # curl's OpenSSL takes no datagram over 1,200 bytes, and says so.
+        assert relay.down.lost > 0 or name == "curl", "nothing was probed"
+        assert 1200 <= relay.down.longest <= longest
+
+
+@pytest.mark.parametrize("rules", [
+    {"rebind_port": 0.25}, {"rebind_addr": 0.25}, {"rebind_port": 0.25, "loss": 0.02},
+], ids=["port", "address", "port-and-loss"])
+def test_rebinding_again_and_again(gateway, clients, tmp_path, rules):
+    """A NAT that forgets: the client does not know that its address changes."""
+    for relay in through(gateway, clients, tmp_path, LINK | rules, 900 * KIB).values():
+        assert len(relay.sources) >= 4, f"only from {relay.sources}"
+
+
+def test_rebinding_over_ipv6(gateway, clients, tmp_path):
+    rules = LINK | {"rebind_port": 0.2}
+    for relay in through(gateway, clients, tmp_path, rules, 600 * KIB, "::1").values():
+        assert len(relay.sources) >= 3, f"only from {relay.sources}"
+
+
+@pytest.mark.parametrize("fault", ["loss", "corrupt"])
+def test_handshakes_over_a_bad_network(start, has_ngtcp2, tmp_path, fault):
+    """Both clients, a fifth of all datagrams, twelve handshakes: all of them come about."""
+    gateway = start()
+
+    async def by_one_aioquic():
+        async with h3.connection(relay, initial_rtt=0.05) as client:
+            answer = await client.get("/bytes/1000", seconds=20)
+            assert answer.sha256 == bodies.digest(1000)
+
+    async def all_at_once():
+        runs = [
+            asyncio.to_thread(ngtcp2.fetch, relay, tmp_path / f"{number}", [1000],
+                              "--initial-rtt=50ms", seconds=25)
+            for number in range(4)
+        ]
+        await asyncio.gather(*runs, *(by_one_aioquic() for _ in range(8)))
+
+    with Relay(gateway, delay=5, **{fault: 0.2}) as relay:
+        asyncio.run(all_at_once())
+    harmed = sum(way.lost + way.corrupted for way in (relay.up, relay.down))
+    assert harmed > 12
+    assert gateway.metrics().sum("handshakes_total", outcome="completed") == 12

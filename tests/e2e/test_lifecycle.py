@@ -1,0 +1,169 @@
+"""Start, check, drain, stop: exit codes and what clients see."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import time
+import tomllib
+
+import pytest
+
+from harness import bodies, h3
+from harness.gateway import REPOSITORY, Gateway, binary
+
+
+def ringway(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [str(binary()), *arguments], capture_output=True, text=True, timeout=20
+    )
+
+
+@pytest.fixture
+def configuration(tmp_path, certificate):
+    """A configuration file that is right."""
+    return Gateway(tmp_path, "127.0.0.1:1", certificate).configure()
+
+
+def test_version():
+    package = tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["package"]
+    done = ringway("version")
+    assert done.returncode == 0
+    assert package["version"] in done.stdout
+
+
+def test_check_of_a_good_file(configuration):
+    done = ringway("check", "--config", str(configuration))
+    assert done.returncode == 0, done.stderr
+    assert ringway("-t", "--config", str(configuration)).returncode == 0
+
+
+def test_check_names_key_line_and_way_out(configuration):
+    text = configuration.read_text()
+    configuration.write_text(text.replace("drain_timeout", "drain_timeot"))
+    line = text.splitlines().index('drain_timeout = "20s"') + 1
+    done = ringway("check", "--config", str(configuration))
+    assert done.returncode == 1
+    for told in ("drain_timeot", "drain_timeout", str(line), configuration.name):
+        assert told in done.stderr, done.stderr
+    assert ringway("run", "--config", str(configuration)).returncode == 1
+
+
+def test_check_of_a_missing_file(tmp_path):
+    done = ringway("check", "--config", str(tmp_path / "absent.toml"))
+    assert done.returncode == 1
+    assert "absent.toml" in done.stderr
+
+
+def test_check_of_a_missing_certificate(configuration):
+    text = configuration.read_text()
+    configuration.write_text(text.replace("edge.pem", "absent.pem"))
+    done = ringway("check", "--config", str(configuration))
+    assert done.returncode == 1
+    assert "absent.pem" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["check"], ["fly"], ["run", "--confg", "x"]])
+def test_wrong_usage(arguments):
+    assert ringway(*arguments).returncode == 2
+
+
+def test_taken_address(configuration):
+    port = int(configuration.read_text().split('address = ["127.0.0.1:')[1].split('"')[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", port))
+        done = ringway("run", "--config", str(configuration))
+    assert done.returncode == 3
+    assert f"127.0.0.1:{port}" in done.stderr, done.stderr
+
+
+def test_admin_pages(gateway):
+    assert gateway.admin_get("/healthz")[0] == 200
+    assert gateway.admin_get("/readyz")[0] == 200
+    assert gateway.admin_get("/nothing")[0] == 404
+    metrics = gateway.metrics()
+    assert metrics.sum("connections_open") == 0
+    assert metrics.slots_total() >= 64
+
+
+@h3.run
+async def test_quit_finishes_downloads(gateway, host):
+    length = 100_000
+    async with h3.connection(gateway, host) as client:
+        exchange = client.open("GET", f"/drip/{length}?piece=2000&pause=0.05")
+        await exchange.received(4000)
+        gateway.signal(signal.SIGQUIT)
+        await asyncio.sleep(0.3)
+        assert gateway.process.poll() is None, "it did not wait for the download"
+        assert gateway.admin_get("/readyz")[0] == 503
+        assert gateway.admin_get("/healthz")[0] == 200
+        answer = await exchange.wait()
+        assert (answer.end, answer.sha256) == ("clean", bodies.digest(length))
+        # The client stays; the drain ends all the same.
+        assert await asyncio.to_thread(gateway.wait, 15) == 0
+
+
+@h3.run
+async def test_quit_finishes_uploads(gateway):
+    async with h3.connection(gateway) as client:
+        exchange = client.open("POST", "/upload", end=False)
+        for number in range(20):
+            exchange.send(b"%05d" % number)
+            if number == 5:
+                gateway.signal(signal.SIGQUIT)
+            await asyncio.sleep(0.05)
+        exchange.send(b"", end=True)
+        answer = await exchange.wait()
+        assert (answer.status, answer.end) == (200, "clean")
+        assert b'"length": 100' in answer.text
+        assert await asyncio.to_thread(gateway.wait, 15) == 0
+
+
+@h3.run
+async def test_quit_ends_by_its_deadline(start):
+    gateway = start(drain_timeout="2s")
+    async with h3.connection(gateway) as client:
+        exchange = client.open("GET", "/drip/100000?piece=100&pause=0.1")
+        await exchange.received(100)
+        began = time.monotonic()
+        gateway.signal(signal.SIGQUIT)
+        answer = await exchange.wait()
+        assert answer.end in ("reset", "connection"), "a cut download looks whole"
+        assert await asyncio.to_thread(gateway.wait, 10) == 0
+        assert 1.5 < time.monotonic() - began < 6
+
+
+def test_quit_without_clients_is_quick(gateway):
+    gateway.signal(signal.SIGQUIT)
+    assert gateway.wait(3) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@h3.run
+async def test_term_stops_at_once(gateway, number):
+    async with h3.connection(gateway) as client:
+        exchange = client.open("GET", "/drip/100000?piece=100&pause=0.1")
+        await exchange.received(100)
+        gateway.signal(number)
+        assert await asyncio.to_thread(gateway.wait, 3) == 0
+        answer = await exchange.wait(5)
+        assert answer.end in ("reset", "connection"), "a cut download looks whole"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE])
+@h3.run
+async def test_other_signals_are_not_fatal(gateway, number):
+    async with h3.connection(gateway) as client:
+        gateway.signal(number)
+        await asyncio.sleep(0.2)
+        gateway.assert_alive()
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+
+
+@h3.run
+async def test_port_can_be_bound_again_after_a_stop(start, origin, certificate):
+    gateway = start()
+    assert gateway.stop() == 0
+    gateway.start()
+    async with h3.connection(gateway) as client:
+        assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)

@@ -1,0 +1,284 @@
+"""Upstreams that answer wrongly: 502 before the answer's head has been passed on, a reset after it;
+what is cut never ends clean, and the next request is answered by its own answer."""
+
+import asyncio
+
+import pytest
+
+from harness import h3, raw
+from harness.raw import DATA, frame, head
+from harness.recorder import OK, Recorder
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+POISON = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison"
+
+
+def lines(*fields: bytes, status=b"200 OK", version=b"HTTP/1.1") -> bytes:
+    return b"\r\n".join([version + b" " + status, *fields, b"", b""])
+
+
+BAD_HEADS = {
+    "folded": lines(b"x: a", b" b", b"content-length: 0"),
+    "bare LF": b"HTTP/1.1 200 OK\ncontent-length: 0\n\n",
+    "one bare LF": b"HTTP/1.1 200 OK\r\nx: a\ny: b\r\ncontent-length: 0\r\n\r\n",
+    "CR in a value": lines(b"x: a\rb", b"content-length: 0"),
+    "NUL in a value": lines(b"x: a\0b", b"content-length: 0"),
+    "two lengths": lines(b"content-length: 2", b"content-length: 3") + b"ok!",
+    "a list of lengths": lines(b"content-length: 2, 2") + b"ok",
+    "length +2": lines(b"content-length: +2") + b"ok",
+    "length 2^64": lines(b"content-length: 18446744073709551616"),
+    "length and chunked": lines(b"content-length: 2", b"transfer-encoding: chunked") + b"0\r\n\r\n",
+    "another coding": lines(b"transfer-encoding: gzip, chunked") + b"0\r\n\r\n",
+    "chunked twice": lines(b"transfer-encoding: chunked, chunked") + b"0\r\n\r\n",
+    "chunked in HTTP/1.0": lines(b"transfer-encoding: chunked", version=b"HTTP/1.0"),
+    "chunked with 204": lines(b"transfer-encoding: chunked", status=b"204 No Content"),
+    "space before the colon": lines(b"content-length : 2") + b"ok",
+    "no colon": lines(b"content-length"),
+    "empty name": lines(b": x", b"content-length: 0"),
+    "status 099": lines(b"content-length: 0", status=b"099 Low"),
+    "status 1000": lines(b"content-length: 0", status=b"1000 High"),
+    "status 600": lines(b"content-length: 0", status=b"600 High"),
+    "101": lines(b"upgrade: x", status=b"101 Switching Protocols"),
+    "HTTP/0.9": b"<html>hello</html>",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/1.2": lines(b"content-length: 0", version=b"HTTP/1.2"),
+    "1 MiB of a head": lines(*[b"x: " + b"a" * 1000] * 1000),
+    "1000 fields": lines(*[b"x: a"] * 1000, b"content-length: 0"),
+    "10000 interim answers": lines(status=b"103 Early Hints") * 10_000 + OK,
+}
+
+BAD_BODIES = {
+    "size overflow": CHUNKED + b"10000000000000000\r\n",
+    "size 0x5": CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n",
+    "size -1": CHUNKED + b"-1\r\n",
+    "no size": CHUNKED + b"\r\nhello\r\n",
+    "LF in an extension": CHUNKED + b"5;a=\nb\r\nhello\r\n0\r\n\r\n",
+    "LF ends a size": CHUNKED + b"5\nhello\r\n0\r\n\r\n",
+    "chunk too long": CHUNKED + b"5\r\nhello!\r\n0\r\n\r\n",
+    "trailers with bare LF": CHUNKED + b"5\r\nhello\r\n0\r\nx: y\n\r\n",
+    "trailers folded": CHUNKED + b"5\r\nhello\r\n0\r\nx: y\r\n z\r\n\r\n",
+    "endless extension": CHUNKED + b"5;" + b"a" * 10_000,
+    "endless trailers": CHUNKED + b"0\r\n" + b"x: a\r\n" * 10_000,
+}
+
+CUT = {
+    "in a body of known length": lines(b"content-length: 10") + b"hello",
+    "before a body of known length": lines(b"content-length: 10"),
+    "in a chunk": CHUNKED + b"9\r\nhello",
+    "behind a chunk": CHUNKED + b"5\r\nhello\r\n",
+    "in the last chunk": CHUNKED + b"5\r\nhello\r\n0\r\n",
+    "in the trailers": CHUNKED + b"5\r\nhello\r\n0\r\nx: y\r\n",
+}
+
+
+class Script:
+    """What the upstream does with the request for `/bad`; all else is 200."""
+
+    def __init__(self):
+        self.steps: list = []
+
+    def __call__(self, request):
+        return self.steps if "/bad" in request.line else ["read", OK]
+
+
+@pytest.fixture
+def script():
+    return Script()
+
+
+@pytest.fixture
+def recorder(script):
+    recorder = Recorder(script)
+    yield recorder
+    recorder.stop()
+
+
+async def assert_well(client):
+    """The next requests get their own answers."""
+    for _ in range(2):
+        answer = await client.ask(head(path=b"/good"))
+        assert (answer.outcome, answer.body) == ("200", b"ok"), answer
+
+
+async def assert_discarded(recorder, connection: int):
+    """The connection ended, and the request was the last on it."""
+    for _ in range(100):
+        if connection in recorder.ended:
+            break
+        await asyncio.sleep(0.02)
+    assert connection in recorder.ended, "the connection was kept"
+
+
+@h3.run
+async def test_a_bad_head_is_502(start, recorder, script):
+    gateway = start(origin=recorder.address, response_timeout="2s")
+    async with raw.connection(gateway) as client:
+        for name, answer in BAD_HEADS.items():
+            script.steps = ["read", answer + POISON, "fin"]
+            got = await client.ask(head(b"POST", b"/bad"))
+            assert got.outcome == "502", (name, got)
+            # At most the interim answers that may be passed on.
+            assert len(got.status) <= 9, (name, got.status)
+            assert b"poison" not in got.body
+            await assert_discarded(recorder, recorder.requests[-1].connection)
+            await assert_well(client)
+
+
+@h3.run
+async def test_a_bad_body_is_a_reset(start, recorder, script):
+    gateway = start(origin=recorder.address, response_timeout="2s")
+    async with raw.connection(gateway) as client:
+        for name, answer in BAD_BODIES.items():
+            script.steps = ["read", answer + POISON, "fin"]
+            got = await client.ask(head(b"POST", b"/bad"))
+            assert got.outcome == "reset 0x102", (name, got)
+            assert b"poison" not in got.body
+            await assert_discarded(recorder, recorder.requests[-1].connection)
+            await assert_well(client)
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@h3.run
+async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
+    gateway = start(origin=recorder.address, response_timeout="2s")
+    async with raw.connection(gateway) as client:
+        for name, answer in CUT.items():
+            script.steps = ["read", answer, 0.05, how]
+            got = await client.ask(head(b"POST", b"/bad"))
+            assert got.outcome == "reset 0x102", (name, got)
+            await assert_well(client)
+        # Without a length the connection's end is the answer's end, a reset is not.
+        script.steps = ["read", lines() + b"hello", 0.05, how]
+        got = await client.ask(head(b"POST", b"/bad"))
+        assert got.outcome == {"fin": "200", "rst": "reset 0x102"}[how], got
+        assert how == "rst" or got.body == b"hello"
+
+
+@h3.run
+async def test_answers_without_a_body_have_none(start, recorder, script):
+    """HEAD, 204 and 304: what comes behind the head is nobody's, and ends the connection."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for method, status, length in [
+            (b"HEAD", b"200 OK", b"6"), (b"GET", b"204 No Content", b"6"),
+            (b"GET", b"304 Not Modified", b"6"),
+        ]:
+            answer = lines(b"content-length: " + length, status=status)
+            script.steps = ["read", answer + b"poison", 0.1]
+            got = await client.ask(head(method, b"/bad"))
+            assert (got.outcome, got.body) == (status[:3].decode(), b""), got
+            expected = [] if status.startswith(b"204") else [length]
+            assert got.values(b"content-length") == expected
+            connection = recorder.requests[-1].connection
+            await assert_discarded(recorder, connection)
+            await assert_well(client)
+            # Without anything behind it the connection serves on.
+            script.steps = ["read", answer]
+            await client.ask(head(method, b"/bad"))
+            connection = recorder.requests[-1].connection
+            await assert_well(client)
+            assert recorder.requests[-1].connection == connection
+
+
+@h3.run
+async def test_left_over_bytes_are_nobodys_answer(start, recorder, script):
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for answer in (OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"):
+            for steps in ([answer + POISON], [answer, 0.05, POISON], [answer, 0.05, b"H"]):
+                script.steps = ["read", *steps]
+                got = await client.ask(head(path=b"/bad"))
+                assert (got.outcome, got.body) == ("200", b"ok")
+                connection = recorder.requests[-1].connection
+                await asyncio.sleep(0.1)
+                await assert_discarded(recorder, connection)
+                await assert_well(client)
+
+
+@h3.run
+async def test_interim_answers_are_passed_on_and_never_mixed(start, recorder, script):
+    gateway = start(origin=recorder.address)
+    hints = lines(b"link: </a.css>; rel=preload", status=b"103 Early Hints")
+    async with raw.connection(gateway) as client:
+        script.steps = ["read", lines(status=b"100 Continue") + hints, 0.02, hints + OK]
+        got = await client.ask(head(path=b"/bad"))
+        assert (got.status, got.body) == ([103, 103, 200], b"ok")
+        assert b"link" not in dict(got.fields)
+        await assert_well(client)
+        assert len(recorder.connections) == 1, "the connection was kept"
+
+
+@h3.run
+async def test_fields_of_the_connection_stay_on_it(start, recorder, script):
+    gateway = start(origin=recorder.address)
+    fields = [
+        b"connection: x-secret, keep-alive", b"x-secret: 1", b"keep-alive: timeout=5",
+        b"proxy-connection: x", b"upgrade: h2c", b"X-Mixed-Case: v", b"transfer-encoding: chunked",
+        b"trailer: x-sum",
+    ]
+    body = b"2\r\nok\r\n0\r\nx-sum: 1\r\ncontent-length: 9\r\nset-cookie: a=b\r\n\r\n"
+    async with raw.connection(gateway) as client:
+        script.steps = ["read", lines(*fields) + body]
+        got = await client.ask(head(path=b"/bad"))
+        assert (got.outcome, got.body) == ("200", b"ok")
+        names = [name for name, _ in got.fields]
+        assert names == [b"x-mixed-case", b"trailer", b"via"], names
+        assert got.trailers == [(b"x-sum", b"1")]
+        await assert_well(client)
+
+
+@h3.run
+async def test_early_answers_end_the_upload_and_their_connection(start, recorder, script):
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for status in (b"413 Too Large", b"200 OK"):
+            for more in ([(b"content-length", b"1000")], []):
+                script.steps = [lines(b"content-length: 2", status=status) + b"no", 0.2]
+                data = head(b"POST", b"/bad", more=more) + frame(DATA, b"part of it")
+                exchange = client.request(data, end=False)
+                await client.ended(exchange)
+                assert (exchange.outcome, exchange.body) == (status[:3].decode(), b"no")
+                await client.until(lambda: exchange.stopped is not None)
+                assert exchange.stopped == 0x100, "H3_NO_ERROR (RFC 9114 4.1)"
+                await assert_discarded(recorder, recorder.requests[-1].connection)
+                await assert_well(client)
+    assert recorder.wrong == []
+
+
+@h3.run
+async def test_a_cut_upload_ends_its_connection(start, recorder, script):
+    gateway = start(origin=recorder.address)
+    script.steps = ["read", OK]
+    async with raw.connection(gateway) as client:
+        for more in ([(b"content-length", b"1000")], []):
+            data = head(b"POST", b"/bad", more=more) + frame(DATA, b"part of it")
+            count = len(recorder.requests)
+            exchange = client.request(data, end=False)
+            async with asyncio.timeout(5):
+                while len(recorder.requests) == count:
+                    await asyncio.sleep(0.02)
+            client.reset(exchange.stream)
+            await client.ended(exchange)
+            request = recorder.requests[-1]
+            await assert_discarded(recorder, request.connection)
+            assert not request.whole
+            await assert_well(client)
+
+
+@h3.run
+async def test_what_was_sent_is_not_sent_again(start, recorder, script):
+    """An upstream that takes the request and ends the connection: a POST is told to its client, a
+    GET is tried once more at most."""
+    gateway = start(origin=recorder.address)
+    script.steps = ["read", "fin"]
+    async with raw.connection(gateway) as client:
+        for kept in (False, True):
+            for method, tries in ((b"POST", 1), (b"GET", 2), (b"PUT", 2)):
+                if kept:
+                    await assert_well(client)
+                before = len(recorder.requests)
+                got = await client.ask(head(method, b"/bad"))
+                assert got.outcome == "502"
+                count = len(recorder.requests) - before
+                # A sole endpoint is asked again only where the connection was a kept one.
+                assert count == (tries if kept else 1), (method, kept, count)

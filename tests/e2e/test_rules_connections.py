@@ -1,0 +1,312 @@
+"""Rules of RFC 9114 and RFC 9204 that end a connection, each with its code on the wire; and what
+must be borne."""
+
+import contextlib
+import signal
+
+import pytest
+
+from harness import h3, raw
+from harness.raw import DATA, GREASE, HEADERS, frame, head, prefixed, section, varint
+
+SETTINGS, CANCEL_PUSH, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0x04, 0x03, 0x05, 0x07, 0x0D
+CONTROL, PUSH, ENCODER, DECODER = b"\x00", b"\x01", b"\x02", b"\x03"
+
+
+def settings(*pairs: tuple[int, int]) -> bytes:
+    return frame(SETTINGS, b"".join(varint(key) + varint(value) for key, value in pairs))
+
+
+def one_id(frame_type: int, value: int) -> bytes:
+    return frame(frame_type, varint(value))
+
+
+# Bytes of a unidirectional stream that is the client's first, and the code.
+FIRST_STREAMS = {
+    "no SETTINGS": (CONTROL + one_id(GOAWAY, 0), 0x10A),
+    "grease before SETTINGS": (CONTROL + frame(GREASE), 0x10A),
+    "SETTINGS twice": (CONTROL + settings() + settings(), 0x105),
+    "DATA": (CONTROL + settings() + frame(DATA), 0x105),
+    "HEADERS": (CONTROL + settings() + frame(HEADERS), 0x105),
+    "PUSH_PROMISE": (CONTROL + settings() + frame(PUSH_PROMISE), 0x105),
+    "HTTP/2 PRIORITY": (CONTROL + settings() + frame(0x02), 0x105),
+    "HTTP/2 PING": (CONTROL + settings() + frame(0x06), 0x105),
+    "HTTP/2 WINDOW_UPDATE": (CONTROL + settings() + frame(0x08), 0x105),
+    "HTTP/2 CONTINUATION": (CONTROL + settings() + frame(0x09), 0x105),
+    "a setting twice": (CONTROL + settings((6, 1), (6, 1)), 0x109),
+    "HTTP/2 setting": (CONTROL + settings((2, 0)), 0x109),
+    "half a setting": (CONTROL + frame(SETTINGS, b"\x06"), 0x106),
+    "SETTINGS of 2^62 - 1": (CONTROL + b"\x04" + b"\xff" * 8, 0x107),
+    "CANCEL_PUSH": (CONTROL + settings() + one_id(CANCEL_PUSH, 0), 0x108),
+    "MAX_PUSH_ID shrinks":
+        (CONTROL + settings() + one_id(MAX_PUSH_ID, 5) + one_id(MAX_PUSH_ID, 4), 0x108),
+    "GOAWAY rises": (CONTROL + settings() + one_id(GOAWAY, 1) + one_id(GOAWAY, 2), 0x108),
+    "GOAWAY too long": (CONTROL + settings() + frame(GOAWAY, b"\0\0"), 0x106),
+    "a push stream": (PUSH, 0x103),
+    "capacity 1": (ENCODER + prefixed(0x20, 5, 1), 0x201),
+    "capacity 2^62": (ENCODER + prefixed(0x20, 5, 1 << 61), 0x201),
+    "insert with name reference": (ENCODER + b"\xc0\x01x", 0x201),
+    "insert with literal name": (ENCODER + b"\x41x\x01y", 0x201),
+    "duplicate": (ENCODER + b"\x00", 0x201),
+    "section acknowledgment": (DECODER + b"\x80", 0x202),
+    "insert count increment": (DECODER + b"\x01", 0x202),
+    "insert count increment 0": (DECODER + b"\x00", 0x202),
+}
+
+# Bytes of a request stream, its end, and the code.
+REQUESTS = {
+    "DATA first": (frame(DATA, b"x"), 0x105),
+    "SETTINGS": (head() + settings(), 0x105),
+    "GOAWAY": (head() + one_id(GOAWAY, 0), 0x105),
+    "MAX_PUSH_ID": (head() + one_id(MAX_PUSH_ID, 0), 0x105),
+    "CANCEL_PUSH": (head() + one_id(CANCEL_PUSH, 0), 0x105),
+    "PUSH_PROMISE": (head() + frame(PUSH_PROMISE), 0x105),
+    "HTTP/2 PRIORITY": (frame(0x02, bytes(5)), 0x105),
+    "DATA behind trailers":
+        (head() + frame(HEADERS, section([(b"x", b"y")])) + frame(DATA), 0x105),
+    "HEADERS behind trailers":
+        (head() + 2 * frame(HEADERS, section([(b"x", b"y")])), 0x105),
+    "cut in a frame": (head() + b"\x00\x05he", 0x106),
+    "cut in a frame's type": (head() + b"\x40", 0x106),
+    "dynamic index": (frame(HEADERS, b"\0\0\x80"), 0x200),
+    "post-base index": (frame(HEADERS, b"\0\0\x10"), 0x200),
+    "dynamic name": (frame(HEADERS, b"\0\0\x40\x01x"), 0x200),
+    "required insert count": (frame(HEADERS, b"\x02\0\x80"), 0x200),
+    "negative base": (frame(HEADERS, b"\0\x80\xd1"), 0x200),
+    "static index 99": (frame(HEADERS, b"\0\0" + prefixed(0xC0, 6, 99)), 0x200),
+    "integer over 62 bits": (frame(HEADERS, b"\0\0\x51\x7f" + b"\xff" * 10), 0x200),
+    "string past the end": (frame(HEADERS, b"\0\0\x51\x05/"), 0x200),
+    "Huffman padding": (frame(HEADERS, b"\0\0\x51\x81\x00"), 0x200),
+    "an empty section": (frame(HEADERS), 0x200),
+}
+
+
+@h3.run
+async def test_every_code_of_the_first_stream(gateway):
+    for name, (data, code) in FIRST_STREAMS.items():
+        async with raw.connection(gateway, control=False) as client:
+            client.open_uni(data)
+            assert await client.close_code() == code, name
+    gateway.assert_alive()
+
+
+@h3.run
+async def test_every_code_of_a_request_stream(gateway):
+    for name, (data, code) in REQUESTS.items():
+        async with raw.connection(gateway) as client:
+            client.request(data)
+            assert await client.close_code() == code, name
+    gateway.assert_alive()
+
+
+@h3.run
+async def test_critical_streams_live_as_long_as_the_connection(gateway):
+    for first in (CONTROL + settings(), ENCODER, DECODER):
+        for how in ("end", "reset", "second"):
+            async with raw.connection(gateway, control=False) as client:
+                stream = client.open_uni(first)
+                # It was read before it ends.
+                await client.ping()
+                if how == "end":
+                    client.send(stream, b"", end=True)
+                elif how == "reset":
+                    client.reset(stream, 0)
+                else:
+                    client.open_uni(first)
+                expected = 0x103 if how == "second" else 0x104
+                assert await client.close_code() == expected, (first, how)
+
+
+@h3.run
+async def test_our_control_stream_cannot_be_stopped(gateway):
+    async with raw.connection(gateway) as client:
+        await client.ask(head(path=b"/bytes/1"))
+        # Server-initiated unidirectional streams begin with 3; ours is the first and only one.
+        client._quic.stop_stream(3, 0)
+        client.transmit()
+        assert await client.close_code() == 0x104
+
+
+@h3.run
+async def test_grease_is_borne_everywhere(gateway):
+    async with raw.connection(gateway, control=False) as client:
+        more = frame(GREASE, b"x" * 1000) + frame(GREASE + 0x1F) + one_id(MAX_PUSH_ID, 7)
+        stream = client.open_uni(CONTROL + settings((GREASE, 7), (6, 65536), (1, 4096), (7, 16)))
+        client.send(stream, more)
+        client.open_uni(ENCODER + b"\x20\x20")
+        client.open_uni(DECODER + prefixed(0x40, 6, 4) + prefixed(0x40, 6, 1 << 40))
+        greased = frame(GREASE, b"y" * 5000) + head(b"POST", b"/echo") + frame(GREASE)
+        greased += frame(DATA, b"he") + frame(GREASE, b"z") + frame(DATA, b"llo") + frame(GREASE)
+        greased += frame(HEADERS, section([(b"x-t", b"v")])) + frame(GREASE, b"!")
+        answer = await client.ask(greased)
+        assert (answer.outcome, answer.body) == ("200", b"hello")
+        # A frame of 2^62 - 1 bytes never ends; what came of it is not held.
+        before = gateway.rss_len()
+        endless = head(b"POST", b"/upload") + varint(GREASE) + b"\xff" * 8
+        endless = client.request(endless, end=False)
+        for _ in range(100):
+            client.send(endless.stream, b"x" * 10_000)
+        client.reset(endless.stream)
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+        assert gateway.rss_len() - before < 8 << 20
+
+
+@h3.run
+async def test_unknown_streams_are_refused_one_by_one(gateway):
+    """1,000 of them: never more than the credit at once, and the connection serves on."""
+    async with raw.connection(gateway) as client:
+        for _ in range(125):
+            opened = []
+            for _ in range(7):
+                stream = client.open_uni(varint(GREASE) + b"x")
+                opened.append(stream)
+            await client.until(lambda: all(stream in client.stopped for stream in opened))
+            for stream in opened:
+                assert client.stopped[stream] == 0x103
+                client.reset(stream, 0x103)
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+    gateway.assert_alive()
+
+
+@h3.run
+async def test_streams_that_end_before_their_type_are_borne(gateway):
+    async with raw.connection(gateway) as client:
+        client.open_uni(b"", end=True)
+        client.open_uni(b"\x40", end=True)
+        client.reset(client.open_uni(b"\x40"))
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+
+
+@h3.run
+async def test_request_streams_without_a_request(gateway):
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(b"")).outcome == "reset 0x10d"
+        assert (await client.ask(frame(GREASE))).outcome == "reset 0x10d"
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+
+
+@h3.run
+async def test_sections_over_the_limit_are_431(gateway):
+    """Before the section is held: by the length that its frame tells, by its fields' number, by
+    what it grows to."""
+    async with raw.connection(gateway) as client:
+        many = head(more=[(b"x", b"")] * 1000)
+        long = head(more=[(b"x-%d" % n, b"v" * 1000) for n in range(40)])
+        declared = client.request(varint(HEADERS) + b"\xff" * 8 + b"x" * 100, end=False)
+        assert (await client.ended(declared)).outcome == "431"
+        assert declared.stopped is not None
+        for data in (many, long, varint(HEADERS) + varint(1 << 20) + b"\0" * (1 << 20)):
+            assert (await client.ask(data)).outcome == "431"
+        # '0' has five bits in the Huffman code: 32 KiB of it come as 20 KiB.
+        packed = prefixed(0x80, 7, 20 * 1024 + 1) + b"\0" * (20 * 1024) + b"\x07"
+        grown = section([]) + prefixed(0x20, 3, 1) + b"x" + packed
+        assert (await client.ask(frame(HEADERS, grown))).outcome == "431"
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+
+
+@pytest.mark.parametrize("how", ["reset", "stop", "malformed", "early reset"])
+@h3.run
+async def test_too_many_requests_that_come_to_nothing(gateway, how):
+    """CVE-2023-44487, CVE-2025-8671: the budget ends, and with it the connection."""
+    before = gateway.metrics()
+    async with raw.connection(gateway) as client:
+        count = 0
+        while not client.closed and count < 5000:
+            for _ in range(20):
+                if how == "malformed":
+                    exchange = client.request(head(more=[(b"connection", b"close")]))
+                else:
+                    path = b"/slow-head?seconds=5"
+                    exchange = client.request(head(path=path) if how != "early reset" else b"\x01",
+                                              end=how == "stop")
+                    if how == "stop":
+                        client._quic.stop_stream(exchange.stream, 0x10C)
+                    else:
+                        client.reset(exchange.stream)
+                count += 1
+            with contextlib.suppress(ConnectionError):
+                await client.ping()
+        assert client.closed.error_code == 0x107, "H3_EXCESSIVE_LOAD"
+        assert 200 < count <= 260, "neither sooner nor much later than the budget of 200"
+    after = gateway.metrics()
+    name = "http3_connection_errors_total"
+    assert after.sum(name, reason="excessive_load") == before.sum(name, reason="excessive_load") + 1
+    assert after.sum(name, reason="rule") == before.sum(name, reason="rule")
+    gateway.settle(lambda now: None if now.gauges() == before.gauges() else now.gauges())
+    # A client that also lets requests finish goes on for ever.
+    async with raw.connection(gateway) as client:
+        for _ in range(150):
+            exchanges = [client.request(head(path=b"/slow-head"), end=False) for _ in range(3)]
+            for exchange in exchanges:
+                client.reset(exchange.stream)
+            for _ in range(3):
+                assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+
+
+@h3.run
+async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
+    async with raw.connection(gateway) as client:
+        await client.until(lambda: len(client.control) >= 2)
+        assert client.control[:2] == CONTROL + b"\x04", "SETTINGS come first (RFC 9114 6.2.1)"
+        begun = [client.request(head(path=b"/slow-head?seconds=2")) for _ in range(3)]
+        assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+        before = len(client.control)
+        gateway.signal(signal.SIGQUIT)
+        await client.until(lambda: len(client.control) > before)
+        # The first of the stream ids 0, 4, 8, 12 that was not seen.
+        assert client.control[before:] == one_id(GOAWAY, 16)
+        late = [client.request(head(path=b"/bytes/1")) for _ in range(2)]
+        for exchange in late:
+            assert (await client.ended(exchange)).outcome == "reset 0x10b", "safe to send again"
+        for exchange in begun:
+            assert (await client.ended(exchange)).outcome == "200"
+        assert await client.close_code() == 0x100
+    assert gateway.wait(10) == 0
+
+
+@h3.run
+async def test_misdirected_requests_are_421(gateway):
+    """`/head/only` is routed for every host, and the certificate is not for every host."""
+    async with raw.connection(gateway) as client:
+        for authority in (b"other.test", b"sub.e2e.test", b"192.0.2.1", b"[2001:db8::1]:443"):
+            answer = await client.ask(head(path=b"/head/only", authority=authority))
+            assert answer.outcome == "421", authority
+        for authority in (b"small.test", b"LOCALHOST:443", b"e2e.test."):
+            answer = await client.ask(head(path=b"/head/only", authority=authority))
+            assert answer.outcome == "200", authority
+    # Who asked for that name in the handshake could do no better elsewhere.
+    async with raw.connection(gateway, server_name="other.test", verify=False) as client:
+        answer = await client.ask(head(path=b"/head/only", authority=b"other.test"))
+        assert answer.outcome == "200"
+        answer = await client.ask(head(path=b"/head/only", authority=b"third.test"))
+        assert answer.outcome == "421"
+
+
+@h3.run
+async def test_unknown_server_names_are_refused_where_told(start):
+    gateway = start(extra='\n[tls]\nunknown_server_name = "refuse"\n')
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
+    with pytest.raises(ConnectionError):
+        async with raw.connection(gateway, server_name="other.test", verify=False):
+            pass
+    gateway.assert_alive()
+
+
+@h3.run
+async def test_an_endpoint_that_is_down_costs_no_answer(start, origin):
+    extra = f"""
+[[routes]]
+match = {{ host = "localhost" }}
+upstream = "pair"
+[upstreams.pair]
+endpoints = [{{ address = "127.0.0.1:1" }}, {{ address = "{origin.address}" }}]
+health = {{ pause = "300ms", max_pause = "1h" }}
+"""
+    gateway = start(extra=extra)
+    async with raw.connection(gateway) as client:
+        for _ in range(40):
+            answer = await client.ask(head(path=b"/bytes/10", authority=b"localhost"))
+            assert answer.outcome == "200"
+        tried = gateway.metrics().sum("upstream_retries_total")
+        assert 1 <= tried <= 3, "set aside after the first refusal"

@@ -1,0 +1,260 @@
+"""Requests that break rules: each is refused by itself, and the upstream sees exactly the requests
+that were well, one for each stream, whatever the bytes of the others."""
+
+import asyncio
+
+import pytest
+
+from harness import h3, raw
+from harness.raw import DATA, HEADERS, frame, head, section
+from harness.recorder import Recorder
+
+MALFORMED = "reset 0x10e"
+GET = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"e2e.test"), (b":path", b"/")]
+
+
+@pytest.fixture
+def recorder():
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
+
+
+def with_line(name: bytes, value: bytes) -> bytes:
+    return head(more=[(name, value)])
+
+
+def bad_bytes():
+    """Each of the bytes that end a line or a field somewhere, in each place of a request."""
+    bad = [b"\r", b"\n", b"\r\n", b"\0"]
+    bad += [b"\r\nx: y\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n"]
+    bad += [bytes([byte]) for byte in (*range(1, 9), 11, 12, *range(14, 32), 127)]
+    for text in bad:
+        inside = b"a" + text + b"b"
+        yield with_line(b"x" + text + b"y", b"v"), {MALFORMED}
+        yield with_line(b"x-v", inside), {MALFORMED}
+        yield with_line(b"cookie", inside), {MALFORMED}
+        yield head(method=b"GE" + text + b"T"), {MALFORMED}
+        yield head(path=b"/" + inside), {"400"}
+        yield head(authority=b"e2e" + text + b".test"), {"400"}
+        body = frame(DATA, b"x")
+        trailers = frame(HEADERS, section([(b"x-t", inside)]))
+        yield head(b"POST") + body + trailers, {MALFORMED}
+
+
+def bad_names_and_values():
+    for name in (b"", b"X-Upper", b"x y", b"x:y", b" x", b"x ", b"x\xe4", b"x(", b'x"'):
+        yield with_line(name, b"v"), {MALFORMED}
+    for value in (b" v", b"v ", b"\tv", b"v\t", b" "):
+        yield with_line(b"x-v", value), {MALFORMED}
+
+
+def connection_fields():
+    for name, value in [
+        (b"connection", b"close"), (b"connection", b"x-mine"), (b"keep-alive", b"timeout=5"),
+        (b"proxy-connection", b"keep-alive"), (b"transfer-encoding", b"chunked"),
+        (b"transfer-encoding", b"identity"), (b"upgrade", b"websocket"), (b"te", b"gzip"),
+        (b"te", b"trailers, gzip"),
+    ]:
+        yield with_line(name, value), {MALFORMED}
+        yield head(b"POST", more=[(name, value)]) + frame(DATA, b"0\r\n\r\n"), {MALFORMED}
+
+
+def bad_targets():
+    for path in (b"*", b"a", b"http://e2e.test/", b"/..", b"/a/../b", b"/%2e%2e", b"/a/%2E./b",
+                 b"/a%2f..%2fb", b"/a/..;x/b", b"/a\\..\\b", b"/%00", b"/a#b", b"/a b",
+                 b"/\xc3\xa4"):
+        yield head(path=path), {"400"}
+    yield head(path=b""), {MALFORMED}
+    yield head(path=b"/" + b"a" * 65536), {"431"}
+    for authority in (b"user@e2e.test", b"e2e.test:0", b"e2e.test:65536", b"e2e.test:",
+                      b"e2e.test:a", b"e2e.test:1:2", b"e2e.test/x", b"[::1",
+                      b"e2e.test,other.test", b"%65"):
+        yield head(authority=authority), {"400"}
+    yield head(authority=b""), {MALFORMED}
+    yield head(more=[(b"host", b"other.test")]), {MALFORMED}
+    yield head(authority=None), {MALFORMED}
+    yield head(scheme=b"ftp"), {"400"}
+    yield head(authority=b"other.test", path=b"/head/only"), {"421"}
+    yield head(authority=b"192.0.2.1", path=b"/head/only"), {"421"}
+    yield frame(HEADERS, section([(b":method", b"CONNECT"), (b":authority", b"h:1")])), {"501"}
+
+
+def bad_pseudo_fields():
+    for missing in range(4):
+        yield frame(HEADERS, section(GET[:missing] + GET[missing + 1:])), {MALFORMED}
+        yield frame(HEADERS, section(GET + [GET[missing]])), {MALFORMED}
+        late = GET[:missing] + [(b"x-early", b"v")] + GET[missing:]
+        yield frame(HEADERS, section(late)), {MALFORMED}
+    for name in (b":status", b":protocol", b":", b":Path", b":path "):
+        yield with_line(name, b"200"), {MALFORMED}
+        yield frame(HEADERS, section([(name, b"200")] + GET)), {MALFORMED}
+    yield head() + frame(HEADERS, section([(b":path", b"/smuggled")])), {MALFORMED}
+
+
+def bad_lengths():
+    def post(*lengths: bytes) -> bytes:
+        return head(b"POST", more=[(b"content-length", length) for length in lengths])
+
+    five = frame(DATA, b"hello")
+    yield post(b"6") + five, {MALFORMED, "400"}
+    yield post(b"4") + five, {MALFORMED, "400"}
+    yield post(b"5") + frame(DATA, b"hell") + frame(DATA, b"o!"), {MALFORMED, "400"}
+    yield post(b"5"), {MALFORMED, "400"}
+    yield post(b"5") + frame(DATA, b""), {MALFORMED, "400"}
+    yield post(b"5") + frame(HEADERS, section([(b"x-t", b"v")])), {MALFORMED, "400"}
+    yield post(b"5", b"6") + five, {MALFORMED}
+    yield head(more=[(b"content-length", b"5")]), {MALFORMED, "400"}
+    for length in (b"+5", b"5,5", b"5 5", b"0x5", b"-0", b"", b"5.0", b"18446744073709551616"):
+        yield post(length) + five, {"400"}
+    for length in (b" 5", b"5 "):
+        yield post(length) + five, {MALFORMED}
+
+
+def bad_trailers():
+    for name in (b"content-length", b"host", b"transfer-encoding", b"connection", b":path", b"te"):
+        trailers = frame(HEADERS, section([(name, b"1")]))
+        yield head(b"POST") + frame(DATA, b"x") + trailers, {MALFORMED}
+
+
+@pytest.mark.parametrize("cases", [
+    bad_bytes, bad_names_and_values, connection_fields, bad_targets, bad_pseudo_fields, bad_lengths,
+    bad_trailers,
+])
+@h3.run
+async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
+    gateway = start(origin=recorder.address)
+    sent = list(cases())
+    async with raw.connection(gateway) as client:
+        for number, (data, outcomes) in enumerate(sent):
+            bad = await client.ask(data)
+            assert bad.outcome in outcomes, (data, bad)
+            # The next one on the same connections, and a body that would be read as a request.
+            good = head(b"POST", f"/good/{number}".encode(), more=[(b"content-length", b"14")])
+            good = await client.ask(good + frame(DATA, b"GET / HTTP/1.1"))
+            assert (good.outcome, good.body) == ("200", b"ok"), (data, good)
+    whole = [request for request in recorder.requests if request.whole]
+    assert [request.line for request in whole] == [
+        f"POST /good/{number} HTTP/1.1" for number in range(len(sent))
+    ]
+    assert recorder.wrong == []
+    cut = [request for request in recorder.requests if not request.whole]
+    # A body that is cut may have begun; its connection has ended and carries nothing else.
+    assert all(cases is bad_lengths or cases in (bad_bytes, bad_trailers) for _ in cut), cut
+    for request in cut:
+        behind = [one for one in recorder.requests if one.connection == request.connection]
+        assert behind[-1] is request and request.connection in recorder.ended
+    assert b"smuggled" not in recorder.raw()
+
+
+@h3.run
+async def test_fin_alone_does_not_complete_a_body(start, recorder):
+    """The end in a frame of its own, after the upstream has part of the body."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for cut in (b"", frame(DATA, b"hell"), frame(DATA, b"hell") + b"\x00"):
+            # Fixed length, and chunked with a frame that is cut.
+            before = len(recorder.requests)
+            data = head(b"POST", more=[(b"content-length", b"5")]) + cut
+            exchange = client.request(data, end=False)
+            await asyncio.sleep(0.1)
+            client.send(exchange.stream, b"", end=True)
+            await client.ended(exchange)
+            assert exchange.outcome in (MALFORMED, "400") or "closed 0x106" in exchange.outcome
+            if client.closed:
+                break
+            assert (await client.ask(head(path=b"/good"))).outcome == "200"
+            assert len(recorder.requests) <= before + 2
+    recorder.settle(lambda: len(recorder.ended) >= 2)
+    posts = [request for request in recorder.requests if request.line.startswith("POST")]
+    assert not any(request.whole for request in posts)
+    for post in posts:
+        assert [one for one in recorder.requests if one.connection == post.connection][-1] is post
+
+
+@h3.run
+async def test_what_is_passed_on_is_passed_on_in_one_form(start, recorder):
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        async def upstream_got(data: bytes):
+            answer = await client.ask(data)
+            assert answer.outcome == "200", answer
+            return recorder.requests[-1]
+
+        for path in (b"//x", b"/a?b=../..", b"/%7euser", b"/a;b/c", b"/" + b"a" * 8000, b"/?"):
+            got = await upstream_got(head(path=path))
+            assert got.line.encode() == b"GET " + path + b" HTTP/1.1"
+        got = await upstream_got(head(b"OPTIONS", b"*"))
+        assert got.line == "OPTIONS * HTTP/1.1"
+        got = await upstream_got(head(authority=b"E2E.test:443"))
+        assert got.values("host") == [b"E2E.test:443"]
+        got = await upstream_got(head(authority=None, more=[(b"host", b"e2e.test")]))
+        assert got.values("host") == [b"e2e.test"]
+        got = await upstream_got(head(more=[(b"te", b"trailers")]))
+        assert got.values("te") == []
+        two = [(b"content-length", b"5"), (b"content-length", b"005")]
+        got = await upstream_got(head(b"POST", more=two) + frame(DATA, b"hello"))
+        assert (got.values("content-length"), got.body) == ([b"5"], b"hello")
+        trailers = frame(HEADERS, section([(b"x-t", b"v"), (b"authorization", b"no")]))
+        got = await upstream_got(head(b"POST") + frame(DATA, b"hello") + trailers)
+        assert (got.values("transfer-encoding"), got.body) == ([b"chunked"], b"hello")
+        assert got.trailers == b"x-t: v\r\n"
+        cookies = [(b"cookie", b"a=1"), (b"x", b""), (b"cookie", b"b=2")]
+        got = await upstream_got(head(more=cookies))
+        assert got.values("cookie") == [b"a=1; b=2"]
+
+
+@h3.run
+async def test_a_client_does_not_speak_for_others(start, recorder):
+    gateway = start(origin=recorder.address)
+    lies = [
+        (b"x-forwarded-for", b"10.0.0.1"), (b"x-forwarded-proto", b"http"),
+        (b"x-forwarded-host", b"other.test"), (b"x-forwarded-port", b"1"),
+        (b"forwarded", b"for=10.0.0.1"), (b"x-real-ip", b"10.0.0.1"), (b"early-data", b"1"),
+        (b"proxy", b"http://10.0.0.1"), (b"x_forwarded_for", b"10.0.0.1"), (b"via", b"1.1 liar"),
+    ]
+    async with raw.connection(gateway) as client:
+        for scheme in (b"https", b"http"):
+            assert (await client.ask(head(scheme=scheme, more=lies))).outcome == "200"
+            got = recorder.requests[-1]
+            assert got.values("x-forwarded-for") == [b"127.0.0.1"]
+            assert got.values("x-forwarded-proto") == [b"https"]
+            assert got.values("x-forwarded-host") == [b"e2e.test"]
+            assert got.values("forwarded") == [b'for=127.0.0.1;host="e2e.test";proto=https']
+            assert got.values("via") == [b"3 ringway"]
+            assert b"10.0.0.1" not in got.head and b"_" not in got.head
+            assert got.values("early-data") == got.values("proxy") == got.values("x-real-ip") == []
+
+
+@h3.run
+async def test_expect_is_answered_here(start, recorder):
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        more = [(b"expect", b"100-continue"), (b"content-length", b"5")]
+        exchange = client.request(head(b"POST", more=more), end=False)
+        await client.until(lambda: exchange.received)
+        client.send(exchange.stream, frame(DATA, b"hello"), end=True)
+        await client.ended(exchange)
+        assert exchange.status == [100, 200]
+        assert recorder.requests[-1].values("expect") == []
+        assert recorder.requests[-1].body == b"hello"
+        assert (await client.ask(head())).outcome == "200"
+    assert len(recorder.connections) == 1, "the connection was kept"
+
+
+@h3.run
+async def test_streams_and_requests_are_one_to_one(start, recorder):
+    """Many streams at once: as many requests, each whole, on connections of their own."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        exchanges = [
+            client.request(head(b"POST", b"/%d" % number) + frame(DATA, b"%d" % number))
+            for number in range(90)
+        ]
+        for exchange in exchanges:
+            assert (await client.ended(exchange)).outcome == "200"
+    lines = sorted(request.line for request in recorder.requests)
+    assert lines == sorted(f"POST /{number} HTTP/1.1" for number in range(90))
+    assert all(request.line.split("/")[1].split()[0].encode() == request.body
+               for request in recorder.requests)
+    assert recorder.raw().count(b" HTTP/1.1\r\n") == 90

@@ -1,0 +1,483 @@
+//! Request streams: what is taken, what is refused and with which code, whatever the chunks.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+use ringway::http3::RequestError::{self, BadRequest, Connection, Stream, TooLarge};
+use ringway::http3::{Code, ConnectionError, RequestEvent, RequestHead, Scheme};
+
+use crate::*;
+
+fn head_of(lines: &[(&str, &[u8])]) -> Result<RequestHead, RequestError> {
+    let (mut events, end) = run_bytes(&frame(HEADERS, &section(lines)));
+    let packed = run_bytes(&frame(HEADERS, &packed_section(lines)));
+    assert_eq!((&events, end), (&packed.0, packed.1), "literal or packed is all the same");
+    end?;
+    match (events.pop(), events.pop()) {
+        (Some(RequestEvent::Head(head)), None) => Ok(head),
+        other => panic!("one head and nothing else, not {other:?}"),
+    }
+}
+
+/// What a refusal means to the peer; the rule's words are for people.
+fn kind(error: RequestError) -> String {
+    match error {
+        Connection(ConnectionError { code, .. }) => format!("connection {}", code.name()),
+        Stream { code, .. } => format!("stream {}", code.name()),
+        TooLarge { .. } => "431".to_owned(),
+        BadRequest { .. } => "400".to_owned(),
+    }
+}
+
+fn name(text: &'static str) -> HeaderName {
+    HeaderName::from_static(text)
+}
+
+fn value(text: &'static str) -> HeaderValue {
+    HeaderValue::from_static(text)
+}
+
+#[test]
+fn a_whole_request() {
+    let bytes = [
+        frame(GREASE, b"anything"),
+        frame(
+            HEADERS,
+            &packed_section(&[
+                (":method", b"POST"),
+                (":scheme", b"https"),
+                (":authority", b"Example.com:8443"),
+                (":path", b"/a%2Fb?c=d|e"),
+                ("cookie", b"a=1"),
+                ("content-length", b"11"),
+                ("x-custom", b"one"),
+                ("host", b"Example.com:8443"),
+                ("cookie", b"b=2"),
+                ("te", b"trailers"),
+                ("content-length", b"11"),
+            ]),
+        ),
+        frame(DATA, b"hello "),
+        frame(DATA, b""),
+        frame(GREASE, b""),
+        frame(DATA, b"world"),
+        frame(HEADERS, &packed_section(&[("x-sum", b"42")])),
+        frame(GREASE, b"after"),
+    ]
+    .concat();
+    let (events, end) = run_bytes(&bytes);
+    assert_eq!(end, Ok(()));
+    let events = joined(events);
+    let RequestEvent::Head(head) = &events[0] else { panic!("{events:?}") };
+    assert_eq!(head.method, Method::POST);
+    assert_eq!(head.scheme, Some(Scheme::Https));
+    assert_eq!(head.authority.as_str(), "Example.com:8443");
+    assert_eq!(head.path.as_deref(), Some("/a%2Fb?c=d|e"));
+    assert_eq!(head.content_length, Some(11));
+    assert_eq!(
+        head.fields,
+        [
+            (name("cookie"), value("a=1")),
+            (name("x-custom"), value("one")),
+            (name("cookie"), value("b=2")),
+            (name("te"), value("trailers")),
+        ]
+    );
+    assert_eq!(events[1], RequestEvent::Body(Bytes::from_static(b"hello world")));
+    assert_eq!(events[2], RequestEvent::Trailers(vec![(name("x-sum"), value("42"))]));
+    assert_eq!(events.len(), 3);
+
+    // The same, cut in two at every byte, and into single bytes.
+    for cut in 0..=bytes.len() {
+        let (first, second) = bytes.split_at(cut);
+        let chunks = [Bytes::copy_from_slice(first), Bytes::copy_from_slice(second)];
+        let (cut_events, end) = run(chunks, &SETTINGS);
+        assert_eq!((joined(cut_events), end), (events.clone(), Ok(())), "cut at {cut}");
+    }
+    let single = bytes.iter().map(|&byte| Bytes::copy_from_slice(&[byte]));
+    assert_eq!(joined(run(single, &SETTINGS).0), events);
+}
+
+#[test]
+fn a_body_is_never_copied() {
+    let head = frame(HEADERS, &section(GET));
+    let first = Bytes::from([&head[..], &varint(DATA), &varint(10), b"01234"].concat());
+    let second = Bytes::from_static(b"56789");
+    let (events, end) = run([first.clone(), second.clone()], &SETTINGS);
+    assert_eq!(end, Ok(()));
+    let [RequestEvent::Head(_), RequestEvent::Body(one), RequestEvent::Body(two)] = &events[..]
+    else {
+        panic!("a head and two pieces: {events:?}")
+    };
+    assert_eq!(one.as_ptr(), first[first.len() - 5..].as_ptr());
+    assert_eq!(two.as_ptr(), second.as_ptr());
+}
+
+#[test]
+fn nothing_of_a_chunk_is_held_once_its_parts_are_taken() {
+    let chunk = Bytes::from([&frame(HEADERS, &section(GET))[..], &[0x40]].concat());
+    let mut stream = ringway::http3::RequestStream::new();
+    stream.handle(chunk.clone());
+    let head = stream.poll(&SETTINGS).unwrap();
+    assert_eq!(stream.poll(&SETTINGS), Ok(None));
+    // The stream has begun a frame, the head is alive, and yet the chunk is free.
+    assert!(matches!(head, Some(RequestEvent::Head(_))));
+    assert!(chunk.is_unique());
+}
+
+#[test]
+fn an_endless_unknown_frame_is_counted_not_held() {
+    let mut stream = ringway::http3::RequestStream::new();
+    let begin = [&frame(HEADERS, &section(GET))[..], &varint(GREASE), &[0xff; 8]].concat();
+    stream.handle(Bytes::from(begin));
+    assert!(stream.poll(&SETTINGS).unwrap().is_some());
+    for _ in 0..1000 {
+        let chunk = Bytes::from(vec![0; 65_536]);
+        stream.handle(chunk.clone());
+        assert_eq!(stream.poll(&SETTINGS), Ok(None));
+        assert!(chunk.is_unique());
+    }
+    let end = stream.handle_end().map_err(kind);
+    assert_eq!(end, Err("connection H3_FRAME_ERROR".to_owned()));
+}
+
+/// Frames and their order: RFC 9114 4.1, 7.1, 7.2.
+#[test]
+fn refused_streams() {
+    let get = frame(HEADERS, &section(GET));
+    let connect =
+        frame(HEADERS, &section(&[(":method", b"CONNECT"), (":authority", b"example.com:443")]));
+    let trailers = frame(HEADERS, &section(&[("x", b"y")]));
+    let five = frame(HEADERS, &section(&get_with(&[("content-length", b"5")])));
+    let unexpected = "connection H3_FRAME_UNEXPECTED";
+    let frame_error = "connection H3_FRAME_ERROR";
+    let message_error = "stream H3_MESSAGE_ERROR";
+    let qpack = "connection QPACK_DECOMPRESSION_FAILED";
+    let mut cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("nothing", vec![], "stream H3_REQUEST_INCOMPLETE"),
+        ("unknown frames only", frame(GREASE, b"x"), "stream H3_REQUEST_INCOMPLETE"),
+        ("DATA first", frame(DATA, b"x"), unexpected),
+        ("DATA after trailers", [&get[..], &trailers, &frame(DATA, b"x")].concat(), unexpected),
+        ("a third section", [&get[..], &trailers, &trailers].concat(), unexpected),
+        ("HEADERS after CONNECT", [&connect[..], &trailers].concat(), unexpected),
+        ("half a frame type", [&get[..], &[0x40]].concat(), frame_error),
+        ("half a length", [&get[..], &[0x00, 0x40]].concat(), frame_error),
+        ("half a section", get[..get.len() - 1].to_vec(), frame_error),
+        ("half a body", [&get[..], &[0x00, 0x02, b'x']].concat(), frame_error),
+        ("half an unknown frame", [&get[..], &varint(GREASE), &[9, 9]].concat(), frame_error),
+        ("an empty section", frame(HEADERS, b""), qpack),
+        ("half a section prefix", frame(HEADERS, &[0]), qpack),
+        ("required insert count", frame(HEADERS, &[1, 0, 0xd1]), qpack),
+        ("negative base", frame(HEADERS, &[0, 0x80, 0xd1]), qpack),
+        ("dynamic index", frame(HEADERS, &[0, 0, 0x80]), qpack),
+        ("post-base index", frame(HEADERS, &[0, 0, 0x10]), qpack),
+        ("dynamic name", frame(HEADERS, &[0, 0, 0x40, 1, b'x']), qpack),
+        ("post-base name", frame(HEADERS, &[0, 0, 0x00, 1, b'x']), qpack),
+        ("static index 99", frame(HEADERS, &[0, 0, 0xff, 36]), qpack),
+        ("string past the end", frame(HEADERS, &[0, 0, 0x51, 3, b'/']), qpack),
+        (
+            "string of 2^62 bytes",
+            frame(HEADERS, &[&[0, 0, 0x51, 0x7f][..], &[0xff; 9]].concat()),
+            qpack,
+        ),
+        ("bad Huffman padding", frame(HEADERS, &[0, 0, 0x51, 0x81, 0x00]), qpack),
+        ("FIN alone, body owed", five.clone(), message_error),
+        ("body too short", [&five[..], &frame(DATA, b"1234")].concat(), message_error),
+        ("body too long", [&five[..], &frame(DATA, b"123456")].concat(), message_error),
+        (
+            "body too long in two",
+            [&five[..], &frame(DATA, b"12345"), &frame(DATA, b"6")].concat(),
+            message_error,
+        ),
+        (
+            "trailers before the body's end",
+            [&five[..], &frame(DATA, b"1234"), &trailers].concat(),
+            message_error,
+        ),
+    ];
+    for (frame_type, what) in [
+        (0x03, "CANCEL_PUSH"),
+        (0x04, "SETTINGS"),
+        (0x05, "PUSH_PROMISE"),
+        (0x07, "GOAWAY"),
+        (0x0d, "MAX_PUSH_ID"),
+        (0x02, "PRIORITY"),
+        (0x06, "PING"),
+        (0x08, "WINDOW_UPDATE"),
+        (0x09, "CONTINUATION"),
+    ] {
+        cases.push((what, frame(frame_type, &[0]), unexpected));
+        cases.push((what, [&get[..], &frame(frame_type, &[0])].concat(), unexpected));
+        cases.push((what, [&get[..], &trailers, &frame(frame_type, &[0])].concat(), unexpected));
+    }
+    for bad in [("content-length", "1"), ("host", "h"), ("te", "trailers"), (":path", "/")] {
+        let lines = [(bad.0, bad.1.as_bytes())];
+        cases.push((bad.0, [&get[..], &frame(HEADERS, &section(&lines))].concat(), message_error));
+    }
+    for (what, bytes, expected) in cases {
+        let (events, end) = run_bytes(&bytes);
+        assert_eq!(end.map_err(kind), Err(expected.to_owned()), "{what}");
+        let single = bytes.iter().map(|&byte| Bytes::copy_from_slice(&[byte]));
+        let (single_events, single_end) = run(single, &SETTINGS);
+        assert_eq!(single_end, end, "{what}, byte by byte");
+        assert_eq!(joined(single_events), joined(events), "{what}, byte by byte");
+    }
+}
+
+#[test]
+fn trailers_of_an_incomplete_body_are_not_told() {
+    let head = frame(HEADERS, &section(&get_with(&[("content-length", b"5")])));
+    let trailers = frame(HEADERS, &section(&[("x", b"y")]));
+    let (events, end) = run_bytes(&[&head[..], &frame(DATA, b"1234"), &trailers].concat());
+    assert_eq!(end.map_err(kind), Err("stream H3_MESSAGE_ERROR".to_owned()));
+    assert!(matches!(events[..], [RequestEvent::Head(_), RequestEvent::Body(_)]), "{events:?}");
+}
+
+/// Heads: RFC 9114 4.2, 4.3, 4.4; RFC 9110 5.1, 5.5, 7.2, 8.6; RFC 3986 3.2.
+#[test]
+fn refused_heads() {
+    let malformed = "stream H3_MESSAGE_ERROR";
+    let bad = "400";
+    type Changes = &'static [(&'static str, &'static [u8])];
+    let cases: &[(Changes, &str)] = &[
+        // Pseudo-header fields: complete, known, once.
+        (&[(":method", REMOVED)], malformed),
+        (&[(":scheme", REMOVED)], malformed),
+        (&[(":path", REMOVED)], malformed),
+        (&[(":authority", REMOVED)], malformed),
+        (&[(":protocol", b"websocket")], malformed),
+        (&[(":status", b"200")], malformed),
+        (&[(":", b"")], malformed),
+        (&[(":Path", b"/")], malformed),
+        // Methods.
+        (&[(":method", b"")], malformed),
+        (&[(":method", b"GE T")], malformed),
+        (&[(":method", b"GET\r\nx: y")], malformed),
+        // Schemes.
+        (&[(":scheme", b"")], bad),
+        (&[(":scheme", b"ftp")], bad),
+        // Paths.
+        (&[(":path", b"")], malformed),
+        (&[(":path", b"*")], bad),
+        (&[(":path", b"a")], bad),
+        (&[(":path", b"http://example.com/")], bad),
+        (&[(":path", b"/a#b")], bad),
+        (&[(":path", b"/a b")], bad),
+        (&[(":path", b"/a\tb")], bad),
+        (&[(":path", b"/\0")], bad),
+        (&[(":path", b"/ HTTP/1.1\r\nx: y")], bad),
+        (&[(":path", b"/\x7f")], bad),
+        (&[(":path", b"/\xc3\xa4")], bad),
+        // Authorities.
+        (&[(":authority", b"")], malformed),
+        (&[(":authority", REMOVED), ("host", b"")], malformed),
+        (&[("host", b"example.org")], malformed),
+        (&[("host", b"Example.com")], malformed),
+        (&[("host", b"example.com"), ("host", b"example.com")], bad),
+        (&[(":authority", b"user@example.com")], bad),
+        (&[(":authority", b"example.com:")], bad),
+        (&[(":authority", b"example.com:0")], bad),
+        (&[(":authority", b"example.com:65536")], bad),
+        (&[(":authority", b"example.com:+80")], bad),
+        (&[(":authority", b"example.com:80:80")], bad),
+        (&[(":authority", b"example.com/x")], bad),
+        (&[(":authority", b"example.com,example.org")], bad),
+        (&[(":authority", b"exa mple.com")], bad),
+        (&[(":authority", b"example.com\r\nx: y")], bad),
+        (&[(":authority", b"%65xample.com")], bad),
+        (&[(":authority", b":443")], bad),
+        (&[(":authority", b"[::1")], bad),
+        (&[(":authority", b"[::1]x")], bad),
+        (&[(":authority", b"[]")], bad),
+        (&[(":authority", b"[1.2.3.4]")], bad),
+        (&[(":authority", b"::1")], bad),
+        (&[(":authority", b"[fe80::1%25eth0]")], bad),
+        // CONNECT.
+        (&[(":method", b"CONNECT"), (":authority", b"example.com:443")], malformed),
+        // Field names.
+        (&[("", b"x")], malformed),
+        (&[("X-Upper", b"x")], malformed),
+        (&[("x y", b"x")], malformed),
+        (&[("x:y", b"x")], malformed),
+        (&[("x\"y", b"x")], malformed),
+        (&[("x\r\ny", b"x")], malformed),
+        (&[("x\0", b"x")], malformed),
+        (&[("x\x7f", b"x")], malformed),
+        (&[("\u{e4}", b"x")], malformed),
+        // Field values.
+        (&[("x", b"a\rb")], malformed),
+        (&[("x", b"a\nb")], malformed),
+        (&[("x", b"a\0b")], malformed),
+        (&[("x", b"a\x01b")], malformed),
+        (&[("x", b"a\x7fb")], malformed),
+        (&[("x", b" a")], malformed),
+        (&[("x", b"a ")], malformed),
+        (&[("x", b"\ta")], malformed),
+        (&[("x", b"a\t")], malformed),
+        (&[("x", b" ")], malformed),
+        (&[("cookie", b"a=b\r\nset-cookie: c")], malformed),
+        // Connection-specific fields.
+        (&[("connection", b"close")], malformed),
+        (&[("keep-alive", b"timeout=5")], malformed),
+        (&[("proxy-connection", b"keep-alive")], malformed),
+        (&[("transfer-encoding", b"chunked")], malformed),
+        (&[("upgrade", b"h2c")], malformed),
+        (&[("te", b"gzip")], malformed),
+        (&[("te", b"trailers, deflate")], malformed),
+        (&[("te", b"")], malformed),
+        // Content lengths.
+        (&[("content-length", b"0"), ("content-length", b"1")], malformed),
+        (&[("content-length", b"")], bad),
+        (&[("content-length", b"+5")], bad),
+        (&[("content-length", b"-0")], bad),
+        (&[("content-length", b"5,5")], bad),
+        (&[("content-length", b"0x5")], bad),
+        (&[("content-length", b"5 5")], bad),
+        (&[("content-length", b"18446744073709551616")], bad),
+        (&[("content-length", b" 5")], malformed),
+    ];
+    for (changes, expected) in cases {
+        let outcome = head_of(&get_with(changes)).map_err(kind);
+        assert_eq!(outcome, Err((*expected).to_owned()), "{changes:?}");
+    }
+    // What `get_with` cannot say: pseudo-header fields twice, late; CONNECT.
+    for (lines, expected) in [
+        ([GET, &[(":path", b"/")]].concat(), malformed),
+        ([GET, &[(":method", b"GET")]].concat(), malformed),
+        ([GET, &[(":scheme", b"https")]].concat(), malformed),
+        ([GET, &[(":authority", b"example.com")]].concat(), malformed),
+        ([&[("x", &b"y"[..])], GET].concat(), malformed),
+        ([&GET[..3], &[("x", b"y"), (":path", b"/")]].concat(), malformed),
+        (vec![(":method", b"CONNECT"), ("host", b"example.com:443")], malformed),
+        (vec![(":method", b"CONNECT"), (":authority", b"example.com")], bad),
+        (
+            vec![
+                (":method", b"CONNECT"),
+                (":authority", b"example.com:443"),
+                ("content-length", b"0"),
+            ],
+            bad,
+        ),
+    ] {
+        assert_eq!(head_of(&lines).map_err(kind), Err(expected.to_owned()), "{lines:?}");
+    }
+}
+
+#[test]
+fn accepted_heads() {
+    for authority in
+        ["a", "example.com.", "1.2.3.4:1", "[::1]", "[2001:db8::1]:65535", "a_b-c~d.example"]
+    {
+        let lines = [&GET[..2], &[(":authority", authority.as_bytes()), (":path", b"/")]].concat();
+        assert_eq!(head_of(&lines).unwrap().authority.as_str(), authority);
+        // The same told by host alone.
+        let lines = [&GET[..2], &[(":path", b"/"), ("host", authority.as_bytes())]].concat();
+        let head = head_of(&lines).unwrap();
+        assert_eq!((head.authority.as_str(), head.fields.len()), (authority, 0));
+    }
+    for path in ["/", "//x", "/..", "/%2e%2e/", "/?", "/a?b=/c?d", "/%00", "/{a}|^`\\\"<>"] {
+        let lines = [&GET[..3], &[(":path", path.as_bytes())]].concat();
+        assert_eq!(head_of(&lines).unwrap().path.as_deref(), Some(path));
+    }
+    let options = head_of(&get_with(&[(":method", b"OPTIONS"), (":path", b"*")])).unwrap();
+    assert_eq!(options.path.as_deref(), Some("*"));
+    let http = head_of(&get_with(&[(":scheme", b"HTTP"), (":method", b"brew")])).unwrap();
+    assert_eq!((http.scheme, http.method.as_str()), (Some(Scheme::Http), "brew"));
+    let connect = [(":method", &b"CONNECT"[..]), (":authority", b"example.com:443")];
+    let connect = head_of(&connect).unwrap();
+    assert_eq!((connect.scheme, connect.path), (None, None));
+    for (text, expected) in [("0", 0), ("007", 7)] {
+        let lines = [GET, &[("content-length", text.as_bytes())]].concat();
+        let body = frame(DATA, &b"1234567"[..expected]);
+        let (events, end) = run_bytes(&[frame(HEADERS, &section(&lines)), body].concat());
+        assert_eq!(end, Ok(()));
+        let RequestEvent::Head(head) = &events[0] else { panic!("{events:?}") };
+        assert_eq!(head.content_length, Some(expected as u64));
+    }
+    let odd = [("x", &b""[..]), ("y", b"a\tb \xff"), ("!#$%&'*+-.^_`|~09az", b"v")];
+    let head = head_of(&[GET, &odd].concat()).unwrap();
+    let fields: Vec<_> = head.fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+    assert_eq!(fields, odd);
+}
+
+/// RFC 9114 4.2.2: names, values and 32 bytes for each line.
+#[test]
+fn limits_of_a_section_are_exact() {
+    let lines = [GET, &[("x-in-huffman-code", b"1234567890"), ("x-b", b"")]].concat();
+    let len: usize = lines.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+    let encoded = [section(&lines), packed_section(&lines)];
+    for section in encoded {
+        let bytes = Bytes::from(frame(HEADERS, &section));
+        let run_with = |len: usize, count: usize| {
+            let settings =
+                LocalSettings { field_section_len_max: len as u32, field_count_max: count as u32 };
+            run([bytes.clone()], &settings).1.map_err(kind)
+        };
+        assert_eq!(run_with(len, lines.len()), Ok(()));
+        for limit in 0..len {
+            assert_eq!(run_with(limit, 100), Err("431".to_owned()), "{limit} of {len}");
+        }
+        for count in 0..lines.len() {
+            assert_eq!(run_with(len, count), Err("431".to_owned()), "{count} lines");
+        }
+    }
+}
+
+#[test]
+fn a_section_too_long_is_refused_by_its_declared_length() {
+    // Not a byte of it has come.
+    let header = [&varint(HEADERS)[..], &varint((1 << 62) - 1)].concat();
+    assert_eq!(run_bytes(&header).1.map_err(kind), Err("431".to_owned()));
+    // Huffman code that would grow: 16 KiB of '0' in 10 KiB are over the limit of 16 KiB.
+    let long = "0".repeat(16 * 1024);
+    let lines = [GET, &[("x", long.as_bytes())]].concat();
+    let packed = packed_section(&lines);
+    assert!(packed.len() < 11_000);
+    assert_eq!(run_bytes(&frame(HEADERS, &packed)).1.map_err(kind), Err("431".to_owned()));
+    // Trailers have the same limit.
+    let packed = packed_section(&[("x", long.as_bytes())]);
+    let bytes = [frame(HEADERS, &section(GET)), frame(HEADERS, &packed)].concat();
+    assert_eq!(run_bytes(&bytes).1.map_err(kind), Err("431".to_owned()));
+}
+
+#[test]
+fn never_indexed_values_are_marked() {
+    let mut section = BytesMut::from(&packed_section(GET)[..]);
+    encode::put_line("authorization", b"secret", true, &mut section);
+    encode::put_line("x-token", b"secret", true, &mut section);
+    encode::put_line("x-other", b"open", false, &mut section);
+    let (events, end) = run_bytes(&frame(HEADERS, &section));
+    assert_eq!(end, Ok(()));
+    let RequestEvent::Head(head) = &events[0] else { panic!("{events:?}") };
+    let marks: Vec<_> = head.fields.iter().map(|(_, value)| value.is_sensitive()).collect();
+    assert_eq!(marks, [true, true, false]);
+}
+
+#[test]
+fn codes_have_the_values_of_their_rfcs() {
+    // RFC 9114 8.1, RFC 9204 6.
+    let values = [
+        (Code::NoError, 0x100),
+        (Code::GeneralProtocolError, 0x101),
+        (Code::InternalError, 0x102),
+        (Code::StreamCreationError, 0x103),
+        (Code::ClosedCriticalStream, 0x104),
+        (Code::FrameUnexpected, 0x105),
+        (Code::FrameError, 0x106),
+        (Code::ExcessiveLoad, 0x107),
+        (Code::IdError, 0x108),
+        (Code::SettingsError, 0x109),
+        (Code::MissingSettings, 0x10a),
+        (Code::RequestRejected, 0x10b),
+        (Code::RequestCancelled, 0x10c),
+        (Code::RequestIncomplete, 0x10d),
+        (Code::MessageError, 0x10e),
+        (Code::ConnectError, 0x10f),
+        (Code::VersionFallback, 0x110),
+        (Code::QpackDecompressionFailed, 0x200),
+        (Code::QpackEncoderStreamError, 0x201),
+        (Code::QpackDecoderStreamError, 0x202),
+    ];
+    for (code, value) in values {
+        assert_eq!(code.value(), value, "{code}");
+    }
+}

@@ -1,0 +1,155 @@
+//! HTTP/3 clients (quinn and h3): honest ones, and ones that take or send as they please.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::body::{Check, Tag};
+use crate::gateway::Gateway;
+
+type Sending = h3::client::RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
+type Receiving = h3::client::RequestStream<h3_quinn::RecvStream, Bytes>;
+type Requesting = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+
+/// One connection.
+pub struct Client {
+    pub requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
+    pub quic: quinn::Connection,
+    pub tag: Tag,
+    _endpoint: quinn::Endpoint,
+}
+
+/// A connection without HTTP/3 of its own. `stream_window` is what it lets each stream send ahead.
+pub async fn quic(gateway: &Gateway, stream_window: u32) -> (quinn::Endpoint, quinn::Connection) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(gateway.certificate.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = quinn::TransportConfig::default();
+    transport.stream_receive_window(stream_window.into());
+    transport.receive_window((64u32 << 20).into());
+    transport.send_window(512 << 10);
+    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    config.transport_config(Arc::new(transport));
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(config);
+    let connection = endpoint.connect(gateway.address, "localhost").unwrap().await.unwrap();
+    (endpoint, connection)
+}
+
+/// A connection whose windows are in nobody's way.
+pub async fn connect(gateway: &Gateway) -> Client {
+    connect_with(gateway, 1 << 20).await
+}
+
+pub async fn connect_with(gateway: &Gateway, stream_window: u32) -> Client {
+    let (endpoint, quic) = quic(gateway, stream_window).await;
+    let connection = h3_quinn::Connection::new(quic.clone());
+    let (mut driver, requests) = h3::client::new(connection).await.unwrap();
+    tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
+    Client { requests, quic, tag: Tag::random(), _endpoint: endpoint }
+}
+
+impl Client {
+    pub async fn open(&mut self, method: &str, path: &str) -> Requesting {
+        let uri = format!("https://localhost{path}");
+        let request = http::Request::builder().method(method).uri(uri).body(()).unwrap();
+        self.requests.send_request(request).await.unwrap()
+    }
+
+    /// Asks for `len` bytes of this connection's body.
+    pub async fn begin_download(&mut self, len: u64) -> Requesting {
+        let path = format!("/tagged/{len}/{}", self.tag.hex());
+        let mut stream = self.open("GET", &path).await;
+        stream.finish().await.unwrap();
+        stream
+    }
+
+    /// Fetches and checks a whole body.
+    pub async fn download(&mut self, len: u64) {
+        let mut stream = self.begin_download(len).await;
+        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+        let mut check = Check::new(self.tag);
+        while let Some(mut data) = stream.recv_data().await.unwrap() {
+            take(&mut data, &mut check);
+        }
+        assert_eq!(check.len, len);
+    }
+
+    /// Sends a body that the origin checks. Status and text of the answer.
+    pub async fn upload(&mut self, path: &str, len: u64) -> (u16, String) {
+        let stream = self.open("POST", path).await;
+        let tag = self.tag;
+        let (sending, mut receiving) = stream.split();
+        let sender = tokio::spawn(send(sending, tag, len));
+        let status = receiving.recv_response().await.unwrap().status().as_u16();
+        let mut text = BytesMut::new();
+        while let Some(data) = receiving.recv_data().await.unwrap() {
+            text.extend_from_slice(data.chunk());
+        }
+        sender.abort();
+        (status, String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    /// Sends a body that the origin checks, to its end.
+    pub async fn upload_checked(&mut self, len: u64) {
+        let path = format!("/check/{}", self.tag.hex());
+        assert_eq!(self.upload(&path, len).await, (200, len.to_string()));
+    }
+
+    /// A request without a body: the status, and the answer's length if it ended well.
+    pub async fn get(&mut self, path: &str) -> (u16, Result<u64, h3::error::StreamError>) {
+        let mut stream = self.open("GET", path).await;
+        stream.finish().await.unwrap();
+        let status = stream.recv_response().await.unwrap().status().as_u16();
+        let mut len = 0;
+        loop {
+            match stream.recv_data().await {
+                Ok(Some(data)) => len += data.remaining() as u64,
+                Ok(None) => return (status, Ok(len)),
+                Err(error) => return (status, Err(error)),
+            }
+        }
+    }
+}
+
+/// Checks what came.
+pub fn take(data: &mut impl bytes::Buf, check: &mut Check) {
+    while data.has_remaining() {
+        let piece = data.chunk();
+        check.feed(piece).unwrap_or_else(|wrong| panic!("the client got {wrong}"));
+        let len = piece.len();
+        data.advance(len);
+    }
+}
+
+/// Reads a tagged answer to its end.
+pub async fn receive(mut stream: Receiving, tag: Tag) -> u64 {
+    assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+    let mut check = Check::new(tag);
+    while let Some(mut data) = stream.recv_data().await.unwrap() {
+        take(&mut data, &mut check);
+    }
+    check.len
+}
+
+/// Sends `len` bytes of the tag's body and ends; gives up where the other side does.
+pub async fn send(mut stream: Sending, tag: Tag, len: u64) {
+    let mut at = 0;
+    while at < len {
+        let piece_len = (len - at).min(100_003);
+        if stream.send_data(tag.bytes(at, piece_len as usize)).await.is_err() {
+            return;
+        }
+        at += piece_len;
+    }
+    let _ = stream.finish().await;
+}

@@ -1,0 +1,161 @@
+//! Clients that take nothing of large answers: the origin is no longer read, memory stays bounded,
+//! others are served, and whoever reads again gets the rest.
+
+use std::time::Duration;
+
+use crate::body::{Check, Tag};
+use crate::client::{self, Client, connect, connect_with};
+use crate::gateway::{Gateway, Settings};
+use crate::{now, origin, pause, run};
+
+const MIB: u64 = 1 << 20;
+
+/// Waits until a figure stands still for a second.
+async fn plateau(figure: impl Fn() -> u64) -> u64 {
+    let deadline = now() + Duration::from_secs(30);
+    let (mut last, mut still) = (figure(), 0);
+    while still < 5 {
+        assert!(now() < deadline, "it never stands still: {last}");
+        pause(200).await;
+        let next = figure();
+        still = if next == last { still + 1 } else { 0 };
+        last = next;
+    }
+    last
+}
+
+/// The gateway serves others as if nothing were.
+async fn assert_serves_others(gateway: &Gateway) {
+    let began = now();
+    let mut other = connect(gateway).await;
+    other.download(2 * MIB).await;
+    other.upload_checked(2 * MIB).await;
+    let took = now() - began;
+    assert!(took < Duration::from_secs(5), "others took {took:?}");
+}
+
+#[test]
+fn clients_that_do_not_read_hold_the_origin_back() {
+    run(async {
+        const CLIENTS: u64 = 6;
+        const STREAMS: u64 = 30;
+        let (address, seen) = origin::start();
+        let gateway = Gateway::start(Settings::default(), address).await;
+        connect(&gateway).await.download(1000).await;
+        let resident = gateway.resident_len();
+        let mut clients: Vec<Client> = Vec::new();
+        let mut held = Vec::new();
+        for _ in 0..CLIENTS {
+            // Windows that the head fits in, and hardly more.
+            let mut client = connect_with(&gateway, 1024).await;
+            for _ in 0..STREAMS {
+                held.push((client.begin_download(100 * MIB).await, client.tag));
+            }
+            clients.push(client);
+        }
+        let sent = plateau(|| seen.sent()).await;
+        // What waits in the gateway, and in the kernel's buffers of either end.
+        let bound = CLIENTS * STREAMS * (512 << 10);
+        assert!(sent < bound, "{sent} bytes were taken from the origin, more than {bound}");
+        // Beyond the pool, a piece for each of them.
+        let grown = gateway.resident_len().saturating_sub(resident);
+        assert!(grown < 24 * MIB, "{} KiB of memory for clients that read nothing", grown >> 10);
+        assert!(gateway.metric("pool_slots", "free") > 0);
+        gateway.assert_at_rest("while nobody reads").await;
+        assert_serves_others(&gateway).await;
+
+        // One reads again, to the end; the others give up.
+        drop(held.split_off(1));
+        let (mut stream, tag) = held.pop().unwrap();
+        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+        let mut check = Check::new(tag);
+        while check.len < MIB {
+            client::take(&mut stream.recv_data().await.unwrap().unwrap(), &mut check);
+        }
+        drop((stream, clients));
+        gateway.settle(20).await;
+        assert_serves_others(&gateway).await;
+        gateway.settle(20).await;
+        seen.assert_right();
+        gateway.stop();
+    });
+}
+
+#[test]
+fn a_client_that_pauses_gets_every_byte() {
+    run(async {
+        let (address, seen) = origin::start();
+        let gateway = Gateway::start(Settings::default(), address).await;
+        let mut client = connect_with(&gateway, 64 << 10).await;
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            streams.push(client.begin_download(6 * MIB).await);
+        }
+        plateau(|| seen.sent()).await;
+        let tag = client.tag;
+        let readers = streams.into_iter().map(|stream| {
+            let (_, receiving) = stream.split();
+            tokio::spawn(client::receive(receiving, tag))
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            assert_eq!(reader.await.unwrap(), 6 * MIB);
+        }
+        drop(client);
+        gateway.settle(20).await;
+        gateway.stop();
+    });
+}
+
+#[test]
+fn an_echo_with_both_windows_full_goes_on_when_it_is_read() {
+    run(async {
+        // More than all buffers on the way, the kernel's included.
+        const LEN: u64 = 16 * MIB;
+        let (address, _) = origin::start();
+        let gateway = Gateway::start(Settings::default(), address).await;
+        let mut client = connect_with(&gateway, 32 << 10).await;
+        let mut echoes = Vec::new();
+        for _ in 0..3 {
+            let (sending, receiving) = client.open("POST", "/echo").await.split();
+            let tag = Tag::random();
+            echoes.push((tokio::spawn(client::send(sending, tag, LEN)), receiving, tag));
+        }
+        // Nobody reads: the echo cannot be sent, so the origin cannot read, so nothing moves.
+        plateau(|| gateway.metric("payload_bytes_total", "request")).await;
+        assert!(echoes.iter().all(|(sending, ..)| !sending.is_finished()), "where did it go?");
+        gateway.assert_at_rest("with all windows full").await;
+        let readers = echoes
+            .into_iter()
+            .map(|(_, receiving, tag)| tokio::spawn(client::receive(receiving, tag)));
+        for reader in readers.collect::<Vec<_>>() {
+            assert_eq!(reader.await.unwrap(), LEN);
+        }
+        drop(client);
+        gateway.settle(20).await;
+        gateway.stop();
+    });
+}
+
+#[test]
+fn memory_for_slow_readers_comes_back() {
+    run(async {
+        let (address, _) = origin::start();
+        let gateway = Gateway::start(Settings::default(), address).await;
+        let mut after = Vec::new();
+        for _ in 0..4 {
+            let mut client = connect_with(&gateway, 1024).await;
+            let mut held = Vec::new();
+            for _ in 0..60 {
+                held.push(client.begin_download(10 * MIB).await);
+            }
+            pause(500).await;
+            client.quic.close(0x100u32.into(), b"");
+            drop(held);
+            gateway.settle(20).await;
+            after.push(gateway.resident_len());
+        }
+        let (first, last) = (after[0], after[3]);
+        assert!(last < first + 6 * MIB, "memory grows with each round: {after:?}");
+        gateway.stop();
+    });
+}

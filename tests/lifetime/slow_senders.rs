@@ -1,0 +1,86 @@
+//! Clients that send a byte now and then: heads have a deadline, bodies a longest pause, and
+//! nobody else notices.
+
+use std::time::Duration;
+
+use crate::client::{self, connect};
+use crate::gateway::{Gateway, Settings};
+use crate::{now, origin, pause, run};
+
+/// HEADERS with a literal field section is not needed: a frame that announces more than comes.
+/// Type 1, length 200, then bytes one by one (RFC 9114 7.2.2).
+const HEAD_BEGUN: [u8; 5] = [0x01, 0x40, 0xC8, 0x00, 0x00];
+
+#[test]
+fn heads_that_trickle_are_answered_408() {
+    run(async {
+        let (address, seen) = origin::start();
+        let limits = r#"header_timeout = "1500ms""#;
+        let gateway = Gateway::start(Settings { limits, ..Settings::default() }, address).await;
+        let mut tasks = Vec::new();
+        for _ in 0..10 {
+            let (endpoint, quic) = client::quic(&gateway, 1 << 20).await;
+            for _ in 0..50 {
+                let quic = quic.clone();
+                tasks.push(tokio::spawn(async move { trickle_head(&quic).await }));
+            }
+            drop(endpoint);
+        }
+        pause(700).await;
+        let began = now();
+        connect(&gateway).await.download(1 << 20).await;
+        assert!(now() - began < Duration::from_secs(2), "others wait for slow heads");
+        for task in tasks {
+            let (answer, took) = task.await.unwrap();
+            // :status 408 is no entry of the static table: the text is in the answer's body.
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            assert!(text.contains("408 Request Timeout"), "{text:?}");
+            assert!(
+                took > Duration::from_millis(1400) && took < Duration::from_secs(5),
+                "{took:?}"
+            );
+        }
+        assert_eq!(gateway.metric("answers_own_total", "408"), 500);
+        assert_eq!(seen.requests.load(std::sync::atomic::Ordering::Relaxed), 1);
+        gateway.settle(10).await;
+        gateway.stop();
+    });
+}
+
+/// Sends a head of which a byte comes every 200 ms. The answer, and how long it took.
+async fn trickle_head(quic: &quinn::Connection) -> (Vec<u8>, Duration) {
+    let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
+    let began = now();
+    sending.write_all(&HEAD_BEGUN).await.unwrap();
+    let trickle = tokio::spawn(async move {
+        while sending.write_all(&[0xC1]).await.is_ok() {
+            pause(200).await;
+        }
+    });
+    let answer = receiving.read_to_end(4096).await.unwrap();
+    trickle.abort();
+    (answer, now() - began)
+}
+
+#[test]
+fn bodies_that_pause_too_long_are_answered_408() {
+    run(async {
+        let (address, _) = origin::start();
+        let limits = r#"body_timeout = "1s""#;
+        let gateway = Gateway::start(Settings { limits, ..Settings::default() }, address).await;
+        let mut client = connect(&gateway).await;
+        let mut held = Vec::new();
+        for _ in 0..50 {
+            let mut stream = client.open("POST", &format!("/check/{}", client.tag.hex())).await;
+            stream.send_data(client.tag.bytes(0, 300)).await.unwrap();
+            held.push(stream);
+        }
+        for mut stream in held {
+            assert_eq!(stream.recv_response().await.unwrap().status(), 408);
+        }
+        client.upload_checked(1 << 20).await;
+        drop(client);
+        gateway.settle(10).await;
+        gateway.stop();
+    });
+}

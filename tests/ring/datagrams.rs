@@ -1,0 +1,448 @@
+//! Datagrams: segmentation both ways, marks and addresses, want of buffers, re-arming.
+
+use std::ops::ControlFlow::{Break, Continue};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use ringway::pool::Pool;
+use ringway::ring::{
+    Completion, DatagramSend, LossReason, RingSettings, SendOutcome, StreamAddress, Wait,
+};
+
+use crate::harness::{Bench, PATIENCE, pattern, peer, send, settings};
+
+/// The edge's side of a received bundle.
+struct Seen {
+    payload: BytesMut,
+    segment_len: usize,
+}
+
+fn receive_one(bench: &mut Bench) -> Seen {
+    bench.until(|_, completion| match completion {
+        Completion::Datagrams { payload, segment_len, .. } => Break(Seen { payload, segment_len }),
+        _ => Continue(()),
+    })
+}
+
+fn lost(bench: &mut Bench) -> SendOutcome {
+    bench.until(|_, completion| match completion {
+        Completion::Sent { outcome, .. } => Break(outcome),
+        _ => Continue(()),
+    })
+}
+
+#[test]
+fn a_batch_arrives_as_it_was_cut() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        for (len, segment_len) in
+            [(1, 1), (1200, 1200), (1201, 1200), (64 * 1000, 1000), (65_507, 1100)]
+        {
+            let mut bench = Bench::new(settings());
+            let (edge, _) = bench.edge(address);
+            let client = peer(address);
+            let bytes = pattern(len, len as u64);
+            let mut batch = bench.pool.lease_vec().unwrap();
+            batch.extend_from_slice(&bytes);
+            let capacity = batch.capacity();
+            let to = client.local_addr().unwrap();
+            bench.ring.send_datagrams(edge, send(batch, to, Some(segment_len))).unwrap();
+            bench.until(|_, completion| match completion {
+                Completion::Sent { socket, buffer, outcome } => {
+                    assert_eq!((socket, outcome), (edge, SendOutcome::Sent));
+                    assert!(buffer.is_empty() && buffer.capacity() == capacity);
+                    assert!(Pool::contains(buffer.as_ptr()));
+                    Break(())
+                }
+                other => panic!("{other:?}"),
+            });
+            let mut buffer = [0u8; 2048];
+            for expected in bytes.chunks(usize::from(segment_len)) {
+                let got = client.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..got], expected);
+            }
+            assert_eq!(bench.ring.stats().gso_fallbacks, 0);
+            bench.end();
+        }
+    }
+}
+
+#[test]
+fn bundles_come_in_whole_and_in_place() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        // One ring sends segmented, so that the other's socket may coalesce.
+        let mut sender = Bench::new(settings());
+        let (out, from) = sender.edge(address);
+        std::thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let receiver = scope.spawn(move || {
+                let mut bench = Bench::new(settings());
+                let (_, to) = bench.edge(address);
+                tell.send(to).unwrap();
+                let mut received = Vec::new();
+                let mut bundles = 0;
+                while received.len() < 3 * 60_000 {
+                    let seen = bench.until(|_, completion| match completion {
+                        Completion::Datagrams {
+                            payload, source, destination, segment_len, ..
+                        } => {
+                            assert_eq!(source, from);
+                            assert_eq!(destination, Some(to.ip()));
+                            Break(Seen { payload, segment_len })
+                        }
+                        _ => Continue(()),
+                    });
+                    assert_eq!(seen.segment_len, 1000);
+                    assert!(Pool::contains(seen.payload.as_ptr()));
+                    received.extend_from_slice(&seen.payload);
+                    bundles += 1;
+                }
+                bench.end();
+                (received, bundles)
+            });
+            let to = told.recv().unwrap();
+            let bytes = pattern(3 * 60_000, 1);
+            for batch in bytes.chunks(60_000) {
+                let batch = send(batch.to_vec(), to, Some(1000));
+                sender.ring.send_datagrams(out, batch).unwrap();
+                assert_eq!(lost(&mut sender), SendOutcome::Sent);
+            }
+            let (received, bundles) = receiver.join().unwrap();
+            assert!(received == bytes, "the bytes differ");
+            assert_eq!(bundles, 3, "each batch is one bundle");
+        });
+        sender.end();
+    }
+}
+
+#[test]
+fn a_single_datagram_tells_its_own_length() {
+    let mut bench = Bench::new(settings());
+    let (_, edge) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    for len in [1usize, 21, 1200, 9000, 65_507] {
+        let bytes = pattern(len, len as u64);
+        client.send_to(&bytes, edge).unwrap();
+        let seen = receive_one(&mut bench);
+        assert!(seen.payload == bytes, "{len} bytes");
+        assert_eq!(seen.segment_len, len);
+    }
+    client.send_to(&[], edge).unwrap();
+    client.send_to(&[7], edge).unwrap();
+    assert_eq!(receive_one(&mut bench).payload, [7].as_slice());
+    assert_eq!(bench.ring.stats().empty, 1);
+    assert_eq!(bench.ring.stats().truncated, 0);
+    bench.end();
+}
+
+#[test]
+fn ecn_and_the_source_address_go_both_ways() {
+    for (address, other) in [("127.0.0.1:0", "127.0.0.2:0"), ("[::1]:0", "[::1]:0")] {
+        let mut bench = Bench::new(settings());
+        // Bound to the unspecified address, the edge learns and chooses by packet info.
+        let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let (edge, bound) = bench.edge(any);
+        let target = std::net::SocketAddr::new(
+            other.parse::<std::net::SocketAddr>().unwrap().ip(),
+            bound.port(),
+        );
+        let (far, far_address) = bench.edge(address);
+        for ecn in 0..4u8 {
+            let mut query = send(vec![1, 2, 3, ecn], target, None);
+            query.ecn = ecn;
+            bench.ring.send_datagrams(far, query).unwrap();
+            let mut done = 0;
+            bench.until(|ring, completion| match completion {
+                Completion::Datagrams {
+                    socket, source, destination, ecn: mark, payload, ..
+                } => {
+                    assert_eq!((mark, payload[3]), (ecn, ecn));
+                    if socket == edge {
+                        assert_eq!((source, destination), (far_address, Some(target.ip())));
+                        let answer = DatagramSend {
+                            buffer: payload.to_vec(),
+                            destination: source,
+                            source: destination,
+                            ecn,
+                            segment_len: None,
+                        };
+                        ring.send_datagrams(edge, answer).unwrap();
+                        Continue(())
+                    } else {
+                        assert_eq!(source, target, "it leaves from where it came to");
+                        Break(())
+                    }
+                }
+                Completion::Sent { outcome, .. } => {
+                    assert_eq!(outcome, SendOutcome::Sent);
+                    done += 1;
+                    assert!(done <= 2);
+                    Continue(())
+                }
+                unexpected => panic!("{unexpected:?}"),
+            });
+        }
+        bench.end();
+    }
+}
+
+#[test]
+fn a_source_of_the_other_family_is_not_heeded() {
+    let mut bench = Bench::new(settings());
+    let (edge, address) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    let mut batch = send(vec![9], client.local_addr().unwrap(), None);
+    batch.source = Some("::1".parse().unwrap());
+    bench.ring.send_datagrams(edge, batch).unwrap();
+    assert_eq!(lost(&mut bench), SendOutcome::Sent);
+    assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (1, address));
+    bench.end();
+}
+
+#[test]
+fn want_of_slots_is_counted_and_gets_over() {
+    // The pool has 64 slots; the test holds on to what comes until none is left.
+    let mut bench = Bench::new(settings());
+    let (_, edge) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    let mut held = Vec::new();
+    let mut sent = 0u8;
+    while bench.pool.counts().free > 0 || bench.ring.stats().no_buffers_datagrams == 0 {
+        client.send_to(&[sent], edge).unwrap();
+        sent += 1;
+        assert!(sent < 200, "the pool must be used up: {:?}", bench.pool.counts());
+        held.extend(bench.linger(Duration::from_millis(2)).into_iter().filter_map(payload));
+    }
+    let counts = bench.ring.stats().clone();
+    // Nothing is provided: turns pass by, they do not spin through re-arms.
+    assert!(bench.linger(Duration::from_millis(60)).is_empty());
+    let later = bench.ring.stats().clone();
+    assert_eq!(later.no_buffers_datagrams, counts.no_buffers_datagrams);
+    assert!(later.enters - counts.enters <= 30, "{}", later.enters - counts.enters);
+    client.send_to(&[sent], edge).unwrap();
+    sent += 1;
+    // The slots come back: all that was sent is there, in order.
+    let mut values: Vec<u8> = held.drain(..).map(|payload| payload[0]).collect();
+    while values.len() < usize::from(sent) {
+        values.push(receive_one(&mut bench).payload[0]);
+    }
+    assert_eq!(values, (0..sent).collect::<Vec<u8>>());
+    assert!(bench.ring.stats().rearms >= 1);
+    bench.end();
+}
+
+#[test]
+fn a_low_pool_keeps_its_slots_for_sends() {
+    let mut bench = Bench::new(settings());
+    let (_, edge) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    assert_eq!(bench.pool.counts().provided, 16 + 8);
+    let mut leases = Vec::new();
+    while !bench.pool.is_low() {
+        leases.push(bench.pool.lease_vec().unwrap());
+    }
+    let free = bench.pool.counts().free;
+    client.send_to(&[1], edge).unwrap();
+    let held = receive_one(&mut bench);
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    let counts = bench.pool.counts();
+    assert_eq!((counts.provided, counts.free), (16 + 8 - 1, free), "not provided again yet");
+    drop((leases, held));
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    assert_eq!(bench.pool.counts().provided, 16 + 8);
+    bench.end();
+}
+
+fn payload(completion: Completion) -> Option<BytesMut> {
+    match completion {
+        Completion::Datagrams { payload, .. } => Some(payload),
+        _ => None,
+    }
+}
+
+#[test]
+fn slots_freed_on_another_thread_wake_a_starving_ring() {
+    let mut bench = Bench::new(settings());
+    let (_, edge) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    let mut held = Vec::new();
+    while bench.ring.stats().no_buffers_datagrams == 0 {
+        client.send_to(&[0], edge).unwrap();
+        held.extend(bench.linger(Duration::from_millis(2)).into_iter().filter_map(payload));
+    }
+    client.send_to(&[1], edge).unwrap();
+    let freer = std::thread::spawn(move || drop(held));
+    // No completion tells of the slots; `Forever` must not mean it here.
+    let mut last = 0;
+    while last != 1 {
+        bench.ring.submit_and_wait(Wait::Forever).unwrap();
+        while let Some(completion) = bench.ring.poll_completion() {
+            last = payload(completion).map_or(last, |payload| payload[0]);
+        }
+    }
+    freer.join().unwrap();
+    bench.end();
+}
+
+#[test]
+fn a_full_completion_queue_loses_nothing() {
+    let settings = RingSettings {
+        submission_count: 4,
+        completion_count: 8,
+        datagram_buffers: 32,
+        ..settings()
+    };
+    let mut bench = Bench::new(settings);
+    let (edge, address) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    for round in 0..20u8 {
+        for value in 0..24 {
+            client.send_to(&[round, value], address).unwrap();
+        }
+        // More sends than the queue of completions is long, too.
+        for value in 0..24 {
+            let batch = send(vec![round, value], client.local_addr().unwrap(), None);
+            bench.ring.send_datagrams(edge, batch).unwrap();
+        }
+        let (mut received, mut sent) = (Vec::new(), 0);
+        while received.len() < 24 || sent < 24 {
+            bench.until(|_, completion| {
+                match completion {
+                    Completion::Datagrams { payload, .. } => received.push(payload[1]),
+                    Completion::Sent { outcome, .. } => {
+                        assert_eq!(outcome, SendOutcome::Sent);
+                        sent += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+                Break(())
+            });
+        }
+        assert_eq!(received, (0..24).collect::<Vec<u8>>());
+        for value in 0..24 {
+            let mut buffer = [0u8; 4];
+            assert_eq!(client.recv(&mut buffer).unwrap(), 2);
+            assert_eq!(buffer[..2], [round, value]);
+        }
+    }
+    assert!(bench.ring.stats().cq_overflows > 0, "{:?}", bench.ring.stats());
+    bench.end();
+}
+
+#[test]
+fn losses_are_told_by_their_reason() {
+    let mut bench = Bench::new(settings());
+    let (edge, _) = bench.edge("127.0.0.1:0");
+    // A socket that is bound to loopback has no way to a documentation address.
+    let away = "192.0.2.1:9".parse().unwrap();
+    bench.ring.send_datagrams(edge, send(vec![0; 100], away, None)).unwrap();
+    let outcome = lost(&mut bench);
+    assert!(matches!(outcome, SendOutcome::Lost(_)), "{outcome:?}");
+    // Port 0 is nobody's.
+    let nowhere = "127.0.0.1:0".parse().unwrap();
+    bench.ring.send_datagrams(edge, send(vec![0; 100], nowhere, None)).unwrap();
+    assert_eq!(lost(&mut bench), SendOutcome::Lost(LossReason::Other));
+    // A segmented send that the kernel refuses is tried segment by segment before it is lost.
+    bench.ring.send_datagrams(edge, send(vec![0; 300], nowhere, Some(100))).unwrap();
+    assert_eq!(lost(&mut bench), SendOutcome::Lost(LossReason::Other));
+    let first = u64::from(outcome == SendOutcome::Lost(LossReason::Other));
+    let stats = bench.ring.stats();
+    assert_eq!((stats.gso_fallbacks, stats.lost_other), (1, 1 + 3 + first));
+    // The socket remembers, and sends on without the kernel's help.
+    let client = peer("127.0.0.1:0");
+    let bytes = pattern(6_350, 3);
+    let batch = send(bytes.clone(), client.local_addr().unwrap(), Some(100));
+    bench.ring.send_datagrams(edge, batch).unwrap();
+    assert_eq!(lost(&mut bench), SendOutcome::Sent);
+    assert_eq!(bench.ring.stats().gso_fallbacks, 1);
+    let mut buffer = [0u8; 256];
+    for expected in bytes.chunks(100) {
+        let len = client.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..len], expected);
+    }
+    bench.end();
+}
+
+#[test]
+fn a_socket_without_checksums_falls_back() {
+    // SO_NO_CHECK on the sender makes the kernel refuse segmentation with an error of its own:
+    // the natural way to see a device without checksum offload.
+    let mut bench = Bench::new(settings());
+    let (socket, _) = crate::harness::edge_socket("127.0.0.1:0");
+    let on: i32 = 1;
+    // SAFETY: `on` is live for the call and its length is given.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    assert_eq!(outcome, 0);
+    let edge = bench.ring.add_socket(socket).unwrap();
+    let client = peer("127.0.0.1:0");
+    let bytes = pattern(64 * 500, 5);
+    for round in 0..3u64 {
+        let mut batch = bench.pool.lease_vec().unwrap();
+        batch.extend_from_slice(&bytes);
+        let batch = send(batch, client.local_addr().unwrap(), Some(500));
+        bench.ring.send_datagrams(edge, batch).unwrap();
+        assert_eq!(lost(&mut bench), SendOutcome::Sent, "round {round}");
+        let mut buffer = [0u8; 1024];
+        for expected in bytes.chunks(500) {
+            let len = client.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], expected);
+        }
+    }
+    assert_eq!(bench.ring.stats().gso_fallbacks, 1);
+    bench.end();
+}
+
+#[test]
+fn no_more_batches_than_promised() {
+    let mut bench = Bench::new(RingSettings { sends_max: 2, ..settings() });
+    let (edge, _) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    let to = client.local_addr().unwrap();
+    for _ in 0..2 {
+        bench.ring.send_datagrams(edge, send(vec![1], to, None)).unwrap();
+    }
+    let (_, given_back) = bench.ring.send_datagrams(edge, send(vec![2, 3], to, None)).unwrap_err();
+    assert_eq!(given_back.buffer, [2, 3]);
+    assert_eq!(lost(&mut bench), SendOutcome::Sent);
+    bench.ring.send_datagrams(edge, given_back).unwrap();
+    bench.end();
+}
+
+#[test]
+fn a_wait_ends_by_its_deadline_or_by_a_wake() {
+    use std::io::Write;
+    use std::sync::Arc;
+    let mut bench = Bench::new(settings());
+    let start = ringway::host::clock::now();
+    let wait = Duration::from_millis(30);
+    bench.ring.submit_and_wait(Wait::Until(start + wait)).unwrap();
+    let waited = start.elapsed();
+    assert!(waited >= wait && waited < PATIENCE, "{waited:?}");
+    bench.ring.submit_and_wait(Wait::Until(start)).unwrap();
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    let wake = Arc::new(ringway::host::eventfd::eventfd().unwrap());
+    bench.ring.watch_wake(Arc::clone(&wake));
+    for _ in 0..3 {
+        let waker = Arc::clone(&wake);
+        let thread = std::thread::spawn(move || (&*waker).write_all(&1u64.to_ne_bytes()).unwrap());
+        bench.ring.submit_and_wait(Wait::Forever).unwrap();
+        assert!(matches!(bench.ring.poll_completion(), Some(Completion::Woken)));
+        assert!(bench.ring.poll_completion().is_none());
+        thread.join().unwrap();
+    }
+    assert!(bench.linger(Duration::from_millis(20)).is_empty(), "each write is told once");
+    // Only here so that a ring with streams ends well too.
+    let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
+    bench.ring.connect(1, &nobody).unwrap();
+    bench.end();
+}

@@ -1,0 +1,128 @@
+//! How a ring ends: by order, by dropping, by a panic; always with every slot free.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringway::host::clock;
+use ringway::ring::{Ring, StreamAddress, Wait};
+
+use crate::harness::{
+    Bench, PATIENCE, assert_all_free, edge_socket, pattern, peer, pool, send, settings,
+};
+
+/// Everything at once: armed receives with bytes on the way, sends, a stuck write, a connect that
+/// hangs, a wake-up, completions nobody has taken. Answers what must outlive it.
+fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
+    let (edge, address) = bench.edge("127.0.0.1:0");
+    let (_, six) = bench.edge("[::1]:0");
+    let client = peer("127.0.0.1:0");
+    bench.ring.watch_wake(Arc::new(ringway::host::eventfd::eventfd().unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let streams: Vec<_> = (0..4).map(|tag| bench.ring.connect(tag, &to).unwrap()).collect();
+    bench.linger(Duration::from_millis(10));
+    let stuck = Bytes::from(vec![1; 50 << 20]);
+    for &stream in &streams {
+        bench.ring.receive(stream);
+        bench.ring.write(stream, vec![stuck.clone()]).unwrap();
+    }
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    for round in 0..10u8 {
+        client.send_to(&[round; 1000], address).unwrap();
+        peer("[::1]:0").send_to(&[round; 1000], six).unwrap();
+        let mut batch = bench.pool.lease_vec().unwrap();
+        batch.extend_from_slice(&pattern(60_000, 2));
+        let to = client.local_addr().unwrap();
+        bench.ring.send_datagrams(edge, send(batch, to, Some(1200))).unwrap();
+        if round == 5 {
+            bench.ring.submit_and_wait(Wait::No).unwrap();
+            drop(bench.ring.poll_completion());
+        }
+    }
+    assert!(bench.pool.counts().in_kernel > 0);
+    assert!(bench.pool.counts().provided > 0);
+    (client, vec![listener], stuck)
+}
+
+#[test]
+fn shutting_down_in_full_flight_leaves_every_slot_free() {
+    for _ in 0..5 {
+        let mut bench = Bench::new(settings());
+        let (_client, _listeners, stuck) = busy(&mut bench);
+        bench.end();
+        assert!(stuck.is_unique());
+    }
+}
+
+#[test]
+fn dropping_in_full_flight_leaves_every_slot_free() {
+    let mut bench = Bench::new(settings());
+    let (_client, _listeners, stuck) = busy(&mut bench);
+    let Bench { ring, pool } = bench;
+    drop(ring);
+    assert_all_free(&pool);
+    assert!(stuck.is_unique());
+}
+
+#[test]
+fn a_panic_ends_the_ring_and_the_next_one_takes_over() {
+    let pool = pool();
+    let (socket, address) = edge_socket("127.0.0.1:0");
+    for round in 0..3u8 {
+        let duplicate = socket.try_clone().unwrap();
+        let pool = Rc::clone(&pool);
+        let outcome = catch_unwind(AssertUnwindSafe(move || {
+            let mut ring = Ring::new(settings(), pool).unwrap();
+            let edge = ring.add_socket(duplicate).unwrap();
+            ring.receive_datagrams(edge);
+            ring.send_datagrams(edge, send(vec![round; 10], address, None)).unwrap();
+            let deadline = clock::now() + PATIENCE;
+            while ring.poll_completion().is_none() {
+                ring.submit_and_wait(Wait::Until(deadline)).unwrap();
+            }
+            std::panic::resume_unwind(Box::new(round));
+        }));
+        assert_eq!(*outcome.unwrap_err().downcast::<u8>().unwrap(), round);
+    }
+    assert_all_free(&pool);
+}
+
+#[test]
+fn an_idle_ring_and_an_unused_one_end_too() {
+    Bench::new(settings()).end();
+    let mut bench = Bench::new(settings());
+    bench.edge("127.0.0.1:0");
+    bench.linger(Duration::from_millis(5));
+    bench.end();
+}
+
+#[test]
+fn a_port_is_free_again_after_its_ring() {
+    let mut bench = Bench::new(settings());
+    let (_, address): (_, SocketAddr) = bench.edge("127.0.0.1:0");
+    bench.linger(Duration::from_millis(5));
+    bench.end();
+    // The kernel lets go of files soon after the ring, not at once.
+    let deadline = clock::now() + PATIENCE;
+    while UdpSocket::bind(address).is_err() {
+        assert!(clock::now() < deadline, "the port stays bound");
+    }
+}
+
+#[test]
+fn a_ring_without_time_to_end_keeps_what_the_kernel_has() {
+    let mut bench = Bench::new(settings());
+    let (_, address) = bench.edge("127.0.0.1:0");
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    let Bench { ring, pool } = bench;
+    let refused = ring.shut_down(clock::now()).unwrap_err();
+    assert!(refused.operation_count > 0, "{refused}");
+    // The kernel may still fill these slots: they must not be handed out again.
+    peer("127.0.0.1:0").send_to(&[1; 100], address).unwrap();
+    let counts = pool.counts();
+    assert_eq!((counts.provided, counts.free), (16 + 8, 64 - 24), "{counts:?}");
+}

@@ -1,0 +1,124 @@
+//! A ring with a small pool, and a loop that waits for what a test expects.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringway::host::clock;
+use ringway::host::socket::{SocketGroup, SocketSettings};
+use ringway::host::steering::CidMask;
+use ringway::limits::{SLOT_COUNT_MIN, SLOT_LEN};
+use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
+use ringway::ring::{Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait};
+
+/// Longer than anything here takes on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Bench {
+    pub ring: Ring,
+    pub pool: Rc<Pool>,
+}
+
+pub fn settings() -> RingSettings {
+    RingSettings {
+        datagram_buffers: 16,
+        stream_buffers: 8,
+        sends_max: 64,
+        streams_max: 64,
+        sockets_max: 8,
+        ..RingSettings::default()
+    }
+}
+
+/// A pool of 64 slots.
+pub fn pool() -> Rc<Pool> {
+    let plan = PoolPlan::new(SLOT_COUNT_MIN as usize * SLOT_LEN).unwrap();
+    let (handle, _) = Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap();
+    Rc::new(Pool::attach(handle))
+}
+
+impl Bench {
+    pub fn new(settings: RingSettings) -> Bench {
+        let pool = pool();
+        let ring = Ring::new(settings, Rc::clone(&pool)).unwrap();
+        Bench { ring, pool }
+    }
+
+    /// Adds an edge socket as the program binds it, receiving.
+    pub fn edge(&mut self, address: &str) -> (SocketIndex, SocketAddr) {
+        let (socket, address) = edge_socket(address);
+        let index = self.ring.add_socket(socket).unwrap();
+        self.ring.receive_datagrams(index);
+        (index, address)
+    }
+
+    /// One turn after the other until `step` breaks with an answer.
+    pub fn until<T>(&mut self, mut step: impl FnMut(&mut Ring, Completion) -> ControlFlow<T>) -> T {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            self.ring.submit_and_wait(Wait::Until(deadline)).unwrap();
+            while let Some(completion) = self.ring.poll_completion() {
+                if let ControlFlow::Break(answer) = step(&mut self.ring, completion) {
+                    return answer;
+                }
+            }
+            assert!(clock::now() < deadline, "nothing came: {:?}", self.ring.stats());
+        }
+    }
+
+    /// Turns for `time`, collecting what comes.
+    pub fn linger(&mut self, time: Duration) -> Vec<Completion> {
+        let deadline = clock::now() + time;
+        let mut seen = Vec::new();
+        while clock::now() < deadline {
+            self.ring.submit_and_wait(Wait::Until(deadline)).unwrap();
+            seen.extend(std::iter::from_fn(|| self.ring.poll_completion()));
+        }
+        seen
+    }
+
+    /// Ends the ring; afterwards every slot must be free.
+    pub fn end(self) {
+        let Bench { ring, pool } = self;
+        ring.shut_down(clock::now() + PATIENCE).unwrap();
+        assert_all_free(&pool);
+    }
+}
+
+pub fn assert_all_free(pool: &Pool) {
+    pool.take_returns();
+    let counts = pool.counts();
+    assert_eq!(counts.free, counts.total, "{counts:?}");
+}
+
+/// A socket with the edge's options.
+pub fn edge_socket(address: &str) -> (UdpSocket, SocketAddr) {
+    let mask = CidMask { k1: 0, k2: 0, k3: 0 };
+    let settings = SocketSettings::default();
+    let mut group = SocketGroup::bind(address.parse().unwrap(), 1, mask, settings).unwrap();
+    (group.sockets.pop().unwrap(), group.address)
+}
+
+/// A plain peer.
+pub fn peer(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Bytes that tell where they belong.
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..len).map(step).collect()
+}
+
+pub fn send(buffer: Vec<u8>, destination: SocketAddr, segment_len: Option<u16>) -> DatagramSend {
+    DatagramSend { buffer, destination, source: None, ecn: 0, segment_len }
+}

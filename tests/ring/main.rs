@@ -1,0 +1,11 @@
+//! The ring on a real kernel, over loopback.
+
+#![allow(clippy::unwrap_used, reason = "a test tells of a failure by its panic")]
+
+mod datagrams;
+mod ending;
+mod harness;
+mod streams;
+
+#[global_allocator]
+static ALLOCATOR: ringway::pool::PoolAllocator = ringway::pool::PoolAllocator;

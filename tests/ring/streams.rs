@@ -1,0 +1,407 @@
+//! Streams: connecting, receiving by credit, long writes, closing in every state.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::ops::ControlFlow::{Break, Continue};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringway::host::clock;
+use ringway::limits::RING_THREADS_MAX;
+use ringway::pool::Pool;
+use ringway::ring::{
+    Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamAddress, StreamError,
+    StreamKey,
+};
+
+use crate::harness::{Bench, PATIENCE, pattern, settings};
+
+const TAG: u64 = 0xfeed_0000_0000_0001;
+
+/// A stream with its other end.
+fn connected(bench: &mut Bench) -> (StreamKey, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let key = bench.ring.connect(TAG, &address).unwrap();
+    assert_eq!(connect_outcome(bench), Ok(()));
+    let (far, _) = listener.accept().unwrap();
+    far.set_read_timeout(Some(PATIENCE)).unwrap();
+    (key, far)
+}
+
+fn connect_outcome(bench: &mut Bench) -> Result<(), ConnectError> {
+    bench.until(|_, completion| match completion {
+        Completion::Connected { tag: TAG, outcome } => Break(outcome),
+        other => panic!("{other:?}"),
+    })
+}
+
+fn receive_outcome(bench: &mut Bench) -> ReceiveOutcome {
+    bench.until(|_, completion| match completion {
+        Completion::Received { tag: TAG, outcome } => Break(outcome),
+        other => panic!("{other:?}"),
+    })
+}
+
+fn close(bench: &mut Bench, key: StreamKey) {
+    bench.ring.close(key);
+    bench.until(|_, completion| match completion {
+        Completion::Closed { tag: TAG } => Break(()),
+        other => panic!("only the close is heard of: {other:?}"),
+    });
+    assert_eq!(bench.ring.stats().late, 0);
+}
+
+#[test]
+fn bytes_go_both_ways_over_tcp() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let mut bench = Bench::new(settings());
+        let listener = TcpListener::bind(address).unwrap();
+        let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+        let key = bench.ring.connect(TAG, &to).unwrap();
+        assert_eq!(connect_outcome(&mut bench), Ok(()));
+        let (mut far, _) = listener.accept().unwrap();
+
+        let pieces = vec![Bytes::from_static(b"one "), Bytes::new(), Bytes::from_static(b"two")];
+        bench.ring.write(key, pieces).unwrap();
+        bench.until(|_, completion| match completion {
+            Completion::Wrote { tag: TAG, len: 7, outcome: Ok(()) } => Break(()),
+            other => panic!("{other:?}"),
+        });
+        let mut got = [0u8; 7];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"one two");
+
+        bench.ring.receive(key);
+        far.write_all(b"back").unwrap();
+        match receive_outcome(&mut bench) {
+            ReceiveOutcome::Bytes(bytes) => {
+                assert_eq!(bytes, b"back".as_slice());
+                assert!(Pool::contains(bytes.as_ptr()));
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(far);
+        bench.ring.receive(key);
+        assert_eq!(receive_outcome(&mut bench), ReceiveOutcome::End);
+        close(&mut bench, key);
+        bench.end();
+    }
+}
+
+#[test]
+fn a_unix_socket_is_a_stream_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("upstream.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut bench = Bench::new(settings());
+    let key = bench.ring.connect(TAG, &StreamAddress::Unix(path)).unwrap();
+    assert_eq!(connect_outcome(&mut bench), Ok(()));
+    let (mut far, _) = listener.accept().unwrap();
+    far.write_all(b"hello").unwrap();
+    bench.ring.receive(key);
+    let outcome = receive_outcome(&mut bench);
+    assert!(matches!(&outcome, ReceiveOutcome::Bytes(bytes) if bytes == "hello"), "{outcome:?}");
+    drop(outcome);
+    close(&mut bench, key);
+    assert_eq!(far.read(&mut [0; 1]).unwrap(), 0, "the far end sees the close");
+    bench.end();
+}
+
+#[test]
+fn refusals_to_connect_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let cases = [
+        (StreamAddress::Tcp(free), ConnectError::Refused),
+        (StreamAddress::Unix(directory.path().join("none")), ConnectError::NotFound),
+        (StreamAddress::Unix(file), ConnectError::Refused),
+        (StreamAddress::Unix("x".repeat(200).into()), ConnectError::NotFound),
+    ];
+    let mut bench = Bench::new(settings());
+    for (address, expected) in cases {
+        let key = bench.ring.connect(TAG, &address).unwrap();
+        assert_eq!(connect_outcome(&mut bench), Err(expected), "{address:?}");
+        close(&mut bench, key);
+    }
+    bench.end();
+}
+
+#[test]
+fn a_long_write_to_a_slow_reader_is_continued_to_its_end() {
+    let mut bench = Bench::new(settings());
+    let (key, mut far) = connected(&mut bench);
+    // 200 pieces of odd lengths, more than one vectored write takes.
+    let bytes = Bytes::from(pattern(12_345_678, 1));
+    let mut rest = bytes.clone();
+    let mut pieces = Vec::new();
+    while !rest.is_empty() {
+        pieces.push(rest.split_to(rest.len().min(61_733)));
+    }
+    assert!(pieces.len() > 128);
+    bench.ring.write(key, pieces).unwrap();
+    let (_, given_back) = bench.ring.write(key, vec![Bytes::from_static(b"x")]).unwrap_err();
+    assert_eq!(given_back, ["x"]);
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        let mut piece = vec![0u8; 100_000];
+        while got.len() < 12_345_678 {
+            let len = far.read(&mut piece).unwrap();
+            got.extend_from_slice(&piece[..len]);
+            std::thread::park_timeout(Duration::from_micros(500));
+        }
+        got
+    });
+    bench.until(|_, completion| match completion {
+        Completion::Wrote { tag: TAG, len, outcome } => {
+            assert_eq!((len, outcome), (12_345_678, Ok(())));
+            Break(())
+        }
+        other => panic!("{other:?}"),
+    });
+    assert!(bytes == reader.join().unwrap(), "the bytes differ");
+    assert!(bytes.is_unique(), "the ring let go of every piece");
+    close(&mut bench, key);
+    bench.end();
+}
+
+#[test]
+fn a_broken_stream_is_told_once_each_way() {
+    let mut bench = Bench::new(settings());
+    let (key, far) = connected(&mut bench);
+    bench.ring.receive(key);
+    bench.ring.write(key, vec![Bytes::from(vec![0; 50 << 20])]).unwrap();
+    // Closing with unread bytes resets.
+    bench.linger(Duration::from_millis(20));
+    drop(far);
+    let (mut received, mut wrote) = (None, None);
+    bench.until(|_, completion| {
+        match completion {
+            Completion::Received { tag: TAG, outcome } => received = Some(outcome),
+            Completion::Wrote { tag: TAG, len, outcome } => wrote = Some((len, outcome)),
+            other => panic!("{other:?}"),
+        }
+        if received.is_some() && wrote.is_some() { Break(()) } else { Continue(()) }
+    });
+    let (len, outcome) = wrote.unwrap();
+    assert!(len > 0 && len < 50 << 20, "{len}");
+    assert!(matches!(outcome, Err(StreamError::Reset | StreamError::BrokenPipe)), "{outcome:?}");
+    let received = received.unwrap();
+    let reset = ReceiveOutcome::Failed(StreamError::Reset);
+    assert!(received == reset || received == ReceiveOutcome::End, "{received:?}");
+    close(&mut bench, key);
+    bench.end();
+}
+
+#[test]
+fn closing_ends_whatever_is_in_flight() {
+    let mut bench = Bench::new(settings());
+    // A receive that waits, a write that is stuck, both, none; and a write that was never
+    // submitted.
+    for (receive, write, submitted) in [
+        (true, false, true),
+        (false, true, true),
+        (true, true, true),
+        (false, false, true),
+        (true, true, false),
+    ] {
+        let (key, mut far) = connected(&mut bench);
+        let held = Bytes::from(vec![7; 50 << 20]);
+        if receive {
+            bench.ring.receive(key);
+        }
+        if write {
+            bench.ring.write(key, vec![held.clone()]).unwrap();
+        }
+        if submitted {
+            assert!(bench.linger(Duration::from_millis(5)).is_empty());
+        }
+        close(&mut bench, key);
+        assert!(held.is_unique(), "the ring let go of the pieces");
+        let mut all = Vec::new();
+        let _ = far.read_to_end(&mut all);
+        assert!(all.len() < 50 << 20);
+        // The key names nobody any more, even when its place has a new owner.
+        let stale = bench.ring.stats().stale_keys;
+        let (newer, _far) = connected(&mut bench);
+        bench.ring.receive(key);
+        bench.ring.close(key);
+        bench.ring.write(key, vec![held.clone()]).unwrap();
+        assert_eq!(bench.ring.stats().stale_keys, stale + 3);
+        assert!(bench.linger(Duration::from_millis(5)).is_empty());
+        close(&mut bench, newer);
+    }
+    bench.end();
+}
+
+#[test]
+fn bytes_that_arrive_while_closing_reach_nobody() {
+    let mut bench = Bench::new(settings());
+    let (key, mut far) = connected(&mut bench);
+    bench.ring.receive(key);
+    bench.linger(Duration::from_millis(5));
+    far.write_all(b"too late").unwrap();
+    // The receive is over in the kernel, its completion not yet taken, when the close is asked.
+    close(&mut bench, key);
+    bench.end();
+}
+
+#[test]
+fn a_connect_that_hangs_can_be_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // SAFETY: takes two integers; the descriptor is live.
+    let outcome = unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) };
+    assert_eq!(outcome, 0);
+    // Fill the backlog, so that a further connect gets no answer.
+    let mut bench = Bench::new(settings());
+    let mut keys = Vec::new();
+    for tag in 0..8 {
+        keys.push((tag, bench.ring.connect(tag, &StreamAddress::Tcp(address)).unwrap()));
+    }
+    let answered = bench.linger(Duration::from_millis(50));
+    assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
+    let mut open: Vec<u64> = keys.iter().map(|&(tag, _)| tag).collect();
+    for (_, key) in keys {
+        bench.ring.close(key);
+    }
+    bench.until(|_, completion| match completion {
+        Completion::Closed { tag } => {
+            open.retain(|&other| other != tag);
+            if open.is_empty() { Break(()) } else { Continue(()) }
+        }
+        other => panic!("{other:?}"),
+    });
+    bench.end();
+}
+
+#[test]
+fn connects_that_hang_on_a_unix_socket_hold_few_threads_and_hinder_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = directory.path().join("full.sock");
+    let listener = UnixListener::bind(&full).unwrap();
+    // SAFETY: takes two integers; the descriptor is live.
+    let outcome = unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) };
+    assert_eq!(outcome, 0);
+    let well = directory.path().join("well.sock");
+    let _well = UnixListener::bind(&well).unwrap();
+    let mut bench = Bench::new(RingSettings { streams_max: 512, ..settings() });
+    for tag in 0..300 {
+        bench.ring.connect(tag, &StreamAddress::Unix(full.clone())).unwrap();
+    }
+    bench.linger(Duration::from_millis(700));
+    let threads = kernel_threads();
+    assert!((1..=RING_THREADS_MAX).contains(&threads), "{threads} of them wait");
+    bench.ring.connect(1000, &StreamAddress::Unix(well)).unwrap();
+    bench.until(|_, completion| match completion {
+        Completion::Connected { tag: 1000, outcome: Ok(()) } => Break(()),
+        other => panic!("{other:?}"),
+    });
+    bench.end();
+}
+
+/// Threads in which the kernel waits for operations of the calling thread's rings.
+fn kernel_threads() -> u32 {
+    // SAFETY: takes no argument.
+    let name = format!("iou-wrk-{}\n", unsafe { libc::gettid() });
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|comm| *comm == name).count() as u32
+}
+
+#[test]
+fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("full.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // SAFETY: takes two integers; the descriptor is live.
+    let outcome = unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) };
+    assert_eq!(outcome, 0);
+    let mut bench = Bench::new(settings());
+    let keys: Vec<_> = (0..6)
+        .map(|tag| bench.ring.connect(tag, &StreamAddress::Unix(path.clone())).unwrap())
+        .collect();
+    let answered = bench.linger(Duration::from_millis(50));
+    assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
+    for &key in &keys {
+        bench.ring.close(key);
+    }
+    let mut closed = 0;
+    bench.until(|_, completion| match completion {
+        Completion::Closed { .. } => {
+            closed += 1;
+            if closed == keys.len() { Break(()) } else { Continue(()) }
+        }
+        other => panic!("{other:?}"),
+    });
+    bench.end();
+}
+
+#[test]
+fn no_more_streams_than_promised() {
+    let mut bench = Bench::new(settings());
+    let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
+    let keys: Vec<_> = (0..64).map(|tag| bench.ring.connect(tag, &nobody).unwrap()).collect();
+    assert_eq!(bench.ring.connect(64, &nobody), Err(Full));
+    bench.ring.close(keys[5]);
+    let mut closed = 0;
+    bench.until(|_, completion| match completion {
+        Completion::Closed { tag: 5 } => Break(()),
+        Completion::Connected { outcome: Err(ConnectError::NotFound), .. } => {
+            closed += 1;
+            Continue(())
+        }
+        other => panic!("{other:?}"),
+    });
+    assert!(closed >= 63);
+    bench.ring.connect(64, &nobody).unwrap();
+    bench.end();
+}
+
+#[test]
+fn streams_without_slots_wait_for_them() {
+    let mut bench = Bench::new(settings());
+    let mut ends: Vec<_> = (0..16).map(|_| connected(&mut bench)).collect();
+    let mut held = Vec::new();
+    let mut rounds = 0;
+    // The datagram group has its 16 of 64 slots; the streams take all the others.
+    while bench.pool.counts().free > 0 {
+        for (key, far) in &mut ends {
+            far.write_all(b"0123456789").unwrap();
+            bench.ring.receive(*key);
+        }
+        held.extend(bench.linger(Duration::from_millis(10)));
+        rounds += 1;
+        assert!(rounds < 10, "{:?}", bench.pool.counts());
+    }
+    assert!(held.len() >= 40, "{}", held.len());
+    for (key, far) in &mut ends {
+        far.write_all(b"0123456789").unwrap();
+        bench.ring.receive(*key);
+    }
+    held.extend(bench.linger(Duration::from_millis(10)));
+    let enters = bench.ring.stats().enters;
+    let waited = bench.ring.stats().no_buffers_streams;
+    held.extend(bench.linger(Duration::from_millis(50)));
+    assert!(bench.ring.stats().enters - enters <= 40, "it does not spin");
+    assert_eq!(bench.ring.stats().no_buffers_streams, waited);
+    // Datagrams have their slots all the same.
+    assert_eq!(bench.pool.counts().provided, 16);
+    held.clear();
+    let mut len = 0;
+    let deadline = clock::now() + PATIENCE;
+    let asked = 16;
+    while len < asked && clock::now() < deadline {
+        let seen = bench.linger(Duration::from_millis(10));
+        len += seen.iter().filter(|seen| matches!(seen, Completion::Received { .. })).count();
+    }
+    assert!(len >= asked, "{len} of {asked} receives went on");
+    for (_, far) in &ends {
+        let _ = far.shutdown(Shutdown::Both);
+    }
+    bench.end();
+}

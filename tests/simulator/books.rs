@@ -1,0 +1,80 @@
+//! What must hold at each step and of each access record, kept by the world and not by the gateway.
+
+use std::collections::BTreeMap;
+
+use ringway::limits::{ANSWER_PENDING_LEN_MAX, REQUEST_PENDING_LEN_MAX, SLOT_LEN};
+use ringway::proxy::AccessRecord;
+
+use crate::client::Client;
+use crate::plan::{Plan, id_of};
+use crate::request::Request;
+use crate::scenario::Scenario;
+
+pub struct Books {
+    records: BTreeMap<usize, AccessRecord>,
+    pub record_count: usize,
+    /// Place of each request: its client, and its number there.
+    places: Vec<(usize, usize)>,
+    answer_held_max: usize,
+    request_held_max: usize,
+}
+
+impl Books {
+    pub fn new(scenario: &Scenario) -> Self {
+        let clients = scenario.clients.iter().enumerate();
+        let places = clients
+            .flat_map(|(client, (_, asks))| (0..asks.len()).map(move |number| (client, number)));
+        let quic = &scenario.config.listeners[0].quic;
+        // Heads and the frames around bodies are small against a slot.
+        let slack = 2 * SLOT_LEN;
+        Self {
+            records: BTreeMap::new(),
+            record_count: 0,
+            places: places.collect(),
+            answer_held_max: ANSWER_PENDING_LEN_MAX + quic.send_window_max as usize + slack,
+            request_held_max: REQUEST_PENDING_LEN_MAX + quic.stream_receive_window as usize + slack,
+        }
+    }
+
+    pub fn take(&mut self, record: AccessRecord) {
+        self.record_count += 1;
+        let Some(path) = &record.path else { return };
+        let id = id_of(std::str::from_utf8(path).expect("paths are ASCII"));
+        let earlier = self.records.insert(id, record);
+        assert!(earlier.is_none(), "request {id} has two access records");
+    }
+
+    pub fn record(&self, id: usize) -> Option<&AccessRecord> {
+        self.records.get(&id)
+    }
+
+    /// What the gateway holds of each body is within its budget: what came in on one side and has
+    /// not left on the other. A slow client or a slow origin makes it hold the most.
+    pub fn check_held(
+        &self,
+        clients: &[Client],
+        flows: impl Iterator<Item = ((usize, usize), (usize, usize))>,
+    ) {
+        for ((request_id, request_len), (answer_id, given_len)) in flows {
+            if let Some((client, request)) = self.live(clients, answer_id) {
+                let held = given_len.saturating_sub(request.received_len());
+                let most = self.answer_held_max + client.manner.stream_window as usize;
+                assert!(held <= most, "{held} bytes of answer {answer_id} are held, of {most}");
+            }
+            if let Some((client, request)) = self.live(clients, request_id)
+                && !matches!(request.ask.plan, Plan::Early { .. })
+            {
+                let held = request.sent_len.saturating_sub(request_len);
+                let most = self.request_held_max + client.manner.send_window as usize;
+                assert!(held <= most, "{held} bytes of request {request_id} are held, of {most}");
+            }
+        }
+    }
+
+    fn live<'a>(&self, clients: &'a [Client], id: usize) -> Option<(&'a Client, &'a Request)> {
+        let (client, number) = *self.places.get(id)?;
+        let client = &clients[client];
+        let request = &client.requests[number];
+        (request.got.is_none() && !client.drained).then_some((client, request))
+    }
+}

@@ -1,0 +1,244 @@
+//! A client made of quinn-proto and a few lines of HTTP/3: the other side of the simulated world.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint, Event,
+    StreamEvent, TransportConfig, VarInt,
+};
+
+use crate::plan::Ask;
+use crate::request::{Got, Request};
+
+/// What a client is like.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// Begins so long after the world.
+    pub after: Duration,
+    /// Its address changes at these times: the port, or for `true` the host too.
+    pub moves: Vec<(Duration, bool)>,
+    /// It leaves at this time: with a word, or for `false` without.
+    pub leaves: Option<(Duration, bool)>,
+    pub stream_window: u32,
+    pub send_window: u32,
+}
+
+impl Manner {
+    pub const CALM: Self = Self {
+        after: Duration::ZERO,
+        moves: Vec::new(),
+        leaves: None,
+        stream_window: 1_250_000,
+        send_window: 1_250_000,
+    };
+}
+
+/// A datagram on its way from a client.
+pub struct Sent {
+    pub bytes: Vec<u8>,
+    pub ecn: u8,
+}
+
+pub struct Client {
+    pub address: SocketAddr,
+    start: Instant,
+    moves: VecDeque<(Duration, bool)>,
+    pub manner: Manner,
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    connection: Connection,
+    pub requests: Vec<Request>,
+    /// The request that is driven first.
+    turn: usize,
+    begun: bool,
+    established: bool,
+    closing: bool,
+    /// Vanished, or done with its connection.
+    pub drained: bool,
+}
+
+impl Client {
+    pub fn new(
+        now: Instant,
+        addresses: (SocketAddr, SocketAddr),
+        mut tls: ClientConfig,
+        seed: u64,
+        manner: Manner,
+        asks: Vec<Ask>,
+    ) -> Self {
+        let mut seed_bytes = [0; 32];
+        seed_bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        let mut config = quinn_proto::EndpointConfig::default();
+        config.rng_seed(Some(seed_bytes));
+        let mut endpoint = Endpoint::new(Arc::new(config), None, true, None);
+        let mut transport = TransportConfig::default();
+        transport
+            .keep_alive_interval(Some(Duration::from_secs(4)))
+            .max_idle_timeout(Some(Duration::from_secs(30).try_into().expect("a short time")))
+            .stream_receive_window(manner.stream_window.into())
+            .send_window(manner.send_window.into());
+        tls.transport_config(Arc::new(transport));
+        let start = now + manner.after;
+        let (address, gateway) = addresses;
+        let (handle, connection) =
+            endpoint.connect(start, tls, gateway, "localhost").expect("a valid client");
+        Self {
+            address,
+            start,
+            moves: manner.moves.clone().into(),
+            manner,
+            endpoint,
+            handle,
+            connection,
+            requests: asks.into_iter().map(Request::new).collect(),
+            turn: 0,
+            begun: false,
+            established: false,
+            closing: false,
+            drained: false,
+        }
+    }
+
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, ecn: u8, datagram: &[u8]) {
+        if self.drained {
+            return;
+        }
+        let mut response = Vec::new();
+        let (data, ecn) = (BytesMut::from(datagram), EcnCodepoint::from_bits(ecn));
+        if let Some(DatagramEvent::ConnectionEvent(_, event)) =
+            self.endpoint.handle(now, from, None, ecn, data, &mut response)
+        {
+            self.connection.handle_event(event);
+        }
+    }
+
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        if self.drained {
+            return None;
+        }
+        if !self.begun {
+            return Some(self.start);
+        }
+        let start = self.start;
+        let requests = self.requests.iter().filter(|_| self.established && !self.closing);
+        let due = requests.filter_map(|request| request.next_deadline(start)).min();
+        let moves = self.moves.front().map(|(after, _)| start + *after);
+        let leaves = self.manner.leaves.filter(|_| !self.closing).map(|(after, _)| start + after);
+        [due, moves, leaves, self.connection.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// What it still waits for, for people.
+    pub fn unrest(&mut self, now: Instant) -> String {
+        let due = self.next_deadline().map(|at| at.saturating_duration_since(now));
+        let open = self.requests.iter().filter(|request| request.got.is_none());
+        let open: Vec<_> = open.map(|request| (&request.ask, request.received_len())).collect();
+        format!("drained {}, due in {due:?}, open {open:?}", self.drained)
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.connection.handle_timeout(now);
+        while let Some((after, host)) = self.moves.front().copied()
+            && self.start + after <= now
+        {
+            self.moves.pop_front();
+            let SocketAddr::V4(mut address) = self.address else { unreachable!("all are IPv4") };
+            address.set_port(address.port() + 1_000);
+            if host {
+                let [a, b, c, d] = address.ip().octets();
+                address.set_ip([a, b, c + 1, d].into());
+            }
+            self.address = address.into();
+        }
+        if let Some((after, says_so)) = self.manner.leaves
+            && self.start + after <= now
+            && !self.closing
+        {
+            self.lose("it left");
+            if says_so {
+                self.connection.close(now, VarInt::from_u32(0x10c), Bytes::new());
+            } else {
+                self.drained = true;
+            }
+        }
+    }
+
+    /// Works off events and requests; gives the datagrams to send.
+    pub fn drive(&mut self, now: Instant) -> Vec<Sent> {
+        let mut datagrams = Vec::new();
+        if now < self.start {
+            return datagrams;
+        }
+        self.begun = true;
+        while !self.drained {
+            self.settle(now);
+            let mut bytes = Vec::new();
+            let Some(transmit) = self.connection.poll_transmit(now, 1, &mut bytes) else { break };
+            bytes.truncate(transmit.size);
+            datagrams.push(Sent { bytes, ecn: transmit.ecn.map_or(0, |ecn| ecn as u8) });
+        }
+        if !self.drained {
+            self.settle(now);
+        }
+        datagrams
+    }
+
+    fn settle(&mut self, now: Instant) {
+        while let Some(event) = self.connection.poll_endpoint_events() {
+            if event.is_drained() {
+                self.drained = true;
+            }
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+        }
+        while let Some(event) = self.connection.poll() {
+            match event {
+                Event::Connected => self.open_control(),
+                Event::ConnectionLost { reason } => self.lose(&reason.to_string()),
+                // RFC 9000 3.5: the stream stays open for the other side until it is reset.
+                Event::Stream(StreamEvent::Stopped { id, error_code }) => {
+                    let _finished = self.connection.send_stream(id).reset(error_code);
+                }
+                Event::Stream(_)
+                | Event::HandshakeDataReady
+                | Event::DatagramReceived
+                | Event::DatagramsUnblocked => {}
+            }
+        }
+        // Before the handshake is confirmed quinn-proto's client can fill its congestion window with
+        // requests, which a server must not read yet, and starve its own lost Finished for good.
+        self.established |= self.connection.stats().frame_rx.handshake_done > 0;
+        if self.established && !self.closing {
+            // By turns: one long upload would else have all of the send window for itself.
+            self.turn = (self.turn + 1) % self.requests.len();
+            let (later, first) = self.requests.split_at_mut(self.turn);
+            for request in first.iter_mut().chain(later) {
+                request.drive(now, self.start, &mut self.connection);
+            }
+            if self.requests.iter().all(|request| request.got.is_some()) {
+                self.closing = true;
+                self.connection.close(now, VarInt::from_u32(0x100), Bytes::new());
+            }
+        }
+    }
+
+    fn open_control(&mut self) {
+        let control = self.connection.streams().open(Dir::Uni).expect("three streams are allowed");
+        // Stream type 0x00, then an empty SETTINGS frame (type 0x04, length 0).
+        self.connection.send_stream(control).write(&[0x00, 0x04, 0x00]).expect("room for 3 bytes");
+    }
+
+    fn lose(&mut self, reason: &str) {
+        for request in &mut self.requests {
+            request.got.get_or_insert_with(|| Got::ConnectionLost {
+                established: self.established,
+                reason: reason.to_owned(),
+            });
+        }
+        self.closing = true;
+    }
+}

@@ -1,0 +1,129 @@
+//! The gateway in a simulated world: virtual time, a seeded bad network, a kernel that does what it
+//! may, origins that do what they should not.
+//!
+//! Each test runs worlds from seeds. A world that fails names its seed; the same seed gives the same
+//! world again: `RINGWAY_SEED=69 cargo test --test simulator`. docs/TESTING.md tells more.
+
+#![allow(clippy::unwrap_used, reason = "a world that cannot be built is a failed test")]
+
+mod books;
+mod client;
+mod fixture;
+mod frames;
+mod kernel;
+mod network;
+mod origin;
+mod plan;
+mod planted;
+mod request;
+mod runner;
+mod scenario;
+mod verdict;
+mod wire;
+mod world;
+
+use plan::{Ask, Framing, Plan};
+use ringway::pool::PoolAllocator;
+use runner::{Failure, replay, run, sweep};
+use scenario::Scenario;
+
+#[global_allocator]
+static ALLOCATOR: PoolAllocator = PoolAllocator;
+
+#[test]
+fn fair_weather_gives_every_kind_of_answer() {
+    let whole = |framing, len| Plan::Whole { framing, len, interim_count: 1 };
+    let asks = vec![
+        Ask::plain(0, "GET", 0, whole(Framing::Length, 0)),
+        Ask::plain(1, "GET", 0, whole(Framing::Length, 1)),
+        Ask::plain(2, "GET", 0, whole(Framing::Length, 1_000_000)),
+        Ask::plain(3, "GET", 0, whole(Framing::Chunked { trailers: true }, 300_000)),
+        Ask::plain(4, "GET", 0, whole(Framing::UntilClose, 100_000)),
+        Ask::plain(5, "HEAD", 0, whole(Framing::Length, 1_000)),
+        Ask::plain(6, "POST", 300_000, Plan::Echo),
+        Ask::plain(7, "PUT", 1_000_000, whole(Framing::Length, 7)),
+        Ask::plain(
+            8,
+            "GET",
+            0,
+            Plan::Cut { framing: Framing::Length, len: 500_000, permille: 500, resets: false },
+        ),
+        Ask::plain(9, "GET", 0, Plan::Never),
+        Ask::plain(10, "GET", 0, Plan::Lie(0)),
+    ];
+    run(1, Scenario::quiet(asks));
+}
+
+/// Seeds that once failed come first.
+#[test]
+fn seeds_that_failed_before() {
+    let seeds = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    for line in seeds {
+        let seed = line.split_whitespace().next().unwrap().parse().unwrap();
+        replay(seed);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_world() {
+    for seed in 0..30 {
+        assert_eq!(replay(seed), replay(seed), "seed {seed}");
+    }
+}
+
+/// `RINGWAY_SEEDS=5000` runs more, `RINGWAY_SEED_FIRST=7000` others, `RINGWAY_SEED=69` that one.
+#[test]
+fn no_world_breaks_the_gateway() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("RINGWAY_SEED_FIRST").unwrap_or(0);
+    if let Some(seed) = number("RINGWAY_SEED") {
+        // Alone, and with all that there is to say.
+        let scenario = Scenario::draw(seed);
+        eprintln!("{scenario:#?}");
+        run(seed, scenario);
+        return;
+    }
+    let count = number("RINGWAY_SEEDS").unwrap_or(SEED_COUNT);
+    let (failures, marks) = sweep(first..first + count);
+    for (mark, count) in &marks {
+        eprintln!("{count:>12}  {mark}");
+    }
+    for Failure { seed, message } in &failures {
+        eprintln!("failed: {seed} {message}");
+    }
+    assert!(failures.is_empty(), "{} worlds failed", failures.len());
+    if count >= SEED_COUNT {
+        let happened = |mark: &&str| marks.get(*mark).is_some_and(|count| *count > 0);
+        let dull: Vec<_> = EXPECTED.into_iter().filter(|mark| !happened(mark)).collect();
+        assert!(dull.is_empty(), "the worlds are dull: none of them met {dull:?}");
+    }
+}
+
+/// Worlds of one ordinary run.
+const SEED_COUNT: u64 = 5_000;
+
+/// What must have happened in some world of an ordinary run, or the test has lost its teeth.
+const EXPECTED: [&str; 22] = [
+    "upstream connect failures",
+    "requests over kept connections",
+    "second tries",
+    "kept connections discarded",
+    "Retry packets",
+    "packets lost",
+    "datagrams without a slot",
+    "upstream pieces without a slot",
+    "completions for dead keys",
+    "cancelled",
+    "connection lost",
+    "reset 0x102",
+    "reset 0x10b",
+    "reset 0x10e",
+    "status 200",
+    "status 204",
+    "status 304",
+    "status 408",
+    "status 413",
+    "status 502",
+    "status 503",
+    "status 504",
+];

@@ -1,0 +1,122 @@
+//! A seeded bad network: what happens to a datagram is drawn once, when it is sent.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+/// How bad the network is.
+#[derive(Debug, Clone, Copy)]
+pub struct Weather {
+    /// Chance that a datagram is lost.
+    pub loss: f64,
+    /// Chance that a burst of loss begins with a datagram.
+    pub burst: f64,
+    /// Chance that a datagram comes twice.
+    pub duplication: f64,
+    /// Chance that a byte of a datagram is flipped.
+    pub corruption: f64,
+    /// Chance that a datagram is marked as having met congestion (RFC 3168).
+    pub congestion_mark: f64,
+    /// One-way delay.
+    pub delay: Duration,
+    /// Most that is added to the delay; datagrams overtake each other.
+    pub jitter: Duration,
+    /// Longest datagram that passes.
+    pub mtu: usize,
+    /// Nothing passes from the first instant on, for the second.
+    pub blackout: Option<(Duration, Duration)>,
+}
+
+impl Weather {
+    /// Nothing goes wrong.
+    pub const FAIR: Self = Self {
+        loss: 0.0,
+        burst: 0.0,
+        duplication: 0.0,
+        corruption: 0.0,
+        congestion_mark: 0.0,
+        delay: Duration::from_millis(5),
+        jitter: Duration::ZERO,
+        mtu: 65_507,
+        blackout: None,
+    };
+
+    /// Drawn from the seed: fair, bad, or so bad that connections may be lost.
+    pub fn draw(rng: &mut SmallRng) -> Self {
+        let kind = rng.random_range(0..10);
+        if kind < 2 {
+            return Self::FAIR;
+        }
+        let harsh = kind >= 8;
+        Self {
+            loss: rng.random_range(0.0..0.05),
+            burst: if harsh { rng.random_range(0.0..0.01) } else { 0.0 },
+            duplication: rng.random_range(0.0..0.03),
+            corruption: rng.random_range(0.0..0.02),
+            congestion_mark: if rng.random_bool(0.2) { 0.05 } else { 0.0 },
+            delay: Duration::from_micros(rng.random_range(100..40_000)),
+            jitter: Duration::from_micros(rng.random_range(0..8_000)),
+            mtu: [1_200, 1_250, 1_452, 65_507][rng.random_range(0..4)],
+            blackout: (harsh && rng.random_bool(0.5)).then(|| {
+                let length = rng.random_range(100..8_000);
+                (Duration::from_millis(rng.random_range(0..3_000)), Duration::from_millis(length))
+            }),
+        }
+    }
+
+    /// Whether a connection may be lost by no fault of the gateway's.
+    pub fn is_harsh(&self) -> bool {
+        self.burst > 0.0 || self.blackout.is_some()
+    }
+
+    /// Whether anything is lost.
+    pub fn loses(&self) -> bool {
+        self.loss > 0.0 || self.corruption > 0.0 || self.is_harsh()
+    }
+}
+
+/// The dice of one world's network.
+pub struct Network {
+    rng: SmallRng,
+    weather: Weather,
+    burst_left: u32,
+}
+
+/// The bits of an IP header that say "congestion experienced" (RFC 3168 5).
+const CONGESTION: u8 = 3;
+
+impl Network {
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        let rng = SmallRng::seed_from_u64(seed ^ 0x6e65_7477_6f72_6b00);
+        Self { rng, weather, burst_left: 0 }
+    }
+
+    /// The delays after which copies of `datagram` arrive, and what of it arrives. `at` is counted
+    /// from the world's start.
+    pub fn carry(&mut self, at: Duration, datagram: &mut [u8], ecn: &mut u8) -> Vec<Duration> {
+        let weather = self.weather;
+        if self.rng.random_bool(weather.burst) {
+            self.burst_left = self.rng.random_range(2..40);
+        }
+        let in_burst = self.burst_left > 0;
+        self.burst_left = self.burst_left.saturating_sub(1);
+        let in_blackout =
+            weather.blackout.is_some_and(|(from, length)| at >= from && at < from + length);
+        let lost = self.rng.random_bool(weather.loss);
+        if in_burst || in_blackout || lost || datagram.len() > weather.mtu {
+            return Vec::new();
+        }
+        if self.rng.random_bool(weather.corruption) && !datagram.is_empty() {
+            let at = self.rng.random_range(0..datagram.len());
+            datagram[at] ^= self.rng.random_range(1..=255u8);
+        }
+        if *ecn != 0 && self.rng.random_bool(weather.congestion_mark) {
+            *ecn = CONGESTION;
+        }
+        let copies = 1 + usize::from(self.rng.random_bool(weather.duplication));
+        (0..copies)
+            .map(|_| weather.delay + weather.jitter.mul_f64(self.rng.random_range(0.0..1.0)))
+            .collect()
+    }
+}

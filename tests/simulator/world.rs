@@ -1,0 +1,343 @@
+//! One simulated world: clients, a network, a kernel, the gateway, origins, and a clock that jumps.
+//!
+//! Everything that happens is an event in one queue, ordered by virtual time and then by the order
+//! in which it was queued. Datagrams for the gateway lie in slots of a real pool, so that slots can
+//! be counted at each step.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ringway::gateway::{Gateway, Output};
+use ringway::pool::Pool;
+use ringway::proxy::UpstreamKey;
+use ringway::quic::Transmit;
+
+use crate::books::Books;
+use crate::client::Client;
+use crate::fixture::{self, Built};
+use crate::kernel::Socket;
+use crate::network::Network;
+use crate::request::Got;
+use crate::scenario::Scenario;
+use crate::wire::{Arrival, Due, Wires};
+
+/// What can happen.
+enum Happening {
+    ToGateway { from: SocketAddr, ecn: u8, datagram: Vec<u8> },
+    ToClient { to: SocketAddr, ecn: u8, datagram: Vec<u8> },
+    Sent(u64),
+    Upstream { key: UpstreamKey, arrival: Arrival },
+    Reload,
+    Drain,
+}
+
+/// How often something happened, by its name.
+pub type Marks = BTreeMap<String, u64>;
+
+pub struct World {
+    now: Instant,
+    started: Instant,
+    sequence: u64,
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    happenings: BTreeMap<u64, Happening>,
+    gateway: Gateway,
+    gateway_deadline: Option<Instant>,
+    window_budget: u64,
+    free_at_start: u32,
+    pool: Rc<Pool>,
+    socket: Socket,
+    network: Network,
+    wires: Wires,
+    clients: Vec<Client>,
+    transmit_buffer: Option<Vec<u8>>,
+    hash: DefaultHasher,
+    step_count: u64,
+    pub books: Books,
+    pub scenario: Scenario,
+}
+
+impl World {
+    pub fn new(seed: u64, scenario: Scenario, pool: Rc<Pool>) -> Self {
+        let Built { now, gateway, clients } = fixture::build(seed, &scenario);
+        let asks = Rc::new(scenario.clients.iter().flat_map(|(_, asks)| asks.clone()).collect());
+        let free_at_start = pool.counts().free;
+        let mut world = Self {
+            now,
+            started: now,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            window_budget: gateway.engine().window_budget_left(),
+            gateway,
+            gateway_deadline: None,
+            free_at_start,
+            socket: Socket::new(seed, scenario.socket, Rc::clone(&pool)),
+            pool,
+            network: Network::new(seed, scenario.weather),
+            wires: Wires::new(seed, scenario.troubles, asks),
+            clients,
+            transmit_buffer: None,
+            hash: DefaultHasher::new(),
+            step_count: 0,
+            books: Books::new(&scenario),
+            scenario,
+        };
+        if let Some(after) = world.scenario.reload {
+            world.queue(after, Happening::Reload);
+        }
+        if let Some(after) = world.scenario.drain {
+            world.queue(after, Happening::Drain);
+        }
+        world
+    }
+
+    /// Runs until nothing more can happen. Answers a hash over all events.
+    pub fn run(&mut self) -> u64 {
+        let total = self.pool.counts().total;
+        self.drive_clients();
+        self.run_gateway();
+        while self.step() {
+            self.step_count += 1;
+            let passed = self.now - self.started;
+            if self.step_count >= STEPS_MAX || passed >= PASSED_MAX {
+                panic!("the world does not come to rest: {}", self.unrest());
+            }
+            let counts = self.pool.counts();
+            let sum = counts.free + counts.owned + counts.provided + counts.in_kernel;
+            assert_eq!(sum, total, "slots are conserved: {counts:?}");
+            if self.gateway.engine().counts().open == 0 {
+                let count = self.gateway.proxy().counts().exchanges;
+                assert_eq!(count, 0, "no exchange outlives its client's connection");
+            }
+            self.books.check_held(&self.clients, self.wires.flows());
+        }
+        self.hash.finish()
+    }
+
+    /// What there still is, for people.
+    fn unrest(&mut self) -> String {
+        let (now, pool) = (self.now, self.pool.counts());
+        let past = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+        let clients: Vec<_> = self.clients.iter_mut().map(|client| client.unrest(now)).collect();
+        format!(
+            "after {:?}; gateway due in {:?}, {:?}, {:?}; queue {}; clients {clients:?}; {pool:?}",
+            now - self.started,
+            past(self.gateway_deadline),
+            self.gateway.proxy().counts(),
+            self.gateway.engine().counts(),
+            self.queue.len(),
+        )
+    }
+
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// What happened, to see that worlds are not dull.
+    pub fn marks(&self) -> Marks {
+        let (tally, stats) = (self.gateway.proxy().tally(), self.gateway.engine().stats());
+        let counted = [
+            ("upstream connect failures", tally.connect_failures),
+            ("requests over kept connections", tally.reused),
+            ("second tries", tally.retries),
+            ("kept connections discarded", tally.idle_discarded),
+            ("Retry packets", stats.retries),
+            ("packets lost", stats.packets_lost),
+            ("datagrams without a slot", self.socket.starved_count as u64),
+            ("upstream pieces without a slot", self.wires.starved_count),
+            ("completions for dead keys", self.wires.stale_count),
+            ("steps", self.step_count),
+        ];
+        let mut marks: Marks = counted.map(|(mark, count)| (mark.to_owned(), count)).into();
+        for request in self.clients.iter().flat_map(|client| &client.requests) {
+            let mark = request.got.as_ref().map_or("no outcome".to_owned(), Got::mark);
+            *marks.entry(mark).or_default() += 1;
+        }
+        marks
+    }
+
+    /// How often the head of each request came to an origin.
+    pub fn heads(&self) -> &BTreeMap<usize, usize> {
+        &self.wires.heads
+    }
+
+    /// Asserts that nothing is left: no exchange, no connection, no slot.
+    pub fn assert_at_rest(mut self) {
+        let proxy = self.gateway.proxy();
+        assert_eq!(proxy.counts(), Default::default(), "the proxy holds nothing");
+        let exchanges = proxy.tally().exchanges;
+        assert_eq!(self.books.record_count as u64, exchanges, "one access record an exchange");
+        assert!(self.gateway.is_idle(), "no connection and no exchange is left");
+        let counts = self.gateway.engine().counts();
+        assert_eq!(counts.open + counts.handshaking + counts.closing, 0, "{counts:?}");
+        let budget = self.gateway.engine().window_budget_left();
+        assert_eq!(budget, self.window_budget, "the budget of windows is whole again");
+        assert!(self.wires.is_empty(), "every upstream connection was closed");
+        self.transmit_buffer = None;
+        drop(self.gateway);
+        drop(self.wires);
+        self.socket.close();
+        let counts = self.pool.counts();
+        assert_eq!(counts.free, self.free_at_start, "every slot came home: {counts:?}");
+    }
+
+    /// One event or one deadline. False when there is none left.
+    fn step(&mut self) -> bool {
+        let event_at = self.queue.peek().map(|Reverse((at, _))| *at);
+        let clients = self.clients.iter_mut();
+        let client_at = clients.filter_map(Client::next_deadline).min();
+        let deadlines = [event_at, self.gateway_deadline, client_at];
+        let Some(next) = deadlines.into_iter().flatten().min() else { return false };
+        self.now = self.now.max(next);
+        while let Some(Reverse((at, sequence))) = self.queue.peek().copied()
+            && at <= self.now
+        {
+            self.queue.pop();
+            let happening = self.happenings.remove(&sequence).expect("queued with its key");
+            self.happen(happening);
+        }
+        for datagram in self.socket.deliver() {
+            self.gateway.handle_datagram(self.now, datagram);
+        }
+        for key in self.wires.take_slotless() {
+            self.arrive(key, Arrival::Look);
+        }
+        let now = self.now;
+        for client in &mut self.clients {
+            if client.next_deadline().is_some_and(|deadline| deadline <= now) {
+                client.handle_timeout(now);
+            }
+        }
+        self.gateway.handle_timeout(now);
+        self.drive_clients();
+        self.run_gateway();
+        true
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::ToGateway { from, ecn, datagram } => {
+                self.note(1, datagram.len());
+                self.socket.take_in(from, ecn, datagram);
+            }
+            Happening::ToClient { to, ecn, datagram } => {
+                self.note(2, datagram.len());
+                // One that has moved on does not hear what is sent to where it was.
+                let client = self.clients.iter_mut().find(|client| client.address == to);
+                if let Some(client) = client {
+                    client.handle_datagram(self.now, fixture::GATEWAY, ecn, &datagram);
+                }
+            }
+            Happening::Sent(number) => {
+                if let Some((transmit, datagrams)) = self.socket.sent(number) {
+                    self.carry(&transmit, datagrams);
+                }
+            }
+            Happening::Upstream { key, arrival } => self.arrive(key, arrival),
+            Happening::Reload => fixture::reload(self.now, &mut self.gateway, &self.scenario),
+            Happening::Drain => self.gateway.drain(self.now),
+        }
+    }
+
+    fn arrive(&mut self, key: UpstreamKey, arrival: Arrival) {
+        let (event, due) = self.wires.arrive(self.now, key, arrival, &self.pool);
+        self.queue_due(due);
+        if let Some(event) = event {
+            self.note(5, key.index());
+            self.gateway.handle_upstream(self.now, key, event);
+        }
+    }
+
+    fn run_gateway(&mut self) {
+        self.gateway.set_memory_low(self.pool.is_low());
+        loop {
+            if self.transmit_buffer.is_none() {
+                self.transmit_buffer = self.pool.lease_vec();
+            }
+            match self.gateway.poll(self.now, &mut self.transmit_buffer) {
+                Output::Transmit { transmit, buffer } => {
+                    let (number, delay) = self.socket.send(transmit, buffer);
+                    self.queue(delay, Happening::Sent(number));
+                }
+                Output::Connect { key, .. } => {
+                    self.note(3, key.index());
+                    let due = self.wires.connect(key);
+                    self.queue_due(due);
+                }
+                Output::Write { key, pieces } => {
+                    self.note(4, pieces.iter().map(Bytes::len).sum());
+                    let dues = self.wires.write(key, pieces);
+                    self.queue_due(dues);
+                }
+                Output::Receive { key } => {
+                    let due = self.wires.receive(key);
+                    self.queue_due(Some(due));
+                }
+                Output::Close { key } => {
+                    let due = self.wires.close(key);
+                    self.queue_due(due);
+                }
+                Output::Access(record) => {
+                    self.note(6, record.answer_len as usize);
+                    self.books.take(*record);
+                }
+                Output::Timeout(deadline) => {
+                    self.gateway_deadline = deadline;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Datagrams of a batch set out for a client.
+    fn carry(&mut self, transmit: &Transmit, datagrams: Vec<Vec<u8>>) {
+        let at = self.now - self.started;
+        let to = transmit.destination;
+        for mut datagram in datagrams {
+            let mut ecn = transmit.ecn;
+            for delay in self.network.carry(at, &mut datagram, &mut ecn) {
+                let datagram = datagram.clone();
+                self.queue(delay, Happening::ToClient { to, ecn, datagram });
+            }
+        }
+    }
+
+    fn drive_clients(&mut self) {
+        let at = self.now - self.started;
+        for index in 0..self.clients.len() {
+            let sent = self.clients[index].drive(self.now);
+            let from = self.clients[index].address;
+            for mut sent in sent {
+                for delay in self.network.carry(at, &mut sent.bytes, &mut sent.ecn) {
+                    let (ecn, datagram) = (sent.ecn, sent.bytes.clone());
+                    self.queue(delay, Happening::ToGateway { from, ecn, datagram });
+                }
+            }
+        }
+    }
+
+    fn queue_due(&mut self, dues: impl IntoIterator<Item = Due>) {
+        for (delay, key, arrival) in dues {
+            self.queue(delay, Happening::Upstream { key, arrival });
+        }
+    }
+
+    fn queue(&mut self, delay: Duration, happening: Happening) {
+        self.sequence += 1;
+        self.queue.push(Reverse((self.now + delay, self.sequence)));
+        self.happenings.insert(self.sequence, happening);
+    }
+
+    fn note(&mut self, kind: u8, len: usize) {
+        (kind, len, self.now - self.started).hash(&mut self.hash);
+    }
+}
+
+const STEPS_MAX: u64 = 500_000;
+/// A world that is not done by then never is: the longest wait of any is a minute.
+const PASSED_MAX: Duration = Duration::from_secs(1_200);
