@@ -19,7 +19,7 @@ use super::kernel::RingError;
 use super::message::HEADER_LEN;
 use super::settings::RingSettings;
 use super::stats::RingStats;
-use super::streams::Stream;
+use super::streams::{Stream, WriteOp};
 use super::table::{CANCEL, Op, OpKey, OpTable};
 use crate::pool::{Pool, Provided};
 
@@ -54,6 +54,8 @@ pub(super) struct Machine {
     pub(super) sends_max: u32,
     #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
     pub(super) spare_sends: Vec<Box<SendOp>>,
+    #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
+    pub(super) spare_writes: Vec<Box<WriteOp>>,
 
     pub(super) streams: Vec<Stream>,
     pub(super) free_streams: Vec<u32>,
@@ -83,6 +85,7 @@ impl Machine {
             sends_in_flight: 0,
             sends_max: settings.sends_max,
             spare_sends: Vec::new(),
+            spare_writes: Vec::new(),
             streams: (0..streams).map(|_| Stream::new()).collect(),
             free_streams: (0..streams).rev().collect(),
             starving: VecDeque::new(),

@@ -16,7 +16,7 @@ use std::ptr;
 use bytes::Bytes;
 use io_uring::squeue::Flags;
 use io_uring::types::{Fixed, Timespec};
-use io_uring::{cqueue, opcode};
+use io_uring::{cqueue, opcode, squeue};
 
 use super::buffers::filled;
 use super::completion::{
@@ -27,6 +27,9 @@ use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
 use crate::limits::SLOT_LEN;
 use crate::pool::Provided;
+
+/// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
+const POLL_FIRST: u16 = 1;
 
 /// Pieces that one write hands to the kernel at once; the rest follows with the next.
 const PIECES_MAX: usize = 64;
@@ -51,6 +54,8 @@ pub(super) struct Stream {
     close: Option<OpKey>,
     /// A receive waits for buffers.
     starves: bool,
+    /// The kernel had more bytes than the last receive took.
+    has_more: bool,
 }
 
 impl Stream {
@@ -65,6 +70,7 @@ impl Stream {
             write: None,
             close: None,
             starves: false,
+            has_more: false,
         }
     }
 }
@@ -91,23 +97,28 @@ pub(super) struct WriteOp {
 }
 
 impl WriteOp {
-    fn new(stream: StreamKey, pieces: Vec<Bytes>) -> Box<WriteOp> {
+    fn new() -> WriteOp {
         // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
         let header: libc::msghdr = unsafe { mem::zeroed() };
-        let vectors = Vec::with_capacity(pieces.len().min(PIECES_MAX));
-        let mut op = Box::new(WriteOp {
-            stream,
-            pieces,
+        WriteOp {
+            stream: StreamKey { index: 0, generation: 0 },
+            pieces: Vec::new(),
             next: 0,
             gone: 0,
             written: 0,
-            vectors,
+            vectors: Vec::new(),
             header,
             is_resting: false,
             rest: Timespec::new().nsec(1_000_000),
-        });
-        op.advance(0);
-        op
+        }
+    }
+
+    fn begin(&mut self, stream: StreamKey, pieces: Vec<Bytes>) {
+        self.stream = stream;
+        self.pieces = pieces;
+        (self.next, self.gone, self.written) = (0, 0, 0);
+        self.is_resting = false;
+        self.advance(0);
     }
 
     /// Takes note that `len` more bytes are gone, and lets go of the pieces they were.
@@ -129,8 +140,8 @@ impl WriteOp {
         self.next == self.pieces.len()
     }
 
-    /// Points the header at what is left.
-    fn prepare(&mut self) -> *const libc::msghdr {
+    /// A submission of what is left: of one piece without the detour of a message header.
+    fn offer(&mut self, file: Fixed) -> squeue::Entry {
         self.vectors.clear();
         let mut gone = self.gone;
         for piece in self.pieces[self.next..].iter().take(PIECES_MAX) {
@@ -138,9 +149,16 @@ impl WriteOp {
             let iov_base = rest.as_ptr().cast_mut().cast();
             self.vectors.push(libc::iovec { iov_base, iov_len: rest.len() });
         }
+        if let [single] = self.vectors[..] {
+            // A longer one than this goes in parts, as a short write does.
+            let len = u32::try_from(single.iov_len).unwrap_or(u32::MAX);
+            let at = single.iov_base.cast_const().cast();
+            return opcode::Send::new(file, at, len).flags(libc::MSG_NOSIGNAL).build();
+        }
         self.header.msg_iov = self.vectors.as_mut_ptr();
         self.header.msg_iovlen = self.vectors.len();
-        &raw const self.header
+        let flags = libc::MSG_NOSIGNAL.cast_unsigned();
+        opcode::SendMsg::new(file, &raw const self.header).flags(flags).build()
     }
 }
 
@@ -189,11 +207,15 @@ impl Machine {
 
     fn arm_receive(&mut self, key: StreamKey) {
         let op_key = self.table.insert(Op::Receive(key));
-        self.streams[key.index as usize].receive = Some(op_key);
+        let stream = &mut self.streams[key.index as usize];
+        stream.receive = Some(op_key);
+        // An answer takes its time: a try before it is there would only come back empty.
+        let order = if stream.has_more { 0 } else { POLL_FIRST };
         let file = Fixed(self.stream_file(key.index));
         let group = self.stream_buffers.id();
         let entry = opcode::Recv::new(file, ptr::null_mut(), SLOT_LEN as u32)
             .buf_group(group)
+            .ioprio(order)
             .build()
             .flags(Flags::BUFFER_SELECT);
         self.outbox.push_back(entry.user_data(op_key.0));
@@ -229,8 +251,10 @@ impl Machine {
         if is_writing {
             return Err((Full, pieces));
         }
-        let op = WriteOp::new(key, pieces);
+        let mut op = self.spare_writes.pop().unwrap_or_else(|| Box::new(WriteOp::new()));
+        op.begin(key, pieces);
         if op.is_over() {
+            self.spare_writes.push(op);
             let outcome = Ok(());
             self.ready.push_back(Completion::Wrote { tag, len: 0, outcome });
             return Ok(());
@@ -251,11 +275,8 @@ impl Machine {
             self.outbox.push_back(entry.user_data(op_key.0));
             return;
         }
-        let header = op.prepare();
-        let index = op.stream.index;
-        let entry = opcode::SendMsg::new(Fixed(self.stream_file(index)), header)
-            .flags(libc::MSG_NOSIGNAL.cast_unsigned())
-            .build();
+        let file = Fixed(u32::from(self.sockets_max) + op.stream.index);
+        let entry = op.offer(file);
         self.outbox.push_back(entry.user_data(op_key.0));
     }
 
@@ -320,6 +341,7 @@ impl Machine {
         self.table.remove(op_key);
         let stream = &mut self.streams[key.index as usize];
         stream.receive = None;
+        stream.has_more = cqueue::sock_nonempty(event.flags);
         let bytes = match (provided, usize::try_from(event.result)) {
             (Some(provided), Ok(len @ 1..)) => Some(filled(provided, len)),
             (provided, _) => {
@@ -389,7 +411,10 @@ impl Machine {
         }
         stream.write = None;
         let tag = stream.tag;
-        self.table.remove(op_key);
+        if let Some(Op::Write(mut op)) = self.table.remove(op_key) {
+            op.pieces.clear();
+            self.spare_writes.push(op);
+        }
         match outcome {
             Some(outcome) if !is_closing => Some(Completion::Wrote { tag, len, outcome }),
             _ => self.settle_close(key),

@@ -63,6 +63,14 @@ impl Bench {
         self.machine.complete(Event { user_data, result, flags })
     }
 
+    /// The one write that was submitted: of one piece, or of several.
+    fn submitted_write(&mut self) -> u64 {
+        match self.submitted()[..] {
+            [(opcode::Send::CODE | opcode::SendMsg::CODE, key)] => key,
+            ref other => panic!("not one write: {other:?}"),
+        }
+    }
+
     fn fails(&mut self, user_data: u64, errno: i32) -> Option<Completion> {
         self.event(user_data, -errno, 0)
     }
@@ -331,7 +339,7 @@ fn short_writes_are_continued_where_they_ended() {
     bench.machine.write(key, pieces).unwrap();
     let (mut got, mut step) = (Vec::new(), 1);
     loop {
-        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        let write = bench.submitted_write();
         let offered = bench.machine.offered(write);
         assert!(bytes[got.len()..].starts_with(&offered) && !offered.is_empty());
         let taken = step.min(offered.len());
@@ -339,7 +347,7 @@ fn short_writes_are_continued_where_they_ended() {
         step = step * 5 % 977 + 1;
         if step % 3 == 0 {
             assert!(bench.fails(write, libc::EINTR).is_none());
-            assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), write);
+            assert_eq!(bench.submitted_write(), write);
         }
         match bench.event(write, taken as i32, 0) {
             None => assert!(got.len() < bytes.len()),
@@ -363,9 +371,9 @@ fn a_write_that_gets_nowhere_fails() {
         (-libc::ETIMEDOUT, StreamError::TimedOut),
     ] {
         bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
-        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        let write = bench.one_submitted(opcode::Send::CODE);
         assert!(bench.event(write, 2, 0).is_none());
-        let write = bench.one_submitted(opcode::SendMsg::CODE);
+        let write = bench.one_submitted(opcode::Send::CODE);
         match bench.event(write, result, 0) {
             Some(Completion::Wrote { tag: 5, len: 2, outcome }) => {
                 assert_eq!(outcome, Err(expected));
@@ -382,14 +390,14 @@ fn a_write_without_kernel_memory_rests_before_it_goes_on() {
     let mut bench = Bench::new();
     let key = bench.stream(5);
     bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
-    let write = bench.one_submitted(opcode::SendMsg::CODE);
+    let write = bench.one_submitted(opcode::Send::CODE);
     assert!(bench.event(write, 1, 0).is_none());
     bench.submitted();
     for errno in [libc::ENOBUFS, libc::ENOMEM] {
         assert!(bench.fails(write, errno).is_none());
         assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
         assert!(bench.fails(write, libc::ETIME).is_none());
-        assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), write);
+        assert_eq!(bench.one_submitted(opcode::Send::CODE), write);
         assert_eq!(bench.machine.offered(write), b"bc", "nothing is lost or doubled");
     }
     // Closed while it rests: the rest is cancelled and nothing more is written.
