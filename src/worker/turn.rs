@@ -168,7 +168,8 @@ impl Worker<'_> {
                 Output::Write { key, pieces } => self.write(now, key, pieces),
                 Output::Receive { key } => self.receive(key),
                 Output::Close { key } => self.close(key),
-                Output::Access(record) => self.records.push(*record),
+                Output::Access(record) if self.logs_access() => self.records.push(*record),
+                Output::Access(_) => {}
                 Output::Timeout(deadline) => {
                     self.hand_over_records();
                     return deadline;
@@ -201,6 +202,10 @@ impl Worker<'_> {
             Ok(()) => self.transmit.in_flight += 1,
             Err((_, send)) => self.transmit.unsent = Some((socket, send)),
         }
+    }
+
+    fn logs_access(&self) -> bool {
+        self.snapshot.config.log.access.is_some()
     }
 
     fn hand_over_records(&mut self) {
