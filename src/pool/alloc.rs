@@ -1,12 +1,12 @@
-//! The program's allocator: the system's, and for one request at a time the pool's.
+//! The program's allocator: mimalloc's heap, and for one request at a time the pool's.
 //!
 //! Protocol crates take their buffers as `BytesMut` and `Vec<u8>`, which own memory of the global
 //! allocator and give it back to it. So the pool is a part of that allocator:
 //!
 //! ```text
 //!   Pool::lease --- arms this thread ---> alloc(SLOT_LEN) ---> a slot; disarmed again
-//!   any other code ---------------------> alloc(..) ---------> System
-//!   whoever drops the last reference ---> dealloc(address) --> ours? its slot : System
+//!   any other code ---------------------> alloc(..) ---------> heap
+//!   whoever drops the last reference ---> dealloc(address) --> ours? its slot : heap
 //! ```
 //!
 //! Memory is recognised by its address, never by its layout: a shrunk buffer keeps its slot. The
@@ -15,13 +15,18 @@
 //! Nothing here allocates, and nothing panics (unwinding out of an allocator is undefined): where
 //! the caller broke the contract, the process says so and aborts.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr;
+
+use mimalloc::MiMalloc;
 
 use super::POISON;
 use super::region::{self, Region};
 use crate::limits::SLOT_LEN;
+
+/// Where everything lies that is not in a slot.
+const HEAP: MiMalloc = MiMalloc;
 
 /// Made the program's allocator by
 /// `#[global_allocator] static ALLOCATOR: PoolAllocator = PoolAllocator;`.
@@ -74,9 +79,9 @@ pub(super) fn in_pool_mode<T>(allocate: impl FnOnce() -> T) -> T {
     allocated
 }
 
-// SAFETY: every block is System's or a slot. A slot is handed out once until it is freed (the slot
+// SAFETY: every block is the heap's or a slot. A slot is handed out once until it is freed (the slot
 // table refuses anything else), is SLOT_LEN bytes long and aligned to a page, and stays mapped for
-// the life of the process. Blocks are told apart by address: System never answers with an address
+// the life of the process. Blocks are told apart by address: the heap never answers with an address
 // inside the reserved range, which is never unmapped. No path unwinds.
 unsafe impl GlobalAlloc for PoolAllocator {
     #[inline]
@@ -88,14 +93,14 @@ unsafe impl GlobalAlloc for PoolAllocator {
             }
         }
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
+        unsafe { HEAP.alloc(layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // Pool mode never asks for zeroes.
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { HEAP.alloc_zeroed(layout) }
     }
 
     #[inline]
@@ -104,8 +109,8 @@ unsafe impl GlobalAlloc for PoolAllocator {
             // SAFETY: the caller owns the block and ends its life here.
             return unsafe { free_slot(block) };
         }
-        // SAFETY: not ours, so System's, and the caller's promises are passed on.
-        unsafe { System.dealloc(block, layout) }
+        // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
+        unsafe { HEAP.dealloc(block, layout) }
     }
 
     #[inline]
@@ -114,8 +119,8 @@ unsafe impl GlobalAlloc for PoolAllocator {
             // SAFETY: the caller owns the block, and its promises are passed on.
             return unsafe { resize_slot(block, layout, new_len) };
         }
-        // SAFETY: not ours, so System's, and the caller's promises are passed on.
-        unsafe { System.realloc(block, layout, new_len) }
+        // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
+        unsafe { HEAP.realloc(block, layout, new_len) }
     }
 }
 
@@ -175,7 +180,7 @@ unsafe fn resize_slot(block: *mut u8, layout: Layout, new_len: usize) -> *mut u8
         return ptr::null_mut();
     };
     // SAFETY: more than SLOT_LEN bytes, so not none.
-    let moved = unsafe { System.alloc(new_layout) };
+    let moved = unsafe { HEAP.alloc(new_layout) };
     if !moved.is_null() {
         // SAFETY: the old block has `layout.size()` bytes, the new one more, and they are distinct;
         // then nobody refers to the old one any longer.

@@ -49,6 +49,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("io_uring", &["host", "pool", "ring"]),
     ("libc", &["host", "pool", "ring"]),
     ("memmap2", &["host", "pool", "ring"]),
+    ("mimalloc", &["pool"]),
+    ("smallvec", &["gateway"]),
     ("quinn_proto", &["quic"]),
     ("aws_lc_rs", &["quic", "tls"]),
     // quinn-proto's settings are made from a `rustls::ServerConfig`, which tls hands out.
