@@ -9,10 +9,9 @@
 //! pieces of 16 KiB and more ------------------------------------------^  (slices of a slot)
 //! ```
 
-use std::collections::VecDeque;
-
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use super::ledger::{CopyReason, Ledger};
 use crate::http3;
@@ -30,7 +29,8 @@ enum BodyFraming {
 /// The part of an answer that the connection has not taken yet.
 #[derive(Debug)]
 pub(super) struct AnswerQueue {
-    pieces: VecDeque<Bytes>,
+    /// Of a small answer there is one: it takes no memory of its own.
+    pieces: SmallVec<[Bytes; 1]>,
     open: BytesMut,
     /// Bytes in `pieces` and `open`, framing included.
     pending_len: usize,
@@ -43,7 +43,7 @@ pub(super) struct AnswerQueue {
 impl AnswerQueue {
     pub(super) fn new() -> Self {
         Self {
-            pieces: VecDeque::new(),
+            pieces: SmallVec::new(),
             open: BytesMut::new(),
             pending_len: 0,
             body_untold_len: 0,
@@ -91,7 +91,7 @@ impl AnswerQueue {
             _ if memory_low => CopyReason::LowWater,
             _ => {
                 self.seal();
-                self.pieces.push_back(piece);
+                self.pieces.push(piece);
                 return;
             }
         };
@@ -112,7 +112,7 @@ impl AnswerQueue {
     /// Everything that waits, in order.
     pub(super) fn pieces(&mut self) -> &mut [Bytes] {
         self.seal();
-        self.pieces.make_contiguous()
+        &mut self.pieces
     }
 
     /// The connection took `len` bytes, the first `piece_count` pieces whole. Answers how many body
@@ -144,7 +144,7 @@ impl AnswerQueue {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.pieces.push_back(std::mem::take(&mut self.open).freeze());
+            self.pieces.push(std::mem::take(&mut self.open).freeze());
         }
     }
 }

@@ -17,34 +17,43 @@ use http::{HeaderValue, Method};
 use super::api::{Fields, Request};
 use crate::limits::NOMINATED_COUNT_MAX;
 
-/// Field names that a `connection` field nominates.
+/// What `connection` fields say: options of the connection, and names of fields that go no further.
 #[derive(Debug, Default)]
 pub(crate) struct Nominated {
+    /// The connection ends with this message.
+    pub(crate) close: bool,
+    /// The connection is to persist.
+    pub(crate) keep_alive: bool,
     names: Vec<String>,
 }
 
 impl Nominated {
     /// Reads all `connection` fields; `None` when they name too many.
     pub(crate) fn read(fields: &Fields) -> Option<Self> {
-        let mut names = Vec::new();
-        for (_, value) in fields.iter().filter(|(name, _)| name == CONNECTION) {
-            for token in value.as_bytes().split(|byte| *byte == b',') {
-                let token = token.trim_ascii();
-                if token.is_empty() {
-                    continue;
-                }
-                if names.len() == NOMINATED_COUNT_MAX {
-                    return None;
-                }
-                names.push(String::from_utf8_lossy(token).to_ascii_lowercase());
+        let mut read = Self::default();
+        let values = fields.iter().filter(|(name, _)| name == CONNECTION);
+        let tokens = values.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
+        let tokens = tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty());
+        for (index, token) in tokens.enumerate() {
+            if index == NOMINATED_COUNT_MAX {
+                return None;
+            }
+            if token.eq_ignore_ascii_case(b"close") {
+                read.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                read.keep_alive = true;
+            } else {
+                read.names.push(String::from_utf8_lossy(token).to_ascii_lowercase());
             }
         }
-        Some(Self { names })
+        Some(read)
     }
 
     /// Whether `name` (lower case) is nominated.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.names.iter().any(|nominated| nominated == name)
+            || self.close && name == "close"
+            || self.keep_alive && name == "keep-alive"
     }
 }
 
@@ -145,6 +154,9 @@ pub(crate) fn put_request_fields(
     put_forwarding(out, request, trusted);
 }
 
+/// Longest text of an IP address: IPv6 with an IPv4 address in its tail (RFC 4291 2.2).
+const IP_TEXT_LEN_MAX: usize = 45;
+
 /// Writes what the gateway says about the client: replaced, or added to what a trusted proxy said.
 fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     let address = request.client.ip().to_canonical();
@@ -159,7 +171,12 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     };
 
     lead(out, "x-forwarded-for");
-    put_text(out, format_args!("{address}\r\n"));
+    let start = out.len();
+    put_text(out, format_args!("{address}"));
+    let mut text = [0; IP_TEXT_LEN_MAX];
+    let text = &mut text[..out.len() - start];
+    text.copy_from_slice(&out[start..]);
+    out.put_slice(b"\r\n");
     // Protocol and host are what the client asked the outermost proxy: one value, not a list.
     for (name, own) in [
         ("x-forwarded-proto", request.scheme.as_str().as_bytes()),
@@ -182,12 +199,14 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
 
     // RFC 7239 4 and 6: an IPv6 address is bracketed and quoted.
     lead(out, "forwarded");
-    match address {
-        std::net::IpAddr::V4(address) => put_text(out, format_args!("for={address};host=\"")),
-        std::net::IpAddr::V6(address) => put_text(out, format_args!("for=\"[{address}]\";host=\"")),
+    let (before, after) = match address {
+        std::net::IpAddr::V4(_) => (&b"for="[..], &b";host=\""[..]),
+        std::net::IpAddr::V6(_) => (&b"for=\"["[..], &b"]\";host=\""[..]),
+    };
+    let proto = request.scheme.as_str().as_bytes();
+    for part in [before, text, after, request.authority.as_bytes(), b"\";proto=", proto, b"\r\n"] {
+        out.put_slice(part);
     }
-    out.put_slice(request.authority.as_bytes());
-    put_text(out, format_args!("\";proto={}\r\n", request.scheme));
 
     // RFC 9110 7.6.3: the protocol of the message that was received.
     lead(out, "via");

@@ -164,11 +164,7 @@ impl AnswerDecoder {
         // RFC 9110 8.6: no length in 204; where an origin says one, it is not passed on.
         let says_length = status != StatusCode::NO_CONTENT;
         let content_length = content_length(&fields)?.filter(|_| says_length);
-        // Equal lengths on several lines are one length (RFC 9112 6.3, rule 5), in one form.
-        fields.retain(|(name, _)| name != CONTENT_LENGTH);
-        if let Some(len) = content_length {
-            fields.push((CONTENT_LENGTH, HeaderValue::from(len)));
-        }
+        say_length_once(&mut fields, content_length);
         Ok(AnswerPart::Head(AnswerHead { status, fields, content_length, ended: self.is_done() }))
     }
 }
@@ -257,6 +253,18 @@ fn content_length(fields: &Fields) -> Result<Option<u64>, Fault> {
     Ok(length)
 }
 
+/// Equal lengths on several lines are one length (RFC 9112 6.3, rule 5), in one form.
+fn say_length_once(fields: &mut Fields, length: Option<u64>) {
+    let mut is_said = length.is_none();
+    fields.retain(|(name, value)| {
+        let has_usual_form = value.len() == 1 || !value.as_bytes().starts_with(b"0");
+        name != CONTENT_LENGTH || has_usual_form && !std::mem::replace(&mut is_said, true)
+    });
+    if let (Some(len), false) = (length, is_said) {
+        fields.push((CONTENT_LENGTH, HeaderValue::from(len)));
+    }
+}
+
 /// Whether the body is chunked; any other coding is refused, none was offered in TE.
 fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
     let mut codings = fields.iter().filter(|(name, _)| name == TRANSFER_ENCODING);
@@ -269,9 +277,9 @@ fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
 
 /// RFC 9112 9.3: whether the connection persists after this answer.
 fn keeps_alive(version: u8, nominated: &Nominated, fields: &Fields) -> bool {
-    if nominated.holds("close") {
+    if nominated.close {
         return false;
     }
     let has_connection = fields.iter().any(|(name, _)| name == CONNECTION);
-    version == 1 || has_connection && nominated.holds("keep-alive")
+    version == 1 || has_connection && nominated.keep_alive
 }

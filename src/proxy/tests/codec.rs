@@ -139,12 +139,27 @@ fn fields_pass_and_those_of_the_connection_do_not() {
         ("x-empty", ""),
         ("x-tabs", "a\tb"),
         ("x-high", "\u{e9}"),
+        ("content-length", "2"),
         ("via", "1.0 origin"),
         ("via", "1.1 ringway"),
-        ("content-length", "2"),
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(outcome.fields, expected);
+}
+
+#[test]
+fn a_length_is_said_once_in_its_usual_form() {
+    for (lines, fields) in [
+        ("content-length: 2\r\n", vec!["2"]),
+        ("content-length: 02\r\n", vec!["2"]),
+        ("content-length: 002\r\ncontent-length: 2\r\n", vec!["2"]),
+        ("content-length: 2\r\ncontent-length: 02\r\n", vec!["2"]),
+    ] {
+        let wire = format!("HTTP/1.1 200 OK\r\n{lines}\r\nhi");
+        let outcome = decode_cut(wire.as_bytes(), false, false).unwrap();
+        let lengths = outcome.fields.iter().filter(|(name, _)| name == "content-length");
+        assert_eq!(lengths.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), fields, "{lines}");
+    }
 }
 
 #[test]
