@@ -108,6 +108,9 @@ pub enum UpstreamEvent {
     ConnectFailed(TransportFault),
     /// The bytes that one [`Output::Receive`] asked for; at least one.
     Received(BytesMut),
+    /// A part of the bytes that one [`Output::Receive`] asked for; the others follow at once, the
+    /// last of them as `Received`.
+    ReceivedPart(BytesMut),
     /// The peer sends no more (takes the place of `Received`).
     End,
     /// The connection broke while it was read or waited on.

@@ -36,8 +36,9 @@ impl Proxy {
             }
             UpstreamEvent::Received(piece) => {
                 connection.receiving = false;
-                self.handle_received(now, key, piece);
+                self.handle_received(now, key, piece, false);
             }
+            UpstreamEvent::ReceivedPart(piece) => self.handle_received(now, key, piece, true),
             UpstreamEvent::End => {
                 connection.receiving = false;
                 self.handle_connection_end(now, key, true);
@@ -121,12 +122,19 @@ impl Proxy {
         self.set_upstream_alarm(now, exchange_key);
     }
 
-    fn handle_received(&mut self, now: Instant, key: UpstreamKey, piece: BytesMut) {
+    /// `more_follows`: these are not all the bytes that have come.
+    fn handle_received(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        piece: BytesMut,
+        more_follows: bool,
+    ) {
         let connection = self.connections.get(key).expect("found by the caller");
         match &connection.role {
             Role::Busy(exchange, _) => {
                 let exchange = *exchange;
-                self.read_answer(now, key, exchange, piece);
+                self.read_answer(now, key, exchange, piece, more_follows);
             }
             // Nobody asked for these bytes: the next request would take them for its answer.
             Role::Idle(_) | Role::Finishing => {
@@ -168,6 +176,7 @@ impl Proxy {
         key: UpstreamKey,
         exchange_key: ExchangeKey,
         mut piece: BytesMut,
+        more_follows: bool,
     ) {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         exchange.answer.byte_came = true;
@@ -178,7 +187,8 @@ impl Proxy {
             };
             match decoder.decode(&mut piece) {
                 Ok(Some(part)) => {
-                    if self.give(now, key, exchange_key, part, !piece.is_empty()) {
+                    let leftover = more_follows || !piece.is_empty();
+                    if self.give(now, key, exchange_key, part, leftover) {
                         return;
                     }
                 }

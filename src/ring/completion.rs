@@ -151,6 +151,8 @@ pub enum LossReason {
 pub enum ReceiveOutcome {
     /// Bytes, in a pool slot.
     Bytes(BytesMut),
+    /// Bytes, in a pool slot, and the next ones of the same receive come with the next completion.
+    Part(BytesMut),
     /// The peer has ended its side.
     End,
     /// The connection is broken.

@@ -154,6 +154,7 @@ impl Machine {
             Some(Op::Send(_)) => self.send_progressed(key, event.result),
             Some(Op::Connect(_)) => self.connected(key, event.result),
             Some(&mut Op::Receive(stream)) => self.received(key, stream, event, provided),
+            Some(Op::Scatter(_)) => self.scattered(key, event),
             Some(Op::Write(_)) => self.wrote(key, event.result),
             Some(&mut Op::Close(stream)) => self.closed(key, stream),
             Some(Op::Wake) => self.woken(key, event.result),

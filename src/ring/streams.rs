@@ -13,7 +13,7 @@
 use std::mem;
 use std::ptr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use io_uring::squeue::Flags;
 use io_uring::types::{Fixed, Timespec};
 use io_uring::{cqueue, opcode, squeue};
@@ -30,6 +30,11 @@ use crate::pool::Provided;
 
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
 const POLL_FIRST: u16 = 1;
+
+/// Slots that one receive fills at most, where the kernel is known to have more than one holds. Each
+/// receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte costs less
+/// the fewer there are.
+const SCATTER_SLOTS_MAX: usize = 4;
 
 /// Pieces that one write hands to the kernel at once; the rest follows with the next.
 const PIECES_MAX: usize = 64;
@@ -162,6 +167,48 @@ impl WriteOp {
     }
 }
 
+/// A receive of bytes that the kernel is known to have, into several slots.
+pub(super) struct ScatterOp {
+    stream: StreamKey,
+    slots: Vec<Provided>,
+    vectors: [libc::iovec; SCATTER_SLOTS_MAX],
+    header: libc::msghdr,
+}
+
+impl ScatterOp {
+    fn new(stream: StreamKey) -> Box<ScatterOp> {
+        let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
+        let header: libc::msghdr = unsafe { mem::zeroed() };
+        let slots = Vec::with_capacity(SCATTER_SLOTS_MAX);
+        Box::new(ScatterOp { stream, slots, vectors: [nothing; SCATTER_SLOTS_MAX], header })
+    }
+
+    /// A submission that takes what is there and does not wait for more.
+    fn offer(&mut self, file: Fixed) -> squeue::Entry {
+        for (vector, slot) in self.vectors.iter_mut().zip(&self.slots) {
+            *vector = libc::iovec { iov_base: slot.address().cast(), iov_len: SLOT_LEN };
+        }
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = self.slots.len();
+        let flags = libc::MSG_DONTWAIT.cast_unsigned();
+        opcode::RecvMsg::new(file, &raw mut self.header).flags(flags).build()
+    }
+
+    /// The first `len` bytes in order; slots that got none go back to the pool.
+    fn into_pieces(self, mut len: usize) -> impl Iterator<Item = BytesMut> {
+        self.slots.into_iter().filter_map(move |slot| {
+            let here = len.min(SLOT_LEN);
+            len -= here;
+            if here == 0 {
+                drop(slot.reclaim());
+                return None;
+            }
+            Some(filled(slot, here))
+        })
+    }
+}
+
 impl Machine {
     /// Takes a place for a stream. Answers with the place in the file table that is its own.
     pub(super) fn open_stream(&mut self, tag: u64) -> Result<(StreamKey, u32), Full> {
@@ -206,6 +253,9 @@ impl Machine {
     }
 
     fn arm_receive(&mut self, key: StreamKey) {
+        if self.streams[key.index as usize].has_more && self.arm_scatter(key) {
+            return;
+        }
         let op_key = self.table.insert(Op::Receive(key));
         let stream = &mut self.streams[key.index as usize];
         stream.receive = Some(op_key);
@@ -219,6 +269,23 @@ impl Machine {
             .build()
             .flags(Flags::BUFFER_SELECT);
         self.outbox.push_back(entry.user_data(op_key.0));
+    }
+
+    /// Receives into several slots, unless they are scarce.
+    fn arm_scatter(&mut self, key: StreamKey) -> bool {
+        let mut op = ScatterOp::new(key);
+        while op.slots.len() < SCATTER_SLOTS_MAX && !self.pool.is_low() {
+            let Some(lease) = self.pool.lease() else { break };
+            op.slots.push(self.pool.provide(lease));
+        }
+        if op.slots.is_empty() {
+            return false;
+        }
+        let entry = op.offer(Fixed(self.stream_file(key.index)));
+        let op_key = self.table.insert(Op::Scatter(op));
+        self.streams[key.index as usize].receive = Some(op_key);
+        self.outbox.push_back(entry.user_data(op_key.0));
+        true
     }
 
     fn starve(&mut self, key: StreamKey) {
@@ -339,9 +406,6 @@ impl Machine {
     ) -> Option<Completion> {
         debug_assert!(!cqueue::more(event.flags), "a single receive completes once");
         self.table.remove(op_key);
-        let stream = &mut self.streams[key.index as usize];
-        stream.receive = None;
-        stream.has_more = cqueue::sock_nonempty(event.flags);
         let bytes = match (provided, usize::try_from(event.result)) {
             (Some(provided), Ok(len @ 1..)) => Some(filled(provided, len)),
             (provided, _) => {
@@ -349,14 +413,47 @@ impl Machine {
                 None
             }
         };
+        self.settle_receive(key, event, bytes.into_iter())
+    }
+
+    pub(super) fn scattered(&mut self, op_key: OpKey, event: Event) -> Option<Completion> {
+        let Some(Op::Scatter(op)) = self.table.remove(op_key) else {
+            unreachable!("the caller has just found it");
+        };
+        let key = op.stream;
+        let pieces = op.into_pieces(usize::try_from(event.result).unwrap_or(0));
+        self.settle_receive(key, event, pieces)
+    }
+
+    /// Tells of a receive that is over: of each of its pieces, all but the first when asked next.
+    fn settle_receive(
+        &mut self,
+        key: StreamKey,
+        event: Event,
+        pieces: impl Iterator<Item = BytesMut>,
+    ) -> Option<Completion> {
+        let stream = &mut self.streams[key.index as usize];
+        stream.receive = None;
+        stream.has_more = cqueue::sock_nonempty(event.flags);
         if stream.phase == Phase::Closing {
+            pieces.for_each(drop);
             return self.settle_close(key);
         }
         let tag = stream.tag;
-        let outcome = match (bytes, event.result) {
-            (Some(bytes), _) => ReceiveOutcome::Bytes(bytes),
-            (None, 0..) => ReceiveOutcome::End,
-            (None, failure) => match Failure::from_result(failure) {
+        let mut pieces = pieces.peekable();
+        if pieces.peek().is_some() {
+            while let Some(bytes) = pieces.next() {
+                let outcome = match pieces.peek() {
+                    Some(_) => ReceiveOutcome::Part(bytes),
+                    None => ReceiveOutcome::Bytes(bytes),
+                };
+                self.ready.push_back(Completion::Received { tag, outcome });
+            }
+            return self.ready.pop_front();
+        }
+        let outcome = match event.result {
+            0.. => ReceiveOutcome::End,
+            failure => match Failure::from_result(failure) {
                 Failure::NoBuffers => {
                     self.starve(key);
                     return None;

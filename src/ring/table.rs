@@ -12,7 +12,7 @@
 
 use super::completion::{SocketIndex, StreamKey};
 use super::datagrams::SendOp;
-use super::streams::{ConnectOp, WriteOp};
+use super::streams::{ConnectOp, ScatterOp, WriteOp};
 
 /// User data of cancel requests: names no operation, since places end below.
 pub(super) const CANCEL: u64 = u64::MAX;
@@ -58,6 +58,8 @@ pub(super) enum Op {
     Connect(Box<ConnectOp>),
     /// A receive into a provided buffer.
     Receive(StreamKey),
+    /// A receive into slots of its own.
+    Scatter(Box<ScatterOp>),
     /// A vectored write.
     Write(Box<WriteOp>),
     /// The closing of a stream's descriptor.

@@ -17,11 +17,13 @@ use super::machine::{Event, Machine};
 use super::settings::RingSettings;
 use super::table::CANCEL;
 use crate::host::address::SockAddr;
+use crate::limits::SLOT_LEN;
 use crate::pool::Pool;
 
 // From linux/io_uring.h.
 const F_BUFFER: u32 = 1;
 const F_MORE: u32 = 2;
+const F_SOCK_NONEMPTY: u32 = 4;
 
 /// A machine whose submissions and buffers the test plays the kernel for.
 struct Bench {
@@ -409,6 +411,73 @@ fn a_write_without_kernel_memory_rests_before_it_goes_on() {
     let close = bench.one_submitted(opcode::Close::CODE);
     assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
     bench.assert_idle();
+}
+
+/// The kernel says that it has more than one slot holds: the next receive fills several, and each is
+/// told of, the last as the last. Slots that stay empty go back.
+#[test]
+fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
+    for (len, pieces) in [(1, 1), (SLOT_LEN, 1), (2 * SLOT_LEN + 1, 3), (4 * SLOT_LEN, 4)] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        assert!(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16).is_some());
+        bench.machine.receive(key);
+        bench.machine.receive(key);
+        let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+        let mut next = bench.event(scatter, len as i32, 0);
+        let mut seen = Vec::new();
+        while let Some(completion) = next {
+            match completion {
+                Completion::Received { tag: 5, outcome: ReceiveOutcome::Part(bytes) } => {
+                    seen.push((bytes.len(), false));
+                }
+                Completion::Received { tag: 5, outcome: ReceiveOutcome::Bytes(bytes) } => {
+                    seen.push((bytes.len(), true));
+                }
+                other => panic!("{other:?}"),
+            }
+            next = bench.machine.ready.pop_front();
+        }
+        assert_eq!(seen.iter().map(|(len, _)| len).sum::<usize>(), len);
+        let lasts: Vec<bool> = seen.iter().map(|(_, is_last)| *is_last).collect();
+        assert_eq!(lasts, (1..=pieces).map(|place| place == pieces).collect::<Vec<_>>());
+        // Nothing more is known to be there: the next one waits, in a provided slot.
+        bench.machine.receive(key);
+        let last = bench.one_submitted(opcode::Recv::CODE);
+        assert!(matches!(bench.event(last, 0, 0), Some(Completion::Received { .. })));
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
+}
+
+#[test]
+fn several_slots_come_back_when_nothing_fills_them() {
+    for errno in [libc::EAGAIN, libc::ECONNRESET, libc::ECANCELED] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        bench.machine.receive(key);
+        let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+        match bench.fails(scatter, errno) {
+            // It was not there after all: a receive that waits takes over.
+            None => {
+                let receive = bench.one_submitted(opcode::Recv::CODE);
+                assert!(bench.event(receive, 0, 0).is_some());
+            }
+            Some(Completion::Received { outcome: ReceiveOutcome::Failed(_), .. }) => {
+                assert_ne!(errno, libc::EAGAIN);
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
 }
 
 #[test]

@@ -90,6 +90,7 @@ pub(super) fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
 pub(super) fn received(outcome: ReceiveOutcome) -> UpstreamEvent {
     match outcome {
         ReceiveOutcome::Bytes(bytes) => UpstreamEvent::Received(bytes),
+        ReceiveOutcome::Part(bytes) => UpstreamEvent::ReceivedPart(bytes),
         ReceiveOutcome::End => UpstreamEvent::End,
         ReceiveOutcome::Failed(error) => UpstreamEvent::Failed(fault(error)),
     }

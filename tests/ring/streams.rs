@@ -91,6 +91,42 @@ fn bytes_go_both_ways_over_tcp() {
 }
 
 #[test]
+fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
+    const LEN: usize = 24 << 20;
+    let mut bench = Bench::new(settings());
+    let (key, mut far) = connected(&mut bench);
+    let byte_at = |index: usize| (index * 31 % 251) as u8;
+    let sender = std::thread::spawn(move || {
+        let bytes: Vec<u8> = (0..LEN).map(byte_at).collect();
+        far.write_all(&bytes).unwrap();
+    });
+    let (mut got_len, mut part_count) = (0, 0);
+    while got_len < LEN {
+        bench.ring.receive(key);
+        loop {
+            let (bytes, is_last) = match receive_outcome(&mut bench) {
+                ReceiveOutcome::Bytes(bytes) => (bytes, true),
+                ReceiveOutcome::Part(bytes) => (bytes, false),
+                other => panic!("{other:?}"),
+            };
+            part_count += usize::from(!is_last);
+            let expected = (got_len..got_len + bytes.len()).map(byte_at);
+            assert!(bytes.iter().copied().eq(expected), "within {} from {got_len}", bytes.len());
+            got_len += bytes.len();
+            if is_last {
+                break;
+            }
+        }
+    }
+    assert!(part_count > 0, "the kernel had more than one slot holds, at least once");
+    sender.join().unwrap();
+    bench.ring.receive(key);
+    assert_eq!(receive_outcome(&mut bench), ReceiveOutcome::End);
+    close(&mut bench, key);
+    bench.end();
+}
+
+#[test]
 fn a_unix_socket_is_a_stream_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("upstream.sock");

@@ -82,6 +82,8 @@ pub struct Wires {
     pub heads: BTreeMap<usize, usize>,
     /// Connections that wait for a slot to receive into.
     slotless: Vec<UpstreamKey>,
+    /// The rest of what a receive brought, when it filled several slots: told at once.
+    rest: Option<UpstreamEvent>,
     /// Times that a piece found no slot.
     pub starved_count: u64,
     /// Completions that came for keys that are dead.
@@ -97,6 +99,7 @@ impl Wires {
             wires: BTreeMap::new(),
             heads: BTreeMap::new(),
             slotless: Vec::new(),
+            rest: None,
             starved_count: 0,
             stale_count: 0,
         }
@@ -187,6 +190,11 @@ impl Wires {
         std::mem::take(&mut self.slotless)
     }
 
+    /// What follows the event that was told last before anything else happens.
+    pub fn take_rest(&mut self) -> Option<UpstreamEvent> {
+        self.rest.take()
+    }
+
     /// Works off an arrival: what the gateway is told, and what follows later.
     pub fn arrive(
         &mut self,
@@ -232,6 +240,7 @@ impl Wires {
     ) -> (Option<UpstreamEvent>, Option<Due>) {
         let breaks = self.rng.random_bool(self.troubles.breaks);
         let len = self.piece_len();
+        let cut = self.rng.random_bool(0.2).then(|| self.rng.random_range(1..=len));
         let wire = self.wires.get_mut(&key.to_bits()).expect("looked up by the caller");
         if !wire.receiving || wire.ended {
             return (None, None);
@@ -259,7 +268,7 @@ impl Wires {
         if first.glue == Some(len) {
             len += 1;
         }
-        let Some(slot) = fill(pool, &first.bytes[..len]) else {
+        let Some(mut slot) = fill(pool, &first.bytes[..len]) else {
             self.slotless.push(key);
             self.starved_count += 1;
             return (None, None);
@@ -271,6 +280,11 @@ impl Wires {
         }
         wire.receiving = false;
         wire.given_len += len;
+        if let Some(cut) = cut.filter(|cut| *cut < len) {
+            let rest = slot.split_off(cut);
+            self.rest = Some(UpstreamEvent::Received(rest));
+            return (Some(UpstreamEvent::ReceivedPart(slot)), None);
+        }
         (Some(UpstreamEvent::Received(slot)), None)
     }
 

@@ -251,6 +251,9 @@ impl World {
             self.note(5, key.index());
             self.gateway.handle_upstream(self.now, key, event);
         }
+        if let Some(rest) = self.wires.take_rest() {
+            self.gateway.handle_upstream(self.now, key, rest);
+        }
     }
 
     fn run_gateway(&mut self) {

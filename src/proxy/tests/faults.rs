@@ -243,6 +243,27 @@ fn bytes_that_nobody_asked_for_end_the_connection() {
     rig.assert_nothing_left();
 }
 
+/// What one receive brought comes in parts: bytes behind an answer are as suspect in a later one.
+#[test]
+fn a_part_behind_an_answer_ends_its_connection() {
+    let mut rig = Rig::new(config(1, 1, 1));
+    let (exchange, upstream) = rig.active_get();
+    rig.part(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
+    assert!(!rig.seen[&exchange].whole);
+    let waiting = rig.get("/waits");
+    rig.part(upstream, "k");
+    assert!(rig.seen[&exchange].whole && !rig.is_open(upstream));
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfake");
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.part(upstream, "HTTP/1.1 200 OK\r\n");
+    assert!(rig.wires[&upstream].receiving, "one receive, in two parts");
+    rig.answer(upstream, "content-length: 2\r\n\r\nok");
+    assert_eq!(rig.seen[&waiting].body, b"ok");
+    assert_eq!(rig.proxy.counts().idle, 1, "the last part ends the answer: kept");
+    rig.assert_nothing_left();
+}
+
 #[test]
 fn an_early_answer_is_passed_on_and_its_connection_is_not_kept() {
     let mut rig = Rig::new(config(1, 1, 0));

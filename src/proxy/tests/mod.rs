@@ -241,6 +241,11 @@ impl Rig {
         self.event(key, UpstreamEvent::Received(BytesMut::from(bytes.as_ref())));
     }
 
+    /// Bytes of a receive of which more follow.
+    pub fn part(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
+        self.event(key, UpstreamEvent::ReceivedPart(BytesMut::from(bytes.as_ref())));
+    }
+
     pub fn end(&mut self, key: UpstreamKey) {
         self.event(key, UpstreamEvent::End);
     }
