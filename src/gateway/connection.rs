@@ -27,8 +27,9 @@ pub(super) struct Connection {
     control_pending: VecDeque<Bytes>,
     /// Bytes of answers that wait for this connection to take them.
     pub(super) answers_len: usize,
-    /// Request streams that either side has not ended.
-    pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// Request streams that either side has not ended. Boxed: a map keeps the room of its last
+    /// entries, and most connections are idle.
+    pub(super) streams: BTreeMap<StreamId, Box<Stream>>,
     /// Finished answers that the client has not acknowledged whole.
     unacknowledged_count: usize,
     /// The first request stream that will not be served, once GOAWAY is sent.
@@ -90,7 +91,7 @@ impl Connections {
     }
 
     pub(super) fn stream_mut(&mut self, at: StreamRef) -> Option<&mut Stream> {
-        self.get_mut(at.connection)?.streams.get_mut(&at.stream)
+        self.get_mut(at.connection)?.streams.get_mut(&at.stream).map(Box::as_mut)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -188,7 +189,7 @@ impl Gateway {
             self.reset(at, Code::RequestRejected);
             return;
         }
-        connection.streams.insert(id, Stream::new());
+        connection.streams.insert(id, Box::new(Stream::new()));
         self.counts.http3.streams_opened += 1;
         self.read_request(now, at);
         let waits = self.connections.stream_mut(at).is_some_and(|stream| {
@@ -345,7 +346,7 @@ impl Gateway {
 
     pub(super) fn forget_if_over(&mut self, now: Instant, at: StreamRef) {
         let Some(connection) = self.connections.get_mut(at.connection) else { return };
-        if connection.streams.get(&at.stream).is_some_and(Stream::is_over) {
+        if connection.streams.get(&at.stream).is_some_and(|stream| stream.is_over()) {
             connection.streams.remove(&at.stream);
             self.close_if_drained(now, at.connection);
         }
