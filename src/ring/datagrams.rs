@@ -29,6 +29,7 @@ use super::machine::{Event, Machine};
 use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
 use super::table::{Op, OpKey};
 use crate::limits::DATAGRAM_LEN_MAX;
+use crate::metrics::SendsLost;
 use crate::pool::{InKernel, Pool, Provided};
 
 /// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
@@ -349,7 +350,7 @@ impl Machine {
             };
             if let Some(reason) = lost {
                 op.lost = Some(reason);
-                self.stats.count_loss(reason);
+                *counter_of(&mut self.stats.sends_lost, reason) += 1;
                 if reason == LossReason::TooLong {
                     // The kernel refused to segment because the segments are longer than the path
                     // takes; it still segments for this socket.
@@ -383,7 +384,7 @@ impl Machine {
         }
         if op.again != 0 {
             op.lost = Some(LossReason::Cancelled);
-            self.stats.count_loss(LossReason::Cancelled);
+            self.stats.sends_lost.cancelled += 1;
         }
         let Some(Op::Send(mut op)) = self.table.remove(key) else {
             unreachable!("it was there a moment ago");
@@ -396,5 +397,16 @@ impl Machine {
         let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);
         self.spare_sends.push(op);
         Some(Completion::Sent { socket, buffer, outcome })
+    }
+}
+
+fn counter_of(lost: &mut SendsLost, reason: LossReason) -> &mut u64 {
+    match reason {
+        LossReason::TooLong => &mut lost.too_long,
+        LossReason::Unreachable => &mut lost.unreachable,
+        LossReason::Refused => &mut lost.refused,
+        LossReason::NoBuffers => &mut lost.no_buffers,
+        LossReason::Cancelled => &mut lost.cancelled,
+        LossReason::Other => &mut lost.other,
     }
 }

@@ -18,9 +18,9 @@ use super::datagrams::{SendOp, Socket};
 use super::kernel::RingError;
 use super::message::HEADER_LEN;
 use super::settings::RingSettings;
-use super::stats::RingStats;
 use super::streams::{Stream, WriteOp};
 use super::table::{CANCEL, Op, OpKey, OpTable};
+use crate::metrics::RingCounters;
 use crate::pool::{Pool, Provided};
 
 /// See [`Machine::longest_wait`].
@@ -40,7 +40,7 @@ pub(super) struct Machine {
     pub(super) outbox: VecDeque<squeue::Entry>,
     /// Completions that needed no kernel.
     pub(super) ready: VecDeque<Completion>,
-    pub(super) stats: RingStats,
+    pub(super) stats: RingCounters,
     /// Whether the ring is being shut down: nothing is begun any more.
     pub(super) is_ending: bool,
 
@@ -75,7 +75,7 @@ impl Machine {
             table: OpTable::new(settings.operation_count()),
             outbox: VecDeque::new(),
             ready: VecDeque::new(),
-            stats: RingStats::default(),
+            stats: RingCounters::default(),
             is_ending: false,
             pool,
             datagram_buffers: group(0, settings.datagram_buffers, HEADER_LEN)?,
@@ -128,7 +128,6 @@ impl Machine {
         }
         self.arm_sockets();
         self.arm_starving();
-        self.stats.operations_in_flight = self.table.in_flight() as u64;
     }
 
     /// How long a turn may wait at most while something waits of which no completion tells: a slot

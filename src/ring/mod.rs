@@ -25,7 +25,6 @@ mod kernel;
 mod machine;
 mod message;
 mod settings;
-mod stats;
 mod streams;
 mod table;
 #[cfg(test)]
@@ -49,11 +48,11 @@ pub use completion::{
 };
 pub use kernel::RingError;
 pub use settings::RingSettings;
-pub use stats::RingStats;
 
 use crate::host::address::SockAddr;
 use crate::host::clock;
 use crate::host::probe;
+use crate::metrics::RingCounters;
 use crate::pool::Pool;
 use kernel::Kernel;
 use machine::Machine;
@@ -250,8 +249,13 @@ impl Ring {
     }
 
     /// What was counted.
-    pub fn stats(&self) -> &RingStats {
+    pub fn stats(&self) -> &RingCounters {
         &self.machine.stats
+    }
+
+    /// Operations that the kernel holds.
+    pub fn operations_in_flight(&self) -> usize {
+        self.machine.table.in_flight()
     }
 
     /// Ends the ring: cancels everything, waits until the kernel holds nothing, gives all slots

@@ -181,7 +181,7 @@ fn want_of_memory_ends_as_a_loss() {
         bench.submitted();
     };
     assert_sent(Some(completion), SendOutcome::Lost(LossReason::NoBuffers));
-    assert_eq!((rounds, bench.machine.stats.lost_no_buffers), (8, 1));
+    assert_eq!((rounds, bench.machine.stats.sends_lost.no_buffers), (8, 1));
     bench.assert_idle();
 }
 
@@ -226,7 +226,7 @@ fn segments_that_are_too_long_do_not_cost_segmentation() {
     assert!(bench.fails(pieces[1].1, libc::EMSGSIZE).is_none());
     let last = bench.fails(pieces[2].1, libc::EMSGSIZE);
     assert_sent(last, SendOutcome::Lost(LossReason::TooLong));
-    assert_eq!(bench.machine.stats.lost_too_long, 3);
+    assert_eq!(bench.machine.stats.sends_lost.too_long, 3);
     bench.send(300);
     let key = bench.one_submitted(opcode::SendMsg::CODE);
     assert_sent(bench.event(key, 300, 0), SendOutcome::Sent);
@@ -251,8 +251,11 @@ fn losses_are_counted_by_reason() {
         assert_sent(bench.fails(key, errno), SendOutcome::Lost(reason));
     }
     let stats = &bench.machine.stats;
-    assert_eq!((stats.lost_too_long, stats.lost_unreachable, stats.lost_refused), (1, 3, 1));
-    assert_eq!((stats.lost_cancelled, stats.lost_other), (1, 1));
+    assert_eq!(
+        (stats.sends_lost.too_long, stats.sends_lost.unreachable, stats.sends_lost.refused),
+        (1, 3, 1)
+    );
+    assert_eq!((stats.sends_lost.cancelled, stats.sends_lost.other), (1, 1));
     bench.assert_idle();
 }
 

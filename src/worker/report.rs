@@ -2,8 +2,7 @@
 
 use super::Worker;
 use crate::metrics::{
-    Counters, Gauges, PoolCounters, PoolSlots, QuicCounters, RingCounters, SendsLost,
-    WorkerCounters, WorkerReport,
+    Counters, Gauges, PoolCounters, PoolSlots, QuicCounters, WorkerCounters, WorkerReport,
 };
 
 /// What the loop itself counts.
@@ -37,7 +36,7 @@ impl Worker<'_> {
                 quic: self.quic_counters(),
                 http3: counts.http3.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
-                ring: self.ring_counters(),
+                ring: self.ring.stats().clone(),
                 pool: PoolCounters { low_water_events: self.tally.low_water_events },
                 worker: WorkerCounters {
                     loop_turns: self.tally.turns,
@@ -80,34 +79,6 @@ impl Worker<'_> {
         }
     }
 
-    fn ring_counters(&self) -> RingCounters {
-        let stats = self.ring.stats();
-        RingCounters {
-            enters: stats.enters,
-            completions: stats.completions,
-            rearms: stats.rearms,
-            no_buffers_datagrams: stats.no_buffers_datagrams,
-            no_buffers_streams: stats.no_buffers_streams,
-            cq_overflows: stats.cq_overflows,
-            gso_fallbacks: stats.gso_fallbacks,
-            send_retries: stats.send_retries,
-            sends_lost: SendsLost {
-                too_long: stats.lost_too_long,
-                unreachable: stats.lost_unreachable,
-                refused: stats.lost_refused,
-                no_buffers: stats.lost_no_buffers,
-                cancelled: stats.lost_cancelled,
-                other: stats.lost_other,
-            },
-            truncated: stats.truncated,
-            empty: stats.empty,
-            unreadable: stats.unreadable,
-            receive_failures: stats.receive_failures,
-            late: stats.late,
-            stale_keys: stats.stale_keys,
-        }
-    }
-
     fn gauges(&self) -> Gauges {
         let connections = self.gateway.engine().counts();
         let proxy = self.gateway.proxy().counts();
@@ -126,7 +97,7 @@ impl Worker<'_> {
                 provided: slots.provided.into(),
                 in_kernel: slots.in_kernel.into(),
             },
-            ring_operations: self.ring.stats().operations_in_flight,
+            ring_operations: self.ring.operations_in_flight() as u64,
         }
     }
 }

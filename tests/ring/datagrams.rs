@@ -349,7 +349,7 @@ fn losses_are_told_by_their_reason() {
     assert_eq!(lost(&mut bench), SendOutcome::Lost(LossReason::Other));
     let first = u64::from(outcome == SendOutcome::Lost(LossReason::Other));
     let stats = bench.ring.stats();
-    assert_eq!((stats.gso_fallbacks, stats.lost_other), (1, 1 + 3 + first));
+    assert_eq!((stats.gso_fallbacks, stats.sends_lost.other), (1, 1 + 3 + first));
     // The socket remembers, and sends on without the kernel's help.
     let client = peer("127.0.0.1:0");
     let bytes = pattern(6_350, 3);
