@@ -230,6 +230,12 @@ pub struct RingCounters {
     pub cq_overflows: u64,
     /// Sends repeated segment by segment after the kernel refused to segment.
     pub gso_fallbacks: u64,
+    /// Long batches that the kernel was asked to send without copying them.
+    pub zero_copy_sends: u64,
+    /// Of these, batches that it reports to have copied after all: the socket goes on without.
+    pub zero_copy_copied: u64,
+    /// Of these, batches that it refused to send that way: sent again, and the socket goes on without.
+    pub zero_copy_refused: u64,
     /// Sends repeated because the kernel had no buffers.
     pub send_retries: u64,
     /// Datagram sends that were lost on this host, by reason.

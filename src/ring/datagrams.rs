@@ -13,6 +13,10 @@
 //!             v                             |
 //!           split into its segments ----------> Sent | Lost
 //! ```
+//!
+//! A long batch goes by a zero-copy send first: the device reads the slot, which is ours again when
+//! the kernel has notified so. It reports whether it had to copy after all (loopback, a device
+//! without scatter-gather); then, or when it refuses, the socket goes on without.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,6 +46,16 @@ const RETRIES_MAX: u8 = 8;
 /// not repeat without a datagram in between, a broken descriptor does.
 const FAILURES_MAX: u32 = 64;
 
+/// Fewest segments of a batch that is worth a zero-copy send: pinning pages and a second completion
+/// cost about as much as copying this many.
+const ZERO_COPY_SEGMENTS_MIN: usize = 16;
+
+/// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification tells whether it copied.
+const REPORT_USAGE: u16 = 8;
+
+/// From linux/io_uring.h (IORING_NOTIF_USAGE_ZC_COPIED).
+const USAGE_COPIED: i32 = i32::MIN;
+
 /// A UDP socket of the ring.
 pub(super) struct Socket {
     file: u32,
@@ -52,6 +66,8 @@ pub(super) struct Socket {
     failures: u32,
     /// Whether the kernel segments sends for it.
     is_segmenting: bool,
+    /// Whether long batches leave without being copied, as far as is known.
+    is_zero_copy: bool,
     /// The receive's template; the kernel reads it when the receive is armed.
     header: Box<libc::msghdr>,
 }
@@ -73,8 +89,10 @@ pub(super) struct SendOp {
     whole: SendMessage,
     /// One message per segment once it is split; never grows while the kernel reads it.
     split: Vec<SendMessage>,
-    /// Sends of this batch that the kernel has.
+    /// Completions that are still to come from the kernel.
     outstanding: u32,
+    /// The kernel was asked not to copy.
+    is_zero_copy: bool,
     /// Pieces to be sent again.
     again: u64,
     retries: u8,
@@ -100,6 +118,7 @@ impl SendOp {
             whole: SendMessage::new(),
             split: Vec::new(),
             outstanding: 0,
+            is_zero_copy: false,
             again: 0,
             retries: 0,
             needs_rest: false,
@@ -125,6 +144,7 @@ impl SendOp {
         self.split.clear();
         (self.outstanding, self.again, self.retries) = (0, 0, 0);
         (self.needs_rest, self.is_resting, self.was_refused) = (false, false, false);
+        self.is_zero_copy = false;
         self.lost = None;
     }
 
@@ -174,6 +194,7 @@ impl Machine {
             was_armed: false,
             failures: 0,
             is_segmenting: true,
+            is_zero_copy: true,
             header: message::receive_header(),
         });
         SocketIndex((self.sockets.len() - 1) as u16)
@@ -290,10 +311,13 @@ impl Machine {
         let mut op = self.spare_sends.pop().unwrap_or_else(|| Box::new(SendOp::new()));
         op.begin(index, send, &self.pool);
         assert!(len.div_ceil(op.segment_len) <= SEGMENTS_MAX, "a batch has at most 64 segments");
-        if op.is_batch() && !self.sockets[index.index()].is_segmenting {
+        let socket = &self.sockets[index.index()];
+        if op.is_batch() && !socket.is_segmenting {
             op.prepare_split();
         } else {
             op.prepare_whole();
+            let is_long = len.div_ceil(op.segment_len) >= ZERO_COPY_SEGMENTS_MIN;
+            op.is_zero_copy = socket.is_zero_copy && is_long;
         }
         let key = self.table.insert(Op::Send(op));
         self.issue_send(key);
@@ -311,12 +335,19 @@ impl Machine {
             let piece = pieces.trailing_zeros();
             pieces &= pieces - 1;
             op.outstanding += 1;
-            let entry = opcode::SendMsg::new(file, op.message(piece).as_ptr()).build();
+            let message = op.message(piece).as_ptr();
+            let entry = if op.is_zero_copy {
+                self.stats.zero_copy_sends += 1;
+                opcode::SendMsgZc::new(file, message).ioprio(REPORT_USAGE).build()
+            } else {
+                opcode::SendMsg::new(file, message).build()
+            };
             self.outbox.push_back(entry.user_data(key.with_piece(piece).0));
         }
     }
 
-    pub(super) fn send_progressed(&mut self, key: OpKey, result: i32) -> Option<Completion> {
+    pub(super) fn send_progressed(&mut self, key: OpKey, event: Event) -> Option<Completion> {
+        let Event { result, flags, .. } = event;
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("the caller has just found it");
         };
@@ -324,10 +355,30 @@ impl Machine {
             op.is_resting = false;
             return self.settle_send(key);
         }
-        op.outstanding -= 1;
+        if cqueue::notif(flags) {
+            op.outstanding -= 1;
+            if result == USAGE_COPIED {
+                self.stats.zero_copy_copied += 1;
+                self.sockets[op.socket.index()].is_zero_copy = false;
+            }
+            return self.settle_send(key);
+        }
+        // Of a zero-copy send there is more to come: the notification.
+        op.outstanding -= u32::from(!cqueue::more(flags));
         if result < 0 {
             let is_segmented = op.is_batch() && op.split.is_empty();
             let lost = match Failure::from_result(result) {
+                // Not in this kernel, not for this socket, or no more pages may be pinned; whether the
+                // batch is at fault shows when it is copied.
+                Failure::Final(libc::EINVAL | libc::EOPNOTSUPP) | Failure::NoBuffers
+                    if op.is_zero_copy =>
+                {
+                    self.stats.zero_copy_refused += 1;
+                    self.sockets[op.socket.index()].is_zero_copy = false;
+                    op.is_zero_copy = false;
+                    op.again |= 1 << key.piece();
+                    None
+                }
                 Failure::Final(libc::EIO | libc::EINVAL) if is_segmented => {
                     self.stats.gso_fallbacks += 1;
                     op.was_refused = true;

@@ -22,9 +22,10 @@ const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
 /// All operations that a ring is ever asked for. Should an attacker gain control of the worker,
 /// the ring opens no files and makes no sockets for him: seccomp does not see what a ring does.
-const OPERATIONS: [u8; 9] = [
+const OPERATIONS: [u8; 10] = [
     opcode::RecvMsg::CODE,
     opcode::SendMsg::CODE,
+    opcode::SendMsgZc::CODE,
     opcode::Recv::CODE,
     opcode::Send::CODE,
     opcode::Connect::CODE,

@@ -150,7 +150,7 @@ impl Machine {
             Some(&mut Op::ReceiveDatagrams(socket)) => {
                 self.datagrams_arrived(key, socket, event, provided)
             }
-            Some(Op::Send(_)) => self.send_progressed(key, event.result),
+            Some(Op::Send(_)) => self.send_progressed(key, event),
             Some(Op::Connect(_)) => self.connected(key, event.result),
             Some(&mut Op::Receive(stream)) => self.received(key, stream, event, provided),
             Some(Op::Scatter(_)) => self.scattered(key, event),

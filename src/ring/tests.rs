@@ -24,6 +24,8 @@ use crate::pool::Pool;
 const F_BUFFER: u32 = 1;
 const F_MORE: u32 = 2;
 const F_SOCK_NONEMPTY: u32 = 4;
+const F_NOTIF: u32 = 8;
+const USAGE_COPIED: i32 = i32::MIN;
 
 /// A machine whose submissions and buffers the test plays the kernel for.
 struct Bench {
@@ -183,6 +185,71 @@ fn want_of_memory_ends_as_a_loss() {
     assert_sent(Some(completion), SendOutcome::Lost(LossReason::NoBuffers));
     assert_eq!((rounds, bench.machine.stats.sends_lost.no_buffers), (8, 1));
     bench.assert_idle();
+}
+
+#[test]
+fn a_long_batch_is_not_copied_and_ends_with_its_notification() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        bench.send(1600);
+        let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+        assert!(bench.event(key, 1600, F_MORE).is_none(), "the kernel still reads the slot");
+        assert_eq!(bench.pool.counts().in_kernel, 1);
+        assert_sent(bench.event(key, 0, F_NOTIF), SendOutcome::Sent);
+    }
+    bench.send(1500);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_sent(bench.event(key, 1500, 0), SendOutcome::Sent);
+    let stats = &bench.machine.stats;
+    assert_eq!((stats.zero_copy_sends, stats.zero_copy_copied), (2, 0));
+    bench.assert_idle();
+}
+
+#[test]
+fn a_zero_copy_send_that_copies_is_the_last_of_its_socket() {
+    let mut bench = Bench::new();
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+    assert!(bench.event(key, 1600, F_MORE).is_none());
+    assert_sent(bench.event(key, USAGE_COPIED, F_NOTIF), SendOutcome::Sent);
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_sent(bench.event(key, 1600, 0), SendOutcome::Sent);
+    let stats = &bench.machine.stats;
+    assert_eq!((stats.zero_copy_sends, stats.zero_copy_copied), (1, 1));
+    bench.assert_idle();
+}
+
+/// With and without a notification behind the refusal; and one that segmenting is to blame for.
+#[test]
+fn a_refused_zero_copy_send_is_copied() {
+    for (errno, flags) in
+        [(libc::EINVAL, 0), (libc::EOPNOTSUPP, 0), (libc::ENOMEM, F_MORE), (libc::ENOBUFS, 0)]
+    {
+        let mut bench = Bench::new();
+        bench.send(1600);
+        let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+        assert!(bench.event(key, -errno, flags).is_none());
+        if flags == F_MORE {
+            assert!(bench.submitted().is_empty(), "the kernel is not through with it");
+            assert!(bench.event(key, 0, F_NOTIF).is_none());
+        }
+        let again = bench.one_submitted(opcode::SendMsg::CODE);
+        assert_eq!(again, key);
+        assert_sent(bench.event(key, 1600, 0), SendOutcome::Sent);
+        let stats = &bench.machine.stats;
+        assert_eq!((stats.zero_copy_refused, stats.gso_fallbacks), (1, 0));
+        bench.assert_idle();
+    }
+    let mut bench = Bench::new();
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+    assert!(bench.fails(key, libc::EINVAL).is_none());
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert!(bench.fails(key, libc::EINVAL).is_none());
+    assert_eq!(bench.submitted().len(), 16, "segment by segment");
+    let stats = &bench.machine.stats;
+    assert_eq!((stats.zero_copy_refused, stats.gso_fallbacks), (1, 1));
 }
 
 #[test]

@@ -67,6 +67,34 @@ fn a_batch_arrives_as_it_was_cut() {
     }
 }
 
+/// Loopback copies what was to be sent without a copy, and the kernel says so: one batch tries it.
+#[test]
+fn zero_copy_sends_end_where_the_device_copies() {
+    let mut bench = Bench::new(settings());
+    let (edge, _) = bench.edge("127.0.0.1:0");
+    let client = peer("127.0.0.1:0");
+    for round in 0..3 {
+        let bytes = pattern(20_000, round);
+        let mut batch = bench.pool.lease_vec().unwrap();
+        batch.extend_from_slice(&bytes);
+        let batch = send(batch, client.local_addr().unwrap(), Some(1000));
+        bench.ring.send_datagrams(edge, batch).unwrap();
+        // The slot is read until its notification, and that waits for the receiver.
+        let mut buffer = [0u8; 2048];
+        bench.ring.submit_and_wait(Wait::No).unwrap();
+        for expected in bytes.chunks(1000) {
+            let len = client.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..len], expected);
+        }
+        assert_eq!(lost(&mut bench), SendOutcome::Sent);
+        assert!(bench.pool.counts().in_kernel == 0);
+    }
+    let stats = bench.ring.stats();
+    assert_eq!(stats.zero_copy_sends, 1);
+    assert_eq!(stats.zero_copy_copied + stats.zero_copy_refused, 1, "{stats:?}");
+    bench.end();
+}
+
 #[test]
 fn bundles_come_in_whole_and_in_place() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
