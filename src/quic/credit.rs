@@ -36,6 +36,11 @@ impl Credit {
         Self { first_is_free: true, ..Self::new(false) }
     }
 
+    /// Lets one datagram go unearned, unless one has gone before.
+    pub(super) fn grant_first(&mut self) {
+        self.first_is_free = true;
+    }
+
     /// RFC 9000 8.1: all bytes of datagrams attributed to the connection count, those of packets
     /// that were discarded too.
     pub(super) fn received(&mut self, len: usize) {

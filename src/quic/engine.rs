@@ -362,7 +362,7 @@ fn build(managed: &mut Managed, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>
         return Built::Nothing;
     };
     match managed.paths.send(transmit.destination, transmit.size, managed.local) {
-        Some(local) => Built::Some(outgoing(&transmit, local)),
+        Some(way) => Built::Some(outgoing(&transmit, way)),
         None => Built::Refused,
     }
 }

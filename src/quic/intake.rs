@@ -8,7 +8,7 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint
 use super::credit::{self, Credit};
 use super::engine::Engine;
 use super::managed::{Local, Managed, Phase};
-use super::paths::Paths;
+use super::paths::{Paths, Way};
 use super::types::{Datagram, Transmit};
 use super::windows::Windows;
 use crate::config::Retry;
@@ -122,22 +122,27 @@ impl Engine {
         };
         // Only asked for where something follows from the datagram being authentic.
         let unproven = !managed.paths.is_proven();
-        let before = (unproven || managed.local != arrival.local).then(|| managed.evidence());
+        let unusual =
+            unproven || managed.local != arrival.local || !managed.paths.is_at(arrival.remote);
+        let before = unusual.then(|| managed.evidence());
         managed.connection.handle_event(event);
         let remote = managed.connection.remote_address();
         let moved = managed.paths.follow(remote);
         managed.moved_unasked |= moved;
         managed.paths.received(arrival.remote, arrival.local, arrival.len);
-        if let Some(before) = before.filter(|_| arrival.remote == remote) {
+        if let Some(before) = before {
             let after = managed.evidence();
-            if after.frame_count > before.frame_count {
-                managed.local = arrival.local;
+            let is_authentic = after.frame_count > before.frame_count;
+            if is_authentic {
+                let probes = after.path_challenge_count > before.path_challenge_count;
+                managed.paths.heard(arrival.remote, probes);
             }
-            let answered = !moved && after.path_response_count > before.path_response_count;
-            let has_our_keys =
-                arrival.claims_handshake_only && after.frame_count > before.frame_count;
-            if unproven && (answered || has_our_keys) {
-                managed.paths.prove();
+            if is_authentic && arrival.remote == remote {
+                managed.local = arrival.local;
+                let answered = !moved && after.path_response_count > before.path_response_count;
+                if unproven && (answered || arrival.claims_handshake_only) {
+                    managed.paths.prove();
+                }
             }
         }
         if managed.is_open() {
@@ -251,7 +256,9 @@ impl Engine {
             _ if credit::has_long_header(&bytes) => self.stats.initial_closes += 1,
             _ => self.stats.resets += 1,
         }
-        let transmit = outgoing(&transmit, Local { socket, ip: transmit.src_ip });
+        let local = Local { socket, ip: transmit.src_ip };
+        let way = Way { destination: transmit.destination, local };
+        let transmit = outgoing(&transmit, way);
         if !self.responses.push(transmit, bytes) {
             self.stats.responses_dropped += 1;
         }
@@ -259,11 +266,12 @@ impl Engine {
 }
 
 /// quinn-proto's words -> ours.
-pub(super) fn outgoing(transmit: &quinn_proto::Transmit, local: Local) -> Transmit {
-    let same_family = |ip: &IpAddr| ip.is_ipv4() == transmit.destination.is_ipv4();
+pub(super) fn outgoing(transmit: &quinn_proto::Transmit, way: Way) -> Transmit {
+    let Way { destination, local } = way;
+    let same_family = |ip: &IpAddr| ip.is_ipv4() == destination.is_ipv4();
     Transmit {
         socket: local.socket,
-        destination: transmit.destination,
+        destination,
         source: local.ip.filter(same_family),
         ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
         len: transmit.size,

@@ -77,7 +77,11 @@ impl Managed {
     /// Frames of authentic packets so far.
     pub(super) fn evidence(&self) -> Evidence {
         let frames = self.connection.stats().frame_rx;
-        Evidence { frame_count: frame_count(&frames), path_response_count: frames.path_response }
+        Evidence {
+            frame_count: frame_count(&frames),
+            path_challenge_count: frames.path_challenge,
+            path_response_count: frames.path_response,
+        }
     }
 }
 
@@ -86,6 +90,7 @@ impl Managed {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence {
     pub(super) frame_count: u64,
+    pub(super) path_challenge_count: u64,
     pub(super) path_response_count: u64,
 }
 

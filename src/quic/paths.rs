@@ -10,6 +10,12 @@
 //! quinn-proto decides where a connection is; what is kept here follows it. It lets one datagram go
 //! to a new address while anything is left of its own account, and MTU probes without asking: the
 //! account here is what holds.
+//!
+//! A client whose NAT forgets it knows nothing of that. Should its answer to the challenge be lost,
+//! quinn-proto goes back to A, where nobody is, and what the client sends again may be probing packets
+//! only (RFC 9000 9.1), by which it has not moved: each would wait for the other. So while a client is
+//! heard elsewhere, and does not say that it probes, datagrams for A go to where it is heard, on that
+//! address's account. Its answer moves the connection there.
 
 use std::net::SocketAddr;
 
@@ -26,6 +32,15 @@ pub(super) struct Paths {
     /// Another address that the client has sent from, to probe a path (RFC 9000 9.1). One is
     /// remembered: answering probes of several at a time is nobody's right.
     probed: Option<Probed>,
+    /// The client was last heard from there, and not because it probes a path.
+    is_elsewhere: bool,
+}
+
+/// Where a built datagram leaves, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) destination: SocketAddr,
+    pub(super) local: Local,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,12 +52,17 @@ struct Probed {
 
 impl Paths {
     pub(super) fn new(remote: SocketAddr, credit: Credit) -> Self {
-        Self { remote, credit, proven: None, probed: None }
+        Self { remote, credit, proven: None, probed: None, is_elsewhere: false }
     }
 
     /// Whether the current address is proven.
     pub(super) fn is_proven(&self) -> bool {
         self.credit.is_validated()
+    }
+
+    /// Whether the client is known to be at `from`, the current address, and nowhere else.
+    pub(super) fn is_at(&self, from: SocketAddr) -> bool {
+        from == self.remote && !self.is_elsewhere
     }
 
     /// The current address has proven itself.
@@ -61,7 +81,18 @@ impl Paths {
         }
         self.credit = if known { Credit::new(true) } else { Credit::moved() };
         self.remote = remote;
+        self.is_elsewhere = false;
         true
+    }
+
+    /// Takes note of an authentic datagram, received before; `probes` where it has a PATH_CHALLENGE.
+    pub(super) fn heard(&mut self, from: SocketAddr, probes: bool) {
+        // From the address before, it is only late.
+        let is_late = self.proven == Some(from);
+        self.is_elsewhere = from != self.remote && !is_late && !probes;
+        if let Some(probed) = self.probed.as_mut().filter(|_| self.is_elsewhere) {
+            probed.credit.grant_first();
+        }
     }
 
     /// Takes `len` received bytes into account.
@@ -77,34 +108,46 @@ impl Paths {
         self.probed = Some(probed);
     }
 
-    /// How many datagrams of `len` bytes the current address may be sent.
+    /// How many datagrams of `len` bytes may be built for the current address.
     pub(super) fn datagram_count(&self, len: usize, count_max: usize) -> usize {
+        // Of those that may have to go elsewhere, each by itself.
+        let count_max = if self.is_elsewhere { count_max.min(1) } else { count_max };
         self.credit.datagram_count(len, count_max)
     }
 
-    /// Whether a built datagram may leave, and from where; `usual` is where the connection is
-    /// heard. What goes to the current address was asked for before. What goes elsewhere probes a
-    /// path: the last proven address may be sent it, any other what it has earned, since a client
-    /// can put a victim's address there.
+    /// Whether a built datagram may leave, and how; `usual` is where the connection is heard. What
+    /// goes to the current address was asked for before. What goes elsewhere probes a path: the last
+    /// proven address may be sent it, any other what it has earned, since a client can put a victim's
+    /// address there.
     pub(super) fn send(
         &mut self,
         destination: SocketAddr,
         len: usize,
         usual: Local,
-    ) -> Option<Local> {
+    ) -> Option<Way> {
+        let usual = Way { destination, local: usual };
         if destination == self.remote {
+            if let Some(way) = self.is_elsewhere.then(|| self.send_probed(len)).flatten() {
+                return Some(way);
+            }
             self.credit.sent(len);
             return Some(usual);
         }
         if self.proven == Some(destination) {
             return Some(usual);
         }
-        let probed = self.probed.as_mut().filter(|probed| probed.remote == destination)?;
+        self.probed.filter(|probed| probed.remote == destination)?;
+        self.send_probed(len)
+    }
+
+    /// On the account of the address that is not the current one.
+    fn send_probed(&mut self, len: usize) -> Option<Way> {
+        let probed = self.probed.as_mut()?;
         if probed.credit.datagram_count(len, 1) == 0 {
             return None;
         }
         probed.credit.sent(len);
-        Some(probed.local)
+        Some(Way { destination: probed.remote, local: probed.local })
     }
 }
 
@@ -119,6 +162,10 @@ mod tests {
         SocketAddr::from(([192, 0, 2, host], 4433))
     }
 
+    fn way(host: u8, local: Local) -> Option<Way> {
+        Some(Way { destination: address(host), local })
+    }
+
     fn proven_at(host: u8) -> Paths {
         Paths::new(address(host), Credit::new(true))
     }
@@ -131,10 +178,10 @@ mod tests {
         assert_eq!(paths.send(address(2), 1200, HERE), None);
         paths.received(address(2), THERE, 1200);
         for _ in 0..3 {
-            assert_eq!(paths.send(address(2), 1200, HERE), Some(THERE));
+            assert_eq!(paths.send(address(2), 1200, HERE), way(2, THERE));
         }
         assert_eq!(paths.send(address(2), 1200, HERE), None);
-        assert_eq!(paths.send(address(1), 1200, HERE), Some(HERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
         // A third address takes the place of the second.
         paths.received(address(3), HERE, 1200);
         assert_eq!(paths.send(address(2), 1, HERE), None);
@@ -147,7 +194,7 @@ mod tests {
         assert!(paths.follow(address(2)));
         assert!(!paths.is_proven());
         assert_eq!(paths.datagram_count(1200, 64), 1);
-        assert_eq!(paths.send(address(1), 1200, HERE), Some(HERE), "the old path is asked too");
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "the old path is asked too");
         assert_eq!(paths.datagram_count(1200, 64), 1, "and does not count");
         paths.send(address(2), 1200, HERE);
         assert_eq!(paths.datagram_count(1200, 64), 0);
@@ -161,5 +208,38 @@ mod tests {
         assert!(paths.is_proven(), "the address before the last was left proven");
         assert!(paths.follow(address(2)));
         assert!(paths.is_proven());
+    }
+
+    #[test]
+    fn a_client_that_is_heard_elsewhere_is_sent_one_datagram_there_then_three_times() {
+        let mut paths = proven_at(1);
+        paths.received(address(2), THERE, 60);
+        paths.heard(address(2), false);
+        assert_eq!(paths.datagram_count(1200, 64), 1, "one at a time");
+        assert_eq!(paths.send(address(1), 1200, HERE), way(2, THERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "no more is earned");
+        paths.received(address(2), THERE, 740);
+        paths.heard(address(2), false);
+        assert_eq!(paths.send(address(1), 1200, HERE), way(2, THERE), "3 x 800 - 1,200");
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        // It speaks from where it was again.
+        paths.received(address(2), THERE, 1200);
+        paths.heard(address(1), false);
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        assert_eq!(paths.datagram_count(1200, 64), 64);
+    }
+
+    #[test]
+    fn a_client_that_probes_a_path_is_where_it_was() {
+        let mut paths = proven_at(1);
+        paths.received(address(2), THERE, 1200);
+        paths.heard(address(2), true);
+        assert_eq!(paths.datagram_count(1200, 64), 64);
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        assert_eq!(paths.send(address(2), 1200, HERE), way(2, THERE), "the probe is answered");
+        // It moves there.
+        paths.heard(address(2), false);
+        paths.follow(address(2));
+        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "the old path is asked too");
     }
 }

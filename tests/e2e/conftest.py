@@ -5,6 +5,8 @@ import platform
 
 import pytest
 
+pytest.register_assert_rewrite("harness")
+
 from harness import certificates, curl, ngtcp2
 from harness.gateway import Gateway, Origin, binary
 

@@ -132,6 +132,16 @@ def test_rebinding_again_and_again(gateway, clients, tmp_path, rules):
         assert len(relay.sources) >= 4, f"only from {relay.sources}"
 
 
+@pytest.mark.parametrize("moves", [1, 1000])
+def test_rebinding_when_the_answer_to_the_challenge_is_lost(gateway, has_ngtcp2, tmp_path, moves):
+    """What ngtcp2 sends again is a probing packet (RFC 9000 9.1), by which it has not moved: the
+    gateway must still find it, or both would wait for each other until the idle timeout."""
+    rules = LINK | {"rebind_port": 0.25, "rebinds_max": moves, "lose_answers": 3}
+    with Relay(gateway, **rules) as relay:
+        ngtcp2.fetch(relay, tmp_path / "ngtcp2", [600 * KIB], seconds=25)
+    assert relay.up.lost >= 1, "no answer was lost"
+
+
 def test_rebinding_over_ipv6(gateway, clients, tmp_path):
     rules = LINK | {"rebind_port": 0.2}
     for relay in through(gateway, clients, tmp_path, rules, 600 * KIB, "::1").values():

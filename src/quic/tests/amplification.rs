@@ -132,3 +132,55 @@ fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
         bytes.len() == 500_000
     }));
 }
+
+/// A NAT gives the client another port, and the client's answer to the PATH_CHALLENGE is lost. (What
+/// this client sends again is no probing packet, as it is with others: see `paths`.)
+#[test]
+fn a_client_comes_back_whose_answer_to_the_challenge_is_lost() {
+    for move_again in [false, true] {
+        let mut pair = Pair::new(quic());
+        let (client, key) = pair.connected();
+        let stream = pair.clients.get_mut(&client).unwrap().streams().open(quinn_proto::Dir::Bi);
+        let stream = StreamId::from(stream.unwrap());
+        pair.client_write(client, stream, &mut bytes::Bytes::from_static(b"GET"));
+        pair.drive();
+        pair.pass(Duration::from_millis(100));
+        let body = super::pair::pattern(1_500_000);
+        let mut pieces = vec![bytes::Bytes::from(body.clone())];
+        let mut got = Vec::new();
+        let mut go_on = |pair: &mut Pair, got: &mut Vec<u8>| {
+            if let Ok(written) = pair.engine.write(key, stream, &mut pieces) {
+                pieces.drain(..written.pieces);
+            }
+            pair.client_read(client, stream, got);
+            got.len()
+        };
+        assert!(pair.run(Duration::from_secs(9), |pair| go_on(pair, &mut got) > 300_000));
+        pair.client_address.set_port(40_001);
+        let there = pair.client_address;
+        pair.clients.get_mut(&client).unwrap().ping();
+        assert!(pair.run(Duration::from_secs(1), |pair| {
+            go_on(pair, &mut got);
+            pair.engine.remote_address(key) == Some(there)
+        }));
+        // Its answer to the challenge is the first long datagram that it sends.
+        pair.record = Some(Vec::new());
+        pair.client_is_mute = true;
+        assert!(pair.run(Duration::from_secs(1), |pair| {
+            go_on(pair, &mut got);
+            pair.record.as_ref().unwrap().iter().any(|datagram| datagram.len() >= 1200)
+        }));
+        pair.client_is_mute = false;
+        let mut next_move = pair.now + Duration::from_millis(250);
+        let done = pair.run(Duration::from_secs(20), |pair| {
+            if move_again && pair.now >= next_move {
+                let port = pair.client_address.port();
+                pair.client_address.set_port(port + 1);
+                next_move = pair.now + Duration::from_millis(250);
+            }
+            go_on(pair, &mut got) == body.len()
+        });
+        assert!(done, "{} of {} bytes, moving again: {move_again}", got.len(), body.len());
+        assert!(got == body);
+    }
+}

@@ -38,7 +38,8 @@ class Run:
         file = self.folder / str(length)
         assert file.exists(), f"no answer of {length} bytes:\n{self.log[-3000:]}"
         body = file.read_bytes()
-        assert (len(body), hashlib.sha256(body).hexdigest()) == (length, bodies.digest(length))
+        assert len(body) == length, f"cut short; the log ends:\n{self.log[-3000:]}"
+        assert hashlib.sha256(body).hexdigest() == bodies.digest(length)
 
 
 def run(gateway, folder: pathlib.Path, paths: list[str], *options: str,

@@ -22,6 +22,7 @@ import time
 ECN_CE = 3
 BUFFER_LEN = 4 << 20
 HEADERS_LEN = 28  # of IPv4 and UDP: they count where a rate is kept
+LONG = 1200  # RFC 9000 8.2: what carries a PATH_RESPONSE is at least so long
 HELD_BACK_S = 0.012  # how long a reordered datagram waits
 
 
@@ -53,6 +54,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--rebind-at", type=numbers(int), default=[], metavar="N,M",
         help="a new port right after these datagrams from the client")
     add("--rebinds-max", type=int, default=1_000_000)
+    add("--lose-answers", type=int, default=0, metavar="N",
+        help="the first long datagram up after each of N moves is lost: mostly a PATH_RESPONSE")
     add("--addrs", type=lambda text: text.split(","),
         default=[f"127.0.0.{host}" for host in range(2, 10)])
     add("--bleach", action="store_true", help="clear ECN marks")
@@ -170,6 +173,7 @@ class Flow:
         self.network, self.front, self.client, self.to = network, front, client, to
         self.counts = {"up": 0, "down": 0}
         self.moves = 0
+        self.loses_long = False
         self.retired: list[socket.socket] = []
         self.socket: socket.socket | None = None
         self.open("::1" if ":" in to[0] else "127.0.0.1")
@@ -189,6 +193,7 @@ class Flow:
     def move(self, ip: str):
         if self.moves < self.network.rules.rebinds_max:
             self.moves += 1
+            self.loses_long = self.moves <= self.network.rules.lose_answers
             self.open(ip)
 
     def up(self, datagram: bytes, ecn: int):
@@ -197,6 +202,10 @@ class Flow:
             self.move(rules.addrs[self.moves % len(rules.addrs)])
         elif rules.rebind_port and age > rules.rebind_port:
             self.move(self.ip)
+        if self.loses_long and len(datagram) >= LONG:
+            self.loses_long = False
+            self.network.counts["up"].lost += 1
+            return
         by = self.socket  # a delayed datagram leaves from where it was on its way
         self.pass_on("up", datagram, ecn, lambda *late: send(by, *late, self.to))
         if self.counts["up"] in rules.rebind_at:
