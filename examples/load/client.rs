@@ -1,0 +1,332 @@
+//! The socket, the endpoint, the timers: one loop over all connections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{
+    ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
+    VarInt,
+};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::link::{Link, Request};
+use crate::work::Work;
+use crate::{Arguments, Done, Failure, now, tls};
+
+const DATAGRAMS_LEN: usize = 64 * 1024;
+const SOCKET_BUFFER_LEN: usize = 8 << 20;
+const SEGMENTS_MAX: usize = 32;
+/// Handshakes at once while the connections are set up: more would only queue in the server.
+const OPENING_MAX: usize = 64;
+/// Waits no longer than this are not slept: the clock of `tokio` has ticks of a millisecond.
+const SPIN: Duration = Duration::from_millis(1);
+
+struct Client {
+    server: SocketAddr,
+    host: String,
+    config: ClientConfig,
+    endpoint: Endpoint,
+    socket: UdpSocket,
+    udp: UdpSocketState,
+    links: BTreeMap<usize, Link>,
+    timers: BTreeSet<(Instant, usize)>,
+    /// Connections to be driven.
+    dirty: Vec<usize>,
+    opening_count: usize,
+    request: Arc<Request>,
+    streams_max: usize,
+    /// Requests that a connection may make.
+    requests_each: u64,
+    work: Work,
+    /// The requests may begin.
+    is_open: bool,
+    arrived: Vec<Vec<u8>>,
+    outgoing: Vec<u8>,
+}
+
+/// Does what the arguments say.
+pub async fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
+    let mut client = Client::new(server, arguments)?;
+    let wanted = arguments.connections as usize;
+    if arguments.handshakes {
+        client.work.restart(now());
+        client.is_open = true;
+        client.until(|client| client.renew(wanted)).await?;
+    } else {
+        client.until(|client| client.fill(wanted)).await?;
+        client.work.restart(now());
+        client.is_open = true;
+        client.dirty.extend(client.links.keys());
+        client.until(|client| Ok(client.work.is_done())).await?;
+    }
+    let took = now() - client.work.began();
+    let end = now() + Duration::from_secs_f64(arguments.hold);
+    client.timers.insert((end, usize::MAX));
+    client.until(|_| Ok(now() >= end)).await?;
+    client.close_all().await?;
+    let Work { answer_len, latency_micros, .. } = client.work;
+    Ok(Done { took, answer_len, latency_micros })
+}
+
+impl Client {
+    fn new(server: SocketAddr, arguments: &Arguments) -> Result<Self, Failure> {
+        let crypto = QuicClientConfig::try_from(tls::config()?)?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut transport = TransportConfig::default();
+        transport
+            .receive_window(VarInt::from_u32(64 << 20))
+            .stream_receive_window(VarInt::from_u32(16 << 20))
+            .send_window(64 << 20)
+            .max_idle_timeout(Some(Duration::from_secs(120).try_into()?));
+        config.transport_config(Arc::new(transport));
+        let ip = if server.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = std::net::UdpSocket::bind(SocketAddr::new(ip, 0))?;
+        let udp = UdpSocketState::new((&socket).into())?;
+        udp.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER_LEN)?;
+        udp.set_send_buffer_size((&socket).into(), SOCKET_BUFFER_LEN)?;
+        Ok(Self {
+            server,
+            host: arguments.host.clone(),
+            config,
+            endpoint: Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None),
+            socket: UdpSocket::from_std(socket)?,
+            udp,
+            links: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            dirty: Vec::new(),
+            opening_count: 0,
+            request: Request::new(arguments),
+            streams_max: arguments.streams as usize,
+            requests_each: if arguments.handshakes { 1 } else { u64::MAX },
+            work: Work::new(now(), arguments)?,
+            is_open: false,
+            arrived: vec![vec![0; DATAGRAMS_LEN]; BATCH_SIZE],
+            outgoing: Vec::with_capacity(DATAGRAMS_LEN),
+        })
+    }
+
+    fn connect(&mut self) -> Result<(), Failure> {
+        let config = self.config.clone();
+        let (handle, connection) = self.endpoint.connect(now(), config, self.server, &self.host)?;
+        let request = Arc::clone(&self.request);
+        let link = Link::new(connection, request, self.streams_max, self.requests_each);
+        self.links.insert(handle.0, link);
+        self.dirty.push(handle.0);
+        self.opening_count += 1;
+        Ok(())
+    }
+
+    /// Opens connections until there are `wanted`; true when all are.
+    fn fill(&mut self, wanted: usize) -> Result<bool, Failure> {
+        while self.links.len() < wanted && self.opening_count < OPENING_MAX {
+            self.connect()?;
+        }
+        Ok(self.links.len() == wanted && self.opening_count == 0)
+    }
+
+    /// Gives each request a connection of its own, `wanted` at once; true when all are answered.
+    fn renew(&mut self, wanted: usize) -> Result<bool, Failure> {
+        let at = now();
+        for (&index, link) in self.links.iter_mut().filter(|(_, link)| link.is_used_up()) {
+            if !link.connection.is_closed() {
+                link.close(at);
+                self.dirty.push(index);
+            }
+        }
+        let open = self.links.values().filter(|link| !link.connection.is_closed()).count();
+        for _ in open..wanted {
+            if self.work.next_due(at).is_some() {
+                self.connect()?;
+            }
+        }
+        Ok(self.work.is_done())
+    }
+
+    /// Turns the loop until `is_done`.
+    async fn until(
+        &mut self,
+        mut is_done: impl FnMut(&mut Self) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        loop {
+            while self.receive()? {}
+            let at = now();
+            while let Some(&(due, index)) = self.timers.first().filter(|(due, _)| *due <= at) {
+                self.timers.remove(&(due, index));
+                if let Some(link) = self.links.get_mut(&index) {
+                    link.timer = None;
+                    link.connection.handle_timeout(at);
+                    self.dirty.push(index);
+                }
+            }
+            self.begin_due(at)?;
+            self.drive(at).await?;
+            if is_done(self)? {
+                return Ok(());
+            }
+            if self.dirty.is_empty() {
+                self.wait(at).await?;
+            }
+        }
+    }
+
+    /// Open loop: gives requests that are due to the connections with the fewest.
+    fn begin_due(&mut self, at: Instant) -> Result<(), Failure> {
+        while self.is_open && self.work.is_by_clock() {
+            let free = self.links.iter_mut().filter(|(_, link)| link.has_room());
+            let Some((&index, link)) = free.min_by_key(|(_, link)| link.in_flight()) else { break };
+            if !link.begin_request(at, &mut self.work)? {
+                break;
+            }
+            self.dirty.push(index);
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, at: Instant) -> Result<(), Failure> {
+        let timer = self.timers.first().map(|(due, _)| *due);
+        // One that is due already waits for room, and an answer makes that.
+        let due = self.work.next_due(at).filter(|due| self.is_open && *due > at);
+        let end = timer.into_iter().chain(due).min();
+        match end.map(|end| end.saturating_duration_since(now())) {
+            Some(left) if left < SPIN => tokio::task::yield_now().await,
+            Some(left) => {
+                // Timers are looked at in any case.
+                let _elapsed = tokio::time::timeout(left, self.socket.readable()).await;
+            }
+            None => self.socket.readable().await?,
+        }
+        Ok(())
+    }
+
+    /// Takes one batch from the socket; false when there is none.
+    fn receive(&mut self) -> Result<bool, Failure> {
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut slices: Vec<IoSliceMut<'_>> =
+            self.arrived.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+        let received = self.socket.try_io(Interest::READABLE, || {
+            self.udp.recv((&self.socket).into(), &mut slices, &mut metas)
+        });
+        let count = match received {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        drop(slices);
+        let at = now();
+        for (place, meta) in metas.iter().enumerate().take(count) {
+            let mut bundle = BytesMut::from(&self.arrived[place][..meta.len]);
+            while !bundle.is_empty() {
+                let datagram = bundle.split_to(meta.stride.min(bundle.len()));
+                self.handle_datagram(at, meta, datagram);
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle_datagram(&mut self, at: Instant, meta: &RecvMeta, datagram: BytesMut) {
+        let ecn = meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8));
+        self.outgoing.clear();
+        let event =
+            self.endpoint.handle(at, meta.addr, meta.dst_ip, ecn, datagram, &mut self.outgoing);
+        if let Some(DatagramEvent::ConnectionEvent(handle, event)) = event
+            && let Some(link) = self.links.get_mut(&handle.0)
+        {
+            link.connection.handle_event(event);
+            if self.dirty.last() != Some(&handle.0) {
+                self.dirty.push(handle.0);
+            }
+        }
+    }
+
+    /// Lets each connection that something happened to say what it has to say.
+    async fn drive(&mut self, at: Instant) -> Result<(), Failure> {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        for index in dirty.drain(..) {
+            self.drive_one(at, index).await?;
+        }
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+        Ok(())
+    }
+
+    async fn drive_one(&mut self, at: Instant, index: usize) -> Result<(), Failure> {
+        let Some(link) = self.links.get_mut(&index) else { return Ok(()) };
+        let was_connected = link.is_connected;
+        if !link.connection.is_closed() {
+            link.handle_events(at, &mut self.work)?;
+            self.opening_count -= usize::from(link.is_connected && !was_connected);
+            let begins = self.is_open && !self.work.is_by_clock();
+            while begins && link.begin_request(at, &mut self.work)? {}
+        }
+        let mut is_gone = false;
+        while let Some(event) = link.connection.poll_endpoint_events() {
+            is_gone |= event.is_drained();
+            let reply = self.endpoint.handle_event(ConnectionHandle(index), event);
+            if let Some(reply) = reply {
+                link.connection.handle_event(reply);
+            }
+        }
+        loop {
+            self.outgoing.clear();
+            let transmit = link.connection.poll_transmit(at, SEGMENTS_MAX, &mut self.outgoing);
+            let Some(transmit) = transmit else { break };
+            let outgoing = quinn_udp::Transmit {
+                destination: transmit.destination,
+                ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
+                contents: &self.outgoing[..transmit.size],
+                segment_size: transmit.segment_size,
+                src_ip: None,
+            };
+            loop {
+                let sent = self.socket.try_io(Interest::WRITABLE, || {
+                    self.udp.try_send((&self.socket).into(), &outgoing)
+                });
+                match sent {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.socket.writable().await?;
+                    }
+                    sent => break sent?,
+                }
+            }
+        }
+        let timer = link.connection.poll_timeout();
+        if timer != link.timer {
+            if let Some(earlier) = link.timer.take() {
+                self.timers.remove(&(earlier, index));
+            }
+            link.timer = timer;
+            self.timers.extend(timer.map(|due| (due, index)));
+        }
+        if is_gone {
+            if let Some(timer) = link.timer {
+                self.timers.remove(&(timer, index));
+            }
+            self.links.remove(&index);
+        }
+        Ok(())
+    }
+
+    /// Tells the server that all connections are over.
+    async fn close_all(&mut self) -> Result<(), Failure> {
+        let at = now();
+        for (&index, link) in &mut self.links {
+            link.close(at);
+            self.dirty.push(index);
+        }
+        self.drive(at).await
+    }
+}

@@ -1,0 +1,114 @@
+//! An HTTP/3 load client.
+//!
+//! ```text
+//! load --connect 127.0.0.1:4433 --path /bytes/1024 --connections 10 --streams 10 --requests 100000
+//!      closed loop: each stream asks again when it is answered
+//! load .. --rate 20000        open loop: requests begin by the clock, and latency counts from when
+//!                             one was due, so that a slow server cannot hide its queue
+//! load .. --upload 10485760   each request has a body
+//! load .. --handshakes        each request has a connection of its own
+//! load .. --hold 10           keeps all connections open, idle, for so many seconds at the end
+//! load --sink 127.0.0.1:8081  an HTTP/1.1 origin that takes bodies and forgets them
+//! ```
+//!
+//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of an
+//! answer only what it must, so that it costs less than what it measures. It takes any certificate.
+
+mod client;
+mod link;
+mod sink;
+mod tls;
+mod work;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Loads an HTTP/3 server.
+#[derive(Debug, Clone, Parser)]
+struct Arguments {
+    /// The server's UDP address
+    #[arg(long, required_unless_present = "sink")]
+    connect: Option<SocketAddr>,
+    /// The name asked for in the handshake and in requests
+    #[arg(long, default_value = "localhost")]
+    host: String,
+    /// The path of each request
+    #[arg(long, default_value = "/")]
+    path: String,
+    /// Connections at once
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Requests at once in each connection
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    streams: u32,
+    /// Requests in all
+    #[arg(long, default_value_t = 10_000)]
+    requests: u64,
+    /// Bytes that each request uploads; with none it is a GET
+    #[arg(long, default_value_t = 0)]
+    upload: u64,
+    /// Requests a second, begun by the clock
+    #[arg(long, conflicts_with = "handshakes")]
+    rate: Option<f64>,
+    /// A new connection for each request
+    #[arg(long)]
+    handshakes: bool,
+    /// Seconds that the connections stay open at the end
+    #[arg(long, default_value_t = 0.0)]
+    hold: f64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Be an origin instead, on this TCP address
+    #[arg(long)]
+    sink: Option<SocketAddr>,
+}
+
+fn main() -> Result<(), Failure> {
+    let arguments = Arguments::parse();
+    if let Some(address) = arguments.sink {
+        return sink::run(address);
+    }
+    let connect = arguments.connect.ok_or("--connect is missing")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(client::run(connect, &arguments))?;
+    report(&arguments, &done);
+    Ok(())
+}
+
+/// What came of it.
+struct Done {
+    took: Duration,
+    answer_len: u64,
+    latency_micros: hdrhistogram::Histogram<u64>,
+}
+
+fn report(arguments: &Arguments, done: &Done) {
+    let seconds = done.took.as_secs_f64();
+    let count = done.latency_micros.len();
+    let moved = done.answer_len + arguments.upload * count;
+    let at = |quantile| done.latency_micros.value_at_quantile(quantile);
+    let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
+    let rate = count as f64 / seconds;
+    if arguments.json {
+        println!(
+            "{{\"requests\": {count}, \"seconds\": {seconds:.4}, \"bytes\": {moved}, \
+             \"p50_us\": {p50}, \"p99_us\": {p99}, \"p999_us\": {p999}}}"
+        );
+    } else {
+        println!(
+            "{count} requests in {seconds:.2} s: {rate:.0}/s, {:.1} MB/s, latency p50 {p50} us, \
+             p99 {p99} us, p99.9 {p999} us",
+            moved as f64 / seconds / 1e6,
+        );
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a client measures with its own clock")]
+fn now() -> Instant {
+    Instant::now()
+}
