@@ -13,6 +13,8 @@ use quinn_proto::{
     VarInt,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -47,6 +49,9 @@ struct Client {
     work: Work,
     /// The requests may begin.
     is_open: bool,
+    loss: f64,
+    /// Chooses what is lost, the same in each run.
+    random: SmallRng,
     arrived: Vec<Vec<u8>>,
     outgoing: Vec<u8>,
 }
@@ -111,6 +116,8 @@ impl Client {
             requests_each: if arguments.handshakes { 1 } else { u64::MAX },
             work: Work::new(now(), arguments)?,
             is_open: false,
+            loss: arguments.loss.clamp(0.0, 1.0),
+            random: SmallRng::seed_from_u64(1),
             arrived: vec![vec![0; DATAGRAMS_LEN]; BATCH_SIZE],
             outgoing: Vec::with_capacity(DATAGRAMS_LEN),
         })
@@ -228,6 +235,9 @@ impl Client {
             let mut bundle = BytesMut::from(&self.arrived[place][..meta.len]);
             while !bundle.is_empty() {
                 let datagram = bundle.split_to(meta.stride.min(bundle.len()));
+                if self.loss > 0.0 && self.random.random_bool(self.loss) {
+                    continue;
+                }
                 self.handle_datagram(at, meta, datagram);
             }
         }

@@ -60,6 +60,9 @@ struct Arguments {
     /// Seconds that the connections stay open at the end
     #[arg(long, default_value_t = 0.0)]
     hold: f64,
+    /// Share of incoming datagrams that it throws away, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    loss: f64,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -95,9 +98,12 @@ fn report(arguments: &Arguments, done: &Done) {
     let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
     let rate = count as f64 / seconds;
     if arguments.json {
+        let quantiles = [0.5, 0.9, 0.99, 0.999, 0.9999].map(|at_most| (at_most, at(at_most)));
+        let quantiles = quantiles.map(|(at_most, micros)| format!("\"{at_most}\": {micros}"));
         println!(
             "{{\"requests\": {count}, \"seconds\": {seconds:.4}, \"bytes\": {moved}, \
-             \"p50_us\": {p50}, \"p99_us\": {p99}, \"p999_us\": {p999}}}"
+             \"latency_us\": {{{}}}}}",
+            quantiles.join(", "),
         );
     } else {
         println!(
