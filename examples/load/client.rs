@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,7 @@ use quinn_proto::{
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::link::{Link, Request};
 use crate::work::Work;
@@ -27,8 +26,6 @@ const SOCKET_BUFFER_LEN: usize = 8 << 20;
 const SEGMENTS_MAX: usize = 32;
 /// Handshakes at once while the connections are set up: more would only queue in the server.
 const OPENING_MAX: usize = 64;
-/// Waits no longer than this are not slept: the clock of `tokio` has ticks of a millisecond.
-const SPIN: Duration = Duration::from_millis(1);
 
 struct Client {
     server: SocketAddr,
@@ -57,25 +54,25 @@ struct Client {
 }
 
 /// Does what the arguments say.
-pub async fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
+pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
     let mut client = Client::new(server, arguments)?;
     let wanted = arguments.connections as usize;
     if arguments.handshakes {
         client.work.restart(now());
         client.is_open = true;
-        client.until(|client| client.renew(wanted)).await?;
+        client.until(|client| client.renew(wanted))?;
     } else {
-        client.until(|client| client.fill(wanted)).await?;
+        client.until(|client| client.fill(wanted))?;
         client.work.restart(now());
         client.is_open = true;
         client.dirty.extend(client.links.keys());
-        client.until(|client| Ok(client.work.is_done())).await?;
+        client.until(|client| Ok(client.work.is_done()))?;
     }
     let took = now() - client.work.began();
     let end = now() + Duration::from_secs_f64(arguments.hold);
     client.timers.insert((end, usize::MAX));
-    client.until(|_| Ok(now() >= end)).await?;
-    client.close_all().await?;
+    client.until(|_| Ok(now() >= end))?;
+    client.close_all()?;
     let Work { answer_len, latency_micros, .. } = client.work;
     Ok(Done { took, answer_len, latency_micros })
 }
@@ -96,7 +93,7 @@ impl Client {
         } else {
             Ipv6Addr::UNSPECIFIED.into()
         };
-        let socket = std::net::UdpSocket::bind(SocketAddr::new(ip, 0))?;
+        let socket = UdpSocket::bind(SocketAddr::new(ip, 0))?;
         let udp = UdpSocketState::new((&socket).into())?;
         udp.set_recv_buffer_size((&socket).into(), SOCKET_BUFFER_LEN)?;
         udp.set_send_buffer_size((&socket).into(), SOCKET_BUFFER_LEN)?;
@@ -105,7 +102,7 @@ impl Client {
             host: arguments.host.clone(),
             config,
             endpoint: Endpoint::new(Arc::new(EndpointConfig::default()), None, true, None),
-            socket: UdpSocket::from_std(socket)?,
+            socket,
             udp,
             links: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -161,7 +158,7 @@ impl Client {
     }
 
     /// Turns the loop until `is_done`.
-    async fn until(
+    fn until(
         &mut self,
         mut is_done: impl FnMut(&mut Self) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
@@ -177,12 +174,12 @@ impl Client {
                 }
             }
             self.begin_due(at)?;
-            self.drive(at).await?;
+            self.drive(at)?;
             if is_done(self)? {
                 return Ok(());
             }
             if self.dirty.is_empty() {
-                self.wait(at).await?;
+                self.wait(at)?;
             }
         }
     }
@@ -200,19 +197,14 @@ impl Client {
         Ok(())
     }
 
-    async fn wait(&mut self, at: Instant) -> Result<(), Failure> {
+    fn wait(&mut self, at: Instant) -> Result<(), Failure> {
         let timer = self.timers.first().map(|(due, _)| *due);
         // One that is due already waits for room, and an answer makes that.
         let due = self.work.next_due(at).filter(|due| self.is_open && *due > at);
         let end = timer.into_iter().chain(due).min();
-        match end.map(|end| end.saturating_duration_since(now())) {
-            Some(left) if left < SPIN => tokio::task::yield_now().await,
-            Some(left) => {
-                // Timers are looked at in any case.
-                let _elapsed = tokio::time::timeout(left, self.socket.readable()).await;
-            }
-            None => self.socket.readable().await?,
-        }
+        let left = end.map(|end| end.saturating_duration_since(now()));
+        let left = left.map(Timespec::try_from).transpose()?;
+        poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], left.as_ref())?;
         Ok(())
     }
 
@@ -221,9 +213,7 @@ impl Client {
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut slices: Vec<IoSliceMut<'_>> =
             self.arrived.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.udp.recv((&self.socket).into(), &mut slices, &mut metas)
-        });
+        let received = self.udp.recv((&self.socket).into(), &mut slices, &mut metas);
         let count = match received {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -260,12 +250,12 @@ impl Client {
     }
 
     /// Lets each connection that something happened to say what it has to say.
-    async fn drive(&mut self, at: Instant) -> Result<(), Failure> {
+    fn drive(&mut self, at: Instant) -> Result<(), Failure> {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable();
         dirty.dedup();
         for index in dirty.drain(..) {
-            self.drive_one(at, index).await?;
+            self.drive_one(at, index)?;
         }
         if self.dirty.is_empty() {
             self.dirty = dirty;
@@ -273,7 +263,7 @@ impl Client {
         Ok(())
     }
 
-    async fn drive_one(&mut self, at: Instant, index: usize) -> Result<(), Failure> {
+    fn drive_one(&mut self, at: Instant, index: usize) -> Result<(), Failure> {
         let Some(link) = self.links.get_mut(&index) else { return Ok(()) };
         let was_connected = link.is_connected;
         if !link.connection.is_closed() {
@@ -302,12 +292,9 @@ impl Client {
                 src_ip: None,
             };
             loop {
-                let sent = self.socket.try_io(Interest::WRITABLE, || {
-                    self.udp.try_send((&self.socket).into(), &outgoing)
-                });
-                match sent {
+                match self.udp.try_send((&self.socket).into(), &outgoing) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.socket.writable().await?;
+                        poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], None)?;
                     }
                     sent => break sent?,
                 }
@@ -331,12 +318,12 @@ impl Client {
     }
 
     /// Tells the server that all connections are over.
-    async fn close_all(&mut self) -> Result<(), Failure> {
+    fn close_all(&mut self) -> Result<(), Failure> {
         let at = now();
         for (&index, link) in &mut self.links {
             link.close(at);
             self.dirty.push(index);
         }
-        self.drive(at).await
+        self.drive(at)
     }
 }

@@ -77,8 +77,7 @@ fn main() -> Result<(), Failure> {
         return sink::run(address);
     }
     let connect = arguments.connect.ok_or("--connect is missing")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let done = runtime.block_on(client::run(connect, &arguments))?;
+    let done = client::run(connect, &arguments)?;
     report(&arguments, &done);
     Ok(())
 }
