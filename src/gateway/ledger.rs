@@ -13,6 +13,8 @@ pub enum CopyReason {
     Quota,
     /// The pool was below its low-water mark.
     LowWater,
+    /// A datagram of a handshake, moved because a half-open connection may keep it for seconds.
+    Handshake,
 }
 
 /// Writes the metrics' ledger.
@@ -54,5 +56,6 @@ fn copied(flow: &mut metrics::Flow, reason: CopyReason) -> &mut u64 {
         CopyReason::Small => &mut flow.copied_bytes.small,
         CopyReason::Quota => &mut flow.copied_bytes.quota,
         CopyReason::LowWater => &mut flow.copied_bytes.low_water,
+        CopyReason::Handshake => &mut flow.copied_bytes.handshake,
     }
 }

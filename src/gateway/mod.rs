@@ -160,6 +160,9 @@ impl Gateway {
 
     /// Takes one datagram (one segment of a GRO bundle).
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
+        if Engine::copies(&datagram.payload) {
+            self.ledger.request_copied(CopyReason::Handshake, datagram.payload.len());
+        }
         self.engine.handle_datagram(now, datagram);
     }
 

@@ -322,6 +322,8 @@ pub struct Copied {
     pub quota: u64,
     /// The pool was below its low-water mark.
     pub low_water: u64,
+    /// The datagram was one of a handshake, which may be kept for long.
+    pub handshake: u64,
 }
 
 /// What a worker holds right now.

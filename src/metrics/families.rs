@@ -126,11 +126,15 @@ pub(super) const COUNTERS: &[Family] = &[
         {direction = "request", reason = "quota"} counters.ledger.request.copied_bytes.quota,
         {direction = "request", reason = "low_water"}
             counters.ledger.request.copied_bytes.low_water,
+        {direction = "request", reason = "handshake"}
+            counters.ledger.request.copied_bytes.handshake,
         {direction = "answer", reason = "gather"} counters.ledger.answer.copied_bytes.gather,
         {direction = "answer", reason = "small"} counters.ledger.answer.copied_bytes.small,
         {direction = "answer", reason = "quota"} counters.ledger.answer.copied_bytes.quota,
         {direction = "answer", reason = "low_water"}
-            counters.ledger.answer.copied_bytes.low_water),
+            counters.ledger.answer.copied_bytes.low_water,
+        {direction = "answer", reason = "handshake"}
+            counters.ledger.answer.copied_bytes.handshake),
 
     family!("ring_enters", "Enters into the kernel", {} counters.ring.enters),
     family!("ring_completions", "Completions taken from the kernel",

@@ -159,8 +159,8 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     let Ledger { request, answer } = ledger;
     for flow in [request, answer] {
         let Flow { payload_bytes, copied_bytes } = flow;
-        let Copied { gather, small, quota, low_water } = copied_bytes;
-        number!(next, payload_bytes, gather, small, quota, low_water);
+        let Copied { gather, small, quota, low_water, handshake } = copied_bytes;
+        number!(next, payload_bytes, gather, small, quota, low_water, handshake);
     }
     #[rustfmt::skip]
     let Gauges {

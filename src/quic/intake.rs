@@ -27,6 +27,11 @@ struct Arrival {
 }
 
 impl Engine {
+    /// Whether a datagram with this payload is copied as it is taken in: those of handshakes are.
+    pub fn copies(payload: &[u8]) -> bool {
+        credit::has_long_header(payload)
+    }
+
     /// Takes a datagram in.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         let Datagram { socket, mut remote, local_ip, ecn, payload } = datagram;
@@ -36,7 +41,7 @@ impl Engine {
         }
         self.stats.datagrams_in += 1;
         self.stats.bytes_in += payload.len() as u64;
-        let long = credit::has_long_header(&payload);
+        let long = Self::copies(&payload);
         let arrival = Arrival {
             remote,
             local: Local { socket, ip: local_ip },
@@ -90,7 +95,8 @@ impl Engine {
     ) -> Option<DatagramEvent> {
         let Arrival { remote, local, .. } = arrival;
         // Half-open connections may keep parts of these for seconds, and one kept byte would pin
-        // a whole slot of the pool. No payload of a request is in them.
+        // a whole slot of the pool. Of a request there is at most what the client sent along with
+        // its last handshake packet.
         let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), answer);
         let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
         let Some((_, managed)) = self.table.at(handle.0) else { return event };
