@@ -15,6 +15,7 @@ use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
 use ringway::host::probe::{self, HostFacts};
 use ringway::host::socket::{SocketGroup, SocketSettings};
 use ringway::host::{clock, cpu, eventfd};
+use ringway::planted;
 use ringway::pool::{Hugepages, PoolAllocator, PoolPlan, RegionHandle, Regions};
 use ringway::tls::{self, ServerTls};
 use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, WorkerOutcome, mailbox};
@@ -230,6 +231,7 @@ fn bind_group(
 
 fn start(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        planted::plant_from_environment();
         let (worker, events) = (setup.index, setup.events.clone());
         let outcome = match worker::run(setup) {
             WorkerEnd::Finished => WorkerOutcome::Finished,

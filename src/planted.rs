@@ -1,4 +1,5 @@
-//! Bugs that can be planted, so that a test can show that the simulator finds them.
+//! Bugs that can be planted, so that a test can show that the simulator or the witness of copies
+//! finds them.
 //!
 //! Each stands where its real sister would: one condition at the place that it names. They exist in
 //! builds with debug assertions only; in a release [`is_planted`] is `false` to the compiler and
@@ -32,11 +33,13 @@ pub enum Bug {
     DoubleRecord,
     /// A request that was cut off is ended cleanly towards the upstream.
     CutRequestLooksWhole,
+    /// The body of a request is moved off its slot, and the ledger is not told.
+    CopiedBody,
 }
 
 impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
+    /// Those that change what a client or an origin sees, or the books: the simulator's to find.
+    pub const SIMULATED: [Self; 12] = [
         Self::EarlySlotRelease,
         Self::LostFin,
         Self::DoubleAnswer,
@@ -62,6 +65,26 @@ thread_local! {
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
+
+/// Plants on this thread the bug that the environment names: for tests that need a process of the
+/// gateway. What cannot be seen from outside of one has no name here.
+///
+/// # Panics
+///
+/// If `RINGWAY_PLANT` names no such bug.
+#[cfg(debug_assertions)]
+pub fn plant_from_environment() {
+    match std::env::var("RINGWAY_PLANT").as_deref() {
+        Err(std::env::VarError::NotPresent) => {}
+        Ok("copied-body") => plant(Some(Bug::CopiedBody)),
+        other => panic!("RINGWAY_PLANT names no bug: {other:?}"),
+    }
+}
+
+/// A release does not look there.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn plant_from_environment() {}
 
 /// No bug can be planted in a release.
 #[cfg(not(debug_assertions))]

@@ -74,6 +74,10 @@ impl Gateway {
     fn pass_body(&mut self, now: Instant, at: StreamRef, piece: Bytes) {
         self.begin_exchange(now, at, false);
         let exchange = self.connections.stream_mut(at).and_then(|stream| stream.exchange);
+        let piece = match is_planted(Bug::CopiedBody) {
+            true => Bytes::copy_from_slice(&piece),
+            false => piece,
+        };
         if let Some(exchange) = exchange {
             self.proxy.handle_body(now, exchange, piece);
         }

@@ -9,7 +9,7 @@ use crate::runner::find;
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     std::thread::scope(|scope| {
-        let hunts = Bug::ALL.map(|bug| (bug, scope.spawn(move || find(bug, 0..1_000))));
+        let hunts = Bug::SIMULATED.map(|bug| (bug, scope.spawn(move || find(bug, 0..1_000))));
         for (bug, hunt) in hunts {
             match hunt.join().unwrap() {
                 Some(failure) => eprintln!("{bug:?}: seed {}: {}", failure.seed, failure.message),

@@ -112,9 +112,13 @@ timeout = {{ connect = "2s", response = "5s", idle = "30s" }}
 class Gateway:
     """A running gateway. `stop` tells its exit code."""
 
+    environment: dict[str, str] = {}  # What its own has besides ours.
+
     def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
         self.folder, self.certificate = folder, certificate
         self.launcher: list[str] = []
+        self.program: pathlib.Path = settings.pop("program", None) or binary()
+        self.environment = settings.pop("environment", {})
         self.authority = certificate.authority
         self.port, self.admin = free_ports()
         self.access_log = folder / "access.log"
@@ -134,13 +138,13 @@ class Gateway:
         return file
 
     def start(self) -> "Gateway":
-        self._launch([*self.launcher, str(binary()), "run", "--config", str(self.configure())])
+        self._launch([*self.launcher, str(self.program), "run", "--config", str(self.configure())])
         self._wait_ready()
         return self
 
     def _launch(self, command: list[str]):
         self.log = self.folder / "gateway.log"
-        environment = {**os.environ, "RUST_BACKTRACE": "1"}
+        environment = {**os.environ, "RUST_BACKTRACE": "1", **self.environment}
         environment.pop("SSLKEYLOGFILE", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -1,0 +1,107 @@
+"""The witness of copies: builds `witness/copies.c`, preloads it into a gateway, reads its counts."""
+
+import dataclasses
+import functools
+import pathlib
+import struct
+import subprocess
+import tempfile
+
+SOURCE = pathlib.Path(__file__).resolve().parents[1] / "witness/copies.c"
+# Neither memcpy's body nor the loops that stand in for it may become calls of memcpy.
+FLAGS = ["-shared", "-fPIC", "-O2", "-fno-builtin", "-fno-tree-loop-distribute-patterns",
+         "-Wall", "-Wextra", "-Werror"]
+# What a C library offers that copies. The witness stands in for the first two.
+INTERPOSED = {"memcpy", "memmove"}
+COPYING = INTERPOSED | {
+    "bcopy", "memccpy", "mempcpy", "__memcpy_chk", "__memmove_chk", "__mempcpy_chk", "swab",
+    "stpcpy", "stpncpy", "strcpy", "strncpy", "wmemcpy", "wmemmove",
+}
+# `struct counts`: nine words, then sites of three.
+HEAD = struct.Struct("=9Q")
+SITE = struct.Struct("=3Q")
+SITE_COUNT = 64
+
+
+@functools.cache
+def library() -> pathlib.Path:
+    """The preload library, built once a run."""
+    built = pathlib.Path(tempfile.mkdtemp(prefix="ringway-witness-")) / "copies.so"
+    command = ["cc", *FLAGS, "-o", str(built), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True)
+    return built
+
+
+def copying_symbols(program: pathlib.Path) -> tuple[set[str], set[str]]:
+    """Functions that copy: those that the program takes from libraries, and those it has itself."""
+    def names(*options: str) -> set[str]:
+        lines = subprocess.run(["nm", *options, str(program)], capture_output=True, text=True,
+                               check=True).stdout.splitlines()
+        return {line.split()[-1].split("@")[0] for line in lines if line.strip()}
+
+    taken = names("--dynamic", "--undefined-only")
+    return taken & COPYING, names("--defined-only") & COPYING
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """One reading, or the difference of two. Long copies are those of 200 bytes or more; all are
+    copies that read from the pools' range."""
+
+    ranges: int
+    range_start: int
+    range_len: int
+    copies: int
+    bytes: int
+    continued: int
+    short_copies: int
+    short_bytes: int
+    sites_lost: int
+    sites: dict[int, tuple[int, int]]
+
+    def __sub__(self, before: "Counts") -> "Counts":
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("copies", "bytes", "continued", "short_copies", "short_bytes", "sites_lost"):
+            fields[name] -= getattr(before, name)
+        fields["sites"] = {
+            caller: (copies - before.sites.get(caller, (0, 0))[0],
+                     length - before.sites.get(caller, (0, 0))[1])
+            for caller, (copies, length) in self.sites.items()
+        }
+        return Counts(**fields)
+
+
+class Witness:
+    """The witness of one gateway: settings to start it with, then what it saw."""
+
+    def __init__(self, folder: pathlib.Path, program: pathlib.Path):
+        self.file, self.program = folder / "copies", program
+
+    def settings(self, **environment: str) -> dict:
+        """What to start the gateway with."""
+        preload = {"LD_PRELOAD": str(library()), "RINGWAY_WITNESS": str(self.file)}
+        return {"program": self.program, "environment": preload | environment}
+
+    def read(self) -> Counts:
+        """The counts so far."""
+        data = self.file.read_bytes()
+        assert len(data) == HEAD.size + SITE_COUNT * SITE.size, "not this witness's file"
+        sites = SITE.iter_unpack(data[HEAD.size:])
+        named = {caller: (copies, length) for caller, copies, length in sites if caller}
+        counts = Counts(*HEAD.unpack_from(data), named)
+        assert counts.ranges == 1, f"{counts.ranges} mappings look like the pools' range"
+        return counts
+
+    def where(self, counts: Counts) -> str:
+        """Who made the long copies, for people: lines of the source, innermost first."""
+        lines = []
+        for caller, (copies, length) in sorted(counts.sites.items(), key=lambda site: -site[1][0]):
+            if copies:
+                # The address is the one to return to: the call lies before it.
+                place = subprocess.run(
+                    ["addr2line", "--exe", str(self.program), "--inlines", "--functions",
+                     "--demangle", "--pretty-print", hex(caller - 1)],
+                    capture_output=True, text=True,
+                ).stdout
+                lines.append(f"{copies} copies of {length} bytes in all by\n{place}")
+        return "\n".join(lines)

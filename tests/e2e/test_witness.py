@@ -1,0 +1,174 @@
+"""An independent witness of copies, not the gateway's own count: a preloaded memcpy and memmove
+(witness/copies.c says what it can see and what not). Payload that lies in the buffer pool is not
+copied on its way up, and once for each packet on its way down; every other copy is one that the
+ledger names."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import pytest
+
+from harness import bodies, load, witness
+from harness.bodies import KIB, MIB
+from harness.curl import Curl
+from harness.gateway import REPOSITORY, binary
+from harness.witness import Witness
+
+BODY_LEN = 96 * MIB
+REASONS = ("gather", "small", "quota", "low_water", "handshake")
+# One client's.
+HANDSHAKE_LEN_MAX = 8 * KIB
+DATAGRAM_LEN_MAX = 1500
+
+
+def debug_binary() -> pathlib.Path:
+    """The debug build, which can be told to copy: `cargo test --no-run --test lifetime` makes it."""
+    named = os.environ.get("RINGWAY_DEBUG_BIN")
+    return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
+
+
+@pytest.fixture
+def has_load():
+    if not load.client().is_file():
+        pytest.skip("no load client: `cargo build --release --example load` makes it")
+
+
+@pytest.fixture
+def watched(start, tmp_path):
+    """Starts a gateway with a witness beside it."""
+
+    def watched(program: pathlib.Path | None = None, pool: str = "64MiB", **environment: str):
+        folder = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
+        seen = Witness(folder, program or binary())
+        return start(pool=pool, **seen.settings(**environment)), seen
+
+    return watched
+
+
+class Watch:
+    """What the witness saw and the gateway counted, while something ran."""
+
+    def __init__(self, gateway, seen: Witness):
+        self.gateway, self.witness = gateway, seen
+
+    def __enter__(self):
+        self.before, self.page = self.witness.read(), self.gateway.metrics()
+        return self
+
+    def __exit__(self, *_):
+        self.after = self.gateway.metrics()
+        self.seen = self.witness.read() - self.before
+
+    def counted(self, name: str, **labels: str) -> int:
+        return int(self.after.sum(name, **labels) - self.page.sum(name, **labels))
+
+    def copied(self, direction: str) -> dict[str, int]:
+        """The ledger: bytes copied, by reason."""
+        return {reason: self.counted("payload_copied_bytes_total", direction=direction,
+                                     reason=reason) for reason in REASONS}
+
+    def where(self) -> str:
+        return self.witness.where(self.seen)
+
+
+def upload(gateway, seen: Witness) -> Watch:
+    with Watch(gateway, seen) as watch:
+        load.run(gateway, "/upload", upload=BODY_LEN)
+    assert watch.counted("payload_bytes_total", direction="request") >= BODY_LEN
+    return watch
+
+
+def assert_agree(watch: Watch, named_len: int):
+    """The ledger names every long copy that was seen. What it names besides are short ones: a few
+    datagrams have less than 200 bytes, and so have the ends of bodies."""
+    long_len, all_len = watch.seen.bytes, watch.seen.bytes + watch.seen.short_bytes
+    assert long_len <= named_len <= all_len, watch.where()
+
+
+def test_every_copy_goes_through_what_the_witness_stands_in_for():
+    """A memcpy of the binary's own, or another function that copies, would be out of its sight."""
+    for program in (binary(), debug_binary()):
+        taken, own = witness.copying_symbols(program)
+        assert (taken, own) == (witness.INTERPOSED, set()), program
+
+
+def test_a_bulk_upload_is_never_copied(watched, has_load):
+    watch = upload(*watched())
+    ledger = watch.copied("request")
+    print(f"{watch.seen.copies} copies of {watch.seen.bytes} bytes; ledger {ledger}")
+    # The handshake's own datagrams leave their slots, and nothing else does.
+    assert 0 < ledger["handshake"] <= HANDSHAKE_LEN_MAX
+    assert sum(ledger.values()) == ledger["handshake"], ledger
+    assert_agree(watch, ledger["handshake"])
+
+
+def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
+    gateway, seen = watched()
+    with Watch(gateway, seen) as watch:
+        load.run(gateway, f"/bytes/{BODY_LEN}")
+    # A packet's payload may lie in two pieces of the answer: then its one copy has two parts.
+    gathers = watch.seen.copies - watch.seen.continued
+    datagrams = watch.counted("datagrams_total", direction="out")
+    lost = watch.counted("packets_lost_total")
+    sent_len = watch.counted("datagram_bytes_total", direction="out")
+    ledger = watch.copied("answer")
+    handshake_len = watch.copied("request")["handshake"]
+    print(f"{gathers} gathers of {watch.seen.bytes} bytes, {watch.seen.continued} of them in two "
+          f"parts; {datagrams} datagrams of {sent_len} bytes, {lost} lost; ledger {ledger}")
+    assert 0.97 * datagrams <= gathers <= datagrams, watch.where()
+    assert watch.seen.bytes - handshake_len <= sent_len, watch.where()
+    # The ledger counts a byte once, however often it is sent; probes are not among the lost.
+    again_len = lost * DATAGRAM_LEN_MAX + 0.005 * BODY_LEN
+    assert 0.98 * BODY_LEN <= watch.seen.bytes - handshake_len <= BODY_LEN + again_len, watch.where()
+    assert BODY_LEN <= ledger.pop("gather") <= BODY_LEN + 4 * KIB
+    # The origin's bytes come as TCP has them: the end of a burst may be a small piece.
+    assert ledger.pop("small") <= 0.02 * BODY_LEN
+    assert not any(ledger.values()), ledger
+
+
+def test_small_answers_are_copied_for_the_reason_that_the_ledger_names(watched, has_load):
+    gateway, seen = watched()
+    count, length = 500, 5_000
+    with Watch(gateway, seen) as watch:
+        load.run(gateway, f"/bytes/{length}", requests=count)
+    ledger = watch.copied("answer")
+    print(f"{watch.seen.bytes} bytes in {watch.seen.copies} copies; ledger {ledger}")
+    assert ledger["small"] == count * length
+    assert (ledger["quota"], ledger["low_water"]) == (0, 0), ledger
+    # From there the packets are made: the gather reads the heap, so the pool is read once.
+    assert_agree(watch, ledger["small"] + watch.copied("request")["handshake"])
+
+
+def test_a_connection_over_its_quota_is_copied_out_for_that_reason(
+    watched, has_curl, tmp_path
+):
+    """A client without segmentation offload fills a slot with each datagram."""
+    file = tmp_path / "upload"
+    with file.open("wb") as out:
+        out.writelines(bodies.pieces(BODY_LEN))
+    gateway, seen = watched(pool="8MiB")
+    with Watch(gateway, seen) as watch:
+        text, errors = Curl(gateway).upload("/upload?pause=0.01", file).communicate(timeout=150)
+    assert text, errors.decode()
+    assert json.loads(text)["sha256"] == bodies.digest(BODY_LEN)
+    ledger = watch.copied("request")
+    print(f"{watch.seen.bytes} bytes in {watch.seen.copies} copies; ledger {ledger}")
+    assert ledger["quota"] > 0, "the client stayed within its quota: this run shows nothing"
+    assert ledger["gather"] == ledger["small"] == 0, ledger
+    assert_agree(watch, sum(ledger.values()))
+
+
+def test_the_witness_sees_a_planted_copy(watched, has_load):
+    """The same build twice: a copy that the ledger does not know, and none."""
+    program = debug_binary()
+    if not program.is_file():
+        pytest.skip(f"{program} is not there: `cargo test --no-run --test lifetime` makes it")
+    assert b"RINGWAY_PLANT" not in binary().read_bytes(), "a release can be told to copy"
+    clean = upload(*watched(program))
+    assert_agree(clean, sum(clean.copied("request").values()))
+    watch = upload(*watched(program, RINGWAY_PLANT="copied-body"))
+    unnamed = watch.seen.bytes - sum(watch.copied("request").values())
+    print(f"{unnamed} bytes of {BODY_LEN} copied without a name")
+    assert unnamed >= 0.99 * BODY_LEN, watch.where()
