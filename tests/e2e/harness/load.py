@@ -1,4 +1,4 @@
-"""The project's load client (`examples/load.rs`), which sends and receives segmented batches."""
+"""The project's load client (`examples/load`), which sends and receives segmented batches."""
 
 import os
 import pathlib
