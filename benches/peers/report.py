@@ -31,7 +31,11 @@ def table(results: dict) -> str:
     heads = [f"{name} {results['versions'][name]}" for name in names]
     lines = [f"| | {' | '.join(heads)} | aim |", "|---" * (len(names) + 2) + "|"]
     titles = {row.name: (f"{row.title}, CPU {row.unit}", f"{row.target:g}x") for row in rows.ROWS}
-    titles["idle"] = ("idle connection, KiB resident", "30")
+    titles |= {
+        "idle": ("idle connection, KiB resident", "30"),
+        "crowd": ("1 KiB GET, 10 x 10, beside 10,000 silent connections, CPU us/request", ""),
+        "workers": ("1 KiB GET, 20 x 10, two workers, CPU us/request", ""),
+    }
     for key, found in results["rows"].items():
         title, aim = titles[key]
         cells = " | ".join(cell(found, name) for name in names)
@@ -50,7 +54,7 @@ def latencies(results: dict, names: list[str]) -> str:
     lines += ["", "| busy: server's core, load's core | " + " | ".join(names) + " |",
               "|---" * (len(names) + 1) + "|"]
     for key, found in results["rows"].items():
-        if key != "idle":
+        if key not in ("idle", "workers"):
             lines.append(f"| {key} | " + " | ".join(
                 f"{median(found[name], 'server_busy'):.0%}, {median(found[name], 'load_busy'):.0%}"
                 if name in found else "-" for name in names) + " |")

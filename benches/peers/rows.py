@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import time
 
@@ -65,6 +66,9 @@ SLOW = {"haproxy": 0.5, "caddy": 0.15}
 """How many requests a server gets of a row's count."""
 
 IDLE_COUNT = 2000
+CROWD_COUNT = 10_000
+CLIENT_COUNT = 4
+"""Client processes where a server has two workers: each has a socket, and by that a worker."""
 
 
 def load_line(options: dict, core_list: str) -> list[str]:
@@ -98,6 +102,40 @@ def measure(row: Row, peer: str, pid: int, core: int, others: set[int]) -> dict:
         "server_busy": span.server_busy,
         "load_busy": span.load_busy,
     }
+
+
+def crowd(peer: str, pid: int, core: int, others: set[int]) -> dict:
+    """The first row once more, beside connections that are open and silent."""
+    core_list = ",".join(map(str, sorted(others)))
+    options = {"path": "/1k", "streams": 1, "connections": CROWD_COUNT, "requests": CROWD_COUNT}
+    process = subprocess.Popen(load_line(options | {"hold": 20}, core_list),
+                               stdout=subprocess.DEVNULL)
+    try:
+        # They are all there once the server has nothing to do any more.
+        used, before = 0.0, meter.cpu_seconds(pid)
+        while used < 0.5 or meter.cpu_seconds(pid) - before > 0.01:
+            before = meter.cpu_seconds(pid)
+            time.sleep(0.5)
+            used += meter.cpu_seconds(pid) - before
+        return measure(ROWS[0], peer, pid, core, others)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def two_workers(pid: int) -> dict:
+    """The first row's load on a server with two workers, all on all cores: its cost a request."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    row = ROWS[0]
+    options = row.load | {"connections": row.load["connections"] // 2,
+                          "requests": row.count // CLIENT_COUNT}
+    run_load(options, cores)
+    before = meter.cpu_seconds(pid)
+    running = [subprocess.Popen(load_line(options, cores), stdout=subprocess.DEVNULL)
+               for _ in range(CLIENT_COUNT)]
+    assert not any([process.wait() for process in running]), "the load failed"
+    cpu = meter.cpu_seconds(pid) - before
+    return {"figure": row.cost(cpu, options["requests"] * CLIENT_COUNT, 0)}
 
 
 def idle(pid: int, others: set[int]) -> float:

@@ -26,7 +26,7 @@ from harness import certificates  # noqa: E402
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    names = [row.name for row in rows.ROWS] + ["idle"]
+    names = [row.name for row in rows.ROWS] + ["idle", "crowd", "workers"]
     parser.add_argument("--rows", type=lambda text: text.split(","), default=names,
                         help=f"of {','.join(names)}")
     parser.add_argument("--peers", type=lambda text: [name for name in text.split(",") if name],
@@ -76,6 +76,19 @@ def measure_rows(bench, peers, names, rounds) -> dict:
                 found["idle"][peer.name].append({"figure": figure})
                 print(f"  round {number + 1} idle {peer.name:10} {figure:.1f} KiB", flush=True)
             bench.each(peers, one_idle)
+        if "crowd" in names:
+            def one_crowd(peer, pid):
+                seen = rows.crowd(peer.name, pid, bench.core, bench.others)
+                found["crowd"][peer.name].append(seen)
+                print(f"  round {number + 1} crowd {peer.name:10} {seen['figure']:.3f} us/request",
+                      flush=True)
+            bench.each(peers[:2], one_crowd)
+        if "workers" in names:
+            def one_pair(peer, pid):
+                seen = rows.two_workers(pid)
+                found["workers"]["ringway"].append(seen)
+                print(f"  round {number + 1} workers {seen['figure']:.3f} us/request", flush=True)
+            bench.each([servers.ringway("two", servers.RINGWAY, workers=2)], one_pair)
     return found
 
 

@@ -34,7 +34,7 @@ http {{
 
 RINGWAY_CONFIG = """
 [runtime]
-workers = 1
+workers = {workers}
 [log]
 access = {{ format = "off" }}
 [admin]
@@ -139,17 +139,19 @@ def values(folder: pathlib.Path, certificate) -> dict:
 class Peer:
     """One server: how it is configured and called."""
 
-    def __init__(self, name: str, config: str, command: list[str], version: list[str]):
-        self.name, self.config = name, config
+    def __init__(self, name: str, config: str, command: list[str], version: list[str],
+                 workers: int = 1):
+        self.name, self.config, self.workers = name, config, workers
         self.command, self.version_command = command, version
 
     @contextlib.contextmanager
     def running(self, folder: pathlib.Path, certificate, core: int):
         """Serves on its core until the end of the block; yields its process."""
         config = folder / f"{self.name}.conf"
-        config.write_text(self.config.format(**values(folder, certificate)))
-        line = ["taskset", "--cpu-list", str(core),
-                *(part.replace("{config}", str(config)) for part in self.command)]
+        config.write_text(
+            self.config.format(workers=self.workers, **values(folder, certificate)))
+        pin = ["taskset", "--cpu-list", str(core)] if self.workers == 1 else []
+        line = [*pin, *(part.replace("{config}", str(config)) for part in self.command)]
         with (folder / f"{self.name}.log").open("wb") as log:
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env={"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/bin"})
@@ -166,9 +168,9 @@ class Peer:
         return found.group() if found else "unknown"
 
 
-def ringway(name: str, binary: pathlib.Path) -> Peer:
+def ringway(name: str, binary: pathlib.Path, workers: int = 1) -> Peer:
     command = [str(binary), "run", "--config", "{config}"]
-    return Peer(name, RINGWAY_CONFIG, command, [str(binary), "version"])
+    return Peer(name, RINGWAY_CONFIG, command, [str(binary), "version"], workers)
 
 
 def inside(*command: str) -> list[str]:

@@ -9,9 +9,13 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 
 use crate::Failure;
 
-/// A client's TLS settings, without resumption.
+/// A client's TLS settings, without resumption. AES-128-GCM comes first, as with browsers.
 pub fn config() -> Result<rustls::ClientConfig, Failure> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let provider = Arc::new(provider);
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

@@ -6,6 +6,8 @@
 pub struct Counters {
     /// Counted by the QUIC engine.
     pub quic: QuicCounters,
+    /// Connections that ended after their handshake, by who or what ended them.
+    pub connections_closed: ConnectionsClosed,
     /// Counted by the HTTP/3 layer.
     pub http3: Http3Counters,
     /// Counted by the proxy.
@@ -20,7 +22,7 @@ pub struct Counters {
     pub ledger: Ledger,
 }
 
-/// Connections and datagrams. All but `connections_closed` are the engine's own numbers.
+/// Connections and datagrams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuicCounters {
     /// Datagrams received (each GRO segment is one).
@@ -45,8 +47,6 @@ pub struct QuicCounters {
     pub handshakes_timed_out: u64,
     /// Connections refused at a limit.
     pub connections_refused: u64,
-    /// Connections that ended after their handshake, by who or what ended them.
-    pub connections_closed: ConnectionsClosed,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
     /// Retry packets (RFC 9000 8.1.2).

@@ -139,8 +139,10 @@ macro_rules! number {
 /// Gives every number a different value. The patterns here and below have no `..`: a new field
 /// that is not exposed fails to compile here first.
 fn fill(report: &mut WorkerReport, next: &mut u64) {
-    let Counters { quic, http3, proxy, ring, pool, worker, ledger } = &mut report.counters;
+    let Counters { quic, connections_closed, http3, proxy, ring, pool, worker, ledger } =
+        &mut report.counters;
     fill_quic(quic, next);
+    fill_closed(connections_closed, next);
     fill_proxy(proxy, next);
     fill_ring(ring, next);
     #[rustfmt::skip]
@@ -179,11 +181,14 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
         datagrams_in: a, bytes_in: b, datagrams_out: c, bytes_out: d, datagrams_dropped: e,
         datagrams_foreign_id: f, handshakes_started: g, handshakes_completed: h,
         handshakes_failed: i, handshakes_timed_out: j, connections_refused: k,
-        connections_closed, initials_dropped: l, retries: m, version_negotiations: n, resets: o,
+        initials_dropped: l, retries: m, version_negotiations: n, resets: o,
         initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
     } = quic;
     number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
-    let ConnectionsClosed { client, gateway, idle, reset, error } = connections_closed;
+}
+
+fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {
+    let ConnectionsClosed { client, gateway, idle, reset, error } = closed;
     number!(next, client, gateway, idle, reset, error);
 }
 

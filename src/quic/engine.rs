@@ -14,10 +14,11 @@ use super::managed::{Managed, Phase};
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener, share};
 use super::table::{ConnectionKey, Table};
-use super::types::{CloseReason, ConnectionCounts, Event, QuicStats, Transmit};
+use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
 use crate::config;
 use crate::deadlines::Deadlines;
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
+use crate::metrics::QuicCounters;
 
 /// How far back the queue of events is searched for the same one. A bundle of datagrams for one
 /// stream says `Readable` for each of them.
@@ -37,12 +38,12 @@ pub struct Engine {
     /// Connections whose handshake is not complete.
     pub(super) handshaking: usize,
     /// Connections between `Connected` and `Closed`.
-    open: usize,
+    pub(super) open: usize,
     /// Whether clients may begin; false in a drain.
     pub(super) accepting: bool,
     /// What windows may still grow by, of all connections together.
     pub(super) window_budget: u64,
-    pub(super) stats: QuicStats,
+    pub(super) stats: QuicCounters,
     /// Scratch of [`Engine::handle_timeout`].
     due: Vec<usize>,
 }
@@ -72,7 +73,7 @@ impl Engine {
             handshaking: 0,
             open: 0,
             accepting: true,
-            stats: QuicStats::default(),
+            stats: QuicCounters::default(),
             due: Vec::new(),
         })
     }
@@ -202,7 +203,7 @@ impl Engine {
     }
 
     /// What was counted since the engine was made.
-    pub fn stats(&self) -> &QuicStats {
+    pub fn stats(&self) -> &QuicCounters {
         &self.stats
     }
 
@@ -244,10 +245,7 @@ impl Engine {
                         self.handshaking -= 1;
                         self.stats.handshakes_failed += 1;
                     }
-                    (Phase::Open, Phase::Closed) => {
-                        self.open -= 1;
-                        self.stats.connections_closed += 1;
-                    }
+                    (Phase::Open, Phase::Closed) => self.open -= 1,
                     _ => {}
                 }
             }
@@ -271,12 +269,6 @@ impl Engine {
                 self.deadlines.clear(index);
             }
         }
-    }
-
-    /// An application's close, counted.
-    pub(super) fn note_closed(&mut self) {
-        self.open -= 1;
-        self.stats.connections_closed += 1;
     }
 
     /// Closes a connection that the application has not heard of.
@@ -316,7 +308,7 @@ impl Engine {
             // quinn-proto says why it closes whatever was open; if it does not, the application
             // must hear of it all the same.
             Phase::Open => {
-                self.note_closed();
+                self.open -= 1;
                 self.push_event(key, Event::Closed(CloseReason::Local { code: 0 }));
             }
             Phase::Closed => {}

@@ -48,4 +48,4 @@ pub use quinn_proto::TimeSource;
 pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};
 pub use streams::{Gone, Read, ReadError, WriteError, Written};
 pub use table::ConnectionKey;
-pub use types::{CloseReason, ConnectionCounts, Datagram, Event, QuicStats, StreamId, Transmit};
+pub use types::{CloseReason, ConnectionCounts, Datagram, Event, StreamId, Transmit};

@@ -152,7 +152,7 @@ impl Engine {
         let Some(managed) = self.open_mut(key) else { return };
         managed.connection.close(now, error_code(code), Bytes::copy_from_slice(reason));
         managed.phase = Phase::Closed;
-        self.note_closed();
+        self.open -= 1;
         self.push_event(key, Event::Closed(CloseReason::Local { code }));
         self.table.mark_dirty(key);
         self.settle(key.index());

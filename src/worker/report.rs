@@ -1,9 +1,7 @@
 //! A worker's own counts, and its report of everybody's.
 
 use super::Worker;
-use crate::metrics::{
-    Counters, Gauges, PoolCounters, PoolSlots, QuicCounters, WorkerCounters, WorkerReport,
-};
+use crate::metrics::{Counters, Gauges, PoolCounters, PoolSlots, WorkerCounters, WorkerReport};
 
 /// What the loop itself counts.
 #[derive(Debug, Default)]
@@ -33,7 +31,8 @@ impl Worker<'_> {
         WorkerReport {
             worker: self.setup.index,
             counters: Counters {
-                quic: self.quic_counters(),
+                quic: self.gateway.engine().stats().clone(),
+                connections_closed: counts.connections_closed.clone(),
                 http3: counts.http3.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
                 ring: self.ring.stats().clone(),
@@ -50,32 +49,6 @@ impl Worker<'_> {
             gauges: self.gauges(),
             request_duration: counts.request_duration.clone(),
             upstream_duration: counts.upstream_duration.clone(),
-        }
-    }
-
-    fn quic_counters(&self) -> QuicCounters {
-        let stats = self.gateway.engine().stats();
-        QuicCounters {
-            datagrams_in: stats.datagrams_in,
-            bytes_in: stats.bytes_in,
-            datagrams_out: stats.datagrams_out,
-            bytes_out: stats.bytes_out,
-            datagrams_dropped: stats.datagrams_dropped,
-            datagrams_foreign_id: stats.datagrams_foreign_id,
-            handshakes_started: stats.handshakes_started,
-            handshakes_completed: stats.handshakes_completed,
-            handshakes_failed: stats.handshakes_failed,
-            handshakes_timed_out: stats.handshakes_timed_out,
-            connections_refused: stats.connections_refused,
-            connections_closed: self.gateway.counts().connections_closed.clone(),
-            initials_dropped: stats.initials_dropped,
-            retries: stats.retries,
-            version_negotiations: stats.version_negotiations,
-            resets: stats.resets,
-            initial_closes: stats.initial_closes,
-            responses_dropped: stats.responses_dropped,
-            probes_dropped: stats.probes_dropped,
-            packets_lost: stats.packets_lost,
         }
     }
 
