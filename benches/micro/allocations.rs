@@ -1,0 +1,58 @@
+//! How often the heap is asked for memory, on average over many rounds: counted, and held against a
+//! bound. The time of these is of no interest.
+
+use crate::counting::allocations;
+use crate::engine::{BATCH_COUNT, BUNDLE_COUNT, Pair};
+use crate::gateway::World;
+
+const ROUND_COUNT: usize = 500;
+
+/// Nothing for a received packet: what holds a bundle's datagrams together is made when the bundle is
+/// cut, once, and that is not counted here. The rest are tables of quinn-proto that grow now and then.
+const PER_RECEIVED_MAX: f64 = 0.01;
+/// Nothing for a sent packet either, but a few for a batch of them: 6 for 45.
+const PER_SENT_MAX: f64 = 0.15;
+/// A request, all of it: stream, head, exchange, answer. 17 as this is written.
+const PER_REQUEST_MAX: f64 = 18.0;
+
+fn assert_average(what: &str, count: u64, among: usize, max: f64) {
+    let average = count as f64 / among as f64;
+    println!("{average:.3} allocations per {what}");
+    assert!(average <= max, "{average:.3} allocations per {what}, of at most {max}");
+}
+
+/// Packets of an upload.
+#[divan::bench(sample_size = 1, sample_count = 1)]
+fn per_packet_received() {
+    let mut pair = Pair::new();
+    let mut count = 0;
+    for _ in 0..ROUND_COUNT {
+        let datagrams = pair.upload();
+        count += allocations(|| pair.receive(datagrams)).1;
+    }
+    assert_average("packet received", count, ROUND_COUNT * BUNDLE_COUNT, PER_RECEIVED_MAX);
+}
+
+/// Packets of a download.
+#[divan::bench(sample_size = 1, sample_count = 1)]
+fn per_packet_sent() {
+    let mut pair = Pair::new();
+    let mut count = 0;
+    for _ in 0..ROUND_COUNT {
+        pair.prepare_batch();
+        count += allocations(|| pair.send()).1;
+    }
+    assert_average("packet sent", count, ROUND_COUNT * BATCH_COUNT, PER_SENT_MAX);
+}
+
+/// Small requests through the whole protocol side.
+#[divan::bench(sample_size = 1, sample_count = 1)]
+fn per_request() {
+    let mut world = World::new();
+    let mut count = 0;
+    for _ in 0..ROUND_COUNT {
+        let input = world.ask();
+        count += allocations(|| world.serve(input)).1;
+    }
+    assert_average("request", count, ROUND_COUNT, PER_REQUEST_MAX);
+}

@@ -1,0 +1,188 @@
+//! The other end of a connection: quinn-proto as client, and a few lines of HTTP/3. What it does is
+//! prepared or read outside of the measured time.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::{
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
+    StreamId, TransportConfig, VarInt,
+};
+use ringway::config;
+use ringway::http3::qpack::encode;
+use ringway::quic::{
+    CidMask, Datagram, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource, Transmit,
+};
+use ringway::tls::{ALPN_H3, ServerTls, provider};
+
+const HOST: &str = "localhost";
+const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), 40_000);
+
+/// The configuration of the demonstration, with an origin that nobody asks.
+pub fn configuration() -> config::Config {
+    config::default_demo(SocketAddr::from(([127, 0, 0, 1], 1)))
+}
+
+/// The wall clock stands still.
+struct Still;
+
+impl TimeSource for Still {
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+}
+
+/// An engine, and its only client.
+pub fn engine_and_client(now: Instant) -> (Engine, Client) {
+    let config = configuration();
+    let tls = ServerTls::load_config(&config).expect("a self-signed certificate");
+    let engine = Engine::new(EngineSettings {
+        listeners: vec![config.listeners[0].quic.clone()],
+        sockets: vec![0],
+        tls: tls.config(),
+        worker: 0,
+        worker_count: 1,
+        generation: false,
+        window_budget_len: 64 << 20,
+        mtu_max: MTU_MAX_DEFAULT,
+        seed: [1; 32],
+        cid_key: [2; 32],
+        cid_mask: CidMask { k1: 3, k2: 5, k3: 7 },
+        reset_key: [3; 64],
+        token_key: [4; 64],
+        time_source: Arc::new(Still),
+    });
+    (engine.expect("good settings"), Client::new(now, &tls))
+}
+
+/// A client with one connection.
+pub struct Client {
+    endpoint: Endpoint,
+    handle: ConnectionHandle,
+    /// For streams; [`Client::take`] and [`Client::bundle`] move its datagrams.
+    pub connection: Connection,
+}
+
+impl Client {
+    fn new(now: Instant, server: &ServerTls) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        let leaf = server.chain(None).swap_remove(0);
+        roots.add(leaf).expect("a certificate that we made");
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![ALPN_H3.to_vec()];
+        let crypto = QuicClientConfig::try_from(tls).expect("TLS 1.3 only");
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut transport = TransportConfig::default();
+        transport.stream_receive_window(VarInt::from_u32(16 << 20));
+        config.transport_config(Arc::new(transport));
+        let settings = Arc::new(EndpointConfig::default());
+        let mut endpoint = Endpoint::new(settings, None, true, Some([7; 32]));
+        let (handle, connection) =
+            endpoint.connect(now, config, EDGE, HOST).expect("a valid client");
+        Self { endpoint, handle, connection }
+    }
+
+    /// Takes what the edge sent.
+    pub fn take(&mut self, now: Instant, transmit: &Transmit, batch: &[u8]) {
+        for datagram in batch.chunks(transmit.segment_len.unwrap_or(transmit.len)) {
+            let mut answer = Vec::new();
+            let payload = BytesMut::from(datagram);
+            let event = self.endpoint.handle(now, EDGE, None, None, payload, &mut answer);
+            if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+                self.connection.handle_event(event);
+            }
+        }
+        while let Some(event) = self.connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+        }
+        while self.connection.poll().is_some() {}
+    }
+
+    /// Up to `count_max` datagrams as the kernel would hand them over together: one buffer, cut.
+    /// Empty when the client has nothing to send.
+    pub fn bundle(&mut self, now: Instant, count_max: usize) -> Vec<Datagram> {
+        if self.connection.poll_timeout().is_some_and(|at| at <= now) {
+            self.connection.handle_timeout(now);
+        }
+        let mut bytes = Vec::with_capacity(ringway::limits::SLOT_LEN);
+        let Some(sent) = self.connection.poll_transmit(now, count_max, &mut bytes) else {
+            return Vec::new();
+        };
+        let mut rest = BytesMut::from(&bytes[..sent.size]);
+        let segment_len = sent.segment_size.unwrap_or(sent.size);
+        let mut datagrams = Vec::with_capacity(count_max);
+        while !rest.is_empty() {
+            let payload = rest.split_to(segment_len.min(rest.len()));
+            let local_ip = Some(EDGE.ip());
+            datagrams.push(Datagram { socket: 0, remote: CLIENT, local_ip, ecn: 0, payload });
+        }
+        datagrams
+    }
+
+    /// Opens a stream and sends all of `bytes`, then its end unless more is to come.
+    pub fn send(&mut self, direction: Dir, bytes: &[u8], is_whole: bool) -> StreamId {
+        let stream = self.connection.streams().open(direction).expect("streams are allowed");
+        let mut sending = self.connection.send_stream(stream);
+        assert_eq!(sending.write(bytes), Ok(bytes.len()), "there is room");
+        if is_whole {
+            sending.finish().expect("a new stream");
+        }
+        stream
+    }
+
+    /// Reads what has come on a stream: its length, and whether that is the end.
+    pub fn read(&mut self, stream: StreamId) -> (usize, bool) {
+        let mut receiving = self.connection.recv_stream(stream);
+        let mut chunks = receiving.read(true).expect("a stream that is read");
+        let mut len = 0;
+        let ended = loop {
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => len += chunk.bytes.len(),
+                Ok(None) => break true,
+                Err(quinn_proto::ReadError::Blocked) => break false,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let _credit = chunks.finalize();
+        (len, ended)
+    }
+}
+
+/// Field lines of a browser's request, pseudo-header fields first.
+pub const REQUEST: [(&str, &str); 10] = [
+    (":method", "GET"),
+    (":scheme", "https"),
+    (":authority", HOST),
+    (":path", "/assets/app.4f1a2b.js?v=31"),
+    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("accept", "*/*"),
+    ("accept-language", "en-US,en;q=0.5"),
+    ("accept-encoding", "gzip, deflate, br, zstd"),
+    ("referer", "https://localhost/index.html"),
+    ("cookie", "session=0123456789abcdef0123456789abcdef; theme=dark"),
+];
+
+/// [`REQUEST`] as a HEADERS frame (RFC 9114 7.2.2).
+pub fn request_frame() -> Bytes {
+    let mut section = BytesMut::new();
+    encode::put_prefix(&mut section);
+    for (name, value) in REQUEST {
+        encode::put_line(name, value.as_bytes(), false, &mut section);
+    }
+    // Type 0x01, and the length as a variable-length integer of two bytes (RFC 9000 16).
+    let len = 0x4000 | u16::try_from(section.len()).expect("a short section");
+    let mut frame = BytesMut::from(&[0x01][..]);
+    frame.extend_from_slice(&len.to_be_bytes());
+    frame.extend_from_slice(&section);
+    frame.freeze()
+}

@@ -1,0 +1,51 @@
+//! The program's allocator, with a count of what it takes from the heap.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+
+use ringway::pool::{Pool, PoolAllocator};
+
+/// [`PoolAllocator`], counted. Slots of a pool are not of the heap.
+pub struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has taken memory from the heap, growing a block included, while `work` ran.
+pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = COUNT.get();
+    let done = work();
+    (done, COUNT.get() - before)
+}
+
+fn count(block: *mut u8) -> *mut u8 {
+    if !Pool::contains(block) {
+        COUNT.set(COUNT.get() + 1);
+    }
+    block
+}
+
+// SAFETY: all blocks are PoolAllocator's, and every promise is passed on as it came. Counting neither
+// allocates nor unwinds: the count has no destructor and a constant initial value.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on.
+        count(unsafe { PoolAllocator.alloc(layout) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on.
+        count(unsafe { PoolAllocator.alloc_zeroed(layout) })
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { PoolAllocator.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
+        // SAFETY: the caller's promises are passed on.
+        count(unsafe { PoolAllocator.realloc(block, layout, new_len) })
+    }
+}

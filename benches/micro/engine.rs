@@ -1,0 +1,179 @@
+//! The QUIC engine in memory: packets of bulk, in and out.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use quinn_proto::{Dir, StreamId as ClientStream};
+use ringway::host::clock;
+use ringway::limits::SLOT_LEN;
+use ringway::quic::{ConnectionKey, Datagram, Engine, Event, Read, StreamId, Transmit, WriteError};
+
+use crate::client::{Client, engine_and_client};
+
+/// Packets of a received bundle.
+pub const BUNDLE_COUNT: usize = 32;
+/// Packets of a batch that is sent: as many of 1,452 bytes as one send takes.
+pub const BATCH_COUNT: usize = 45;
+/// Bytes written before each batch: more than one of them holds.
+const WRITE_LEN: usize = 96 * 1024;
+const ROUND_TIME: Duration = Duration::from_millis(20);
+const TRIES_MAX: usize = 10_000;
+
+/// An engine and a client, connected, with one stream that both send on. A round takes 20 ms of a
+/// clock that only rounds move.
+pub struct Pair {
+    now: Instant,
+    engine: Engine,
+    client: Client,
+    buffer: Vec<u8>,
+    /// What stands in `buffer` and the client has not taken.
+    sent: Option<Transmit>,
+    stream: Option<ClientStream>,
+    engine_stream: Option<(ConnectionKey, StreamId)>,
+    received_len: usize,
+}
+
+impl Pair {
+    /// Connected, with congestion windows that leave room for a bundle and a batch.
+    pub fn new() -> Self {
+        let now = clock::now();
+        let (engine, client) = engine_and_client(now);
+        let buffer = Vec::with_capacity(SLOT_LEN);
+        let (sent, stream, engine_stream) = (None, None, None);
+        let mut pair =
+            Self { now, engine, client, buffer, sent, stream, engine_stream, received_len: 0 };
+        for _ in 0..5 {
+            pair.exchange();
+        }
+        assert!(!pair.client.connection.is_handshaking(), "five round trips are enough");
+        pair.stream = Some(pair.client.send(Dir::Bi, b"begun", false));
+        for _ in 0..40 {
+            pair.exchange();
+            pair.fill_up();
+            pair.fill_down(8 * WRITE_LEN);
+        }
+        pair
+    }
+
+    /// Both sides send all that they have and time allows.
+    fn exchange(&mut self) {
+        self.now += ROUND_TIME;
+        self.engine.handle_timeout(self.now);
+        loop {
+            let datagrams = self.client.bundle(self.now, BUNDLE_COUNT);
+            let client_is_done = datagrams.is_empty();
+            self.receive(datagrams);
+            if !self.transmit_to_client() && client_is_done {
+                break;
+            }
+        }
+    }
+
+    fn transmit_to_client(&mut self) -> bool {
+        self.buffer.clear();
+        let Some(transmit) = self.engine.poll_transmit(self.now, &mut self.buffer) else {
+            return false;
+        };
+        self.deliver(&transmit);
+        true
+    }
+
+    fn deliver(&mut self, transmit: &Transmit) {
+        self.client.take(self.now, transmit, &self.buffer);
+        if let Some(stream) = self.stream {
+            self.client.read(stream);
+        }
+    }
+
+    fn fill_up(&mut self) {
+        let stream = self.stream.expect("opened after the handshake");
+        let _blocked = self.client.connection.send_stream(stream).write(&[7; 256 * 1024]);
+    }
+
+    fn fill_down(&mut self, len: usize) {
+        static BODY: [u8; 16 * 1024] = [7; 16 * 1024];
+        let (key, stream) = self.engine_stream.expect("the client opened it");
+        for _ in 0..len / BODY.len() {
+            match self.engine.write(key, stream, &mut [Bytes::from_static(&BODY)]) {
+                Ok(_) | Err(WriteError::Blocked) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    /// A full bundle of the client's upload; not measured.
+    pub fn upload(&mut self) -> Vec<Datagram> {
+        for _ in 0..TRIES_MAX {
+            self.fill_up();
+            let datagrams = self.client.bundle(self.now, BUNDLE_COUNT);
+            if datagrams.len() == BUNDLE_COUNT {
+                return datagrams;
+            }
+            self.receive(datagrams);
+            self.exchange();
+        }
+        panic!("the client never fills a bundle");
+    }
+
+    /// Takes datagrams in, and reads the streams that have something. Answers the bytes read.
+    pub fn receive(&mut self, datagrams: Vec<Datagram>) -> usize {
+        let before = self.received_len;
+        for datagram in datagrams {
+            self.engine.handle_datagram(self.now, datagram);
+        }
+        while let Some((key, event)) = self.engine.poll_event() {
+            let (Event::StreamOpened(stream) | Event::Readable(stream)) = event else { continue };
+            if stream.is_bidirectional() {
+                self.engine_stream = Some((key, stream));
+            }
+            while let Ok(Read::Chunk(chunk)) = self.engine.read(key, stream, usize::MAX) {
+                self.received_len += chunk.len();
+            }
+        }
+        self.received_len - before
+    }
+
+    /// Lets everything under way arrive and gives the engine a batch to send; not measured.
+    pub fn prepare_batch(&mut self) {
+        if let Some(transmit) = self.sent.take() {
+            self.deliver(&transmit);
+        }
+        self.exchange();
+        self.fill_down(WRITE_LEN);
+        self.buffer.clear();
+    }
+
+    /// Builds and seals one batch. Answers how many packets it has.
+    pub fn send(&mut self) -> usize {
+        let transmit = self.engine.poll_transmit(self.now, &mut self.buffer);
+        let transmit = transmit.expect("there is something to send");
+        self.sent = Some(transmit);
+        transmit.len.div_ceil(transmit.segment_len.unwrap_or(transmit.len))
+    }
+}
+
+/// 32 packets of an upload: decrypted, and their stream read. Per packet.
+#[divan::bench(sample_size = 1, sample_count = 1_000)]
+fn receive(bencher: Bencher<'_, '_>) {
+    let pair = RefCell::new(Pair::new());
+    bencher
+        .counter(ItemsCount::new(BUNDLE_COUNT))
+        .with_inputs(|| pair.borrow_mut().upload())
+        .bench_local_values(|datagrams| {
+            let len = pair.borrow_mut().receive(datagrams);
+            assert!(len > BUNDLE_COUNT * 1_000, "{len} bytes in a bundle");
+        });
+}
+
+/// 45 packets of a download: gathered and sealed. Per packet.
+#[divan::bench(sample_size = 1, sample_count = 1_000)]
+fn send(bencher: Bencher<'_, '_>) {
+    let pair = RefCell::new(Pair::new());
+    bencher
+        .counter(ItemsCount::new(BATCH_COUNT))
+        .with_inputs(|| pair.borrow_mut().prepare_batch())
+        .bench_local_values(|()| assert_eq!(pair.borrow_mut().send(), BATCH_COUNT));
+}

@@ -1,0 +1,153 @@
+//! The whole protocol side in memory: one small request, from its datagrams to the datagrams of its
+//! answer, over a connection to the origin that was kept.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use divan::Bencher;
+use quinn_proto::{Dir, StreamId};
+use ringway::gateway::{Gateway, GatewaySettings, Output};
+use ringway::host::clock;
+use ringway::limits::SLOT_LEN;
+use ringway::proxy::{UpstreamEvent, UpstreamKey};
+use ringway::quic::{Datagram, Transmit};
+
+use crate::client::{Client, configuration, engine_and_client, request_frame};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n\r\n\
+    0123456789abcdef";
+const ROUND_TIME: Duration = Duration::from_millis(1);
+/// Batches that one round may send.
+const BATCH_COUNT_MAX: usize = 8;
+
+/// A gateway, its client, and an origin that answers at once. A round takes 1 ms.
+pub struct World {
+    now: Instant,
+    gateway: Gateway,
+    client: Client,
+    request: Bytes,
+    stream: Option<StreamId>,
+    /// The origin's connection that has a request, and the answer.
+    asked: Option<UpstreamKey>,
+    /// Buffers to send from, and what was sent.
+    spare: Vec<Vec<u8>>,
+    sent: Vec<(Transmit, Vec<u8>)>,
+}
+
+/// What one request costs the gateway to hear.
+pub struct Input {
+    datagrams: Vec<Datagram>,
+    answer: BytesMut,
+}
+
+impl World {
+    /// Connected on both sides.
+    pub fn new() -> Self {
+        let now = clock::now();
+        let (engine, client) = engine_and_client(now);
+        let gateway = Gateway::new(GatewaySettings {
+            config: Arc::new(configuration()),
+            engine,
+            socket_listeners: vec![0],
+            worker_count: 1,
+            answers_len_max: 1 << 20,
+        });
+        let spare = (0..BATCH_COUNT_MAX).map(|_| Vec::with_capacity(SLOT_LEN)).collect();
+        let sent = Vec::with_capacity(BATCH_COUNT_MAX);
+        let (request, stream, asked) = (request_frame(), None, None);
+        let mut world = Self { now, gateway, client, request, stream, asked, spare, sent };
+        for _ in 0..5 {
+            world.listen();
+        }
+        assert!(!world.client.connection.is_handshaking(), "five round trips are enough");
+        // Stream type 0x00, then an empty SETTINGS frame (RFC 9114 6.2.1, 7.2.4).
+        world.client.send(Dir::Uni, &[0x00, 0x04, 0x00], false);
+        for _ in 0..100 {
+            let input = world.ask();
+            world.serve(input);
+        }
+        world
+    }
+
+    /// Both sides hear each other without a request.
+    fn listen(&mut self) {
+        let datagrams = self.datagrams();
+        self.serve(Input { datagrams, answer: BytesMut::new() });
+    }
+
+    /// The client reads the last answer and asks again; not measured.
+    pub fn ask(&mut self) -> Input {
+        self.deliver();
+        if let Some(stream) = self.stream {
+            let (len, ended) = self.client.read(stream);
+            assert!(len > 16 && ended, "the last answer is whole: {len} bytes, {ended}");
+        }
+        let request = self.request.clone();
+        self.stream = Some(self.client.send(Dir::Bi, &request, true));
+        Input { datagrams: self.datagrams(), answer: BytesMut::from(ANSWER) }
+    }
+
+    fn datagrams(&mut self) -> Vec<Datagram> {
+        self.deliver();
+        self.now += ROUND_TIME;
+        let now = self.now;
+        let bundles = std::iter::from_fn(|| {
+            Some(self.client.bundle(now, 8)).filter(|bundle| !bundle.is_empty())
+        });
+        bundles.flatten().collect()
+    }
+
+    fn deliver(&mut self) {
+        for (transmit, mut buffer) in self.sent.drain(..) {
+            self.client.take(self.now, &transmit, &buffer);
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// The gateway takes the datagrams, asks the origin, gets its answer and sends it on.
+    pub fn serve(&mut self, input: Input) {
+        let Input { datagrams, answer } = input;
+        for datagram in datagrams {
+            self.gateway.handle_datagram(self.now, datagram);
+        }
+        self.gateway.handle_timeout(self.now);
+        self.settle();
+        if let Some(key) = self.asked.take() {
+            self.gateway.handle_upstream(self.now, key, UpstreamEvent::Received(answer));
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let mut buffer = self.spare.pop();
+            let output = self.gateway.poll(self.now, &mut buffer);
+            self.spare.extend(buffer);
+            match output {
+                Output::Transmit { transmit, buffer } => self.sent.push((transmit, buffer)),
+                Output::Connect { key, .. } => {
+                    self.gateway.handle_upstream(self.now, key, UpstreamEvent::Connected);
+                }
+                Output::Write { key, .. } => {
+                    self.asked = Some(key);
+                    self.gateway.handle_upstream(self.now, key, UpstreamEvent::Wrote);
+                }
+                Output::Close { .. } => panic!("the origin's connection is kept"),
+                Output::Receive { .. } | Output::Access(_) => {}
+                Output::Timeout(_) => return,
+            }
+        }
+    }
+}
+
+/// One request and its answer of 16 bytes.
+#[divan::bench(sample_size = 1, sample_count = 2_000)]
+fn small_request(bencher: Bencher<'_, '_>) {
+    let world = RefCell::new(World::new());
+    bencher
+        .with_inputs(|| world.borrow_mut().ask())
+        .bench_local_values(|input| world.borrow_mut().serve(input));
+}

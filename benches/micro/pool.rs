@@ -1,0 +1,29 @@
+//! Slots: leased and given back by the thread that owns the pool.
+
+use std::rc::Rc;
+
+use divan::{Bencher, black_box};
+use ringway::limits::{SLOT_COUNT_MIN, SLOT_LEN};
+use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
+
+/// A pool of 64 slots in plain pages, on this thread.
+pub fn pool() -> Rc<Pool> {
+    let plan = PoolPlan::new(SLOT_COUNT_MIN as usize * SLOT_LEN).expect("the least pool there is");
+    let regions = Regions::reserve(1, plan).expect("address space");
+    let (handle, _) = regions.lend(Hugepages::Off).expect("4 MiB of memory");
+    Rc::new(Pool::attach(handle))
+}
+
+/// One slot as a lease, taken and dropped.
+#[divan::bench]
+fn lease_and_return(bencher: Bencher<'_, '_>) {
+    let pool = pool();
+    bencher.bench_local(|| drop(black_box(pool.lease())));
+}
+
+/// One slot as a vector to send from, taken and dropped.
+#[divan::bench]
+fn lease_vec_and_return(bencher: Bencher<'_, '_>) {
+    let pool = pool();
+    bencher.bench_local(|| drop(black_box(pool.lease_vec())));
+}

@@ -1,0 +1,114 @@
+//! The proxy in memory: a request's head becomes HTTP/1.1 bytes for a connection that was kept.
+//! With many routes the difference to one route is what the lookup costs.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use divan::Bencher;
+use http::{HeaderName, HeaderValue, Method};
+use ringway::config::{HostPattern, Route};
+use ringway::host::clock;
+use ringway::proxy::{Downstream, Output, Proxy, Request, UpstreamEvent, UpstreamKey};
+
+use crate::client::{REQUEST, configuration};
+
+const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+/// A proxy with one connection, on which an answer is outstanding or not.
+struct World {
+    now: Instant,
+    proxy: Proxy,
+    request: Request,
+    connection: Option<UpstreamKey>,
+    written_len: usize,
+}
+
+impl World {
+    /// The request matches the last of `route_count` routes only.
+    fn new(route_count: usize) -> Self {
+        let mut config = configuration();
+        let upstream = config.routes[0].upstream;
+        config.routes = (1..route_count)
+            .map(|index| Route {
+                host: Some(HostPattern::Exact(format!("site-{}.example", index / 10))),
+                path_prefix: format!("/area-{}", index % 10),
+                upstream,
+            })
+            .collect();
+        let host = Some(HostPattern::Exact("localhost".to_owned()));
+        config.routes.push(Route { host, path_prefix: "/assets".to_owned(), upstream });
+        let proxy = Proxy::new(Arc::new(config), 1);
+        let (now, request) = (clock::now(), request());
+        let mut world = Self { now, proxy, request, connection: None, written_len: 0 };
+        world.send(world.request.clone());
+        let key = world.connection.expect("a connection is asked for");
+        world.proxy.handle_upstream(now, key, UpstreamEvent::Connected);
+        world.settle();
+        assert!(world.written_len > 0, "the request found its route");
+        world
+    }
+
+    /// The origin answers what was sent last, so that the connection is free; not measured.
+    fn answer(&mut self) -> Request {
+        let key = self.connection.expect("connected at the start");
+        self.proxy.handle_upstream(self.now, key, UpstreamEvent::Wrote);
+        self.settle();
+        let answer = UpstreamEvent::Received(BytesMut::from(ANSWER));
+        self.proxy.handle_upstream(self.now, key, answer);
+        self.settle();
+        self.written_len = 0;
+        self.request.clone()
+    }
+
+    /// One request without a body, until its bytes are to be written. Answers how many.
+    fn send(&mut self, request: Request) -> usize {
+        let downstream = Downstream::Stream { connection: 1, stream: 0 };
+        self.proxy.handle_request(self.now, downstream, request, true);
+        self.settle();
+        self.written_len
+    }
+
+    fn settle(&mut self) {
+        while let Some(output) = self.proxy.poll() {
+            match output {
+                Output::Connect { key, .. } => self.connection = Some(key),
+                Output::Write { pieces, .. } => {
+                    self.written_len += pieces.iter().map(Bytes::len).sum::<usize>();
+                }
+                Output::Close { .. } => panic!("the connection is kept"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn request() -> Request {
+    let fields = REQUEST[4..]
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    Request {
+        method: Method::GET,
+        authority: HeaderValue::from_static("localhost"),
+        path: Bytes::from_static(b"/assets/app.4f1a2b.js?v=31"),
+        scheme: http::uri::Scheme::HTTPS,
+        fields: fields.collect(),
+        content_length: None,
+        client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
+        server_name: None,
+        listener: 0,
+        misdirected: false,
+    }
+}
+
+/// One request's head, routed behind so many others, placed and written as HTTP/1.1.
+#[divan::bench(args = [1, 100, 10_000], sample_size = 1, sample_count = 2_000)]
+fn request_to_http1(bencher: Bencher<'_, '_>, route_count: usize) {
+    let world = RefCell::new(World::new(route_count));
+    bencher.with_inputs(|| world.borrow_mut().answer()).bench_local_values(|request| {
+        let len = world.borrow_mut().send(request);
+        assert!(len > 300, "{len} bytes of head");
+    });
+}
