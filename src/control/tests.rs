@@ -359,21 +359,5 @@ fn line_count(path: &Path) -> usize {
 }
 
 fn record() -> crate::worker::mailbox::AccessRecord {
-    crate::worker::mailbox::AccessRecord {
-        client: "192.0.2.1:1".parse().unwrap(),
-        server_name: None,
-        method: None,
-        host: None,
-        path: None,
-        status: None,
-        request_len: 0,
-        answer_len: 0,
-        start: clock().0,
-        duration: Duration::ZERO,
-        upstream: None,
-        upstream_duration: None,
-        protocol: "HTTP/3",
-        error: None,
-        outcome: crate::worker::mailbox::Outcome::Aborted,
-    }
+    crate::worker::mailbox::AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
 }

@@ -306,6 +306,32 @@ pub struct AccessRecord {
     pub outcome: Outcome,
 }
 
+impl AccessRecord {
+    /// What is known of a request before anything of it is.
+    pub fn new(start: Instant, client: SocketAddr) -> Self {
+        Self {
+            client,
+            server_name: None,
+            method: None,
+            host: None,
+            path: None,
+            status: None,
+            request_len: 0,
+            answer_len: 0,
+            start,
+            duration: Duration::ZERO,
+            upstream: None,
+            upstream_duration: None,
+            protocol: PROTOCOL,
+            error: None,
+            outcome: Outcome::Complete,
+        }
+    }
+}
+
+/// The protocol that every request comes by until the front door opens.
+const PROTOCOL: &str = "HTTP/3";
+
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

@@ -1,6 +1,6 @@
 //! The client's side: requests in, bodies in, answers out.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -18,9 +18,6 @@ use super::upstream::GroupKey;
 use crate::limits::ANSWER_STALL_TIMEOUT;
 use crate::planted::{Bug, is_planted};
 
-/// The protocol that every request comes by until the front door opens.
-const PROTOCOL: &str = "HTTP/3";
-
 impl Proxy {
     /// Begins an exchange. `ended`: no body follows. Whatever becomes of it is told by outputs; an
     /// answer may be among them already.
@@ -32,9 +29,8 @@ impl Proxy {
         ended: bool,
     ) -> ExchangeKey {
         let record = AccessRecord {
-            client: request.client,
             server_name: request.server_name.clone(),
-            ..empty_record(now, request.client)
+            ..AccessRecord::new(now, request.client)
         };
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         let admitted = self.admit(&request, ended);
@@ -191,7 +187,7 @@ impl Proxy {
             method: refused.method,
             host: refused.authority,
             path: refused.path,
-            ..empty_record(now, refused.client)
+            ..AccessRecord::new(now, refused.client)
         };
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         exchange.body.ended = ended;
@@ -342,26 +338,5 @@ impl Proxy {
         listener.is_some_and(|listener| {
             listener.trusted_proxies.iter().any(|network| network.contains(&client))
         })
-    }
-}
-
-/// A record that knows nothing yet.
-fn empty_record(now: Instant, client: std::net::SocketAddr) -> AccessRecord {
-    AccessRecord {
-        client,
-        server_name: None,
-        method: None,
-        host: None,
-        path: None,
-        status: None,
-        request_len: 0,
-        answer_len: 0,
-        start: now,
-        duration: Duration::ZERO,
-        upstream: None,
-        upstream_duration: None,
-        protocol: PROTOCOL,
-        error: None,
-        outcome: Outcome::Complete,
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::{AccessLog, AccessTarget};
-use crate::worker::mailbox::{AccessRecord, Outcome};
+use crate::worker::mailbox::AccessRecord;
 
 #[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
 fn clock() -> (Instant, SystemTime) {
@@ -19,21 +19,10 @@ fn clock() -> (Instant, SystemTime) {
 /// A record whose path tells its number.
 fn record(number: usize) -> AccessRecord {
     AccessRecord {
-        client: "192.0.2.1:1".parse().unwrap(),
-        server_name: None,
         method: Some(http::Method::GET),
-        host: None,
         path: Some(Bytes::from(format!("/{number}"))),
         status: Some(http::StatusCode::OK),
-        request_len: 0,
-        answer_len: 0,
-        start: clock().0,
-        duration: Duration::ZERO,
-        upstream: None,
-        upstream_duration: None,
-        protocol: "HTTP/3",
-        error: None,
-        outcome: Outcome::Complete,
+        ..AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
     }
 }
 
