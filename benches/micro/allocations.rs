@@ -7,10 +7,10 @@ use crate::gateway::World;
 
 const ROUND_COUNT: usize = 500;
 
-/// Nothing for a received packet: what holds a bundle's datagrams together is made when the bundle is
-/// cut, once, and that is not counted here. The rest are tables of quinn-proto that grow now and then.
+/// Nothing for a received packet: what holds a bundle's datagrams together is made once, when the
+/// bundle is cut, and not counted here. What is left are tables that grow now and then.
 const PER_RECEIVED_MAX: f64 = 0.01;
-/// Nothing for a sent packet either, but a few for a batch of them: 6 for 45.
+/// Nodes of quinn-proto's table of sent packets: 6 for a batch of 45.
 const PER_SENT_MAX: f64 = 0.15;
 /// A request, all of it: stream, head, exchange, answer. 17 as this is written.
 const PER_REQUEST_MAX: f64 = 18.0;

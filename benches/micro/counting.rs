@@ -12,7 +12,8 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How often this thread has taken memory from the heap, growing a block included, while `work` ran.
+/// Runs `work` and counts how often this thread takes memory from the heap meanwhile; to grow a
+/// block counts too.
 pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let before = COUNT.get();
     let done = work();
@@ -26,8 +27,8 @@ fn count(block: *mut u8) -> *mut u8 {
     block
 }
 
-// SAFETY: all blocks are PoolAllocator's, and every promise is passed on as it came. Counting neither
-// allocates nor unwinds: the count has no destructor and a constant initial value.
+// SAFETY: all blocks are PoolAllocator's, and every promise is passed on as it came. Counting
+// neither allocates nor unwinds: the count has no destructor and a constant initial value.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are passed on.

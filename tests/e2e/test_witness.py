@@ -24,7 +24,7 @@ DATAGRAM_LEN_MAX = 1500
 
 
 def debug_binary() -> pathlib.Path:
-    """The debug build, which can be told to copy: `cargo test --no-run --test lifetime` makes it."""
+    """The debug build, which can be told to copy. The tests in Rust are run on it too."""
     named = os.environ.get("RINGWAY_DEBUG_BIN")
     return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
 
@@ -121,7 +121,8 @@ def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
     assert watch.seen.bytes - handshake_len <= sent_len, watch.where()
     # The ledger counts a byte once, however often it is sent; probes are not among the lost.
     again_len = lost * DATAGRAM_LEN_MAX + 0.005 * BODY_LEN
-    assert 0.98 * BODY_LEN <= watch.seen.bytes - handshake_len <= BODY_LEN + again_len, watch.where()
+    assert watch.seen.bytes - handshake_len <= BODY_LEN + again_len, watch.where()
+    assert watch.seen.bytes - handshake_len >= 0.98 * BODY_LEN, watch.where()
     assert BODY_LEN <= ledger.pop("gather") <= BODY_LEN + 4 * KIB
     # The origin's bytes come as TCP has them: the end of a burst may be a small piece.
     assert ledger.pop("small") <= 0.02 * BODY_LEN

@@ -1,4 +1,4 @@
-"""The witness of copies: builds `witness/copies.c`, preloads it into a gateway, reads its counts."""
+"""The witness of copies: `witness/copies.c`, built, preloaded into a gateway, and read."""
 
 import dataclasses
 import functools
