@@ -74,9 +74,11 @@ async fn live(gateway: &Gateway, seed: u64, tally: &Tally, until: std::time::Ins
 }
 
 /// quinn does not get its close out while a congestion window is full: then the gateway only
-/// learns by silence, which is to be short here.
+/// learns by silence, which is to be short here. Its upstreams may be slow: a segment lost while
+/// connecting costs a second, and two in a row happen.
 fn impatient(pool: &'static str) -> Settings {
-    Settings { pool, idle_timeout: "3s", ..Settings::default() }
+    let timeout = r#"{ connect = "10s", response = "10s", idle = "30s" }"#;
+    Settings { pool, idle_timeout: "3s", timeout, ..Settings::default() }
 }
 
 fn check_path(client: &Client) -> String {
