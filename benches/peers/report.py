@@ -34,7 +34,8 @@ def table(results: dict) -> str:
     titles |= {
         "idle": ("idle connection, KiB resident", "30"),
         "crowd": ("1 KiB GET, 10 x 10, beside 10,000 silent connections, CPU us/request", ""),
-        "workers": ("1 KiB GET, 20 x 10, two workers, CPU us/request", ""),
+        "workers1": ("1 KiB GET, 20 x 10, on the load's cores, one worker, CPU us/request", ""),
+        "workers2": ("the same, two workers", ""),
     }
     for key, found in results["rows"].items():
         title, aim = titles[key]
@@ -54,7 +55,7 @@ def latencies(results: dict, names: list[str]) -> str:
     lines += ["", "| busy: server's core, load's core | " + " | ".join(names) + " |",
               "|---" * (len(names) + 1) + "|"]
     for key, found in results["rows"].items():
-        if key not in ("idle", "workers"):
+        if key not in ("idle", "workers1", "workers2"):
             lines.append(f"| {key} | " + " | ".join(
                 f"{median(found[name], 'server_busy'):.0%}, {median(found[name], 'load_busy'):.0%}"
                 if name in found else "-" for name in names) + " |")

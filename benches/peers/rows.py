@@ -68,7 +68,7 @@ SLOW = {"haproxy": 0.5, "caddy": 0.15}
 IDLE_COUNT = 2000
 CROWD_COUNT = 10_000
 CLIENT_COUNT = 4
-"""Client processes where a server has two workers: each has a socket, and by that a worker."""
+"""Client processes where cores are shared: each has a socket, and by that a worker."""
 
 
 def load_line(options: dict, core_list: str) -> list[str]:
@@ -123,8 +123,8 @@ def crowd(peer: str, pid: int, core: int, others: set[int]) -> dict:
         process.wait()
 
 
-def two_workers(pid: int) -> dict:
-    """The first row's load on a server with two workers, all on all cores: its cost a request."""
+def shared(pid: int) -> dict:
+    """The first row's load while server and load share all cores: its cost a request."""
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     row = ROWS[0]
     options = row.load | {"connections": row.load["connections"] // 2,

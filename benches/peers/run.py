@@ -48,11 +48,12 @@ class Bench:
         assert len(cores) > 1, "two cores are needed: one for the server, one for the load"
         self.core, self.others = min(cores), cores - {min(cores)}
 
-    def each(self, peers, work):
+    def each(self, peers, work, is_pinned=True):
         """Calls `work` with each server running; a server that fails is told and left out."""
+        core = self.core if is_pinned else None
         for peer in peers:
             try:
-                with peer.running(self.folder, self.certificate, self.core) as process:
+                with peer.running(self.folder, self.certificate, core) as process:
                     work(peer, process.pid)
             except AssertionError as fault:
                 print(f"  {peer.name}: {str(fault)[-300:]}", file=sys.stderr)
@@ -83,12 +84,14 @@ def measure_rows(bench, peers, names, rounds) -> dict:
                 print(f"  round {number + 1} crowd {peer.name:10} {seen['figure']:.3f} us/request",
                       flush=True)
             bench.each(peers[:2], one_crowd)
-        if "workers" in names:
-            def one_pair(peer, pid):
-                seen = rows.two_workers(pid)
-                found["workers"]["ringway"].append(seen)
-                print(f"  round {number + 1} workers {seen['figure']:.3f} us/request", flush=True)
-            bench.each([servers.ringway("two", servers.RINGWAY, workers=2)], one_pair)
+        for count in (1, 2) if "workers" in names else ():
+            def one_shared(peer, pid, count=count):
+                seen = rows.shared(pid)
+                found[f"workers{count}"]["ringway"].append(seen)
+                print(f"  round {number + 1} workers{count} {seen['figure']:.3f} us/request",
+                      flush=True)
+            peer = servers.ringway("shared", servers.RINGWAY, workers=count)
+            bench.each([peer], one_shared, is_pinned=False)
     return found
 
 

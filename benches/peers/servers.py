@@ -58,7 +58,7 @@ endpoints = [{{ address = "127.0.0.1:{sink}" }}]
 
 NGINX_CONFIG = """
 daemon off; worker_processes 1; error_log stderr crit; pid {folder}/nginx.pid;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 131072; }}
 http {{
     access_log off; keepalive_requests 1000000000; client_max_body_size 0;
     client_body_temp_path {folder}/n1; proxy_temp_path {folder}/n2;
@@ -145,12 +145,12 @@ class Peer:
         self.command, self.version_command = command, version
 
     @contextlib.contextmanager
-    def running(self, folder: pathlib.Path, certificate, core: int):
-        """Serves on its core until the end of the block; yields its process."""
+    def running(self, folder: pathlib.Path, certificate, core: int | None):
+        """Serves on its core, or on all, until the end of the block; yields its process."""
         config = folder / f"{self.name}.conf"
         config.write_text(
             self.config.format(workers=self.workers, **values(folder, certificate)))
-        pin = ["taskset", "--cpu-list", str(core)] if self.workers == 1 else []
+        pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
         line = [*pin, *(part.replace("{config}", str(config)) for part in self.command)]
         with (folder / f"{self.name}.log").open("wb") as log:
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
