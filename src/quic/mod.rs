@@ -32,6 +32,7 @@ mod credit;
 mod engine;
 mod intake;
 mod managed;
+mod padding;
 mod paths;
 mod responses;
 mod settings;

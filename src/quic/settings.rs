@@ -11,6 +11,7 @@ use quinn_proto::{
 };
 
 use super::cid::{CidMask, WorkerIds};
+use super::padding::without_padding;
 use super::{congestion, windows};
 use crate::config;
 use crate::limits;
@@ -153,7 +154,8 @@ impl EngineSettings {
         let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
             .map_err(|_| EngineError::InitialCipherSuite)?;
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&self.token_key);
-        let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+        let crypto = without_padding(Arc::new(crypto));
+        let mut server = ServerConfig::new(crypto, Arc::new(token_key));
         let mut validation = ValidationTokenConfig::default();
         // No NEW_TOKEN: a token that can be replayed would validate whoever replays it, and
         // remembering the used ones is state that strangers fill.

@@ -1,0 +1,303 @@
+//! Padding at the end of packets is gone before quinn-proto reads their frames.
+//!
+//! quinn-proto takes PADDING a byte at a time, at some 15 ns each: the padded packets of a handshake
+//! and its MTU probes cost as much as its signature, and a stranger's padding more than any other
+//! byte that one can send. Keys see each packet right after it is opened, so they cut it there.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use quinn_proto::coding::Codec as _;
+use quinn_proto::crypto::{
+    CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig,
+    Session, UnsupportedVersion,
+};
+use quinn_proto::transport_parameters::TransportParameters;
+use quinn_proto::{ConnectionId, Side, TransportError, VarInt};
+
+/// `inner`, with keys that cut the padding of what they open.
+pub(super) fn without_padding(inner: Arc<dyn ServerConfig>) -> Arc<dyn ServerConfig> {
+    Arc::new(Server(inner))
+}
+
+struct Server(Arc<dyn ServerConfig>);
+
+impl ServerConfig for Server {
+    fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
+        self.0.initial_keys(version, id).map(cutting)
+    }
+
+    fn retry_tag(&self, version: u32, id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.0.retry_tag(version, id, packet)
+    }
+
+    fn start_session(
+        self: Arc<Self>,
+        version: u32,
+        parameters: &TransportParameters,
+    ) -> Box<dyn Session> {
+        Box::new(CuttingSession(Arc::clone(&self.0).start_session(version, parameters)))
+    }
+}
+
+struct CuttingSession(Box<dyn Session>);
+
+impl Session for CuttingSession {
+    fn initial_keys(&self, id: &ConnectionId, side: Side) -> Keys {
+        cutting(self.0.initial_keys(id, side))
+    }
+
+    fn handshake_data(&self) -> Option<Box<dyn Any>> {
+        self.0.handshake_data()
+    }
+
+    fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.0.peer_identity()
+    }
+
+    fn early_crypto(&self) -> Option<(Box<dyn HeaderKey>, Box<dyn PacketKey>)> {
+        self.0.early_crypto()
+    }
+
+    fn early_data_accepted(&self) -> Option<bool> {
+        self.0.early_data_accepted()
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    fn read_handshake(&mut self, bytes: &[u8]) -> Result<bool, TransportError> {
+        self.0.read_handshake(bytes)
+    }
+
+    fn transport_parameters(&self) -> Result<Option<TransportParameters>, TransportError> {
+        self.0.transport_parameters()
+    }
+
+    fn write_handshake(&mut self, out: &mut Vec<u8>) -> Option<Keys> {
+        self.0.write_handshake(out).map(cutting)
+    }
+
+    fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
+        self.0.next_1rtt_keys().map(cutting_pair)
+    }
+
+    fn is_valid_retry(&self, id: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
+        self.0.is_valid_retry(id, header, payload)
+    }
+
+    fn export_keying_material(
+        &self,
+        out: &mut [u8],
+        label: &[u8],
+        context: &[u8],
+    ) -> Result<(), ExportKeyingMaterialError> {
+        self.0.export_keying_material(out, label, context)
+    }
+}
+
+fn cutting(keys: Keys) -> Keys {
+    Keys { packet: cutting_pair(keys.packet), ..keys }
+}
+
+fn cutting_pair(pair: KeyPair<Box<dyn PacketKey>>) -> KeyPair<Box<dyn PacketKey>> {
+    KeyPair { remote: Box::new(CuttingKey(pair.remote)), ..pair }
+}
+
+struct CuttingKey(Box<dyn PacketKey>);
+
+impl PacketKey for CuttingKey {
+    fn encrypt(&self, packet: u64, bytes: &mut [u8], header_len: usize) {
+        self.0.encrypt(packet, bytes, header_len);
+    }
+
+    fn decrypt(
+        &self,
+        packet: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        self.0.decrypt(packet, header, payload)?;
+        // A packet without any frame is a fault (RFC 9000 12.4), one of padding alone is not.
+        let len = len_without_padding(payload).max(1);
+        payload.truncate(len);
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        self.0.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.0.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.0.integrity_limit()
+    }
+}
+
+/// PADDING (RFC 9000 19.1).
+const PADDING: u8 = 0;
+
+/// Where the PADDING frames begin that end a packet; its length, where it has none or is none of
+/// our business (a frame that is not known or does not end).
+fn len_without_padding(payload: &[u8]) -> usize {
+    if payload.last() != Some(&PADDING) {
+        return payload.len();
+    }
+    let mut rest = payload;
+    while let Some(&kind) = rest.first() {
+        let next = match kind {
+            PADDING => match rest.iter().position(|&byte| byte != PADDING) {
+                Some(len) => Some(&rest[len..]),
+                None => return payload.len() - rest.len(),
+            },
+            _ => after_frame(kind, &rest[1..]),
+        };
+        match next {
+            Some(next) => rest = next,
+            None => break,
+        }
+    }
+    payload.len()
+}
+
+/// What follows a frame (RFC 9000 19) of which `rest` is all but the type.
+fn after_frame(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
+    match kind {
+        // PING, HANDSHAKE_DONE, IMMEDIATE_ACK (of the ACK frequency draft, in quinn's MTU probes).
+        0x01 | 0x1e | 0x1f => {}
+        // ACK: largest, delay, count, first range; gap and length of each; counts of ECN.
+        0x02 | 0x03 => {
+            skip_integers(&mut rest, 2)?;
+            let range_count = integer(&mut rest)?;
+            skip_integers(&mut rest, 1)?;
+            // Ranges that are not there end the loop.
+            for _ in 0..range_count {
+                skip_integers(&mut rest, 2)?;
+            }
+            skip_integers(&mut rest, if kind == 0x03 { 3 } else { 0 })?;
+        }
+        // MAX_DATA, MAX_STREAMS, DATA_BLOCKED, STREAMS_BLOCKED, RETIRE_CONNECTION_ID.
+        0x10 | 0x12..=0x14 | 0x16 | 0x17 | 0x19 => skip_integers(&mut rest, 1)?,
+        // STOP_SENDING, MAX_STREAM_DATA, STREAM_DATA_BLOCKED.
+        0x05 | 0x11 | 0x15 => skip_integers(&mut rest, 2)?,
+        // RESET_STREAM.
+        0x04 => skip_integers(&mut rest, 3)?,
+        // CRYPTO: offset, and bytes with their length.
+        0x06 => {
+            skip_integers(&mut rest, 1)?;
+            skip_bytes(&mut rest)?;
+        }
+        // STREAM: id, offset if there is one, and bytes; without a length they end the packet.
+        0x08..=0x0f => {
+            skip_integers(&mut rest, if kind & 0x04 == 0 { 1 } else { 2 })?;
+            if kind & 0x02 == 0 {
+                return None;
+            }
+            skip_bytes(&mut rest)?;
+        }
+        // NEW_CONNECTION_ID: sequence, retired before; the id with its length in a byte; a token.
+        0x18 => {
+            skip_integers(&mut rest, 2)?;
+            let id_len = *rest.first()?;
+            rest = rest.get(1 + usize::from(id_len) + 16..)?;
+        }
+        // PATH_CHALLENGE, PATH_RESPONSE.
+        0x1a | 0x1b => rest = rest.get(8..)?,
+        _ => return None,
+    }
+    Some(rest)
+}
+
+/// A variable-length integer (RFC 9000 16).
+fn integer(rest: &mut &[u8]) -> Option<u64> {
+    VarInt::decode(rest).ok().map(VarInt::into_inner)
+}
+
+fn skip_integers(rest: &mut &[u8], count: usize) -> Option<()> {
+    for _ in 0..count {
+        integer(rest)?;
+    }
+    Some(())
+}
+
+fn skip_bytes(rest: &mut &[u8]) -> Option<()> {
+    let len = usize::try_from(integer(rest)?).ok()?;
+    *rest = rest.get(len..)?;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each frame that a client sends, each of which ends with zeros.
+    const FRAMES: [&[u8]; 15] = [
+        &[0x01],
+        &[0x1f],
+        &[0x02, 5, 0, 1, 0, 0, 0],
+        &[0x03, 0x40, 5, 0, 0, 0, 0, 0, 0],
+        &[0x04, 4, 0, 0],
+        &[0x05, 4, 0],
+        &[0x06, 0, 3, 9, 0, 0],
+        &[0x0a, 0, 2, 0, 0],
+        &[0x0f, 4, 0x80, 0, 1, 0, 2, 0, 0],
+        &[0x10, 0x40, 0],
+        &[0x11, 4, 0],
+        &[0x16, 0],
+        &[0x18, 1, 0, 4, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0x19, 0],
+        &[0x1a, 0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+
+    fn padded(frames: &[&[u8]], padding_len: usize) -> Vec<u8> {
+        let mut payload = frames.concat();
+        payload.resize(payload.len() + padding_len, PADDING);
+        payload
+    }
+
+    #[test]
+    fn padding_is_told_from_the_zeros_of_each_frame() {
+        for (index, frame) in FRAMES.iter().enumerate() {
+            for padding_len in [0, 1, 700] {
+                let payload = padded(&[FRAMES[0], &[PADDING; 3], frame], padding_len);
+                assert_eq!(len_without_padding(&payload), 4 + frame.len(), "{index}");
+            }
+        }
+        let all = padded(&FRAMES, 50);
+        assert_eq!(len_without_padding(&all), all.len() - 50);
+    }
+
+    #[test]
+    fn bytes_without_a_length_and_what_is_not_known_stay_whole() {
+        // A STREAM frame to the packet's end, a long form of PING's type, RFC 9221, a cut ACK.
+        let odd: [&[u8]; 4] = [&[0x0c, 4, 0], &[0x40, 0x01], &[0x31, 1], &[0x02, 5, 0, 0x7f, 0xff]];
+        for frame in odd {
+            let payload = padded(&[FRAMES[0], frame], 40);
+            assert_eq!(len_without_padding(&payload), payload.len(), "{frame:?}");
+        }
+    }
+
+    #[test]
+    fn padding_alone_and_nothing_at_all() {
+        assert_eq!(len_without_padding(&[PADDING; 1200]), 0);
+        assert_eq!(len_without_padding(&[]), 0);
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        use rand::{Rng as _, SeedableRng as _};
+        let mut dice = rand::rngs::SmallRng::seed_from_u64(1);
+        for _ in 0..20_000 {
+            let len = dice.random_range(0..60);
+            let payload: Vec<u8> =
+                (0..len).map(|_| dice.random_range(0..0x20) * dice.random_range(0..2)).collect();
+            let kept = len_without_padding(&payload);
+            assert!(payload[kept..].iter().all(|&byte| byte == PADDING));
+        }
+    }
+}
