@@ -165,6 +165,13 @@ impl Machine {
         }
     }
 
+    /// Asks for the end of each operation by its name: to cancel all at once, the kernel walks all
+    /// that it holds anew for each.
+    pub(super) fn cancel_each(&mut self) {
+        let cancels = self.table.keys().map(|key| opcode::AsyncCancel::new(key.0).build());
+        self.outbox.extend(cancels.map(|entry| entry.user_data(CANCEL)));
+    }
+
     fn woken(&mut self, key: OpKey, result: i32) -> Option<Completion> {
         self.table.remove(key);
         if result < 0 && self.is_ending {

@@ -279,6 +279,8 @@ impl Ring {
     fn quiesce(&mut self, deadline: Instant) -> bool {
         const ROUND: Duration = Duration::from_millis(20);
         self.machine.is_ending = true;
+        self.machine.cancel_each();
+        let mut before = usize::MAX;
         loop {
             self.machine.ready.clear();
             while let Some(event) = self.kernel.next_event() {
@@ -286,13 +288,18 @@ impl Ring {
             }
             // What was never submitted is submitted now: then it ends as all else does.
             let is_queued = self.kernel.queue(&mut self.machine.outbox);
-            if is_queued && self.machine.table.in_flight() == 0 {
+            let in_flight = self.machine.table.in_flight();
+            if is_queued && in_flight == 0 {
                 break;
             }
             if clock::now() >= deadline || self.kernel.enter(0, None).is_err() {
                 return false;
             }
-            self.kernel.cancel_all(ROUND);
+            // What no cancel named: the later pieces of a batch.
+            if is_queued && in_flight == before {
+                self.kernel.cancel_all(ROUND);
+            }
+            before = in_flight;
             if self.kernel.enter(1, Some(ROUND)).is_err() {
                 return false;
             }

@@ -115,6 +115,12 @@ impl OpTable {
         Some(op)
     }
 
+    /// The keys of all operations in flight, each of its first piece.
+    pub(super) fn keys(&self) -> impl Iterator<Item = OpKey> {
+        let places = (0..).zip(&self.places).filter(|(_, place)| place.op.is_some());
+        places.map(|(index, place)| OpKey::new(index, place.generation))
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.places.len() - self.free.len()
     }

@@ -1,14 +1,15 @@
 //! How a ring ends: by order, by dropping, by a panic; always with every slot free.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::ControlFlow::Break;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringway::host::clock;
-use ringway::ring::{Ring, StreamAddress, Wait};
+use ringway::host::{clock, probe};
+use ringway::ring::{Ring, RingSettings, StreamAddress, Wait};
 
 use crate::harness::{
     Bench, PATIENCE, assert_all_free, edge_socket, pattern, peer, pool, send, settings,
@@ -56,6 +57,31 @@ fn shutting_down_in_full_flight_leaves_every_slot_free() {
         bench.end();
         assert!(stuck.is_unique());
     }
+}
+
+/// The kernel's own way to cancel all took 2 s for as many.
+#[test]
+fn thousands_of_idle_streams_end_at_once() {
+    const STREAM_COUNT: u32 = 4000;
+    const TIME_MAX: Duration = Duration::from_secs(1);
+    let limit = probe::raise_nofile();
+    assert!(limit.soft > u64::from(STREAM_COUNT) + 100, "{limit:?}: raise `ulimit -Hn`");
+    let mut bench = Bench::new(RingSettings { streams_max: STREAM_COUNT, ..settings() });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let mut far_ends = Vec::new();
+    for tag in 0..STREAM_COUNT {
+        let stream = bench.ring.connect(u64::from(tag), &to).unwrap();
+        bench.until(|_, _| Break(()));
+        far_ends.push(listener.accept().unwrap());
+        bench.ring.receive(stream);
+    }
+    bench.ring.submit_and_wait(Wait::No).unwrap();
+    assert!(bench.ring.operations_in_flight() >= STREAM_COUNT as usize);
+    let began = clock::now();
+    bench.end();
+    let took = clock::now() - began;
+    assert!(took < TIME_MAX, "{took:?}");
 }
 
 #[test]
