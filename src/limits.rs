@@ -119,15 +119,20 @@ pub const RING_STREAMS_MAX: u32 = 16_384;
 pub const RING_THREADS_MAX: u32 = 16;
 
 /// Pieces of one request body that may wait for the upstream: each may pin a pool slot, so a
-/// client that sends single bytes is held back by this bound before the one in bytes.
+/// client that sends single bytes is held back by this bound before the one in bytes. What is read
+/// of a stream at once may pass it.
 pub const REQUEST_PENDING_PIECES_MAX: usize = 256;
+
+/// Chunks of one stream that are read at once; a client may send single bytes.
+pub const READ_CHUNK_COUNT_MAX: usize = 256;
 
 /// Free room in a request's queue below which none is offered, so that a client is not read in
 /// crumbs.
 pub const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
 
-/// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024).
-pub const UPSTREAM_WRITE_PIECES_MAX: usize = 64;
+/// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024): all that may wait of a body that
+/// comes in full packets.
+pub const UPSTREAM_WRITE_PIECES_MAX: usize = 256;
 
 /// Fields of one answer head or trailer section from an upstream; more is 502.
 pub const ANSWER_FIELD_COUNT_MAX: usize = 128;

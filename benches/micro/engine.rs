@@ -9,7 +9,7 @@ use divan::counter::ItemsCount;
 use quinn_proto::{Dir, StreamId as ClientStream};
 use ringway::host::clock;
 use ringway::limits::SLOT_LEN;
-use ringway::quic::{ConnectionKey, Datagram, Engine, Event, Read, StreamId, Transmit, WriteError};
+use ringway::quic::{ConnectionKey, Datagram, Engine, Event, StreamId, Transmit, WriteError};
 
 use crate::client::{Client, engine_and_client};
 
@@ -129,9 +129,8 @@ impl Pair {
             if stream.is_bidirectional() {
                 self.engine_stream = Some((key, stream));
             }
-            while let Ok(Read::Chunk(chunk)) = self.engine.read(key, stream, usize::MAX) {
-                self.received_len += chunk.len();
-            }
+            let len = &mut self.received_len;
+            let _ = self.engine.read(key, stream, usize::MAX, |chunk| *len += chunk.len());
         }
         self.received_len - before
     }

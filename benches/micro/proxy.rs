@@ -72,7 +72,7 @@ impl World {
     }
 
     fn settle(&mut self) {
-        while let Some(output) = self.proxy.poll() {
+        while let Some(output) = self.proxy.poll(self.now) {
             match output {
                 Output::Connect { key, .. } => self.connection = Some(key),
                 Output::Write { pieces, .. } => {

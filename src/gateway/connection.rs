@@ -202,27 +202,26 @@ impl Gateway {
 
     fn read_uni(&mut self, now: Instant, key: ConnectionKey, id: StreamId) {
         loop {
+            let mut chunks = Vec::new();
+            let read = self.engine.read(key, id, UNI_READ_LEN_MAX, |chunk| chunks.push(chunk));
             let Some(connection) = self.connections.get_mut(key) else { return };
-            let verdict = match self.engine.read(key, id, UNI_READ_LEN_MAX) {
-                Ok(Read::Chunk(chunk)) => connection.http3.handle_uni(id.into(), chunk),
-                Ok(Read::Blocked) | Err(ReadError::Gone) => return,
-                Ok(Read::End) => {
-                    let closed = connection.http3.handle_uni_end(id.into());
-                    return self.close_on_error(now, key, closed);
+            for chunk in chunks {
+                match connection.http3.handle_uni(id.into(), chunk) {
+                    Ok(UniVerdict::Continue) => {}
+                    Ok(UniVerdict::StopSending(code)) => {
+                        self.stop_sending(StreamRef { connection: key, stream: id }, code);
+                        return;
+                    }
+                    Err(error) => return self.close_on_error(now, key, Err(error)),
                 }
-                Err(ReadError::Reset(_)) => {
-                    let closed = connection.http3.handle_uni_reset(id.into());
-                    return self.close_on_error(now, key, closed);
-                }
-            };
-            match verdict {
-                Ok(UniVerdict::Continue) => {}
-                Ok(UniVerdict::StopSending(code)) => {
-                    self.stop_sending(StreamRef { connection: key, stream: id }, code);
-                    return;
-                }
-                Err(error) => return self.close_on_error(now, key, Err(error)),
             }
+            let closed = match read {
+                Ok(Read::Full) => continue,
+                Ok(Read::Blocked) | Err(ReadError::Gone) => return,
+                Ok(Read::End) => connection.http3.handle_uni_end(id.into()),
+                Err(ReadError::Reset(_)) => connection.http3.handle_uni_reset(id.into()),
+            };
+            return self.close_on_error(now, key, closed);
         }
     }
 

@@ -27,59 +27,74 @@ impl Gateway {
             if room == 0 {
                 return;
             }
-            match self.engine.read(at.connection, at.stream, room) {
-                Ok(Read::Chunk(chunk)) => {
-                    self.ledger.request_moved(chunk.len());
-                    stream.request.handle(chunk);
-                    if !self.pass_events(now, at) {
-                        return;
-                    }
-                }
+            let mut len = 0;
+            let read = self.engine.read(at.connection, at.stream, room, |chunk| {
+                len += chunk.len();
+                stream.request.handle(chunk);
+            });
+            self.ledger.request_moved(len);
+            if len > 0 && !self.pass_events(now, at) {
+                return;
+            }
+            match read {
+                Ok(Read::Full) => {}
                 Ok(Read::Blocked) => return self.begin_exchange(now, at, false),
                 Ok(Read::End) => return self.end_request(now, at),
                 Err(ReadError::Reset(_)) if is_planted(Bug::CutRequestLooksWhole) => {
                     return self.end_request(now, at);
                 }
-                Err(ReadError::Reset(_)) => {
-                    stream.intake = Intake::Closed;
-                    self.counts.http3.streams_cancelled += 1;
-                    self.abandon(now, at, Code::RequestCancelled);
-                    return self.charge_reset(now, at.connection);
-                }
-                Err(ReadError::Gone) => {
-                    stream.intake = Intake::Closed;
-                    return;
-                }
+                Err(error) => return self.lose_request(now, at, error),
             }
         }
     }
 
-    /// Passes on what the bytes so far mean. False when the stream takes no more.
+    /// The client's side of the stream is over before its end.
+    fn lose_request(&mut self, now: Instant, at: StreamRef, error: ReadError) {
+        let Some(stream) = self.connections.stream_mut(at) else { return };
+        stream.intake = Intake::Closed;
+        if let ReadError::Reset(_) = error {
+            self.counts.http3.streams_cancelled += 1;
+            self.abandon(now, at, Code::RequestCancelled);
+            self.charge_reset(now, at.connection);
+        }
+    }
+
+    /// Passes on what the bytes so far mean: pieces of the body together. False when the stream
+    /// takes no more.
     fn pass_events(&mut self, now: Instant, at: StreamRef) -> bool {
-        loop {
-            let Some(stream) = self.connections.stream_mut(at) else { return false };
+        let Some(stream) = self.connections.stream_mut(at) else { return false };
+        let mut body = std::mem::take(&mut self.body);
+        let outcome = loop {
             match stream.request.poll(&self.settings) {
                 Ok(Some(RequestEvent::Head(head))) => stream.head = Some(head),
-                Ok(Some(RequestEvent::Body(piece))) => self.pass_body(now, at, piece),
+                Ok(Some(RequestEvent::Body(piece))) => body.push(piece),
                 Ok(Some(RequestEvent::Trailers(fields))) => stream.trailers = Some(fields),
-                Ok(None) => return true,
-                Err(error) => {
-                    self.refuse(now, at, error);
-                    return false;
-                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if !body.is_empty() {
+            self.pass_body(now, at, &mut body);
+            body.clear();
+        }
+        self.body = body;
+        match outcome {
+            Ok(()) => true,
+            Err(error) => {
+                self.refuse(now, at, error);
+                false
             }
         }
     }
 
-    fn pass_body(&mut self, now: Instant, at: StreamRef, piece: Bytes) {
+    fn pass_body(&mut self, now: Instant, at: StreamRef, body: &mut Vec<Bytes>) {
         self.begin_exchange(now, at, false);
         let exchange = self.connections.stream_mut(at).and_then(|stream| stream.exchange);
-        let piece = match is_planted(Bug::CopiedBody) {
-            true => Bytes::copy_from_slice(&piece),
-            false => piece,
-        };
+        if is_planted(Bug::CopiedBody) {
+            body.iter_mut().for_each(|piece| *piece = Bytes::copy_from_slice(piece));
+        }
         if let Some(exchange) = exchange {
-            self.proxy.handle_body(now, exchange, piece);
+            self.proxy.handle_body(now, exchange, body.drain(..));
         }
     }
 

@@ -58,6 +58,8 @@ pub struct Gateway {
     socket_listeners: Vec<usize>,
     heads: HeadDeadlines,
     answers: AnswerBudget,
+    /// Room for the pieces of a body that are read together; empty in between.
+    body: Vec<Bytes>,
     /// Streams whose answer queue changed since it was last written.
     unwritten: Vec<StreamRef>,
     outputs: VecDeque<Output>,
@@ -143,6 +145,7 @@ impl Gateway {
             connections: Connections::default(),
             socket_listeners,
             answers: AnswerBudget::new(answers_len_max),
+            body: Vec::new(),
             unwritten: Vec::new(),
             outputs: VecDeque::new(),
             ledger: Ledger::default(),
@@ -284,7 +287,7 @@ impl Gateway {
                 self.handle_engine_event(now, key, event);
                 quiet = false;
             }
-            while let Some(output) = self.proxy.poll() {
+            while let Some(output) = self.proxy.poll(now) {
                 self.handle_proxy_output(now, output);
                 quiet = false;
             }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 
 use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
@@ -20,7 +20,7 @@ impl Proxy {
         match event {
             UpstreamEvent::Connected => {
                 let Role::Connecting(exchange) = connection.role else { return };
-                self.start(now, exchange, key);
+                self.start(exchange, key);
             }
             UpstreamEvent::ConnectFailed(fault) => {
                 self.connect_failed(now, key, Fault::Connect(fault));
@@ -50,16 +50,26 @@ impl Proxy {
         }
     }
 
-    /// Writes what there is of the exchange's request, after `head` if it is the first write.
-    pub(super) fn pump(&mut self, now: Instant, key: ExchangeKey, head: Option<Bytes>) {
+    /// Writes what there is of the exchange's request once all inputs are in: the head and what has
+    /// come of the body leave in one write.
+    pub(super) fn pump_later(&mut self, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("an exchange to pump exists");
+        if !std::mem::replace(&mut exchange.is_pump_due, true) {
+            self.due_pumps.push_back(key);
+        }
+    }
+
+    /// Writes what there is of the exchange's request, unless it is over by now.
+    pub(super) fn pump(&mut self, now: Instant, key: ExchangeKey) {
+        let Some(exchange) = self.exchanges.get_mut(key) else { return };
+        exchange.is_pump_due = false;
         let Stage::Active { connection: connection_key } = exchange.stage() else { return };
         let connection = self.connections.get_mut(connection_key);
         let connection = connection.expect("an active exchange has its connection");
         if connection.writing || connection.broken {
             return;
         }
-        let mut pieces = Vec::from_iter(head);
+        let mut pieces = Vec::from_iter(exchange.unsent_head.take());
         exchange.body.take_pieces(exchange.framing, &mut pieces);
         if !pieces.is_empty() {
             connection.writing = true;
@@ -102,7 +112,7 @@ impl Proxy {
         };
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         exchange.body.wrote();
-        self.pump(now, exchange_key, None);
+        self.pump_later(exchange_key);
     }
 
     /// The upstream takes no more. What it has sent may be an answer all the same (an early 413,

@@ -63,11 +63,21 @@ impl Proxy {
         key
     }
 
-    /// Takes a piece of the request's body. The gateway asks [`Proxy::body_room`] first: a piece
-    /// beyond it is taken too, so the bound is passed by less than one piece.
-    pub fn handle_body(&mut self, now: Instant, key: ExchangeKey, piece: Bytes) {
+    /// Takes pieces of the request's body. The gateway asks [`Proxy::body_room`] first: what is
+    /// beyond it is taken too.
+    pub fn handle_body(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let body_len = exchange.body.received_len + piece.len() as u64;
+        let before = exchange.body.received_len;
+        pieces.into_iter().for_each(|piece| exchange.body.push(piece));
+        let body_len = exchange.body.received_len;
+        if body_len == before {
+            return;
+        }
         if exchange.stage() != Stage::Answered && !exchange.body.stopped {
             if matches!(exchange.framing, Framing::Length(len) if body_len > len) {
                 let rule = "the request's body is longer than its content-length";
@@ -77,17 +87,13 @@ impl Proxy {
                 return self.fail(now, key, Fault::RequestTooLarge);
             }
         }
-        if piece.is_empty() {
-            return;
-        }
-        exchange.body.push(piece);
         match exchange.stage() {
             Stage::Holding => {
                 exchange.framing = Framing::Chunked;
                 exchange.advance(Stage::Arrived);
                 self.dispatch(now, key);
             }
-            Stage::Active { .. } => self.pump(now, key, None),
+            Stage::Active { .. } => self.pump_later(key),
             Stage::Arrived | Stage::Waiting { .. } | Stage::Connecting { .. } => {}
             Stage::Answered => return,
         }
@@ -121,7 +127,7 @@ impl Proxy {
                 exchange.advance(Stage::Arrived);
                 self.dispatch(now, key);
             }
-            Stage::Active { .. } => self.pump(now, key, None),
+            Stage::Active { .. } => self.pump_later(key),
             _ => {}
         }
     }

@@ -105,7 +105,11 @@ pub(crate) struct Exchange {
     pub(crate) bounds: Bounds,
     pub(crate) group: Option<GroupKey>,
     pub(crate) framing: Framing,
+    /// The head as the upstream is told it, until it is given to a write.
+    pub(crate) unsent_head: Option<Bytes>,
     pub(crate) body: RequestBody,
+    /// It stands in the queue of those that have something to write.
+    pub(crate) is_pump_due: bool,
     pub(crate) answer: AnswerProgress,
     pub(crate) avoid: Avoid,
     /// Another try is allowed.
@@ -164,7 +168,9 @@ impl Exchange {
             bounds,
             group: None,
             framing: Framing::None,
+            unsent_head: None,
             body: RequestBody::default(),
+            is_pump_due: false,
             answer: AnswerProgress::default(),
             avoid: Avoid::default(),
             may_try_again: true,

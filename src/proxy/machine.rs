@@ -24,6 +24,8 @@ pub struct Proxy {
     pub(super) connections: Slots<UpstreamKey, Connection>,
     pub(super) alarms: Alarms<Owner>,
     pub(super) outputs: VecDeque<Output>,
+    /// Exchanges that may have something to write.
+    pub(super) due_pumps: VecDeque<ExchangeKey>,
     /// Orders waiting exchanges and idle connections.
     pub(super) ticket: u64,
     pub(super) waiting_count: usize,
@@ -60,6 +62,7 @@ impl Proxy {
             connections: Slots::new(),
             alarms: Alarms::new(),
             outputs: VecDeque::new(),
+            due_pumps: VecDeque::new(),
             ticket: 0,
             waiting_count: 0,
             idle_count: 0,
@@ -88,9 +91,15 @@ impl Proxy {
         }
     }
 
-    /// What is to be done next; drained after every input.
-    pub fn poll(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+    /// What is to be done next; drained after any number of inputs.
+    pub fn poll(&mut self, now: Instant) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            let key = self.due_pumps.pop_front()?;
+            self.pump(now, key);
+        }
     }
 
     /// When [`Proxy::handle_timeout`] is to be called at the latest.

@@ -201,11 +201,11 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(key).expect("an exchange to place exists");
         exchange.note_endpoint(now, &endpoint.label);
         self.tally.reused += 1;
-        self.start(now, key, connection_key);
+        self.start(key, connection_key);
     }
 
-    /// Sends the exchange's head over the connection, and as much of its body as there is.
-    pub(super) fn start(&mut self, now: Instant, key: ExchangeKey, connection_key: UpstreamKey) {
+    /// Lets the exchange's head leave over the connection, and as much of its body as there is.
+    pub(super) fn start(&mut self, key: ExchangeKey, connection_key: UpstreamKey) {
         let exchange = self.exchanges.get_mut(key).expect("an exchange to start exists");
         exchange.advance(Stage::Active { connection: connection_key });
         let request = exchange.request.as_ref().expect("an admitted exchange has its request");
@@ -218,7 +218,8 @@ impl Proxy {
         let host = group.host_for(connection.endpoint, request.authority.as_bytes());
         let nominated = Nominated::read(&request.fields).expect("checked when it was admitted");
         let head = encode_head(request, &nominated, host, exchange.framing, exchange.trusted);
-        self.pump(now, key, Some(head));
+        exchange.unsent_head = Some(head);
+        self.pump_later(key);
         self.receive(connection_key);
     }
 

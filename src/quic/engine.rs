@@ -44,6 +44,8 @@ pub struct Engine {
     /// What windows may still grow by, of all connections together.
     pub(super) window_budget: u64,
     pub(super) stats: QuicCounters,
+    /// Connections that datagrams have come for and that are not settled since.
+    pub(super) heard: Vec<usize>,
     /// Scratch of [`Engine::handle_timeout`].
     due: Vec<usize>,
 }
@@ -75,6 +77,7 @@ impl Engine {
             accepting: true,
             stats: QuicCounters::default(),
             due: Vec::new(),
+            heard: Vec::new(),
         })
     }
 
@@ -110,7 +113,8 @@ impl Engine {
         Ok(())
     }
 
-    /// When [`Engine::handle_timeout`] is to be called next.
+    /// When [`Engine::handle_timeout`] is to be called next, once [`Engine::poll_event`] has given
+    /// all that there is.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.next()
     }
@@ -118,6 +122,7 @@ impl Engine {
     /// Does what is due. Each connection is looked at once: one whose next deadline has passed
     /// already may have to send first, and waits for the next call.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.settle_heard();
         let mut due = std::mem::take(&mut self.due);
         while let Some(index) = self.deadlines.pop_due(now) {
             due.push(index);
@@ -145,7 +150,23 @@ impl Engine {
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
+        self.settle_heard();
         self.events.pop_front()
+    }
+
+    /// Settles the connections that datagrams have come for: once, however many came for it.
+    fn settle_heard(&mut self) {
+        if self.heard.is_empty() {
+            return;
+        }
+        let mut heard = std::mem::take(&mut self.heard);
+        for index in heard.drain(..) {
+            if let Some((_, managed)) = self.table.at(index) {
+                managed.is_heard = false;
+                self.settle(index);
+            }
+        }
+        self.heard = heard;
     }
 
     /// Writes the next datagrams into `buffer`: answers to strangers first, then those of one
@@ -159,6 +180,7 @@ impl Engine {
             buffer.capacity() >= usize::from(self.settings.mtu_max),
             "a transmit buffer has room for a datagram of the longest MTU"
         );
+        self.settle_heard();
         let place = buffer.as_ptr();
         let transmit = match self.responses.pop(buffer) {
             Some(transmit) => Some(transmit),

@@ -159,8 +159,10 @@ impl Engine {
                 &mut self.window_budget,
             );
         }
+        if !std::mem::replace(&mut managed.is_heard, true) {
+            self.heard.push(handle.0);
+        }
         self.table.mark_dirty(key);
-        self.settle(handle.0);
     }
 
     /// Decides about a client that wants to begin. Each `Incoming` must be handed back to the
@@ -242,6 +244,7 @@ impl Engine {
             windows: Windows::new(now, &listener.quic),
             moved_unasked: false,
             dirty: false,
+            is_heard: false,
             lost_counted: 0,
         };
         let key = self.table.insert(handle.0, managed);

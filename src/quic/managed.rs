@@ -50,6 +50,8 @@ pub(super) struct Managed {
     pub(super) moved_unasked: bool,
     /// Whether it waits in the table's queue of senders.
     pub(super) dirty: bool,
+    /// Whether it stands in the engine's list of those that have heard something.
+    pub(super) is_heard: bool,
     /// Lost packets that the engine's counters have already.
     pub(super) lost_counted: u64,
 }

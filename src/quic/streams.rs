@@ -14,16 +14,17 @@ use super::engine::Engine;
 use super::managed::{Managed, Phase};
 use super::table::ConnectionKey;
 use super::types::{CloseReason, Event, StreamId};
+use crate::limits::READ_CHUNK_COUNT_MAX;
 
 /// The connection or the stream is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
-/// What a read found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What follows the bytes that a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// The next bytes.
-    Chunk(Bytes),
+    /// As much as was asked for came; there may be more.
+    Full,
     /// Nothing yet; a [`Event::Readable`] will tell.
     Blocked,
     /// The client finished the stream, and all of it has been read.
@@ -60,28 +61,42 @@ pub enum WriteError {
 }
 
 impl Engine {
-    /// Takes up to `len_max` bytes that follow what was read before.
+    /// Gives `take` the chunks that follow what was read before, `len_max` bytes at most and
+    /// [`READ_CHUNK_COUNT_MAX`] chunks: the client's credit is reckoned once for all of them.
     pub fn read(
         &mut self,
         key: ConnectionKey,
         stream: StreamId,
         len_max: usize,
+        mut take: impl FnMut(Bytes),
     ) -> Result<Read, ReadError> {
         let id = receives(stream).ok_or(ReadError::Gone)?;
         let managed = self.open_mut(key).ok_or(ReadError::Gone)?;
         let mut receive = managed.connection.recv_stream(id);
         let mut chunks = receive.read(true).map_err(|_| ReadError::Gone)?;
-        let next = chunks.next(len_max);
+        let (mut room, mut count_left) = (len_max, READ_CHUNK_COUNT_MAX);
+        let read = loop {
+            if room == 0 || count_left == 0 {
+                break Ok(Read::Full);
+            }
+            match chunks.next(room) {
+                Ok(Some(chunk)) => {
+                    room -= chunk.bytes.len();
+                    count_left -= 1;
+                    take(chunk.bytes);
+                }
+                Ok(None) => break Ok(Read::End),
+                Err(quinn_proto::ReadError::Blocked) => break Ok(Read::Blocked),
+                Err(quinn_proto::ReadError::Reset(code)) => {
+                    break Err(ReadError::Reset(code.into()));
+                }
+            }
+        };
         // Reading earns the client flow control credit, which has to be told.
         if chunks.finalize().should_transmit() {
             self.table.mark_dirty(key);
         }
-        match next {
-            Ok(Some(chunk)) => Ok(Read::Chunk(chunk.bytes)),
-            Ok(None) => Ok(Read::End),
-            Err(quinn_proto::ReadError::Blocked) => Ok(Read::Blocked),
-            Err(quinn_proto::ReadError::Reset(code)) => Err(ReadError::Reset(code.into())),
-        }
+        read
     }
 
     /// Gives `pieces` to a stream, as much as it takes; what was taken is cut off their fronts.

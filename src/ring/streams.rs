@@ -25,7 +25,7 @@ use super::completion::{
 use super::machine::{Event, Machine};
 use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
-use crate::limits::SLOT_LEN;
+use crate::limits::{SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
 use crate::pool::Provided;
 
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
@@ -35,9 +35,6 @@ const POLL_FIRST: u16 = 1;
 /// receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte costs less
 /// the fewer there are.
 const SCATTER_SLOTS_MAX: usize = 4;
-
-/// Pieces that one write hands to the kernel at once; the rest follows with the next.
-const PIECES_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -149,7 +146,7 @@ impl WriteOp {
     fn offer(&mut self, file: Fixed) -> squeue::Entry {
         self.vectors.clear();
         let mut gone = self.gone;
-        for piece in self.pieces[self.next..].iter().take(PIECES_MAX) {
+        for piece in self.pieces[self.next..].iter().take(UPSTREAM_WRITE_PIECES_MAX) {
             let rest = &piece[mem::take(&mut gone)..];
             let iov_base = rest.as_ptr().cast_mut().cast();
             self.vectors.push(libc::iovec { iov_base, iov_len: rest.len() });

@@ -99,6 +99,24 @@ fn a_slow_upstream_holds_the_client_back() {
 }
 
 #[test]
+fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let (_, upstream) = rig.active_get();
+    rig.answer(upstream, OK);
+    let post = Request { content_length: Some(4), ..request(Method::POST, "/upload") };
+    let downstream = Downstream::Stream { connection: 1, stream: 400 };
+    let exchange = rig.proxy.handle_request(rig.now, downstream, post, false);
+    rig.proxy.handle_body(rig.now, exchange, ["bo", "dy"].map(Bytes::from));
+    rig.proxy.handle_end(rig.now, exchange, None);
+    rig.run();
+    assert!(rig.wires[&upstream].writing, "and this one is not over");
+    assert!(rig.written(upstream).ends_with("\r\n\r\nbody"));
+    rig.wrote(upstream);
+    rig.answer(upstream, OK);
+    rig.assert_nothing_left();
+}
+
+#[test]
 fn crumbs_of_a_body_are_bounded_by_number_and_told_of_room() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(None);

@@ -190,7 +190,7 @@ impl Rig {
     }
 
     pub fn body(&mut self, key: ExchangeKey, piece: &[u8]) {
-        self.proxy.handle_body(self.now, key, Bytes::copy_from_slice(piece));
+        self.proxy.handle_body(self.now, key, [Bytes::copy_from_slice(piece)]);
         self.run();
     }
 
@@ -300,7 +300,7 @@ impl Rig {
     }
 
     fn run(&mut self) {
-        while let Some(output) = self.proxy.poll() {
+        while let Some(output) = self.proxy.poll(self.now) {
             self.apply(output);
         }
     }

@@ -229,7 +229,7 @@ fn a_key_outlives_its_connection_without_harm() {
     assert_ne!(old, new);
     let stream = StreamId::from(0);
     let engine = &mut pair.engine;
-    assert_eq!(engine.read(old, stream, 10), Err(ReadError::Gone));
+    assert_eq!(engine.read(old, stream, 10, drop), Err(ReadError::Gone));
     assert_eq!(engine.write(old, stream, &mut [b"x"[..].into()]), Err(WriteError::Gone));
     assert_eq!(engine.finish(old, stream), Err(WriteError::Gone));
     assert_eq!(engine.reset(old, stream, 1), Err(Gone));
@@ -249,10 +249,10 @@ fn streams_that_are_not_ours_to_use_are_gone() {
     let (client_uni, server_uni) = (StreamId::from(2), StreamId::from(3));
     assert_eq!(engine.write(key, client_uni, &mut [b"x"[..].into()]), Err(WriteError::Gone));
     assert_eq!(engine.reset(key, client_uni, 1), Err(Gone));
-    assert_eq!(engine.read(key, server_uni, 10), Err(ReadError::Gone));
+    assert_eq!(engine.read(key, server_uni, 10, drop), Err(ReadError::Gone));
     assert_eq!(engine.stop_sending(key, server_uni, 1), Err(Gone));
     for id in [4_000, u64::MAX] {
-        assert_eq!(engine.read(key, StreamId::from(id), 10), Err(ReadError::Gone));
+        assert_eq!(engine.read(key, StreamId::from(id), 10, drop), Err(ReadError::Gone));
         assert_eq!(engine.finish(key, StreamId::from(id)), Err(WriteError::Gone));
     }
     assert!(engine.is_open(key));

@@ -467,13 +467,10 @@ impl Pair {
         stream: StreamId,
         into: &mut Vec<u8>,
     ) -> bool {
-        loop {
-            match self.engine.read(key, stream, usize::MAX) {
-                Ok(Read::Chunk(chunk)) => into.extend_from_slice(&chunk),
-                Ok(Read::Blocked) => return false,
-                Ok(Read::End) => return true,
-                Err(error) => panic!("the server's stream is over: {error:?}"),
-            }
+        match self.engine.read(key, stream, usize::MAX, |chunk| into.extend_from_slice(&chunk)) {
+            Ok(Read::Blocked) => false,
+            Ok(Read::End) => true,
+            other => panic!("the server's stream is over, or has no end: {other:?}"),
         }
     }
 

@@ -200,8 +200,9 @@ fn resets_and_stops_reach_the_other_side() {
     pair.client_write(client, stream, &mut Bytes::from_static(b"half a request"));
     let opened = Event::StreamOpened(stream);
     assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&(key, opened.clone()))));
-    let read = pair.engine.read(key, stream, 4).unwrap();
-    assert_eq!(read, Read::Chunk(Bytes::from_static(b"half")));
+    let mut chunks = Vec::new();
+    let read = pair.engine.read(key, stream, 4, |chunk| chunks.push(chunk));
+    assert_eq!((read, chunks.concat()), (Ok(Read::Full), b"half".to_vec()));
 
     // The client gives up both directions.
     let id = stream.proto().unwrap();
@@ -210,8 +211,8 @@ fn resets_and_stops_reach_the_other_side() {
     connection.recv_stream(id).stop(VarInt::from_u32(0x10d)).unwrap();
     let stopped = (key, Event::Stopped(stream, 0x10d));
     assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&stopped)));
-    assert_eq!(pair.engine.read(key, stream, 10), Err(ReadError::Reset(0x10c)));
-    assert_eq!(pair.engine.read(key, stream, 10), Err(ReadError::Gone));
+    assert_eq!(pair.engine.read(key, stream, 10, drop), Err(ReadError::Reset(0x10c)));
+    assert_eq!(pair.engine.read(key, stream, 10, drop), Err(ReadError::Gone));
     let mut piece = [Bytes::from_static(b"late")];
     let late = pair.engine.write(key, stream, &mut piece).unwrap_err();
     assert!(matches!(late, WriteError::Stopped(0x10d) | WriteError::Gone), "{late:?}");
