@@ -131,6 +131,11 @@ impl AnswerQueue {
         self.pending_len
     }
 
+    /// Body bytes that the proxy counts as not taken.
+    pub(super) fn body_waiting_len(&self) -> usize {
+        self.body_untold_len
+    }
+
     /// Whether the stream can be finished: the end is known and nothing waits.
     pub(super) fn is_complete(&self) -> bool {
         self.ended && self.pending_len == 0

@@ -353,7 +353,7 @@ impl Gateway {
 
     fn forget_connection(&mut self, now: Instant, key: ConnectionKey) {
         let Some(connection) = self.connections.remove(key) else { return };
-        self.answers.forget(key, connection.answers_len);
+        self.answers.forget(connection.answers_len);
         for stream in connection.streams.into_values() {
             if let (Some(exchange), false) = (stream.exchange, stream.answered) {
                 self.proxy.handle_abort(now, exchange);

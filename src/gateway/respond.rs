@@ -16,7 +16,7 @@ impl Gateway {
                 self.outputs.push_back(Output::Connect { key, address });
             }
             From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
-            From::Receive { key, downstream } => self.receive(key, downstream),
+            From::Receive { key, downstream } => self.receive(now, key, downstream),
             From::Close { key } => self.outputs.push_back(Output::Close { key }),
             From::Access(record) => {
                 self.counts.note_exchange(&record);
@@ -124,7 +124,7 @@ impl Gateway {
     }
 }
 
-fn stream_of(downstream: Downstream) -> StreamRef {
+pub(super) fn stream_of(downstream: Downstream) -> StreamRef {
     match downstream {
         Downstream::Stream { connection, stream } => {
             StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }

@@ -191,8 +191,8 @@ pub enum Output {
     Receive {
         /// The connection.
         key: UpstreamKey,
-        /// Whose answer it is, if anybody's: the asker may hold the receive back as long as that
-        /// client takes too little.
+        /// Whose answer it is, if anybody's: while that client takes too little, the receive may be
+        /// refused by [`super::Proxy::hold`].
         downstream: Option<Downstream>,
     },
     /// Close the connection, whatever is in flight on it or became of it. The key is dead.

@@ -50,6 +50,21 @@ impl Proxy {
         }
     }
 
+    /// The last [`Output::Receive`] is not made: the client takes too little of this answer, of which
+    /// something must wait for it. It is asked for anew when the client takes something; until then
+    /// the upstream is not late, whatever it does.
+    pub fn hold(&mut self, now: Instant, key: UpstreamKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Role::Busy(exchange, _) = &connection.role else {
+            unreachable!("a receive is held back for an answer that has begun")
+        };
+        let exchange = *exchange;
+        (connection.receiving, connection.held) = (false, true);
+        let pending_len = self.exchanges.get(exchange).map(|exchange| exchange.answer.pending_len);
+        assert!(pending_len > Some(0), "nothing would ever ask for a receive that was held back");
+        self.set_upstream_alarm(now, exchange);
+    }
+
     /// Writes what there is of the exchange's request once all inputs are in: the head and what has
     /// come of the body leave in one write.
     pub(super) fn pump_later(&mut self, key: ExchangeKey) {
@@ -94,7 +109,7 @@ impl Proxy {
         let connection = connection.expect("an active exchange has its connection");
         let group = self.groups.get(connection.group).expect("a used group exists");
         let request_is_out = exchange.body.given || exchange.body.stopped;
-        let may_answer = reads_on || connection.receiving;
+        let may_answer = connection.receiving || reads_on && !connection.held;
         if connection.writing || request_is_out && may_answer {
             let due = now + group.config.response_timeout;
             self.alarms.set(&mut exchange.upstream_alarm, due, Owner::Upstream(key));

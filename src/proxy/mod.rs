@@ -22,7 +22,8 @@
 //! What holds an exchange back:
 //!
 //! - the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
-//! - the upstream: `Receive` is not asked for while too much of its answer waits for the client.
+//! - the upstream: `Receive` is not asked for while too much of its answer waits for the client, or
+//!   is refused by [`Proxy::hold`] while too much of all of that client's answers does.
 #![forbid(unsafe_code)]
 
 mod alarms;

@@ -139,7 +139,7 @@ impl Proxy {
         if connection.receiving {
             return false;
         }
-        connection.receiving = true;
+        (connection.receiving, connection.held) = (true, false);
         let exchange = connection.role.exchange().and_then(|exchange| self.exchanges.get(exchange));
         let downstream = exchange.map(|exchange| exchange.downstream);
         self.outputs.push_back(Output::Receive { key, downstream });
@@ -158,6 +158,7 @@ impl Proxy {
             role: Role::Connecting(key),
             writing: false,
             receiving: false,
+            held: false,
             kept: false,
             trial,
             broken: false,

@@ -9,12 +9,11 @@ use quinn_proto::crypto::rustls::QuicClientConfig;
 use ringway::config::{Certificate, CertificateSource, HostPattern};
 use ringway::gateway::{Gateway, GatewaySettings};
 use ringway::host::clock;
-use ringway::limits::SLOT_LEN;
 use ringway::quic::{CidMask, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource};
 use ringway::tls::{ServerTls, provider};
 
 use crate::client::Client;
-use crate::scenario::{SLOT_COUNT, Scenario};
+use crate::scenario::Scenario;
 
 /// Where the gateway is.
 pub const GATEWAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 443));
@@ -51,7 +50,7 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
         engine: engine.unwrap(),
         socket_listeners: vec![0],
         worker_count: 1,
-        answers_len_max: SLOT_COUNT * SLOT_LEN / 2,
+        answers_len_max: scenario.answers_len_max,
     });
     let clients = scenario.clients.iter().enumerate().map(|(index, (manner, asks))| {
         let address = SocketAddr::from(([10, 0, 1, 1], 10_000 + index as u16));

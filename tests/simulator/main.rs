@@ -22,10 +22,12 @@ mod verdict;
 mod wire;
 mod world;
 
-use plan::{Ask, Framing, Plan};
+use std::time::Duration;
+
+use plan::{Ask, Behaviour, Framing, Plan};
 use ringway::pool::PoolAllocator;
-use runner::{Failure, replay, run, sweep};
-use scenario::Scenario;
+use runner::{Failure, replay, run, run_and, sweep};
+use scenario::{ANSWERS_LEN_MAX, Scenario};
 
 #[global_allocator]
 static ALLOCATOR: PoolAllocator = PoolAllocator;
@@ -52,6 +54,34 @@ fn fair_weather_gives_every_kind_of_answer() {
         Ask::plain(10, "GET", 0, Plan::Lie(0)),
     ];
     run(1, Scenario::quiet(asks));
+}
+
+/// Downloads that their client does not read for longer than an upstream may take to answer: no
+/// upstream is late because it is not read, and what else the client asks is answered meanwhile.
+#[test]
+fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
+    let pause = Duration::from_secs(45);
+    let whole = |len| Plan::Whole { framing: Framing::Length, len, interim_count: 0 };
+    for answers_len_max in [ANSWERS_LEN_MAX, 300_000] {
+        let paused = (0..10).map(|id| Ask {
+            behaviour: Behaviour::PauseReading(0, pause),
+            ..Ask::plain(id, "GET", 0, whole(500_000))
+        });
+        let others = (10..20).map(|id| Ask {
+            after: Duration::from_secs(id as u64 - 5),
+            ..Ask::plain(id, "GET", 0, whole(1_000))
+        });
+        let mut scenario = Scenario::quiet(paused.chain(others).collect());
+        scenario.answers_len_max = answers_len_max;
+        scenario.clients[0].0.stream_window = 4 << 10;
+        assert!(scenario.config.upstreams[0].response_timeout < pause);
+        run_and(1, scenario, |world| {
+            for id in 10..20 {
+                let took = world.books.record(id).expect("it was answered").duration;
+                assert!(took < Duration::from_secs(1), "request {id} took {took:?}");
+            }
+        });
+    }
 }
 
 /// Seeds that once failed come first.

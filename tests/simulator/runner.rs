@@ -28,6 +28,15 @@ pub fn run(seed: u64, scenario: Scenario) -> u64 {
     run_in(seed, scenario, &pool).0
 }
 
+/// Like [`run`]; `check` holds the world against what the test knows of it.
+pub fn run_and(seed: u64, scenario: Scenario, check: impl FnOnce(&World)) {
+    let mut world = World::new(seed, scenario, new_pool());
+    world.run();
+    verdict::check(&world);
+    check(&world);
+    world.assert_at_rest();
+}
+
 fn run_in(seed: u64, scenario: Scenario, pool: &Rc<Pool>) -> (u64, Marks) {
     let mut world = World::new(seed, scenario, Rc::clone(pool));
     let hash = world.run();

@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use ringway::config::{self, Config, Congestion, Endpoint, EndpointAddress, Retry};
+use ringway::limits::SLOT_LEN;
 
 use crate::client::Manner;
 use crate::kernel::SocketTroubles;
@@ -17,6 +18,9 @@ use crate::wire::Troubles;
 /// Slots of a world's pool, some of which its scenario takes away.
 pub const SLOT_COUNT: usize = 128;
 
+/// As a worker has it: half of its pool.
+pub const ANSWERS_LEN_MAX: usize = SLOT_COUNT * SLOT_LEN / 2;
+
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub config: Config,
@@ -24,6 +28,8 @@ pub struct Scenario {
     pub troubles: Troubles,
     pub socket: SocketTroubles,
     pub clients: Vec<(Manner, Vec<Ask>)>,
+    /// What of all answers may wait in the gateway.
+    pub answers_len_max: usize,
     /// A reload comes at this time.
     pub reload: Option<Duration>,
     /// A drain begins at this time.
@@ -39,6 +45,7 @@ impl Scenario {
             troubles: Troubles::NONE,
             socket: SocketTroubles::NONE,
             clients: vec![(Manner::CALM, asks)],
+            answers_len_max: ANSWERS_LEN_MAX,
             reload: None,
             drain: None,
         }
@@ -60,6 +67,7 @@ impl Scenario {
         let clients = clients.collect();
         Self {
             clients,
+            answers_len_max: ANSWERS_LEN_MAX,
             config: draw_config(rng),
             weather: Weather::draw(rng),
             troubles: draw_troubles(rng),

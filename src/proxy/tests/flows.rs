@@ -1,7 +1,7 @@
 //! What goes well: bodies both ways, kept connections, queues, reloads.
 
 use super::*;
-use crate::limits::{ANSWER_PENDING_LEN_MAX, REQUEST_PENDING_LEN_MAX};
+use crate::limits::{ANSWER_PENDING_LEN_MAX, ANSWER_STALL_TIMEOUT, REQUEST_PENDING_LEN_MAX};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -184,6 +184,52 @@ fn in_want_of_memory_an_answer_is_read_on_only_when_it_was_taken() {
     rig.taken(exchange, 3);
     assert_eq!(rig.record().outcome, Outcome::Complete);
     rig.assert_nothing_left();
+}
+
+/// One client has too much waiting, or all have: a receive that the gateway does not make.
+#[test]
+fn a_receive_that_is_held_back_makes_nobody_late() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    (rig.takes, rig.holds) = (false, true);
+    let (exchange, upstream) = rig.active_get();
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
+    assert!(rig.wires[&upstream].receiving, "nothing waits");
+    rig.answer(upstream, "abc");
+    assert!(!rig.wires[&upstream].receiving);
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    rig.taken(exchange, 1);
+    assert!(!rig.wires[&upstream].receiving, "asked for, and held back again");
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, None);
+    rig.taken(exchange, 2);
+    assert!(rig.wires[&upstream].receiving, "nothing waits any more");
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout), "now it is");
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_answer_that_is_held_back_ends_by_the_clients_fault() {
+    for leaves in [false, true] {
+        let mut rig = Rig::new(config(1, 1, 0));
+        (rig.takes, rig.holds) = (false, true);
+        let (exchange, upstream) = rig.active_get();
+        rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+        let ended = if leaves {
+            rig.abort(exchange);
+            Outcome::Aborted
+        } else {
+            rig.pass(ANSWER_STALL_TIMEOUT);
+            Outcome::Reset(ResetReason::AnswerStalled)
+        };
+        assert_eq!(rig.record().outcome, ended);
+        assert!(!rig.is_open(upstream));
+        rig.proxy.handle_answer_taken(rig.now, exchange, 3);
+        rig.proxy.hold(rig.now, upstream);
+        assert!(rig.proxy.poll().is_none(), "both keys are dead");
+        rig.assert_nothing_left();
+    }
 }
 
 #[test]

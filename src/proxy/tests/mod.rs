@@ -105,6 +105,7 @@ pub(super) fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
 /// What a client has seen of one exchange.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
+    pub downstream: Option<Downstream>,
     pub status: Option<StatusCode>,
     pub fields: Fields,
     pub interim: Vec<StatusCode>,
@@ -144,6 +145,8 @@ pub(super) struct Rig {
     pub records: Vec<AccessRecord>,
     /// Answers are taken as they come.
     pub takes: bool,
+    /// Receives are held back for who has something waiting.
+    pub holds: bool,
     streams: u64,
 }
 
@@ -160,6 +163,7 @@ impl Rig {
             connects: VecDeque::new(),
             records: Vec::new(),
             takes: true,
+            holds: false,
             streams: 0,
         }
     }
@@ -319,8 +323,12 @@ impl Rig {
                 assert!(!pieces.is_empty() && pieces.iter().all(|piece| !piece.is_empty()));
                 wire.written.extend(pieces.concat());
             }
-            Output::Receive { key, .. } => {
+            Output::Receive { key, downstream } => {
                 let wire = self.wires.get_mut(&key).expect("read after its close");
+                let untaken = |seen: &Seen| seen.downstream == downstream && seen.untaken_len > 0;
+                if self.holds && downstream.is_some() && self.seen.values().any(untaken) {
+                    return self.proxy.hold(self.now, key);
+                }
                 assert!(!std::mem::replace(&mut wire.receiving, true), "two receives at once");
             }
             Output::Close { key } => {
@@ -341,8 +349,9 @@ impl Rig {
                 assert!(seen.status.is_none() && status.is_informational());
                 seen.interim.push(status);
             }
-            Output::AnswerHead { exchange, status, fields, ended, .. } => {
+            Output::AnswerHead { downstream, exchange, status, fields, ended, .. } => {
                 let seen = see(&mut self.seen, exchange);
+                seen.downstream = Some(downstream);
                 assert!(seen.status.replace(status).is_none(), "two heads");
                 assert!(!status.is_informational());
                 (seen.fields, seen.whole) = (fields, ended);

@@ -66,7 +66,8 @@ impl Simulation {
             }
             36..45 => self.take(),
             45 => self.rig.takes = !self.rig.takes,
-            46..56 => self.connect(),
+            46 => self.rig.holds = !self.rig.holds,
+            47..57 => self.connect(),
             _ => self.move_a_wire(),
         }
     }
