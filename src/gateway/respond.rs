@@ -113,7 +113,13 @@ impl Gateway {
                         self.proxy.handle_answer_taken(now, exchange, body_taken);
                     }
                 }
-                Err(WriteError::Blocked | WriteError::Gone) => return,
+                Err(WriteError::Blocked) => {
+                    if let Some(exchange) = stream.exchange {
+                        self.proxy.handle_answer_blocked(now, exchange);
+                    }
+                    return;
+                }
+                Err(WriteError::Gone) => return,
                 Err(WriteError::Stopped(_)) => {
                     self.counts.http3.streams_cancelled += 1;
                     self.abandon(now, at, Code::RequestCancelled);

@@ -103,18 +103,18 @@ impl Proxy {
     pub(super) fn set_upstream_alarm(&mut self, now: Instant, key: ExchangeKey) {
         let pending_len = self.exchanges.get(key).map(|exchange| exchange.answer.pending_len);
         let reads_on = self.reads_on(pending_len.expect("an active exchange exists"));
-        let exchange = self.exchanges.get_mut(key).expect("an active exchange exists");
-        let Stage::Active { connection } = exchange.stage() else { return };
-        let connection = self.connections.get(connection);
+        let exchange = self.exchanges.get(key).expect("an active exchange exists");
+        let Stage::Active { connection: connection_key } = exchange.stage() else { return };
+        let connection = self.connections.get_mut(connection_key);
         let connection = connection.expect("an active exchange has its connection");
         let group = self.groups.get(connection.group).expect("a used group exists");
         let request_is_out = exchange.body.given || exchange.body.stopped;
         let may_answer = connection.receiving || reads_on && !connection.held;
         if connection.writing || request_is_out && may_answer {
             let due = now + group.config.response_timeout;
-            self.alarms.set(&mut exchange.upstream_alarm, due, Owner::Upstream(key));
+            self.alarms.set(&mut connection.alarm, due, Owner::Connection(connection_key));
         } else {
-            exchange.upstream_alarm.disarm();
+            connection.alarm.disarm();
         }
     }
 
@@ -277,7 +277,6 @@ impl Proxy {
                 exchange.answer.pending_len += piece.len();
                 let exchange = exchange_key;
                 self.outputs.push_back(Output::AnswerBody { downstream, exchange, piece });
-                self.set_answer_alarm(now, exchange);
                 false
             }
             AnswerPart::End(trailers) => {
@@ -303,7 +302,6 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         exchange.note_upstream_end(now);
         exchange.advance(Stage::Answered);
-        exchange.upstream_alarm.disarm();
         let request_is_whole = exchange.body.given || is_planted(Bug::PooledDirtyConnection);
         self.stop_request(exchange_key);
         self.end_if_taken(now, exchange_key);
@@ -323,7 +321,7 @@ impl Proxy {
         // The kernel has not told yet that the request's last bytes are out.
         let group = self.groups.get(connection.group).expect("a used group exists");
         let due = now + group.config.idle_timeout;
-        self.alarms.set(&mut connection.alarm, due, Owner::Idle(key));
+        self.alarms.set(&mut connection.alarm, due, Owner::Connection(key));
         self.receive(key);
     }
 

@@ -177,6 +177,14 @@ impl Proxy {
         }
     }
 
+    /// The client's connection takes no more of the answer for now: the watch over it begins, unless
+    /// it runs.
+    pub fn handle_answer_blocked(&mut self, now: Instant, key: ExchangeKey) {
+        if self.exchanges.get(key).is_some() {
+            self.set_answer_alarm(now, key);
+        }
+    }
+
     /// Answers a request that was refused before it became one (400, 431), so that it is answered
     /// and logged as all others are. `ended`: nothing more comes from the client.
     pub fn reject(
@@ -245,7 +253,7 @@ impl Proxy {
     }
 
     /// Starts the watch over the client's taking, unless it runs.
-    pub(super) fn set_answer_alarm(&mut self, now: Instant, key: ExchangeKey) {
+    fn set_answer_alarm(&mut self, now: Instant, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("an answered exchange exists");
         if exchange.answer.pending_len > 0 && !exchange.answer_alarm.is_set() {
             let due = now + ANSWER_STALL_TIMEOUT;
@@ -269,7 +277,6 @@ impl Proxy {
         exchange.note_upstream_end(now);
         exchange.note_head(status);
         exchange.record.error = Some(fault.token());
-        exchange.upstream_alarm.disarm();
         let downstream = exchange.downstream;
         let method = exchange.request.as_ref().map(|request| &request.method);
         let ended = method.or(exchange.record.method.as_ref()) == Some(&Method::HEAD);
@@ -289,7 +296,6 @@ impl Proxy {
             self.outputs.push_back(Output::AnswerEnd { downstream, exchange: key, trailers });
         }
         self.stop_request(key);
-        self.set_answer_alarm(now, key);
         self.end_if_taken(now, key);
     }
 

@@ -118,8 +118,8 @@ pub(crate) struct Exchange {
     pub(crate) upstream_start: Option<Instant>,
     /// Ends a pause of the request's body.
     pub(crate) body_alarm: Alarm,
-    /// Ends the wait for a connection, for the connect, for the upstream to take or to give.
-    pub(crate) upstream_alarm: Alarm,
+    /// Ends the wait for a connection.
+    pub(crate) queue_alarm: Alarm,
     /// Ends a pause in which the client takes nothing of its answer.
     pub(crate) answer_alarm: Alarm,
     stage: Stage,
@@ -177,7 +177,7 @@ impl Exchange {
             record,
             upstream_start: None,
             body_alarm: Alarm::default(),
-            upstream_alarm: Alarm::default(),
+            queue_alarm: Alarm::default(),
             answer_alarm: Alarm::default(),
             stage: Stage::Arrived,
         }

@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::alarms::Alarms;
 use super::api::{Counts, ExchangeKey, Outcome, Output, Tally, UpstreamKey};
 use super::errors::Fault;
-use super::exchange::{Bounds, Exchange, Stage};
+use super::exchange::{Bounds, Exchange};
 use super::slots::Slots;
-use super::upstream::{Connection, Group, GroupKey};
+use super::upstream::{Connection, Group, GroupKey, Role};
 use crate::config::Config;
 use crate::limits::ANSWER_PENDING_LEN_MAX;
 use crate::planted::{Bug, is_planted};
@@ -42,12 +42,12 @@ pub struct Proxy {
 pub(super) enum Owner {
     /// The client's sending.
     Body(ExchangeKey),
-    /// The upstream's doing.
-    Upstream(ExchangeKey),
+    /// The wait for a connection.
+    Queue(ExchangeKey),
     /// The client's taking.
     Answer(ExchangeKey),
-    /// A connection's idleness.
-    Idle(UpstreamKey),
+    /// The upstream's doing, or that there is nothing to do for it.
+    Connection(UpstreamKey),
 }
 
 impl Proxy {
@@ -116,8 +116,8 @@ impl Proxy {
             match owner {
                 Owner::Body(exchange) => self.fail(now, exchange, Fault::RequestTimeout),
                 Owner::Answer(exchange) => self.fail(now, exchange, Fault::AnswerStalled),
-                Owner::Upstream(exchange) => self.handle_upstream_timeout(now, exchange),
-                Owner::Idle(connection) => self.close(now, connection),
+                Owner::Queue(exchange) => self.fail(now, exchange, Fault::QueueTimeout),
+                Owner::Connection(connection) => self.handle_upstream_timeout(now, connection),
             }
         }
     }
@@ -191,7 +191,7 @@ impl Proxy {
     pub(super) fn end(&mut self, now: Instant, key: ExchangeKey, outcome: Outcome) {
         let mut exchange = self.exchanges.remove(key).expect("an exchange ends once");
         self.alarms.clear(&mut exchange.body_alarm);
-        self.alarms.clear(&mut exchange.upstream_alarm);
+        self.alarms.clear(&mut exchange.queue_alarm);
         self.alarms.clear(&mut exchange.answer_alarm);
         if let Some(group) = exchange.group {
             self.leave_group(group);
@@ -229,9 +229,12 @@ impl Proxy {
     }
 
     fn close_idle_of(&mut self, now: Instant, group: GroupKey) {
-        let group = self.groups.get(group).expect("a group to close exists");
-        let idle = group.endpoints.iter().flat_map(|endpoint| endpoint.idle.values());
-        for connection in idle.copied().collect::<Vec<_>>() {
+        // A retired group goes with the last of them.
+        let newest = |proxy: &Self| {
+            let group = proxy.groups.get(group)?;
+            group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest())
+        };
+        while let Some(connection) = newest(self) {
             self.close(now, connection);
         }
     }
@@ -246,30 +249,24 @@ impl Proxy {
         const EXISTS: &str = "an alarm is cleared before its owner goes";
         let alarm = match owner {
             Owner::Body(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).body_alarm,
-            Owner::Upstream(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).upstream_alarm,
+            Owner::Queue(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).queue_alarm,
             Owner::Answer(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).answer_alarm,
-            Owner::Idle(key) => &mut self.connections.get_mut(key).expect(EXISTS).alarm,
+            Owner::Connection(key) => &mut self.connections.get_mut(key).expect(EXISTS).alarm,
         };
         self.alarms.fires(alarm, now, owner)
     }
 
-    fn handle_upstream_timeout(&mut self, now: Instant, key: ExchangeKey) {
-        let exchange = self.exchanges.get(key).expect("an alarm's exchange exists");
-        match exchange.stage() {
-            Stage::Waiting { .. } => self.fail(now, key, Fault::QueueTimeout),
-            Stage::Connecting { connection } => {
-                self.connect_failed(now, connection, Fault::ConnectTimeout);
-            }
-            Stage::Active { connection } => {
-                self.note_failure(now, connection);
-                let connection = self.connections.get(connection);
-                let writing = connection.expect("an active exchange has its connection").writing;
+    fn handle_upstream_timeout(&mut self, now: Instant, key: UpstreamKey) {
+        let connection = self.connections.get(key).expect("an alarm's connection exists");
+        let writing = connection.writing;
+        match connection.role {
+            Role::Connecting(_) => self.connect_failed(now, key, Fault::ConnectTimeout),
+            Role::Busy(exchange, _) => {
+                self.note_failure(now, key);
                 let fault = if writing { Fault::WriteTimeout } else { Fault::AnswerTimeout };
-                self.fail(now, key, fault);
+                self.fail(now, exchange, fault);
             }
-            stage @ (Stage::Arrived | Stage::Holding | Stage::Answered) => {
-                unreachable!("no upstream is waited for in {stage:?}")
-            }
+            Role::Finishing | Role::Idle(_) => self.close(now, key),
         }
     }
 }

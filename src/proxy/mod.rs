@@ -36,6 +36,7 @@ mod exchange;
 mod fields;
 mod health;
 mod http1;
+mod idle;
 mod machine;
 mod placement;
 mod routes;

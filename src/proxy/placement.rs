@@ -105,22 +105,22 @@ impl Proxy {
             let group = self.groups.get_mut(group).expect("a used group exists");
             group.waiting.remove(&ticket).expect("a waiting exchange is in the queue");
             self.waiting_count -= 1;
+            exchange.queue_alarm.disarm();
         }
         exchange.stage().connection()
     }
 
     /// Keeps the connection for the next request.
     pub(super) fn keep(&mut self, now: Instant, key: UpstreamKey) {
-        let ticket = self.next_ticket();
         let connection = self.connections.get_mut(key).expect("a connection to keep exists");
         assert!(!connection.writing && !connection.broken, "only a clean connection is kept");
         let group_key = connection.group;
         let group = self.groups.get_mut(group_key).expect("a used group exists");
-        connection.role = Role::Idle(ticket);
         connection.kept = true;
         let due = now + group.config.idle_timeout;
-        self.alarms.set(&mut connection.alarm, due, Owner::Idle(key));
-        group.endpoints[connection.endpoint].idle.insert(ticket, key);
+        self.alarms.set(&mut connection.alarm, due, Owner::Connection(key));
+        let endpoint = connection.endpoint;
+        group.endpoints[endpoint].idle.push(&mut self.connections, key);
         self.idle_count += 1;
         self.receive(key);
         self.serve_waiting(now, group_key);
@@ -170,7 +170,8 @@ impl Proxy {
         exchange.advance(Stage::Connecting { connection });
         exchange.note_endpoint(now, &state.label);
         let due = now + group.config.connect_timeout;
-        self.alarms.set(&mut exchange.upstream_alarm, due, Owner::Upstream(key));
+        let alarm = &mut self.connections.get_mut(connection).expect("inserted above").alarm;
+        self.alarms.set(alarm, due, Owner::Connection(connection));
         self.outputs.push_back(Output::Connect { key: connection, address });
     }
 
@@ -188,15 +189,11 @@ impl Proxy {
     }
 
     fn reuse(&mut self, now: Instant, key: ExchangeKey, connection_key: UpstreamKey) {
+        self.take_off_idle(connection_key);
         let connection =
             self.connections.get_mut(connection_key).expect("an idle connection exists");
-        let Role::Idle(ticket) = connection.role else {
-            unreachable!("a connection in the idle list is not idle")
-        };
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         let endpoint = &mut group.endpoints[connection.endpoint];
-        endpoint.idle.remove(&ticket).expect("an idle connection is in the list");
-        self.idle_count -= 1;
         connection.alarm.disarm();
         connection.trial = endpoint.health.asked(now);
         let exchange = self.exchanges.get_mut(key).expect("an exchange to place exists");
@@ -232,7 +229,7 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(key).expect("an exchange to queue exists");
         exchange.advance(Stage::Waiting { ticket });
         let due = now + group.config.connect_timeout;
-        self.alarms.set(&mut exchange.upstream_alarm, due, Owner::Upstream(key));
+        self.alarms.set(&mut exchange.queue_alarm, due, Owner::Queue(key));
     }
 
     /// Places waiting exchanges while there is room, first in first out.
@@ -268,7 +265,6 @@ impl Proxy {
         exchange.advance(Stage::Arrived);
         exchange.may_try_again = false;
         exchange.body.rewind();
-        exchange.upstream_alarm.disarm();
         let group = self.remove(connection);
         // It came before those that wait, and their turn comes below.
         self.dispatch(now, key);
@@ -276,16 +272,22 @@ impl Proxy {
         self.leave_group(group);
     }
 
+    /// Takes the connection off its endpoint's list, if it is there.
+    fn take_off_idle(&mut self, key: UpstreamKey) {
+        let connection = self.connections.get(key).expect("a connection ends once");
+        let Role::Idle(links) = connection.role else { return };
+        let group = self.groups.get_mut(connection.group).expect("a used group exists");
+        group.endpoints[connection.endpoint].idle.remove(&mut self.connections, links);
+        self.idle_count -= 1;
+    }
+
     /// Takes the connection off all lists. Its group is still counted as used.
     fn remove(&mut self, key: UpstreamKey) -> GroupKey {
+        self.take_off_idle(key);
         let mut connection = self.connections.remove(key).expect("a connection ends once");
         self.alarms.clear(&mut connection.alarm);
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         let endpoint = &mut group.endpoints[connection.endpoint];
-        if let Role::Idle(ticket) = connection.role {
-            endpoint.idle.remove(&ticket).expect("an idle connection is in the list");
-            self.idle_count -= 1;
-        }
         endpoint.closed();
         if connection.trial {
             endpoint.health.trial_ended();

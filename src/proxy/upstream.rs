@@ -22,6 +22,7 @@ use super::api::{ExchangeKey, UpstreamKey};
 use super::balance::Balance;
 use super::health::Health;
 use super::http1::answer::AnswerDecoder;
+use super::idle::{IdleList, Links};
 use super::slots::slot_key;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 
@@ -51,8 +52,7 @@ pub(crate) struct EndpointState {
     pub(crate) label: Arc<str>,
     /// The Host that the endpoint is told under `host = "upstream"`.
     pub(crate) host: Bytes,
-    /// Idle connections by the time they became so.
-    pub(crate) idle: BTreeMap<u64, UpstreamKey>,
+    pub(crate) idle: IdleList,
     open_count: usize,
     open_max: usize,
     pub(crate) health: Health,
@@ -97,7 +97,7 @@ impl Group {
                 address: endpoint.address.clone(),
                 label: label.into(),
                 host: host.into(),
-                idle: BTreeMap::new(),
+                idle: IdleList::default(),
                 open_count: 0,
                 open_max,
                 health: Health::new(config.health),
@@ -135,9 +135,7 @@ impl Group {
             return if self.waiting.len() < self.waiting_max { Choice::Wait } else { Choice::Full };
         };
         let state = &self.endpoints[endpoint];
-        let latest = state.idle.last_key_value().map(|(_, connection)| *connection);
-        let oldest = state.idle.first_key_value().map(|(_, connection)| *connection);
-        match (latest, oldest) {
+        match (state.idle.newest(), state.idle.oldest()) {
             (Some(connection), _) if !avoid.kept => Choice::Reuse { connection },
             (_, Some(connection)) if !state.has_room() => Choice::Replace { endpoint, connection },
             _ => Choice::Open { endpoint },
@@ -188,7 +186,7 @@ pub(crate) struct Connection {
     pub(crate) trial: bool,
     /// A write failed: only what the peer sent before is still of use.
     pub(crate) broken: bool,
-    /// Ends an idle connection.
+    /// Ends the connect, the wait for the upstream to take or to give, the idleness: whatever it does.
     pub(crate) alarm: Alarm,
 }
 
@@ -200,8 +198,8 @@ pub(crate) enum Role {
     Busy(ExchangeKey, AnswerDecoder),
     /// Its exchange is answered, its last write is still in flight.
     Finishing,
-    /// Kept; its place in the endpoint's list.
-    Idle(u64),
+    /// Kept, in the endpoint's list.
+    Idle(Links),
 }
 
 impl Role {

@@ -227,7 +227,7 @@ fn an_answer_that_is_held_back_ends_by_the_clients_fault() {
         assert!(!rig.is_open(upstream));
         rig.proxy.handle_answer_taken(rig.now, exchange, 3);
         rig.proxy.hold(rig.now, upstream);
-        assert!(rig.proxy.poll().is_none(), "both keys are dead");
+        assert!(rig.proxy.poll(rig.now).is_none(), "both keys are dead");
         rig.assert_nothing_left();
     }
 }

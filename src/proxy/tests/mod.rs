@@ -364,6 +364,7 @@ impl Rig {
                     self.proxy.handle_answer_taken(self.now, exchange, piece.len());
                 } else {
                     seen.untaken_len += piece.len();
+                    self.proxy.handle_answer_blocked(self.now, exchange);
                 }
             }
             Output::AnswerEnd { exchange, trailers, .. } => {
