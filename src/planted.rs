@@ -19,6 +19,8 @@ pub enum Bug {
     StaleKey,
     /// An upstream is read on although the client takes nothing.
     WrongCredit,
+    /// Answers of one client, and of all, wait without a bound but each one's own.
+    BoundlessAnswers,
     /// The last byte of a piece that ends with its connection is dropped.
     DroppedTailByte,
     /// A connection is kept although bytes of its request are still to come.
@@ -39,12 +41,13 @@ pub enum Bug {
 
 impl Bug {
     /// Those that change what a client or an origin sees, or the books: the simulator's to find.
-    pub const SIMULATED: [Self; 12] = [
+    pub const SIMULATED: [Self; 13] = [
         Self::EarlySlotRelease,
         Self::LostFin,
         Self::DoubleAnswer,
         Self::StaleKey,
         Self::WrongCredit,
+        Self::BoundlessAnswers,
         Self::DroppedTailByte,
         Self::PooledDirtyConnection,
         Self::TruncatedAsCleanEnd,

@@ -22,6 +22,7 @@ use std::time::Instant;
 use super::respond::stream_of;
 use super::{Gateway, Output, StreamRef};
 use crate::limits::CONNECTION_ANSWERS_LEN_MAX;
+use crate::planted::{Bug, is_planted};
 use crate::proxy::{Downstream, UpstreamKey};
 use crate::quic::ConnectionKey;
 
@@ -49,7 +50,7 @@ impl AnswerBudget {
 
     fn has_room(&self, waiting_len: usize) -> bool {
         let share = self.len_max.saturating_sub(self.len).min(CONNECTION_ANSWERS_LEN_MAX);
-        waiting_len < share
+        waiting_len < share || is_planted(Bug::BoundlessAnswers)
     }
 }
 

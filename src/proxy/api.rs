@@ -367,6 +367,8 @@ pub struct Tally {
     pub connect_failures: u64,
     /// Requests that went over a kept connection.
     pub reused: u64,
+    /// Receives that were held back because a client took too little.
+    pub held: u64,
     /// Requests that were tried a second time.
     pub retries: u64,
     /// Kept connections that were thrown away because the peer ended or sent something.

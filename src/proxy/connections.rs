@@ -62,6 +62,7 @@ impl Proxy {
         (connection.receiving, connection.held) = (false, true);
         let pending_len = self.exchanges.get(exchange).map(|exchange| exchange.answer.pending_len);
         assert!(pending_len > Some(0), "nothing would ever ask for a receive that was held back");
+        self.tally.held += 1;
         self.set_upstream_alarm(now, exchange);
     }
 

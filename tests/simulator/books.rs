@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ringway::limits::{ANSWER_PENDING_LEN_MAX, REQUEST_PENDING_LEN_MAX, SLOT_LEN};
+use ringway::limits::{
+    ANSWER_PENDING_LEN_MAX, CONNECTION_ANSWERS_LEN_MAX, REQUEST_PENDING_LEN_MAX, SLOT_LEN,
+};
 use ringway::proxy::AccessRecord;
 
 use crate::client::Client;
@@ -17,6 +19,8 @@ pub struct Books {
     places: Vec<(usize, usize)>,
     answer_held_max: usize,
     request_held_max: usize,
+    answers_len_max: usize,
+    receive_len_max: usize,
 }
 
 impl Books {
@@ -33,6 +37,8 @@ impl Books {
             places: places.collect(),
             answer_held_max: ANSWER_PENDING_LEN_MAX + quic.send_window_max as usize + slack,
             request_held_max: REQUEST_PENDING_LEN_MAX + quic.stream_receive_window as usize + slack,
+            answers_len_max: scenario.answers_len_max,
+            receive_len_max: scenario.troubles.piece_len_max,
         }
     }
 
@@ -71,6 +77,41 @@ impl Books {
         }
     }
 
+    /// What waits of all answers of one client is within its connection's share, and what waits of all
+    /// clients' within the budget: but for one receive for each answer, which it gets whatever waits
+    /// beside it. `given` is what came of each answer; `waiting_len` is what the gateway says.
+    pub fn check_shares(
+        &self,
+        clients: &[Client],
+        given: &BTreeMap<usize, usize>,
+        waiting_len: usize,
+    ) {
+        let mut held = vec![(0, 0); clients.len()];
+        for (id, given_len) in given {
+            // Of those that are over nothing waits.
+            let Some((client, request)) = self.live(clients, *id) else { continue };
+            if self.records.contains_key(id) {
+                continue;
+            }
+            // What has left the gateway is within the credit of its stream, read or not.
+            let window = client.manner.stream_window as usize;
+            let (held_len, most) = &mut held[self.places[*id].0];
+            *held_len += given_len.saturating_sub(request.received_len());
+            *most += self.receive_len_max + window + FRAMING_LEN_MAX;
+        }
+        // At half of the budget one client has as much as is left.
+        let share = CONNECTION_ANSWERS_LEN_MAX.min(self.answers_len_max / 2);
+        for (held_len, most) in &held {
+            let most = share + most;
+            assert!(*held_len <= most, "{held_len} bytes of one client's answers wait, of {most}");
+        }
+        let sum = |part: fn(&(usize, usize)) -> usize| held.iter().map(part).sum::<usize>();
+        let (held_len, most) = (sum(|one| one.0), self.answers_len_max + sum(|one| one.1));
+        assert!(held_len <= most, "{held_len} bytes of all answers wait, of {most}");
+        let most = self.answers_len_max + given.len() * (self.receive_len_max + FRAMING_LEN_MAX);
+        assert!(waiting_len <= most, "the gateway says that {waiting_len} bytes wait, of {most}");
+    }
+
     fn live<'a>(&self, clients: &'a [Client], id: usize) -> Option<(&'a Client, &'a Request)> {
         let (client, number) = *self.places.get(id)?;
         let client = &clients[client];
@@ -78,3 +119,6 @@ impl Books {
         (request.got.is_none() && !client.drained).then_some((client, request))
     }
 }
+
+/// Head, chunk lines and frames of one answer.
+const FRAMING_LEN_MAX: usize = 8 * 1024;

@@ -55,19 +55,19 @@ impl Scenario {
         let rng = &mut SmallRng::seed_from_u64(seed);
         let mut next_id = 0;
         let client_count = rng.random_range(1..=3);
-        let clients = (0..client_count).map(|_| {
+        let mut clients = Vec::new();
+        for _ in 0..client_count {
+            let hoards = rng.random_bool(0.04);
             let manner = draw_manner(rng);
-            let ask_count = rng.random_range(1..=6);
-            let asks = (0..ask_count).map(|_| {
-                next_id += 1;
-                draw_ask(rng, next_id - 1)
-            });
-            (manner, asks.collect())
-        });
-        let clients = clients.collect();
+            let ask_count = if hoards { rng.random_range(5..=12) } else { rng.random_range(1..=6) };
+            let draw = if hoards { draw_hoard } else { draw_ask };
+            let asks = (next_id..next_id + ask_count).map(|id| draw(rng, id)).collect();
+            next_id += ask_count;
+            clients.push((manner, asks));
+        }
         Self {
             clients,
-            answers_len_max: ANSWERS_LEN_MAX,
+            answers_len_max: pick(rng, &[ANSWERS_LEN_MAX, ANSWERS_LEN_MAX, 100_000, 400_000]),
             config: draw_config(rng),
             weather: Weather::draw(rng),
             troubles: draw_troubles(rng),
@@ -209,6 +209,20 @@ fn draw_ask(rng: &mut SmallRng, id: usize) -> Ask {
     ask.trailers = has_body && rng.random_bool(0.1);
     ask.after = Duration::from_millis(some(rng, 0.7, 1_000));
     draw_behaviour(rng, &mut ask);
+    ask
+}
+
+/// One of the requests of a client that lets many long answers wait at once: for longer than an
+/// upstream may take, and not for so long that they are given up.
+fn draw_hoard(rng: &mut SmallRng, id: usize) -> Ask {
+    let long = rng.random_range(0..4) > 0;
+    let len = if long { rng.random_range(200_000..500_000) } else { draw_len(rng) };
+    let framing = pick(rng, &[Framing::Length, Framing::Chunked { trailers: false }]);
+    let mut ask = Ask::plain(id, "GET", 0, Plan::Whole { framing, len, interim_count: 0 });
+    ask.after = Duration::from_millis(some(rng, 0.7, 1_000));
+    if long {
+        ask.behaviour = Behaviour::PauseReading(0, Duration::from_secs(rng.random_range(2..40)));
+    }
     ask
 }
 

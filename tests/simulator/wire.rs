@@ -80,6 +80,8 @@ pub struct Wires {
     wires: BTreeMap<u64, Wire>,
     /// How often the head of each request came to the origin.
     pub heads: BTreeMap<usize, usize>,
+    /// Bytes of the answer to each request that the gateway received at its last try.
+    pub given: BTreeMap<usize, usize>,
     /// Connections that wait for a slot to receive into.
     slotless: Vec<UpstreamKey>,
     /// The rest of what a receive brought, when it filled several slots: told at once.
@@ -98,6 +100,7 @@ impl Wires {
             asks,
             wires: BTreeMap::new(),
             heads: BTreeMap::new(),
+            given: BTreeMap::new(),
             slotless: Vec::new(),
             rest: None,
             starved_count: 0,
@@ -221,6 +224,7 @@ impl Wires {
                 for id in std::mem::take(&mut wire.conversation.heads) {
                     (wire.given_to, wire.given_len) = (id, 0);
                     *self.heads.entry(id).or_default() += 1;
+                    self.given.insert(id, 0);
                 }
                 (None, Some((self.delay(), key, Arrival::Look)))
             }
@@ -280,6 +284,7 @@ impl Wires {
         }
         wire.receiving = false;
         wire.given_len += len;
+        *self.given.entry(wire.given_to).or_default() += len;
         if let Some(cut) = cut.filter(|cut| *cut < len) {
             let rest = slot.split_off(cut);
             self.rest = Some(UpstreamEvent::Received(rest));

@@ -115,6 +115,8 @@ impl World {
                 assert_eq!(count, 0, "no exchange outlives its client's connection");
             }
             self.books.check_held(&self.clients, self.wires.flows());
+            let waiting_len = self.gateway.answers_waiting_len();
+            self.books.check_shares(&self.clients, &self.wires.given, waiting_len);
         }
         self.hash.finish()
     }
@@ -144,6 +146,7 @@ impl World {
         let counted = [
             ("upstream connect failures", tally.connect_failures),
             ("requests over kept connections", tally.reused),
+            ("receives held back", tally.held),
             ("second tries", tally.retries),
             ("kept connections discarded", tally.idle_discarded),
             ("Retry packets", stats.retries),
@@ -178,6 +181,7 @@ impl World {
         let budget = self.gateway.engine().window_budget_left();
         assert_eq!(budget, self.window_budget, "the budget of windows is whole again");
         assert!(self.wires.is_empty(), "every upstream connection was closed");
+        assert_eq!(self.gateway.answers_waiting_len(), 0, "no answer waits for anybody");
         self.transmit_buffer = None;
         drop(self.gateway);
         drop(self.wires);
