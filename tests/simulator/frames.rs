@@ -47,6 +47,11 @@ impl Answer {
         }
     }
 
+    /// Of the final head, once it came.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
     fn take_head(&mut self, block: &Bytes) {
         match (status_of(block), self.status) {
             (Some(status @ 100..200), None) => {

@@ -156,13 +156,15 @@ impl Ask {
         format!("/r/{}", self.id)
     }
 
-    /// The body that a whole answer has.
+    /// The body that a whole answer has, and of which a cut one is the beginning.
     pub fn answer_body(&self) -> Bytes {
         let len = match self.plan {
             _ if self.method == "HEAD" => 0,
             Plan::Whole { len, .. }
             | Plan::Cut { len, .. }
+            | Plan::Stall { len }
             | Plan::Drip { len }
+            | Plan::BadChunk { len }
             | Plan::Overlong { len, .. }
             | Plan::Leaves { len } => len,
             Plan::Echo => return body(self.id, Side::Request, self.body_len),

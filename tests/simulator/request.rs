@@ -73,6 +73,11 @@ impl Request {
         self.answer.body.len()
     }
 
+    /// What came of an answer that is not whole: its status, and its body so far.
+    pub fn received(&self) -> (Option<u16>, &[u8]) {
+        (self.answer.status(), &self.answer.body)
+    }
+
     /// When it is to be driven although nothing comes.
     pub fn next_deadline(&self, start: Instant) -> Option<Instant> {
         match (self.got.is_some(), self.stream) {

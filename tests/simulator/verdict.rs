@@ -5,7 +5,7 @@ use ringway::proxy::Outcome;
 
 use crate::origin::whole;
 use crate::plan::{Ask, Behaviour, Framing, Malformed, Plan};
-use crate::request::Got;
+use crate::request::{Got, Request};
 use crate::world::World;
 
 /// One outcome that is allowed.
@@ -63,6 +63,9 @@ pub fn check(world: &World) {
                 allowed.push(Lost);
             }
             check_one(world, ask, got, &allowed);
+            if !matches!(got, Got::Whole { .. }) {
+                check_cut(world, request);
+            }
         }
     }
     check_tries(world);
@@ -105,6 +108,24 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
         }
         Got::Reset(_) | Got::Cancelled | Got::ConnectionLost { .. } => {}
     }
+}
+
+/// What came before an answer was cut off, given up or lost is the beginning of the true one.
+fn check_cut(world: &World, request: &Request) {
+    let (ask, (status, body)) = (&request.ask, request.received());
+    let Some(status) = status else {
+        return assert!(body.is_empty(), "a body without a head: {ask:?}");
+    };
+    let record = world.books.record(ask.id);
+    let given = record.and_then(|record| record.status).map_or(408, |status| status.as_u16());
+    assert_eq!(status, given, "{ask:?}");
+    if record.is_none_or(|record| record.error.is_some()) {
+        // The gateway's own answer: it says its status first.
+        let own = format!("{status} ");
+        let len = own.len().min(body.len());
+        return assert!(own.as_bytes()[..len] == body[..len], "a foreign answer: {ask:?}");
+    }
+    assert!(ask.answer_body().starts_with(body), "{} foreign bytes: {ask:?}", body.len());
 }
 
 /// Whether anything in the world accounts for an answer of the gateway's own that says `token`
