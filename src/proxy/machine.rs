@@ -264,7 +264,7 @@ impl Proxy {
             Role::Busy(exchange, _) => {
                 self.note_failure(now, key);
                 let fault = if writing { Fault::WriteTimeout } else { Fault::AnswerTimeout };
-                self.fail(now, exchange, fault);
+                self.fail_over(now, key, exchange, fault);
             }
             Role::Finishing | Role::Idle(_) => self.close(now, key),
         }

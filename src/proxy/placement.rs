@@ -37,7 +37,6 @@ impl Proxy {
         let Role::Connecting(exchange) = connection.role else { return };
         self.tally.connect_failures += 1;
         let group = self.groups.get_mut(group_key).expect("a used group exists");
-        let has_sibling = group.endpoints.len() > 1;
         // Where this process lacks something, the endpoint is not to blame.
         if fault != Fault::Connect(super::api::TransportFault::Exhausted) {
             let was_trial = connection.trial;
@@ -45,7 +44,23 @@ impl Proxy {
             let set_aside = health.failed(now, Failure::Connect, was_trial);
             self.tally.set_asides += u64::from(set_aside);
         }
-        let state = self.exchanges.get_mut(exchange).expect("a connecting exchange exists");
+        self.fail_over(now, key, exchange, fault);
+    }
+
+    /// The exchange has waited for the connection in vain: it is tried at another endpoint, if there
+    /// is one and it may be.
+    pub(super) fn fail_over(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        exchange: ExchangeKey,
+        fault: Fault,
+    ) {
+        let connection = self.connections.get(key).expect("a connection that fails exists");
+        let endpoint = connection.endpoint;
+        let group = self.groups.get(connection.group).expect("a used group exists");
+        let has_sibling = group.endpoints.len() > 1;
+        let state = self.exchanges.get_mut(exchange).expect("a busy one's exchange exists");
         if has_sibling && state.may_be_tried_again() {
             state.avoid.endpoint = Some(endpoint);
             self.try_again(now, exchange);

@@ -139,6 +139,76 @@ fn what_may_have_been_done_is_not_done_twice() {
 }
 
 #[test]
+fn a_request_that_nobody_answers_is_tried_once_at_another_endpoint() {
+    // Its head goes out and no answer comes; or it is not even taken.
+    for takes in [true, false] {
+        let mut rig = Rig::new(config(3, 4, 0));
+        let exchange = rig.get("/");
+        let mut asked = BTreeSet::new();
+        for attempt in 1..=2 {
+            let upstream = rig.connected();
+            assert!(rig.written(upstream).starts_with("GET /"));
+            asked.insert(format!("{:?}", rig.wires[&upstream].address));
+            if takes {
+                rig.wrote(upstream);
+            }
+            rig.pass(RESPONSE_TIMEOUT - Duration::from_millis(1));
+            assert!(rig.is_open(upstream));
+            rig.pass(Duration::from_millis(1));
+            assert!(!rig.is_open(upstream));
+            assert_eq!(rig.seen.contains_key(&exchange), attempt == 2, "attempt {attempt}");
+        }
+        assert_eq!((rig.status(exchange), asked.len()), (504, 2), "one more try, elsewhere");
+        assert_eq!(rig.proxy.tally().retries, 1);
+        rig.assert_nothing_left();
+    }
+    let mut rig = Rig::new(config(2, 4, 0));
+    let (exchange, _) = rig.active_get();
+    rig.pass(RESPONSE_TIMEOUT);
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.answer(upstream, OK);
+    assert_eq!(rig.status(exchange), 200);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_late_answer_is_504_at_once_where_a_second_try_might_do_it_twice() {
+    type Ask = fn(&mut Rig) -> (ExchangeKey, UpstreamKey);
+    let asks: [(&str, u16, Ask); 4] = [
+        ("no other endpoint", 1, |rig| rig.active_get()),
+        ("a POST", 2, |rig| {
+            let exchange = rig.request(request(Method::POST, "/"), true);
+            let upstream = rig.connected();
+            rig.wrote(upstream);
+            (exchange, upstream)
+        }),
+        ("its body is gone", 2, |rig| {
+            let exchange = put(rig, b"body");
+            let upstream = rig.connected();
+            rig.wrote(upstream);
+            (exchange, upstream)
+        }),
+        ("an answer began", 2, |rig| {
+            let (exchange, upstream) = rig.active_get();
+            rig.answer(upstream, "HTTP/1.1 2");
+            (exchange, upstream)
+        }),
+    ];
+    for (name, endpoint_count, ask) in asks {
+        let mut rig = Rig::new(config(endpoint_count, 4, 0));
+        let (exchange, upstream) = ask(&mut rig);
+        rig.pass(RESPONSE_TIMEOUT);
+        assert_eq!((rig.status(exchange), rig.is_open(upstream)), (504, false), "{name}");
+        assert_eq!(
+            (rig.record().error, rig.proxy.tally().retries),
+            (Some("http_response_timeout"), 0)
+        );
+        rig.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_put_is_tried_again_while_its_body_is_here() {
     let mut rig = Rig::new(config(2, 4, 0));
     let exchange =
