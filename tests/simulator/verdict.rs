@@ -78,8 +78,9 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
         Got::Cancelled => Cancelled,
         Got::ConnectionLost { .. } => Lost,
     };
-    assert!(allowed.contains(&outcome), "{outcome:?}, allowed {allowed:?}: {ask:?}");
     let record = world.books.record(ask.id);
+    let ended = record.map(|record| (record.outcome, record.duration));
+    assert!(allowed.contains(&outcome), "{outcome:?}, allowed {allowed:?}: {ended:?}, {ask:?}");
     match got {
         Got::Whole { status, body, trailers, interim_count } => {
             let Some(record) = record else {
@@ -95,7 +96,8 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
                 assert!(*body == ask.answer_body(), "the body differs, {}: {ask:?}", body.len());
                 let framing = Framing::Chunked { trailers: true };
                 let sends_trailers = ask.method != "HEAD"
-                    && matches!(ask.plan, Plan::Whole { framing: sent, .. } if sent == framing);
+                    && matches!(ask.plan, Plan::Whole { framing: sent, .. }
+                        | Plan::Cut { framing: sent, .. } if sent == framing);
                 assert_eq!(*trailers, sends_trailers, "{ask:?}");
                 if let Plan::Whole { interim_count: sent, .. } = ask.plan {
                     assert_eq!(*interim_count, usize::from(sent), "{ask:?}");
