@@ -59,7 +59,7 @@ impl Proxy {
             unreachable!("a receive is held back for an answer that has begun")
         };
         let exchange = *exchange;
-        (connection.receiving, connection.held) = (false, true);
+        connection.receiving = false;
         let pending_len = self.exchanges.get(exchange).map(|exchange| exchange.answer.pending_len);
         assert!(pending_len > Some(0), "nothing would ever ask for a receive that was held back");
         self.tally.held += 1;
@@ -102,16 +102,14 @@ impl Proxy {
     /// Restarts the watch over the upstream of an active exchange: while it is to take or to give
     /// something, and not while the client is waited for.
     pub(super) fn set_upstream_alarm(&mut self, now: Instant, key: ExchangeKey) {
-        let pending_len = self.exchanges.get(key).map(|exchange| exchange.answer.pending_len);
-        let reads_on = self.reads_on(pending_len.expect("an active exchange exists"));
         let exchange = self.exchanges.get(key).expect("an active exchange exists");
         let Stage::Active { connection: connection_key } = exchange.stage() else { return };
         let connection = self.connections.get_mut(connection_key);
         let connection = connection.expect("an active exchange has its connection");
         let group = self.groups.get(connection.group).expect("a used group exists");
         let request_is_out = exchange.body.given || exchange.body.stopped;
-        let may_answer = connection.receiving || reads_on && !connection.held;
-        if connection.writing || request_is_out && may_answer {
+        // Room for more is not enough: nobody asks for it before the client has taken something.
+        if connection.writing || request_is_out && connection.receiving {
             let due = now + group.config.response_timeout;
             self.alarms.set(&mut connection.alarm, due, Owner::Connection(connection_key));
         } else {

@@ -154,7 +154,7 @@ impl Proxy {
         if connection.receiving {
             return false;
         }
-        (connection.receiving, connection.held) = (true, false);
+        connection.receiving = true;
         let exchange = connection.role.exchange().and_then(|exchange| self.exchanges.get(exchange));
         let downstream = exchange.map(|exchange| exchange.downstream);
         self.outputs.push_back(Output::Receive { key, downstream });
@@ -173,7 +173,6 @@ impl Proxy {
             role: Role::Connecting(key),
             writing: false,
             receiving: false,
-            held: false,
             kept: false,
             trial,
             broken: false,

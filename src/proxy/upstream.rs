@@ -178,8 +178,6 @@ pub(crate) struct Connection {
     pub(crate) writing: bool,
     /// A `Receive` is armed.
     pub(crate) receiving: bool,
-    /// A `Receive` was asked for and is not made before the client takes something.
-    pub(crate) held: bool,
     /// It has served a request before.
     pub(crate) kept: bool,
     /// Its request tries whether the endpoint is well again.

@@ -186,6 +186,29 @@ fn in_want_of_memory_an_answer_is_read_on_only_when_it_was_taken() {
     rig.assert_nothing_left();
 }
 
+/// What was not read for want of memory is not read when it is there again, but when the client takes
+/// something: the write that ends in between starts no watch.
+#[test]
+fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let exchange = rig.get("/");
+    let upstream = rig.connected();
+    rig.proxy.set_memory_low(true);
+    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    rig.proxy.set_memory_low(false);
+    rig.wrote(upstream);
+    assert!(!rig.wires[&upstream].receiving);
+    rig.pass(RESPONSE_TIMEOUT);
+    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    rig.taken(exchange, 1);
+    assert!(rig.wires[&upstream].receiving);
+    rig.answer(upstream, "defghi");
+    rig.taken(exchange, 8);
+    assert_eq!(rig.record().outcome, Outcome::Complete);
+    rig.assert_nothing_left();
+}
+
 /// One client has too much waiting, or all have: a receive that the gateway does not make.
 #[test]
 fn a_receive_that_is_held_back_makes_nobody_late() {
