@@ -14,7 +14,7 @@ use super::buffers::BufferGroup;
 use super::machine::Event;
 use super::settings::RingSettings;
 use crate::host::probe::RingRefusal;
-use crate::limits::RING_THREADS_MAX;
+use crate::limits::{GATHER_TIME, RING_THREADS_MAX};
 
 // From linux/io_uring.h: a ring's own descriptor, registered, spares a look-up at each enter.
 const REGISTER_RING_FDS: libc::c_uint = 20;
@@ -91,6 +91,8 @@ pub(super) struct Kernel {
     /// The ring's index among this thread's registered rings.
     registered: Option<u32>,
     enter_flags: EnterFlags,
+    /// It can gather completions for a while before it wakes us (Linux 6.12).
+    gathers: bool,
 }
 
 /// As the kernel lays out the registration of a ring's descriptor.
@@ -127,7 +129,8 @@ impl Kernel {
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
         let registered = register_ring(ring.as_raw_fd());
-        Ok(Kernel { ring, registered, enter_flags })
+        let gathers = ring.params().is_feature_min_timeout();
+        Ok(Kernel { ring, registered, enter_flags, gathers })
     }
 
     /// Ends the setup: from here on the ring does what it is for, and nothing else.
@@ -194,7 +197,9 @@ impl Kernel {
         self.ring.submission().is_full()
     }
 
-    /// Submits what is queued and waits for `wanted` completions, at most for `timeout`.
+    /// Submits what is queued and waits for `wanted` completions, at most for `timeout`. Where it
+    /// wants several, one is enough once [`GATHER_TIME`] is over; a kernel that cannot gather waits
+    /// for one.
     pub(super) fn enter(
         &mut self,
         wanted: u32,
@@ -202,10 +207,14 @@ impl Kernel {
     ) -> Result<(), RingError> {
         let to_submit = self.ring.submission().len() as u32;
         let timespec = Timespec::from(timeout.unwrap_or_default());
-        let args = match timeout {
+        let mut args = match timeout {
             Some(_) => SubmitArgs::new().timespec(&timespec),
             None => SubmitArgs::new(),
         };
+        let wanted = if self.gathers { wanted } else { wanted.min(1) };
+        if wanted > 1 {
+            args = args.min_wait_usec(GATHER_TIME.as_micros() as u32);
+        }
         let (fd, flags) = match self.registered {
             Some(index) => (index.cast_signed(), self.enter_flags | EnterFlags::REGISTERED_RING),
             None => (self.ring.as_raw_fd(), self.enter_flags),

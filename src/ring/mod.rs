@@ -52,6 +52,7 @@ pub use settings::RingSettings;
 use crate::host::address::SockAddr;
 use crate::host::clock;
 use crate::host::probe;
+use crate::limits::{GATHER_COUNT_MAX, GATHER_COUNT_MIN};
 use crate::metrics::RingCounters;
 use crate::pool::Pool;
 use kernel::Kernel;
@@ -85,6 +86,8 @@ pub struct Ring {
     // The order matters: the kernel's end goes first, the memory it was shown after.
     kernel: Kernel,
     machine: Machine,
+    /// Events of this turn so far.
+    event_count: u32,
     is_over: bool,
     _claim: Claim,
 }
@@ -124,7 +127,7 @@ impl Ring {
         kernel.register_group(&machine.datagram_buffers)?;
         kernel.register_group(&machine.stream_buffers)?;
         kernel.enable()?;
-        Ok(Ring { kernel, machine, is_over: false, _claim: claim })
+        Ok(Ring { kernel, machine, event_count: 0, is_over: false, _claim: claim })
     }
 
     /// Adds a bound UDP socket, in blocking mode.
@@ -220,6 +223,7 @@ impl Ring {
         }
         let is_due = !self.machine.ready.is_empty() || self.kernel.has_events();
         let longest = self.machine.longest_wait();
+        let wanted = wanted_after(std::mem::take(&mut self.event_count));
         match wait {
             _ if is_due => self.enter(0, None),
             Wait::No => self.enter(0, None),
@@ -228,10 +232,10 @@ impl Ring {
                 let left = longest.map_or(left, |longest| left.min(longest));
                 match left {
                     Duration::ZERO => self.enter(0, None),
-                    _ => self.enter(1, Some(left)),
+                    _ => self.enter(wanted, Some(left)),
                 }
             }
-            Wait::Forever => self.enter(1, longest),
+            Wait::Forever => self.enter(wanted, longest),
         }
     }
 
@@ -241,6 +245,7 @@ impl Ring {
             return Some(completion);
         }
         while let Some(event) = self.kernel.next_event() {
+            self.event_count += 1;
             if let Some(completion) = self.machine.complete(event) {
                 return Some(completion);
             }
@@ -339,6 +344,13 @@ impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("stats", &self.machine.stats).finish_non_exhaustive()
     }
+}
+
+/// How many completions the next turn waits for after one that had `event_count`. Under load each
+/// wake-up costs more than what it brings, so as many are gathered once more, for a moment; a turn
+/// that had few is followed by the next event, whenever it comes.
+fn wanted_after(event_count: u32) -> u32 {
+    if event_count < GATHER_COUNT_MIN { 1 } else { event_count.min(GATHER_COUNT_MAX) }
 }
 
 /// The kernel did not let go of a ring's memory in time.

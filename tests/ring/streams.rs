@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringway::host::clock;
-use ringway::limits::RING_THREADS_MAX;
+use ringway::limits::{GATHER_COUNT_MIN, RING_THREADS_MAX};
 use ringway::pool::Pool;
 use ringway::ring::{
     Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamAddress, StreamError,
-    StreamKey,
+    StreamKey, Wait,
 };
 
 use crate::harness::{Bench, PATIENCE, pattern, settings};
@@ -51,6 +51,32 @@ fn close(bench: &mut Bench, key: StreamKey) {
         other => panic!("only the close is heard of: {other:?}"),
     });
     assert_eq!(bench.ring.stats().late, 0);
+}
+
+/// After a turn that brought much, the next one gathers, but not for long.
+#[test]
+fn a_lone_event_after_a_burst_does_not_wait_for_others() {
+    let mut bench = Bench::new(settings());
+    let mut pairs: Vec<_> = (0..2 * GATHER_COUNT_MIN).map(|_| connected(&mut bench)).collect();
+    for _ in 0..3 {
+        for (key, _) in &pairs {
+            bench.ring.write(*key, vec![Bytes::from_static(b"burst")]).unwrap();
+        }
+        let mut left = pairs.len();
+        bench.until(|_, completion| {
+            assert!(matches!(completion, Completion::Wrote { outcome: Ok(()), .. }));
+            left -= 1;
+            if left == 0 { Break(()) } else { Continue(()) }
+        });
+        let (key, far) = &mut pairs[0];
+        bench.ring.receive(*key);
+        bench.ring.submit_and_wait(Wait::No).unwrap();
+        far.write_all(b".").unwrap();
+        let began = clock::now();
+        let outcome = receive_outcome(&mut bench);
+        assert!(matches!(&outcome, ReceiveOutcome::Bytes(bytes) if bytes[..] == *b"."));
+        assert!(began.elapsed() < Duration::from_secs(1), "one event is enough");
+    }
 }
 
 #[test]
