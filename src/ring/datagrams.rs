@@ -17,6 +17,9 @@
 //! A long batch goes by a zero-copy send first: the device reads the slot, which is ours again when
 //! the kernel has notified so. It reports whether it had to copy after all (loopback, a device
 //! without scatter-gather); then, or when it refuses, the socket goes on without.
+//!
+//! What the kernel refuses is remembered only once the batch went another way: a batch that goes no
+//! way at all says something about its peer, whom a stranger may have chosen, not about the socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,6 +53,10 @@ const FAILURES_MAX: u32 = 64;
 /// cost about as much as copying this many.
 const ZERO_COPY_SEGMENTS_MIN: usize = 16;
 
+/// Batches that go segment by segment after the kernel refused to segment one, before it is asked
+/// again: a single route may have refused (IPsec), and the socket serves all routes.
+pub(super) const UNSEGMENTED_BATCHES: u32 = 1024;
+
 /// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification tells whether it copied.
 const REPORT_USAGE: u16 = 8;
 
@@ -64,8 +71,8 @@ pub(super) struct Socket {
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
-    /// Whether the kernel segments sends for it.
-    is_segmenting: bool,
+    /// Batches that are still to go segment by segment.
+    unsegmented: u32,
     /// Whether long batches leave without being copied, as far as is known.
     is_zero_copy: bool,
     /// The receive's template; the kernel reads it when the receive is armed.
@@ -101,6 +108,8 @@ pub(super) struct SendOp {
     is_resting: bool,
     /// It was split because the kernel refused to segment it.
     was_refused: bool,
+    /// The kernel refused not to copy it.
+    was_to_be_copied: bool,
     lost: Option<LossReason>,
     rest: Timespec,
 }
@@ -124,6 +133,7 @@ impl SendOp {
             needs_rest: false,
             is_resting: false,
             was_refused: false,
+            was_to_be_copied: false,
             lost: None,
             rest: Timespec::new().nsec(1_000_000),
         }
@@ -144,7 +154,7 @@ impl SendOp {
         self.split.clear();
         (self.outstanding, self.again, self.retries) = (0, 0, 0);
         (self.needs_rest, self.is_resting, self.was_refused) = (false, false, false);
-        self.is_zero_copy = false;
+        (self.is_zero_copy, self.was_to_be_copied) = (false, false);
         self.lost = None;
     }
 
@@ -193,7 +203,7 @@ impl Machine {
             is_wanted: false,
             was_armed: false,
             failures: 0,
-            is_segmenting: true,
+            unsegmented: 0,
             is_zero_copy: true,
             header: message::receive_header(),
         });
@@ -311,8 +321,9 @@ impl Machine {
         let mut op = self.spare_sends.pop().unwrap_or_else(|| Box::new(SendOp::new()));
         op.begin(index, send, &self.pool);
         assert!(len.div_ceil(op.segment_len) <= SEGMENTS_MAX, "a batch has at most 64 segments");
-        let socket = &self.sockets[index.index()];
-        if op.is_batch() && !socket.is_segmenting {
+        let socket = &mut self.sockets[index.index()];
+        if op.is_batch() && socket.unsegmented > 0 {
+            socket.unsegmented -= 1;
             op.prepare_split();
         } else {
             op.prepare_whole();
@@ -374,7 +385,7 @@ impl Machine {
                     if op.is_zero_copy =>
                 {
                     self.stats.zero_copy_refused += 1;
-                    self.sockets[op.socket.index()].is_zero_copy = false;
+                    op.was_to_be_copied = true;
                     op.is_zero_copy = false;
                     op.again |= 1 << key.piece();
                     None
@@ -402,11 +413,6 @@ impl Machine {
             if let Some(reason) = lost {
                 op.lost = Some(reason);
                 *counter_of(&mut self.stats.sends_lost, reason) += 1;
-                if reason == LossReason::TooLong {
-                    // The kernel refused to segment because the segments are longer than the path
-                    // takes; it still segments for this socket.
-                    op.was_refused = false;
-                }
             }
         }
         self.settle_send(key)
@@ -441,8 +447,12 @@ impl Machine {
             unreachable!("it was there a moment ago");
         };
         self.sends_in_flight -= 1;
-        if op.was_refused {
-            self.sockets[op.socket.index()].is_segmenting = false;
+        if op.lost.is_none() {
+            let socket = &mut self.sockets[op.socket.index()];
+            socket.is_zero_copy &= !op.was_to_be_copied;
+            if op.was_refused {
+                socket.unsegmented = UNSEGMENTED_BATCHES;
+            }
         }
         let (socket, buffer) = (op.socket, op.take_buffer());
         let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);

@@ -13,6 +13,7 @@ use super::completion::{
     Completion, DatagramSend, LossReason, ReceiveOutcome, SendOutcome, SocketIndex, StreamError,
     StreamKey,
 };
+use super::datagrams::UNSEGMENTED_BATCHES;
 use super::machine::{Event, Machine};
 use super::settings::RingSettings;
 use super::table::CANCEL;
@@ -297,6 +298,55 @@ fn segments_that_are_too_long_do_not_cost_segmentation() {
     bench.send(300);
     let key = bench.one_submitted(opcode::SendMsg::CODE);
     assert_sent(bench.event(key, 300, 0), SendOutcome::Sent);
+    bench.assert_idle();
+}
+
+/// The kernel refuses port 0 with the errno by which it refuses to segment: a stranger may choose
+/// that port, and one send to it must not change how everybody else is sent to.
+#[test]
+fn a_peer_that_cannot_be_sent_to_costs_nobody_else_anything() {
+    let mut bench = Bench::new();
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+    assert!(bench.fails(key, libc::EINVAL).is_none());
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert!(bench.fails(key, libc::EINVAL).is_none());
+    let pieces = bench.submitted();
+    assert_eq!(pieces.len(), 16, "segment by segment");
+    for (place, &(_, piece)) in pieces.iter().enumerate() {
+        let end = bench.fails(piece, libc::EINVAL);
+        if place < 15 {
+            assert!(end.is_none());
+        } else {
+            assert_sent(end, SendOutcome::Lost(LossReason::Other));
+        }
+    }
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+    assert!(bench.event(key, 1600, F_MORE).is_none());
+    assert_sent(bench.event(key, 0, F_NOTIF), SendOutcome::Sent);
+    bench.assert_idle();
+}
+
+/// One route may refuse what all others take, and the socket serves them all.
+#[test]
+fn segmentation_is_tried_again_after_many_batches() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        bench.send(200);
+        let key = bench.one_submitted(opcode::SendMsg::CODE);
+        assert!(bench.fails(key, libc::EIO).is_none());
+        for _ in 0..=UNSEGMENTED_BATCHES {
+            let pieces = bench.submitted();
+            assert_eq!(pieces.len(), 2, "segment by segment");
+            assert!(bench.event(pieces[0].1, 100, 0).is_none());
+            assert_sent(bench.event(pieces[1].1, 100, 0), SendOutcome::Sent);
+            bench.send(200);
+        }
+        let key = bench.one_submitted(opcode::SendMsg::CODE);
+        assert_sent(bench.event(key, 200, 0), SendOutcome::Sent);
+    }
+    assert_eq!(bench.machine.stats.gso_fallbacks, 2);
     bench.assert_idle();
 }
 
