@@ -37,6 +37,8 @@ pub struct QuicCounters {
     pub datagrams_dropped: u64,
     /// Datagrams whose connection id belongs to another worker: dropped, never answered.
     pub datagrams_foreign_id: u64,
+    /// Datagrams whose source port is 0, which nobody can be answered at: dropped.
+    pub datagrams_from_port_0: u64,
     /// Handshakes begun.
     pub handshakes_started: u64,
     /// Handshakes completed.

@@ -58,6 +58,7 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("datagrams_dropped", "Datagrams received and dropped, by reason",
         {reason = "undecodable"} counters.quic.datagrams_dropped,
         {reason = "foreign_id"} counters.quic.datagrams_foreign_id,
+        {reason = "port_0"} counters.quic.datagrams_from_port_0,
         {reason = "half_open"} counters.quic.initials_dropped,
         {reason = "truncated"} counters.ring.truncated,
         {reason = "empty"} counters.ring.empty,

@@ -41,6 +41,11 @@ impl Engine {
         }
         self.stats.datagrams_in += 1;
         self.stats.bytes_in += payload.len() as u64;
+        if remote.port() == 0 {
+            // Forged: nothing can be sent there, and a handshake would wait for nobody.
+            self.stats.datagrams_from_port_0 += 1;
+            return;
+        }
         let long = Self::copies(&payload);
         let arrival = Arrival {
             remote,

@@ -57,6 +57,22 @@ fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
     assert_eq!(pair.engine.stats().datagrams_dropped, 3);
 }
 
+/// Nobody can be answered at port 0: who claims to be there is not heard.
+#[test]
+fn port_0_gets_no_answer_and_no_connection() {
+    let mut pair = Pair::new(quic());
+    pair.client_address = SocketAddr::from(([203, 0, 113, 5], 0));
+    for datagram in [long_header(0x1a2a_3a4a, 1200), short_header(&[7; 8], 1200)] {
+        assert!(pair.inject(pair.client_address, &datagram).is_empty());
+    }
+    pair.connect();
+    pair.pass(Duration::from_secs(1));
+    assert!(pair.bytes_to_clients.is_empty(), "{:?}", pair.bytes_to_clients);
+    let stats = pair.engine.stats();
+    assert!(stats.datagrams_in > 2 && stats.datagrams_in == stats.datagrams_from_port_0);
+    assert_eq!(stats.handshakes_started, 0);
+}
+
 /// RFC 9000 10.3.
 #[test]
 fn an_unknown_id_is_reset_with_less_than_came_and_not_often() {
