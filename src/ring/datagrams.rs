@@ -215,17 +215,23 @@ impl Machine {
         socket.is_wanted = socket.receive.is_none();
     }
 
-    /// Arms the receives that are to be armed, once there are buffers to receive into.
+    /// Arms the receives that are to be armed, once there are buffers to receive into. All sockets
+    /// share them, and the first may take them all: it is the last one the next time.
     pub(super) fn arm_sockets(&mut self) {
         if self.is_ending || self.datagram_buffers.provided_count() == 0 {
             return;
         }
-        for index in 0..self.sockets.len() {
+        let (first, socket_count) = (self.first_to_arm, self.sockets.len());
+        let mut has_armed = false;
+        for index in (first..socket_count).chain(0..first) {
             let socket = &mut self.sockets[index];
             if !socket.is_wanted {
                 continue;
             }
             socket.is_wanted = false;
+            if !std::mem::replace(&mut has_armed, true) {
+                self.first_to_arm = index + 1;
+            }
             if std::mem::replace(&mut socket.was_armed, true) {
                 self.stats.rearms += 1;
             }

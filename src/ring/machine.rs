@@ -50,6 +50,8 @@ pub(super) struct Machine {
 
     pub(super) sockets: Vec<Socket>,
     pub(super) sockets_max: u16,
+    /// Where the sockets' order begins when their receives are armed.
+    pub(super) first_to_arm: usize,
     pub(super) sends_in_flight: u32,
     pub(super) sends_max: u32,
     #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
@@ -82,6 +84,7 @@ impl Machine {
             stream_buffers: group(1, settings.stream_buffers, 0)?,
             sockets: Vec::new(),
             sockets_max: settings.sockets_max,
+            first_to_arm: 0,
             sends_in_flight: 0,
             sends_max: settings.sends_max,
             spare_sends: Vec::new(),

@@ -16,7 +16,7 @@ use super::completion::{
 use super::datagrams::UNSEGMENTED_BATCHES;
 use super::machine::{Event, Machine};
 use super::settings::RingSettings;
-use super::table::CANCEL;
+use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
 use crate::limits::SLOT_LEN;
 use crate::pool::Pool;
@@ -66,6 +66,14 @@ impl Bench {
 
     fn event(&mut self, user_data: u64, result: i32, flags: u32) -> Option<Completion> {
         self.machine.complete(Event { user_data, result, flags })
+    }
+
+    /// Which socket the receive is of.
+    fn socket_of(&mut self, user_data: u64) -> usize {
+        match self.machine.table.get_mut(OpKey(user_data)) {
+            Some(Op::ReceiveDatagrams(socket)) => socket.index(),
+            _ => panic!("no receive of datagrams"),
+        }
     }
 
     /// The one write that was submitted: of one piece, or of several.
@@ -428,6 +436,35 @@ fn a_receive_without_more_is_armed_again() {
     bench.machine.replenish();
     assert!(bench.submitted().is_empty());
     bench.assert_idle();
+}
+
+/// The sockets share their buffers, and who is armed first takes what there is. The flood ends its
+/// receive in each turn, the quiet socket's ends now and then.
+#[test]
+fn a_flooded_socket_leaves_buffers_to_the_next() {
+    for period in [1, 2, 3] {
+        let mut bench = Bench::new();
+        bench.machine.add_socket(1);
+        bench.machine.receive_datagrams(SocketIndex(0));
+        bench.machine.receive_datagrams(SocketIndex(1));
+        let mut in_flight = Vec::new();
+        let mut firsts = [0, 0];
+        for turn in 0..24 {
+            bench.machine.replenish();
+            let armed: Vec<(usize, u64)> =
+                bench.submitted().iter().map(|&(_, key)| (bench.socket_of(key), key)).collect();
+            if let [(first, _), _] = armed[..] {
+                firsts[first] += 1;
+            }
+            in_flight.extend(armed);
+            in_flight.retain(|&(socket, key)| {
+                let ends = socket == 0 || turn % period == 0;
+                assert!(!ends || bench.fails(key, libc::ENOBUFS).is_none());
+                !ends
+            });
+        }
+        assert!(firsts[1] > 5 && firsts[1] >= firsts[0], "{firsts:?} of period {period}");
+    }
 }
 
 #[test]
