@@ -228,6 +228,9 @@ pub struct RingCounters {
     pub no_buffers_datagrams: u64,
     /// Stream receives that had to wait because no buffer was provided.
     pub no_buffers_streams: u64,
+    /// Receives, and waits for a wake-up, that the kernel had no memory for (ENOMEM): asked for
+    /// again after a rest.
+    pub no_memory: u64,
     /// Turns that found the completion queue overflowing.
     pub cq_overflows: u64,
     /// Sends repeated segment by segment after the kernel refused to segment.

@@ -143,6 +143,8 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("ring_no_buffers", "Receives that found no buffer provided, by kind",
         {kind = "datagrams"} counters.ring.no_buffers_datagrams,
         {kind = "streams"} counters.ring.no_buffers_streams),
+    family!("ring_no_memory", "Receives and waits that the kernel had no memory for",
+        {} counters.ring.no_memory),
     family!("ring_rearms", "Datagram receives armed again", {} counters.ring.rearms),
     family!("ring_receive_failures", "Failures of datagram receives other than for buffers",
         {} counters.ring.receive_failures),

@@ -235,8 +235,10 @@ impl std::error::Error for StreamError {}
 pub(super) enum Failure {
     /// Try again now.
     Again,
-    /// Try again when memory or buffers are back.
+    /// Try again when buffers are back: for a receive, those that we provide.
     NoBuffers,
+    /// Try again when the kernel has memory, of which nothing tells.
+    NoMemory,
     /// It was cancelled.
     Cancelled,
     /// It failed for good.
@@ -249,7 +251,8 @@ impl Failure {
         debug_assert!(result < 0, "a failure is negative");
         match -result {
             libc::EAGAIN | libc::EINTR => Failure::Again,
-            libc::ENOBUFS | libc::ENOMEM => Failure::NoBuffers,
+            libc::ENOBUFS => Failure::NoBuffers,
+            libc::ENOMEM => Failure::NoMemory,
             libc::ECANCELED => Failure::Cancelled,
             errno => Failure::Final(errno),
         }

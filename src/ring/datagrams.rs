@@ -298,6 +298,7 @@ impl Machine {
         }
         match Failure::from_result(result) {
             Failure::NoBuffers => self.stats.no_buffers_datagrams += 1,
+            Failure::NoMemory => self.rest_for_memory(),
             Failure::Cancelled if self.is_ending => {}
             Failure::Cancelled | Failure::Again | Failure::Final(_) => {
                 self.stats.receive_failures += 1;
@@ -387,7 +388,9 @@ impl Machine {
             let lost = match Failure::from_result(result) {
                 // Not in this kernel, not for this socket, or no more pages may be pinned; whether the
                 // batch is at fault shows when it is copied.
-                Failure::Final(libc::EINVAL | libc::EOPNOTSUPP) | Failure::NoBuffers
+                Failure::Final(libc::EINVAL | libc::EOPNOTSUPP)
+                | Failure::NoBuffers
+                | Failure::NoMemory
                     if op.is_zero_copy =>
                 {
                     self.stats.zero_copy_refused += 1;
@@ -407,12 +410,12 @@ impl Machine {
                     op.again |= 1 << key.piece();
                     None
                 }
-                Failure::NoBuffers if op.retries < RETRIES_MAX => {
+                Failure::NoBuffers | Failure::NoMemory if op.retries < RETRIES_MAX => {
                     op.again |= 1 << key.piece();
                     op.needs_rest = true;
                     None
                 }
-                Failure::NoBuffers => Some(LossReason::NoBuffers),
+                Failure::NoBuffers | Failure::NoMemory => Some(LossReason::NoBuffers),
                 Failure::Cancelled => Some(LossReason::Cancelled),
                 Failure::Final(errno) => Some(LossReason::from_errno(errno)),
             };

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read as _;
+use std::mem;
 use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
 use super::buffers::BufferGroup;
-use super::completion::{Completion, StreamKey};
+use super::completion::{Completion, Failure, StreamKey};
 use super::datagrams::{SendOp, Socket};
 use super::kernel::RingError;
 use super::message::HEADER_LEN;
@@ -63,8 +64,12 @@ pub(super) struct Machine {
     pub(super) free_streams: Vec<u32>,
     /// Streams whose receive waits for buffers, in order.
     pub(super) starving: VecDeque<StreamKey>,
+    /// The kernel had no memory for something that is to be armed: the next turn waits first.
+    lacks_memory: bool,
 
     wake: Option<Arc<File>>,
+    /// To be armed with the next submission.
+    wake_is_wanted: bool,
 }
 
 impl Machine {
@@ -92,7 +97,9 @@ impl Machine {
             streams: (0..streams).map(|_| Stream::new()).collect(),
             free_streams: (0..streams).rev().collect(),
             starving: VecDeque::new(),
+            lacks_memory: false,
             wake: None,
+            wake_is_wanted: false,
         })
     }
 
@@ -129,14 +136,26 @@ impl Machine {
             self.datagram_buffers.publish();
             self.stream_buffers.publish();
         }
+        if mem::take(&mut self.lacks_memory) {
+            return;
+        }
+        if mem::take(&mut self.wake_is_wanted) {
+            self.arm_wake();
+        }
         self.arm_sockets();
         self.arm_starving();
+    }
+
+    /// Has the next turn arm nothing: what the kernel had no memory for would fail again at once.
+    pub(super) fn rest_for_memory(&mut self) {
+        self.stats.no_memory += 1;
+        self.lacks_memory = true;
     }
 
     /// How long a turn may wait at most while something waits of which no completion tells: a slot
     /// may come back from another thread, and the kernel may have memory for submissions again.
     pub(super) fn longest_wait(&self) -> Option<Duration> {
-        let starves = !self.starving.is_empty() || self.sockets_starve();
+        let starves = !self.starving.is_empty() || self.sockets_starve() || self.wake_is_wanted;
         (starves || !self.outbox.is_empty()).then_some(STARVED_WAIT_MAX)
     }
 
@@ -184,7 +203,12 @@ impl Machine {
             // Sets the counter to zero. In non-blocking mode it fails when another read was first.
             let _ = (&**wake).read(&mut [0u8; 8]);
         }
-        self.arm_wake();
+        if result < 0 && Failure::from_result(result) == Failure::NoMemory {
+            self.wake_is_wanted = true;
+            self.rest_for_memory();
+        } else {
+            self.arm_wake();
+        }
         Some(Completion::Woken)
     }
 }

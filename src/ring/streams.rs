@@ -54,7 +54,7 @@ pub(super) struct Stream {
     receive: Option<OpKey>,
     write: Option<OpKey>,
     close: Option<OpKey>,
-    /// A receive waits for buffers.
+    /// A receive waits for buffers, or for the kernel to have memory.
     starves: bool,
     /// The kernel had more bytes than the last receive took.
     has_more: bool,
@@ -243,6 +243,7 @@ impl Machine {
             return;
         }
         if self.stream_buffers.provided_count() == 0 {
+            self.stats.no_buffers_streams += 1;
             self.starve(key);
         } else {
             self.arm_receive(key);
@@ -286,7 +287,6 @@ impl Machine {
     }
 
     fn starve(&mut self, key: StreamKey) {
-        self.stats.no_buffers_streams += 1;
         self.streams[key.index as usize].starves = true;
         self.starving.push_back(key);
     }
@@ -452,6 +452,12 @@ impl Machine {
             0.. => ReceiveOutcome::End,
             failure => match Failure::from_result(failure) {
                 Failure::NoBuffers => {
+                    self.stats.no_buffers_streams += 1;
+                    self.starve(key);
+                    return None;
+                }
+                Failure::NoMemory => {
+                    self.rest_for_memory();
                     self.starve(key);
                     return None;
                 }
@@ -488,7 +494,7 @@ impl Machine {
             }
             Err(_) => match Failure::from_result(result) {
                 Failure::Again => None,
-                Failure::NoBuffers => {
+                Failure::NoBuffers | Failure::NoMemory => {
                     op.is_resting = true;
                     None
                 }

@@ -1,12 +1,13 @@
 //! What of slots, submissions and waits is left over: by the kernel, by a panic.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::opcode;
 
 use super::*;
-use crate::host::clock;
+use crate::host::{clock, eventfd};
 use crate::ring::message::HEADER_LEN;
 use crate::ring::{Ring, Wait};
 
@@ -45,6 +46,37 @@ fn no_turn_waits_long_while_submissions_are_left() {
     bench.machine.replenish();
     bench.one_submitted(opcode::RecvMsgMulti::CODE);
     assert_eq!(bench.machine.longest_wait(), None);
+}
+
+/// Armed again at once, they would fail again at once, and the worker would spin.
+#[test]
+fn what_the_kernel_has_no_memory_for_rests_a_turn() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    bench.machine.receive_datagrams(SocketIndex(0));
+    bench.machine.replenish();
+    bench.machine.receive(key);
+    bench.machine.watch_wake(Arc::new(eventfd::eventfd().unwrap()));
+    for errno in [libc::ENOMEM, libc::ENOMEM, libc::ENOBUFS] {
+        let armed = bench.submitted();
+        let codes: Vec<u8> = armed.iter().map(|&(code, _)| code).collect();
+        for code in [opcode::RecvMsgMulti::CODE, opcode::Recv::CODE, opcode::PollAdd::CODE] {
+            assert!(codes.contains(&code), "{codes:?}");
+        }
+        assert_eq!((codes.len(), bench.machine.longest_wait()), (3, None));
+        for (code, user_data) in armed {
+            let errno = if code == opcode::PollAdd::CODE { libc::ENOMEM } else { errno };
+            let told = bench.fails(user_data, errno);
+            assert_eq!(told.is_some(), code == opcode::PollAdd::CODE, "the mailbox is looked into");
+        }
+        bench.machine.replenish();
+        assert!(bench.submitted().is_empty(), "this turn waits");
+        assert!(bench.machine.longest_wait().is_some(), "but not for long");
+        bench.machine.replenish();
+    }
+    let stats = &bench.machine.stats;
+    assert_eq!((stats.no_memory, stats.receive_failures), (7, 0));
+    assert_eq!((stats.no_buffers_datagrams, stats.no_buffers_streams), (1, 1));
 }
 
 #[test]
