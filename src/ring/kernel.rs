@@ -39,6 +39,9 @@ const OPERATIONS: [u8; 10] = [
 /// unregister the ring's descriptor, unregister a buffer ring, cancel synchronously.
 const REGISTRATIONS: [u8; 5] = [3, 6, UNREGISTER_RING_FDS as u8, 23, 24];
 
+/// How long an enter rests for which the kernel had no memory.
+const MEMORY_REST_MS: libc::c_int = 1;
+
 /// The ring cannot be made, or not be used any longer.
 #[derive(Debug)]
 pub enum RingError {
@@ -237,9 +240,18 @@ impl Kernel {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // The time is over, a signal came, or the kernel is short of memory for now: what was
-            // not submitted is still queued.
-            Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(()),
+            // The time is over, a signal came, or completions are to be taken first: what was not
+            // submitted is still queued.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
+            // The kernel is short of memory for now. It did not wait as it was told to, and the
+            // next turn would ask again at once.
+            Some(libc::EAGAIN | libc::ENOMEM) => {
+                if !self.has_events() {
+                    // SAFETY: no descriptors are passed; the call only lets the time pass.
+                    unsafe { libc::poll(std::ptr::null_mut(), 0, MEMORY_REST_MS) };
+                }
+                Ok(())
+            }
             Some(libc::EBADR) => Err(RingError::CompletionsLost),
             _ => Err(RingError::Enter(error)),
         }
@@ -292,6 +304,7 @@ fn register(fd: RawFd, operation: libc::c_uint, update: &mut RingFd) -> libc::c_
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::clock;
 
     #[test]
     fn what_the_ring_is_not_for_is_refused() {
@@ -311,5 +324,48 @@ mod tests {
         results.sort_unstable();
         assert_eq!(results, [(1, -libc::EACCES), (2, -libc::EACCES), (3, -libc::ENOENT)]);
         assert!(kernel.ring.submitter().register_files_sparse(4).is_err());
+    }
+
+    /// Has the calling thread's every enter fail with `errno`.
+    fn refuse_enters(errno: i32) {
+        let step =
+            |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let refusal = libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+        // The first word of what the filter sees is the call's number.
+        let mut program = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_enter as u32, 1),
+            step(libc::BPF_RET | libc::BPF_K, refusal, 0),
+            step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: `filter` points at `program`; both live for the call, which copies them.
+        let outcome = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+                + libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter)
+        };
+        assert_eq!(outcome, 0);
+    }
+
+    /// A kernel without memory takes no submissions, and answers at once however long the wait.
+    #[test]
+    fn an_enter_without_memory_rests() {
+        for errno in [libc::EAGAIN, libc::ENOMEM] {
+            let enters = std::thread::spawn(move || {
+                let settings = RingSettings { streams_max: 8, ..RingSettings::default() };
+                let mut kernel = Kernel::new(&settings).unwrap();
+                kernel.enable().unwrap();
+                let cancel = opcode::AsyncCancel::new(77).build().user_data(3);
+                assert!(kernel.queue(&mut VecDeque::from([cancel])));
+                refuse_enters(errno);
+                let start = clock::now();
+                for _ in 0..20 {
+                    kernel.enter(1, Some(Duration::from_secs(5))).unwrap();
+                }
+                start.elapsed()
+            });
+            let time = enters.join().unwrap();
+            assert!(time >= Duration::from_millis(20) && time < Duration::from_secs(5), "{time:?}");
+        }
     }
 }
