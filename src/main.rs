@@ -15,6 +15,7 @@ use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
 use ringway::host::probe::{self, HostFacts};
 use ringway::host::socket::{SocketGroup, SocketSettings};
 use ringway::host::{clock, cpu, eventfd};
+use ringway::limits::REGION_COUNT_MAX;
 use ringway::planted;
 use ringway::pool::{Hugepages, PoolAllocator, PoolPlan, RegionHandle, Regions};
 use ringway::tls::{self, ServerTls};
@@ -121,7 +122,14 @@ struct Process {
 impl Process {
     fn bind(config: Config, tls: ServerTls) -> Result<Self, String> {
         let cores = cpu::usable_cores().map_err(|error| format!("usable cores: {error}"))?;
-        let worker_count = config.runtime.workers.unwrap_or(cores.len() as u16).max(1);
+        let worker_count = worker_count(config.runtime.workers, cores.len());
+        if config.runtime.workers.is_none() && cores.len() > usize::from(worker_count) {
+            tracing::warn!(
+                cores = cores.len(),
+                workers = worker_count,
+                "more cores than a process has workers: the others stay idle"
+            );
+        }
         let plan = PoolPlan::new(config.runtime.pool_len).map_err(|error| error.to_string())?;
         let regions =
             Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
@@ -212,6 +220,11 @@ impl Process {
     }
 }
 
+/// As many as are wanted; else one for each core, as long as there is a region of memory for each.
+fn worker_count(wanted: Option<u16>, core_count: usize) -> u16 {
+    wanted.unwrap_or(core_count.clamp(1, REGION_COUNT_MAX) as u16)
+}
+
 fn bind_group(
     address: SocketAddr,
     worker_count: u16,
@@ -243,4 +256,20 @@ fn start(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
         // Control may have ended first: then nobody needs to know.
         let _ = events.send(WorkerEvent::Ended { worker, outcome });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_a_worker_for_each_core_and_no_more_than_there_are_regions() {
+        for (core_count, expected) in
+            [(0, 1), (1, 1), (2, 2), (63, 63), (64, 64), (65, 64), (192, 64), (65_536, 64)]
+        {
+            assert_eq!(worker_count(None, core_count), expected, "{core_count} cores");
+        }
+        assert_eq!(worker_count(Some(3), 200), 3);
+        assert_eq!(worker_count(Some(64), 2), 64);
+    }
 }
