@@ -140,6 +140,9 @@ impl Process {
                 groups.push((index, bind_group(*address, worker_count, &keys)?));
             }
         }
+        if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
+            tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
+        }
         Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
     }
 

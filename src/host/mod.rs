@@ -5,6 +5,7 @@ pub mod address;
 pub mod clock;
 pub mod cpu;
 pub mod eventfd;
+pub mod filter;
 pub mod memory;
 pub mod probe;
 pub mod socket;

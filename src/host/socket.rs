@@ -10,6 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::host::address::SockAddr;
+use crate::host::filter;
 use crate::host::steering::{self, CidMask};
 
 /// What to ask for when binding.
@@ -47,6 +48,8 @@ pub struct SocketGroup {
     pub sockets: Vec<UdpSocket>,
     /// What the kernel granted (the least of all sockets).
     pub granted: GrantedBuffers,
+    /// Why the kernel does not drop datagrams that are too short; they cost more then, no more.
+    pub filter_refusal: Option<OptionError>,
 }
 
 impl SocketGroup {
@@ -69,10 +72,12 @@ impl SocketGroup {
             address,
             sockets: Vec::with_capacity(usize::from(workers)),
             granted: GrantedBuffers { receive_len: usize::MAX, send_len: usize::MAX },
+            filter_refusal: None,
         };
         for index in 0..workers {
             let socket = open(address).map_err(|e| refused(OptionError::from_io("socket", e)))?;
             set_options(&socket, address).map_err(refused)?;
+            group.filter_refusal = filter::drop_short(&socket).err().or(group.filter_refusal);
             let granted = set_buffers(&socket, settings).map_err(refused)?;
             if index == 0 {
                 // The first socket begins the group and takes its program into it.
@@ -333,6 +338,7 @@ mod tests {
                 assert_eq!(socket.local_addr().unwrap(), group.address);
             }
             assert!(group.granted.receive_len >= 64 << 10, "{:?}", group.granted);
+            assert!(group.filter_refusal.is_none(), "{:?}", group.filter_refusal);
         }
     }
 

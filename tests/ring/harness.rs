@@ -119,6 +119,13 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(step).collect()
 }
 
+/// `bytes`, and zeros behind them to the shortest datagram that an edge socket takes.
+pub fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut datagram = bytes.to_vec();
+    datagram.resize(bytes.len().max(21), 0);
+    datagram
+}
+
 pub fn send(buffer: Vec<u8>, destination: SocketAddr, segment_len: Option<u16>) -> DatagramSend {
     DatagramSend { buffer, destination, source: None, ecn: 0, segment_len }
 }

@@ -1,0 +1,91 @@
+//! What a socket does not even queue: datagrams that no QUIC packet fits into.
+//!
+//! An empty datagram ends a receive that is armed for many, so a flood of them would cost the worker
+//! a turn each. A classic BPF program on the socket has the kernel drop them; it knows nothing of the
+//! program that chooses the socket ([`steering`](super::steering)).
+
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+
+use crate::host::socket::OptionError;
+
+/// RFC 9000 10.3: a packet with a short header of fewer bytes is never valid; one with a long header
+/// is longer.
+pub const DATAGRAM_LEN_MIN: u32 = 21;
+
+/// The program sees the UDP header too.
+const UDP_HEADER_LEN: u32 = 8;
+
+/// Has the kernel drop datagrams that are shorter than [`DATAGRAM_LEN_MIN`]. A bundle of several
+/// (GRO) is taken by its whole length.
+pub fn drop_short(socket: &UdpSocket) -> Result<(), OptionError> {
+    let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, UDP_HEADER_LEN + DATAGRAM_LEN_MIN, 1),
+        // How many bytes of it are kept.
+        step(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    let fprog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
+    // reads it.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const fprog).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(OptionError::last("SO_ATTACH_FILTER")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shorter_than_a_packet_does_not_arrive() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (socket, client) =
+                (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
+            drop_short(&socket).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let to = socket.local_addr().unwrap();
+            let lens = [0, 20, 21, 1, 1200, 19, 65_507, 0, 22];
+            for len in lens {
+                client.send_to(&vec![7; len], to).unwrap();
+            }
+            let mut buffer = vec![0; 65_536];
+            for len in lens.into_iter().filter(|&len| len >= 21) {
+                assert_eq!(socket.recv(&mut buffer).unwrap(), len);
+            }
+            socket.set_nonblocking(true).unwrap();
+            assert!(socket.recv(&mut buffer).is_err(), "nothing else is there");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_option() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        drop_short(&socket).unwrap();
+        let on: i32 = 1;
+        // SAFETY: `on` is live for the call and its length is given.
+        let outcome = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LOCK_FILTER,
+                (&raw const on).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(outcome, 0);
+        let refusal = drop_short(&socket).unwrap_err();
+        assert!(refusal.to_string().starts_with("SO_ATTACH_FILTER: "), "{refusal}");
+    }
+}
