@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use ringway::cli::{self, Command, Exit};
 use ringway::config::{self, Config};
 use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
+use ringway::host::offload::Offload;
 use ringway::host::probe::{self, HostFacts};
 use ringway::host::socket::{SocketGroup, SocketSettings};
 use ringway::host::{clock, cpu, eventfd};
@@ -143,6 +144,11 @@ impl Process {
         if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
             tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
         }
+        // The host's doing, not an address's: said once.
+        let offload = groups.iter().map(|(_, group)| group.offload).reduce(Offload::and);
+        if let Some(advice) = offload.and_then(Offload::advice) {
+            tracing::warn!("{advice}");
+        }
         Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
     }
 
@@ -240,6 +246,8 @@ fn bind_group(
         address = %group.address,
         receive_buffer = group.granted.receive_len,
         send_buffer = group.granted.send_len,
+        coalescing = group.offload.is_coalescing,
+        segmenting = group.offload.is_segmenting,
         "bound"
     );
     Ok(group)

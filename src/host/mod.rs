@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod eventfd;
 pub mod filter;
 pub mod memory;
+pub mod offload;
 pub mod probe;
 pub mod socket;
 pub mod steering;

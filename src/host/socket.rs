@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::host::address::SockAddr;
 use crate::host::filter;
+use crate::host::offload::Offload;
 use crate::host::steering::{self, CidMask};
 
 /// What to ask for when binding.
@@ -50,6 +51,8 @@ pub struct SocketGroup {
     pub granted: GrantedBuffers,
     /// Why the kernel does not drop datagrams that are too short; they cost more then, no more.
     pub filter_refusal: Option<OptionError>,
+    /// What it does for all of the sockets.
+    pub offload: Offload,
 }
 
 impl SocketGroup {
@@ -73,12 +76,14 @@ impl SocketGroup {
             sockets: Vec::with_capacity(usize::from(workers)),
             granted: GrantedBuffers { receive_len: usize::MAX, send_len: usize::MAX },
             filter_refusal: None,
+            offload: Offload { is_coalescing: true, is_segmenting: true },
         };
         for index in 0..workers {
             let socket = open(address).map_err(|e| refused(OptionError::from_io("socket", e)))?;
             set_options(&socket, address).map_err(refused)?;
             group.filter_refusal = filter::drop_short(&socket).err().or(group.filter_refusal);
             let granted = set_buffers(&socket, settings).map_err(refused)?;
+            group.offload = group.offload.and(Offload::ask(&socket));
             if index == 0 {
                 // The first socket begins the group and takes its program into it.
                 steering::attach(&socket, &program).map_err(refused)?;
@@ -214,7 +219,6 @@ fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result<(), Option
 fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
     only_own_family(socket, address)?;
     set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1, "SO_REUSEPORT")?;
-    set(socket, libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO")?;
     // RFC 9000 14: QUIC datagrams must not be fragmented; with PROBE the kernel sets DF and does
     // not act on path MTU messages, which anyone may forge.
     if address.is_ipv6() {
@@ -356,6 +360,54 @@ mod tests {
         assert_eq!(option(six, ip, libc::IPV6_MTU_DISCOVER), libc::IPV6_PMTUDISC_PROBE);
         assert_eq!(option(six, ip, libc::IPV6_RECVPKTINFO), 1);
         assert_eq!(option(six, ip, libc::IPV6_RECVTCLASS), 1);
+    }
+
+    /// Where a container's seccomp filter refuses it, for one.
+    #[test]
+    fn an_address_is_bound_without_coalescing_where_that_is_refused() {
+        let group = std::thread::spawn(|| {
+            refuse_option(libc::SOL_UDP, libc::UDP_GRO);
+            group("127.0.0.1:0", 2).unwrap()
+        });
+        let group = group.join().unwrap();
+        let without = Offload { is_coalescing: false, is_segmenting: true };
+        assert_eq!((group.sockets.len(), group.offload), (2, without));
+        assert!(group.offload.advice().is_some());
+    }
+
+    /// Has the kernel refuse the calling thread a socket option, for good.
+    fn refuse_option(level: i32, option: i32) {
+        // From linux/filter.h, linux/seccomp.h: the call's number lies at 0, its arguments from 16
+        // on, in eight bytes each.
+        let step = |code: u32, jt, jf, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+        let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+        let unless =
+            |value: u32, skip| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value);
+        let answer = |verdict| step(libc::BPF_RET | libc::BPF_K, 0, 0, verdict);
+        let mut filter = [
+            load(0),
+            unless(libc::SYS_setsockopt as u32, 5),
+            load(16 + 8),
+            unless(level.cast_unsigned(), 3),
+            load(16 + 16),
+            unless(option.cast_unsigned(), 1),
+            answer(libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT.cast_unsigned()),
+            answer(libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        let (on, off): (libc::c_ulong, libc::c_ulong) = (1, 0);
+        // SAFETY: the program and its filter are live for the calls, and its length is given.
+        let outcomes = unsafe {
+            [
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, on, off, off, off),
+                libc::prctl(
+                    libc::PR_SET_SECCOMP,
+                    libc::c_ulong::from(libc::SECCOMP_MODE_FILTER),
+                    &raw const program,
+                ),
+            ]
+        };
+        assert_eq!(outcomes, [0, 0], "{}", io::Error::last_os_error());
     }
 
     /// Another test may be given a port that is free for a moment: five tries are enough.

@@ -1,0 +1,120 @@
+//! What the kernel does for a UDP socket with many datagrams at once. Both save a pass through the
+//! network stack for each datagram, and neither is needed: sandboxes (gVisor), seccomp filters and
+//! cgroups with programs of their own refuse them.
+
+use std::mem;
+use std::os::fd::AsRawFd;
+
+/// Segmentation offload of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offload {
+    /// One receive brings many datagrams of one peer (UDP_GRO).
+    pub is_coalescing: bool,
+    /// One send carries many datagrams to one peer (UDP_SEGMENT).
+    pub is_segmenting: bool,
+}
+
+impl Offload {
+    /// Asks for all that there is. Answers what is granted.
+    pub fn ask(socket: &impl AsRawFd) -> Offload {
+        let on: i32 = 1;
+        // SAFETY: `on` is live for the call and its length is given. Whether it was heeded is read
+        // back.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_GRO,
+                (&raw const on).cast(),
+                mem::size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        Self::of(socket)
+    }
+
+    /// What a socket has. A send may be refused all the same, by the device that it leaves by.
+    pub fn of(socket: &impl AsRawFd) -> Offload {
+        Offload {
+            is_coalescing: option(socket, libc::UDP_GRO).is_some_and(|value| value != 0),
+            // A length of segments that is not set is 0; the option is known all the same.
+            is_segmenting: option(socket, libc::UDP_SEGMENT).is_some(),
+        }
+    }
+
+    /// What both sockets have.
+    pub fn and(self, other: Offload) -> Offload {
+        Offload {
+            is_coalescing: self.is_coalescing && other.is_coalescing,
+            is_segmenting: self.is_segmenting && other.is_segmenting,
+        }
+    }
+
+    /// What is missing, what it costs, and the way out; `None` if nothing is.
+    pub fn advice(self) -> Option<String> {
+        let missing = match (self.is_coalescing, self.is_segmenting) {
+            (true, true) => return None,
+            (false, true) => "received datagrams are not coalesced (UDP_GRO)",
+            (true, false) => "sent datagrams are not segmented (UDP_SEGMENT)",
+            (false, false) => {
+                "datagrams are neither coalesced nor segmented (UDP_GRO, UDP_SEGMENT)"
+            }
+        };
+        Some(format!(
+            "{missing}: each one costs a pass through the network stack of its own. Linux has both \
+             since 5.0; a sandbox (gVisor), a seccomp filter or a cgroup's program refuses them \
+             here: allow setsockopt and getsockopt of level 17 (UDP), options 103 and 104"
+        ))
+    }
+}
+
+fn option(socket: &impl AsRawFd, option: i32) -> Option<i32> {
+    let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `value` and `len` are live for the call, and `len` is the length of `value`.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    (outcome == 0).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn what_is_granted_is_read_back() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let nothing_asked = Offload { is_coalescing: false, is_segmenting: true };
+        assert_eq!(Offload::of(&socket), nothing_asked);
+        let all = Offload { is_coalescing: true, is_segmenting: true };
+        assert_eq!(Offload::ask(&socket), all);
+        // A socket that knows neither option.
+        let stream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let none = Offload { is_coalescing: false, is_segmenting: false };
+        assert_eq!(Offload::ask(&stream), none);
+        assert_eq!(all.and(none), none);
+    }
+
+    #[test]
+    fn the_advice_names_what_is_missing() {
+        let told = |is_coalescing, is_segmenting| {
+            Offload { is_coalescing, is_segmenting }.advice().unwrap_or_default()
+        };
+        assert_eq!(told(true, true), "");
+        for (text, gro, gso) in [
+            (told(false, true), true, false),
+            (told(true, false), false, true),
+            (told(false, false), true, true),
+        ] {
+            assert_eq!((text.contains("UDP_GRO"), text.contains("UDP_SEGMENT")), (gro, gso));
+            assert!(text.contains("seccomp") && text.contains("setsockopt"), "{text}");
+        }
+    }
+}
