@@ -352,6 +352,25 @@ pub struct Gauges {
     pub pool_slots: PoolSlots,
     /// Operations that the kernel holds.
     pub ring_operations: u64,
+    /// Sockets by what the kernel does for them.
+    pub socket_offload: SocketOffload,
+}
+
+/// UDP sockets by whether the kernel handles many of their datagrams at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SocketOffload {
+    /// One receive brings many datagrams.
+    pub gro_on: u64,
+    /// Each receive brings one.
+    pub gro_off: u64,
+    /// One send carries many datagrams.
+    pub gso_on: u64,
+    /// Each send carries one: a send of many was refused.
+    pub gso_off: u64,
+    /// Long batches are asked to leave without a copy.
+    pub zero_copy_on: u64,
+    /// The kernel copies or refuses.
+    pub zero_copy_off: u64,
 }
 
 /// Slots of the pool by state; the sum is the pool.

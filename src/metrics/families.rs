@@ -212,6 +212,13 @@ pub(super) const GAUGES: &[Family] = &[
         {state = "provided"} gauges.pool_slots.provided,
         {state = "in_kernel"} gauges.pool_slots.in_kernel),
     family!("ring_operations", "Operations that the kernel holds", {} gauges.ring_operations),
+    family!("socket_offload", "UDP sockets, by what the kernel saves them and whether it does",
+        {offload = "gro", state = "on"} gauges.socket_offload.gro_on,
+        {offload = "gro", state = "off"} gauges.socket_offload.gro_off,
+        {offload = "gso", state = "on"} gauges.socket_offload.gso_on,
+        {offload = "gso", state = "off"} gauges.socket_offload.gso_off,
+        {offload = "zero_copy", state = "on"} gauges.socket_offload.zero_copy_on,
+        {offload = "zero_copy", state = "off"} gauges.socket_offload.zero_copy_off),
 ];
 
 /// A worker's histogram of one kind: name, help, where it lies.

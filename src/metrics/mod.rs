@@ -13,7 +13,7 @@ mod histogram;
 
 pub use counters::{
     ConnectionsClosed, Copied, Counters, Flow, Gauges, Http3Counters, Ledger, OwnAnswers,
-    PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost,
+    PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
     UpstreamFailures, WorkerCounters,
 };
 pub use exposition::{ProcessFacts, exposition};

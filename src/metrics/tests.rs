@@ -168,9 +168,12 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     let Gauges {
         connections_open: a, connections_handshaking: b, exchanges_active: c,
         requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
-        answers_waiting_bytes: g, pool_slots, ring_operations: h,
+        answers_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
     } = &mut report.gauges;
     number!(next, a, b, c, d, e, f, g, h);
+    let SocketOffload { gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off } =
+        socket_offload;
+    number!(next, gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off);
     let PoolSlots { free, owned, provided, in_kernel } = pool_slots;
     number!(next, free, owned, provided, in_kernel);
 }

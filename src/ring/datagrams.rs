@@ -35,8 +35,9 @@ use super::completion::{
 use super::machine::{Event, Machine};
 use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
 use super::table::{Op, OpKey};
+use crate::host::offload::Offload;
 use crate::limits::DATAGRAM_LEN_MAX;
-use crate::metrics::SendsLost;
+use crate::metrics::{SendsLost, SocketOffload};
 use crate::pool::{InKernel, Pool, Provided};
 
 /// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
@@ -71,6 +72,8 @@ pub(super) struct Socket {
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
+    /// Whether one receive may bring many datagrams.
+    is_coalescing: bool,
     /// Batches that are still to go segment by segment.
     unsegmented: u32,
     /// Whether long batches leave without being copied, as far as is known.
@@ -196,18 +199,33 @@ impl SendOp {
 }
 
 impl Machine {
-    pub(super) fn add_socket(&mut self, file: u32) -> SocketIndex {
+    pub(super) fn add_socket(&mut self, file: u32, offload: Offload) -> SocketIndex {
         self.sockets.push(Socket {
             file,
             receive: None,
             is_wanted: false,
             was_armed: false,
             failures: 0,
-            unsegmented: 0,
-            is_zero_copy: true,
+            is_coalescing: offload.is_coalescing,
+            unsegmented: if offload.is_segmenting { 0 } else { UNSEGMENTED_BATCHES },
+            is_zero_copy: self.has_zero_copy,
             header: message::receive_header(),
         });
         SocketIndex((self.sockets.len() - 1) as u16)
+    }
+
+    pub(super) fn socket_offload(&self) -> SocketOffload {
+        let mut counts = SocketOffload::default();
+        for socket in &self.sockets {
+            *(if socket.is_coalescing { &mut counts.gro_on } else { &mut counts.gro_off }) += 1;
+            let is_segmenting = socket.unsegmented == 0;
+            *(if is_segmenting { &mut counts.gso_on } else { &mut counts.gso_off }) += 1;
+            // What is sent datagram by datagram has no long batches.
+            let is_zero_copy = socket.is_zero_copy && is_segmenting;
+            let zero_copy = (&mut counts.zero_copy_on, &mut counts.zero_copy_off);
+            *(if is_zero_copy { zero_copy.0 } else { zero_copy.1 }) += 1;
+        }
+        counts
     }
 
     pub(super) fn receive_datagrams(&mut self, socket: SocketIndex) {

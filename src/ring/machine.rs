@@ -53,6 +53,8 @@ pub(super) struct Machine {
     pub(super) sockets_max: u16,
     /// Where the sockets' order begins when their receives are armed.
     pub(super) first_to_arm: usize,
+    /// Whether the kernel knows sends without a copy at all.
+    pub(super) has_zero_copy: bool,
     pub(super) sends_in_flight: u32,
     pub(super) sends_max: u32,
     #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
@@ -90,6 +92,7 @@ impl Machine {
             sockets: Vec::new(),
             sockets_max: settings.sockets_max,
             first_to_arm: 0,
+            has_zero_copy: true,
             sends_in_flight: 0,
             sends_max: settings.sends_max,
             spare_sends: Vec::new(),

@@ -51,9 +51,10 @@ pub use settings::RingSettings;
 
 use crate::host::address::SockAddr;
 use crate::host::clock;
+use crate::host::offload::Offload;
 use crate::host::probe;
 use crate::limits::{GATHER_COUNT_MAX, GATHER_COUNT_MIN};
-use crate::metrics::RingCounters;
+use crate::metrics::{RingCounters, SocketOffload};
 use crate::pool::Pool;
 use kernel::Kernel;
 use machine::Machine;
@@ -137,10 +138,11 @@ impl Ring {
             let reason = format!("it has {place} sockets already, as many as it may");
             return Err(RingError::Socket(io::Error::other(reason)));
         }
+        let offload = Offload::of(&socket);
         // The file table keeps the socket open.
         let file = OwnedFd::from(socket);
         self.kernel.register_file(place as u32, &file).map_err(RingError::Socket)?;
-        Ok(self.machine.add_socket(place as u32))
+        Ok(self.machine.add_socket(place as u32, offload))
     }
 
     /// Watches an eventfd in non-blocking mode: each time it was written there is one
@@ -256,6 +258,11 @@ impl Ring {
     /// What was counted.
     pub fn stats(&self) -> &RingCounters {
         &self.machine.stats
+    }
+
+    /// What the kernel does for the sockets, as far as is known by now.
+    pub fn socket_offload(&self) -> SocketOffload {
+        self.machine.socket_offload()
     }
 
     /// Operations that the kernel holds.

@@ -18,6 +18,7 @@ use super::machine::{Event, Machine};
 use super::settings::RingSettings;
 use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
+use crate::host::offload::Offload;
 use crate::limits::SLOT_LEN;
 use crate::pool::Pool;
 
@@ -27,6 +28,8 @@ const F_MORE: u32 = 2;
 const F_SOCK_NONEMPTY: u32 = 4;
 const F_NOTIF: u32 = 8;
 const USAGE_COPIED: i32 = i32::MIN;
+
+const OFFLOAD: Offload = Offload { is_coalescing: true, is_segmenting: true };
 
 /// A machine whose submissions and buffers the test plays the kernel for.
 struct Bench {
@@ -46,7 +49,7 @@ impl Bench {
             ..RingSettings::default()
         };
         let mut machine = Machine::new(&settings, Rc::clone(&pool)).unwrap();
-        machine.add_socket(0);
+        machine.add_socket(0, OFFLOAD);
         machine.replenish();
         Bench { machine, pool }
     }
@@ -90,12 +93,16 @@ impl Bench {
 
     /// Sends `len` bytes from a slot, in segments of 100.
     fn send(&mut self, len: usize) {
+        self.send_on(SocketIndex(0), len);
+    }
+
+    fn send_on(&mut self, socket: SocketIndex, len: usize) {
         let mut buffer = self.pool.lease_vec().unwrap();
         buffer.resize(len, 7);
         let destination = "192.0.2.1:1".parse().unwrap();
         let segment_len = Some(100);
         let send = DatagramSend { buffer, destination, source: None, ecn: 0, segment_len };
-        self.machine.send_datagrams(SocketIndex(0), send).unwrap();
+        self.machine.send_datagrams(socket, send).unwrap();
     }
 
     fn stream(&mut self, tag: u64) -> StreamKey {
@@ -262,6 +269,32 @@ fn a_refused_zero_copy_send_is_copied() {
 }
 
 #[test]
+fn what_the_kernel_does_not_know_is_never_tried() {
+    let mut bench = Bench::new();
+    bench.machine.has_zero_copy = false;
+    let copying = bench.machine.add_socket(1, OFFLOAD);
+    let plain = Offload { is_coalescing: false, is_segmenting: false };
+    let splitting = bench.machine.add_socket(2, plain);
+    bench.send_on(copying, 1600);
+    let key = bench.one_submitted(opcode::SendMsg::CODE);
+    assert_sent(bench.event(key, 1600, 0), SendOutcome::Sent);
+    bench.send_on(splitting, 1600);
+    let pieces = bench.submitted();
+    assert_eq!(pieces.len(), 16);
+    for (place, &(code, piece)) in pieces.iter().enumerate() {
+        assert_eq!(code, opcode::SendMsg::CODE);
+        assert_eq!(bench.event(piece, 100, 0).is_some(), place == 15);
+    }
+    let offload = bench.machine.socket_offload();
+    assert_eq!((offload.gro_on, offload.gro_off), (2, 1));
+    assert_eq!((offload.gso_on, offload.gso_off), (2, 1));
+    assert_eq!((offload.zero_copy_on, offload.zero_copy_off), (1, 2));
+    assert_eq!(bench.machine.stats.zero_copy_sends, 0);
+    assert_eq!(bench.machine.stats.gso_fallbacks, 0);
+    bench.assert_idle();
+}
+
+#[test]
 fn a_refusal_to_segment_is_remembered() {
     for errno in [libc::EIO, libc::EINVAL] {
         let mut bench = Bench::new();
@@ -284,6 +317,8 @@ fn a_refusal_to_segment_is_remembered() {
         let pieces = bench.submitted();
         assert_eq!(pieces.len(), 4, "the socket remembers");
         assert_eq!(bench.machine.stats.gso_fallbacks, 1);
+        let offload = bench.machine.socket_offload();
+        assert_eq!((offload.gso_on, offload.gso_off), (0, 1), "and so is told");
         for (place, &(_, piece)) in pieces.iter().enumerate() {
             assert_eq!(bench.event(piece, 1, 0).is_some(), place == 3, "one end for all pieces");
         }

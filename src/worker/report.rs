@@ -13,6 +13,9 @@ pub(super) struct Tally {
     pub(super) access_records_dropped: u64,
     pub(super) low_water_events: u64,
     pub(super) memory_low: bool,
+    /// Batches that the kernel had refused to segment when that was last looked at.
+    pub(super) gso_fallbacks: u64,
+    pub(super) is_unsegmented_told: bool,
 }
 
 impl Tally {
@@ -26,6 +29,25 @@ impl Tally {
 }
 
 impl Worker<'_> {
+    /// Says once that sends are no longer segmented: each datagram then costs a pass of its own
+    /// through the network stack.
+    pub(super) fn note_offload(&mut self) {
+        let fallbacks = self.ring.stats().gso_fallbacks;
+        if std::mem::replace(&mut self.tally.gso_fallbacks, fallbacks) == fallbacks {
+            return;
+        }
+        let sockets = self.ring.socket_offload().gso_off;
+        if sockets > 0 && !std::mem::replace(&mut self.tally.is_unsegmented_told, true) {
+            tracing::warn!(
+                worker = self.setup.index,
+                sockets,
+                "the kernel refuses to segment sends (UDP_SEGMENT), each datagram is sent by \
+                 itself: the device lacks checksum offload (`ethtool -K DEVICE tx on`), or the \
+                 route goes through IPsec; a restart tries again"
+            );
+        }
+    }
+
     pub(super) fn report(&self) -> WorkerReport {
         let counts = self.gateway.counts();
         WorkerReport {
@@ -71,6 +93,7 @@ impl Worker<'_> {
                 in_kernel: slots.in_kernel.into(),
             },
             ring_operations: self.ring.operations_in_flight() as u64,
+            socket_offload: self.ring.socket_offload(),
         }
     }
 }

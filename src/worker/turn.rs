@@ -43,6 +43,7 @@ impl Worker<'_> {
             self.pool.take_returns();
             let memory_low = self.pool.is_low();
             self.tally.note_memory(memory_low);
+            self.note_offload();
             self.gateway.set_memory_low(memory_low);
             let mut deadline = self.carry_out(now);
             if self.drain_is_over(now) {

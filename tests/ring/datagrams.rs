@@ -1,5 +1,6 @@
 //! Datagrams: segmentation both ways, marks and addresses, want of buffers, re-arming.
 
+use std::net::UdpSocket;
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -412,41 +413,90 @@ fn losses_are_told_by_their_reason() {
     bench.end();
 }
 
-#[test]
-fn a_socket_without_checksums_falls_back() {
-    // SO_NO_CHECK on the sender makes the kernel refuse segmentation with an error of its own:
-    // the natural way to see a device without checksum offload.
-    let mut bench = Bench::new(settings());
-    let (socket, _) = crate::harness::edge_socket("127.0.0.1:0");
-    let on: i32 = 1;
-    // SAFETY: `on` is live for the call and its length is given.
+/// Sets a socket option to a number.
+fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) {
+    // SAFETY: `value` is live for the call and its length is given.
     let outcome = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NO_CHECK,
-            (&raw const on).cast(),
+            level,
+            option,
+            (&raw const value).cast(),
             size_of::<i32>() as u32,
         )
     };
-    assert_eq!(outcome, 0);
-    let edge = bench.ring.add_socket(socket).unwrap();
-    let client = peer("127.0.0.1:0");
-    let bytes = pattern(64 * 500, 5);
-    for round in 0..3u64 {
-        let mut batch = bench.pool.lease_vec().unwrap();
-        batch.extend_from_slice(&bytes);
-        let batch = send(batch, client.local_addr().unwrap(), Some(500));
-        bench.ring.send_datagrams(edge, batch).unwrap();
-        assert_eq!(lost(&mut bench), SendOutcome::Sent, "round {round}");
-        let mut buffer = [0u8; 1024];
-        for expected in bytes.chunks(500) {
-            let len = client.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..len], expected);
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// From linux/udp.h: no checksums on IPv6, to send and to receive.
+const UDP_NO_CHECK6_TX: i32 = 101;
+const UDP_NO_CHECK6_RX: i32 = 102;
+
+/// A sender without checksums is refused segmentation by the kernel itself (EINVAL), as one is
+/// whose device can't compute them: the batch goes again at once, datagram by datagram.
+#[test]
+fn a_refused_batch_goes_again_unsegmented_and_the_socket_remembers() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let mut bench = Bench::new(settings());
+        let (socket, _) = crate::harness::edge_socket(address);
+        let client = peer(address);
+        if address.starts_with('[') {
+            set(&socket, libc::SOL_UDP, UDP_NO_CHECK6_TX, 1);
+            set(&client, libc::SOL_UDP, UDP_NO_CHECK6_RX, 1);
+        } else {
+            set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
         }
+        let edge = bench.ring.add_socket(socket).unwrap();
+        let offload = bench.ring.socket_offload();
+        assert_eq!((offload.gso_on, offload.gso_off), (1, 0), "nothing is known yet");
+        let bytes = pattern(64 * 500, 5);
+        for round in 0..3u64 {
+            let mut batch = bench.pool.lease_vec().unwrap();
+            batch.extend_from_slice(&bytes);
+            let batch = send(batch, client.local_addr().unwrap(), Some(500));
+            bench.ring.send_datagrams(edge, batch).unwrap();
+            assert_eq!(lost(&mut bench), SendOutcome::Sent, "round {round}");
+            let mut buffer = [0u8; 1024];
+            for expected in bytes.chunks(500) {
+                let len = client.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..len], expected);
+            }
+            let offload = bench.ring.socket_offload();
+            assert_eq!((offload.gso_on, offload.gso_off), (0, 1), "round {round}");
+        }
+        let stats = bench.ring.stats();
+        assert_eq!((stats.gso_fallbacks, &stats.sends_lost), (1, &Default::default()));
+        bench.end();
     }
-    assert_eq!(bench.ring.stats().gso_fallbacks, 1);
-    bench.end();
+}
+
+/// A socket whose kernel refuses to coalesce: what was sent as one comes in one by one.
+#[test]
+fn without_coalescing_each_datagram_comes_by_itself() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let mut bench = Bench::new(RingSettings { datagram_buffers: 32, ..settings() });
+        let (socket, to) = crate::harness::edge_socket(address);
+        set(&socket, libc::SOL_UDP, libc::UDP_GRO, 0);
+        let plain = bench.ring.add_socket(socket).unwrap();
+        bench.ring.receive_datagrams(plain);
+        let (out, from) = bench.edge(address);
+        let offload = bench.ring.socket_offload();
+        assert_eq!((offload.gro_on, offload.gro_off), (1, 1));
+        let bytes = pattern(20 * 1000 + 7, 9);
+        bench.ring.send_datagrams(out, send(bytes.clone(), to, Some(1000))).unwrap();
+        let mut expected = bytes.chunks(1000);
+        bench.until(|_, completion| {
+            let Completion::Datagrams { socket, payload, source, segment_len, .. } = completion
+            else {
+                return Continue(());
+            };
+            assert_eq!((socket, source, segment_len), (plain, from, payload.len()));
+            assert_eq!(Some(&payload[..]), expected.next());
+            if expected.len() == 0 { Break(()) } else { Continue(()) }
+        });
+        assert_eq!(bench.ring.stats().truncated, 0);
+        bench.end();
+    }
 }
 
 #[test]
