@@ -102,8 +102,13 @@ fn serve(config: Config, tls: ServerTls, admin_required: bool) -> Result<(), Exi
 fn check_host() -> Result<(), String> {
     let limit = probe::raise_nofile();
     let facts = HostFacts::gather();
-    facts.io_uring.map_err(|refusal| refusal.to_string())?;
-    tracing::info!(kernel = facts.kernel.text, open_files_max = limit.soft, "host");
+    let ring = facts.io_uring.map_err(|refusal| refusal.to_string())?;
+    tracing::info!(
+        kernel = facts.kernel.text,
+        open_files_max = limit.soft,
+        zero_copy_send = ring.zero_copy_send,
+        "host"
+    );
     Ok(())
 }
 

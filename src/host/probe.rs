@@ -139,14 +139,21 @@ impl UdpFeatures {
 /// What io_uring offers here beyond what the ring needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingFeatures {
-    /// Waiting for completions is not accounted as waiting for a disk (Linux 6.15).
-    pub wait_is_idle: bool,
-    /// A wait may gather completions for a minimum time (Linux 6.12).
-    pub minimum_wait: bool,
-    /// One receive may fill several buffers (Linux 6.10).
-    pub bundles: bool,
-    /// Sends that do not copy (Linux 6.1).
+    /// Messages sent without a copy (Linux 6.1).
     pub zero_copy_send: bool,
+}
+
+impl RingFeatures {
+    /// Asks a ring that is not restricted yet.
+    pub fn of(ring: &IoUring) -> io::Result<RingFeatures> {
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        Ok(RingFeatures::read(&probe))
+    }
+
+    fn read(probe: &Probe) -> RingFeatures {
+        RingFeatures { zero_copy_send: probe.is_supported(opcode::SendMsgZc::CODE) }
+    }
 }
 
 /// Why io_uring may not be used.
@@ -263,11 +270,13 @@ fn is_filtered(status: &str) -> bool {
         .is_some_and(|mode| mode.trim() == "2")
 }
 
-/// Operations that the ring uses, by name.
-const NEEDED: [(&str, u8); 7] = [
+/// All operations that the ring needs, by name. It is restricted to them, so none is forgotten.
+pub const OPERATIONS: [(&str, u8); 9] = [
     ("recvmsg", opcode::RecvMsg::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
     ("recv", opcode::Recv::CODE),
+    ("send", opcode::Send::CODE),
+    ("timeout", opcode::Timeout::CODE),
     ("connect", opcode::Connect::CODE),
     ("close", opcode::Close::CODE),
     ("async cancel", opcode::AsyncCancel::CODE),
@@ -281,7 +290,7 @@ fn probe_ring() -> Result<RingFeatures, RingRefusal> {
     let ring: IoUring = builder.build(8).map_err(RingRefusal::from_setup)?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(RingRefusal::from_setup)?;
-    let mut missing: Vec<&'static str> = NEEDED
+    let mut missing: Vec<&'static str> = OPERATIONS
         .into_iter()
         .filter(|&(_, code)| !probe.is_supported(code))
         .map(|(name, _)| name)
@@ -299,12 +308,7 @@ fn probe_ring() -> Result<RingFeatures, RingRefusal> {
     if !missing.is_empty() {
         return Err(RingRefusal::TooOld { kernel: kernel.text, missing });
     }
-    Ok(RingFeatures {
-        wait_is_idle: ring.params().is_feature_no_iowait(),
-        minimum_wait: ring.params().is_feature_min_timeout(),
-        bundles: ring.params().is_feature_recvsend_bundle(),
-        zero_copy_send: probe.is_supported(opcode::SendMsgZc::CODE),
-    })
+    Ok(RingFeatures::read(&probe))
 }
 
 #[cfg(test)]

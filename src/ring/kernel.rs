@@ -13,27 +13,15 @@ use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use super::buffers::BufferGroup;
 use super::machine::Event;
 use super::settings::RingSettings;
-use crate::host::probe::RingRefusal;
+use crate::host::probe::{OPERATIONS, RingFeatures, RingRefusal};
 use crate::limits::{GATHER_TIME, RING_THREADS_MAX};
 
 // From linux/io_uring.h: a ring's own descriptor, registered, spares a look-up at each enter.
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
-/// All operations that a ring is ever asked for. Should an attacker gain control of the worker,
-/// the ring opens no files and makes no sockets for him: seccomp does not see what a ring does.
-const OPERATIONS: [u8; 10] = [
-    opcode::RecvMsg::CODE,
-    opcode::SendMsg::CODE,
-    opcode::SendMsgZc::CODE,
-    opcode::Recv::CODE,
-    opcode::Send::CODE,
-    opcode::Connect::CODE,
-    opcode::Close::CODE,
-    opcode::AsyncCancel::CODE,
-    opcode::PollAdd::CODE,
-    opcode::Timeout::CODE,
-];
+/// One operation more than the ring needs, where the kernel knows it.
+const ZERO_COPY: u8 = opcode::SendMsgZc::CODE;
 
 /// All registrations after the start, from linux/io_uring.h: unregister files, update files,
 /// unregister the ring's descriptor, unregister a buffer ring, cancel synchronously.
@@ -96,6 +84,7 @@ pub(super) struct Kernel {
     enter_flags: EnterFlags,
     /// It can gather completions for a while before it wakes us (Linux 6.12).
     gathers: bool,
+    features: RingFeatures,
 }
 
 /// As the kernel lays out the registration of a ring's descriptor.
@@ -131,17 +120,26 @@ impl Kernel {
         if ring.params().is_feature_no_iowait() {
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
+        let features = RingFeatures::of(&ring)
+            .map_err(|error| RingError::Refused(RingRefusal::from_setup(error)))?;
         let registered = register_ring(ring.as_raw_fd());
         let gathers = ring.params().is_feature_min_timeout();
-        Ok(Kernel { ring, registered, enter_flags, gathers })
+        Ok(Kernel { ring, registered, enter_flags, gathers, features })
     }
 
-    /// Ends the setup: from here on the ring does what it is for, and nothing else.
+    pub(super) fn features(&self) -> RingFeatures {
+        self.features
+    }
+
+    /// Ends the setup: from here on the ring does what it is for, and nothing else. Should an
+    /// attacker gain control of the worker, the ring opens no files and makes no sockets for him:
+    /// seccomp does not see what a ring does.
     pub(super) fn enable(&mut self) -> Result<(), RingError> {
         let flags = squeue::Flags::FIXED_FILE | squeue::Flags::BUFFER_SELECT;
         let mut restrictions: Vec<Restriction> = OPERATIONS
-            .map(Restriction::sqe_op)
+            .map(|(_, code)| Restriction::sqe_op(code))
             .into_iter()
+            .chain(self.features.zero_copy_send.then(|| Restriction::sqe_op(ZERO_COPY)))
             .chain(REGISTRATIONS.map(Restriction::register_op))
             .chain([Restriction::sqe_flags_allowed(flags.bits())])
             .collect();

@@ -123,8 +123,9 @@ impl Ring {
         let streams_room = files_max.saturating_sub(u32::from(settings.sockets_max));
         settings.streams_max = settings.streams_max.min(streams_room.max(1));
         let claim = Claim::new(&pool);
-        let machine = Machine::new(&settings, pool)?;
+        let mut machine = Machine::new(&settings, pool)?;
         let mut kernel = Kernel::new(&settings)?;
+        machine.has_zero_copy = kernel.features().zero_copy_send;
         kernel.register_group(&machine.datagram_buffers)?;
         kernel.register_group(&machine.stream_buffers)?;
         kernel.enable()?;

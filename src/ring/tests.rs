@@ -479,7 +479,7 @@ fn a_receive_without_more_is_armed_again() {
 fn a_flooded_socket_leaves_buffers_to_the_next() {
     for period in [1, 2, 3] {
         let mut bench = Bench::new();
-        bench.machine.add_socket(1);
+        bench.machine.add_socket(1, OFFLOAD);
         bench.machine.receive_datagrams(SocketIndex(0));
         bench.machine.receive_datagrams(SocketIndex(1));
         let mut in_flight = Vec::new();
