@@ -120,6 +120,22 @@ pub enum Completion {
     Woken,
 }
 
+impl Completion {
+    /// The stream that it is about, if one.
+    pub(super) fn stream_tag(&self) -> Option<u64> {
+        match *self {
+            Completion::Connected { tag, .. }
+            | Completion::Received { tag, .. }
+            | Completion::Wrote { tag, .. }
+            | Completion::Closed { tag } => Some(tag),
+            Completion::Datagrams { .. }
+            | Completion::ReceiveStopped { .. }
+            | Completion::Sent { .. }
+            | Completion::Woken => None,
+        }
+    }
+}
+
 /// What became of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {

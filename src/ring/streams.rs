@@ -348,10 +348,13 @@ impl Machine {
         let Some(stream) = self.live_stream(key) else { return };
         stream.phase = Phase::Closing;
         stream.starves = false;
+        let tag = stream.tag;
         for op in [stream.connect, stream.receive, stream.write].into_iter().flatten() {
             let entry = opcode::AsyncCancel::new(op.0).build();
             self.outbox.push_back(entry.user_data(CANCEL));
         }
+        // What nobody has taken yet is not heard any more.
+        self.ready.retain(|completion| completion.stream_tag() != Some(tag));
         if let Some(closed) = self.settle_close(key) {
             self.ready.push_back(closed);
         }

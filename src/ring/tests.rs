@@ -672,6 +672,31 @@ fn several_slots_come_back_when_nothing_fills_them() {
     }
 }
 
+/// What a receive into several slots has brought, or an empty write, may not have been taken when
+/// its stream is closed.
+#[test]
+fn what_nobody_has_taken_is_not_heard_after_a_close() {
+    let mut bench = Bench::new();
+    let (key, other) = (bench.stream(5), bench.stream(6));
+    let id = u32::from(bench.machine.stream_buffers.first_id());
+    bench.machine.receive(key);
+    let first = bench.one_submitted(opcode::Recv::CODE);
+    drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+    bench.machine.receive(key);
+    let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+    let part = bench.event(scatter, 3 * SLOT_LEN as i32, 0);
+    assert!(matches!(part, Some(Completion::Received { outcome: ReceiveOutcome::Part(_), .. })));
+    bench.machine.write(key, Vec::new()).unwrap();
+    bench.machine.write(other, Vec::new()).unwrap();
+    drop(part);
+    bench.close_idle(key);
+    let left = bench.machine.ready.pop_front();
+    assert!(matches!(left, Some(Completion::Wrote { tag: 6, .. })), "{left:?}");
+    assert!(bench.machine.ready.is_empty());
+    bench.close_idle(other);
+    bench.assert_idle();
+}
+
 #[test]
 fn an_end_gives_its_slot_back() {
     let mut bench = Bench::new();
