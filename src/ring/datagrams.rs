@@ -420,6 +420,8 @@ impl Machine {
                 Failure::Final(libc::EIO | libc::EINVAL) if is_segmented => {
                     self.stats.gso_fallbacks += 1;
                     op.was_refused = true;
+                    // A datagram by itself is not worth it.
+                    op.is_zero_copy = false;
                     op.prepare_split();
                     None
                 }

@@ -268,6 +268,24 @@ fn a_refused_zero_copy_send_is_copied() {
     assert_eq!((stats.zero_copy_refused, stats.gso_fallbacks), (1, 1));
 }
 
+/// EIO is about checksums, so about segmenting: the pieces are too short for anything but a copy.
+#[test]
+fn the_pieces_of_a_zero_copy_send_are_copied() {
+    let mut bench = Bench::new();
+    bench.send(1600);
+    let key = bench.one_submitted(opcode::SendMsgZc::CODE);
+    assert!(bench.event(key, -libc::EIO, F_MORE).is_none());
+    assert!(bench.event(key, 0, F_NOTIF).is_none());
+    let pieces = bench.submitted();
+    assert_eq!(pieces.len(), 16);
+    for (place, &(code, piece)) in pieces.iter().enumerate() {
+        assert_eq!(code, opcode::SendMsg::CODE);
+        assert_eq!(bench.event(piece, 100, 0).is_some(), place == 15);
+    }
+    assert_eq!(bench.machine.stats.zero_copy_sends, 1);
+    bench.assert_idle();
+}
+
 #[test]
 fn what_the_kernel_does_not_know_is_never_tried() {
     let mut bench = Bench::new();
