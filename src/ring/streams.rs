@@ -532,18 +532,15 @@ impl Machine {
 
     /// The bytes that the write in flight offers the kernel.
     #[cfg(test)]
-    pub(super) fn try_offered(&mut self, user_data: u64) -> Option<Vec<u8>> {
-        let Some(Op::Write(op)) = self.table.get_mut(OpKey(user_data)) else { return None };
+    pub(super) fn offered(&mut self, user_data: u64) -> Vec<u8> {
+        let Some(Op::Write(op)) = self.table.get_mut(OpKey(user_data)) else {
+            panic!("a write is in flight");
+        };
         let bytes = op.vectors.iter().flat_map(|vector| {
             // SAFETY: the vectors point into the pieces, which the operation holds.
             unsafe { std::slice::from_raw_parts(vector.iov_base.cast::<u8>(), vector.iov_len) }
         });
-        Some(bytes.copied().collect())
-    }
-
-    #[cfg(test)]
-    pub(super) fn offered(&mut self, user_data: u64) -> Vec<u8> {
-        self.try_offered(user_data).expect("a write is in flight")
+        bytes.copied().collect()
     }
 
     /// The stream, unless it is closing or gone; a key that is used after that is a caller's bug

@@ -1,0 +1,340 @@
+//! The ring's caller: asks for things, holds on to what it is given, and keeps books on what it is
+//! owed.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::submission::{origin, pattern};
+use super::wire::{Batch, Bundle, Wire};
+use crate::host::address::SockAddr;
+use crate::limits::SLOT_LEN;
+use crate::pool::Pool;
+use crate::ring::completion::{
+    Completion, DatagramSend, ReceiveOutcome, SendOutcome, SocketIndex, StreamKey,
+};
+use crate::ring::machine::Machine;
+
+/// A stream that is not closed.
+struct Stream {
+    key: StreamKey,
+    file: u32,
+    is_connecting: bool,
+    is_receiving: bool,
+    /// Bytes asked to be written, and what the peer had taken before.
+    writing: Option<(usize, u64)>,
+    is_closing: bool,
+    /// It never came about.
+    has_failed: bool,
+    /// Bytes received so far.
+    got: u64,
+}
+
+pub(super) struct Caller {
+    pub(super) random: SmallRng,
+    streams: BTreeMap<u64, Stream>,
+    tag: u64,
+    /// Keys of streams that are closed or closing, the last ones.
+    gone: Vec<StreamKey>,
+    pub(super) sends_owed: u32,
+    sends_max: u32,
+    sockets: u16,
+    long_batches: u32,
+    /// A buffer that a send gave back, for the next one.
+    spare: Option<Vec<u8>>,
+    held: Vec<(BytesMut, Bundle)>,
+    held_max: usize,
+    /// Calls on streams that are gone.
+    pub(super) stale_calls: u64,
+    number: u64,
+}
+
+impl Caller {
+    pub(super) fn new(random: SmallRng, scenario: &super::scenario::Scenario) -> Caller {
+        Caller {
+            random,
+            streams: BTreeMap::new(),
+            tag: 0,
+            gone: Vec::new(),
+            sends_owed: 0,
+            sends_max: scenario.settings.sends_max,
+            sockets: scenario.sockets,
+            long_batches: scenario.long_batches,
+            spare: None,
+            held: Vec::new(),
+            held_max: scenario.held_max,
+            stale_calls: 0,
+            number: 0,
+        }
+    }
+
+    fn chance(&mut self, one_in: u32) -> bool {
+        one_in > 0 && self.random.random_range(0..one_in) == 0
+    }
+
+    /// Asks for something, or lets go of something.
+    pub(super) fn ask(&mut self, machine: &mut Machine, pool: &Pool, wire: &mut Wire) {
+        match self.random.random_range(0..9) {
+            0 | 1 => self.send(machine, pool, wire),
+            2 => self.connect(machine, wire),
+            3 | 4 => self.receive(machine),
+            5 => self.write(machine, wire),
+            6 => {
+                if self.chance(3)
+                    && let Some(tag) = self.some_stream()
+                {
+                    self.close(machine, tag);
+                }
+            }
+            7 => self.use_what_is_gone(machine),
+            _ => self.let_go(),
+        }
+    }
+
+    fn some_stream(&mut self) -> Option<u64> {
+        let place = self.random.random_range(0..self.streams.len().max(1));
+        self.streams.keys().nth(place).copied()
+    }
+
+    fn send(&mut self, machine: &mut Machine, pool: &Pool, wire: &mut Wire) {
+        let Some(mut buffer) = self.spare.take().or_else(|| pool.lease_vec()) else { return };
+        let segment_len = [1, 100, 1_000, 1_200][self.random.random_range(0..4)];
+        let count = match self.chance(self.long_batches) {
+            true => self.random.random_range(16..=54),
+            false => self.random.random_range(1..16),
+        };
+        let len = segment_len * count - self.random.random_range(0..segment_len);
+        self.number += 1;
+        buffer.extend_from_slice(pattern(origin(self.number) + 5, len));
+        let batch = Batch { bytes: buffer.clone(), segment_len, sent: vec![0; count] };
+        let base = buffer.as_ptr().addr() as u64;
+        let send = DatagramSend {
+            buffer,
+            destination: "192.0.2.1:1".parse().unwrap(),
+            source: None,
+            ecn: 0,
+            segment_len: Some(segment_len as u16),
+        };
+        let socket = SocketIndex(self.random.random_range(0..self.sockets));
+        match machine.send_datagrams(socket, send) {
+            Ok(()) => {
+                self.sends_owed += 1;
+                assert!(wire.batches.insert(base, batch).is_none(), "a slot is sent twice");
+            }
+            Err((_, mut send)) => {
+                let kept = self.sends_owed + wire.being_read;
+                assert!(kept >= self.sends_max, "refused below what was promised");
+                send.buffer.clear();
+                self.spare = Some(send.buffer);
+            }
+        }
+    }
+
+    fn connect(&mut self, machine: &mut Machine, wire: &mut Wire) {
+        self.tag += 1;
+        let tag = self.tag;
+        let Ok((key, file)) = machine.open_stream(tag) else { return };
+        let address: std::net::SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let refused = self.chance(10);
+        match refused {
+            true => machine.refuse_connect(key, crate::ring::ConnectError::NoDescriptor),
+            false => machine.connect(key, SockAddr::from(address)),
+        }
+        wire.open(file, tag);
+        let stream = Stream {
+            key,
+            file,
+            is_connecting: true,
+            is_receiving: false,
+            writing: None,
+            is_closing: false,
+            has_failed: false,
+            got: 0,
+        };
+        self.streams.insert(tag, stream);
+    }
+
+    fn receive(&mut self, machine: &mut Machine) {
+        let Some(tag) = self.some_stream() else { return };
+        let stream = self.streams.get_mut(&tag).unwrap();
+        if stream.is_connecting || stream.is_closing || stream.has_failed || stream.is_receiving {
+            return;
+        }
+        stream.is_receiving = true;
+        machine.receive(stream.key);
+        // While it is armed, once more is nothing.
+        machine.receive(stream.key);
+    }
+
+    fn write(&mut self, machine: &mut Machine, wire: &mut Wire) {
+        let Some(tag) = self.some_stream() else { return };
+        let count = [0, 1, 1, 3, 70][self.random.random_range(0..5)];
+        let lens: Vec<usize> = (0..count).map(|_| self.random.random_range(0..2_000)).collect();
+        let stream = self.streams.get_mut(&tag).unwrap();
+        if stream.is_connecting || stream.is_closing || stream.has_failed {
+            return;
+        }
+        if stream.writing.is_some_and(|(len, _)| len == 0) {
+            // Over already, and only not heard of.
+            return;
+        }
+        let before = wire.peer(stream.file).taken;
+        let mut position = origin(tag) + before;
+        let mut pieces = Vec::new();
+        for len in lens {
+            pieces.push(Bytes::from_static(pattern(position, len)));
+            position += len as u64;
+        }
+        let len = pieces.iter().map(Bytes::len).sum();
+        match machine.write(stream.key, pieces) {
+            Ok(()) => assert!(stream.writing.replace((len, before)).is_none(), "one at a time"),
+            Err((_, pieces)) => {
+                assert!(stream.writing.is_some(), "refused without one in flight");
+                assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), len, "they come back");
+            }
+        }
+    }
+
+    fn close(&mut self, machine: &mut Machine, tag: u64) {
+        let stream = self.streams.get_mut(&tag).unwrap();
+        self.stale_calls += u64::from(stream.is_closing);
+        stream.is_closing = true;
+        machine.close(stream.key);
+        self.gone.push(stream.key);
+        if self.gone.len() > 8 {
+            self.gone.remove(0);
+        }
+    }
+
+    /// A key that is used for too long does nothing.
+    fn use_what_is_gone(&mut self, machine: &mut Machine) {
+        if self.gone.is_empty() || !self.chance(4) {
+            return;
+        }
+        let key = self.gone[self.random.random_range(0..self.gone.len())];
+        self.stale_calls += 3;
+        machine.receive(key);
+        machine.write(key, vec![Bytes::from_static(b"lost")]).unwrap();
+        machine.close(key);
+    }
+
+    /// Lets go of something that it was given; nobody has written there meanwhile.
+    fn let_go(&mut self) {
+        if self.chance(4) {
+            self.spare = None;
+        } else if !self.held.is_empty() {
+            let place = self.random.random_range(0..self.held.len());
+            let (payload, bundle) = self.held.swap_remove(place);
+            assert!(payload == pattern(bundle.position, bundle.len), "written while it was held");
+        }
+    }
+
+    pub(super) fn let_go_of_all(&mut self) {
+        while !self.held.is_empty() {
+            self.let_go();
+        }
+        self.spare = None;
+    }
+
+    pub(super) fn close_all(&mut self, machine: &mut Machine) {
+        let open = self.streams.iter().filter(|(_, stream)| !stream.is_closing);
+        for tag in open.map(|(tag, _)| *tag).collect::<Vec<_>>() {
+            self.close(machine, tag);
+        }
+    }
+
+    fn hold(&mut self, payload: BytesMut, bundle: Bundle) {
+        assert!(payload == pattern(bundle.position, bundle.len), "other bytes than came in");
+        self.held.push((payload, bundle));
+        while self.held.len() > self.held_max {
+            self.let_go();
+        }
+    }
+
+    /// Takes a completion in: it must be owed.
+    pub(super) fn hear(&mut self, completion: Completion, machine: &mut Machine, wire: &mut Wire) {
+        match completion {
+            Completion::Sent { buffer, outcome, .. } => self.sent(buffer, outcome, wire),
+            Completion::Datagrams { payload, segment_len, .. } => {
+                let number = u64::from_ne_bytes(*payload.first_chunk().unwrap());
+                let bundle = wire.bundles.remove(&number).expect("it came in, and once");
+                assert_eq!((payload.len(), segment_len), (bundle.len, bundle.segment_len));
+                let (mut payload, mut bundle) = (payload, bundle);
+                let _ = payload.split_to(8);
+                (bundle.position, bundle.len) = (bundle.position + 8, bundle.len - 8);
+                if bundle.len > 0 {
+                    self.hold(payload, bundle);
+                }
+            }
+            Completion::ReceiveStopped { socket, .. } => machine.receive_datagrams(socket),
+            Completion::Connected { tag, outcome } => {
+                let stream = self.heard_of(tag);
+                assert!(std::mem::take(&mut stream.is_connecting), "connected once");
+                stream.has_failed = outcome.is_err();
+            }
+            Completion::Received { tag, outcome } => self.received(tag, outcome),
+            Completion::Wrote { tag, len, outcome } => {
+                let stream = self.heard_of(tag);
+                let (wanted, before) = stream.writing.take().expect("a write was in flight");
+                let taken = wire.peer(stream.file).taken - before;
+                assert_eq!(len as u64, taken, "what the kernel took is what is told");
+                assert_eq!(len == wanted, outcome.is_ok(), "{len} of {wanted} bytes: {outcome:?}");
+            }
+            Completion::Closed { tag } => {
+                let stream = self.streams.remove(&tag).expect("closed once");
+                assert!(stream.is_closing, "closed when asked to");
+            }
+            Completion::Woken => {}
+        }
+    }
+
+    /// A stream of which something is told: never one that is closing.
+    fn heard_of(&mut self, tag: u64) -> &mut Stream {
+        let stream = self.streams.get_mut(&tag).expect("nothing is heard of it once it is closed");
+        assert!(!stream.is_closing, "nothing but its end is heard of a stream that is closing");
+        stream
+    }
+
+    fn received(&mut self, tag: u64, outcome: ReceiveOutcome) {
+        let stream = self.heard_of(tag);
+        assert!(stream.is_receiving, "a receive was armed");
+        stream.is_receiving = matches!(outcome, ReceiveOutcome::Part(_));
+        if let ReceiveOutcome::Part(bytes) | ReceiveOutcome::Bytes(bytes) = outcome {
+            assert!((1..=SLOT_LEN).contains(&bytes.len()));
+            let position = origin(tag) + stream.got;
+            stream.got += bytes.len() as u64;
+            let len = bytes.len();
+            self.hold(bytes, Bundle { position, len, segment_len: len });
+        }
+    }
+
+    fn sent(&mut self, buffer: Vec<u8>, outcome: SendOutcome, wire: &mut Wire) {
+        assert!(buffer.is_empty() && buffer.capacity() == SLOT_LEN, "as it was leased");
+        let base = buffer.as_ptr().addr() as u64;
+        let batch = wire.batches.remove(&base).expect("this batch was under way");
+        for sent in batch.sent {
+            assert!(sent <= 1, "a datagram is sent twice");
+            assert!(sent == 1 || outcome != SendOutcome::Sent, "said to be sent, and was not");
+        }
+        self.sends_owed -= 1;
+        if self.spare.is_none() && self.chance(2) {
+            self.spare = Some(buffer);
+        }
+    }
+
+    /// Nothing is owed any more, but receives on streams that say nothing.
+    pub(super) fn assert_answered(&self, wire: &mut Wire) {
+        assert_eq!((self.sends_owed, wire.batches.len(), wire.bundles.len()), (0, 0, 0));
+        for (tag, stream) in &self.streams {
+            let owed = stream.is_connecting || stream.is_receiving || stream.is_closing;
+            assert!(!owed && stream.writing.is_none(), "stream {tag} is owed an answer");
+            assert_eq!(stream.got, wire.peer(stream.file).fed, "stream {tag} lacks bytes");
+        }
+    }
+
+    pub(super) fn assert_all_closed(&self) {
+        assert_eq!(self.streams.len(), 0, "streams are not closed");
+    }
+}

@@ -1,0 +1,495 @@
+//! The made-up kernel: it takes submissions in, reads and writes the memory that they show it, and
+//! answers in any order with any result that a real one may give, and some that it may not.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use io_uring::{opcode, squeue};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::super::{F_BUFFER, F_MORE, F_NOTIF, F_SOCK_NONEMPTY, USAGE_COPIED};
+use super::scenario::{OneIn, Temper};
+use super::submission::{BufferView, Span, Submission, origin, pattern};
+use super::wire::{Peer, Wire};
+use crate::limits::SLOT_LEN;
+use crate::ring::machine::{Event, Machine};
+use crate::ring::table::CANCEL;
+
+/// What may go wrong with anything.
+const ERRNOS: [i32; 9] = [
+    libc::EAGAIN,
+    libc::EINTR,
+    libc::ECANCELED,
+    libc::ENOBUFS,
+    libc::EFAULT,
+    libc::ECONNRESET,
+    libc::EIO,
+    libc::EINVAL,
+    libc::EMSGSIZE,
+];
+
+/// Operations that strays are drawn from.
+const KNOWN_MAX: usize = 64;
+
+/// An operation that the kernel has.
+struct Job {
+    user_data: u64,
+    work: Work,
+}
+
+enum Work {
+    ReceiveDatagrams,
+    /// A batch, a segment of one, or a single datagram; `bytes` are as they were submitted.
+    Send {
+        payload: Span,
+        segment_len: Option<usize>,
+        is_zero_copy: bool,
+        bytes: Vec<u8>,
+    },
+    /// The device reads `payload` until this is told.
+    Notify {
+        payload: Span,
+        bytes: Vec<u8>,
+        is_copied: bool,
+    },
+    Connect(u32),
+    Receive(u32),
+    /// It took what was there when it was submitted.
+    Scattered {
+        result: i32,
+        flags: u32,
+        slots: usize,
+    },
+    Write(u32, Vec<Span>),
+    Close,
+    Rest,
+    Poll,
+    Cancel(u64),
+}
+
+impl Work {
+    /// It needs something to happen first, and that may be never.
+    fn may_wait_for_ever(&self) -> bool {
+        matches!(self, Work::ReceiveDatagrams | Work::Poll)
+    }
+}
+
+/// A completion that the caller has not seen.
+pub(super) struct Posted {
+    pub(super) event: Event,
+    /// Nothing that is in flight is meant.
+    pub(super) is_stray: bool,
+    /// Slots of its own that the operation had.
+    slots: usize,
+}
+
+/// How often something happened, by its name.
+pub(super) type Marks = BTreeMap<&'static str, u64>;
+
+pub(super) struct Kernel {
+    pub(super) temper: Temper,
+    pub(super) random: SmallRng,
+    pub(super) wire: Wire,
+    pub(super) marks: Marks,
+    jobs: Vec<Job>,
+    posted: VecDeque<Posted>,
+    datagram_view: BufferView,
+    stream_view: BufferView,
+    /// Operations that it has had, the last ones.
+    known: VecDeque<u64>,
+    sockets_max: u32,
+}
+
+/// A key without its piece: names the operation.
+fn operation(user_data: u64) -> u64 {
+    user_data & !0xff00_0000
+}
+
+impl Kernel {
+    pub(super) fn new(temper: Temper, random: SmallRng, sockets_max: u16) -> Kernel {
+        Kernel {
+            temper,
+            random,
+            wire: Wire::default(),
+            marks: Marks::new(),
+            jobs: Vec::new(),
+            posted: VecDeque::new(),
+            datagram_view: BufferView::default(),
+            stream_view: BufferView::default(),
+            known: VecDeque::new(),
+            sockets_max: u32::from(sockets_max),
+        }
+    }
+
+    pub(super) fn chance(&mut self, one_in: OneIn) -> bool {
+        one_in > 0 && self.random.random_range(0..one_in) == 0
+    }
+
+    pub(super) fn mark(&mut self, what: &'static str) {
+        *self.marks.entry(what).or_default() += 1;
+    }
+
+    /// Takes a submission in. What does not wait is done at once.
+    pub(super) fn submit(&mut self, entry: &squeue::Entry) {
+        let submission = Submission::read(entry);
+        let Submission { opcode, file, address, len, user_data } = submission;
+        let is_stream = file >= self.sockets_max;
+        let work = match opcode {
+            opcode::RecvMsgMulti::CODE if !is_stream => Work::ReceiveDatagrams,
+            opcode::RecvMsg::CODE => self.scatter(file, &submission.message().spans),
+            opcode::SendMsg::CODE if is_stream => Work::Write(file, submission.message().spans),
+            opcode::Send::CODE => Work::Write(file, vec![Span { address, len: len as usize }]),
+            opcode::SendMsg::CODE | opcode::SendMsgZc::CODE => {
+                let message = submission.message();
+                let [payload] = message.spans[..] else { panic!("a batch is one piece") };
+                Work::Send {
+                    payload,
+                    segment_len: message.segment_len,
+                    is_zero_copy: opcode == opcode::SendMsgZc::CODE,
+                    bytes: payload.read(),
+                }
+            }
+            opcode::Recv::CODE => Work::Receive(file),
+            opcode::Connect::CODE => Work::Connect(file),
+            opcode::Close::CODE => Work::Close,
+            opcode::Timeout::CODE => Work::Rest,
+            opcode::PollAdd::CODE => Work::Poll,
+            opcode::AsyncCancel::CODE => Work::Cancel(address),
+            other => panic!("the ring has no operation {other}"),
+        };
+        if user_data != CANCEL {
+            assert!(self.jobs.iter().all(|job| job.user_data != user_data), "two of one key");
+            self.known.push_back(operation(user_data));
+            if self.known.len() > KNOWN_MAX {
+                self.known.pop_front();
+            }
+        }
+        self.jobs.push(Job { user_data, work });
+    }
+
+    /// Receives into slots that were brought along, without waiting.
+    fn scatter(&mut self, file: u32, slots: &[Span]) -> Work {
+        let has_failed = self.chance(self.temper.failures);
+        let errno = self.some_errno();
+        let peer = self.wire.peer(file);
+        let mut result = -libc::EAGAIN;
+        if has_failed {
+            result = -errno;
+        } else if peer.waiting > 0 {
+            result = 0;
+            for slot in slots {
+                result += peer.feed(*slot) as i32;
+            }
+        }
+        if result > SLOT_LEN as i32 {
+            self.mark("several slots filled by one receive");
+        }
+        let flags = self.more_flag(file);
+        Work::Scattered { result, flags, slots: slots.len() }
+    }
+
+    /// Operations that it has, answered or not.
+    pub(super) fn jobs_left(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn has_posted(&self) -> bool {
+        !self.posted.is_empty()
+    }
+
+    /// Only what waits for its turn for ever is left: receives on sockets and the wake-up.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.posted.is_empty() && self.jobs.iter().all(|job| job.work.may_wait_for_ever())
+    }
+
+    /// The next completion. Strays whose operation has gone on with the same key were none.
+    pub(super) fn next(&mut self) -> Option<Posted> {
+        loop {
+            let posted = self.posted.pop_front()?;
+            if !posted.is_stray {
+                self.wire.being_read -= u32::from(posted.event.flags & F_NOTIF != 0);
+                return Some(posted);
+            }
+            if self.is_over(posted.event.user_data) {
+                return Some(posted);
+            }
+        }
+    }
+
+    fn is_over(&self, user_data: u64) -> bool {
+        let operation_is = |other: u64| operation(other) == operation(user_data);
+        !self.jobs.iter().any(|job| operation_is(job.user_data))
+            && !self
+                .posted
+                .iter()
+                .any(|other| !other.is_stray && operation_is(other.event.user_data))
+    }
+
+    /// Slots of receives that brought their own.
+    pub(super) fn scattered_slots(&self) -> usize {
+        let in_jobs = self.jobs.iter().map(|job| match job.work {
+            Work::Scattered { slots, .. } => slots,
+            _ => 0,
+        });
+        in_jobs.sum::<usize>() + self.posted.iter().map(|posted| posted.slots).sum::<usize>()
+    }
+
+    /// Slots of the datagrams' and of the streams' group that the kernel may fill or has named in
+    /// completions that nobody has seen.
+    pub(super) fn provided(&self, machine: &Machine) -> (usize, usize) {
+        let streams_from = u32::from(machine.stream_buffers.first_id());
+        let named = self.posted.iter().map(|posted| posted.event.flags);
+        let named = named.filter(|flags| flags & F_BUFFER != 0).map(|flags| flags >> 16);
+        let (streams, datagrams): (Vec<u32>, Vec<u32>) = named.partition(|id| *id >= streams_from);
+        (
+            datagrams.len() + usize::from(self.datagram_view.len(&machine.datagram_buffers)),
+            streams.len() + usize::from(self.stream_view.len(&machine.stream_buffers)),
+        )
+    }
+
+    /// Answers one operation, or says something that is beside the point.
+    pub(super) fn answer(&mut self, machine: &Machine) {
+        if self.chance(self.temper.strays) {
+            self.stray(machine);
+        }
+        if self.jobs.is_empty() {
+            return;
+        }
+        let place = self.random.random_range(0..self.jobs.len());
+        self.answer_job(machine, place);
+    }
+
+    /// Answers everything that it has by now, but what may wait for ever.
+    pub(super) fn answer_all(&mut self, machine: &Machine) {
+        for place in (0..self.jobs.len()).rev() {
+            // An answered cancel ends others.
+            if self.jobs.get(place).is_some_and(|job| !job.work.may_wait_for_ever()) {
+                self.answer_job(machine, place);
+            }
+        }
+    }
+
+    /// Cancels everything that it has and that can be cancelled.
+    pub(super) fn cancel_all(&mut self) {
+        for place in (0..self.jobs.len()).rev() {
+            if self.jobs[place].work.may_wait_for_ever() {
+                let job = self.jobs.swap_remove(place);
+                self.post(job.user_data, -libc::ECANCELED, 0);
+            }
+        }
+    }
+
+    fn answer_job(&mut self, machine: &Machine, place: usize) {
+        let is_notification = matches!(self.jobs[place].work, Work::Notify { .. });
+        if is_notification && self.chance(self.temper.late_notifications) {
+            return;
+        }
+        let Job { user_data, work } = self.jobs.swap_remove(place);
+        match work {
+            Work::ReceiveDatagrams => self.bring_datagram(machine, user_data),
+            Work::Send { payload, segment_len, is_zero_copy, bytes } => {
+                assert!(payload.read() == bytes, "a batch changed before the kernel took it");
+                self.send(user_data, payload, segment_len, is_zero_copy, bytes);
+            }
+            Work::Notify { payload, bytes, is_copied } => {
+                assert!(payload.read() == bytes, "the device reads other bytes than were sent");
+                self.post(user_data, if is_copied { USAGE_COPIED } else { 0 }, F_NOTIF);
+            }
+            Work::Connect(file) => {
+                let result = self.may_fail(0);
+                if result == 0 {
+                    self.wire.peer(file).is_connected = true;
+                }
+                self.post(user_data, result, 0);
+            }
+            Work::Receive(file) => self.receive(machine, user_data, file),
+            Work::Scattered { result, flags, slots } => {
+                let event = Event { user_data, result, flags };
+                self.posted.push_back(Posted { event, is_stray: false, slots });
+            }
+            Work::Write(file, spans) => self.write(user_data, file, &spans),
+            Work::Close => {
+                let result = self.may_fail(0);
+                self.post(user_data, result, 0);
+            }
+            Work::Rest => {
+                let result = self.may_fail(-libc::ETIME);
+                self.post(user_data, result, 0);
+            }
+            Work::Poll => {
+                let result = self.may_fail(1);
+                self.post(user_data, result, 0);
+            }
+            Work::Cancel(target) => self.cancel(target),
+        }
+    }
+
+    fn post(&mut self, user_data: u64, result: i32, flags: u32) {
+        let event = Event { user_data, result, flags };
+        self.posted.push_back(Posted { event, is_stray: false, slots: 0 });
+        let is_last = flags & F_MORE == 0 && user_data != CANCEL;
+        if is_last && self.chance(self.temper.strays) {
+            // The same again, but for a slot: that is named once.
+            let event = Event { flags: flags & !F_BUFFER & 0xffff, ..event };
+            self.posted.push_back(Posted { event, is_stray: true, slots: 0 });
+        }
+    }
+
+    /// A completion for an operation that is over, with a slot at times.
+    fn stray(&mut self, machine: &Machine) {
+        let over: Vec<u64> = self.known.iter().copied().filter(|key| self.is_over(*key)).collect();
+        if over.is_empty() {
+            return;
+        }
+        let user_data = over[self.random.random_range(0..over.len())];
+        let results = [0, 1, 100, -libc::ECANCELED, -libc::EAGAIN, -libc::EIO, USAGE_COPIED];
+        let result = results[self.random.random_range(0..results.len())];
+        let mut flags = [0, F_MORE, F_NOTIF, F_SOCK_NONEMPTY][self.random.random_range(0..4)];
+        if self.chance(4)
+            && let Some((id, _)) = self.datagram_view.take(&machine.datagram_buffers)
+        {
+            flags |= F_BUFFER | u32::from(id) << 16;
+        }
+        let event = Event { user_data, result, flags };
+        self.posted.push_back(Posted { event, is_stray: true, slots: 0 });
+    }
+
+    fn some_errno(&mut self) -> i32 {
+        ERRNOS[self.random.random_range(0..ERRNOS.len())]
+    }
+
+    fn may_fail(&mut self, result: i32) -> i32 {
+        if self.chance(self.temper.failures) { -self.some_errno() } else { result }
+    }
+
+    fn bring_datagram(&mut self, machine: &Machine, user_data: u64) {
+        let more = if self.chance(self.temper.endings) { 0 } else { F_MORE };
+        let failure = self.may_fail(0);
+        let wants_slot = failure == 0 || self.chance(self.temper.failures_with_slot);
+        let slot = match wants_slot {
+            true => self.datagram_view.take(&machine.datagram_buffers),
+            false => None,
+        };
+        let (result, flags) = match slot {
+            Some((id, _)) if failure != 0 => (failure, F_BUFFER | more | u32::from(id) << 16),
+            None if failure != 0 => (failure, 0),
+            None => (-libc::ENOBUFS, 0),
+            Some((id, slot)) => {
+                let is_bad = self.chance(self.temper.bad_datagrams);
+                let len = self.wire.fill_datagram(&mut self.random, slot, is_bad);
+                (len as i32, F_BUFFER | more | u32::from(id) << 16)
+            }
+        };
+        if flags & F_MORE != 0 {
+            self.jobs.push(Job { user_data, work: Work::ReceiveDatagrams });
+        }
+        self.post(user_data, result, flags);
+    }
+
+    fn send(
+        &mut self,
+        user_data: u64,
+        payload: Span,
+        segment_len: Option<usize>,
+        is_zero_copy: bool,
+        bytes: Vec<u8>,
+    ) {
+        let refuses = is_zero_copy && self.chance(self.temper.refuses_zero_copy)
+            || segment_len.is_some() && self.temper.refuses_segments;
+        let result = match refuses {
+            true => -[libc::EINVAL, libc::EOPNOTSUPP][usize::from(is_zero_copy && self.chance(2))],
+            false => self.may_fail(0),
+        };
+        if result == 0 {
+            self.wire.deliver(payload, &bytes);
+        }
+        // A zero-copy send that fails may have begun to pin pages.
+        let notifies = is_zero_copy && (result == 0 || self.chance(2));
+        if notifies {
+            if result < 0 {
+                self.mark("failed sends that are notified of");
+            }
+            self.wire.being_read += 1;
+            let is_copied = self.chance(self.temper.copies);
+            self.jobs.push(Job { user_data, work: Work::Notify { payload, bytes, is_copied } });
+        }
+        // How much of it went says nothing: a datagram goes whole.
+        let result = if result == 0 && !self.chance(8) { payload.len as i32 } else { result };
+        self.post(user_data, result, if notifies { F_MORE } else { 0 });
+    }
+
+    fn receive(&mut self, machine: &Machine, user_data: u64, file: u32) {
+        let failure = self.may_fail(0);
+        let ends = self.chance(self.temper.stream_ends);
+        let arrival = self.random.random_range(1..=self.temper.arrival_max);
+        let wants_slot = failure == 0 || self.chance(self.temper.failures_with_slot);
+        let slot = match wants_slot {
+            true => self.stream_view.take(&machine.stream_buffers),
+            false => None,
+        };
+        let peer = self.wire.peer(file);
+        if peer.waiting == 0 {
+            peer.has_ended |= ends;
+            peer.waiting = if peer.has_ended { 0 } else { arrival };
+        }
+        let (result, mut flags) = match slot {
+            Some((id, _)) if failure != 0 => (failure, F_BUFFER | u32::from(id) << 16),
+            None if failure != 0 => (failure, 0),
+            None => (-libc::ENOBUFS, 0),
+            Some((id, slot)) => (peer.feed(slot) as i32, F_BUFFER | u32::from(id) << 16),
+        };
+        flags |= self.more_flag(file);
+        self.post(user_data, result, flags);
+    }
+
+    fn more_flag(&mut self, file: u32) -> u32 {
+        let has_more = self.wire.peer(file).waiting > 0;
+        if has_more || self.chance(self.temper.lies_about_more) { F_SOCK_NONEMPTY } else { 0 }
+    }
+
+    fn write(&mut self, user_data: u64, file: u32, spans: &[Span]) {
+        let offered: usize = spans.iter().map(|span| span.len).sum();
+        assert!(offered > 0, "a write offers something");
+        let mut result = self.may_fail(offered as i32);
+        if result > 0 && self.chance(3) {
+            result = self.random.random_range(1..=result);
+        }
+        if result > 0 && self.chance(self.temper.failures) {
+            result = 0;
+        }
+        let mut left = usize::try_from(result).unwrap_or(0);
+        for span in spans {
+            let taken = span.first(left);
+            left -= taken.len;
+            self.wire.peer(file).take(&taken.read());
+        }
+        self.post(user_data, result, 0);
+    }
+
+    fn cancel(&mut self, target: u64) {
+        let place = self.jobs.iter().position(|job| job.user_data == target);
+        let is_running = |work: &Work| matches!(work, Work::Notify { .. } | Work::Scattered { .. });
+        let result = match place {
+            None => -libc::ENOENT,
+            Some(place) if is_running(&self.jobs[place].work) => -libc::EALREADY,
+            Some(_) if self.chance(3) => -libc::EALREADY,
+            Some(place) => {
+                let job = self.jobs.swap_remove(place);
+                self.post(job.user_data, -libc::ECANCELED, 0);
+                0
+            }
+        };
+        self.post(CANCEL, result, 0);
+    }
+}
+
+impl Peer {
+    /// Writes the next bytes into a slot. Answers how many.
+    fn feed(&mut self, slot: Span) -> usize {
+        let len = self.waiting.min(slot.len);
+        slot.write(pattern(origin(self.tag) + self.fed, len));
+        self.waiting -= len;
+        self.fed += len as u64;
+        len
+    }
+}

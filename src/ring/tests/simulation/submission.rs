@@ -1,0 +1,174 @@
+//! What the kernel reads of us, by the layouts of linux/io_uring.h and of its sockets: submissions,
+//! message headers, the entries of buffer rings. And the bytes that everybody can compute.
+
+use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+use std::sync::OnceLock;
+
+use io_uring::squeue;
+
+use crate::limits::SLOT_LEN;
+use crate::ring::buffers::BufferGroup;
+
+const _: () = assert!(size_of::<squeue::Entry>() == 64, "io_uring_sqe");
+
+/// A submission.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Submission {
+    pub(super) opcode: u8,
+    pub(super) file: u32,
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) user_data: u64,
+}
+
+impl Submission {
+    pub(super) fn read(entry: &squeue::Entry) -> Submission {
+        // SAFETY: an entry is the kernel's structure of 64 bytes, each of them initialised.
+        let bytes: [u8; 64] = unsafe { std::mem::transmute_copy(entry) };
+        let long = |at: usize| u64::from_ne_bytes(*bytes[at..].first_chunk().unwrap());
+        let word = |at: usize| u32::from_ne_bytes(*bytes[at..].first_chunk().unwrap());
+        Submission {
+            opcode: bytes[0],
+            file: word(4),
+            address: long(16),
+            len: word(24),
+            user_data: long(32),
+        }
+    }
+
+    /// The message header that it points to.
+    pub(super) fn message(&self) -> Message {
+        // SAFETY: the op table holds the header and all that it points to until the completion,
+        // and this is the moment of submission.
+        unsafe {
+            let header = &*with_exposed_provenance::<libc::msghdr>(self.address as usize);
+            let vectors = std::slice::from_raw_parts(header.msg_iov, header.msg_iovlen);
+            let control = match header.msg_controllen {
+                0 => &[],
+                len => std::slice::from_raw_parts(header.msg_control.cast::<u8>(), len),
+            };
+            Message {
+                spans: vectors.iter().map(Span::of).collect(),
+                segment_len: segment_len(control),
+            }
+        }
+    }
+}
+
+/// The segment length among control data.
+fn segment_len(mut control: &[u8]) -> Option<usize> {
+    while control.len() >= 16 {
+        let len = usize::from_ne_bytes(*control.first_chunk().unwrap());
+        let number = |at: usize| i32::from_ne_bytes(*control[at..].first_chunk().unwrap());
+        if (number(8), number(12)) == (libc::SOL_UDP, libc::UDP_SEGMENT) {
+            return Some(usize::from(u16::from_ne_bytes(*control[16..].first_chunk().unwrap())));
+        }
+        control = control.get(len.next_multiple_of(8)..).unwrap_or(&[]);
+    }
+    None
+}
+
+/// What a message header says.
+pub(super) struct Message {
+    pub(super) spans: Vec<Span>,
+    pub(super) segment_len: Option<usize>,
+}
+
+/// Bytes of ours, as the kernel knows them: by address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) address: u64,
+    pub(super) len: usize,
+}
+
+impl Span {
+    fn of(vector: &libc::iovec) -> Span {
+        Span { address: vector.iov_base.expose_provenance() as u64, len: vector.iov_len }
+    }
+
+    pub(super) fn first(self, len: usize) -> Span {
+        Span { len: self.len.min(len), ..self }
+    }
+
+    /// The bytes as they are now.
+    pub(super) fn read(self) -> Vec<u8> {
+        let at = with_exposed_provenance::<u8>(self.address as usize);
+        // SAFETY: spans lie in the pool's region or in the table of bytes, both mapped for as long
+        // as the process lives, and nobody writes them while this thread runs.
+        unsafe { std::slice::from_raw_parts(at, self.len) }.to_vec()
+    }
+
+    /// Writes `bytes` at its beginning.
+    pub(super) fn write(self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len, "the kernel writes within a buffer");
+        let at = with_exposed_provenance_mut::<u8>(self.address as usize);
+        // SAFETY: the slot was given to the kernel, so nobody refers to its bytes.
+        unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+}
+
+/// The kernel's end of a buffer ring.
+#[derive(Debug, Default)]
+pub(super) struct BufferView {
+    head: u16,
+}
+
+impl BufferView {
+    /// Buffers that the kernel may still take.
+    pub(super) fn len(&self, group: &BufferGroup) -> u16 {
+        read_at::<u16>(group, 14).wrapping_sub(self.head)
+    }
+
+    /// Takes the next buffer: its id and its memory.
+    pub(super) fn take(&mut self, group: &BufferGroup) -> Option<(u16, Span)> {
+        if self.len(group) == 0 {
+            return None;
+        }
+        let entry = 16 * usize::from(self.head & (group.entry_count() - 1));
+        self.head = self.head.wrapping_add(1);
+        let len = read_at::<u32>(group, entry + 8) as usize;
+        assert_eq!(len, SLOT_LEN, "an entry offers a whole slot");
+        let span = Span { address: read_at::<u64>(group, entry), len };
+        Some((read_at::<u16>(group, entry + 12), span))
+    }
+}
+
+/// A number in the shared memory of a group.
+fn read_at<T: Copy>(group: &BufferGroup, offset: usize) -> T {
+    let at = with_exposed_provenance::<u8>(group.address() as usize).wrapping_add(offset);
+    // SAFETY: callers pass offsets of numbers within the entries, aligned for them, and ask for
+    // integers.
+    unsafe { at.cast::<T>().read() }
+}
+
+/// After so many the bytes begin anew.
+const PERIOD: usize = 1 << 18;
+
+/// `len` bytes of a stream that everybody can compute, from `position` on. Two pieces of different
+/// positions differ; no more than five slots' bytes at a time.
+pub(super) fn pattern(position: u64, len: usize) -> &'static [u8] {
+    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut table: Vec<u8> = (0..PERIOD)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            })
+            .collect();
+        // So long that a piece is never cut at the end of a period.
+        table.extend_from_within(..);
+        table.extend_from_within(..PERIOD);
+        // Its address is shown to the kernel.
+        let _ = table.as_ptr().expose_provenance();
+        table
+    });
+    &table[(position % PERIOD as u64) as usize..][..len]
+}
+
+/// Where the bytes of a stream begin.
+pub(super) fn origin(tag: u64) -> u64 {
+    tag * 4_099
+}
