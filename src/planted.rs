@@ -37,6 +37,10 @@ pub enum Bug {
     CutRequestLooksWhole,
     /// The body of a request is moved off its slot, and the ledger is not told.
     CopiedBody,
+    /// A completion that comes too late finds the operation that has its place now.
+    StaleOpKey,
+    /// A batch that is sent without a copy is ours again while the device still reads it.
+    EarlyBatchReturn,
 }
 
 impl Bug {
@@ -56,6 +60,9 @@ impl Bug {
         Self::DoubleRecord,
         Self::CutRequestLooksWhole,
     ];
+
+    /// Those in the ring: for its own simulation to find.
+    pub const IN_THE_RING: [Self; 2] = [Self::StaleOpKey, Self::EarlyBatchReturn];
 }
 
 #[cfg(debug_assertions)]

@@ -38,6 +38,7 @@ use super::table::{Op, OpKey};
 use crate::host::offload::Offload;
 use crate::limits::DATAGRAM_LEN_MAX;
 use crate::metrics::{SendsLost, SocketOffload};
+use crate::planted::{Bug, is_planted};
 use crate::pool::{InKernel, Pool, Provided};
 
 /// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
@@ -399,6 +400,9 @@ impl Machine {
             }
             return self.settle_send(key);
         }
+        if is_planted(Bug::EarlyBatchReturn) && cqueue::more(flags) && result >= 0 {
+            return Some(self.return_early(key));
+        }
         // Of a zero-copy send there is more to come: the notification.
         op.outstanding -= u32::from(!cqueue::more(flags));
         if result < 0 {
@@ -476,6 +480,10 @@ impl Machine {
             unreachable!("it was there a moment ago");
         };
         self.sends_in_flight -= 1;
+        if is_planted(Bug::EarlyBatchReturn) && op.buffer.is_none() {
+            self.spare_sends.push(op);
+            return None;
+        }
         if op.lost.is_none() {
             let socket = &mut self.sockets[op.socket.index()];
             socket.is_zero_copy &= !op.was_to_be_copied;
@@ -487,6 +495,15 @@ impl Machine {
         let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);
         self.spare_sends.push(op);
         Some(Completion::Sent { socket, buffer, outcome })
+    }
+
+    /// What a planted bug does.
+    fn return_early(&mut self, key: OpKey) -> Completion {
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("the caller has just found it");
+        };
+        let (socket, buffer) = (op.socket, op.take_buffer());
+        Completion::Sent { socket, buffer, outcome: SendOutcome::Sent }
     }
 }
 

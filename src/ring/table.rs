@@ -13,6 +13,7 @@
 use super::completion::{SocketIndex, StreamKey};
 use super::datagrams::SendOp;
 use super::streams::{ConnectOp, ScatterOp, WriteOp};
+use crate::planted::{Bug, is_planted};
 
 /// User data of cancel requests: names no operation, since places end below.
 pub(super) const CANCEL: u64 = u64::MAX;
@@ -97,18 +98,17 @@ impl OpTable {
     }
 
     pub(super) fn get_mut(&mut self, key: OpKey) -> Option<&mut Op> {
+        self.place(key)?.op.as_mut()
+    }
+
+    fn place(&mut self, key: OpKey) -> Option<&mut Place> {
         let place = self.places.get_mut(key.place())?;
-        if place.generation != key.generation() {
-            return None;
-        }
-        place.op.as_mut()
+        let is_current = place.generation == key.generation() || is_planted(Bug::StaleOpKey);
+        is_current.then_some(place)
     }
 
     pub(super) fn remove(&mut self, key: OpKey) -> Option<Op> {
-        let place = self.places.get_mut(key.place())?;
-        if place.generation != key.generation() {
-            return None;
-        }
+        let place = self.place(key)?;
         let op = place.op.take()?;
         place.generation = place.generation.wrapping_add(1);
         self.free.push(key.place() as u32);

@@ -10,6 +10,8 @@
 //! `RINGWAY_SEEDS` and `RINGWAY_SEED_FIRST` run others. docs/TESTING.md has more.
 
 mod caller;
+#[cfg(debug_assertions)]
+mod hunts;
 mod kernel;
 
 mod scenario;
@@ -28,6 +30,7 @@ use rand::{Rng, SeedableRng};
 
 use super::OFFLOAD;
 use crate::host::eventfd;
+use crate::planted::{self, Bug};
 use crate::pool::Pool;
 use crate::ring::completion::{Completion, SocketIndex};
 use crate::ring::machine::Machine;
@@ -284,15 +287,16 @@ fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     let (mut failures, mut marks) = (Vec::new(), Marks::new());
     let mut seeds = seeds;
     while failures.len() < FAILURES_MAX {
-        let Some(failure) = first_failure(&mut seeds, &mut marks) else { break };
+        let Some(failure) = first_failure(&mut seeds, &mut marks, None) else { break };
         failures.push(failure);
     }
     (failures, marks)
 }
 
 /// Runs on until a world fails. That world keeps its pool, so the next one is on another thread.
-fn first_failure(seeds: &mut Range<u64>, marks: &mut Marks) -> Option<Failure> {
+fn first_failure(seeds: &mut Range<u64>, marks: &mut Marks, bug: Option<Bug>) -> Option<Failure> {
     let run_on = || {
+        planted::plant(bug);
         let pool = ManuallyDrop::new(Rc::new(Pool::for_test()));
         for seed in seeds {
             match run(seed, &pool) {
