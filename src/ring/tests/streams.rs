@@ -1,0 +1,256 @@
+//! Streams: short writes, receives into several slots, want of slots, closing.
+
+use super::*;
+
+#[test]
+fn short_writes_are_continued_where_they_ended() {
+    // What the vectors offer is what the kernel sees; it takes 1 to 977 bytes at a time.
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    let bytes: Vec<u8> = (0..20_000u32).map(|value| (value * 7 % 251) as u8).collect();
+    let pieces: Vec<Bytes> =
+        bytes.chunks(131).map(Bytes::copy_from_slice).chain([Bytes::new()]).collect();
+    bench.machine.write(key, pieces).unwrap();
+    let (mut got, mut step) = (Vec::new(), 1);
+    loop {
+        let write = bench.submitted_write();
+        let offered = bench.machine.offered(write);
+        assert!(bytes[got.len()..].starts_with(&offered) && !offered.is_empty());
+        let taken = step.min(offered.len());
+        got.extend_from_slice(&offered[..taken]);
+        step = step * 5 % 977 + 1;
+        if step % 3 == 0 {
+            assert!(bench.fails(write, libc::EINTR).is_none());
+            assert_eq!(bench.submitted_write(), write);
+        }
+        match bench.event(write, taken as i32, 0) {
+            None => assert!(got.len() < bytes.len()),
+            Some(Completion::Wrote { tag: 5, len: 20_000, outcome: Ok(()) }) => break,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, bytes);
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_write_that_gets_nowhere_fails() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    for (result, expected) in [
+        (0, StreamError::BrokenPipe),
+        (-libc::EPIPE, StreamError::BrokenPipe),
+        (-libc::ECONNRESET, StreamError::Reset),
+        (-libc::ETIMEDOUT, StreamError::TimedOut),
+    ] {
+        bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+        let write = bench.one_submitted(opcode::Send::CODE);
+        assert!(bench.event(write, 2, 0).is_none());
+        let write = bench.one_submitted(opcode::Send::CODE);
+        match bench.event(write, result, 0) {
+            Some(Completion::Wrote { tag: 5, len: 2, outcome }) => {
+                assert_eq!(outcome, Err(expected));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_write_without_kernel_memory_rests_before_it_goes_on() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+    let write = bench.one_submitted(opcode::Send::CODE);
+    assert!(bench.event(write, 1, 0).is_none());
+    bench.submitted();
+    for errno in [libc::ENOBUFS, libc::ENOMEM] {
+        assert!(bench.fails(write, errno).is_none());
+        assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
+        assert!(bench.fails(write, libc::ETIME).is_none());
+        assert_eq!(bench.one_submitted(opcode::Send::CODE), write);
+        assert_eq!(bench.machine.offered(write), b"bc", "nothing is lost or doubled");
+    }
+    // Closed while it rests: the rest is cancelled and nothing more is written.
+    assert!(bench.fails(write, libc::ENOBUFS).is_none());
+    assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
+    bench.machine.close(key);
+    assert_eq!(bench.one_submitted(opcode::AsyncCancel::CODE), CANCEL);
+    assert!(bench.fails(write, libc::ECANCELED).is_none());
+    let close = bench.one_submitted(opcode::Close::CODE);
+    assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
+    bench.assert_idle();
+}
+
+/// The kernel says that it has more than one slot holds: the next receive fills several, and each is
+/// told of, the last as the last. Slots that stay empty go back.
+#[test]
+fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
+    for (len, pieces) in [(1, 1), (SLOT_LEN, 1), (2 * SLOT_LEN + 1, 3), (4 * SLOT_LEN, 4)] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        assert!(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16).is_some());
+        bench.machine.receive(key);
+        bench.machine.receive(key);
+        let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+        let mut next = bench.event(scatter, len as i32, 0);
+        let mut seen = Vec::new();
+        while let Some(completion) = next {
+            match completion {
+                Completion::Received { tag: 5, outcome: ReceiveOutcome::Part(bytes) } => {
+                    seen.push((bytes.len(), false));
+                }
+                Completion::Received { tag: 5, outcome: ReceiveOutcome::Bytes(bytes) } => {
+                    seen.push((bytes.len(), true));
+                }
+                other => panic!("{other:?}"),
+            }
+            next = bench.machine.ready.pop_front();
+        }
+        assert_eq!(seen.iter().map(|(len, _)| len).sum::<usize>(), len);
+        let lasts: Vec<bool> = seen.iter().map(|(_, is_last)| *is_last).collect();
+        assert_eq!(lasts, (1..=pieces).map(|place| place == pieces).collect::<Vec<_>>());
+        // Nothing more is known to be there: the next one waits, in a provided slot.
+        bench.machine.receive(key);
+        let last = bench.one_submitted(opcode::Recv::CODE);
+        assert!(matches!(bench.event(last, 0, 0), Some(Completion::Received { .. })));
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
+}
+
+#[test]
+fn several_slots_come_back_when_nothing_fills_them() {
+    for errno in [libc::EAGAIN, libc::ECONNRESET, libc::ECANCELED] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        bench.machine.receive(key);
+        let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+        match bench.fails(scatter, errno) {
+            // It was not there after all: a receive that waits takes over.
+            None => {
+                let receive = bench.one_submitted(opcode::Recv::CODE);
+                assert!(bench.event(receive, 0, 0).is_some());
+            }
+            Some(Completion::Received { outcome: ReceiveOutcome::Failed(_), .. }) => {
+                assert_ne!(errno, libc::EAGAIN);
+            }
+            other => panic!("{other:?}"),
+        }
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
+}
+
+/// What a receive into several slots has brought, or an empty write, may not have been taken when
+/// its stream is closed.
+#[test]
+fn what_nobody_has_taken_is_not_heard_after_a_close() {
+    let mut bench = Bench::new();
+    let (key, other) = (bench.stream(5), bench.stream(6));
+    let id = u32::from(bench.machine.stream_buffers.first_id());
+    bench.machine.receive(key);
+    let first = bench.one_submitted(opcode::Recv::CODE);
+    drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+    bench.machine.receive(key);
+    let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+    let part = bench.event(scatter, 3 * SLOT_LEN as i32, 0);
+    assert!(matches!(part, Some(Completion::Received { outcome: ReceiveOutcome::Part(_), .. })));
+    bench.machine.write(key, Vec::new()).unwrap();
+    bench.machine.write(other, Vec::new()).unwrap();
+    drop(part);
+    bench.close_idle(key);
+    let left = bench.machine.ready.pop_front();
+    assert!(matches!(left, Some(Completion::Wrote { tag: 6, .. })), "{left:?}");
+    assert!(bench.machine.ready.is_empty());
+    bench.close_idle(other);
+    bench.assert_idle();
+}
+
+#[test]
+fn an_end_gives_its_slot_back() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    let first = bench.machine.stream_buffers.first_id();
+    for flags in [0, F_BUFFER | u32::from(first) << 16] {
+        bench.machine.receive(key);
+        bench.machine.receive(key);
+        let receive = bench.one_submitted(opcode::Recv::CODE);
+        match bench.event(receive, 0, flags) {
+            Some(Completion::Received { tag: 5, outcome: ReceiveOutcome::End }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.close_idle(key);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_receive_without_slots_waits_for_the_next_turn() {
+    let mut bench = Bench::new();
+    let (one, two) = (bench.stream(1), bench.stream(2));
+    bench.machine.receive(one);
+    bench.machine.receive(two);
+    let receives = bench.submitted();
+    for &(_, receive) in &receives {
+        assert!(bench.fails(receive, libc::ENOBUFS).is_none());
+    }
+    assert!(bench.submitted().is_empty(), "not before slots are provided");
+    // One is closed while it waits: it is not armed again.
+    bench.close_idle(one);
+    bench.machine.replenish();
+    let again = bench.one_submitted(opcode::Recv::CODE);
+    assert_eq!(bench.machine.stats.no_buffers_streams, 2);
+    match bench.fails(again, libc::ECONNRESET) {
+        Some(Completion::Received { tag: 2, outcome }) => {
+            assert_eq!(outcome, ReceiveOutcome::Failed(StreamError::Reset));
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.close_idle(two);
+    bench.assert_idle();
+}
+
+#[test]
+fn a_closing_stream_is_silent_in_every_order() {
+    // A receive with bytes, a short write and both answers to the cancels, in all orders.
+    let orders = (0..24usize).map(|mut number| {
+        let mut rest = vec![0, 1, 2, 3];
+        (1..=4usize).rev().map(|len| rest.remove((number % len, number /= len).0)).collect()
+    });
+    for order in orders {
+        let order: Vec<usize> = order;
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        bench.machine.receive(key);
+        bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
+        let begun = bench.submitted();
+        bench.machine.close(key);
+        let cancels = bench.submitted();
+        assert_eq!(cancels, [(opcode::AsyncCancel::CODE, CANCEL); 2]);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        let events = [
+            (begun[0].1, 10, F_BUFFER | id << 16),
+            (begun[1].1, 1, 0),
+            (CANCEL, -libc::EALREADY, 0),
+            (CANCEL, 0, 0),
+        ];
+        for &place in &order {
+            let (user_data, result, flags) = events[place];
+            assert!(bench.event(user_data, result, flags).is_none(), "{order:?}");
+        }
+        let close = bench.one_submitted(opcode::Close::CODE);
+        assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
+        bench.assert_idle();
+    }
+}
