@@ -1,23 +1,39 @@
 //! What a pool of a given length is divided into: each slot has a named holder.
+//!
+//! Some shares are bounds that somebody keeps, some are marks that only say where the pool is low:
+//!
+//! | share | kind | kept by |
+//! |---|---|---|
+//! | `provided_datagrams`, `provided_upstream` | bound | the ring, which provides no more |
+//! | `transmit` | bound | the ring, which has no more batches in flight; one more is being built |
+//! | `engine_pinned` | mark | what is over; received bytes may take more while the pool is not low |
+//! | `upstream_writes` | mark | nobody: a write sends slices of slots that are pinned already |
+//!
+//! What keeps the sum is [`PoolPlan::low_water`], the sum of `transmit` and `upstream_writes`. Below
+//! it received bytes are copied out, no receive brings slots of its own along, and each group is
+//! provided a quarter of its share only. A receive into several slots (up to four, leased one by one
+//! while the pool is not low) belongs to `engine_pinned`, where its bytes go: it takes what they would
+//! have taken a moment later.
 
 use std::fmt;
 
 use crate::limits::{SLOT_COUNT_MAX, SLOT_COUNT_MIN, SLOT_LEN};
 
-/// Slots of one pool, by who may hold them. The holders add up to all slots.
-///
-/// The plan is what the worker arms and bounds itself by; the allocator itself knows no holders.
+/// Slots of one pool, by who may hold them. The holders add up to all slots; the allocator itself
+/// knows none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolPlan {
-    /// Slots that the kernel may write datagrams into. Few: what was used last is in the cache.
+    /// Slots that the kernel may write datagrams into: a bound. Few: what was used last is in the
+    /// cache.
     pub provided_datagrams: u32,
-    /// Slots that the kernel may write upstream bytes into.
+    /// Slots that upstream receives wait for bytes with: a bound.
     pub provided_upstream: u32,
-    /// Slots with received bytes that connections and exchanges still refer to.
+    /// Slots with received bytes that connections and exchanges still refer to, and those that are
+    /// about to be filled by receives into several: a mark.
     pub engine_pinned: u32,
-    /// Slots whose slices a send to an upstream is reading, beyond the engine's own hold.
+    /// Slots that stay free for what writes to upstreams still refer to: a mark.
     pub upstream_writes: u32,
-    /// Batches of packets being built or sent.
+    /// Batches of packets on their way: a bound.
     pub transmit: u32,
 }
 

@@ -269,7 +269,8 @@ impl Machine {
         self.outbox.push_back(entry.user_data(op_key.0));
     }
 
-    /// Receives into several slots, unless they are scarce.
+    /// Receives into several slots while the pool is not low: they count as its received bytes
+    /// (`engine_pinned` of the plan).
     fn arm_scatter(&mut self, key: StreamKey) -> bool {
         let mut op = ScatterOp::new(key);
         while op.slots.len() < SCATTER_SLOTS_MAX && !self.pool.is_low() {

@@ -125,6 +125,39 @@ fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
     }
 }
 
+/// They stand in no group: the pool's low-water mark alone bounds them.
+#[test]
+fn several_slots_are_taken_only_while_the_pool_is_not_low() {
+    for (above, taken) in [(0, 1), (1, 2), (2, 3), (9, 4)] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        let low_water = bench.pool.plan().low_water();
+        let mut others = Vec::new();
+        while bench.pool.counts().free > low_water + above {
+            others.push(bench.pool.lease_vec().unwrap());
+        }
+        bench.machine.receive(key);
+        let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
+        assert_eq!(bench.pool.counts().free, low_water + above - taken, "{above} above");
+        // The pool is low now: what is known to be there waits for a provided slot.
+        assert_eq!(bench.pool.is_low(), above < 4);
+        drop(bench.event(scatter, 10, F_SOCK_NONEMPTY));
+        others.extend(std::iter::from_fn(|| {
+            (!bench.pool.is_low()).then(|| bench.pool.lease_vec().unwrap())
+        }));
+        bench.machine.receive(key);
+        let last = bench.one_submitted(opcode::Recv::CODE);
+        assert!(bench.event(last, 0, 0).is_some());
+        drop(others);
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
+}
+
 #[test]
 fn several_slots_come_back_when_nothing_fills_them() {
     for errno in [libc::EAGAIN, libc::ECONNRESET, libc::ECANCELED] {
