@@ -67,6 +67,27 @@ impl Offload {
     }
 }
 
+/// Makes a socket one that the kernel does neither for: without coalescing, and without checksums,
+/// for which it refuses to segment.
+#[cfg(test)]
+pub(crate) fn hinder(socket: &impl AsRawFd) {
+    for (level, option, value) in
+        [(libc::SOL_UDP, libc::UDP_GRO, 0i32), (libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)]
+    {
+        // SAFETY: `value` is live for the call and its length is given.
+        let outcome = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                mem::size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        assert_eq!(outcome, 0, "a socket takes both");
+    }
+}
+
 fn option(socket: &impl AsRawFd, option: i32) -> Option<i32> {
     let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
     // SAFETY: `value` and `len` are live for the call, and `len` is the length of `value`.

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::mailbox::{Command, Snapshot, WorkerEvent};
 use super::{Worker, WorkerEnd};
-use crate::host::clock;
-use crate::metrics::Copied;
+use crate::host::{clock, offload};
+use crate::metrics::{Copied, SendsLost};
 use crate::pool::Pool;
 use crate::ring::{Completion, Wait};
 
@@ -79,6 +79,27 @@ async fn a_small_pool_serves_many_and_gets_all_slots_back() {
     let slots = &report.gauges.pool_slots;
     assert_eq!(slots.free + slots.owned + slots.provided + slots.in_kernel, 64);
     running.report_when(|report| report.gauges.pool_slots.owned <= 1).await;
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_serves_without_the_kernels_offloads_and_tells() {
+    const LEN: u64 = 5_000_000;
+    let process = Process::new(demo_config(origin(Duration::ZERO)), 1);
+    offload::hinder(&process.group.sockets[0]);
+    let running = start_worker(region(256), &process, 0);
+    let mut client = running.client().await;
+    assert_eq!(client.fetch(&format!("/bytes/{LEN}"), 0).await, (200, LEN));
+    assert_eq!(client.fetch("/upload", LEN as usize).await, (200, 0));
+    let report = running.report().await;
+    let offload = &report.gauges.socket_offload;
+    assert_eq!((offload.gro_on, offload.gro_off), (0, 1));
+    assert_eq!((offload.gso_on, offload.gso_off), (0, 1));
+    // Of the first turn's batches each is refused.
+    let fallbacks = report.counters.ring.gso_fallbacks;
+    assert!((1..=32).contains(&fallbacks), "{fallbacks}");
+    assert_eq!(report.counters.ring.sends_lost, SendsLost::default());
+    drop(client);
     running.stop();
 }
 
