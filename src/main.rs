@@ -43,7 +43,6 @@ fn main() -> ExitCode {
 fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
     let config = config::load(path).map_err(|errors| refuse(&errors))?;
-    PoolPlan::new(config.runtime.pool_len).map_err(|error| refuse(&error))?;
     let tls = ServerTls::load_config(&config).map_err(|error| refuse(&error))?;
     Ok((config, tls))
 }
@@ -136,7 +135,9 @@ impl Process {
                 "more cores than a process has workers: the others stay idle"
             );
         }
-        let plan = PoolPlan::new(config.runtime.pool_len).map_err(|error| error.to_string())?;
+        // The bounds of the key are those of a plan: `config` has refused all others.
+        let plan = PoolPlan::new(config.runtime.pool_len)
+            .unwrap_or_else(|error| panic!("a configured pool cannot be divided: {error}"));
         let regions =
             Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
         let keys = ProcessKeys::generate(tls::fill_random);

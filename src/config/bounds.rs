@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::limits;
+
 /// What a key may hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<T> {
@@ -21,6 +23,10 @@ const fn secs(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
+const fn slots_len(count: u32) -> u64 {
+    count as u64 * limits::SLOT_LEN as u64
+}
+
 const fn bound<T: Copy>(default: T, min: T, max: T) -> Bound<T> {
     Bound { default, min, max }
 }
@@ -37,8 +43,12 @@ pub(super) const WORKERS: Bound<u64> = bound(1, 1, 64);
 
 /// Huge pages are 2 MiB: a pool is a whole number of them.
 pub(super) const POOL_STEP: u64 = 2 * MIB;
-/// 64 slots of 68 KiB are the least that makes progress; 64 MiB give 963 slots.
-pub(super) const POOL_PER_WORKER: Bound<u64> = bound(64 * MIB, 6 * MIB, 8 * GIB);
+/// The fewest and the most slots that a pool can be divided into, in whole pages; 64 MiB give 963.
+pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
+    64 * MIB,
+    slots_len(limits::SLOT_COUNT_MIN).next_multiple_of(POOL_STEP),
+    slots_len(limits::SLOT_COUNT_MAX) / POOL_STEP * POOL_STEP,
+);
 
 /// Long enough for most downloads; a supervisor kills after 90 s as a rule.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
@@ -98,7 +108,7 @@ pub(super) const MAX_STREAM_RESETS: Bound<u64> = bound(200, 1, 1_000_000);
 /// An answer's head must fit a receive of 68 KiB with room to spare.
 pub(super) const MAX_ANSWER_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, 64 * KIB);
 
-const _: () = assert!(POOL_PER_WORKER.min.is_multiple_of(POOL_STEP));
 const _: () = assert!(POOL_PER_WORKER.default.is_multiple_of(POOL_STEP));
-const _: () = assert!(POOL_PER_WORKER.min / crate::limits::SLOT_LEN as u64 >= 64);
-const _: () = assert!(MAX_ANSWER_HEADER_SIZE.max <= crate::limits::SLOT_LEN as u64);
+const _: () = assert!(POOL_PER_WORKER.min <= POOL_PER_WORKER.default);
+const _: () = assert!(POOL_PER_WORKER.default <= POOL_PER_WORKER.max);
+const _: () = assert!(MAX_ANSWER_HEADER_SIZE.max <= limits::SLOT_LEN as u64);

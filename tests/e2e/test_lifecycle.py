@@ -63,6 +63,22 @@ def test_check_of_a_missing_certificate(configuration):
     assert "absent.pem" in done.stderr
 
 
+@pytest.mark.parametrize("pool, is_well", [
+    ("4MiB", False), ("6MiB", True), ("2176MiB", True), ("2178MiB", False), ("4GiB", False),
+])
+def test_check_knows_what_a_pool_may_be(configuration, pool, is_well):
+    """What `check` takes, a worker can divide into slots; the rest is refused where it stands."""
+    text = configuration.read_text().replace('per_worker = "32MiB"', f'per_worker = "{pool}"')
+    configuration.write_text(text)
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if "per_worker" in line)
+    done = ringway("check", "--config", str(configuration))
+    assert done.returncode == (0 if is_well else 1), done.stderr
+    if not is_well:
+        told = [f":{line}:", "runtime.pool.per_worker", f"is {pool}", "must be 6MiB to 2176MiB"]
+        assert all(part in done.stderr for part in told), done.stderr
+        assert ringway("run", "--config", str(configuration)).returncode == 1
+
+
 @pytest.mark.parametrize("arguments", [["run"], ["check"], ["fly"], ["run", "--confg", "x"]])
 def test_wrong_usage(arguments):
     assert ringway(*arguments).returncode == 2
