@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Check { config } => check(&config),
-        Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, true)),
+        Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, None)),
         Command::Demonstration => demonstrate(),
     });
     outcome.err().unwrap_or(Exit::Well).into()
@@ -65,13 +65,17 @@ fn demonstrate() -> Result<(), Exit> {
     let tls = ServerTls::load_config(&config)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
     let address = config.listeners[0].addresses[0];
-    println!("ringway: a demonstration with a self-signed certificate and a built-in origin; try");
-    println!("  curl --http3-only --insecure https://localhost:{}/", address.port());
-    serve(config, tls, false)
+    let invitation = format!(
+        "ringway: a demonstration with a self-signed certificate and a built-in origin; try\n  \
+         curl --http3-only --insecure https://localhost:{}/",
+        address.port()
+    );
+    serve(config, tls, Some(invitation))
 }
 
-/// Serves until told to end. Where the admin endpoint is not required, its address may be taken.
-fn serve(config: Config, tls: ServerTls, admin_required: bool) -> Result<(), Exit> {
+/// Serves until told to end. A demonstration has an invitation, which is printed once it serves,
+/// and goes on where the admin endpoint's address is taken.
+fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
@@ -80,9 +84,10 @@ fn serve(config: Config, tls: ServerTls, admin_required: bool) -> Result<(), Exi
     }
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
-        admin_required,
+        admin_required: invitation.is_none(),
         access: config.log.access.clone(),
         drain_timeout: config.runtime.drain_timeout,
+        invitation,
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),
     })

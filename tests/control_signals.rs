@@ -28,6 +28,7 @@ fn quit_drains_and_the_others_are_survived() {
         admin_required: true,
         access: None,
         drain_timeout: Duration::from_secs(10),
+        invitation: None,
         version: "0.0.1",
         clock,
     };

@@ -19,7 +19,7 @@ mod signals;
 mod state;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -57,6 +57,8 @@ pub struct ControlSettings {
     pub access: Option<AccessLog>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
+    /// Printed once, as soon as every worker accepts: what a person may then try.
+    pub invitation: Option<String>,
     /// The program's version.
     pub version: &'static str,
     /// Both clocks, read at one moment.
@@ -204,6 +206,7 @@ async fn steer(
 ) -> ExitReason {
     let mut phase = Phase::Running;
     let mut reason = ExitReason::WorkersGone;
+    let mut invitation = settings.invitation.as_deref();
     while !state.all_ended() {
         let input = match phase {
             Phase::Running => Ok(inputs.recv().await),
@@ -211,7 +214,10 @@ async fn steer(
         };
         let now = (settings.clock)().0;
         match (input, phase) {
-            (Ok(Some(Input::Worker(event))), _) => state.note(event),
+            (Ok(Some(Input::Worker(event))), _) => {
+                state.note(event);
+                invite(&mut invitation, state);
+            }
             (Ok(Some(Input::WorkersGone)), _) => state.note_all_gone(),
             (Ok(Some(Input::Signal(Signal::Drain))), Phase::Running) => {
                 phase = drain(settings, state, now);
@@ -247,6 +253,14 @@ async fn steer(
         tracing::error!("no worker is left");
     }
     reason
+}
+
+/// Prints the invitation the first time that it holds.
+fn invite(invitation: &mut Option<&str>, state: &State) {
+    if let Some(text) = invitation.take_if(|_| state.ready().is_ok()) {
+        // Nobody reads it where standard output is closed; that is no reason to end.
+        let _ = writeln!(io::stdout(), "{text}");
+    }
 }
 
 /// Starts a drain. Workers end by its deadline on their own; after it they are stopped.

@@ -24,6 +24,7 @@ fn settings(admin: Option<AdminAddress>) -> ControlSettings {
         admin_required: true,
         access: None,
         drain_timeout: Duration::from_secs(20),
+        invitation: None,
         version: "0.0.1",
         clock,
     }
