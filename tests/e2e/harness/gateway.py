@@ -50,7 +50,7 @@ CONFIGURATION = """
 [runtime]
 workers = {workers}
 drain_timeout = "{drain_timeout}"
-pool = {{ per_worker = "{pool}", hugepages = "off" }}
+pool = {{ per_worker = "{pool}", hugepages = "{hugepages}" }}
 
 [admin]
 listen = "127.0.0.1:{admin}"
@@ -128,6 +128,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
+            "hugepages": "off",
         } | settings
         self.process: subprocess.Popen | None = None
 

@@ -1,0 +1,70 @@
+"""What the host gives and refuses, for one test: huge pages, io_uring."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import pathlib
+import re
+import struct
+
+import pytest
+
+NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+IO_URING_SETUP = 425  # On every architecture: the tables of system calls were joined before it.
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF_0000, 0x0005_0000
+BPF_LOAD_WORD, BPF_JUMP_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
+
+
+@contextlib.contextmanager
+def reserved_hugepages(count: int):
+    """So many huge pages of 2 MiB are reserved, on the whole machine; then as many as before."""
+    before = NR_HUGEPAGES.read_text()
+    if int(before) == count:
+        yield
+        return
+    if os.geteuid() != 0:
+        pytest.skip("reserving huge pages needs root")
+    try:
+        NR_HUGEPAGES.write_text(str(count))
+        assert int(NR_HUGEPAGES.read_text()) == count, "this machine's memory is too fragmented"
+        yield
+    finally:
+        NR_HUGEPAGES.write_text(before)
+
+
+def hugetlb_len(pid: int) -> int:
+    """Bytes of the process that lie in reserved huge pages, as the kernel accounts them."""
+    smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text()
+    return sum(int(kib) * 1024 for kib in re.findall(r"^Private_Hugetlb: +(\d+) kB", smaps, re.M))
+
+
+class Filter(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
+
+
+def without_io_uring():
+    """A function for the child between fork and exec: from then on a seccomp filter refuses it
+    `io_uring_setup` with EPERM, as the default profile of container engines does. It concerns this
+    child alone and needs no rights."""
+    steps = [
+        (BPF_LOAD_WORD, 0, 0, 0),  # the system call's number
+        (BPF_JUMP_EQUAL, 0, 1, IO_URING_SETUP),
+        (BPF_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM),
+        (BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW),
+    ]
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    program = Filter(len(steps), code)
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def apply():
+        if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        if prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "seccomp")
+
+    return apply
