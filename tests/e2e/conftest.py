@@ -9,6 +9,7 @@ pytest.register_assert_rewrite("harness")
 
 from harness import certificates, curl, ngtcp2
 from harness.gateway import Gateway, Origin, binary
+from harness.host import IPV6_ADDRESSES, own_network
 
 
 def pytest_sessionstart(session):
@@ -31,6 +32,13 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     return certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def ipv6_addresses():
+    """Addresses of a loopback of the test's own. Named before `gateway`, which is to be in it."""
+    with own_network():
+        yield IPV6_ADDRESSES
 
 
 @pytest.fixture

@@ -149,6 +149,31 @@ async def test_rebinding_while_a_connection_begins(start, workers, host, retry, 
     """The port changes behind the first, second .. datagram of the client. By the kernel's hash
     alone, three of four connections would go to another worker of four."""
     gateway = start(workers=workers, retry=retry)
+    relays = await moved_while_it_begins(gateway, host, places)
+    assert all(len(relay.sources) == 4 for relay in relays.values()), "not all have moved"
+
+
+@h3.run
+async def test_a_new_address_while_a_connection_begins(start):
+    await new_address_while_it_begins(start(workers=4, retry="never"), "127.0.0.1")
+
+
+@h3.run
+async def test_a_new_address_over_ipv6_while_a_connection_begins(ipv6_addresses, start):
+    gateway = start(workers=4, retry="never")
+    await new_address_while_it_begins(gateway, "::1", addrs=ipv6_addresses)
+
+
+async def new_address_while_it_begins(gateway, host, **rules):
+    relays = await moved_while_it_begins(gateway, host, range(1, 8), rebind_at_addr=True, **rules)
+    for relay in relays.values():
+        hosts = [source.rpartition(":")[0] for source in relay.sources]
+        assert len(hosts) == 4 and len(set(hosts)) == 2, f"not all have moved: {hosts}"
+
+
+async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Relay]:
+    """Two connections for each place, that move behind their datagram of this number. Answers with
+    the relays, ended."""
 
     async def one(place: int, seed: int):
         async with talking_connection(relays[place], host) as client:
@@ -159,7 +184,7 @@ async def test_rebinding_while_a_connection_begins(start, workers, host, retry, 
 
     with contextlib.ExitStack() as stack:
         relays = {
-            place: stack.enter_context(Relay(gateway, host, delay=2, rebind_at=[place]))
+            place: stack.enter_context(Relay(gateway, host, delay=2, rebind_at=[place], **rules))
             for place in places
         }
         pairs = [(place, seed) for place in places for seed in range(2)]
@@ -168,12 +193,12 @@ async def test_rebinding_while_a_connection_begins(start, workers, host, retry, 
         took = time.monotonic() - began
     # A worker that keeps the place of who has gone holds them up until its timeout of ten seconds.
     assert took < 10, f"{took:.1f} s"
-    assert all(len(relay.sources) == 4 for relay in relays.values()), "not all have moved"
     gateway.assert_alive()
     metrics = gateway.metrics()
     assert metrics.sum("handshakes_total", outcome="completed") == len(pairs)
     assert metrics.sum("datagrams_dropped_total", reason="foreign_id") == 0
     assert metrics.sum("stateless_answers_total", kind="reset") == 0
+    return relays
 
 
 @pytest.mark.parametrize("rules", [{"rebind_port": 0.1}, {"rebind_addr": 0.1}],

@@ -148,6 +148,13 @@ def test_rebinding_over_ipv6(gateway, clients, tmp_path):
         assert len(relay.sources) >= 3, f"only from {relay.sources}"
 
 
+def test_new_addresses_over_ipv6(ipv6_addresses, gateway, clients, tmp_path):
+    rules = LINK | {"rebind_addr": 0.25, "addrs": ipv6_addresses}
+    for relay in through(gateway, clients, tmp_path, rules, 900 * KIB, "::1").values():
+        hosts = {source.rpartition(":")[0] for source in relay.sources}
+        assert len(hosts) >= 4, f"only from {hosts}"
+
+
 @pytest.mark.parametrize("fault", ["loss", "corrupt"])
 def test_handshakes_over_a_bad_network(start, has_ngtcp2, tmp_path, fault):
     """Both clients, a fifth of all datagrams, twelve handshakes: all of them come about."""

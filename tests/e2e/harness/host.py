@@ -1,4 +1,4 @@
-"""What the host gives and refuses, for one test: huge pages, io_uring."""
+"""What the host gives and refuses, for one test: huge pages, io_uring, addresses."""
 
 import contextlib
 import ctypes
@@ -7,10 +7,14 @@ import os
 import pathlib
 import re
 import struct
+import subprocess
 
 import pytest
 
 NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+
+IPV6_ADDRESSES = [f"fd00::{host:x}" for host in range(2, 10)]
+CLONE_NEWNET = 0x4000_0000
 
 IO_URING_SETUP = 425  # On every architecture: the tables of system calls were joined before it.
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -39,6 +43,24 @@ def hugetlb_len(pid: int) -> int:
     """Bytes of the process that lie in reserved huge pages, as the kernel accounts them."""
     smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text()
     return sum(int(kib) * 1024 for kib in re.findall(r"^Private_Hugetlb: +(\d+) kB", smaps, re.M))
+
+
+@contextlib.contextmanager
+def own_network():
+    """Moves this thread, and all that it starts meanwhile, to a network namespace of its own, whose
+    loopback has `IPV6_ADDRESSES` beside `::1`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as outside:
+        if libc.unshare(CLONE_NEWNET) != 0:
+            pytest.skip(f"a network namespace needs root: {os.strerror(ctypes.get_errno())}")
+        try:
+            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            for address in IPV6_ADDRESSES:
+                command = ["ip", "address", "add", f"{address}/128", "dev", "lo", "nodad"]
+                subprocess.run(command, check=True)
+            yield
+        finally:
+            assert libc.setns(outside.fileno(), CLONE_NEWNET) == 0, "not back in our own network"
 
 
 class Filter(ctypes.Structure):

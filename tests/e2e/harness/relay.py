@@ -53,6 +53,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--rebind-addr", type=float, default=0, metavar="S", help="a new address every S s")
     add("--rebind-at", type=numbers(int), default=[], metavar="N,M",
         help="a new port right after these datagrams from the client")
+    add("--rebind-at-addr", action="store_true", help="and a new address with it")
     add("--rebinds-max", type=int, default=1_000_000)
     add("--lose-answers", type=int, default=0, metavar="N",
         help="the first long datagram up after each of N moves is lost: mostly a PATH_RESPONSE")
@@ -196,10 +197,14 @@ class Flow:
             self.loses_long = self.moves <= self.network.rules.lose_answers
             self.open(ip)
 
+    def next_address(self) -> str:
+        addresses = self.network.rules.addrs
+        return addresses[self.moves % len(addresses)]
+
     def up(self, datagram: bytes, ecn: int):
         rules, age = self.network.rules, time.monotonic() - self.opened_at
         if rules.rebind_addr and age > rules.rebind_addr:
-            self.move(rules.addrs[self.moves % len(rules.addrs)])
+            self.move(self.next_address())
         elif rules.rebind_port and age > rules.rebind_port:
             self.move(self.ip)
         if self.loses_long and len(datagram) >= LONG:
@@ -209,7 +214,7 @@ class Flow:
         by = self.socket  # a delayed datagram leaves from where it was on its way
         self.pass_on("up", datagram, ecn, lambda *late: send(by, *late, self.to))
         if self.counts["up"] in rules.rebind_at:
-            self.move(self.ip)
+            self.move(self.next_address() if rules.rebind_at_addr else self.ip)
 
     def down(self):
         for datagram, ecn, _ in receive(self.socket):
