@@ -5,9 +5,11 @@ import asyncio
 import hashlib
 import json
 import re
+import socket
 
 import pytest
 from aioquic import tls
+from aioquic.quic.packet import QuicFrameType, pull_ack_frame
 
 from harness import bodies, h3, ngtcp2
 from harness.bodies import KIB, MIB
@@ -16,6 +18,7 @@ from harness.relay import Relay
 
 GNUTLS_CHACHA20 = "--ciphers=NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305"
 FILE_COUNT = 2000
+ECT_0 = 2
 
 
 @h3.run
@@ -184,6 +187,52 @@ def test_ecn_marks_end_where_the_path_clears_them(has_ngtcp2, gateway, tmp_path)
     """RFC 9000 13.4.2: a path on which the marks do not arrive gets none."""
     with Relay(gateway, delay=2, bleach=True) as relay:
         ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB])
+    assert 0 < relay.down.ect < relay.down.seen / 2
+
+
+def marked_and_watched(client) -> list[tuple[int, int, int]]:
+    """From now on the client marks what it sends as ECT(0), which aioquic does not do by itself.
+    The list grows with what acknowledgements tell: counts of ECT(0), ECT(1) and CE."""
+    socket_of_it = client._transport.get_extra_info("socket")
+    for option in ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)):
+        socket_of_it.setsockopt(*option, ECT_0)
+    told = []
+    handlers = client._quic._QuicConnection__frame_handlers
+    handle, epochs = handlers[QuicFrameType.ACK_ECN]
+
+    def watch(context, kind, buffer):
+        at = buffer.tell()
+        pull_ack_frame(buffer)
+        told.append(tuple(buffer.pull_uint_var() for _ in range(3)))
+        buffer.seek(at)
+        handle(context, kind, buffer)
+
+    handlers[QuicFrameType.ACK_ECN] = (watch, epochs)
+    return told
+
+
+@h3.run
+async def test_ecn_marks_of_aioquic_are_counted(gateway, host):
+    """The gateway tells of the marks that come to it, CE apart. Of its own marks this client tells
+    nothing, so they end (RFC 9000 13.4.2.1)."""
+    with Relay(gateway, host, delay=2, ce=0.1) as relay:
+        async with h3.connection(relay, host) as client:
+            told = marked_and_watched(client)
+            answer = await client.post("/echo", 600 * KIB)
+            assert answer.sha256 == bodies.digest(600 * KIB)
+    ect_0, ect_1, ce = told[-1]
+    assert relay.up.ce_made > 10
+    assert relay.up.ce_made / 2 < ce <= relay.up.ce_made
+    assert relay.up.ect / 2 < ect_0 + ce <= relay.up.ect
+    assert ect_1 == 0
+    assert told == sorted(told), "a count fell"
+    assert 0 < relay.down.ect < relay.down.seen / 2
+
+
+def test_ecn_marks_end_for_a_curl_that_does_not_tell_of_them(has_curl, gateway, host):
+    with Relay(gateway, host, delay=2, ce=0.1) as relay:
+        done = Curl(relay, host).download(f"/bytes/{MIB}")
+    assert done == (0, MIB, bodies.digest(MIB))
     assert 0 < relay.down.ect < relay.down.seen / 2
 
 
