@@ -89,6 +89,29 @@ def test_origin_dies_mid_body_for_curl(has_curl, gateway):
     assert code != 0 and length < MIB
 
 
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("after", [0, MIB])
+@h3.run
+async def test_origin_dies_mid_upload(gateway, origin, how, after):
+    async with h3.connection(gateway) as client:
+        answer = await client.post(f"/die-upload/{after}?how={how}", 8 * MIB)
+        assert_own(answer, 502, "connection_terminated")
+        await assert_serves(client)
+    assert origin.counts()["requests"] == 2, "an upload that had begun was sent again"
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_path):
+    file = tmp_path / "upload"
+    file.write_bytes(bodies.body(8 * MIB))
+    upload = Curl(gateway).upload(f"/die-upload/{MIB}?how={how}", file, "--include")
+    text, errors = upload.communicate(timeout=30)
+    assert upload.returncode == 0, errors.decode()
+    assert text.startswith(b"HTTP/3 502"), text
+    assert origin.counts()["requests"] == 1, "an upload that had begun was sent again"
+    assert Curl(gateway).download("/bytes/1000") == (0, 1000, bodies.digest(1000))
+
+
 @h3.run
 async def test_hang_up_without_an_answer(gateway, origin):
     async with h3.connection(gateway) as client:

@@ -155,6 +155,18 @@ async def test_head_has_no_body(gateway, host):
         assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)
 
 
+def test_head_by_curl(has_curl, gateway, host):
+    """Two on one connection: the second would read what the first had left."""
+    curl = Curl(gateway, host)
+    done = curl.run("/chunked/1000", "--head", curl.base + "/bytes/1000")
+    assert done.returncode == 0, done.stderr.decode()
+    first, second, rest = done.stdout.decode().split("\r\n\r\n")
+    assert first.startswith("HTTP/3 200") and "content-length: 1000\r\n" in first + "\r\n"
+    assert second.startswith("HTTP/3 200") and "content-length" not in second
+    assert rest == "", "a body came"
+    assert gateway.metrics().sum("connections_accepted_total") == 1
+
+
 @pytest.mark.parametrize("status", [204, 304])
 @h3.run
 async def test_statuses_without_body(gateway, status):

@@ -13,6 +13,7 @@ path, and it counts what it saw.
     GET  /hang-up          ends the connection without an answer
     POST /upload           {length, sha256, ..} of the body     ?pause= (before each read)
     POST /echo             the body again, while it comes
+    POST /die-upload/N     ends after N bytes of the body       ?how=fin|rst
     POST /refuse           413 at once, the body unread
 
 Run as a program it prints one line of JSON, {"port": .., "control": .., "unix": ..}, and serves
@@ -165,6 +166,14 @@ class Connection(socketserver.BaseRequestHandler):
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.request.close()
 
+    def end_after_what_comes(self):
+        """Ends without a reset, which unread bytes in the socket would make of it: a reset
+        overtakes an answer."""
+        self.request.shutdown(socket.SHUT_WR)
+        self.request.settimeout(5)
+        while self.request.recv(READ_LEN):
+            pass
+
     def is_gone_within(self, seconds: float) -> bool:
         """Waits, or less long when the other side ends the connection."""
         readable, _, _ = select.select([self.request], [], [], seconds)
@@ -255,6 +264,18 @@ class Connection(socketserver.BaseRequestHandler):
             "content_length": request.length, "chunked": request.chunked,
         })
 
+    def serve_die_upload(self, request: Request, number: int):
+        length = 0
+        for piece in request.pieces():
+            length += len(piece)
+            if length >= number:
+                break
+        with self.server.lock:
+            self.server.counts.uploads_broken += 1
+        self.end(request.query.get("how", "fin"))
+        if request.query.get("how") != "rst":
+            self.end_after_what_comes()
+
     def serve_echo(self, request: Request, number: int):
         known = request.length is not None
         framing = ("content-length", request.length) if known else ("transfer-encoding", "chunked")
@@ -268,11 +289,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.keep = False
         self.head(request, 413, [("content-length", "3"), ("connection", "close")])
         self.request.sendall(b"no\n")
-        # Ending with unread bytes in the socket would be a reset that overtakes the answer.
-        self.request.shutdown(socket.SHUT_WR)
-        self.request.settimeout(5)
-        while self.request.recv(READ_LEN):
-            pass
+        self.end_after_what_comes()
 
     def json(self, request: Request, value):
         text = json.dumps(value).encode() + b"\n"
