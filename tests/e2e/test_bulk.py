@@ -12,6 +12,13 @@ from harness.curl import Curl
 
 GROWTH_MAX = 24 * MIB
 
+QUOTA_SHARE_MAX = 0.05
+"""Of an upload. On loopback, datagrams of a client without segmentation offload come in a slot each,
+so one that runs ahead of the origin reaches its quota of slots. Usual is 0.0 %, on a busy machine
+too: what remains is for moments in which the origin does not run at all."""
+
+HANDSHAKE_LEN_MAX = 16 * 1024
+
 
 @pytest.fixture
 def bulk(start, has_curl):
@@ -29,8 +36,15 @@ def copied(gateway, direction: str) -> dict[str, float]:
     metrics = gateway.metrics()
     return {
         reason: metrics.sum("payload_copied_bytes_total", direction=direction, reason=reason)
-        for reason in ("gather", "small", "quota", "low_water")
+        for reason in ("gather", "small", "quota", "low_water", "handshake")
     }
+
+
+def assert_hardly_copied(now: dict[str, float], length: int):
+    """Of an upload. The datagrams of the handshake are copied too: they carry no payload."""
+    assert now.pop("quota") <= QUOTA_SHARE_MAX * length
+    assert 0 < now.pop("handshake") <= HANDSHAKE_LEN_MAX
+    assert not any(now.values()), f"an upload's payload was copied: {now}"
 
 
 @pytest.mark.timeout(300)
@@ -78,11 +92,9 @@ def test_gigabyte_up(bulk, tmp_path):
     print(f"resident: {samples[0] / MIB:.1f} MiB at 64 MiB, then at most {growth / MIB:.1f} more")
     assert growth <= GROWTH_MAX
     assert bulk.metrics().sum("payload_bytes_total", direction="request") >= GIB
-    # On loopback, datagrams of a client without segmentation offload come in a slot each. One that
-    # runs ahead of the origin then reaches its quota of slots, which is the one reason to copy.
     now = copied(bulk, "request")
-    print(f"copied for the client's quota: {now.pop('quota') / GIB:.1%}")
-    assert not any(now.values()), f"an upload's payload was copied: {now}"
+    print(f"copied for the client's quota: {now['quota'] / GIB:.1%}")
+    assert_hardly_copied(now, GIB)
     slots_back(bulk, out_before)
 
 
@@ -97,9 +109,7 @@ def test_upload_at_a_pace_is_hardly_copied(bulk, tmp_path):
     assert text, errors.decode()
     assert json.loads(text)["sha256"] == bodies.digest(length)
     assert bulk.metrics().sum("payload_bytes_total", direction="request") >= length
-    now = copied(bulk, "request")
-    assert now.pop("quota") <= 0.05 * length
-    assert not any(now.values()), now
+    assert_hardly_copied(copied(bulk, "request"), length)
 
 
 @pytest.mark.timeout(120)
