@@ -7,7 +7,8 @@ use std::process::Command;
 pub struct Faults {
     /// UDP that leaves this port is sent at this rate and waits in a queue (`tbf`).
     pub shaped: (u16, &'static str),
-    /// Of the TCP segments from and to this port, so many of a hundred are lost.
+    /// Of the TCP segments from and to this port, so many of a hundred are lost: of all but those
+    /// that open a connection, which carry nothing and would cost a second each.
     pub lossy: (u16, u8),
 }
 
@@ -43,8 +44,8 @@ impl Faults {
         command("nft add chain ip faults out { type filter hook output priority 0; }");
         for side in ["sport", "dport"] {
             command(&format!(
-                "nft add rule ip faults out tcp {side} {port} numgen random mod 100 < {percent} \
-                 counter drop"
+                "nft add rule ip faults out tcp {side} {port} tcp flags & syn == 0 \
+                 numgen random mod 100 < {percent} counter drop"
             ));
         }
     }

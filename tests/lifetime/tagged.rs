@@ -12,13 +12,18 @@ use crate::body::Check;
 use crate::client::{self, Client, connect};
 use crate::gateway::{Gateway, Settings};
 use crate::network::{self, Faults};
-use crate::{now, origin, run, soak};
+use crate::{length, now, origin, run};
 
-/// What the short form takes.
-const SHORT: Duration = Duration::from_secs(8);
+/// What the short form of each of the two runs takes; with CI set they take a minute together.
+const SHORT_S: u64 = 8;
+const ON_CI_S: u64 = 30;
 
-/// More than any exchange takes, and less than any timeout of the gateway.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Of a hundred segments on the upstream leg, so many are lost.
+const LOSS_PERCENT: u8 = 5;
+
+/// More than any exchange takes, and less than any timeout of the gateway. A segment that is lost
+/// five times in a row comes after 6 s.
+const PATIENCE: Duration = Duration::from_secs(18);
 
 #[derive(Default)]
 struct Tally {
@@ -74,10 +79,9 @@ async fn live(gateway: &Gateway, seed: u64, tally: &Tally, until: std::time::Ins
 }
 
 /// quinn does not get its close out while a congestion window is full: then the gateway only
-/// learns by silence, which is to be short here. Its upstreams may be slow: a segment lost while
-/// connecting costs a second, and two in a row happen.
+/// learns by silence, which is to be short here. Its upstreams may be slow: segments get lost.
 fn impatient(pool: &'static str) -> Settings {
-    let timeout = r#"{ connect = "10s", response = "10s", idle = "30s" }"#;
+    let timeout = r#"{ connect = "20s", response = "20s", idle = "30s" }"#;
     Settings { pool, idle_timeout: "3s", timeout, ..Settings::default() }
 }
 
@@ -143,13 +147,13 @@ async fn every_byte_is_its_own(settings: Settings, faults: Option<&'static str>)
     let (address, seen) = origin::start();
     let gateway = Gateway::start(settings, address).await;
     if let Some(rate) = faults {
-        let faults = Faults { shaped: (gateway.address.port(), rate), lossy: (address.port(), 2) };
-        faults.apply();
+        let lossy = (address.port(), LOSS_PERCENT);
+        Faults { shaped: (gateway.address.port(), rate), lossy }.apply();
     }
     let seed = std::env::var("RINGWAY_SEED").map_or(1, |text| text.parse().expect("a number"));
     eprintln!("RINGWAY_SEED={seed}");
     let tally = Tally::default();
-    let until = now() + if soak().is_zero() { SHORT } else { soak() };
+    let until = now() + length(SHORT_S, ON_CI_S);
     let mut lives: Vec<_> = (0..CLIENTS)
         .map(|index| Box::pin(live(&gateway, seed * 1000 + index, &tally, until)))
         .collect();
