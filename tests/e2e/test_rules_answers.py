@@ -2,6 +2,8 @@
 what is cut never ends clean, and the next request is answered by its own answer."""
 
 import asyncio
+import collections
+import random
 
 import pytest
 
@@ -282,3 +284,50 @@ async def test_what_was_sent_is_not_sent_again(start, recorder, script):
                 count = len(recorder.requests) - before
                 # A sole endpoint is asked again only where the connection was a kept one.
                 assert count == (tries if kept else 1), (method, kept, count)
+
+
+@h3.run
+async def test_a_kept_connection_that_ends_as_the_request_is_sent(start, recorder, script):
+    """The upstream is gone when the request's first bytes come, and answers with a reset: whether it
+    has seen them cannot be known. RFC 9110 9.2.2 lets an idempotent request be sent again."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        body = frame(DATA, b"hello")
+        for method, more, is_again in [
+            (b"GET", b"", True), (b"HEAD", b"", True), (b"DELETE", b"", True), (b"POST", b"", False),
+            (b"POST", body, False), (b"PATCH", body, False),
+        ]:
+            script.steps = ["read", OK, "leave"]
+            assert (await client.ask(head(path=b"/bad"))).outcome == "200"
+            kept, before = recorder.requests[-1].connection, len(recorder.requests)
+            got = await client.ask(head(method, b"/good") + more)
+            assert got.outcome == ("200" if is_again else "502"), (method, got)
+            await assert_discarded(recorder, kept)
+            # What came to the old connection was never read: here it is seen at most once.
+            again = recorder.requests[before:]
+            assert [one.line for one in again] == [f"{method.decode()} /good HTTP/1.1"] * is_again
+            assert all(one.connection != kept for one in again)
+            await assert_well(client)
+    assert recorder.wrong == []
+
+
+@h3.run
+async def test_kept_connections_that_end_while_requests_begin(start, recorder, script):
+    """The upstream ends idle connections after 20 ms, and requests come about then: what could be
+    sent again is always answered, and what could not reaches the upstream at most once."""
+    gateway = start(origin=recorder.address)
+    script.steps = ["read", OK, 0.02, "fin"]
+    dice = random.Random(1)
+    outcomes = collections.Counter()
+    async with raw.connection(gateway) as client:
+        for number in range(150):
+            method = (b"GET", b"POST")[number % 2]
+            got = await client.ask(head(method, f"/bad/{number}".encode()))
+            outcomes[method, got.outcome] += 1
+            await asyncio.sleep(dice.uniform(0.017, 0.024))
+    assert outcomes[b"GET", "200"] == 75, outcomes
+    assert outcomes[b"POST", "200"] + outcomes[b"POST", "502"] == 75, outcomes
+    posts = [request.line for request in recorder.requests if request.line.startswith("POST")]
+    assert len(posts) == len(set(posts)), "a POST was sent again"
+    assert len(recorder.connections) > 20, "hardly any connection ended"
+    assert recorder.wrong == []

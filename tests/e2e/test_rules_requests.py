@@ -24,29 +24,40 @@ def with_line(name: bytes, value: bytes) -> bytes:
     return head(more=[(name, value)])
 
 
+def with_trailer(name: bytes, value: bytes) -> bytes:
+    return head(b"POST") + frame(DATA, b"x") + frame(HEADERS, section([(name, value)]))
+
+
 def bad_bytes():
-    """Each of the bytes that end a line or a field somewhere, in each place of a request."""
-    bad = [b"\r", b"\n", b"\r\n", b"\0"]
-    bad += [b"\r\nx: y\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n"]
-    bad += [bytes([byte]) for byte in (*range(1, 9), 11, 12, *range(14, 32), 127)]
-    for text in bad:
+    """Each of the bytes that end a line or a field somewhere, in each place of a request. TAB may
+    stand inside a value."""
+    for text, is_tab in [*((text, False) for text in ends_of_something()), (b"\t", True)]:
         inside = b"a" + text + b"b"
         yield with_line(b"x" + text + b"y", b"v"), {MALFORMED}
-        yield with_line(b"x-v", inside), {MALFORMED}
-        yield with_line(b"cookie", inside), {MALFORMED}
+        yield with_line(b":path" + text, b"/"), {MALFORMED}
         yield head(method=b"GE" + text + b"T"), {MALFORMED}
         yield head(path=b"/" + inside), {"400"}
         yield head(authority=b"e2e" + text + b".test"), {"400"}
-        body = frame(DATA, b"x")
-        trailers = frame(HEADERS, section([(b"x-t", inside)]))
-        yield head(b"POST") + body + trailers, {MALFORMED}
+        yield head(scheme=b"http" + text + b"s"), {"400"}
+        yield with_trailer(b"x" + text + b"t", b"v"), {MALFORMED}
+        if not is_tab:
+            yield with_line(b"x-v", inside), {MALFORMED}
+            yield with_line(b"cookie", inside), {MALFORMED}
+            yield with_trailer(b"x-t", inside), {MALFORMED}
+
+
+def ends_of_something() -> list[bytes]:
+    bad = [b"\r", b"\n", b"\r\n", b"\0"]
+    bad += [b"\r\nx: y\r\n\r\nGET /smuggled HTTP/1.1\r\nhost: h\r\n\r\n"]
+    return bad + [bytes([byte]) for byte in (*range(1, 9), 11, 12, *range(14, 32), 127)]
 
 
 def bad_names_and_values():
-    for name in (b"", b"X-Upper", b"x y", b"x:y", b" x", b"x ", b"x\xe4", b"x(", b'x"'):
-        yield with_line(name, b"v"), {MALFORMED}
-    for value in (b" v", b"v ", b"\tv", b"v\t", b" "):
-        yield with_line(b"x-v", value), {MALFORMED}
+    for put in (with_line, with_trailer):
+        for name in (b"", b"X-Upper", b"x y", b"x:y", b" x", b"x ", b"x\xe4", b"x(", b'x"', b":x"):
+            yield put(name, b"v"), {MALFORMED}
+        for value in (b" v", b"v ", b"\tv", b"v\t", b" "):
+            yield put(b"x-v", value), {MALFORMED}
 
 
 def connection_fields():
@@ -113,8 +124,7 @@ def bad_lengths():
 
 def bad_trailers():
     for name in (b"content-length", b"host", b"transfer-encoding", b"connection", b":path", b"te"):
-        trailers = frame(HEADERS, section([(name, b"1")]))
-        yield head(b"POST") + frame(DATA, b"x") + trailers, {MALFORMED}
+        yield with_trailer(name, b"1"), {MALFORMED}
 
 
 @pytest.mark.parametrize("cases", [
@@ -140,7 +150,8 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
     assert recorder.wrong == []
     cut = [request for request in recorder.requests if not request.whole]
     # A body that is cut may have begun; its connection has ended and carries nothing else.
-    assert all(cases is bad_lengths or cases in (bad_bytes, bad_trailers) for _ in cut), cut
+    with_bodies = (bad_lengths, bad_bytes, bad_trailers, bad_names_and_values)
+    assert not cut or cases in with_bodies, cut
     for request in cut:
         behind = [one for one in recorder.requests if one.connection == request.connection]
         assert behind[-1] is request and request.connection in recorder.ended
@@ -199,6 +210,8 @@ async def test_what_is_passed_on_is_passed_on_in_one_form(start, recorder):
         got = await upstream_got(head(b"POST") + frame(DATA, b"hello") + trailers)
         assert (got.values("transfer-encoding"), got.body) == ([b"chunked"], b"hello")
         assert got.trailers == b"x-t: v\r\n"
+        got = await upstream_got(head(more=[(b"x-v", b"a\tb")]))
+        assert got.values("x-v") == [b"a\tb"]
         cookies = [(b"cookie", b"a=1"), (b"x", b""), (b"cookie", b"b=2")]
         got = await upstream_got(head(more=cookies))
         assert got.values("cookie") == [b"a=1; b=2"]
@@ -224,6 +237,52 @@ async def test_a_client_does_not_speak_for_others(start, recorder):
             assert got.values("via") == [b"3 ringway"]
             assert b"10.0.0.1" not in got.head and b"_" not in got.head
             assert got.values("early-data") == got.values("proxy") == got.values("x-real-ip") == []
+
+
+@h3.run
+async def test_a_trusted_proxy_speaks_for_its_clients(start, recorder):
+    """What it says of them is believed, and added to."""
+    gateway = start(origin=recorder.address, trusted_proxies=["10.0.0.0/8", "127.0.0.1/32"])
+    said = [
+        (b"x-forwarded-for", b"198.51.100.7"), (b"x-forwarded-for", b"198.51.100.8"),
+        (b"x-forwarded-proto", b"http"), (b"x-forwarded-host", b"shop.test"),
+        (b"x-forwarded-port", b"80"), (b"forwarded", b"for=198.51.100.7;proto=http"),
+        (b"x-real-ip", b"198.51.100.7"), (b"via", b"2 front"),
+        # Nobody is believed that an upstream could take for the same.
+        (b"x_forwarded_for", b"10.0.0.1"), (b"proxy", b"http://10.0.0.1"),
+    ]
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(more=said))).outcome == "200"
+        got = recorder.requests[-1]
+        assert got.values("x-forwarded-for") == [b"198.51.100.7, 198.51.100.8, 127.0.0.1"]
+        assert got.values("x-forwarded-proto") == [b"http"]
+        assert got.values("x-forwarded-host") == [b"shop.test"]
+        assert got.values("x-forwarded-port") == [b"80"]
+        assert got.values("x-real-ip") == [b"198.51.100.7"]
+        assert got.values("forwarded") == [
+            b'for=198.51.100.7;proto=http, for=127.0.0.1;host="e2e.test";proto=https'
+        ]
+        assert got.values("via") == [b"2 front, 3 ringway"]
+        assert got.values("host") == [b"e2e.test"]
+        assert b"10.0.0.1" not in got.head
+        # What it does not say is said for it, by the scheme that it asks with.
+        for scheme in (b"https", b"http"):
+            assert (await client.ask(head(scheme=scheme))).outcome == "200"
+            got = recorder.requests[-1]
+            assert got.values("x-forwarded-for") == [b"127.0.0.1"]
+            assert got.values("x-forwarded-proto") == [scheme]
+            assert got.values("x-forwarded-host") == [b"e2e.test"]
+
+
+@h3.run
+async def test_a_neighbour_of_a_trusted_proxy_is_not_believed(start, recorder):
+    gateway = start(origin=recorder.address, trusted_proxies=["127.0.0.2/31", "::1/128"])
+    async with raw.connection(gateway) as client:
+        lies = [(b"x-forwarded-for", b"198.51.100.7"), (b"x-forwarded-proto", b"http")]
+        assert (await client.ask(head(more=lies))).outcome == "200"
+    got = recorder.requests[-1]
+    assert got.values("x-forwarded-for") == [b"127.0.0.1"]
+    assert got.values("x-forwarded-proto") == [b"https"]
 
 
 @h3.run

@@ -62,6 +62,7 @@ access = {{ path = "{access_log}", format = "json" }}
 [[listeners]]
 name = "edge"
 address = ["127.0.0.1:{port}", "[::1]:{port}"]
+trusted_proxies = {trusted_proxies}
 
   [listeners.quic]
   idle_timeout = "{idle_timeout}"
@@ -128,7 +129,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "hugepages": "off",
+            "hugepages": "off", "trusted_proxies": [],
         } | settings
         self.process: subprocess.Popen | None = None
 

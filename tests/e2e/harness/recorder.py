@@ -5,6 +5,7 @@ exactly HTTP/1.1 as it must be sent, the connection is noted as `wrong`.
 """
 
 import dataclasses
+import select
 import socket
 import struct
 import threading
@@ -39,7 +40,8 @@ class Cut(Exception):
 
 class Recorder:
     """`script(request)` gives steps: bytes are sent, numbers are slept, "fin" and "rst" end the
-    connection, "read" waits for the rest of the request's body. Without a script all is 200."""
+    connection, "read" waits for the rest of the request's body, "leave" for the next request, and ends
+    the connection without reading a byte of it. Without a script all is 200."""
 
     def __init__(self, script=None):
         self.script = script or (lambda request: ["read", OK])
@@ -98,6 +100,9 @@ class Recorder:
                     elif step == "rst":
                         linger = struct.pack("ii", 1, 0)
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                        raise Cut
+                    elif step == "leave":
+                        select.select([connection], [], [])
                         raise Cut
                     elif isinstance(step, bytes):
                         connection.sendall(step)
