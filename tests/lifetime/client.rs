@@ -20,8 +20,22 @@ pub struct Client {
     _endpoint: quinn::Endpoint,
 }
 
-/// A connection without HTTP/3 of its own. `stream_window` is what it lets each stream send ahead.
-pub async fn quic(gateway: &Gateway, stream_window: u32) -> (quinn::Endpoint, quinn::Connection) {
+/// How a client lets the gateway send.
+pub struct Manners {
+    /// What each stream may send ahead of what is read.
+    pub stream_window: u32,
+    /// How often a connection without traffic says that it is there.
+    pub keep_alive: Duration,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self { stream_window: 1 << 20, keep_alive: Duration::from_secs(1) }
+    }
+}
+
+/// A connection without HTTP/3 of its own.
+pub async fn quic(gateway: &Gateway, manners: Manners) -> (quinn::Endpoint, quinn::Connection) {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(gateway.certificate.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -34,10 +48,10 @@ pub async fn quic(gateway: &Gateway, stream_window: u32) -> (quinn::Endpoint, qu
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = quinn::TransportConfig::default();
-    transport.stream_receive_window(stream_window.into());
+    transport.stream_receive_window(manners.stream_window.into());
     transport.receive_window((64u32 << 20).into());
     transport.send_window(512 << 10);
-    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    transport.keep_alive_interval(Some(manners.keep_alive));
     config.transport_config(Arc::new(transport));
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     endpoint.set_default_client_config(config);
@@ -47,11 +61,15 @@ pub async fn quic(gateway: &Gateway, stream_window: u32) -> (quinn::Endpoint, qu
 
 /// A connection whose windows are in nobody's way.
 pub async fn connect(gateway: &Gateway) -> Client {
-    connect_with(gateway, 1 << 20).await
+    connect_as(gateway, Manners::default()).await
 }
 
 pub async fn connect_with(gateway: &Gateway, stream_window: u32) -> Client {
-    let (endpoint, quic) = quic(gateway, stream_window).await;
+    connect_as(gateway, Manners { stream_window, ..Manners::default() }).await
+}
+
+pub async fn connect_as(gateway: &Gateway, manners: Manners) -> Client {
+    let (endpoint, quic) = quic(gateway, manners).await;
     let connection = h3_quinn::Connection::new(quic.clone());
     let (mut driver, requests) = h3::client::new(connection).await.unwrap();
     tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });

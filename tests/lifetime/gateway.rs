@@ -106,6 +106,12 @@ impl Gateway {
         sum(&self.page("/metrics").expect("the metrics page"), name, labels)
     }
 
+    /// Slots that somebody has besides the kernel's receive queues.
+    pub fn slots_out(&self) -> u64 {
+        self.metric("pool_slots", "state=\"owned\"")
+            + self.metric("pool_slots", "state=\"in_kernel\"")
+    }
+
     /// What must be 0 when nobody wants anything: exchanges, waiting requests, slots in hands.
     pub fn unsettled(&self) -> Vec<(&'static str, u64)> {
         let page = self.page("/metrics").expect("the metrics page");
@@ -123,9 +129,15 @@ impl Gateway {
 
     /// All is given back, within the given seconds.
     pub async fn settle(&self, seconds: u64) {
+        self.settle_but(seconds, &[]).await;
+    }
+
+    /// The same, but for what stays.
+    pub async fn settle_but(&self, seconds: u64, stays: &[&str]) {
         let deadline = now() + Duration::from_secs(seconds);
         loop {
-            let left = self.unsettled();
+            let mut left = self.unsettled();
+            left.retain(|(name, _)| !stays.contains(name));
             if left.is_empty() {
                 return;
             }

@@ -1,12 +1,17 @@
 //! Clients that take nothing of large answers: the origin is no longer read, memory stays bounded,
 //! others are served, and whoever reads again gets the rest.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringway::limits::{
+    ANSWER_PIECE_LEN_MIN, ANSWER_STALL_TIMEOUT, CONNECTION_ANSWERS_LEN_MAX, SLOT_LEN,
+};
 
 use crate::body::{Check, Tag};
-use crate::client::{self, Client, connect, connect_with};
+use crate::client::{self, Client, Manners, connect, connect_as, connect_with};
 use crate::gateway::{Gateway, Settings};
-use crate::{now, origin, pause, run};
+use crate::{length, now, origin, pause, run, soak};
 
 const MIB: u64 = 1 << 20;
 
@@ -79,6 +84,119 @@ fn clients_that_do_not_read_hold_the_origin_back() {
         seen.assert_right();
         gateway.stop();
     });
+}
+
+/// Takes the first byte of each answer, and no other.
+async fn takes_a_byte(gateway: &Gateway) -> Client {
+    let manners = Manners { stream_window: 1, keep_alive: Duration::from_secs(10) };
+    connect_as(gateway, manners).await
+}
+
+/// The pool of these tests: so long that one connection meets its own bounds first.
+const POOL_LEN: u64 = 64 * MIB;
+
+fn long_pool() -> Settings {
+    Settings { pool: "64MiB", ..Settings::default() }
+}
+
+/// What waits is within the bounds of each connection and of the worker (half of its pool); to both
+/// come the pieces that were on their way when they were reached, one for each stream.
+fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u64, u64) {
+    let waiting = gateway.metric("answers_waiting_bytes", "");
+    let bound = (connections * CONNECTION_ANSWERS_LEN_MAX as u64).min(POOL_LEN / 2);
+    let waiting_max = bound + connections * streams * SLOT_LEN as u64;
+    assert!(waiting <= waiting_max, "{waiting} bytes wait, more than {waiting_max}");
+    // What is shorter than a piece to be kept lies on the heap.
+    let slots = gateway.slots_out();
+    let of_one = (CONNECTION_ANSWERS_LEN_MAX / ANSWER_PIECE_LEN_MIN) as u64 + streams;
+    assert!(slots <= connections * of_one, "{slots} slots, more than {of_one} each");
+    (waiting, slots)
+}
+
+#[test]
+fn one_connection_keeps_to_its_quota_of_slots() {
+    run(async {
+        const STREAMS: u64 = 90;
+        let (address, seen) = origin::start();
+        let gateway = Gateway::start(long_pool(), address).await;
+        let mut client = takes_a_byte(&gateway).await;
+        let mut held = Vec::new();
+        for _ in 0..STREAMS {
+            held.push(client.begin_download(100 * MIB).await);
+        }
+        plateau(|| seen.sent()).await;
+        assert!(gateway.metric("answers_waiting_bytes", "") >= CONNECTION_ANSWERS_LEN_MAX as u64);
+        let (waiting, slots) = assert_within_quota(&gateway, 1, STREAMS);
+        eprintln!("{waiting} bytes wait for one connection, which holds {slots} slots");
+        assert_eq!(gateway.metric("pool_low_water_events_total", ""), 0);
+        assert_serves_others(&gateway).await;
+        drop((held, client));
+        gateway.settle(20).await;
+        gateway.stop();
+    });
+}
+
+/// A thousand clients as `scripts/soak` runs it. They take the debug build and this process, on two
+/// cores, most of a minute to come in, so the suite has a hundred. It is also too short for what
+/// becomes of them, which takes `ANSWER_STALL_TIMEOUT` (60 s): then the answers are given up.
+#[test]
+fn a_crowd_that_takes_a_byte_each_stops_nobody() {
+    run(async {
+        let count = if soak().is_zero() { 100 } else { 1000 };
+        let (address, seen) = origin::start();
+        let gateway = Gateway::start(long_pool(), address).await;
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            clients.push(takes_a_byte(&gateway).await);
+        }
+        let until = now() + length(0, 0);
+        loop {
+            nobody_reads(&gateway, &seen, &mut clients, until).await;
+            if now() >= until {
+                break;
+            }
+        }
+        // A byte at a time is slow, and right all the same.
+        let tag = clients[0].tag;
+        let mut stream = clients[0].begin_download(MIB).await;
+        assert_eq!(stream.recv_response().await.unwrap().status(), 200);
+        let mut check = Check::new(tag);
+        while check.len < 100 {
+            client::take(&mut stream.recv_data().await.unwrap().unwrap(), &mut check);
+        }
+        drop((stream, clients));
+        gateway.settle(20).await;
+        seen.assert_right();
+        gateway.stop();
+    });
+}
+
+/// Everybody asks and nobody reads, until the gateway gives the answers up or the time is over.
+async fn nobody_reads(
+    gateway: &Gateway,
+    seen: &Arc<origin::Seen>,
+    clients: &mut [Client],
+    until: Instant,
+) {
+    let began = now();
+    let mut held = Vec::new();
+    for client in clients.iter_mut() {
+        held.push(client.begin_download(100 * MIB).await);
+    }
+    let before = seen.sent();
+    plateau(|| seen.sent()).await;
+    assert!(seen.sent() > before, "nothing was asked of the origin");
+    let (waiting, slots) = assert_within_quota(gateway, clients.len() as u64, 1);
+    assert_serves_others(gateway).await;
+    let given_up_at = now() + ANSWER_STALL_TIMEOUT + Duration::from_secs(20);
+    while now() < until && gateway.metric("exchanges_active", "") > 0 {
+        assert!(now() < given_up_at, "answers that nobody takes are kept for ever");
+        assert_within_quota(gateway, clients.len() as u64, 1);
+        pause(1000).await;
+    }
+    eprintln!("{waiting} bytes waited in {slots} slots and on the heap, {:?}", now() - began);
+    drop(held);
+    gateway.settle_but(20, &["connections"]).await;
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn heads_that_trickle_are_answered_408() {
         let gateway = Gateway::start(Settings { limits, ..Settings::default() }, address).await;
         let mut tasks = Vec::new();
         for _ in 0..10 {
-            let (endpoint, quic) = client::quic(&gateway, 1 << 20).await;
+            let (endpoint, quic) = client::quic(&gateway, client::Manners::default()).await;
             for _ in 0..50 {
                 let quic = quic.clone();
                 tasks.push(tokio::spawn(async move { trickle_head(&quic).await }));
