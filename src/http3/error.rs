@@ -133,7 +133,8 @@ pub enum RequestError {
         /// The limit that was passed.
         rule: &'static str,
     },
-    /// Well-formed HTTP/3 that is not a request we can act on: answer 400 and stop reading.
+    /// A value that is wrong where the section is well-formed: answer 400 and stop reading, which
+    /// RFC 9114 4.1.2 lets a server do in place of a reset.
     BadRequest {
         /// The rule that was broken.
         rule: &'static str,

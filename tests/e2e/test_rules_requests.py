@@ -84,6 +84,7 @@ def bad_targets():
         yield head(authority=authority), {"400"}
     yield head(authority=b""), {MALFORMED}
     yield head(more=[(b"host", b"other.test")]), {MALFORMED}
+    yield head(more=[(b"host", b"e2e.test"), (b"host", b"e2e.test")]), {"400"}
     yield head(authority=None), {MALFORMED}
     yield head(scheme=b"ftp"), {"400"}
     yield head(authority=b"other.test", path=b"/head/only"), {"421"}
@@ -156,6 +157,23 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
         behind = [one for one in recorder.requests if one.connection == request.connection]
         assert behind[-1] is request and request.connection in recorder.ended
     assert b"smuggled" not in recorder.raw()
+
+
+@h3.run
+async def test_a_wrong_value_is_told_by_an_answer_that_ends_the_stream(start, recorder):
+    """RFC 9114 4.1.2: the answer may come in place of H3_MESSAGE_ERROR. A body is not waited for."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for data in (head(b"POST", b"/a b"), head(b"POST", authority=b"a@e2e.test"),
+                     head(b"POST", scheme=b"ftp"),
+                     head(b"POST", more=[(b"host", b"e2e.test"), (b"host", b"e2e.test")]),
+                     head(b"POST", more=[(b"content-length", b"five")])):
+            exchange = client.request(data + frame(DATA, b"part of it"), end=False)
+            await client.ended(exchange)
+            assert exchange.outcome == "400" and exchange.body, exchange
+            await client.until(lambda: exchange.stopped is not None)
+            assert exchange.stopped == 0x100, "H3_NO_ERROR"
+    assert recorder.connections == []
 
 
 @h3.run
