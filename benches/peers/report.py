@@ -1,4 +1,4 @@
-"""The table, and docs/PERFORMANCE.md with its plots."""
+"""The tables, and docs/PERFORMANCE.md with its plots."""
 
 import json
 import math
@@ -13,59 +13,138 @@ FOLDER = REPOSITORY / "docs/performance"
 BEGIN, END = "<!-- figures: written by scripts/bench --write -->", "<!-- end of figures -->"
 
 
-def median(rounds: list, key: str = "figure") -> float:
-    return statistics.median(seen[key] for seen in rounds)
+NEAR = 1.3
+"""How far from an aim counts as near it."""
 
 
-def cell(found: dict, name: str) -> str:
-    if name not in found:
-        return "-"
-    figure = median(found[name])
-    ratio = f" ({figure / median(found['nginx']):.2f}x)" if "nginx" in found else ""
-    return f"{figure:.2f}{ratio if name != 'nginx' else ''}"
+def median(rounds: list) -> float:
+    return statistics.median(seen["figure"] for seen in rounds)
+
+
+def number(figure: float) -> str:
+    return f"{figure:.3f}" if figure < 1 else f"{figure:.2f}" if figure < 100 else f"{figure:.0f}"
+
+
+def aims() -> dict:
+    """Row -> its title, its unit, what is to be reached: the figure, the share of nginx's."""
+    small = rows.ROWS[0]
+    found = {row.name: (f"{row.title}, CPU {row.unit}", row.figure_max, row.ratio_max)
+             for row in rows.ROWS}
+    return found | {
+        "idle": ("idle connection, KiB resident", rows.IDLE_KIB_MAX, None),
+        "crowd": (f"1 KiB GET, 10 x 10, beside {rows.CROWD_COUNT:,} silent connections, "
+                  f"CPU {small.unit}", None, None),
+        "workers1": (f"1 KiB GET, 20 x 10, on the load's cores, one worker, CPU {small.unit}",
+                     None, None),
+        "workers2": ("the same, two workers", None, None),
+    }
 
 
 def table(results: dict) -> str:
-    """Each row's medians, with the ratio to nginx."""
+    """All tables: each row's medians beside their aims, growth, latencies, what was saturated."""
     names = list(results["versions"])
-    heads = [f"{name} {results['versions'][name]}" for name in names]
-    lines = [f"| | {' | '.join(heads)} | aim |", "|---" * (len(names) + 2) + "|"]
-    titles = {row.name: (f"{row.title}, CPU {row.unit}", f"{row.target:g}x") for row in rows.ROWS}
-    titles |= {
-        "idle": ("idle connection, KiB resident", "30"),
-        "crowd": ("1 KiB GET, 10 x 10, beside 10,000 silent connections, CPU us/request", ""),
-        "workers1": ("1 KiB GET, 20 x 10, on the load's cores, one worker, CPU us/request", ""),
-        "workers2": ("the same, two workers", ""),
-    }
-    for key, found in results["rows"].items():
-        title, aim = titles[key]
-        cells = " | ".join(cell(found, name) for name in names)
-        lines.append(f"| {title} | {cells} | {aim} |")
-    return "\n".join([*lines, "", latencies(results, names)])
+    found = {key: results["rows"][key] for key in aims() if results["rows"].get(key)}
+    lines = header("", [f"{name} {results['versions'][name]}" for name in names]
+                   + ["aim", "ringway"])
+    for key, servers in found.items():
+        title, figure_max, ratio_max = aims()[key]
+        cells = [cell(servers, name) for name in names]
+        aim = [f"{figure_max:g}"] if figure_max else []
+        aim += [f"{ratio_max:g}x"] if ratio_max else []
+        lines.append(line(title, [*cells, ", ".join(aim), verdict(servers, figure_max, ratio_max)]))
+    parts = ["\n".join(lines), growth(found), latencies(found, names), busy(found, names)]
+    return "\n\n".join(part for part in [*parts, disturbances(results)] if part)
 
 
-def latencies(results: dict, names: list[str]) -> str:
-    """Latency of rows whose requests are small, and what was saturated."""
-    lines = ["| latency p50 / p99 / p99.9, us | " + " | ".join(names) + " |",
-             "|---" * (len(names) + 1) + "|"]
-    for key, found in results["rows"].items():
-        if key in ("small10", "small100", "open", "handshake"):
-            lines.append(f"| {key} | " + " | ".join(
-                latency(found[name]) if name in found else "-" for name in names) + " |")
-    lines += ["", "| busy: server's core, load's core | " + " | ".join(names) + " |",
-              "|---" * (len(names) + 1) + "|"]
-    for key, found in results["rows"].items():
-        if key not in ("idle", "workers1", "workers2"):
-            lines.append(f"| {key} | " + " | ".join(
-                f"{median(found[name], 'server_busy'):.0%}, {median(found[name], 'load_busy'):.0%}"
-                if name in found else "-" for name in names) + " |")
+def header(title: str, heads: list[str]) -> list[str]:
+    return [line(title, heads), "|---" * (len(heads) + 1) + "|"]
+
+
+def line(title: str, cells: list[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def cell(servers: dict, name: str) -> str:
+    if name not in servers:
+        return "-"
+    figure = median(servers[name])
+    has_ratio = "nginx" in servers and name != "nginx"
+    return number(figure) + (f" ({figure / median(servers['nginx']):.2f}x)" if has_ratio else "")
+
+
+def verdict(servers: dict, figure_max: float | None, ratio_max: float | None) -> str:
+    """How ringway's figure, and its share of nginx's, stand to the aims."""
+    if "ringway" not in servers:
+        return ""
+    figure = median(servers["ringway"])
+    marks = [mark(figure / figure_max)] if figure_max else []
+    if ratio_max and "nginx" in servers:
+        marks.append(mark(figure / median(servers["nginx"]) / ratio_max))
+    return ", ".join(marks)
+
+
+def mark(share: float) -> str:
+    if share <= 1:
+        return "met"
+    return f"{'within 1.3x' if share <= NEAR else 'missed'} ({share:.2f}x)"
+
+
+def growth(found: dict) -> str:
+    """What a request costs with more connections and more workers, against fewer."""
+    lines = []
+    for base, grown, ratio_max, title in (
+        ("small10", "crowd", rows.CROWD_RATIO_MAX,
+         f"CPU of a request beside {rows.CROWD_COUNT:,} open connections, against beside 10"),
+        ("workers1", "workers2", rows.WORKERS_RATIO_MAX,
+         "CPU of a request with two workers, against one"),
+    ):
+        servers = found.get(grown, {}).keys() & found.get(base, {}).keys()
+        ratios = {name: median(found[grown][name]) / median(found[base][name])
+                  for name in sorted(servers)}
+        if "ringway" in ratios:
+            holds = "holds" if ratios["ringway"] <= ratio_max else "does not hold"
+            told = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items())
+            lines.append(f"- {title}: {told}. Ringway's aim, at most {ratio_max:g}x, {holds}.")
     return "\n".join(lines)
 
 
-def latency(rounds: list) -> str:
+def latencies(found: dict, names: list[str]) -> str:
+    lines = header("latency p50 / p99 / p99.9, ms", names)
+    for key, servers in found.items():
+        if all("latency_us" in rounds[0] for rounds in servers.values()):
+            lines.append(line(key, [latency(servers.get(name)) for name in names]))
+    return "\n".join(lines)
+
+
+def latency(rounds: list | None) -> str:
+    if not rounds:
+        return "-"
     at = [statistics.median(seen["latency_us"][key] for seen in rounds)
           for key in ("0.5", "0.99", "0.999")]
-    return " / ".join(f"{value:.0f}" for value in at)
+    return " / ".join(f"{value / 1000:.2f}" for value in at)
+
+
+def busy(found: dict, names: list[str]) -> str:
+    """What was saturated."""
+    def shares(rounds):
+        return ", ".join(f"{statistics.median(seen[key] for seen in rounds):.0%}"
+                         for key in ("server_busy", "load_busy"))
+
+    lines = header("busy: server's core, load's core", names)
+    for key, servers in found.items():
+        if all("server_busy" in rounds[0] for rounds in servers.values()):
+            lines.append(line(key, [shares(servers[name]) if name in servers else "-"
+                                    for name in names]))
+    return "\n".join(lines)
+
+
+def disturbances(results: dict) -> str:
+    """Which samples do not count."""
+    said = (f"Samples thrown away since other processes used more than "
+            f"{results['strangers_max']:.0%} of a core meanwhile: {results['thrown_away']}.")
+    if results["left_out"]:
+        said += f" Left out: {', '.join(results['left_out'])}."
+    return said
 
 
 def write(results: dict):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import meter
-from servers import LOAD, PORT
+from servers import LOAD, PORT, SIZES
 
 GB = 1e9
 BULK = 10 << 20
@@ -26,8 +26,10 @@ class Row:
     """Requests, for a server that is quick; one that is slow gets fewer."""
     cost: object
     """(CPU seconds, requests, payload bytes) -> the figure."""
-    target: float
+    ratio_max: float
     """The share of nginx's figure that is to be reached."""
+    figure_max: float | None = None
+    """The figure that is to be reached."""
 
 
 def per_request(scale):
@@ -49,24 +51,32 @@ def bulk(connections, **more):
 DOWN, UP = {"path": "/10m"}, {"path": "/upload", "upload": BULK}
 ROWS = [
     Row("small10", "1 KiB GET, 10 connections x 10 streams", "us/request", small(10), 120_000,
-        per_request(1e6), 0.65),
+        per_request(1e6), 0.65, 8),
     Row("small100", "1 KiB GET, 10 connections x 100 streams", "us/request", small(100), 120_000,
-        per_request(1e6), 0.5),
-    Row("down1", "10 MiB download, 1 connection", "s/GB", bulk(1, **DOWN), 150, per_gb, 0.7),
-    Row("down10", "10 MiB download, 10 connections", "s/GB", bulk(10, **DOWN), 150, per_gb, 0.7),
-    Row("up1", "10 MiB upload, 1 connection", "s/GB", bulk(1, **UP), 150, per_gb, 0.4),
-    Row("up10", "10 MiB upload, 10 connections", "s/GB", bulk(10, **UP), 150, per_gb, 0.4),
+        per_request(1e6), 0.5, 8.5),
+    Row("down1", "10 MiB download, 1 connection", "s/GB", bulk(1, **DOWN), 150, per_gb, 0.7, 0.75),
+    Row("down10", "10 MiB download, 10 connections", "s/GB", bulk(10, **DOWN), 150, per_gb,
+        0.7, 0.8),
+    Row("up1", "10 MiB upload, 1 connection", "s/GB", bulk(1, **UP), 150, per_gb, 0.4, 0.7),
+    Row("up10", "10 MiB upload, 10 connections", "s/GB", bulk(10, **UP), 150, per_gb, 0.4, 0.75),
     Row("handshake", "handshake + 1 request", "ms",
         {"path": "/1k", "connections": 8, "streams": 1, "handshakes": True}, 3000,
-        per_request(1e3), 0.4),
+        per_request(1e3), 0.4, 0.18),
     Row("open", "1 KiB GET, 10,000 a second, open loop", "us/request",
         small(10) | {"rate": 10_000}, 30_000, per_request(1e6), 0.65),
 ]
 SLOW = {"haproxy": 0.5, "caddy": 0.15}
 """How many requests a server gets of a row's count."""
 
+SETUP_COUNT = 100
+"""From so many connections on, their handshakes are measured by themselves and taken off."""
 IDLE_COUNT = 2000
 CROWD_COUNT = 10_000
+IDLE_KIB_MAX = 30
+CROWD_RATIO_MAX = 1.3
+"""A request beside the crowd, against one without it."""
+WORKERS_RATIO_MAX = 1.1
+"""A request served by two workers, against one served by one."""
 CLIENT_COUNT = 4
 """Client processes where cores are shared: each has a socket, and by that a worker."""
 
@@ -81,7 +91,7 @@ def load_line(options: dict, core_list: str) -> list[str]:
 
 def run_load(options: dict, core_list: str) -> dict:
     done = subprocess.run(load_line(options, core_list), capture_output=True, text=True,
-                          timeout=300)
+                          timeout=90)
     assert done.returncode == 0, f"{options}: {done.stderr}"
     return json.loads(done.stdout)
 
@@ -90,17 +100,26 @@ def measure(row: Row, peer: str, pid: int, core: int, others: set[int]) -> dict:
     """Runs a row against the server; its figure, latencies, and what was busy."""
     core_list = ",".join(map(str, sorted(others)))
     count = max(20, int(row.count * SLOW.get(peer, 1)))
+    connections = row.load["connections"]
     # Pools, caches and connections of its upstream are there before it counts.
     paces = {name: value for name, value in row.load.items() if name != "rate"}
-    run_load(paces | {"requests": max(20, count // 20)}, core_list)
-    with meter.Span(pid, core, others) as span:
+    run_load(paces | {"requests": max(20, count // 20, connections)}, core_list)
+    if connections >= SETUP_COUNT:
+        with meter.Span(pid, {core}, others) as setup:
+            run_load(paces | {"requests": connections}, core_list)
+    with meter.Span(pid, {core}, others) as span:
         done = run_load(row.load | {"requests": count}, core_list)
+    cpu, counted, strangers = span.cpu, done["requests"], span.strangers
+    if connections >= SETUP_COUNT:
+        cpu, counted = cpu - setup.cpu, counted - connections
+        strangers = max(strangers, setup.strangers)
     return {
-        "figure": row.cost(span.cpu, done["requests"], done["bytes"]),
+        "figure": row.cost(cpu, counted, done["bytes"]),
         "latency_us": done["latency_us"],
         "rate": done["requests"] / done["seconds"],
         "server_busy": span.server_busy,
         "load_busy": span.load_busy,
+        "strangers": strangers,
     }
 
 
@@ -113,11 +132,14 @@ def crowd(peer: str, pid: int, core: int, others: set[int]) -> dict:
     try:
         # They are all there once the server has nothing to do any more.
         used, before = 0.0, meter.cpu_seconds(pid)
-        while used < 0.5 or meter.cpu_seconds(pid) - before > 0.01:
+        while used < CROWD_COUNT * 50e-6 or meter.cpu_seconds(pid) - before > 0.01:
+            assert process.poll() is None, "the crowd did not stay"
             before = meter.cpu_seconds(pid)
             time.sleep(0.5)
             used += meter.cpu_seconds(pid) - before
-        return measure(ROWS[0], peer, pid, core, others)
+        seen = measure(ROWS[0], peer, pid, core, others)
+        assert process.poll() is None, "the crowd left before the end"
+        return seen
     finally:
         process.terminate()
         process.wait()
@@ -125,20 +147,21 @@ def crowd(peer: str, pid: int, core: int, others: set[int]) -> dict:
 
 def shared(pid: int) -> dict:
     """The first row's load while server and load share all cores: its cost a request."""
-    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    cores = os.sched_getaffinity(0)
+    core_list = ",".join(map(str, sorted(cores)))
     row = ROWS[0]
     options = row.load | {"connections": row.load["connections"] // 2,
                           "requests": row.count // CLIENT_COUNT}
-    run_load(options, cores)
-    before = meter.cpu_seconds(pid)
-    running = [subprocess.Popen(load_line(options, cores), stdout=subprocess.DEVNULL)
-               for _ in range(CLIENT_COUNT)]
-    assert not any([process.wait() for process in running]), "the load failed"
-    cpu = meter.cpu_seconds(pid) - before
-    return {"figure": row.cost(cpu, options["requests"] * CLIENT_COUNT, 0)}
+    run_load(options, core_list)
+    with meter.Span(pid, cores, cores) as span:
+        running = [subprocess.Popen(load_line(options, core_list), stdout=subprocess.DEVNULL)
+                   for _ in range(CLIENT_COUNT)]
+        assert not any([process.wait() for process in running]), "the load failed"
+    return {"figure": row.cost(span.cpu, options["requests"] * CLIENT_COUNT, 0),
+            "strangers": span.strangers}
 
 
-def idle(pid: int, others: set[int]) -> float:
+def idle(pid: int, others: set[int]) -> dict:
     """KiB resident of an idle connection, each of which has made one request."""
     core_list = ",".join(map(str, sorted(others)))
     options = {"path": "/1k", "streams": 1}
@@ -156,4 +179,26 @@ def idle(pid: int, others: set[int]) -> float:
         process.wait()
     assert process.returncode == 0 and len(samples) > 8, "the load failed"
     # All are open and silent in the last seconds, and the last sample may see them go.
-    return (samples[-4] - before) / IDLE_COUNT
+    return {"figure": (samples[-4] - before) / IDLE_COUNT}
+
+
+def plot_row(name: str, x: float) -> Row:
+    """The load of a point of a plot."""
+    if name == "connections":
+        load = {"path": "/1k", "connections": x, "streams": max(1, 100 // x)}
+        return Row(name, name, "us/request", load, max(60_000, 12 * x), per_request(1e6), 1)
+    if name == "body":
+        path = next(path for path, length in SIZES.items() if length == x)
+        load = {"path": f"/{path}", "connections": 10, "streams": 4}
+        return Row(name, name, "us/request", load, max(60, min(60_000, int(1e9 / x))),
+                   per_request(1e6), 1)
+    load = {"path": "/10m", "connections": 10, "streams": 1, "loss": x / 100}
+    return Row(name, name, "s/GB", load, 60, per_gb, 1)
+
+
+POINTS = {
+    "connections": [1, 10, 100, 1000, 10_000],
+    "body": list(SIZES.values()),
+    "loss": [0, 0.1, 1, 3],
+}
+"""What each plot has on its x axis."""
