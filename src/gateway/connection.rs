@@ -1,7 +1,6 @@
 //! The HTTP/3 side of each connection: its control stream, its request streams, its end.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +17,6 @@ use crate::quic::{ConnectionKey, Event, Read, ReadError, StreamId};
 /// One client's connection, from the end of its handshake.
 pub(super) struct Connection {
     pub(super) key: ConnectionKey,
-    pub(super) remote: SocketAddr,
     pub(super) server_name: Option<Arc<str>>,
     pub(super) listener: usize,
     pub(super) audience: Audience,
@@ -122,8 +120,8 @@ impl Connections {
 impl Gateway {
     pub(super) fn handle_engine_event(&mut self, now: Instant, key: ConnectionKey, event: Event) {
         match event {
-            Event::Connected { server_name, remote, socket } => {
-                self.open_connection(now, key, server_name, remote, socket);
+            Event::Connected { server_name, socket } => {
+                self.open_connection(now, key, server_name, socket);
             }
             Event::StreamOpened(id) if is_request(id) => self.open_request(now, key, id),
             Event::StreamOpened(id) => self.read_uni(now, key, id),
@@ -146,7 +144,6 @@ impl Gateway {
         now: Instant,
         key: ConnectionKey,
         server_name: Option<String>,
-        remote: SocketAddr,
         socket: u16,
     ) {
         let http3 = http3::Connection::new(&self.settings);
@@ -159,7 +156,6 @@ impl Gateway {
         };
         self.connections.insert(Connection {
             key,
-            remote,
             server_name: server_name.map(Arc::from),
             listener: self.socket_listeners[usize::from(socket)],
             audience: Audience::new(self.tls.clone()),

@@ -122,6 +122,7 @@ impl Gateway {
         let Some(connection) = self.connections.get_mut(at.connection) else { return };
         let Some(stream) = connection.streams.get_mut(&at.stream) else { return };
         let Some(head) = stream.head.take() else { return };
+        let Some(client) = self.engine.client_address(at.connection) else { return };
         let RequestHead { method, scheme, authority, path, fields, content_length } = head;
         let authority = header_value(authority);
         let server_name = connection.server_name.clone();
@@ -133,7 +134,7 @@ impl Gateway {
             path: path.map_or_else(Bytes::new, AsciiText::into_bytes),
             fields,
             content_length,
-            client: connection.remote,
+            client,
             server_name,
             listener: connection.listener,
             misdirected,
@@ -171,7 +172,8 @@ impl Gateway {
         rule: &'static str,
     ) {
         let Some(connection) = self.connections.get_mut(at.connection) else { return };
-        let (client, server_name) = (connection.remote, connection.server_name.clone());
+        let Some(client) = self.engine.client_address(at.connection) else { return };
+        let server_name = connection.server_name.clone();
         let Some(stream) = connection.streams.get_mut(&at.stream) else { return };
         if stream.exchange.is_some() {
             // Its answer may have begun: only a reset is left.

@@ -1,9 +1,12 @@
-//! Congestion control that lets a close out.
+//! Congestion control that lets a close out, and tells when a client has proved its address.
 //!
 //! quinn-proto holds a CONNECTION_CLOSE back while stream data waits and the congestion window is
 //! full. It reads no acknowledgements once it is closed, so the window stays full and the close is
 //! never sent: the client would wait for its idle timeout. A close is not counted as in flight
 //! (RFC 9002 2), so the window is opened for it.
+//!
+//! quinn-proto does not tell either when a PATH_RESPONSE is the right one. But it keeps
+//! acknowledgements from its controller until then, so the first one that comes is the proof.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -24,14 +27,30 @@ pub(super) fn factory(kind: Congestion) -> Arc<dyn ControllerFactory + Send + Sy
 
 /// Lets the close of a closed connection out, however full its window is.
 pub(super) fn lift(connection: &Connection) {
-    let controller = connection.congestion_state();
-    if controller.window() == u64::MAX {
+    if connection.congestion_state().window() == u64::MAX {
         return;
     }
-    // quinn-proto lends its controller for reading only; a copy shares the switch.
-    if let Ok(copy) = controller.clone_box().into_any().downcast::<Liftable>() {
-        copy.lifted.store(true, Ordering::Relaxed);
+    if let Some(switches) = switches(connection) {
+        switches.lifted.store(true, Ordering::Relaxed);
     }
+}
+
+/// The connection has moved to another address: whatever was acknowledged before does not count.
+pub(super) fn forget_acknowledged(connection: &Connection) {
+    if let Some(switches) = switches(connection) {
+        switches.acknowledged.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Whether the client has acknowledged anything since, and its address was proven then.
+pub(super) fn was_acknowledged(connection: &Connection) -> bool {
+    switches(connection).is_some_and(|switches| switches.acknowledged.load(Ordering::Relaxed))
+}
+
+/// quinn-proto lends its controller for reading only; a copy shares the switches.
+fn switches(connection: &Connection) -> Option<Arc<Switches>> {
+    let copy = connection.congestion_state().clone_box().into_any();
+    copy.downcast::<Switchable>().ok().map(|copy| copy.switches)
 }
 
 struct Factory(Congestion);
@@ -43,17 +62,26 @@ impl ControllerFactory for Factory {
             Congestion::Bbr => Arc::new(BbrConfig::default()).build(now, current_mtu),
             Congestion::NewReno => Arc::new(NewRenoConfig::default()).build(now, current_mtu),
         };
-        Box::new(Liftable { inner, lifted: Arc::default() })
+        Box::new(Switchable { inner, switches: Arc::default() })
     }
 }
 
-/// A controller whose window can be opened.
-struct Liftable {
-    inner: Box<dyn Controller>,
-    lifted: Arc<AtomicBool>,
+/// What the engine and a controller tell each other.
+#[derive(Default)]
+struct Switches {
+    /// The window is open.
+    lifted: AtomicBool,
+    /// Something was acknowledged while no PATH_CHALLENGE was open.
+    acknowledged: AtomicBool,
 }
 
-impl Controller for Liftable {
+/// A controller whose window can be opened.
+struct Switchable {
+    inner: Box<dyn Controller>,
+    switches: Arc<Switches>,
+}
+
+impl Controller for Switchable {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.inner.on_sent(now, bytes, last_packet_number);
     }
@@ -66,6 +94,7 @@ impl Controller for Liftable {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.switches.acknowledged.store(true, Ordering::Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -95,7 +124,7 @@ impl Controller for Liftable {
 
     /// Above 2^32 quinn-proto does not pace either.
     fn window(&self) -> u64 {
-        if self.lifted.load(Ordering::Relaxed) { u64::MAX } else { self.inner.window() }
+        if self.switches.lifted.load(Ordering::Relaxed) { u64::MAX } else { self.inner.window() }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -103,7 +132,7 @@ impl Controller for Liftable {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), lifted: Arc::clone(&self.lifted) })
+        Box::new(Self { inner: self.inner.clone_box(), switches: Arc::clone(&self.switches) })
     }
 
     fn initial_window(&self) -> u64 {

@@ -360,7 +360,7 @@ fn build(managed: &mut Managed, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>
     managed.moved_unasked = false;
     let mtu = usize::from(managed.connection.current_mtu());
     let room = buffer.capacity().min(DATAGRAM_LEN_MAX) / mtu;
-    managed.paths.follow(managed.connection.remote_address());
+    managed.follow();
     // Once the handshake is done, one datagram may be an MTU probe, longer than the MTU.
     let len = if managed.connection.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
     let count = managed.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
@@ -396,7 +396,6 @@ fn translate(
                 key,
                 Event::Connected {
                     server_name: server_name(managed),
-                    remote: managed.connection.remote_address(),
                     socket: managed.local.socket,
                 },
             ));

@@ -138,7 +138,7 @@ impl Engine {
         let before = unusual.then(|| managed.evidence());
         managed.connection.handle_event(event);
         let remote = managed.connection.remote_address();
-        let moved = managed.paths.follow(remote);
+        let moved = managed.follow();
         managed.moved_unasked |= moved;
         managed.paths.received(arrival.remote, arrival.local, arrival.len);
         if let Some(before) = before {
@@ -156,6 +156,7 @@ impl Engine {
                 }
             }
         }
+        managed.note_client();
         if managed.is_open() {
             managed.windows.datagram_received(
                 now,
@@ -246,6 +247,7 @@ impl Engine {
             first_destination,
             local: arrival.local,
             paths: Paths::new(arrival.remote, credit),
+            client: arrival.remote,
             windows: Windows::new(now, &listener.quic),
             moved_unasked: false,
             dirty: false,

@@ -1,10 +1,11 @@
 //! One connection: quinn-proto's, and what the engine knows about it besides.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use quinn_proto::{Connection, ConnectionId, FrameStats};
 
+use super::congestion;
 use super::paths::Paths;
 use super::windows::Windows;
 
@@ -45,6 +46,8 @@ pub(super) struct Managed {
     pub(super) first_destination: ConnectionId,
     pub(super) local: Local,
     pub(super) paths: Paths,
+    /// The last address that the client has proved to be its own.
+    pub(super) client: SocketAddr,
     pub(super) windows: Windows,
     /// Whether it has moved to another address and not been asked since what it has to send there.
     pub(super) moved_unasked: bool,
@@ -67,6 +70,25 @@ impl Managed {
         match self.phase {
             Phase::Handshaking { deadline } => Some(timer.map_or(deadline, |at| at.min(deadline))),
             Phase::Open | Phase::Closed => timer,
+        }
+    }
+
+    /// Follows quinn-proto to the address where the connection is now; tells whether it moved.
+    pub(super) fn follow(&mut self) -> bool {
+        let moved = self.paths.follow(self.connection.remote_address());
+        if moved {
+            congestion::forget_acknowledged(&self.connection);
+        }
+        moved
+    }
+
+    /// Takes the current address for the client's once that has answered the challenge to it: who
+    /// writes a foreign address on its packets never sees one. A PATH_RESPONSE by itself says
+    /// nothing, since only quinn-proto knows whether it is the right one.
+    pub(super) fn note_client(&mut self) {
+        let remote = self.connection.remote_address();
+        if self.client != remote && congestion::was_acknowledged(&self.connection) {
+            self.client = remote;
         }
     }
 

@@ -184,7 +184,13 @@ impl Engine {
         }
     }
 
-    /// The client's address, which changes when it migrates.
+    /// Who the client is: the last address that it has proved to be its own. When it moves, that
+    /// is the old one until the new one is proven (RFC 9000 8.2).
+    pub fn client_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
+        Some(self.table.get(key)?.client)
+    }
+
+    /// Where packets go, which changes with the first packet from elsewhere.
     pub fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
         Some(self.table.get(key)?.connection.remote_address())
     }

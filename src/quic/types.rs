@@ -46,8 +46,6 @@ pub enum Event {
     Connected {
         /// The name the client asked for (SNI).
         server_name: Option<String>,
-        /// The client's address.
-        remote: SocketAddr,
         /// Number of the socket it came to.
         socket: u16,
     },

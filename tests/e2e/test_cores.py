@@ -3,6 +3,7 @@ name, wherever the client's datagrams come from."""
 
 import asyncio
 import contextlib
+import json
 import os
 import pathlib
 import random
@@ -224,6 +225,35 @@ async def test_rebinding_again_and_again_with_four_workers(start, rules):
     accepted = by_worker(gateway, "connections_accepted_total")
     assert sum(count > 0 for count in accepted) > 1, accepted
     assert_all_reached_their_worker(gateway, 12)
+
+
+@h3.run
+async def test_a_client_that_moved_is_told_and_trusted_by_its_new_address(start):
+    """What upstreams and the access log hear of a client is where it is now; that it began in a
+    trusted network does not count once it has left."""
+    port = free_ports()[0]
+    gateway = start(extra=f"""
+[[listeners]]
+name = "trusting"
+address = "127.0.0.1:{port}"
+trusted_proxies = ["127.0.0.1/32"]
+""")
+    gateway.port = port
+    elsewhere = "127.0.0.9"
+
+    async def told() -> list[str]:
+        answer = await client.get("/head/client", [("x-forwarded-for", "192.0.2.9")])
+        fields = json.loads(answer.text)["fields"]
+        return [value for name, value in fields if name.lower() == "x-forwarded-for"]
+
+    with Relay(gateway, rebind_addr=1, rebinds_max=1, addrs=[elsewhere]) as relay:
+        async with talking_connection(relay, "127.0.0.1") as client:
+            assert await told() == ["192.0.2.9, 127.0.0.1"]
+            await asyncio.sleep(1.5)
+            assert await told() == [elsewhere]
+    assert [source.split(":")[0] for source in relay.sources] == ["127.0.0.1", elsewhere]
+    lines = gateway.access_lines(2)
+    assert [line["client"].split(":")[0] for line in lines] == ["127.0.0.1", elsewhere]
 
 
 def test_ids_of_no_worker_are_counted_and_never_answered(start, host):

@@ -18,9 +18,10 @@ fn a_client_connects_and_is_told_of() {
     let (key, event) = pair.events.pop_front().unwrap();
     let remote = pair.client_address;
     let server_name = Some(HOST.to_owned());
-    assert_eq!(event, Event::Connected { server_name, remote, socket: 0 });
+    assert_eq!(event, Event::Connected { server_name, socket: 0 });
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
     assert_eq!(pair.engine.remote_address(key), Some(remote));
+    assert_eq!(pair.engine.client_address(key), Some(remote));
     assert_eq!(pair.engine.local(key), Some((0, Some(super::pair::SERVER_IP))));
     assert!(pair.run(Duration::from_secs(5), |pair| !pair.clients[&client].is_handshaking()));
     let rtt = pair.engine.rtt(key).unwrap();

@@ -167,6 +167,43 @@ fn a_download_survives_rebinding() {
     assert!(done && received == data, "{} of {} bytes", received.len(), data.len());
     assert_eq!(changes, 3);
     assert_eq!(pair.engine.remote_address(key), Some(pair.client_address));
+    assert_eq!(pair.engine.client_address(key), Some(pair.client_address));
+}
+
+/// Who only writes an address on its packets is not at home there, whatever it sends (RFC 9000 9.3).
+#[test]
+fn a_client_is_where_it_has_answered_a_challenge() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stream = first_stream(&mut pair, client);
+    pair.pass(Duration::from_secs(1));
+    let home = pair.client_address;
+    let foreign = SocketAddr::from(([10, 0, 0, 1], 40_000));
+    pair.record = Some(Vec::new());
+    pair.client_is_mute = true;
+    for word in [&b"GET"[..], b" more", b" and more"] {
+        pair.client_write(client, stream, &mut Bytes::from_static(word));
+        pair.drive();
+        for datagram in pair.record.as_mut().map(std::mem::take).unwrap() {
+            pair.inject(foreign, &datagram);
+        }
+        assert_eq!(pair.engine.remote_address(key), Some(foreign));
+        assert_eq!(pair.engine.client_address(key), Some(home));
+        pair.pass(Duration::from_millis(20));
+    }
+    pair.client_is_mute = false;
+    pair.client_write(client, stream, &mut Bytes::from_static(b" at home"));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.engine.client_address(key), Some(home));
+    // It does move now, and hears what is sent there.
+    pair.client_address = SocketAddr::from(([198, 51, 100, 9], 41_000));
+    pair.client_write(client, stream, &mut Bytes::from_static(b" elsewhere"));
+    pair.run(pair.delay, |_| false);
+    assert_eq!(pair.engine.remote_address(key), Some(pair.client_address));
+    assert_eq!(pair.engine.client_address(key), Some(home), "not proven yet");
+    pair.client_write(client, stream, &mut Bytes::from_static(b" still"));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.engine.client_address(key), Some(pair.client_address));
 }
 
 /// The client is heard from a new address in the very moment in which a probe is due for what went
