@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::answer::AnswerQueue;
 use super::audience::Audience;
+use super::farewell::Farewell;
 use super::reset_budget::ResetBudget;
 use super::{Gateway, StreamRef};
 use crate::http3::{self, Code, RequestHead, RequestStream, UniVerdict};
@@ -30,10 +31,17 @@ pub(super) struct Connection {
     pub(super) streams: BTreeMap<StreamId, Box<Stream>>,
     /// Finished answers that the client has not acknowledged whole.
     unacknowledged_count: usize,
-    /// The first request stream that will not be served, once GOAWAY is sent.
-    goaway: Option<u64>,
-    next_request: u64,
+    pub(super) farewell: Farewell,
+    /// The first request stream that was not seen.
+    pub(super) next_request: u64,
     resets: ResetBudget,
+}
+
+impl Connection {
+    /// Whether no request is open, and the client has every answer whole.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.streams.is_empty() && self.unacknowledged_count == 0
+    }
 }
 
 /// One request stream.
@@ -112,7 +120,11 @@ impl Connections {
         self.slots[key.index()].take()
     }
 
-    fn keys(&self) -> Vec<ConnectionKey> {
+    pub(super) fn key_at(&self, index: usize) -> Option<ConnectionKey> {
+        Some(self.slots.get(index)?.as_ref()?.key)
+    }
+
+    pub(super) fn keys(&self) -> Vec<ConnectionKey> {
         self.slots.iter().flatten().map(|connection| connection.key).collect()
     }
 }
@@ -165,13 +177,13 @@ impl Gateway {
             answers_len: 0,
             streams: BTreeMap::new(),
             unacknowledged_count: 0,
-            goaway: None,
+            farewell: Farewell::Serving,
             next_request: 0,
             resets: ResetBudget::new(now, self.reset_count_max),
         });
         self.write_control(key);
-        if self.draining {
-            self.send_goaway(now, key);
+        if self.farewells.end.is_some() {
+            self.begin_farewell(now, key);
         }
     }
 
@@ -179,7 +191,7 @@ impl Gateway {
         let at = StreamRef { connection: key, stream: id };
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.next_request = connection.next_request.max(u64::from(id) + 4);
-        if connection.goaway.is_some_and(|first_refused| u64::from(id) >= first_refused) {
+        if connection.farewell.refuses(id.into()) {
             // RFC 9114 5.2: not processed in any way, so the client may send it again elsewhere.
             self.stop_sending(at, Code::RequestRejected);
             self.reset(at, Code::RequestRejected);
@@ -349,6 +361,7 @@ impl Gateway {
 
     fn forget_connection(&mut self, now: Instant, key: ConnectionKey) {
         let Some(connection) = self.connections.remove(key) else { return };
+        self.farewells.forget(key);
         self.answers.forget(connection.answers_len);
         for stream in connection.streams.into_values() {
             if let (Some(exchange), false) = (stream.exchange, stream.answered) {
@@ -357,29 +370,12 @@ impl Gateway {
         }
     }
 
-    /// Tells every client to go. Walks all connections: once, at the operator's word.
-    pub(super) fn send_goaways(&mut self, now: Instant) {
-        for key in self.connections.keys() {
-            self.send_goaway(now, key);
-        }
-    }
-
-    fn send_goaway(&mut self, now: Instant, key: ConnectionKey) {
+    /// Tells the client which requests will not be served (RFC 9114 5.2).
+    pub(super) fn send_goaway(&mut self, key: ConnectionKey, first_refused: u64) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let first_refused = connection.next_request;
-        connection.goaway = Some(first_refused);
         let frame = connection.http3.goaway(first_refused);
         connection.control_pending.push_back(frame);
         self.write_control(key);
-        self.close_if_drained(now, key);
-    }
-
-    fn close_if_drained(&mut self, now: Instant, key: ConnectionKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let idle = connection.streams.is_empty() && connection.unacknowledged_count == 0;
-        if connection.goaway.is_some() && idle {
-            self.engine.close(now, key, Code::NoError.value(), b"");
-        }
     }
 }
 

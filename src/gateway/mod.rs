@@ -20,6 +20,7 @@ mod audience;
 mod budget;
 mod connection;
 mod counts;
+mod farewell;
 mod heads;
 mod intake;
 mod ledger;
@@ -39,6 +40,7 @@ use crate::tls::ServerTls;
 use budget::AnswerBudget;
 use bytes::Bytes;
 use connection::Connections;
+use farewell::Farewells;
 use heads::HeadDeadlines;
 
 pub use counts::GatewayCounts;
@@ -66,7 +68,7 @@ pub struct Gateway {
     ledger: Ledger,
     counts: GatewayCounts,
     memory_low: bool,
-    draining: bool,
+    farewells: Farewells,
 }
 
 /// One request stream of one connection.
@@ -151,7 +153,7 @@ impl Gateway {
             ledger: Ledger::default(),
             counts: GatewayCounts::new(),
             memory_low: false,
-            draining: false,
+            farewells: Farewells::default(),
         }
     }
 
@@ -179,6 +181,7 @@ impl Gateway {
         self.engine.handle_timeout(now);
         self.proxy.handle_timeout(now);
         self.expire_heads(now);
+        self.continue_farewells(now);
     }
 
     /// Tells whether buffers are short: large pieces of answers then leave their slots at once, and
@@ -201,8 +204,12 @@ impl Gateway {
             }
             *transmit_buffer = Some(buffer);
         }
-        let deadlines =
-            [self.engine.next_deadline(), self.proxy.next_deadline(), self.heads.next()];
+        let deadlines = [
+            self.engine.next_deadline(),
+            self.proxy.next_deadline(),
+            self.heads.next(),
+            self.farewells.next(),
+        ];
         Output::Timeout(deadlines.into_iter().flatten().min())
     }
 
@@ -227,18 +234,17 @@ impl Gateway {
         Ok(())
     }
 
-    /// Refuses new connections, tells clients to go and lets what has begun finish
-    /// (RFC 9114 5.2).
-    pub fn drain(&mut self, now: Instant) {
-        self.draining = true;
+    /// Refuses new connections, tells clients to go and lets finish what has begun or is on its way
+    /// (RFC 9114 5.2). At `end` the caller ends the rest.
+    pub fn drain(&mut self, now: Instant, end: Instant) {
+        self.farewells.end = Some(end);
         self.engine.refuse_new();
         self.proxy.drain(now);
-        self.send_goaways(now);
+        self.begin_farewells(now);
     }
 
     /// Ends every connection now. What is to be sent comes from [`Gateway::poll`].
     pub fn close(&mut self, now: Instant) {
-        self.draining = true;
         self.engine.refuse_new();
         self.engine.close_all(now, Code::NoError.value(), b"");
         self.proxy.close_idle(now);

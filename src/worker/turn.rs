@@ -140,7 +140,7 @@ impl Worker<'_> {
                 // What is closed is not drained any more.
                 Command::Drain { .. } if matches!(self.phase, Phase::Closing(_)) => {}
                 Command::Drain { deadline } => {
-                    self.gateway.drain(now);
+                    self.gateway.drain(now, deadline);
                     self.phase = Phase::Draining(deadline);
                 }
                 Command::Stop => self.begin_close(now),

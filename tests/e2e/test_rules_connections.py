@@ -1,13 +1,16 @@
 """Rules of RFC 9114 and RFC 9204 that end a connection, each with its code on the wire; and what
 must be borne."""
 
+import asyncio
 import contextlib
 import signal
+import time
 
 import pytest
 
 from harness import h3, raw
 from harness.raw import DATA, GREASE, HEADERS, frame, head, prefixed, section, varint
+from harness.relay import Relay
 
 SETTINGS, CANCEL_PUSH, PUSH_PROMISE, GOAWAY, MAX_PUSH_ID = 0x04, 0x03, 0x05, 0x07, 0x0D
 CONTROL, PUSH, ENCODER, DECODER = b"\x00", b"\x01", b"\x02", b"\x03"
@@ -253,8 +256,13 @@ async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
         before = len(client.control)
         gateway.signal(signal.SIGQUIT)
         await client.until(lambda: len(client.control) > before)
-        # The first of the stream ids 0, 4, 8, 12 that was not seen.
-        assert client.control[before:] == one_id(GOAWAY, 16)
+        first = one_id(GOAWAY, 2**62 - 4)
+        assert client.control[before:] == first, "it refuses nothing yet"
+        on_its_way = client.request(head(path=b"/slow-head?seconds=1"))
+        begun.append(on_its_way)
+        await client.until(lambda: len(client.control) > before + len(first))
+        # The first of the stream ids 0, 4, 8, 12, 16 that was not seen.
+        assert client.control[before:] == first + one_id(GOAWAY, 20)
         late = [client.request(head(path=b"/bytes/1")) for _ in range(2)]
         for exchange in late:
             assert (await client.ended(exchange)).outcome == "reset 0x10b", "safe to send again"
@@ -262,6 +270,34 @@ async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
             assert (await client.ended(exchange)).outcome == "200"
         assert await client.close_code() == 0x100
     assert gateway.wait(10) == 0
+
+
+@h3.run
+async def test_a_request_on_its_way_when_a_drain_begins_is_answered(gateway):
+    """A quarter of a second passes between the drain and the request's arrival, on a connection that
+    has nothing else open; then the gateway has nothing to wait for."""
+    with Relay(gateway, delay=250) as relay:
+        async with raw.connection(relay) as client:
+            assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+            await asyncio.sleep(1)
+            gateway.signal(signal.SIGQUIT)
+            exchange = client.request(head(path=b"/bytes/1"))
+            assert (await client.ended(exchange)).outcome == "200"
+            assert one_id(GOAWAY, 2**62 - 4) in client.control
+            assert await client.close_code() == 0x100
+            assert client.control.endswith(one_id(GOAWAY, 8))
+    assert gateway.wait(10) == 0
+
+
+@h3.run
+async def test_a_drain_with_idle_connections_is_quick(gateway):
+    async with raw.connection(gateway) as one, raw.connection(gateway) as other:
+        assert (await one.ask(head(path=b"/bytes/1"))).outcome == "200"
+        began = time.monotonic()
+        gateway.signal(signal.SIGQUIT)
+        assert await one.close_code() == await other.close_code() == 0x100
+        assert await asyncio.to_thread(gateway.wait, 10) == 0
+        assert time.monotonic() - began < 3
 
 
 @h3.run

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use plan::{Ask, Behaviour, Framing, Plan};
 use ringway::pool::PoolAllocator;
-use runner::{Failure, replay, run, run_and, sweep};
+use runner::{Failure, marks_of, replay, run, run_and, sweep};
 use scenario::{ANSWERS_LEN_MAX, Scenario};
 
 #[global_allocator]
@@ -82,6 +82,28 @@ fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
             }
         });
     }
+}
+
+/// RFC 9114 5.2: a client may send until it hears of the drain; what comes later is told to go
+/// elsewhere. A connection without requests must not end before either.
+#[test]
+fn a_request_on_its_way_when_a_drain_begins_is_answered_or_rejected() {
+    const DRAIN: u64 = 300;
+    let outcome = |after| {
+        let plan = || Plan::Whole { framing: Framing::Length, len: 10, interim_count: 0 };
+        let second = Ask { after: Duration::from_millis(after), ..Ask::plain(1, "GET", 0, plan()) };
+        let mut scenario = Scenario::quiet(vec![Ask::plain(0, "GET", 0, plan()), second]);
+        scenario.drain = Some(Duration::from_millis(DRAIN));
+        let marks = marks_of(after, scenario);
+        let count = |mark| marks.get(mark).copied().unwrap_or(0);
+        (count("status 200"), count("reset 0x10b"), count("connection lost"))
+    };
+    // The way takes 5 ms: up to 305 the client knows of nothing.
+    for after in DRAIN - 20..=DRAIN + 5 {
+        assert_eq!(outcome(after), (2, 0, 0), "asked after {after} ms");
+    }
+    assert_eq!(outcome(DRAIN + 150), (1, 1, 0), "one that does not listen");
+    assert_eq!(outcome(DRAIN + 1_000), (1, 0, 1), "the connection has ended");
 }
 
 /// Seeds that once failed come first.

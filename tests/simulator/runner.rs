@@ -37,6 +37,11 @@ pub fn run_and(seed: u64, scenario: Scenario, check: impl FnOnce(&World)) {
     world.assert_at_rest();
 }
 
+/// Runs one world like [`run`]. Answers what happened in it.
+pub fn marks_of(seed: u64, scenario: Scenario) -> Marks {
+    run_in(seed, scenario, &new_pool()).1
+}
+
 fn run_in(seed: u64, scenario: Scenario, pool: &Rc<Pool>) -> (u64, Marks) {
     let mut world = World::new(seed, scenario, Rc::clone(pool));
     let hash = world.run();

@@ -244,7 +244,7 @@ impl World {
             }
             Happening::Upstream { key, arrival } => self.arrive(key, arrival),
             Happening::Reload => fixture::reload(self.now, &mut self.gateway, &self.scenario),
-            Happening::Drain => self.gateway.drain(self.now),
+            Happening::Drain => self.gateway.drain(self.now, self.now + DRAIN_TIMEOUT),
         }
     }
 
@@ -344,6 +344,9 @@ impl World {
         (kind, len, self.now - self.started).hash(&mut self.hash);
     }
 }
+
+/// How long a drain may take at most.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 const STEPS_MAX: u64 = 500_000;
 /// A world that is not done by then never is: the longest wait of any is a minute.
