@@ -256,6 +256,42 @@ trusted_proxies = ["127.0.0.1/32"]
     assert [line["client"].split(":")[0] for line in lines] == ["127.0.0.1", elsewhere]
 
 
+@h3.run
+async def test_a_client_is_not_believed_to_be_where_it_only_pretends_to_be(start):
+    """A client writes a trusted address on its packets and adds answers to challenges that it has
+    never seen."""
+    port, trusted = free_ports()[0], "127.0.0.9"
+    gateway = start(extra=f"""
+[[listeners]]
+name = "trusting"
+address = "127.0.0.1:{port}"
+trusted_proxies = ["{trusted}/32"]
+""")
+    gateway.port = port
+    fields = [("x-forwarded-for", "192.0.2.9")]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pretended:
+        pretended.bind((trusted, 0))
+        async with h3.connection(gateway) as client:
+            assert (await client.get("/bytes/1")).status == 200
+            quic, transmit = client._quic, client.transmit
+            client.transmit = lambda: None
+            for number in range(3):
+                exchange = client.open("GET", f"/head/{number}", fields)
+                quic._network_paths[0].remote_challenges.append(bytes([number] * 8))
+                for datagram, _ in quic.datagrams_to_send(asyncio.get_running_loop().time()):
+                    pretended.sendto(datagram, ("127.0.0.1", port))
+            # The gateway has them all before it hears the client at home again.
+            gateway.settle(lambda metrics: None if metrics.sum("requests_total") >= 4
+                           else "requests are missing")
+            client.transmit = transmit
+            transmit()
+            seen = json.loads((await exchange.wait()).text)
+        assert pretended.recv(2048), "the gateway had followed it there"
+    told = [value for name, value in seen["fields"] if name.lower() == "x-forwarded-for"]
+    assert told == ["127.0.0.1"]
+    assert {line["client"].split(":")[0] for line in gateway.access_lines(4)} == {"127.0.0.1"}
+
+
 def test_ids_of_no_worker_are_counted_and_never_answered(start, host):
     """All 256 first bytes of an id: an index has seven bits, so two of them name each worker; they
     may be answered with a reset, since the connection may have been there. The others may not."""
