@@ -58,7 +58,8 @@ Without a command, ringway runs a demonstration on https://localhost:4433 with a
 certificate and a built-in origin.
 
 Signals: QUIT finishes running requests and ends, TERM and INT end at once.
-Exit codes: 0 well, 1 bad configuration, 2 usage, 3 the host or an address refuses.";
+Exit codes: 0 well, 1 bad configuration, 2 usage, 3 the host or an address refuses, or a
+worker cannot go on.";
 
 /// HTTP/3 edge gateway.
 #[derive(Debug, Parser)]

@@ -166,3 +166,17 @@ pub const ANSWER_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_
 
 const _: () = assert!(REQUEST_ROOM_LEN_MIN <= REQUEST_PENDING_LEN_MAX / 4);
 const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MAX <= 1024);
+
+/// The pause before a worker that died for the second time in a row begins anew. It doubles with
+/// each death.
+pub const WORKER_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// The longest such pause: so long a share of new clients gets no answer.
+pub const WORKER_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A worker that lived so long is well: the next death is a first one.
+pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// Begins that the host may refuse in a row before the process makes room for a new one: eleven
+/// seconds in all, while memory that the kernel frees late comes back within one.
+pub const WORKER_FAILURE_COUNT_MAX: u32 = 8;

@@ -97,7 +97,7 @@ fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(
     tracing::info!(?reason, "ended");
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
-        ExitReason::WorkersGone => Err(Exit::Host),
+        ExitReason::WorkerLost | ExitReason::WorkersGone => Err(Exit::Host),
         // Their threads cannot be ended one by one: the process takes them along.
         ExitReason::WorkersHang => std::process::exit(3),
     }

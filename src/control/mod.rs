@@ -72,6 +72,9 @@ pub enum ExitReason {
     Stopped,
     /// QUIT: all workers finished what they had begun, or the drain's deadline ended the rest.
     Drained,
+    /// A worker could not go on; the others finished what they had begun, or the drain's deadline
+    /// ended the rest.
+    WorkerLost,
     /// No worker is left, though nobody asked for that.
     WorkersGone,
     /// Workers did not end in time; the process must end without them.
@@ -215,8 +218,20 @@ async fn steer(
         let now = (settings.clock)().0;
         match (input, phase) {
             (Ok(Some(Input::Worker(event))), _) => {
+                let lost = event.lost_worker();
                 state.note(event);
                 invite(&mut invitation, state);
+                if let (Some(worker), Phase::Running) = (lost, phase)
+                    && !state.all_ended()
+                {
+                    // Its sockets stay in their groups: its share of new clients gets no answer.
+                    tracing::error!(
+                        "worker {worker} cannot go on: draining the others, to end with exit code 3 \
+                         so that a supervisor starts the process again"
+                    );
+                    phase = drain(settings, state, now);
+                    reason = ExitReason::WorkerLost;
+                }
             }
             (Ok(Some(Input::WorkersGone)), _) => state.note_all_gone(),
             (Ok(Some(Input::Signal(Signal::Drain))), Phase::Running) => {

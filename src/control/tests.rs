@@ -222,12 +222,31 @@ fn a_worker_that_hangs_is_told_and_does_not_hold_the_others_back() {
 }
 
 #[test]
-fn a_worker_that_fails_is_not_ready_and_the_rest_goes_on() {
-    let bench = Bench::started(&[Habit::Fails, Habit::Good]);
+fn a_worker_that_is_lost_drains_the_others_and_ends_the_process() {
+    let bench = Bench::started(&[Habit::Fails, Habit::Stays]);
     assert!(bench.ask("GET", "/metrics").contains("ringway_worker_up{worker=\"0\"} 0\n"));
     bench.wait_for("/readyz", "HTTP/1.1 503");
+    assert!(bench.ask("GET", "/readyz").ends_with("draining\n"));
+    // The other has its time: it was told to drain, once, and not to stop.
+    let drains = "ringway_worker_commands_total{worker=\"1\"} 1\n";
+    assert!(bench.ask("GET", "/metrics").contains(drains));
     bench.signal(Signal::Drain);
-    assert_eq!(bench.end(), ExitReason::Drained);
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+    let bench = Bench::started(&[Habit::Good, Habit::Fails]);
+    bench.ask("GET", "/metrics");
+    assert_eq!(bench.end(), ExitReason::WorkerLost);
+}
+
+#[test]
+fn a_worker_that_fails_in_a_drain_changes_nothing() {
+    let bench = Bench::started(&[Habit::Stays, Habit::Stays]);
+    bench.signal(Signal::Drain);
+    bench.wait_for("/readyz", "HTTP/1.1 503");
+    let outcome = WorkerOutcome::Failed;
+    bench.events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
 }
 
 #[test]

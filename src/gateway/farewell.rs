@@ -1,10 +1,10 @@
 //! How a connection ends in a drain (RFC 9114 5.2).
 //!
 //! ```text
-//!                                              a grace later                    a grace later
-//!  Serving --> Warned ------------------------> Told ---------------------------> Leaving
-//!              GOAWAY, largest id:              GOAWAY, first stream not seen:    closes once nothing
-//!              what is on its way is served     later requests are rejected       is left
+//!                                            a grace later                  a grace later
+//!  Serving --> Warned ----------------------> Told -------------------------> Leaving
+//!              GOAWAY, largest id:            GOAWAY, first stream not seen:  closes once
+//!              what is on its way is served   later requests are rejected     nothing is left
 //! ```
 //!
 //! A grace is what a client needs to hear of it and to be heard: a request that was on its way when
@@ -128,8 +128,8 @@ impl Gateway {
     }
 }
 
-/// What one step waits, where `left` is left of the drain: three round trips with the client's delay
-/// of acknowledgements (25 ms, RFC 9000 18.2), so that one lost datagram is sent again in time.
+/// What one step waits, where `left` is left of the drain: three round trips with the client's
+/// delay of acknowledgements (25 ms, RFC 9000 18.2), so that one lost datagram is sent again in time.
 fn grace(rtt: Duration, left: Duration) -> Duration {
     ((rtt + Duration::from_millis(25)) * 3).min(GRACE_MAX).min(left / 4)
 }

@@ -173,7 +173,7 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("worker_loop_turns", "Turns of the worker's loop", {} counters.worker.loop_turns),
     family!("worker_sleeps", "Turns that slept", {} counters.worker.sleeps),
     family!("worker_commands", "Commands taken from the mailbox", {} counters.worker.commands),
-    family!("worker_restarts", "Starts after a panic", {} counters.worker.restarts),
+    family!("worker_restarts", "Starts in place of a worker that died", {} counters.worker.restarts),
     family!("access_records_dropped", "Access records dropped, because control was behind",
         {} counters.worker.access_records_dropped),
 

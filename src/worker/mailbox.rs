@@ -53,7 +53,8 @@ pub enum WorkerEvent {
         /// Which one.
         worker: u16,
     },
-    /// The worker panicked; a new one begins in its place and takes commands from the same mailbox.
+    /// The worker died; a new one is to begin in its place, perhaps after a pause, and takes
+    /// commands from the same mailbox.
     Restarting {
         /// Which one.
         worker: u16,
@@ -65,6 +66,16 @@ pub enum WorkerEvent {
         /// How it came to that.
         outcome: WorkerOutcome,
     },
+}
+
+impl WorkerEvent {
+    /// The worker that ended without being told to, if this tells of one.
+    pub fn lost_worker(&self) -> Option<u16> {
+        match *self {
+            Self::Ended { worker, outcome: WorkerOutcome::Failed } => Some(worker),
+            Self::Accepting { .. } | Self::Restarting { .. } | Self::Ended { .. } => None,
+        }
+    }
 }
 
 /// How a worker ended.

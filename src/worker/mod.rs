@@ -9,13 +9,15 @@
 //! ```
 //!
 //! A worker owns its ring, its pool, its sockets and its gateway; nothing is shared with another
-//! worker but memory that was handed over. When its loop panics, the ring is emptied, everything
-//! else is dropped and a new worker begins on the same memory and the same sockets.
+//! worker but memory that was handed over. When it panics or the kernel refuses to go on, the ring
+//! is emptied, everything else is dropped and a new worker begins on the same memory and the same
+//! sockets.
 
 mod intake;
 mod keys;
 pub mod mailbox;
 mod report;
+mod revival;
 mod turn;
 mod upstreams;
 
@@ -26,6 +28,7 @@ use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::gateway::{Gateway, GatewaySettings};
@@ -34,7 +37,8 @@ use crate::host::cpu;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
 use crate::ring::{Ring, RingSettings, SocketIndex};
-use mailbox::{Mailbox, Snapshot, WorkerEvent};
+use mailbox::{Command, Mailbox, Snapshot, WorkerEvent};
+use revival::{Cause, Revival, Trace};
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use keys::ProcessKeys;
@@ -79,60 +83,96 @@ pub struct EdgeSocket {
 pub enum WorkerEnd {
     /// It was drained or stopped.
     Finished,
-    /// It could not begin, or the kernel refused to go on.
+    /// It could not begin, or the kernel went on refusing.
     Failed(String),
 }
 
-/// Runs a worker on the calling thread until it is drained, stopped or refused by the host. A panic
-/// ends its connections, is logged, and a new worker begins.
+/// Runs a worker on the calling thread until it is drained or stopped. A death ends its
+/// connections, is logged, and a new worker begins, after a pause where one died before; commands
+/// are obeyed meanwhile. A worker that the host refuses from the start, or goes on refusing, has
+/// failed.
 pub fn run(mut setup: WorkerSetup) -> WorkerEnd {
     if let Some(core) = setup.core
         && let Err(error) = cpu::pin_to(core)
     {
         tracing::warn!(worker = setup.index, core, %error, "not pinned to its core");
     }
-    let mut restarts = 0;
+    let mut revival = Revival::default();
+    let mut has_accepted = false;
     loop {
-        // Should it panic while it begins or is torn down, nothing of it is left to begin anew on:
-        // its ring has ended, or has aborted the process.
-        let life = catch_unwind(AssertUnwindSafe(|| live(&setup, restarts)));
-        match life.unwrap_or_else(|_| failed("it panicked while it began or ended")) {
-            Life::Over(end) => return end,
-            Life::Again(snapshot) => setup.snapshot = snapshot,
+        let mut trace = Trace::default();
+        // Should it panic while it begins or is torn down, its ring has ended all the same, or has
+        // aborted the process.
+        let life =
+            catch_unwind(AssertUnwindSafe(|| live(&setup, revival.restart_count(), &mut trace)));
+        let began_or_ended = || "it panicked while it began or ended".to_owned();
+        let (cause, why) = match life.unwrap_or_else(|_| Err((Cause::Failure, began_or_ended()))) {
+            Ok(()) => return WorkerEnd::Finished,
+            Err(death) => death,
+        };
+        if let Some(snapshot) = trace.snapshot {
+            setup.snapshot = snapshot;
         }
-        restarts += 1;
-        tracing::error!(worker = setup.index, restarts, "worker panicked, a new one begins");
+        has_accepted |= trace.accepted_at.is_some();
+        // Clients that were told to go wait for no new one.
+        let is_leaving = trace.accepted_at.is_some() && !trace.was_serving;
+        let lived = trace.accepted_at.map_or(Duration::ZERO, |at| clock::now() - at);
+        if !has_accepted || is_leaving {
+            return WorkerEnd::Failed(why);
+        }
+        let Some(pause) = revival.pause_after(cause, lived) else {
+            return WorkerEnd::Failed(format!("{why}; tried again in vain"));
+        };
+        let restarts = revival.restart_count();
+        tracing::error!(
+            worker = setup.index,
+            restarts,
+            ?pause,
+            "worker died, a new one begins: {why}"
+        );
+        // Control may have ended first: then nobody needs to know.
         let _ = setup.events.send(WorkerEvent::Restarting { worker: setup.index });
+        if !setup.rest(pause) {
+            return WorkerEnd::Finished;
+        }
     }
 }
 
-/// What follows one worker's life.
-enum Life {
-    Over(WorkerEnd),
-    /// A new worker, which runs by what the last one ran by.
-    Again(Arc<Snapshot>),
-}
-
-fn failed(why: &str) -> Life {
-    Life::Over(WorkerEnd::Failed(why.to_owned()))
-}
-
-fn live(setup: &WorkerSetup, restarts: u64) -> Life {
-    let mut worker = match Worker::new(setup, restarts) {
-        Ok(worker) => worker,
-        Err(error) => return failed(&error),
-    };
+/// One worker's life. An error is its death, and what of.
+fn live(setup: &WorkerSetup, restarts: u64, trace: &mut Trace) -> Result<(), (Cause, String)> {
+    let mut worker = Worker::new(setup, restarts).map_err(|why| (Cause::Failure, why))?;
+    trace.accepted_at = Some(clock::now());
     // Control may have ended first: then nobody needs to know.
     let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
     let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
-    let was_serving = worker.phase == Phase::Serving;
-    let snapshot = worker.tear_down();
+    trace.was_serving = worker.phase == Phase::Serving;
+    trace.snapshot = Some(Arc::clone(&worker.snapshot));
+    worker.tear_down();
     match outcome {
-        Ok(Ok(())) => Life::Over(WorkerEnd::Finished),
-        Ok(Err(error)) => failed(&error.to_string()),
-        Err(_) if was_serving => Life::Again(snapshot),
-        // Its clients were told to go; nobody waits for a new one.
-        Err(_) => failed("it panicked on its way out"),
+        Ok(outcome) => outcome.map_err(|error| (Cause::Failure, error.to_string())),
+        Err(_) => Err((Cause::Panic, "it panicked".to_owned())),
+    }
+}
+
+impl WorkerSetup {
+    /// Waits before the next worker begins, and obeys commands that cannot wait for it. False when
+    /// there shall be none: nobody is left to be drained.
+    fn rest(&mut self, pause: Duration) -> bool {
+        let end = clock::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(clock::now());
+            match self.mailbox.commands.recv_timeout(left) {
+                Ok(Command::Apply(snapshot)) => self.snapshot = snapshot,
+                Ok(Command::Drain { .. } | Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    return false;
+                }
+                // The asker learns that nobody is there.
+                Ok(Command::Report(answer)) => drop(answer),
+                #[cfg(test)]
+                Ok(Command::Panic | Command::LoseSend) => {}
+                Err(RecvTimeoutError::Timeout) => return true,
+            }
+        }
     }
 }
 
@@ -213,14 +253,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Ends the ring before anything else goes: until then the kernel may write into slots.
-    /// Answers what the worker ran by.
-    fn tear_down(self) -> Arc<Snapshot> {
+    fn tear_down(self) {
         if self.ring.shut_down(clock::now() + TEARDOWN_TIMEOUT).is_err() {
             // A new worker would share memory with the kernel's unfinished business.
             tracing::error!(worker = self.setup.index, "the kernel does not let go of buffers");
             std::process::abort();
         }
-        self.snapshot
     }
 }
 

@@ -129,8 +129,8 @@ async fn a_panic_ends_connections_and_a_new_worker_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn panics_in_full_flight_cost_no_slot() {
     let mut running = start(origin(Duration::ZERO), 256);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     for restarts in 1..=5 {
-        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
         let mut transfers = Vec::new();
         for path in ["/bytes/300000000", "/upload"] {
             let mut client = running.client().await;
@@ -146,6 +146,7 @@ async fn panics_in_full_flight_cost_no_slot() {
             .await;
         running.tell(Command::Panic);
         assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
         let report = running.report().await;
         assert_eq!(report.counters.worker.restarts, restarts);
         let slots = &report.gauges.pool_slots;
@@ -227,6 +228,61 @@ fn a_panic_outside_of_the_loop_ends_the_worker_by_a_word() {
     let running = start_in(region, demo_config(origin(Duration::ZERO)));
     let end = running.thread.join().expect("the thread itself does not panic");
     assert!(matches!(end, WorkerEnd::Failed(_)), "{end:?}");
+}
+
+/// Panics until the next begin has to wait for almost half a second.
+async fn panic_until_it_pauses(running: &mut Running) {
+    for _ in 0..4 {
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
+        running.tell(Command::Panic);
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_cannot_begin_again_is_tried_until_it_can() {
+    let memory = region(64);
+    let mut running = start_in(memory.clone(), demo_config(origin(Duration::ZERO)));
+    panic_until_it_pauses(&mut running).await;
+    // Somebody else has the region for a while.
+    let (taken, release) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let owner = std::thread::spawn(move || {
+        let _owner = Pool::attach(memory);
+        taken.0.send(()).unwrap();
+        release.1.recv().unwrap();
+    });
+    taken.1.recv().unwrap();
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+    release.0.send(()).unwrap();
+    owner.join().unwrap();
+    loop {
+        match running.events.recv().await {
+            Some(WorkerEvent::Restarting { .. }) => {}
+            Some(WorkerEvent::Accepting { .. }) => break,
+            _ => panic!("it gave up"),
+        }
+    }
+    assert!(running.report().await.counters.worker.restarts >= 5);
+    assert_eq!(running.client().await.fetch("/bytes/1000", 0).await, (200, 1000));
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_pauses_obeys() {
+    let mut running = start(origin(Duration::ZERO), 64);
+    panic_until_it_pauses(&mut running).await;
+    let (sender, receiver) = oneshot::channel();
+    running.tell(Command::Report(sender));
+    let config = Arc::new(demo_config("127.0.0.1:1".parse().unwrap()));
+    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    assert!(receiver.await.is_err(), "nobody is there to report");
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
+    assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502, "what was applied");
+    running.tell(Command::Panic);
+    assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
+    running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
+    let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
+    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
 }
 
 #[test]
