@@ -47,6 +47,8 @@ pub struct Client {
     pub address: SocketAddr,
     start: Instant,
     moves: VecDeque<(Duration, bool)>,
+    /// Times that its address changed under a connection.
+    pub move_count: u64,
     pub manner: Manner,
     endpoint: Endpoint,
     handle: ConnectionHandle,
@@ -90,6 +92,7 @@ impl Client {
             address,
             start,
             moves: manner.moves.clone().into(),
+            move_count: 0,
             manner,
             endpoint,
             handle,
@@ -152,6 +155,7 @@ impl Client {
                 address.set_ip([a, b, c + 1, d].into());
             }
             self.address = address.into();
+            self.move_count += u64::from(self.established && !self.closing);
         }
         if let Some((after, says_so)) = self.manner.leaves
             && self.start + after <= now

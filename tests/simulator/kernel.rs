@@ -53,6 +53,8 @@ pub struct Socket {
     _ballast: Vec<Lease>,
     /// Times that a datagram found no slot.
     pub starved_count: usize,
+    /// Batches that were refused.
+    pub refused_count: u64,
 }
 
 impl Socket {
@@ -67,6 +69,7 @@ impl Socket {
             sequence: 0,
             _ballast: ballast,
             starved_count: 0,
+            refused_count: 0,
         }
     }
 
@@ -117,6 +120,7 @@ impl Socket {
     pub fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) -> (u64, Duration) {
         assert!(transmit.len == buffer.len() && buffer.len() <= SLOT_LEN);
         let lost = self.rng.random_bool(self.troubles.refuses);
+        self.refused_count += u64::from(lost);
         self.sequence += 1;
         let batch = self.pool.send(buffer);
         self.sendings.insert(self.sequence, Sending { transmit, batch, lost });

@@ -81,6 +81,19 @@ pub struct Network {
     rng: SmallRng,
     weather: Weather,
     burst_left: u32,
+    /// How often what went wrong.
+    pub counts: NetworkCounts,
+}
+
+/// Datagrams to which something happened.
+#[derive(Debug, Default)]
+pub struct NetworkCounts {
+    pub lost_in_bursts: u64,
+    pub lost_in_blackouts: u64,
+    pub too_long: u64,
+    pub corrupted: u64,
+    pub marked: u64,
+    pub doubled: u64,
 }
 
 /// The bits of an IP header that say "congestion experienced" (RFC 3168 5).
@@ -89,7 +102,7 @@ const CONGESTION: u8 = 3;
 impl Network {
     pub fn new(seed: u64, weather: Weather) -> Self {
         let rng = SmallRng::seed_from_u64(seed ^ 0x6e65_7477_6f72_6b00);
-        Self { rng, weather, burst_left: 0 }
+        Self { rng, weather, burst_left: 0, counts: NetworkCounts::default() }
     }
 
     /// The delays after which copies of `datagram` arrive, and what of it arrives. `at` is counted
@@ -104,17 +117,24 @@ impl Network {
         let in_blackout =
             weather.blackout.is_some_and(|(from, length)| at >= from && at < from + length);
         let lost = self.rng.random_bool(weather.loss);
-        if in_burst || in_blackout || lost || datagram.len() > weather.mtu {
+        let too_long = datagram.len() > weather.mtu;
+        if in_burst || in_blackout || lost || too_long {
+            self.counts.lost_in_bursts += u64::from(in_burst);
+            self.counts.lost_in_blackouts += u64::from(in_blackout);
+            self.counts.too_long += u64::from(too_long);
             return Vec::new();
         }
         if self.rng.random_bool(weather.corruption) && !datagram.is_empty() {
             let at = self.rng.random_range(0..datagram.len());
             datagram[at] ^= self.rng.random_range(1..=255u8);
+            self.counts.corrupted += 1;
         }
         if *ecn != 0 && self.rng.random_bool(weather.congestion_mark) {
             *ecn = CONGESTION;
+            self.counts.marked += 1;
         }
-        let copies = 1 + usize::from(self.rng.random_bool(weather.duplication));
+        let copies = 1 + u64::from(self.rng.random_bool(weather.duplication));
+        self.counts.doubled += copies - 1;
         (0..copies)
             .map(|_| weather.delay + weather.jitter.mul_f64(self.rng.random_range(0.0..1.0)))
             .collect()

@@ -137,7 +137,7 @@ fn first_failure(
             if !message.contains(FOREIGN) {
                 return Some(Failure { seed, message });
             }
-            *marks.lock().unwrap().entry("foreign".to_owned()).or_default() += 1;
+            *marks.lock().unwrap().entry(FOREIGN_MARK.to_owned()).or_default() += 1;
             continue;
         };
         let mut marks = marks.lock().unwrap();
@@ -180,6 +180,9 @@ fn hush() {
 /// new path counts nothing in flight, and the loss timer of the old one still runs. A release sends
 /// one probe more than it must. Such a world ends there and says nothing of ours.
 const FOREIGN: &str = "assertion failed: !self.peer_completed_address_validation()";
+
+/// How worlds that ended so are counted.
+pub const FOREIGN_MARK: &str = "worlds ended by a foreign fault";
 
 /// After so many the rest says nothing new; each also costs a region of address space.
 const FAILURES_MAX: usize = 20;

@@ -57,6 +57,9 @@ pub struct World {
     transmit_buffer: Option<Vec<u8>>,
     hash: DefaultHasher,
     step_count: u64,
+    /// Reloads and drains that came while there was something to disturb.
+    reload_count: u64,
+    drain_count: u64,
     pub books: Books,
     pub scenario: Scenario,
 }
@@ -84,6 +87,8 @@ impl World {
             transmit_buffer: None,
             hash: DefaultHasher::new(),
             step_count: 0,
+            reload_count: 0,
+            drain_count: 0,
             books: Books::new(&scenario),
             scenario,
         };
@@ -143,6 +148,7 @@ impl World {
     /// What happened, to see that worlds are not dull.
     pub fn marks(&self) -> Marks {
         let (tally, stats) = (self.gateway.proxy().tally(), self.gateway.engine().stats());
+        let network = &self.network.counts;
         let counted = [
             ("upstream connect failures", tally.connect_failures),
             ("requests over kept connections", tally.reused),
@@ -154,6 +160,16 @@ impl World {
             ("datagrams without a slot", self.socket.starved_count as u64),
             ("upstream pieces without a slot", self.wires.starved_count),
             ("completions for dead keys", self.wires.stale_count),
+            ("datagrams lost in bursts", network.lost_in_bursts),
+            ("datagrams lost in blackouts", network.lost_in_blackouts),
+            ("datagrams longer than the MTU", network.too_long),
+            ("datagrams corrupted", network.corrupted),
+            ("datagrams marked by congestion", network.marked),
+            ("datagrams doubled", network.doubled),
+            ("sends refused", self.socket.refused_count),
+            ("moves of clients", self.clients.iter().map(|client| client.move_count).sum()),
+            ("reloads", self.reload_count),
+            ("drains", self.drain_count),
             ("steps", self.step_count),
         ];
         let mut marks: Marks = counted.map(|(mark, count)| (mark.to_owned(), count)).into();
@@ -243,8 +259,14 @@ impl World {
                 }
             }
             Happening::Upstream { key, arrival } => self.arrive(key, arrival),
-            Happening::Reload => fixture::reload(self.now, &mut self.gateway, &self.scenario),
-            Happening::Drain => self.gateway.drain(self.now, self.now + DRAIN_TIMEOUT),
+            Happening::Reload => {
+                self.reload_count += u64::from(!self.gateway.is_idle());
+                fixture::reload(self.now, &mut self.gateway, &self.scenario);
+            }
+            Happening::Drain => {
+                self.drain_count += u64::from(!self.gateway.is_idle());
+                self.gateway.drain(self.now, self.now + DRAIN_TIMEOUT);
+            }
         }
     }
 
