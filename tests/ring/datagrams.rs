@@ -482,7 +482,7 @@ fn without_coalescing_each_datagram_comes_by_itself() {
         let (out, from) = bench.edge(address);
         let offload = bench.ring.socket_offload();
         assert_eq!((offload.gro_on, offload.gro_off), (1, 1));
-        let bytes = pattern(20 * 1000 + 7, 9);
+        let bytes = pattern(20 * 1000 + 70, 9);
         bench.ring.send_datagrams(out, send(bytes.clone(), to, Some(1000))).unwrap();
         let mut expected = bytes.chunks(1000);
         bench.until(|_, completion| {
