@@ -19,14 +19,10 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr;
 
-use mimalloc::MiMalloc;
-
 use super::POISON;
+use super::heap;
 use super::region::{self, Region};
 use crate::limits::SLOT_LEN;
-
-/// Where everything lies that is not in a slot.
-const HEAP: MiMalloc = MiMalloc;
 
 /// Made the program's allocator by
 /// `#[global_allocator] static ALLOCATOR: PoolAllocator = PoolAllocator;`.
@@ -93,24 +89,24 @@ unsafe impl GlobalAlloc for PoolAllocator {
             }
         }
         // SAFETY: the caller's promises are passed on.
-        unsafe { HEAP.alloc(layout) }
+        unsafe { heap::alloc(layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // Pool mode never asks for zeroes.
         // SAFETY: the caller's promises are passed on.
-        unsafe { HEAP.alloc_zeroed(layout) }
+        unsafe { heap::alloc_zeroed(layout) }
     }
 
     #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
         if region::is_ours(block.addr()) {
             // SAFETY: the caller owns the block and ends its life here.
             return unsafe { free_slot(block) };
         }
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
-        unsafe { HEAP.dealloc(block, layout) }
+        unsafe { heap::dealloc(block) }
     }
 
     #[inline]
@@ -120,7 +116,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
             return unsafe { resize_slot(block, layout, new_len) };
         }
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
-        unsafe { HEAP.realloc(block, layout, new_len) }
+        unsafe { heap::realloc(block, layout, new_len) }
     }
 }
 
@@ -180,7 +176,7 @@ unsafe fn resize_slot(block: *mut u8, layout: Layout, new_len: usize) -> *mut u8
         return ptr::null_mut();
     };
     // SAFETY: more than SLOT_LEN bytes, so not none.
-    let moved = unsafe { HEAP.alloc(new_layout) };
+    let moved = unsafe { heap::alloc(new_layout) };
     if !moved.is_null() {
         // SAFETY: the old block has `layout.size()` bytes, the new one more, and they are distinct;
         // then nobody refers to the old one any longer.

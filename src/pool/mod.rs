@@ -45,6 +45,7 @@
 
 mod alloc;
 mod handover;
+mod heap;
 mod plan;
 mod region;
 mod returns;

@@ -49,7 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("io_uring", &["host", "pool", "ring"]),
     ("libc", &["host", "pool", "ring"]),
     ("memmap2", &["host", "pool", "ring"]),
-    ("mimalloc", &["pool"]),
+    ("libmimalloc_sys", &["pool"]),
     ("smallvec", &["gateway"]),
     ("quinn_proto", &["quic"]),
     ("aws_lc_rs", &["quic", "tls"]),
