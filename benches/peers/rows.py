@@ -113,6 +113,7 @@ def measure(row: Row, peer: str, pid: int, core: int, others: set[int]) -> dict:
     if connections >= SETUP_COUNT:
         cpu, counted = cpu - setup.cpu, counted - connections
         strangers = max(strangers, setup.strangers)
+        assert cpu > 0, "the handshakes alone took longer"
     return {
         "figure": row.cost(cpu, counted, done["bytes"]),
         "latency_us": done["latency_us"],

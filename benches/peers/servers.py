@@ -19,13 +19,13 @@ SIZES = {"1k": 1 << 10, "16k": 16 << 10, "128k": 128 << 10, "1m": 1 << 20, "10m"
 
 ORIGIN_CONFIG = """
 daemon off; master_process off; error_log stderr crit; pid {folder}/origin.pid;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
     access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;
     client_body_temp_path {folder}/o1; proxy_temp_path {folder}/o2;
     fastcgi_temp_path {folder}/o3; uwsgi_temp_path {folder}/o4; scgi_temp_path {folder}/o5;
     server {{
-        listen 127.0.0.1:{port} reuseport;
+        listen 127.0.0.1:{port} reuseport backlog=4096;
         root {folder}/root;
         location = /1k {{ return 200 "{small}"; }}
     }}
