@@ -13,9 +13,9 @@ from harness.curl import Curl
 GROWTH_MAX = 24 * MIB
 
 QUOTA_SHARE_MAX = 0.05
-"""Of an upload. On loopback, datagrams of a client without segmentation offload come in a slot each,
-so one that runs ahead of the origin reaches its quota of slots. Usual is 0.0 %, on a busy machine
-too: what remains is for moments in which the origin does not run at all."""
+"""Of an upload. On loopback, datagrams of a client without segmentation offload come in a slot
+each, so one that runs ahead of the origin reaches its quota of slots. Usual is 0.0 %, on a busy
+machine too: what remains is for moments in which the origin does not run at all."""
 
 HANDSHAKE_LEN_MAX = 16 * 1024
 

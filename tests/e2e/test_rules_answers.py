@@ -288,14 +288,14 @@ async def test_what_was_sent_is_not_sent_again(start, recorder, script):
 
 @h3.run
 async def test_a_kept_connection_that_ends_as_the_request_is_sent(start, recorder, script):
-    """The upstream is gone when the request's first bytes come, and answers with a reset: whether it
-    has seen them cannot be known. RFC 9110 9.2.2 lets an idempotent request be sent again."""
+    """The upstream is gone when the request's first bytes come, and answers with a reset: whether
+    it has seen them cannot be known. RFC 9110 9.2.2 lets an idempotent request be sent again."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         body = frame(DATA, b"hello")
         for method, more, is_again in [
-            (b"GET", b"", True), (b"HEAD", b"", True), (b"DELETE", b"", True), (b"POST", b"", False),
-            (b"POST", body, False), (b"PATCH", body, False),
+            (b"GET", b"", True), (b"HEAD", b"", True), (b"DELETE", b"", True),
+            (b"POST", b"", False), (b"POST", body, False), (b"PATCH", body, False),
         ]:
             script.steps = ["read", OK, "leave"]
             assert (await client.ask(head(path=b"/bad"))).outcome == "200"

@@ -161,7 +161,7 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
 
 @h3.run
 async def test_a_wrong_value_is_told_by_an_answer_that_ends_the_stream(start, recorder):
-    """RFC 9114 4.1.2: the answer may come in place of H3_MESSAGE_ERROR. A body is not waited for."""
+    """RFC 9114 4.1.2: the answer may stand for H3_MESSAGE_ERROR. A body is not waited for."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for data in (head(b"POST", b"/a b"), head(b"POST", authority=b"a@e2e.test"),

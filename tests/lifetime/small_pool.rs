@@ -12,7 +12,7 @@ fn smallest() -> Settings {
     Settings { pool: "6MiB", ..Settings::default() }
 }
 
-/// One round on a laptop, ten seconds of rounds with CI set, and as many as `scripts/soak` asks for.
+/// One round on a laptop, ten seconds of them with CI set, and as many as `scripts/soak` asks for.
 #[test]
 fn ten_times_the_pool_is_served_both_ways() {
     run(async {

@@ -40,8 +40,8 @@ class Cut(Exception):
 
 class Recorder:
     """`script(request)` gives steps: bytes are sent, numbers are slept, "fin" and "rst" end the
-    connection, "read" waits for the rest of the request's body, "leave" for the next request, and ends
-    the connection without reading a byte of it. Without a script all is 200."""
+    connection, "read" waits for the rest of the request's body, "leave" for the next request, and
+    ends the connection without reading a byte of it. Without a script all is 200."""
 
     def __init__(self, script=None):
         self.script = script or (lambda request: ["read", OK])
