@@ -13,7 +13,7 @@ use super::exchange::{Exchange, Stage};
 use super::fields::{Nominated, clean_trailers, expects_continue, max_forwards};
 use super::http1::request::Framing;
 use super::machine::{Owner, Proxy};
-use super::routes::{BadTarget, check_path, find_route, host_of};
+use super::routes::{BadTarget, check_path, host_of};
 use super::upstream::GroupKey;
 use crate::limits::ANSWER_STALL_TIMEOUT;
 use crate::planted::{Bug, is_planted};
@@ -340,7 +340,7 @@ impl Proxy {
         if request.content_length > Some(self.config.limits.request_body_len_max) {
             return Err(Fault::RequestTooLarge);
         }
-        let route = find_route(&self.config.routes, &host, &request.path).ok_or(Fault::NoRoute)?;
+        let route = self.routes.find(&host, &request.path).ok_or(Fault::NoRoute)?;
         Ok(self.current_groups[self.config.routes[route].upstream])
     }
 

@@ -8,6 +8,7 @@ use super::alarms::Alarms;
 use super::api::{Counts, ExchangeKey, Outcome, Output, Tally, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::{Bounds, Exchange};
+use super::routes::RouteTable;
 use super::slots::Slots;
 use super::upstream::{Connection, Group, GroupKey, Role};
 use crate::config::Config;
@@ -17,6 +18,8 @@ use crate::planted::{Bug, is_planted};
 /// The proxy of one worker. See the module.
 pub struct Proxy {
     pub(super) config: Arc<Config>,
+    /// Of `config.routes`.
+    pub(super) routes: RouteTable,
     /// Groups of `config.upstreams`, in its order.
     pub(super) current_groups: Vec<GroupKey>,
     pub(super) groups: Slots<GroupKey, Group>,
@@ -55,7 +58,8 @@ impl Proxy {
     /// allows the process.
     pub fn new(config: Arc<Config>, worker_count: u16) -> Self {
         let mut proxy = Self {
-            config: Arc::clone(&config),
+            routes: RouteTable::new(&config.routes),
+            config,
             current_groups: Vec::new(),
             groups: Slots::new(),
             exchanges: Slots::new(),
@@ -78,6 +82,7 @@ impl Proxy {
     /// Runs by `config` from now on. Exchanges that have begun end by what they began with;
     /// upstreams that did not change keep their connections.
     pub fn apply(&mut self, now: Instant, config: Arc<Config>) {
+        self.routes = RouteTable::new(&config.routes);
         self.config = config;
         let earlier = std::mem::take(&mut self.current_groups);
         self.set_up_groups_from(&earlier);

@@ -5,8 +5,9 @@
 //! a route would then guard a door that is not the one that opens.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use crate::config::Route;
+use crate::config::{HostPattern, Route};
 
 /// A path that this gateway does not forward; says why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,12 +105,54 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Index of the first route that `host` and `path` match.
-pub(crate) fn find_route(routes: &[Route], host: &str, path: &[u8]) -> Option<usize> {
-    routes.iter().position(|route| {
-        route.host.as_ref().is_none_or(|pattern| pattern.matches(host))
-            && prefix_matches(route.path_prefix.as_bytes(), path)
-    })
+/// The routes by the hosts that they are for: a request is held against those of its own host, not
+/// against everybody's.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    exact: BTreeMap<String, Vec<Entry>>,
+    /// By the name behind `*.`.
+    wildcard: BTreeMap<String, Vec<Entry>>,
+    any: Vec<Entry>,
+}
+
+/// One route; those of one list are in the configuration's order.
+#[derive(Debug)]
+struct Entry {
+    /// Its place among all routes: the first that matches wins.
+    index: usize,
+    path_prefix: String,
+}
+
+impl RouteTable {
+    pub(crate) fn new(routes: &[Route]) -> Self {
+        let mut table = Self { exact: BTreeMap::new(), wildcard: BTreeMap::new(), any: Vec::new() };
+        for (index, route) in routes.iter().enumerate() {
+            let list = match &route.host {
+                Some(HostPattern::Exact(name)) => table.exact.entry(name.clone()).or_default(),
+                Some(HostPattern::Wildcard(parent)) => {
+                    table.wildcard.entry(parent.clone()).or_default()
+                }
+                None => &mut table.any,
+            };
+            list.push(Entry { index, path_prefix: route.path_prefix.clone() });
+        }
+        table
+    }
+
+    /// Index of the first route that `host` (lower case, no port, no trailing dot) and `path` match.
+    pub(crate) fn find(&self, host: &str, path: &[u8]) -> Option<usize> {
+        let parent = host.split_once('.').filter(|(label, _)| !label.is_empty());
+        let lists = [
+            self.exact.get(host),
+            parent.and_then(|(_, parent)| self.wildcard.get(parent)),
+            Some(&self.any),
+        ];
+        let first = |list: &Vec<Entry>| {
+            let fits = |entry: &&Entry| prefix_matches(entry.path_prefix.as_bytes(), path);
+            list.iter().find(fits).map(|entry| entry.index)
+        };
+        lists.into_iter().flatten().filter_map(first).min()
+    }
 }
 
 /// Whether `prefix` is `path` or ends where one of its segments ends.
@@ -126,7 +169,6 @@ fn prefix_matches(prefix: &[u8], path: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::HostPattern;
 
     #[test]
     fn paths_that_mean_another_path_are_refused() {
@@ -244,7 +286,8 @@ mod tests {
             route(Some(HostPattern::Wildcard("example".into())), "/api/", 1),
             route(None, "/", 2),
         ];
-        let find = |host, path: &str| find_route(&routes, host, path.as_bytes());
+        let table = RouteTable::new(&routes);
+        let find = |host, path: &str| table.find(host, path.as_bytes());
         assert_eq!(find("a.example", "/api"), Some(0));
         assert_eq!(find("a.example", "/api/x"), Some(0));
         assert_eq!(find("a.example", "/api?x"), Some(0));
@@ -254,6 +297,43 @@ mod tests {
         assert_eq!(find("b.example", "/api"), Some(2));
         assert_eq!(find("b.example", "/api/"), Some(1));
         assert_eq!(find("c.b.example", "/api/"), Some(2));
-        assert_eq!(find_route(&routes[..2], "c.b.example", b"/"), None);
+        assert_eq!(RouteTable::new(&routes[..2]).find("c.b.example", b"/"), None);
+    }
+
+    /// Oracle: all routes, one after the other.
+    #[test]
+    fn the_table_finds_what_a_look_at_every_route_finds() {
+        use rand::{Rng as _, SeedableRng as _};
+        const NAMES: [&str; 6] = ["a", "b.a", "c.b.a", "d.a", ".a", "x"];
+        const PREFIXES: [&str; 5] = ["/", "/p", "/p/", "/p/q", "/q"];
+        const PATHS: [&str; 6] = ["/", "/p", "/p/", "/p/q?r", "/pq", "/q/p"];
+        let mut dice = rand::rngs::SmallRng::seed_from_u64(3);
+        let mut found = [0, 0];
+        for _ in 0..2_000 {
+            let routes: Vec<Route> = (0..dice.random_range(0..12))
+                .map(|upstream| {
+                    let name = NAMES[dice.random_range(0..NAMES.len())].to_owned();
+                    let host = match dice.random_range(0..3) {
+                        0 => None,
+                        1 => Some(HostPattern::Exact(name)),
+                        _ => Some(HostPattern::Wildcard(name)),
+                    };
+                    let path_prefix = PREFIXES[dice.random_range(0..PREFIXES.len())].to_owned();
+                    Route { host, path_prefix, upstream }
+                })
+                .collect();
+            let table = RouteTable::new(&routes);
+            for host in NAMES {
+                for path in PATHS.map(str::as_bytes) {
+                    let expected = routes.iter().position(|route| {
+                        route.host.as_ref().is_none_or(|pattern| pattern.matches(host))
+                            && prefix_matches(route.path_prefix.as_bytes(), path)
+                    });
+                    assert_eq!(table.find(host, path), expected, "{host} in {routes:?}");
+                    found[usize::from(expected.is_some())] += 1;
+                }
+            }
+        }
+        assert!(found.iter().all(|count| *count > 1_000), "{found:?}");
     }
 }
