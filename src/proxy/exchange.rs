@@ -114,7 +114,8 @@ pub(crate) struct Exchange {
     pub(crate) avoid: Avoid,
     /// Another try is allowed.
     pub(crate) may_try_again: bool,
-    pub(crate) record: AccessRecord,
+    /// Boxed: it goes on alone when the exchange is over.
+    pub(crate) record: Box<AccessRecord>,
     pub(crate) upstream_start: Option<Instant>,
     /// Ends a pause of the request's body.
     pub(crate) body_alarm: Alarm,
@@ -174,7 +175,7 @@ impl Exchange {
             answer: AnswerProgress::default(),
             avoid: Avoid::default(),
             may_try_again: true,
-            record,
+            record: Box::new(record),
             upstream_start: None,
             body_alarm: Alarm::default(),
             queue_alarm: Alarm::default(),
@@ -223,7 +224,7 @@ impl Exchange {
     }
 
     /// The record of the exchange, which ends now.
-    pub(crate) fn into_record(mut self, now: Instant, outcome: Outcome) -> AccessRecord {
+    pub(crate) fn into_record(mut self, now: Instant, outcome: Outcome) -> Box<AccessRecord> {
         self.note_upstream_end(now);
         if let Some(request) = self.request {
             self.record.method = Some(request.method);

@@ -201,7 +201,7 @@ impl Proxy {
         if let Some(group) = exchange.group {
             self.leave_group(group);
         }
-        let record = Box::new(exchange.into_record(now, outcome));
+        let record = exchange.into_record(now, outcome);
         if is_planted(Bug::DoubleRecord) && matches!(outcome, Outcome::Reset(_)) {
             self.outputs.push_back(Output::Access(record.clone()));
         }
