@@ -86,6 +86,11 @@ pub const RESPONSE_COUNT_MAX: usize = 256;
 /// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
 pub const SEGMENT_COUNT_MAX: usize = 64;
 
+/// Datagrams that may go to addresses which a client has moved to before they are earned there
+/// (RFC 9000 8.1), until it proves that one of them is its own. Clients whose NAT is restless, or that
+/// lose the answer, need two or three; who names strangers' addresses has this many sent to them.
+pub const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
+
 /// Time from a client's first datagram to the end of its handshake. A silent client would else be
 /// held for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of probes).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -28,17 +28,16 @@ impl Credit {
         Self { validated, first_is_free: false, received: 0, sent: 0 }
     }
 
-    /// The account of an address that a client has moved to. A client that does not know that it
+    /// Lets one datagram go unearned, unless one has gone before. A client that does not know that it
     /// moved (its NAT gave it another port) sends acknowledgements of 40 bytes, which never add up
-    /// to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): the first datagram is free, or the
-    /// connection would be lost. Only who has finished a handshake can make it go to a stranger.
-    pub(super) fn moved() -> Self {
-        Self { first_is_free: true, ..Self::new(false) }
-    }
-
-    /// Lets one datagram go unearned, unless one has gone before.
+    /// to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): without it the connection would be lost.
+    /// Only who has finished a handshake can make it go to a stranger.
     pub(super) fn grant_first(&mut self) {
         self.first_is_free = true;
+    }
+
+    pub(super) fn is_first_free(self) -> bool {
+        self.first_is_free
     }
 
     /// RFC 9000 8.1: all bytes of datagrams attributed to the connection count, those of packets
@@ -154,7 +153,8 @@ mod tests {
 
     #[test]
     fn one_datagram_is_free_for_a_new_address() {
-        let mut credit = Credit::moved();
+        let mut credit = Credit::new(false);
+        credit.grant_first();
         credit.received(40);
         assert_eq!(credit.datagram_count(1200, 64), 1);
         credit.sent(1200);

@@ -89,6 +89,7 @@ impl Managed {
         let remote = self.connection.remote_address();
         if self.client != remote && congestion::was_acknowledged(&self.connection) {
             self.client = remote;
+            self.paths.renew_free();
         }
     }
 

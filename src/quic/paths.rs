@@ -16,11 +16,15 @@
 //! only (RFC 9000 9.1), by which it has not moved: each would wait for the other. So while a client is
 //! heard elsewhere, and does not say that it probes, datagrams for A go to where it is heard, on that
 //! address's account. Its answer moves the connection there.
+//!
+//! Free datagrams are few: a client that named one address after the other and proved none would have
+//! each of them sent one.
 
 use std::net::SocketAddr;
 
 use super::credit::Credit;
 use super::managed::Local;
+use crate::limits::FREE_DATAGRAM_COUNT_MAX;
 
 /// Where a connection is, was, and is probed from.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) struct Paths {
     probed: Option<Probed>,
     /// The client was last heard from there, and not because it probes a path.
     is_elsewhere: bool,
+    /// Datagrams that may still go unearned before the client proves an address.
+    free_left: u8,
 }
 
 /// Where a built datagram leaves, and to whom.
@@ -52,7 +58,8 @@ struct Probed {
 
 impl Paths {
     pub(super) fn new(remote: SocketAddr, credit: Credit) -> Self {
-        Self { remote, credit, proven: None, probed: None, is_elsewhere: false }
+        let free_left = FREE_DATAGRAM_COUNT_MAX;
+        Self { remote, credit, proven: None, probed: None, is_elsewhere: false, free_left }
     }
 
     /// Whether the current address is proven.
@@ -79,7 +86,10 @@ impl Paths {
         if self.credit.is_validated() {
             self.proven = Some(self.remote);
         }
-        self.credit = if known { Credit::new(true) } else { Credit::moved() };
+        self.credit = if known { Credit::new(true) } else { Credit::new(false) };
+        if !known && self.takes_free() {
+            self.credit.grant_first();
+        }
         self.remote = remote;
         self.is_elsewhere = false;
         true
@@ -90,9 +100,24 @@ impl Paths {
         // From the address before, it is only late.
         let is_late = self.proven == Some(from);
         self.is_elsewhere = from != self.remote && !is_late && !probes;
-        if let Some(probed) = self.probed.as_mut().filter(|_| self.is_elsewhere) {
+        if let Some(mut probed) = self.probed.filter(|_| self.is_elsewhere)
+            && !probed.credit.is_first_free()
+            && self.takes_free()
+        {
             probed.credit.grant_first();
+            self.probed = Some(probed);
         }
+    }
+
+    /// The client is at home at the current address: whoever writes a foreign one proves none.
+    pub(super) fn renew_free(&mut self) {
+        self.free_left = FREE_DATAGRAM_COUNT_MAX;
+    }
+
+    fn takes_free(&mut self) -> bool {
+        let left = self.free_left.checked_sub(1);
+        self.free_left = left.unwrap_or(0);
+        left.is_some()
     }
 
     /// Takes `len` received bytes into account.
@@ -208,6 +233,27 @@ mod tests {
         assert!(paths.is_proven(), "the address before the last was left proven");
         assert!(paths.follow(address(2)));
         assert!(paths.is_proven());
+    }
+
+    /// Packets that are repeated from one strange address after the other, and from both in turn.
+    #[test]
+    fn free_datagrams_are_few_until_an_address_is_proven() {
+        let mut paths = proven_at(1);
+        for proofs in 0..2 {
+            let mut sent = 0;
+            for turn in 0..100 {
+                let stranger = address(2 + turn % 2);
+                paths.follow(stranger);
+                paths.received(stranger, HERE, 42);
+                while paths.datagram_count(1200, 64) > 0 {
+                    paths.send(stranger, 1200, HERE);
+                    sent += 1;
+                }
+            }
+            assert_eq!(sent, u32::from(FREE_DATAGRAM_COUNT_MAX), "after {proofs} proofs");
+            paths.follow(address(1));
+            paths.renew_free();
+        }
     }
 
     #[test]
