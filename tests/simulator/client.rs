@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint, Endpoint, Event,
-    StreamEvent, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, EcnCodepoint,
+    Endpoint, Event, StreamEvent, TransportConfig, VarInt,
 };
 
+use crate::account::Account;
 use crate::plan::Ask;
 use crate::request::{Got, Request};
 
@@ -49,6 +50,8 @@ pub struct Client {
     moves: VecDeque<(Duration, bool)>,
     /// Times that its address changed under a connection.
     pub move_count: u64,
+    /// That of its address, once it has moved.
+    pub account: Option<Account>,
     pub manner: Manner,
     endpoint: Endpoint,
     handle: ConnectionHandle,
@@ -93,6 +96,7 @@ impl Client {
             start,
             moves: manner.moves.clone().into(),
             move_count: 0,
+            account: None,
             manner,
             endpoint,
             handle,
@@ -155,6 +159,7 @@ impl Client {
                 address.set_ip([a, b, c + 1, d].into());
             }
             self.address = address.into();
+            self.account = Some(Account::default());
             self.move_count += u64::from(self.established && !self.closing);
         }
         if let Some((after, says_so)) = self.manner.leaves
@@ -168,6 +173,15 @@ impl Client {
                 self.drained = true;
             }
         }
+    }
+
+    /// Whether silence at its new address has ended its connection, and the gateway may not break it.
+    pub fn is_out_of_reach(&self) -> bool {
+        let timed_out = ConnectionError::TimedOut.to_string();
+        let lost = self.requests.iter().any(|request| {
+            matches!(&request.got, Some(Got::ConnectionLost { reason, .. }) if *reason == timed_out)
+        });
+        lost && self.account.as_ref().is_some_and(Account::is_spent)
     }
 
     /// Works off events and requests; gives the datagrams to send.
@@ -215,7 +229,11 @@ impl Client {
         }
         // Before the handshake is confirmed quinn-proto's client can fill its congestion window with
         // requests, which a server must not read yet, and starve its own lost Finished for good.
-        self.established |= self.connection.stats().frame_rx.handshake_done > 0;
+        if !self.established && self.connection.stats().frame_rx.handshake_done > 0 {
+            self.established = true;
+            // The handshake is none of it: the connection does not move before.
+            self.account = self.account.take().map(|_| Account::default());
+        }
         if self.established && !self.closing {
             // By turns: one long upload would else have all of the send window for itself.
             self.turn = (self.turn + 1) % self.requests.len();

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a world that cannot be built is a failed test")]
 
+mod account;
 mod books;
 mod client;
 mod fixture;
@@ -28,6 +29,7 @@ use plan::{Ask, Behaviour, Framing, Plan};
 use ringway::pool::PoolAllocator;
 use runner::{FOREIGN_MARK, Failure, marks_of, replay, run, run_and, sweep};
 use scenario::{ANSWERS_LEN_MAX, Scenario};
+use world::{Marks, OUT_OF_REACH_MARK};
 
 #[global_allocator]
 static ALLOCATOR: PoolAllocator = PoolAllocator;
@@ -106,6 +108,26 @@ fn a_request_on_its_way_when_a_drain_begins_is_answered_or_rejected() {
     assert_eq!(outcome(DRAIN + 1_000), (1, 0, 1), "the connection has ended");
 }
 
+/// Downloads whose client moves to another host and does not know it, while three of ten datagrams
+/// are lost: most are found there, and none is lost that the gateway might have asked once more.
+#[test]
+fn clients_that_move_are_lost_only_where_nothing_more_may_be_sent() {
+    let mut all = Marks::new();
+    for seed in 0..60 {
+        let plan = Plan::Whole { framing: Framing::Length, len: 400_000, interim_count: 0 };
+        let mut scenario = Scenario::quiet(vec![Ask::plain(0, "GET", 0, plan)]);
+        scenario.weather.loss = 0.3;
+        scenario.clients[0].0.moves = vec![(Duration::from_millis(300), true)];
+        for (mark, count) in marks_of(seed, scenario) {
+            *all.entry(mark).or_default() += count;
+        }
+    }
+    let count = |mark: &str| all.get(mark).copied().unwrap_or(0);
+    assert!(count("moves of clients") >= 20, "{all:?}");
+    assert!(count("status 200") >= 50, "{all:?}");
+    assert!(count(OUT_OF_REACH_MARK) >= 1, "{all:?}");
+}
+
 /// Seeds that once failed come first.
 #[test]
 fn seeds_that_failed_before() {
@@ -148,6 +170,9 @@ fn no_world_breaks_the_gateway() {
         let foreign = marks.get(FOREIGN_MARK).copied().unwrap_or(0);
         let most = count / 1000 * FOREIGN_PERMILLE_MAX;
         assert!(foreign <= most, "{foreign} worlds ended by a fault that is not ours, of {most}");
+        let lost = marks.get(OUT_OF_REACH_MARK).copied().unwrap_or(0);
+        let most = count / 1000 * OUT_OF_REACH_PERMILLE_MAX;
+        assert!(lost <= most, "{lost} clients were out of reach, of {most}");
         let happened = |mark: &&str| marks.get(*mark).is_some_and(|count| *count > 0);
         let dull: Vec<_> = EXPECTED.into_iter().filter(|mark| !happened(mark)).collect();
         assert!(dull.is_empty(), "the worlds are dull: none of them met {dull:?}");
@@ -159,6 +184,9 @@ const SEED_COUNT: u64 = 5_000;
 
 /// Worlds of a thousand that may end by a fault that is not ours: what else they would show is lost.
 const FOREIGN_PERMILLE_MAX: u64 = 5;
+
+/// Clients in a thousand worlds that may be lost where nothing more may be sent to them.
+const OUT_OF_REACH_PERMILLE_MAX: u64 = 1;
 
 /// What must have happened in some world of an ordinary run, or the test has lost its teeth.
 const EXPECTED: [&str; 33] = [

@@ -54,6 +54,7 @@ pub fn check(world: &World) {
             let unborn = matches!(got, Got::ConnectionLost { established: false, .. });
             if harmed
                 || client.manner.leaves.is_some()
+                || client.is_out_of_reach()
                 || weather.is_harsh()
                 || world.scenario.drain.is_some()
                 || unborn && (weather.loses() || world.scenario.socket.refuses > 0.0)

@@ -149,6 +149,9 @@ impl World {
     pub fn marks(&self) -> Marks {
         let (tally, stats) = (self.gateway.proxy().tally(), self.gateway.engine().stats());
         let network = &self.network.counts;
+        let lost = self.clients.iter().filter(|client| client.is_out_of_reach());
+        // In harsh weather any may be lost.
+        let lost_count = if self.scenario.weather.is_harsh() { 0 } else { lost.count() };
         let counted = [
             ("upstream connect failures", tally.connect_failures),
             ("requests over kept connections", tally.reused),
@@ -167,6 +170,7 @@ impl World {
             ("datagrams marked by congestion", network.marked),
             ("datagrams doubled", network.doubled),
             ("sends refused", self.socket.refused_count),
+            (OUT_OF_REACH_MARK, lost_count as u64),
             ("moves of clients", self.clients.iter().map(|client| client.move_count).sum()),
             ("reloads", self.reload_count),
             ("drains", self.drain_count),
@@ -290,6 +294,11 @@ impl World {
             }
             match self.gateway.poll(self.now, &mut self.transmit_buffer) {
                 Output::Transmit { transmit, buffer } => {
+                    let to = transmit.destination;
+                    let client = self.clients.iter_mut().find(|client| client.address == to);
+                    if let Some(account) = client.and_then(|client| client.account.as_mut()) {
+                        account.give(transmit.len);
+                    }
                     let (number, delay) = self.socket.send(transmit, buffer);
                     self.queue(delay, Happening::Sent(number));
                 }
@@ -342,7 +351,14 @@ impl World {
             let sent = self.clients[index].drive(self.now);
             let from = self.clients[index].address;
             for mut sent in sent {
-                for delay in self.network.carry(at, &mut sent.bytes, &mut sent.ecn) {
+                let whole = sent.bytes.clone();
+                let delays = self.network.carry(at, &mut sent.bytes, &mut sent.ecn);
+                if let Some(account) = self.clients[index].account.as_mut()
+                    && sent.bytes == whole
+                {
+                    account.earn(whole.len(), delays.len());
+                }
+                for delay in delays {
                     let (ecn, datagram) = (sent.ecn, sent.bytes.clone());
                     self.queue(delay, Happening::ToGateway { from, ecn, datagram });
                 }
@@ -366,6 +382,9 @@ impl World {
         (kind, len, self.now - self.started).hash(&mut self.hash);
     }
 }
+
+/// How clients are counted whom the gateway could not ask at their new addresses again.
+pub const OUT_OF_REACH_MARK: &str = "clients out of reach";
 
 /// How long a drain may take at most.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
