@@ -133,6 +133,38 @@ fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
     }));
 }
 
+/// The challenge to a client's new address is lost, and what comes from a client that does not know
+/// of its move earns no other. quinn-proto gives that address up in time: the next datagram from
+/// there begins a new account, with a new challenge.
+#[test]
+fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    pair.pass(Duration::from_secs(1));
+    let home = pair.client_address;
+    pair.client_address.set_port(40_001);
+    let there = pair.client_address;
+    pair.bytes_to_clients.clear();
+    let before = pair.bytes_to_server;
+    let asked = move |pair: &Pair| {
+        let (sent, received) =
+            (pair.bytes_to_clients.get(&there).copied(), pair.bytes_to_server - before);
+        assert!(sent <= Some(1200.max(3 * received)), "{sent:?} bytes for {received}");
+        sent.unwrap_or(0)
+    };
+    pair.clients.get_mut(&client).unwrap().ping();
+    pair.drive();
+    pair.loss = 1.0;
+    assert!(pair.run(Duration::from_secs(1), |pair| asked(pair) > 0));
+    pair.loss = 0.0;
+    let given_up = |pair: &mut Pair| pair.engine.remote_address(key) == Some(home);
+    assert!(pair.run(Duration::from_secs(5), |pair| asked(pair) == 1200 && given_up(pair)));
+    pair.clients.get_mut(&client).unwrap().ping();
+    assert!(pair.run(Duration::from_secs(1), |pair| {
+        pair.engine.table.get(key).is_some_and(|managed| managed.client == there)
+    }));
+}
+
 /// A NAT gives the client another port, and the client's answer to the PATH_CHALLENGE is lost. (What
 /// this client sends again is no probing packet, as it is with others: see `paths`.)
 #[test]
