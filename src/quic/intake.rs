@@ -53,8 +53,8 @@ impl Engine {
             len: payload.len(),
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
         };
-        let foreign =
-            !long && payload.get(1..SHORT_HEADER_LEN).is_some_and(|id| !self.ids.is_ours(id));
+        let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
+        let short_id = short_id.and_then(|id| <[u8; super::CID_LEN]>::try_from(id).ok());
         let mut answer = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {
@@ -73,7 +73,7 @@ impl Engine {
             Some(DatagramEvent::Response(transmit)) => self.answer(transmit, answer, socket),
             None => {
                 self.responses.give_back(answer);
-                if foreign {
+                if short_id.is_some_and(|id| !self.ids.is_ours(&id)) {
                     self.stats.datagrams_foreign_id += 1;
                 } else {
                     self.stats.datagrams_dropped += 1;
@@ -158,12 +158,10 @@ impl Engine {
         }
         managed.note_client();
         if managed.is_open() {
-            managed.windows.datagram_received(
-                now,
-                arrival.len,
-                &mut managed.connection,
-                &mut self.window_budget,
-            );
+            managed.windows.received(arrival.len);
+            if !managed.is_heard {
+                managed.windows.grow(now, &mut managed.connection, &mut self.window_budget);
+            }
         }
         if !std::mem::replace(&mut managed.is_heard, true) {
             self.heard.push(handle.0);

@@ -52,20 +52,18 @@ impl Windows {
         self.taken
     }
 
-    /// Takes a received datagram of `len` bytes into account. `budget` is what all connections of
-    /// the worker may still grow by.
-    pub(super) fn datagram_received(
-        &mut self,
-        now: Instant,
-        len: usize,
-        connection: &mut Connection,
-        budget: &mut u64,
-    ) {
+    /// Takes a received datagram of `len` bytes into account.
+    pub(super) fn received(&mut self, len: usize) {
+        self.round_received += len as u64;
+    }
+
+    /// Lets the windows grow by what has been seen: once for all datagrams of a turn. `budget` is
+    /// what all connections of the worker may still grow by.
+    pub(super) fn grow(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
         let congestion_window = connection.congestion_state().window();
         if let Some(send) = self.grow_send(congestion_window, budget) {
             connection.set_send_window(send);
         }
-        self.round_received += len as u64;
         if now.saturating_duration_since(self.round_start) >= connection.rtt() {
             if let Some(receive) = self.grow_receive(budget) {
                 // The ceiling comes from a u32.
