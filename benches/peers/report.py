@@ -204,22 +204,37 @@ def plot(title: str, x_name: str, y_name: str, curves: dict) -> str:
     for x in sorted({x for curve in curves.values() for x, _ in curve}):
         at = x_at(x or x_low)
         parts.append(f'<text x="{at:.0f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
-                     f"{x:g}</text>")
+                     f"{length(x)}</text>")
         parts.append(f'<line x1="{at:.0f}" x2="{at:.0f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" '
                      'stroke="#eee"/>')
     for y in ticks(min(ys) / 1.5, max(ys) * 1.5):
         parts.append(f'<text x="{LEFT - 8}" y="{y_at(y) + 4:.0f}" text-anchor="end">{y:g}</text>')
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_at(y):.0f}" '
                      f'y2="{y_at(y):.0f}" stroke="#ddd"/>')
+    labels = []
     for (name, curve), colour in zip(curves.items(), COLOURS):
         points = [(x_at(x or x_low), y_at(y)) for x, y in curve]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" '
                      'stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        x, y = points[-1]
-        parts.append(f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">{name}</text>')
+        labels.append([*points[-1], colour, name])
+    # Names of curves that end together stand below each other.
+    labels.sort(key=lambda label: label[1])
+    for above, label in zip(labels, labels[1:]):
+        if label[0] == above[0]:
+            label[1] = max(label[1], above[1] + 14)
+    parts += [f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">{name}</text>'
+              for x, y, colour, name in labels]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def length(value: float) -> str:
+    """1024 as 1 KiB; what is no such length, as a number."""
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if value >= unit and value % unit == 0:
+            return f"{value // unit:g} {name}"
+    return f"{value:g}"
 
 
 def scale(low: float, high: float, begin: float, end: float):
