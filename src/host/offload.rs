@@ -5,6 +5,8 @@
 use std::mem;
 use std::os::fd::AsRawFd;
 
+use super::socket::set;
+
 /// Segmentation offload of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offload {
@@ -17,18 +19,8 @@ pub struct Offload {
 impl Offload {
     /// Asks for all that there is. Answers what is granted.
     pub fn ask(socket: &impl AsRawFd) -> Offload {
-        let on: i32 = 1;
-        // SAFETY: `on` is live for the call and its length is given. Whether it was heeded is read
-        // back.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_UDP,
-                libc::UDP_GRO,
-                (&raw const on).cast(),
-                mem::size_of::<i32>() as libc::socklen_t,
-            )
-        };
+        // Whether it was heeded is read back.
+        let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO");
         Self::of(socket)
     }
 
@@ -71,21 +63,8 @@ impl Offload {
 /// for which it refuses to segment.
 #[cfg(test)]
 pub(crate) fn hinder(socket: &impl AsRawFd) {
-    for (level, option, value) in
-        [(libc::SOL_UDP, libc::UDP_GRO, 0i32), (libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)]
-    {
-        // SAFETY: `value` is live for the call and its length is given.
-        let outcome = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                option,
-                (&raw const value).cast(),
-                mem::size_of::<i32>() as libc::socklen_t,
-            )
-        };
-        assert_eq!(outcome, 0, "a socket takes both");
-    }
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, 0, "UDP_GRO").expect("it may be turned off");
+    set(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1, "SO_NO_CHECK").expect("it may be set");
 }
 
 fn option(socket: &impl AsRawFd, option: i32) -> Option<i32> {

@@ -285,8 +285,9 @@ fn grant(
     Ok(usize::try_from(granted).unwrap_or(0) / 2)
 }
 
-fn set(
-    socket: &UdpSocket,
+/// Sets an option that is a number.
+pub(super) fn set(
+    socket: &impl AsRawFd,
     level: i32,
     option: i32,
     value: i32,
