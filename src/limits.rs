@@ -23,6 +23,11 @@ pub const ANSWER_PENDING_LEN_MAX: usize = 256 * 1024;
 /// no longer read. Eight streams at their own bound: more at once gains a client nothing.
 pub const CONNECTION_ANSWERS_LEN_MAX: usize = 8 * ANSWER_PENDING_LEN_MAX;
 
+/// Slots that one receive from an upstream fills at most, where the kernel is known to have more than
+/// one holds. Each receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte
+/// costs less the fewer there are.
+pub const RECEIVE_SLOT_COUNT_MAX: usize = 4;
+
 /// Bytes of one request body that may wait for the upstream to take them before the client's
 /// stream is no longer read (flow control then holds the client back).
 pub const REQUEST_PENDING_LEN_MAX: usize = 256 * 1024;

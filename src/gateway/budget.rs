@@ -16,12 +16,14 @@
 //! What a connection has waiting is thus bounded by its share and one receive for each of its
 //! streams (`max_streams`). No rule that looks at what waits does better: a client that asks for
 //! everything at once has as many receives under way before the first of them brings anything.
+//! A receive fills more than one slot only where as much for every stream of the connection fits
+//! into the share: those are no more than another share, however many streams come after them.
 
 use std::time::Instant;
 
 use super::respond::stream_of;
 use super::{Gateway, Output, StreamRef};
-use crate::limits::CONNECTION_ANSWERS_LEN_MAX;
+use crate::limits::{CONNECTION_ANSWERS_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::{Downstream, UpstreamKey};
 use crate::quic::ConnectionKey;
@@ -48,9 +50,10 @@ impl AnswerBudget {
         self.len -= waiting_len;
     }
 
-    fn has_room(&self, waiting_len: usize) -> bool {
+    /// What is left of the share of a connection of which `waiting_len` bytes wait.
+    fn room(&self, waiting_len: usize) -> usize {
         let share = self.len_max.saturating_sub(self.len).min(CONNECTION_ANSWERS_LEN_MAX);
-        waiting_len < share || is_planted(Bug::BoundlessAnswers)
+        share.saturating_sub(waiting_len)
     }
 }
 
@@ -78,16 +81,22 @@ impl Gateway {
         key: UpstreamKey,
         downstream: Option<Downstream>,
     ) {
-        if downstream.is_some_and(|downstream| self.holds_back(stream_of(downstream))) {
-            self.proxy.hold(now, key);
-        } else {
-            self.outputs.push_back(Output::Receive { key });
+        let at = downstream.map(stream_of);
+        match at.map_or(1, |at| self.receive_slot_count(at)) {
+            0 => self.proxy.hold(now, key),
+            slot_count_max => self.outputs.push_back(Output::Receive { key, slot_count_max }),
         }
     }
 
-    fn holds_back(&mut self, at: StreamRef) -> bool {
-        let Some(connection) = self.connections.get_mut(at.connection) else { return false };
-        let Some(stream) = connection.streams.get(&at.stream) else { return false };
-        stream.answer.body_waiting_len() > 0 && !self.answers.has_room(connection.answers_len)
+    /// Slots that a receive of the stream's answer may fill; 0 holds it back.
+    fn receive_slot_count(&mut self, at: StreamRef) -> usize {
+        let Some(connection) = self.connections.get_mut(at.connection) else { return 1 };
+        let Some(stream) = connection.streams.get(&at.stream) else { return 1 };
+        let room = self.answers.room(connection.answers_len);
+        if connection.streams.len() * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
+            return RECEIVE_SLOT_COUNT_MAX;
+        }
+        let is_held = room == 0 && stream.answer.body_waiting_len() > 0;
+        usize::from(!is_held || is_planted(Bug::BoundlessAnswers))
     }
 }

@@ -102,10 +102,12 @@ pub enum Output {
         /// Head bytes and body slices.
         pieces: Vec<Bytes>,
     },
-    /// Receive one piece. Held back while its client, or the worker, has too much waiting.
+    /// Receive once. Held back while its client, or the worker, has too much waiting.
     Receive {
         /// Which connection.
         key: UpstreamKey,
+        /// Slots that the receive may fill.
+        slot_count_max: usize,
     },
     /// Close; the key is never used again.
     Close {

@@ -188,10 +188,11 @@ impl Ring {
         Ok(key)
     }
 
-    /// Receives once on a connected stream, at most one slot's bytes. While a receive is armed,
-    /// a further call does nothing.
-    pub fn receive(&mut self, stream: StreamKey) {
-        self.machine.receive(stream);
+    /// Receives once on a connected stream: at most a slot's bytes, or those of `slot_count_max` slots
+    /// ([`RECEIVE_SLOT_COUNT_MAX`](crate::limits::RECEIVE_SLOT_COUNT_MAX) at most) where the kernel
+    /// is known to have more. While a receive is armed, a further call does nothing.
+    pub fn receive(&mut self, stream: StreamKey, slot_count_max: usize) {
+        self.machine.receive(stream, slot_count_max);
     }
 
     /// Writes all `pieces` to a connected stream; [`Completion::Wrote`] comes when all are gone or

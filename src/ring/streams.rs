@@ -25,16 +25,11 @@ use super::completion::{
 use super::machine::{Event, Machine};
 use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
-use crate::limits::{SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
+use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
 use crate::pool::Provided;
 
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
 const POLL_FIRST: u16 = 1;
-
-/// Slots that one receive fills at most, where the kernel is known to have more than one holds. Each
-/// receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte costs less
-/// the fewer there are.
-const SCATTER_SLOTS_MAX: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -58,6 +53,8 @@ pub(super) struct Stream {
     starves: bool,
     /// The kernel had more bytes than the last receive took.
     has_more: bool,
+    /// Slots that the receive asked for last may fill.
+    slot_count_max: usize,
 }
 
 impl Stream {
@@ -73,6 +70,7 @@ impl Stream {
             close: None,
             starves: false,
             has_more: false,
+            slot_count_max: 1,
         }
     }
 }
@@ -168,7 +166,7 @@ impl WriteOp {
 pub(super) struct ScatterOp {
     stream: StreamKey,
     slots: Vec<Provided>,
-    vectors: [libc::iovec; SCATTER_SLOTS_MAX],
+    vectors: [libc::iovec; RECEIVE_SLOT_COUNT_MAX],
     header: libc::msghdr,
 }
 
@@ -177,8 +175,8 @@ impl ScatterOp {
         let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
         let header: libc::msghdr = unsafe { mem::zeroed() };
-        let slots = Vec::with_capacity(SCATTER_SLOTS_MAX);
-        Box::new(ScatterOp { stream, slots, vectors: [nothing; SCATTER_SLOTS_MAX], header })
+        let slots = Vec::with_capacity(RECEIVE_SLOT_COUNT_MAX);
+        Box::new(ScatterOp { stream, slots, vectors: [nothing; RECEIVE_SLOT_COUNT_MAX], header })
     }
 
     /// A submission that takes what is there and does not wait for more.
@@ -237,11 +235,12 @@ impl Machine {
         self.ready.push_back(Completion::Connected { tag, outcome: Err(error) });
     }
 
-    pub(super) fn receive(&mut self, key: StreamKey) {
+    pub(super) fn receive(&mut self, key: StreamKey, slot_count_max: usize) {
         let Some(stream) = self.live_stream(key) else { return };
         if stream.receive.is_some() || stream.starves {
             return;
         }
+        stream.slot_count_max = slot_count_max;
         if self.stream_buffers.provided_count() == 0 {
             self.stats.no_buffers_streams += 1;
             self.starve(key);
@@ -251,7 +250,8 @@ impl Machine {
     }
 
     fn arm_receive(&mut self, key: StreamKey) {
-        if self.streams[key.index as usize].has_more && self.arm_scatter(key) {
+        let stream = &self.streams[key.index as usize];
+        if stream.has_more && stream.slot_count_max > 1 && self.arm_scatter(key) {
             return;
         }
         let op_key = self.table.insert(Op::Receive(key));
@@ -272,8 +272,9 @@ impl Machine {
     /// Receives into several slots while the pool is not low: they count as its received bytes
     /// (`engine_pinned` of the plan).
     fn arm_scatter(&mut self, key: StreamKey) -> bool {
+        let slot_count_max = self.streams[key.index as usize].slot_count_max;
         let mut op = ScatterOp::new(key);
-        while op.slots.len() < SCATTER_SLOTS_MAX && !self.pool.is_low() {
+        while op.slots.len() < slot_count_max.min(RECEIVE_SLOT_COUNT_MAX) && !self.pool.is_low() {
             let Some(lease) = self.pool.lease() else { break };
             op.slots.push(self.pool.provide(lease));
         }

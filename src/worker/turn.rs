@@ -167,7 +167,7 @@ impl Worker<'_> {
                 Output::Transmit { transmit, buffer } => self.send(transmit, buffer),
                 Output::Connect { key, address } => self.connect(now, key, &address),
                 Output::Write { key, pieces } => self.write(now, key, pieces),
-                Output::Receive { key } => self.receive(key),
+                Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
                 Output::Close { key } => self.close(key),
                 Output::Access(record) if self.logs_access() => self.records.push(*record),
                 Output::Access(_) => {}

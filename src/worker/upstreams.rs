@@ -62,9 +62,9 @@ impl Worker<'_> {
         }
     }
 
-    pub(super) fn receive(&mut self, key: UpstreamKey) {
+    pub(super) fn receive(&mut self, key: UpstreamKey, slot_count_max: usize) {
         if let Some(stream) = self.upstreams.get(key) {
-            self.ring.receive(stream);
+            self.ring.receive(stream, slot_count_max);
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringway::limits::{
-    ANSWER_PIECE_LEN_MIN, ANSWER_STALL_TIMEOUT, CONNECTION_ANSWERS_LEN_MAX, SLOT_LEN,
+    ANSWER_PIECE_LEN_MIN, ANSWER_STALL_TIMEOUT, CONNECTION_ANSWERS_LEN_MAX, RECEIVE_SLOT_COUNT_MAX,
+    SLOT_LEN,
 };
 
 use crate::body::{Check, Tag};
@@ -14,6 +15,9 @@ use crate::gateway::{Gateway, Settings};
 use crate::{length, now, origin, pause, run, soak};
 
 const MIB: u64 = 1 << 20;
+
+/// Bytes that one receive from the origin brings at most.
+const RECEIVE_LEN_MAX: usize = RECEIVE_SLOT_COUNT_MAX * SLOT_LEN;
 
 /// Waits until a figure stands still for a second.
 async fn plateau(figure: impl Fn() -> u64) -> u64 {
@@ -100,15 +104,20 @@ fn long_pool() -> Settings {
 }
 
 /// What waits is within the bounds of each connection and of the worker (half of its pool); to both
-/// come the pieces that were on their way when they were reached, one for each stream.
+/// come the receives that were under way when they were reached: of one slot for each stream, and of
+/// several for as many streams as these fit into the bound for.
 fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u64, u64) {
     let waiting = gateway.metric("answers_waiting_bytes", "");
     let bound = (connections * CONNECTION_ANSWERS_LEN_MAX as u64).min(POOL_LEN / 2);
-    let waiting_max = bound + connections * streams * SLOT_LEN as u64;
+    let streams_of_several = streams.min((CONNECTION_ANSWERS_LEN_MAX / RECEIVE_LEN_MAX) as u64);
+    let under_way =
+        streams * SLOT_LEN as u64 + streams_of_several * (RECEIVE_LEN_MAX - SLOT_LEN) as u64;
+    let waiting_max = bound + connections * under_way;
     assert!(waiting <= waiting_max, "{waiting} bytes wait, more than {waiting_max}");
     // What is shorter than a piece to be kept lies on the heap.
     let slots = gateway.slots_out();
-    let of_one = (CONNECTION_ANSWERS_LEN_MAX / ANSWER_PIECE_LEN_MIN) as u64 + streams;
+    let of_one = (CONNECTION_ANSWERS_LEN_MAX / ANSWER_PIECE_LEN_MIN) as u64
+        + under_way.div_ceil(SLOT_LEN as u64);
     assert!(slots <= connections * of_one, "{slots} slots, more than {of_one} each");
     (waiting, slots)
 }

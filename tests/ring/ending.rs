@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringway::host::{clock, probe};
+use ringway::limits::RECEIVE_SLOT_COUNT_MAX;
 use ringway::ring::{Ring, RingSettings, StreamAddress, Wait};
 
 use crate::harness::{
@@ -28,7 +29,7 @@ fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     bench.linger(Duration::from_millis(10));
     let stuck = Bytes::from(vec![1; 50 << 20]);
     for &stream in &streams {
-        bench.ring.receive(stream);
+        bench.ring.receive(stream, RECEIVE_SLOT_COUNT_MAX);
         bench.ring.write(stream, vec![stuck.clone()]).unwrap();
     }
     bench.ring.submit_and_wait(Wait::No).unwrap();
@@ -74,7 +75,7 @@ fn thousands_of_idle_streams_end_at_once() {
         let stream = bench.ring.connect(u64::from(tag), &to).unwrap();
         bench.until(|_, _| Break(()));
         far_ends.push(listener.accept().unwrap());
-        bench.ring.receive(stream);
+        bench.ring.receive(stream, RECEIVE_SLOT_COUNT_MAX);
     }
     bench.ring.submit_and_wait(Wait::No).unwrap();
     assert!(bench.ring.operations_in_flight() >= STREAM_COUNT as usize);

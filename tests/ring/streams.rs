@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringway::host::clock;
-use ringway::limits::{GATHER_COUNT_MIN, RING_THREADS_MAX};
+use ringway::limits::{GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX, RING_THREADS_MAX};
 use ringway::pool::Pool;
 use ringway::ring::{
     Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamAddress, StreamError,
@@ -69,7 +69,7 @@ fn a_lone_event_after_a_burst_does_not_wait_for_others() {
             if left == 0 { Break(()) } else { Continue(()) }
         });
         let (key, far) = &mut pairs[0];
-        bench.ring.receive(*key);
+        bench.ring.receive(*key, RECEIVE_SLOT_COUNT_MAX);
         bench.ring.submit_and_wait(Wait::No).unwrap();
         far.write_all(b".").unwrap();
         let began = clock::now();
@@ -99,7 +99,7 @@ fn bytes_go_both_ways_over_tcp() {
         far.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"one two");
 
-        bench.ring.receive(key);
+        bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
         far.write_all(b"back").unwrap();
         match receive_outcome(&mut bench) {
             ReceiveOutcome::Bytes(bytes) => {
@@ -109,7 +109,7 @@ fn bytes_go_both_ways_over_tcp() {
             other => panic!("{other:?}"),
         }
         drop(far);
-        bench.ring.receive(key);
+        bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
         assert_eq!(receive_outcome(&mut bench), ReceiveOutcome::End);
         close(&mut bench, key);
         bench.end();
@@ -128,7 +128,7 @@ fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
     });
     let (mut got_len, mut part_count) = (0, 0);
     while got_len < LEN {
-        bench.ring.receive(key);
+        bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
         loop {
             let (bytes, is_last) = match receive_outcome(&mut bench) {
                 ReceiveOutcome::Bytes(bytes) => (bytes, true),
@@ -146,7 +146,7 @@ fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
     }
     assert!(part_count > 0, "the kernel had more than one slot holds, at least once");
     sender.join().unwrap();
-    bench.ring.receive(key);
+    bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
     assert_eq!(receive_outcome(&mut bench), ReceiveOutcome::End);
     close(&mut bench, key);
     bench.end();
@@ -162,7 +162,7 @@ fn a_unix_socket_is_a_stream_too() {
     assert_eq!(connect_outcome(&mut bench), Ok(()));
     let (mut far, _) = listener.accept().unwrap();
     far.write_all(b"hello").unwrap();
-    bench.ring.receive(key);
+    bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
     let outcome = receive_outcome(&mut bench);
     assert!(matches!(&outcome, ReceiveOutcome::Bytes(bytes) if bytes == "hello"), "{outcome:?}");
     drop(outcome);
@@ -234,7 +234,7 @@ fn a_long_write_to_a_slow_reader_is_continued_to_its_end() {
 fn a_broken_stream_is_told_once_each_way() {
     let mut bench = Bench::new(settings());
     let (key, far) = connected(&mut bench);
-    bench.ring.receive(key);
+    bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
     bench.ring.write(key, vec![Bytes::from(vec![0; 50 << 20])]).unwrap();
     // Closing with unread bytes resets.
     bench.linger(Duration::from_millis(20));
@@ -273,7 +273,7 @@ fn closing_ends_whatever_is_in_flight() {
         let (key, mut far) = connected(&mut bench);
         let held = Bytes::from(vec![7; 50 << 20]);
         if receive {
-            bench.ring.receive(key);
+            bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
         }
         if write {
             bench.ring.write(key, vec![held.clone()]).unwrap();
@@ -289,7 +289,7 @@ fn closing_ends_whatever_is_in_flight() {
         // The key names nobody any more, even when its place has a new owner.
         let stale = bench.ring.stats().stale_keys;
         let (newer, _far) = connected(&mut bench);
-        bench.ring.receive(key);
+        bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
         bench.ring.close(key);
         bench.ring.write(key, vec![held.clone()]).unwrap();
         assert_eq!(bench.ring.stats().stale_keys, stale + 3);
@@ -303,7 +303,7 @@ fn closing_ends_whatever_is_in_flight() {
 fn bytes_that_arrive_while_closing_reach_nobody() {
     let mut bench = Bench::new(settings());
     let (key, mut far) = connected(&mut bench);
-    bench.ring.receive(key);
+    bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
     bench.linger(Duration::from_millis(5));
     far.write_all(b"too late").unwrap();
     // The receive is over in the kernel, its completion not yet taken, when the close is asked.
@@ -434,7 +434,7 @@ fn streams_without_slots_wait_for_them() {
     while bench.pool.counts().free > 0 {
         for (key, far) in &mut ends {
             far.write_all(b"0123456789").unwrap();
-            bench.ring.receive(*key);
+            bench.ring.receive(*key, RECEIVE_SLOT_COUNT_MAX);
         }
         held.extend(bench.linger(Duration::from_millis(10)));
         rounds += 1;
@@ -443,7 +443,7 @@ fn streams_without_slots_wait_for_them() {
     assert!(held.len() >= 40, "{}", held.len());
     for (key, far) in &mut ends {
         far.write_all(b"0123456789").unwrap();
-        bench.ring.receive(*key);
+        bench.ring.receive(*key, RECEIVE_SLOT_COUNT_MAX);
     }
     held.extend(bench.linger(Duration::from_millis(10)));
     let enters = bench.ring.stats().enters;

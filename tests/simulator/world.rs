@@ -312,7 +312,7 @@ impl World {
                     let dues = self.wires.write(key, pieces);
                     self.queue_due(dues);
                 }
-                Output::Receive { key } => {
+                Output::Receive { key, .. } => {
                     let due = self.wires.receive(key);
                     self.queue_due(Some(due));
                 }

@@ -8,6 +8,7 @@ use io_uring::opcode;
 
 use super::*;
 use crate::host::{clock, eventfd};
+use crate::limits::RECEIVE_SLOT_COUNT_MAX;
 use crate::ring::message::HEADER_LEN;
 use crate::ring::{Ring, Wait};
 
@@ -55,7 +56,7 @@ fn what_the_kernel_has_no_memory_for_rests_a_turn() {
     let key = bench.stream(5);
     bench.machine.receive_datagrams(SocketIndex(0));
     bench.machine.replenish();
-    bench.machine.receive(key);
+    bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
     bench.machine.watch_wake(Arc::new(eventfd::eventfd().unwrap()));
     for errno in [libc::ENOMEM, libc::ENOMEM, libc::ENOBUFS] {
         let armed = bench.submitted();

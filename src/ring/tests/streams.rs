@@ -1,6 +1,7 @@
 //! Streams: short writes, receives into several slots, want of slots, closing.
 
 use super::*;
+use crate::limits::RECEIVE_SLOT_COUNT_MAX;
 
 #[test]
 fn short_writes_are_continued_where_they_ended() {
@@ -93,11 +94,11 @@ fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
         let mut bench = Bench::new();
         let key = bench.stream(5);
         let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let first = bench.one_submitted(opcode::Recv::CODE);
         assert!(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16).is_some());
-        bench.machine.receive(key);
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         let mut next = bench.event(scatter, len as i32, 0);
         let mut seen = Vec::new();
@@ -117,9 +118,31 @@ fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
         let lasts: Vec<bool> = seen.iter().map(|(_, is_last)| *is_last).collect();
         assert_eq!(lasts, (1..=pieces).map(|place| place == pieces).collect::<Vec<_>>());
         // Nothing more is known to be there: the next one waits, in a provided slot.
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let last = bench.one_submitted(opcode::Recv::CODE);
         assert!(matches!(bench.event(last, 0, 0), Some(Completion::Received { .. })));
+        bench.close_idle(key);
+        bench.assert_idle();
+    }
+}
+
+#[test]
+fn a_receive_fills_no_more_slots_than_it_was_asked_for() {
+    for count in 1..=RECEIVE_SLOT_COUNT_MAX {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        let id = u32::from(bench.machine.stream_buffers.first_id());
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
+        let first = bench.one_submitted(opcode::Recv::CODE);
+        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        let free = bench.pool.counts().free;
+        bench.machine.receive(key, count);
+        // One slot is a provided one.
+        let code = if count == 1 { opcode::Recv::CODE } else { opcode::RecvMsg::CODE };
+        let receive = bench.one_submitted(code);
+        let taken = if count == 1 { 0 } else { count as u32 };
+        assert_eq!(free - bench.pool.counts().free, taken);
+        assert!(bench.event(receive, 0, 0).is_some());
         bench.close_idle(key);
         bench.assert_idle();
     }
@@ -132,7 +155,7 @@ fn several_slots_are_taken_only_while_the_pool_is_not_low() {
         let mut bench = Bench::new();
         let key = bench.stream(5);
         let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let first = bench.one_submitted(opcode::Recv::CODE);
         drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
         let low_water = bench.pool.plan().low_water();
@@ -140,7 +163,7 @@ fn several_slots_are_taken_only_while_the_pool_is_not_low() {
         while bench.pool.counts().free > low_water + above {
             others.push(bench.pool.lease_vec().unwrap());
         }
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         assert_eq!(bench.pool.counts().free, low_water + above - taken, "{above} above");
         // The pool is low now: what is known to be there waits for a provided slot.
@@ -149,7 +172,7 @@ fn several_slots_are_taken_only_while_the_pool_is_not_low() {
         others.extend(std::iter::from_fn(|| {
             (!bench.pool.is_low()).then(|| bench.pool.lease_vec().unwrap())
         }));
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let last = bench.one_submitted(opcode::Recv::CODE);
         assert!(bench.event(last, 0, 0).is_some());
         drop(others);
@@ -164,10 +187,10 @@ fn several_slots_come_back_when_nothing_fills_them() {
         let mut bench = Bench::new();
         let key = bench.stream(5);
         let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let first = bench.one_submitted(opcode::Recv::CODE);
         drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         match bench.fails(scatter, errno) {
             // It was not there after all: a receive that waits takes over.
@@ -192,10 +215,10 @@ fn what_nobody_has_taken_is_not_heard_after_a_close() {
     let mut bench = Bench::new();
     let (key, other) = (bench.stream(5), bench.stream(6));
     let id = u32::from(bench.machine.stream_buffers.first_id());
-    bench.machine.receive(key);
+    bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
     let first = bench.one_submitted(opcode::Recv::CODE);
     drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
-    bench.machine.receive(key);
+    bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
     let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
     let part = bench.event(scatter, 3 * SLOT_LEN as i32, 0);
     assert!(matches!(part, Some(Completion::Received { outcome: ReceiveOutcome::Part(_), .. })));
@@ -216,8 +239,8 @@ fn an_end_gives_its_slot_back() {
     let key = bench.stream(5);
     let first = bench.machine.stream_buffers.first_id();
     for flags in [0, F_BUFFER | u32::from(first) << 16] {
-        bench.machine.receive(key);
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let receive = bench.one_submitted(opcode::Recv::CODE);
         match bench.event(receive, 0, flags) {
             Some(Completion::Received { tag: 5, outcome: ReceiveOutcome::End }) => {}
@@ -232,8 +255,8 @@ fn an_end_gives_its_slot_back() {
 fn a_receive_without_slots_waits_for_the_next_turn() {
     let mut bench = Bench::new();
     let (one, two) = (bench.stream(1), bench.stream(2));
-    bench.machine.receive(one);
-    bench.machine.receive(two);
+    bench.machine.receive(one, RECEIVE_SLOT_COUNT_MAX);
+    bench.machine.receive(two, RECEIVE_SLOT_COUNT_MAX);
     let receives = bench.submitted();
     for &(_, receive) in &receives {
         assert!(bench.fails(receive, libc::ENOBUFS).is_none());
@@ -265,7 +288,7 @@ fn a_closing_stream_is_silent_in_every_order() {
         let order: Vec<usize> = order;
         let mut bench = Bench::new();
         let key = bench.stream(5);
-        bench.machine.receive(key);
+        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
         let begun = bench.submitted();
         bench.machine.close(key);

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use super::submission::{origin, pattern};
 use super::wire::{Batch, Bundle, Wire};
 use crate::host::address::SockAddr;
-use crate::limits::SLOT_LEN;
+use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::pool::Pool;
 use crate::ring::completion::{
     Completion, DatagramSend, ReceiveOutcome, SendOutcome, SocketIndex, StreamKey,
@@ -158,14 +158,15 @@ impl Caller {
 
     fn receive(&mut self, machine: &mut Machine) {
         let Some(tag) = self.some_stream() else { return };
+        let slot_count_max = self.random.random_range(1..=RECEIVE_SLOT_COUNT_MAX);
         let stream = self.streams.get_mut(&tag).unwrap();
         if stream.is_connecting || stream.is_closing || stream.has_failed || stream.is_receiving {
             return;
         }
         stream.is_receiving = true;
-        machine.receive(stream.key);
+        machine.receive(stream.key, slot_count_max);
         // While it is armed, once more is nothing.
-        machine.receive(stream.key);
+        machine.receive(stream.key, RECEIVE_SLOT_COUNT_MAX);
     }
 
     fn write(&mut self, machine: &mut Machine, wire: &mut Wire) {
@@ -215,7 +216,7 @@ impl Caller {
         }
         let key = self.gone[self.random.random_range(0..self.gone.len())];
         self.stale_calls += 3;
-        machine.receive(key);
+        machine.receive(key, 1);
         machine.write(key, vec![Bytes::from_static(b"lost")]).unwrap();
         machine.close(key);
     }
