@@ -110,6 +110,10 @@ const _: () = assert!(SEGMENT_COUNT_MAX * 1200 > DATAGRAM_LEN_MAX, "length decid
 /// Bytes that the windows of all connections of one worker may grow by, above their start values.
 pub const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;
 
+/// Bytes of datagrams that a turn builds before it hands them to the kernel, which copies them: more
+/// would have left the core's own cache by then, and the slots that come back would be cold.
+pub const TURN_SEND_LEN_MAX: usize = 256 * 1024;
+
 /// Submissions that one enter carries; a turn that has more enters again.
 pub const SUBMISSION_QUEUE_LEN: u32 = 512;
 

@@ -9,6 +9,7 @@ use super::mailbox::Command;
 use super::{Phase, Worker, upstreams};
 use crate::gateway::Output;
 use crate::host::clock;
+use crate::limits::TURN_SEND_LEN_MAX;
 use crate::pool::Pool;
 use crate::proxy::UpstreamKey;
 use crate::quic::{Datagram, Transmit};
@@ -156,27 +157,34 @@ impl Worker<'_> {
         }
     }
 
-    /// Works the gateway's outputs off. Answers the time of the next timer.
+    /// Works the gateway's outputs off, or as many as a turn may send. Answers the time of the next
+    /// timer, or of more work.
     pub(super) fn carry_out(&mut self, now: Instant) -> Option<Instant> {
         self.send_unsent();
-        loop {
+        let (mut sent_len, mut deadline) = (0, Some(now));
+        while sent_len < TURN_SEND_LEN_MAX {
             if self.transmit.buffer.is_none() && self.transmit.unsent.is_none() {
                 self.transmit.buffer = self.pool.lease_vec();
             }
             match self.gateway.poll(now, &mut self.transmit.buffer) {
-                Output::Transmit { transmit, buffer } => self.send(transmit, buffer),
+                Output::Transmit { transmit, buffer } => {
+                    sent_len += transmit.len;
+                    self.send(transmit, buffer);
+                }
                 Output::Connect { key, address } => self.connect(now, key, &address),
                 Output::Write { key, pieces } => self.write(now, key, pieces),
                 Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
                 Output::Close { key } => self.close(key),
                 Output::Access(record) if self.logs_access() => self.records.push(*record),
                 Output::Access(_) => {}
-                Output::Timeout(deadline) => {
-                    self.hand_over_records();
-                    return deadline;
+                Output::Timeout(next) => {
+                    deadline = next;
+                    break;
                 }
             }
         }
+        self.hand_over_records();
+        deadline
     }
 
     fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) {
