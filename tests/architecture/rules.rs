@@ -75,6 +75,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("strsim", &["config"]),
     ("ipnet", &["config", "proxy"]),
     ("httparse", &["proxy"]),
+    ("itoa", &["proxy"]),
+    ("memchr", &["proxy"]),
 ];
 
 /// Outside crates that carry values between modules, or only watch.

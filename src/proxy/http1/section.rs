@@ -3,6 +3,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
+use memchr::memchr2;
 
 use super::broken;
 use crate::limits::ANSWER_FIELD_COUNT_MAX;
@@ -52,16 +53,25 @@ impl Section {
 
     /// Index behind the empty line's LF.
     fn find_end(&mut self, piece: &[u8]) -> Result<Option<usize>, Fault> {
-        for (index, byte) in piece.iter().enumerate() {
-            match (byte, self.after_cr) {
-                (b'\n', true) if self.line_len == 0 => return Ok(Some(index + 1)),
-                (b'\n', true) => (self.after_cr, self.line_len) = (false, 0),
-                // RFC 9112 2.2 lets a receiver take a bare LF for a line end; we don't.
-                (b'\n', false) => return Err(broken("a line of the answer ends without CR")),
-                (_, true) => return Err(broken("the answer holds a CR within a line")),
-                (b'\r', false) => self.after_cr = true,
-                (_, false) => self.line_len += 1,
+        let mut at = 0;
+        while let Some(first) = piece.get(at) {
+            if self.after_cr {
+                match (first, self.line_len) {
+                    (b'\n', 0) => return Ok(Some(at + 1)),
+                    (b'\n', _) => (self.after_cr, self.line_len, at) = (false, 0, at + 1),
+                    _ => return Err(broken("the answer holds a CR within a line")),
+                }
+                continue;
             }
+            let rest = &piece[at..];
+            let line_len = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+            match rest.get(line_len) {
+                // RFC 9112 2.2 lets a receiver take a bare LF for a line end; we don't.
+                Some(b'\n') => return Err(broken("a line of the answer ends without CR")),
+                found => self.after_cr = found.is_some(),
+            }
+            self.line_len += line_len;
+            at += line_len + 1;
         }
         Ok(None)
     }
