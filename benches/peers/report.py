@@ -21,6 +21,15 @@ def median(rounds: list) -> float:
     return statistics.median(seen["figure"] for seen in rounds)
 
 
+def share(rounds: list, others: list) -> float:
+    """A figure as a share of another one: of those of the same round, which saw the same minute of
+    the machine; the median of the rounds."""
+    by_round = {seen["round"]: seen["figure"] for seen in others}
+    shares = [seen["figure"] / by_round[seen["round"]]
+              for seen in rounds if seen["round"] in by_round]
+    return statistics.median(shares or [math.nan])
+
+
 def number(figure: float) -> str:
     return f"{figure:.3f}" if figure < 1 else f"{figure:.2f}" if figure < 100 else f"{figure:.0f}"
 
@@ -69,17 +78,17 @@ def cell(servers: dict, name: str) -> str:
         return "-"
     figure = median(servers[name])
     has_ratio = "nginx" in servers and name != "nginx"
-    return number(figure) + (f" ({figure / median(servers['nginx']):.2f}x)" if has_ratio else "")
+    return number(figure) + (f" ({share(servers[name], servers['nginx']):.2f}x)"
+                             if has_ratio else "")
 
 
 def verdict(servers: dict, figure_max: float | None, ratio_max: float | None) -> str:
     """How ringway's figure, and its share of nginx's, stand to the aims."""
     if "ringway" not in servers:
         return ""
-    figure = median(servers["ringway"])
-    marks = [mark(figure / figure_max)] if figure_max else []
+    marks = [mark(median(servers["ringway"]) / figure_max)] if figure_max else []
     if ratio_max and "nginx" in servers:
-        marks.append(mark(figure / median(servers["nginx"]) / ratio_max))
+        marks.append(mark(share(servers["ringway"], servers["nginx"]) / ratio_max))
     return ", ".join(marks)
 
 
@@ -99,8 +108,7 @@ def growth(found: dict) -> str:
          "CPU of a request with two workers, against one"),
     ):
         servers = found.get(grown, {}).keys() & found.get(base, {}).keys()
-        ratios = {name: median(found[grown][name]) / median(found[base][name])
-                  for name in sorted(servers)}
+        ratios = {name: share(found[grown][name], found[base][name]) for name in sorted(servers)}
         if "ringway" in ratios:
             holds = "holds" if ratios["ringway"] <= ratio_max else "does not hold"
             told = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items())

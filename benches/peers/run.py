@@ -2,8 +2,9 @@
 
 Run by `scripts/bench`, inside its network namespace. The server has the first core to itself, the
 load and the origin share the others. Rounds are interleaved (each server once a round), the figure
-is the median of the rounds. A sample during which other processes used the cores does not count: it
-is taken again, and left out for good when that does not help.
+is the median of the rounds, a share that of the shares within each round. A sample during which
+other processes used the cores does not count: it is taken again, and left out for good when that
+does not help.
 """
 
 import argparse
@@ -43,7 +44,7 @@ CONNECTIONS_MAX = {"haproxy": 9000}
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     names = [row.name for row in rows.ROWS] + ["idle", "crowd", "workers"]
     parser.add_argument("--rows", type=lambda text: [name for name in text.split(",") if name],
                         default=names, help=f"of {','.join(names)}")
@@ -125,7 +126,7 @@ class Bench:
                     continue
                 began = time.monotonic()
                 try:
-                    told = self.sample(step)
+                    told = self.sample(number, step)
                 except (AssertionError, subprocess.TimeoutExpired) as fault:
                     self.failures[step.key] += 1
                     self.left_out.append(f"{step.row} of {step.peer.name} failed")
@@ -141,7 +142,7 @@ class Bench:
         return sum(self.seconds.get(step.key, mean) for step in steps
                    if self.failures[step.key] < FAILURES_MAX) / 60
 
-    def sample(self, step: Step) -> str:
+    def sample(self, number: int, step: Step) -> str:
         """Measures until nobody disturbs it, some times at most; tells what came of it."""
         for _ in range(TRIES_MAX):
             core = self.core if step.is_pinned else None
@@ -153,7 +154,7 @@ class Bench:
                          f"load {seen['load_busy']:.0%}")
             strangers = seen.get("strangers", 0)
             if strangers <= self.strangers_max:
-                self.found[step.row][step.peer.name].append(seen)
+                self.found[step.row][step.peer.name].append(seen | {"round": number})
                 return told + (f", others {strangers:.0%}" if strangers >= 0.01 else "")
             self.thrown_away_count += 1
             print(f"  {step.row} {step.peer.name}: others used {strangers:.0%} of a core, "

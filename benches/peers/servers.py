@@ -51,8 +51,10 @@ upstream = "sink"
 [[routes]]
 upstream = "origin"
 [upstreams.origin]
+max_connections = 100
 endpoints = [{{ address = "127.0.0.1:{origin}" }}]
 [upstreams.sink]
+max_connections = 100
 endpoints = [{{ address = "127.0.0.1:{sink}" }}]
 """
 
@@ -103,9 +105,9 @@ frontend edge
     use_backend sink if {{ path_beg /upload }}
     default_backend origin
 backend origin
-    server origin 127.0.0.1:{origin} pool-max-conn 2000
+    server origin 127.0.0.1:{origin} maxconn 100 pool-max-conn 2000
 backend sink
-    server sink 127.0.0.1:{sink} pool-max-conn 2000
+    server sink 127.0.0.1:{sink} maxconn 100 pool-max-conn 2000
 """
 
 CADDY_CONFIG = """
@@ -124,12 +126,14 @@ https://{name}:{port} {{
     reverse_proxy /upload* 127.0.0.1:{sink} {{
         flush_interval -1
         transport http {{
-            keepalive_idle_conns_per_host 2000
+            max_conns_per_host 100
+            keepalive_idle_conns_per_host 100
         }}
     }}
     reverse_proxy 127.0.0.1:{origin} {{
         transport http {{
-            keepalive_idle_conns_per_host 2000
+            max_conns_per_host 100
+            keepalive_idle_conns_per_host 100
         }}
     }}
 }}
