@@ -12,7 +12,7 @@ use super::congestion;
 use super::intake::outgoing;
 use super::managed::{Managed, Phase};
 use super::responses::Responses;
-use super::settings::{EngineError, EngineSettings, Listener, share};
+use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
 use crate::config;
@@ -57,10 +57,10 @@ impl Engine {
         let listeners = settings
             .listeners
             .iter()
-            .map(|quic| listener(&settings, quic))
+            .map(|quic| Listener::new(&settings, quic))
             .collect::<Result<Vec<_>, _>>()?;
         // What decides before a listener is known (tokens, Initial keys) is the same in all.
-        let server = listeners.first().map(|listener| Arc::clone(&listener.server));
+        let server = listeners.first().map(|listener| Arc::clone(&listener.over_ipv4));
         let endpoint = Endpoint::new(Arc::new(settings.endpoint()), server, true, None);
         Ok(Self {
             ids: settings.worker_ids(),
@@ -104,9 +104,9 @@ impl Engine {
     fn set_listeners(&mut self, listeners: &[config::Quic]) -> Result<(), EngineError> {
         let made = listeners
             .iter()
-            .map(|quic| listener(&self.settings, quic))
+            .map(|quic| Listener::new(&self.settings, quic))
             .collect::<Result<Vec<_>, _>>()?;
-        self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.server)));
+        self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
         for (listener, made) in self.listeners.iter_mut().zip(made) {
             *listener = Listener { count: listener.count, ..made };
         }
@@ -336,15 +336,6 @@ impl Engine {
             Phase::Closed => {}
         }
     }
-}
-
-fn listener(settings: &EngineSettings, quic: &config::Quic) -> Result<Listener, EngineError> {
-    Ok(Listener {
-        server: settings.server(quic)?,
-        count_max: share(quic.max_connections, settings.worker_count),
-        count: 0,
-        quic: quic.clone(),
-    })
 }
 
 /// What one connection had to send.

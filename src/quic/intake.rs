@@ -223,7 +223,8 @@ impl Engine {
         credit.received(arrival.len);
         let first_destination = *incoming.orig_dst_cid();
         let listener = &mut self.listeners[index];
-        let server = Some(std::sync::Arc::clone(&listener.server));
+        let server = listener.server(incoming.remote_address().ip());
+        let server = Some(std::sync::Arc::clone(server));
         self.stats.handshakes_started += 1;
         let (handle, connection) = match self.endpoint.accept(incoming, now, &mut answer, server) {
             Ok(accepted) => accepted,

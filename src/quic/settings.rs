@@ -1,6 +1,7 @@
 //! What an engine is made with, and quinn-proto's settings made of it: each bound set on purpose.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::{hkdf, hmac};
@@ -16,9 +17,16 @@ use super::{congestion, windows};
 use crate::config;
 use crate::limits;
 
-/// Longest UDP payload that needs no fragments on a 1500-byte link under IPv6 with the headers of
-/// usual tunnels, where MTU discovery stops unless told otherwise.
-pub const MTU_MAX_DEFAULT: u16 = 1452;
+/// Longest UDP payload over IPv4 on a 1500-byte link, where MTU discovery stops unless told otherwise.
+pub const MTU_MAX_DEFAULT: u16 = 1472;
+
+/// How much longer the header of IPv6 is than that of IPv4 (RFC 8200 3): so much sooner MTU discovery
+/// stops there.
+const IPV6_HEADER_EXTRA: u16 = 20;
+
+/// MTU discovery ends when the next probe would be less than this much longer: within it the result
+/// is right where something takes a few bytes of a 1500-byte link (PPPoE takes 8).
+const MTU_STEP_MIN: u16 = 10;
 
 /// Smallest datagram size of QUIC (RFC 9000 14).
 pub(super) const MTU_MIN: u16 = 1200;
@@ -49,7 +57,7 @@ pub struct EngineSettings {
     pub generation: bool,
     /// Bytes that the windows of all connections of this worker may grow by.
     pub window_budget_len: u64,
-    /// Where MTU discovery stops; [`MTU_MAX_DEFAULT`] outside of tests.
+    /// Where MTU discovery stops over IPv4; [`MTU_MAX_DEFAULT`] outside of tests.
     pub mtu_max: u16,
     /// Seed of everything random in the QUIC layer (TLS has its own randomness).
     pub seed: [u8; 32],
@@ -108,11 +116,30 @@ impl std::error::Error for EngineError {}
 /// One listener as the engine needs it.
 pub(super) struct Listener {
     pub(super) quic: config::Quic,
-    pub(super) server: Arc<ServerConfig>,
+    pub(super) over_ipv4: Arc<ServerConfig>,
+    pub(super) over_ipv6: Arc<ServerConfig>,
     /// This worker's share of the connections.
     pub(super) count_max: usize,
     /// Connections now, those that are closing included.
     pub(super) count: usize,
+}
+
+impl Listener {
+    /// A listener without connections.
+    pub(super) fn new(settings: &EngineSettings, quic: &config::Quic) -> Result<Self, EngineError> {
+        Ok(Self {
+            over_ipv4: settings.server(quic, settings.mtu_max)?,
+            over_ipv6: settings.server(quic, settings.mtu_max - IPV6_HEADER_EXTRA)?,
+            count_max: share(quic.max_connections, settings.worker_count),
+            count: 0,
+            quic: quic.clone(),
+        })
+    }
+
+    /// quinn-proto's settings for a client at `address`.
+    pub(super) fn server(&self, address: IpAddr) -> &Arc<ServerConfig> {
+        if address.is_ipv4() { &self.over_ipv4 } else { &self.over_ipv6 }
+    }
 }
 
 impl EngineSettings {
@@ -149,8 +176,8 @@ impl EngineSettings {
         endpoint
     }
 
-    /// quinn-proto's settings for one listener.
-    pub(super) fn server(&self, quic: &config::Quic) -> Result<Arc<ServerConfig>, EngineError> {
+    /// quinn-proto's settings for one listener, over paths of at most `mtu_max`.
+    fn server(&self, quic: &config::Quic, mtu_max: u16) -> Result<Arc<ServerConfig>, EngineError> {
         let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
             .map_err(|_| EngineError::InitialCipherSuite)?;
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&self.token_key);
@@ -161,7 +188,7 @@ impl EngineSettings {
         // remembering the used ones is state that strangers fill.
         validation.sent(0).log(Arc::new(NoneTokenLog));
         server
-            .transport_config(Arc::new(self.transport(quic)?))
+            .transport_config(Arc::new(self.transport(quic, mtu_max)?))
             .validation_token_config(validation)
             .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
             .migration(true)
@@ -172,13 +199,13 @@ impl EngineSettings {
         Ok(Arc::new(server))
     }
 
-    fn transport(&self, quic: &config::Quic) -> Result<TransportConfig, EngineError> {
+    fn transport(&self, quic: &config::Quic, mtu_max: u16) -> Result<TransportConfig, EngineError> {
         let idle =
             IdleTimeout::try_from(quic.idle_timeout).map_err(|_| EngineError::IdleTimeout)?;
         let receive_window = VarInt::from_u64(windows::receive_start(quic))
             .expect("the start of a window is below 4 GiB");
         let mut mtu_discovery = MtuDiscoveryConfig::default();
-        mtu_discovery.upper_bound(self.mtu_max);
+        mtu_discovery.upper_bound(mtu_max).minimum_change(MTU_STEP_MIN);
         let mut transport = TransportConfig::default();
         transport
             .max_concurrent_bidi_streams(quic.max_streams.into())
@@ -202,6 +229,6 @@ impl EngineSettings {
 }
 
 /// This worker's share of `connection_count`, rounded up: the shares may add up to a few more.
-pub(super) fn share(connection_count: u32, worker_count: u16) -> usize {
+fn share(connection_count: u32, worker_count: u16) -> usize {
     connection_count.div_ceil(u32::from(worker_count.max(1))) as usize
 }

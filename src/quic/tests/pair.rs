@@ -138,6 +138,8 @@ pub(super) struct Pair {
     pub(super) clients: BTreeMap<usize, Connection>,
     pub(super) client_events: VecDeque<(usize, quinn_proto::Event)>,
     pub(super) client_address: SocketAddr,
+    /// Of the same family.
+    pub(super) server_ip: IpAddr,
     pub(super) client_tls: rustls::ClientConfig,
     /// Share of datagrams that get lost.
     pub(super) loss: f64,
@@ -152,6 +154,10 @@ pub(super) struct Pair {
     /// By destination.
     pub(super) bytes_to_clients: BTreeMap<SocketAddr, u64>,
     pub(super) segments_max: usize,
+    /// Longest segment of a batch.
+    pub(super) segment_len_max: usize,
+    /// Longer datagrams get lost.
+    pub(super) path_mtu: usize,
     random: SmallRng,
     wire: BinaryHeap<Reverse<Flight>>,
     order: u64,
@@ -179,6 +185,7 @@ impl Pair {
             clients: BTreeMap::new(),
             client_events: VecDeque::new(),
             client_address: SocketAddr::from(([198, 51, 100, 7], 40_000)),
+            server_ip: SERVER_IP,
             client_tls: client_tls(tls, tls::provider()),
             loss: 0.0,
             delay: Duration::from_millis(10),
@@ -188,6 +195,8 @@ impl Pair {
             bytes_to_server: 0,
             bytes_to_clients: BTreeMap::new(),
             segments_max: 0,
+            segment_len_max: 0,
+            path_mtu: usize::MAX,
             random: SmallRng::seed_from_u64(1),
             wire: BinaryHeap::new(),
             order: 0,
@@ -215,7 +224,7 @@ impl Pair {
         let mut transport = TransportConfig::default();
         transport.stream_receive_window((8u32 << 20).into());
         config.transport_config(Arc::new(transport));
-        let server = SocketAddr::new(SERVER_IP, 443);
+        let server = SocketAddr::new(self.server_ip, 443);
         let (handle, connection) = self.client.connect(self.now, config, server, HOST).unwrap();
         self.clients.insert(handle.0, connection);
         handle.0
@@ -308,7 +317,7 @@ impl Pair {
     fn reach_engine(&mut self, remote: SocketAddr, ecn: u8, bytes: &[u8]) {
         self.bytes_to_server += bytes.len() as u64;
         let payload = BytesMut::from(bytes);
-        let local_ip = Some(SERVER_IP);
+        let local_ip = Some(self.server_ip);
         self.engine
             .handle_datagram(self.now, Datagram { socket: 0, remote, local_ip, ecn, payload });
         self.take_events();
@@ -316,7 +325,7 @@ impl Pair {
 
     fn reach_client(&mut self, ecn: u8, bytes: &[u8]) {
         let ecn = quinn_proto::EcnCodepoint::from_bits(ecn);
-        let server = SocketAddr::new(SERVER_IP, 443);
+        let server = SocketAddr::new(self.server_ip, 443);
         let mut answer = Vec::new();
         let data = BytesMut::from(bytes);
         match self.client.handle(self.now, server, None, ecn, data, &mut answer) {
@@ -353,11 +362,12 @@ impl Pair {
         let transmit = self.engine.poll_transmit(self.now, &mut self.buffer)?;
         assert_eq!(transmit.len, self.buffer.len());
         assert!(transmit.len <= DATAGRAM_LEN_MAX);
-        assert_eq!(transmit.source, Some(SERVER_IP));
+        assert_eq!(transmit.source, Some(self.server_ip));
         if let Some(segment_len) = transmit.segment_len {
             let count = transmit.len.div_ceil(segment_len);
             assert!((2..=SEGMENT_COUNT_MAX).contains(&count), "{count} segments");
             self.segments_max = self.segments_max.max(count);
+            self.segment_len_max = self.segment_len_max.max(segment_len);
         }
         *self.bytes_to_clients.entry(transmit.destination).or_default() += transmit.len as u64;
         Some(transmit)
@@ -399,7 +409,7 @@ impl Pair {
     }
 
     fn fly(&mut self, to_server: bool, client: SocketAddr, ecn: u8, bytes: Vec<u8>) {
-        if self.random.random_bool(self.loss) {
+        if bytes.len() > self.path_mtu || self.random.random_bool(self.loss) {
             return;
         }
         let jitter = self.jitter.as_micros() as u64;

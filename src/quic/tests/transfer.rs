@@ -1,6 +1,6 @@
 //! Bytes on streams, both ways, whatever the network does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -305,6 +305,25 @@ fn a_blocked_writer_is_told_when_there_is_room() {
     let writable = (key, Event::Writable(stream));
     assert!(pair.run(Duration::from_secs(5), |pair| pair.events.contains(&writable)));
     assert!(pair.engine.write(key, stream, &mut pieces).unwrap().bytes > 0);
+}
+
+/// A 1500-byte link has 1,472 bytes for a datagram over IPv4 and 1,452 over IPv6; where a tunnel takes
+/// some of it, the rest is used but for a few bytes.
+#[test]
+fn datagrams_grow_to_what_the_path_carries() {
+    let ipv4 = IpAddr::from([192, 0, 2, 1]);
+    let ipv6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+    for (ip, path_mtu, least) in
+        [(ipv4, 1472, 1472), (ipv4, 1464, 1455), (ipv6, 1452, 1452), (ipv6, 1444, 1434)]
+    {
+        let mut pair = Pair::new(quic());
+        (pair.server_ip, pair.path_mtu) = (ip, path_mtu);
+        pair.client_address = SocketAddr::new(ip, 40_000);
+        let data = pattern(2 * MIB);
+        assert_eq!(download(&mut pair, &data, Duration::from_secs(60)), data);
+        let used = pair.segment_len_max;
+        assert!(used >= least, "{used} bytes of {path_mtu} are used over {ip}");
+    }
 }
 
 #[test]
