@@ -65,7 +65,7 @@ ROWS = [
     Row("open", "1 KiB GET, 10,000 a second, open loop", "us/request",
         small(10) | {"rate": 10_000}, 30_000, per_request(1e6), 0.65),
 ]
-SLOW = {"haproxy": 0.5, "caddy": 0.15}
+SLOW = {"haproxy": 0.3, "caddy": 0.1}
 """How many requests a server gets of a row's count."""
 
 SETUP_COUNT = 100

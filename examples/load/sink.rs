@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use rustix::net::{RecvFlags, recv};
+
 use crate::Failure;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -45,7 +47,9 @@ fn serve(mut stream: TcpStream) -> Option<()> {
             let mut left = body_len.saturating_sub(len - body_at);
             while left > 0 {
                 let part = left.min(PIECE_LEN);
-                left -= stream.read(&mut piece[..part]).ok().filter(|got| *got > 0)?;
+                // The kernel throws it away (tcp(7), MSG_TRUNC): the sink is to be no bottleneck.
+                let (_, got) = recv(&stream, &mut piece[..part], RecvFlags::TRUNC).ok()?;
+                left -= Some(got).filter(|got| *got > 0)?;
             }
         }
         stream.write_all(ANSWER).ok()?;
