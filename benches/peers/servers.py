@@ -52,9 +52,11 @@ upstream = "sink"
 upstream = "origin"
 [upstreams.origin]
 max_connections = 100
+max_waiting = 20000
 endpoints = [{{ address = "127.0.0.1:{origin}" }}]
 [upstreams.sink]
 max_connections = 100
+max_waiting = 20000
 endpoints = [{{ address = "127.0.0.1:{sink}" }}]
 """
 
