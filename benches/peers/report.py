@@ -156,10 +156,17 @@ def disturbances(results: dict) -> str:
 
 
 def write(results: dict):
-    """Puts figures and plots into the page, and the numbers beside it."""
+    """Puts figures and plots into the page, and the numbers beside it. Plots that were not measured
+    stay as they are, and the page says so."""
     FOLDER.mkdir(exist_ok=True)
-    (FOLDER / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    store = FOLDER / "results.json"
+    old = json.loads(store.read_text())["plots"] if store.exists() else {}
+    kept = [name for name, curves in old.items() if curves and not results["plots"].get(name)]
+    results["plots"] |= {name: old[name] for name in kept}
+    store.write_text(json.dumps(results, indent=1) + "\n")
     figures = [f"Machine: {results['machine']}. Rounds: {results['rounds']}.", "", table(results)]
+    if kept:
+        figures += ["", f"Plots of an earlier run: {', '.join(kept)}."]
     for name, (title, x_name, y_name) in PLOTS.items():
         curves = latency_curves(results) if name == "latency" else results["plots"].get(name)
         if curves:
