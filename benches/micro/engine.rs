@@ -15,7 +15,7 @@ use crate::client::{Client, engine_and_client};
 
 /// Packets of a received bundle.
 pub const BUNDLE_COUNT: usize = 32;
-/// Packets of a batch that is sent: as many of 1,452 bytes as one send takes.
+/// Packets of a batch that is sent: as many of 1,472 bytes as one send takes.
 pub const BATCH_COUNT: usize = 44;
 /// Bytes written before each batch: more than one of them holds.
 const WRITE_LEN: usize = 96 * 1024;
