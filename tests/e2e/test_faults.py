@@ -10,6 +10,9 @@ from harness import bodies, h3
 from harness.bodies import KIB, MIB
 from harness.curl import Curl
 
+CURL_HTTP3_ERROR = 95
+CURL_TRIES_MAX = 5
+
 
 async def assert_serves(client):
     """The connection and the gateway are still well."""
@@ -104,11 +107,16 @@ async def test_origin_dies_mid_upload(gateway, origin, how, after):
 def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_path):
     file = tmp_path / "upload"
     file.write_bytes(bodies.body(8 * MIB))
-    upload = Curl(gateway).upload(f"/die-upload/{MIB}?how={how}", file, "--include")
-    text, errors = upload.communicate(timeout=30)
+    for count in range(1, CURL_TRIES_MAX + 1):
+        upload = Curl(gateway).upload(f"/die-upload/{MIB}?how={how}", file, "--include")
+        text, errors = upload.communicate(timeout=30)
+        assert origin.counts()["requests"] == count, "an upload that had begun was sent again"
+        # STOP_SENDING that reaches curl before its next write makes that fail, and curl gives up
+        # instead of reading the answer that came with it (RFC 9114 4.1).
+        if upload.returncode != CURL_HTTP3_ERROR or b"send" not in errors:
+            break
     assert upload.returncode == 0, errors.decode()
     assert text.startswith(b"HTTP/3 502"), text
-    assert origin.counts()["requests"] == 1, "an upload that had begun was sent again"
     assert Curl(gateway).download("/bytes/1000") == (0, 1000, bodies.digest(1000))
 
 
