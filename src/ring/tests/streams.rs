@@ -86,17 +86,23 @@ fn a_write_without_kernel_memory_rests_before_it_goes_on() {
     bench.assert_idle();
 }
 
+/// A stream of which the kernel has more than its last receive took.
+fn with_more_to_receive() -> (Bench, StreamKey) {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    let id = u32::from(bench.machine.stream_buffers.first_id());
+    bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
+    let first = bench.one_submitted(opcode::Recv::CODE);
+    assert!(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16).is_some());
+    (bench, key)
+}
+
 /// The kernel says that it has more than one slot holds: the next receive fills several, and each is
 /// told of, the last as the last. Slots that stay empty go back.
 #[test]
 fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
     for (len, pieces) in [(1, 1), (SLOT_LEN, 1), (2 * SLOT_LEN + 1, 3), (4 * SLOT_LEN, 4)] {
-        let mut bench = Bench::new();
-        let key = bench.stream(5);
-        let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
-        let first = bench.one_submitted(opcode::Recv::CODE);
-        assert!(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16).is_some());
+        let (mut bench, key) = with_more_to_receive();
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
@@ -129,12 +135,7 @@ fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
 #[test]
 fn a_receive_fills_no_more_slots_than_it_was_asked_for() {
     for count in 1..=RECEIVE_SLOT_COUNT_MAX {
-        let mut bench = Bench::new();
-        let key = bench.stream(5);
-        let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
-        let first = bench.one_submitted(opcode::Recv::CODE);
-        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        let (mut bench, key) = with_more_to_receive();
         let free = bench.pool.counts().free;
         bench.machine.receive(key, count);
         // One slot is a provided one.
@@ -152,12 +153,7 @@ fn a_receive_fills_no_more_slots_than_it_was_asked_for() {
 #[test]
 fn several_slots_are_taken_only_while_the_pool_is_not_low() {
     for (above, taken) in [(0, 1), (1, 2), (2, 3), (9, 4)] {
-        let mut bench = Bench::new();
-        let key = bench.stream(5);
-        let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
-        let first = bench.one_submitted(opcode::Recv::CODE);
-        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        let (mut bench, key) = with_more_to_receive();
         let low_water = bench.pool.plan().low_water();
         let mut others = Vec::new();
         while bench.pool.counts().free > low_water + above {
@@ -184,12 +180,7 @@ fn several_slots_are_taken_only_while_the_pool_is_not_low() {
 #[test]
 fn several_slots_come_back_when_nothing_fills_them() {
     for errno in [libc::EAGAIN, libc::ECONNRESET, libc::ECANCELED] {
-        let mut bench = Bench::new();
-        let key = bench.stream(5);
-        let id = u32::from(bench.machine.stream_buffers.first_id());
-        bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
-        let first = bench.one_submitted(opcode::Recv::CODE);
-        drop(bench.event(first, 10, F_BUFFER | F_SOCK_NONEMPTY | id << 16));
+        let (mut bench, key) = with_more_to_receive();
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         match bench.fails(scatter, errno) {
