@@ -142,6 +142,9 @@ impl Drop for Bench {
             self.machine.datagram_buffers.reclaim_all();
             self.machine.stream_buffers.reclaim_all();
         }
+        if !std::thread::panicking() {
+            assert_eq!(self.pool.counts().in_kernel, 0, "the next pool here would find them");
+        }
     }
 }
 

@@ -103,9 +103,14 @@ fn a_refused_zero_copy_send_is_copied() {
     assert!(bench.fails(key, libc::EINVAL).is_none());
     let key = bench.one_submitted(opcode::SendMsg::CODE);
     assert!(bench.fails(key, libc::EINVAL).is_none());
-    assert_eq!(bench.submitted().len(), 16, "segment by segment");
+    let pieces = bench.submitted();
+    assert_eq!(pieces.len(), 16, "segment by segment");
     let stats = &bench.machine.stats;
     assert_eq!((stats.zero_copy_refused, stats.gso_fallbacks), (1, 1));
+    let [first @ .., (_, last)] = &pieces[..] else { unreachable!() };
+    assert!(first.iter().all(|(_, key)| bench.event(*key, 100, 0).is_none()));
+    assert_sent(bench.event(*last, 100, 0), SendOutcome::Sent);
+    bench.assert_idle();
 }
 
 /// EIO is about checksums, so about segmenting: the pieces are too short for anything but a copy.
