@@ -53,10 +53,12 @@ upstream = "origin"
 [upstreams.origin]
 max_connections = 100
 max_waiting = 20000
+congestion = "cubic"
 endpoints = [{{ address = "127.0.0.1:{origin}" }}]
 [upstreams.sink]
 max_connections = 100
 max_waiting = 20000
+congestion = "cubic"
 endpoints = [{{ address = "127.0.0.1:{sink}" }}]
 """
 

@@ -27,7 +27,8 @@ pub fn default_demo(origin: SocketAddr) -> Config {
         routes = [{ upstream = 'origin' }]
         upstreams = { origin = { endpoints = [{ address = '127.0.0.1:1' }] } }
     ";
-    let nothing = Surroundings { env: &|_| None, resolve: &|_, _| Ok(Vec::new()) };
+    let nothing =
+        Surroundings { env: &|_| None, resolve: &|_, _| Ok(Vec::new()), tcp_congestions: &|| None };
     let mut config = parse(text, Path::new("demonstration"), &nothing)
         .expect("the demonstration's configuration passes its own checks");
     config.listeners[0].addresses = vec![

@@ -39,7 +39,13 @@ pub struct Surroundings<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// The addresses of `name:port`.
     pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+    /// The congestion controls that TCP may use, with blanks between them; `None` where that cannot
+    /// be known.
+    pub tcp_congestions: &'a dyn Fn() -> Option<String>,
 }
+
+/// What every process may use, those without privileges too (tcp(7)).
+const TCP_CONGESTIONS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 /// Reads and checks the file, with the environment and the resolver of this host.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
@@ -47,6 +53,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let surroundings = Surroundings {
         env: &|name| std::env::var(name).ok(),
         resolve: &|name, port| (name, port).to_socket_addrs().map(Iterator::collect),
+        tcp_congestions: &|| std::fs::read_to_string(TCP_CONGESTIONS).ok(),
     };
     parse(&text, path, &surroundings)
 }

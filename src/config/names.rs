@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Surroundings;
 use super::model::{AdminAddress, EndpointAddress, HostPattern};
+use super::reader::quoted;
 
 /// `example.com` or `*.example.com`. RFC 1123 2.1 for labels; underscores are allowed, since such
 /// names are in use.
@@ -169,6 +171,26 @@ pub(super) fn endpoint_addresses(
         "is {text:?}, whose name cannot be resolved ({why}); names are resolved when the \
          configuration is loaded: correct it, or write the IP address"
     ))
+}
+
+/// The kernel's name of a congestion control that TCP may use; `None` for "system".
+pub(super) fn tcp_congestion(
+    text: &str,
+    surroundings: &Surroundings,
+) -> Result<Option<Arc<str>>, String> {
+    if text == "system" {
+        return Ok(None);
+    }
+    let allowed = (surroundings.tcp_congestions)();
+    let allowed: Option<Vec<&str>> = allowed.as_deref().map(|all| all.split_whitespace().collect());
+    match allowed {
+        Some(allowed) if !allowed.contains(&text) => Err(format!(
+            "is {text:?}, but must be \"system\" or what this kernel lets TCP use, which is {}; \
+             more of them: sysctl net.ipv4.tcp_allowed_congestion_control",
+            quoted(&allowed, " or ")
+        )),
+        _ => Ok(Some(text.into())),
+    }
 }
 
 fn of_one_family(addresses: &[SocketAddr], ipv4: bool) -> Vec<EndpointAddress> {

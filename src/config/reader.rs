@@ -347,7 +347,7 @@ pub(super) fn nearest<'n, N: AsRef<str>>(found: &str, names: &'n [N]) -> Option<
 }
 
 /// `"a", "b" or "c"` with the given last joint.
-fn quoted(names: &[&str], last: &str) -> String {
+pub(super) fn quoted(names: &[&str], last: &str) -> String {
     let mut text = String::new();
     for (index, name) in names.iter().enumerate() {
         match index {

@@ -331,6 +331,9 @@ fn upstream(mut section: Section, name: String) -> Upstream {
     let host = if host { HostPolicy::Preserve } else { HostPolicy::Upstream };
     let max_connections = section.integer("max_connections", &b::UPSTREAM_MAX_CONNECTIONS);
     let max_waiting = section.integer("max_waiting", &b::UPSTREAM_MAX_WAITING);
+    let congestion = section.item("congestion").and_then(|item| {
+        item.parsed(|text| names::tcp_congestion(text, item.reader().surroundings)).flatten()
+    });
     let way_out = "write it like [{ address = \"127.0.0.1:8080\" }]";
     let endpoints = section.required("endpoints", way_out).map(endpoints).unwrap_or_default();
     let mut timeout = section.section("timeout");
@@ -345,6 +348,7 @@ fn upstream(mut section: Section, name: String) -> Upstream {
         host,
         max_connections: narrow(max_connections),
         max_waiting: narrow(max_waiting),
+        congestion,
         endpoints,
         connect_timeout,
         response_timeout,

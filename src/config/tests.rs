@@ -21,7 +21,9 @@ fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
         "none.internal" => Ok(Vec::new()),
         _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
     };
-    let surroundings = Surroundings { env: &env, resolve: &resolve };
+    let tcp_congestions = || Some("reno cubic\n".to_owned());
+    let surroundings =
+        Surroundings { env: &env, resolve: &resolve, tcp_congestions: &tcp_congestions };
     parse_noting_absent(text, Path::new("/etc/ringway/test.toml"), &surroundings)
 }
 
@@ -371,6 +373,19 @@ fn an_endpoints_first_pause_is_not_longer_than_its_last() {
     let errors = parse_here(&health("pause = \"2m\"")).unwrap_err();
     assert_eq!(errors.errors[0].key, "upstreams.app.health");
     assert!(errors.to_string().contains("max_pause"), "{errors}");
+}
+
+#[test]
+fn the_congestion_control_is_one_that_the_kernel_allows() {
+    let endpoints = "endpoints = [{ address = \"127.0.0.1:8080\" }]";
+    let named =
+        |name: &str| minimal_with(endpoints, &format!("{endpoints}\ncongestion = \"{name}\""));
+    let parsed = |name| parse_here(&named(name)).map(|(config, _)| config);
+    assert_eq!(parsed("system").unwrap().upstreams[0].congestion, None);
+    assert_eq!(parsed("cubic").unwrap().upstreams[0].congestion.as_deref(), Some("cubic"));
+    let parts =
+        ["\"bbr\"", "\"system\" or", "\"reno\" or \"cubic\"", "tcp_allowed_congestion_control"];
+    assert_refused(&named("bbr"), 17, "upstreams.app.congestion", &parts);
 }
 
 #[test]

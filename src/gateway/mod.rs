@@ -94,6 +94,8 @@ pub enum Output {
         key: UpstreamKey,
         /// Where.
         address: EndpointAddress,
+        /// With which congestion control of TCP; `None` is the system's.
+        congestion: Option<Arc<str>>,
     },
     /// Write `pieces` whole, in order; answered by [`UpstreamEvent::Wrote`].
     Write {

@@ -12,8 +12,8 @@ impl Gateway {
     pub(super) fn handle_proxy_output(&mut self, now: Instant, output: proxy::Output) {
         use proxy::Output as From;
         match output {
-            From::Connect { key, address } => {
-                self.outputs.push_back(Output::Connect { key, address });
+            From::Connect { key, address, congestion } => {
+                self.outputs.push_back(Output::Connect { key, address, congestion });
             }
             From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
             From::Receive { key, downstream } => self.receive(now, key, downstream),

@@ -179,6 +179,8 @@ pub enum Output {
         key: UpstreamKey,
         /// Where to.
         address: EndpointAddress,
+        /// With which congestion control of TCP; `None` is the system's.
+        congestion: Option<Arc<str>>,
     },
     /// Write all of `pieces` in order, then tell `Wrote`. Never two at once for one connection.
     Write {

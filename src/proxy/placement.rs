@@ -186,7 +186,8 @@ impl Proxy {
         let due = now + group.config.connect_timeout;
         let alarm = &mut self.connections.get_mut(connection).expect("inserted above").alarm;
         self.alarms.set(alarm, due, Owner::Connection(connection));
-        self.outputs.push_back(Output::Connect { key: connection, address });
+        let congestion = group.config.congestion.clone();
+        self.outputs.push_back(Output::Connect { key: connection, address, congestion });
     }
 
     /// Opens a connection in the place of an idle one.

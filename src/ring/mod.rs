@@ -171,10 +171,16 @@ impl Ring {
     }
 
     /// Begins to connect a stream. [`Completion::Connected`] with the `tag` tells how it went;
-    /// after a failure too the stream is to be closed.
-    pub fn connect(&mut self, tag: u64, address: &StreamAddress) -> Result<StreamKey, Full> {
+    /// after a failure too the stream is to be closed. TCP runs with this `congestion` control, by
+    /// the kernel's name for it, or with the system's where there is none or the kernel refuses it.
+    pub fn connect(
+        &mut self,
+        tag: u64,
+        address: &StreamAddress,
+        congestion: Option<&str>,
+    ) -> Result<StreamKey, Full> {
         let (key, place) = self.machine.open_stream(tag)?;
-        let opened = open_stream_socket(address).and_then(|(file, address)| {
+        let opened = open_stream_socket(address, congestion).and_then(|(file, address)| {
             self.kernel.register_file(place, &file)?;
             Ok(address)
         });
@@ -378,7 +384,10 @@ impl fmt::Display for StillBusy {
 impl std::error::Error for StillBusy {}
 
 /// Makes a stream's socket, in blocking mode: the ring waits in the kernel.
-fn open_stream_socket(address: &StreamAddress) -> io::Result<(OwnedFd, SockAddr)> {
+fn open_stream_socket(
+    address: &StreamAddress,
+    congestion: Option<&str>,
+) -> io::Result<(OwnedFd, SockAddr)> {
     let (family, target) = match address {
         StreamAddress::Tcp(address @ SocketAddr::V4(_)) => (libc::AF_INET, (*address).into()),
         StreamAddress::Tcp(address @ SocketAddr::V6(_)) => (libc::AF_INET6, (*address).into()),
@@ -392,17 +401,24 @@ fn open_stream_socket(address: &StreamAddress) -> io::Result<(OwnedFd, SockAddr)
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     if family != libc::AF_UNIX {
-        let on: libc::c_int = 1;
-        // SAFETY: `on` is live for the call and its length is given. A refusal costs latency only.
-        unsafe {
-            libc::setsockopt(
-                file.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_NODELAY,
-                (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
+        // Refusals are borne: of the first it costs latency, of the second a little CPU time.
+        set_tcp_option(&file, libc::TCP_NODELAY, &libc::c_int::from(true).to_ne_bytes());
+        if let Some(name) = congestion {
+            set_tcp_option(&file, libc::TCP_CONGESTION, name.as_bytes());
+        }
     }
     Ok((file, target))
+}
+
+fn set_tcp_option(file: &OwnedFd, option: libc::c_int, value: &[u8]) {
+    // SAFETY: `value` is live for the call, which only reads it, and its length is given.
+    unsafe {
+        libc::setsockopt(
+            file.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
 }

@@ -171,7 +171,9 @@ impl Worker<'_> {
                     sent_len += transmit.len;
                     self.send(transmit, buffer);
                 }
-                Output::Connect { key, address } => self.connect(now, key, &address),
+                Output::Connect { key, address, congestion } => {
+                    self.connect(now, key, &address, congestion.as_deref());
+                }
                 Output::Write { key, pieces } => self.write(now, key, pieces),
                 Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
                 Output::Close { key } => self.close(key),

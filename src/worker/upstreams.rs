@@ -37,12 +37,18 @@ impl Upstreams {
 }
 
 impl Worker<'_> {
-    pub(super) fn connect(&mut self, now: Instant, key: UpstreamKey, address: &EndpointAddress) {
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        address: &EndpointAddress,
+        congestion: Option<&str>,
+    ) {
         let address = match address {
             EndpointAddress::Tcp(address) => StreamAddress::Tcp(*address),
             EndpointAddress::Unix(path) => StreamAddress::Unix(path.clone()),
         };
-        match self.ring.connect(key.to_bits(), &address) {
+        match self.ring.connect(key.to_bits(), &address, congestion) {
             Ok(stream) => self.upstreams.insert(key, stream),
             Err(_full) => {
                 let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);

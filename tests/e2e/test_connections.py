@@ -1,9 +1,14 @@
 """Upstream connections are kept and used again, and only when that is safe."""
 
 import asyncio
+import pathlib
+import subprocess
 
-from harness import bodies, h3
+from harness import bodies, h3, raw
 from harness.gateway import Origin
+from harness.raw import head
+
+SYSTEM_CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 @h3.run
@@ -19,6 +24,32 @@ async def test_keep_alive_is_used_again(gateway, origin):
     assert counts["requests"] == 40
     assert counts["connections_accepted"] == 1, "connections were not kept"
     assert gateway.metrics().sum("upstream_reuses_total") == 39
+
+
+@h3.run
+async def test_connections_have_the_congestion_control_of_their_upstream(start, origin):
+    gateway = start(extra=f"""
+[[routes]]
+match = {{ host = "localhost" }}
+upstream = "unpaced"
+[upstreams.unpaced]
+endpoints = [{{ address = "{origin.address}" }}]
+congestion = "reno"
+""")
+
+    def in_use() -> list[str]:
+        listed = subprocess.run(
+            ["ss", "-tinHO", "state", "established", "dst", origin.address],
+            capture_output=True, text=True, check=True)
+        return [word for line in listed.stdout.splitlines() for word in line.split()
+                if word in available]
+
+    available = SYSTEM_CONGESTION.with_name("tcp_available_congestion_control").read_text().split()
+    async with raw.connection(gateway) as client:
+        for authority in (b"localhost", b"e2e.test"):
+            answer = await client.ask(head(path=b"/bytes/10", authority=authority))
+            assert answer.outcome == "200"
+        assert sorted(in_use()) == sorted(["reno", SYSTEM_CONGESTION.read_text().strip()])
 
 
 @h3.run

@@ -540,6 +540,6 @@ fn a_wait_ends_by_its_deadline_or_by_a_wake() {
     assert!(bench.linger(Duration::from_millis(20)).is_empty(), "each write is told once");
     // Only here so that a ring with streams ends well too.
     let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
-    bench.ring.connect(1, &nobody).unwrap();
+    bench.ring.connect(1, &nobody, None).unwrap();
     bench.end();
 }

@@ -25,7 +25,7 @@ fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     bench.ring.watch_wake(Arc::new(ringway::host::eventfd::eventfd().unwrap()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = StreamAddress::Tcp(listener.local_addr().unwrap());
-    let streams: Vec<_> = (0..4).map(|tag| bench.ring.connect(tag, &to).unwrap()).collect();
+    let streams: Vec<_> = (0..4).map(|tag| bench.ring.connect(tag, &to, None).unwrap()).collect();
     bench.linger(Duration::from_millis(10));
     let stuck = Bytes::from(vec![1; 50 << 20]);
     for &stream in &streams {
@@ -72,7 +72,7 @@ fn thousands_of_idle_streams_end_at_once() {
     let to = StreamAddress::Tcp(listener.local_addr().unwrap());
     let mut far_ends = Vec::new();
     for tag in 0..STREAM_COUNT {
-        let stream = bench.ring.connect(u64::from(tag), &to).unwrap();
+        let stream = bench.ring.connect(u64::from(tag), &to, None).unwrap();
         bench.until(|_, _| Break(()));
         far_ends.push(listener.accept().unwrap());
         bench.ring.receive(stream, RECEIVE_SLOT_COUNT_MAX);

@@ -23,7 +23,7 @@ const TAG: u64 = 0xfeed_0000_0000_0001;
 fn connected(bench: &mut Bench) -> (StreamKey, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = StreamAddress::Tcp(listener.local_addr().unwrap());
-    let key = bench.ring.connect(TAG, &address).unwrap();
+    let key = bench.ring.connect(TAG, &address, None).unwrap();
     assert_eq!(connect_outcome(bench), Ok(()));
     let (far, _) = listener.accept().unwrap();
     far.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -85,7 +85,7 @@ fn bytes_go_both_ways_over_tcp() {
         let mut bench = Bench::new(settings());
         let listener = TcpListener::bind(address).unwrap();
         let to = StreamAddress::Tcp(listener.local_addr().unwrap());
-        let key = bench.ring.connect(TAG, &to).unwrap();
+        let key = bench.ring.connect(TAG, &to, None).unwrap();
         assert_eq!(connect_outcome(&mut bench), Ok(()));
         let (mut far, _) = listener.accept().unwrap();
 
@@ -158,7 +158,7 @@ fn a_unix_socket_is_a_stream_too() {
     let path = directory.path().join("upstream.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let mut bench = Bench::new(settings());
-    let key = bench.ring.connect(TAG, &StreamAddress::Unix(path)).unwrap();
+    let key = bench.ring.connect(TAG, &StreamAddress::Unix(path), None).unwrap();
     assert_eq!(connect_outcome(&mut bench), Ok(()));
     let (mut far, _) = listener.accept().unwrap();
     far.write_all(b"hello").unwrap();
@@ -185,7 +185,7 @@ fn refusals_to_connect_are_told_apart() {
     ];
     let mut bench = Bench::new(settings());
     for (address, expected) in cases {
-        let key = bench.ring.connect(TAG, &address).unwrap();
+        let key = bench.ring.connect(TAG, &address, None).unwrap();
         assert_eq!(connect_outcome(&mut bench), Err(expected), "{address:?}");
         close(&mut bench, key);
     }
@@ -322,7 +322,7 @@ fn a_connect_that_hangs_can_be_closed() {
     let mut bench = Bench::new(settings());
     let mut keys = Vec::new();
     for tag in 0..8 {
-        keys.push((tag, bench.ring.connect(tag, &StreamAddress::Tcp(address)).unwrap()));
+        keys.push((tag, bench.ring.connect(tag, &StreamAddress::Tcp(address), None).unwrap()));
     }
     let answered = bench.linger(Duration::from_millis(50));
     assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
@@ -352,12 +352,12 @@ fn connects_that_hang_on_a_unix_socket_hold_few_threads_and_hinder_nobody() {
     let _well = UnixListener::bind(&well).unwrap();
     let mut bench = Bench::new(RingSettings { streams_max: 512, ..settings() });
     for tag in 0..300 {
-        bench.ring.connect(tag, &StreamAddress::Unix(full.clone())).unwrap();
+        bench.ring.connect(tag, &StreamAddress::Unix(full.clone()), None).unwrap();
     }
     bench.linger(Duration::from_millis(700));
     let threads = kernel_threads();
     assert!((1..=RING_THREADS_MAX).contains(&threads), "{threads} of them wait");
-    bench.ring.connect(1000, &StreamAddress::Unix(well)).unwrap();
+    bench.ring.connect(1000, &StreamAddress::Unix(well), None).unwrap();
     bench.until(|_, completion| match completion {
         Completion::Connected { tag: 1000, outcome: Ok(()) } => Break(()),
         other => panic!("{other:?}"),
@@ -385,7 +385,7 @@ fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
     assert_eq!(outcome, 0);
     let mut bench = Bench::new(settings());
     let keys: Vec<_> = (0..6)
-        .map(|tag| bench.ring.connect(tag, &StreamAddress::Unix(path.clone())).unwrap())
+        .map(|tag| bench.ring.connect(tag, &StreamAddress::Unix(path.clone()), None).unwrap())
         .collect();
     let answered = bench.linger(Duration::from_millis(50));
     assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
@@ -407,8 +407,8 @@ fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
 fn no_more_streams_than_promised() {
     let mut bench = Bench::new(settings());
     let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
-    let keys: Vec<_> = (0..64).map(|tag| bench.ring.connect(tag, &nobody).unwrap()).collect();
-    assert_eq!(bench.ring.connect(64, &nobody), Err(Full));
+    let keys: Vec<_> = (0..64).map(|tag| bench.ring.connect(tag, &nobody, None).unwrap()).collect();
+    assert_eq!(bench.ring.connect(64, &nobody, None), Err(Full));
     bench.ring.close(keys[5]);
     let mut closed = 0;
     bench.until(|_, completion| match completion {
@@ -420,7 +420,7 @@ fn no_more_streams_than_promised() {
         other => panic!("{other:?}"),
     });
     assert!(closed >= 63);
-    bench.ring.connect(64, &nobody).unwrap();
+    bench.ring.connect(64, &nobody, None).unwrap();
     bench.end();
 }
 

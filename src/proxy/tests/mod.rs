@@ -65,6 +65,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             host: HostPolicy::Preserve,
             max_connections,
             max_waiting,
+            congestion: None,
             endpoints: (0..endpoint_count).map(endpoint).collect(),
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
@@ -311,7 +312,7 @@ impl Rig {
 
     fn apply(&mut self, output: Output) {
         match output {
-            Output::Connect { key, address } => {
+            Output::Connect { key, address, .. } => {
                 let wire = Wire { address: Some(address), ..Wire::default() };
                 assert!(self.wires.insert(key, wire).is_none() && !self.closed.contains(&key));
                 self.connects.push_back(key);
