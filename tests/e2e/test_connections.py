@@ -37,19 +37,16 @@ endpoints = [{{ address = "{origin.address}" }}]
 congestion = "reno"
 """)
 
-    def in_use() -> list[str]:
-        listed = subprocess.run(
-            ["ss", "-tinHO", "state", "established", "dst", origin.address],
-            capture_output=True, text=True, check=True)
-        return [word for line in listed.stdout.splitlines() for word in line.split()
-                if word in available]
-
-    available = SYSTEM_CONGESTION.with_name("tcp_available_congestion_control").read_text().split()
+    known = SYSTEM_CONGESTION.with_name("tcp_available_congestion_control").read_text().split()
     async with raw.connection(gateway) as client:
         for authority in (b"localhost", b"e2e.test"):
             answer = await client.ask(head(path=b"/bytes/10", authority=authority))
             assert answer.outcome == "200"
-        assert sorted(in_use()) == sorted(["reno", SYSTEM_CONGESTION.read_text().strip()])
+        listed = subprocess.run(
+            ["ss", "-tinHO", "state", "established", "dst", origin.address],
+            capture_output=True, text=True, check=True)
+    in_use = [word for word in listed.stdout.split() if word in known]
+    assert sorted(in_use) == sorted(["reno", SYSTEM_CONGESTION.read_text().strip()])
 
 
 @h3.run
