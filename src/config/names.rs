@@ -186,7 +186,7 @@ pub(super) fn tcp_congestion(
     match allowed {
         Some(allowed) if !allowed.contains(&text) => Err(format!(
             "is {text:?}, but must be \"system\" or what this kernel lets TCP use, which is {}; \
-             more of them: sysctl net.ipv4.tcp_allowed_congestion_control",
+             sysctl net.ipv4.tcp_allowed_congestion_control allows more",
             quoted(&allowed, " or ")
         )),
         _ => Ok(Some(text.into())),
