@@ -4,24 +4,24 @@
 use std::time::Duration;
 
 /// Length of one pool slot in bytes: a whole GRO bundle (65,507 B) behind 192 B of recvmsg header
-/// and control data, a transmit batch of 64 KiB, or one piece of an upstream's answer.
+/// and control data, a transmit batch of 64 KiB, or one piece of an upstream's response.
 pub const SLOT_LEN: usize = 68 * 1024;
 
 /// Longest UDP payload over IPv4 in bytes (65,535 less 20 B of IP and 8 B of UDP header); also the
 /// most that one segmented send may carry.
 pub const DATAGRAM_LEN_MAX: usize = 65_507;
 
-/// Pieces of an answer shorter than this are moved to an exact heap buffer: quinn-proto holds them
+/// Pieces of a response shorter than this are moved to an exact heap buffer: quinn-proto holds them
 /// until they are acknowledged, and one held byte pins a whole slot.
-pub const ANSWER_PIECE_LEN_MIN: usize = 16 * 1024;
+pub const RESPONSE_PIECE_LEN_MIN: usize = 16 * 1024;
 
-/// Bytes of one answer that may wait for the connection to take them before its upstream is no
+/// Bytes of one response that may wait for the connection to take them before its upstream is no
 /// longer read.
-pub const ANSWER_PENDING_LEN_MAX: usize = 256 * 1024;
+pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;
 
-/// Bytes of all answers of one connection that may wait for it to take them before its upstreams are
+/// Bytes of all responses of one connection that may wait for it to take them before its upstreams are
 /// no longer read. Eight streams at their own bound: more at once gains a client nothing.
-pub const CONNECTION_ANSWERS_LEN_MAX: usize = 8 * ANSWER_PENDING_LEN_MAX;
+pub const CONNECTION_RESPONSES_LEN_MAX: usize = 8 * RESPONSE_PENDING_LEN_MAX;
 
 /// Slots that one receive from an upstream fills at most, where the kernel is known to have more than
 /// one holds. Each receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte
@@ -66,7 +66,7 @@ pub const UNI_STREAM_COUNT_MAX: u32 = 8;
 /// that one stalled upload does not stop the others. It grows with what the client really sends.
 pub const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
 
-/// Send window that a connection starts with, in bytes: unacknowledged answer bytes that are held
+/// Send window that a connection starts with, in bytes: unacknowledged response bytes that are held
 /// for it. It grows with the congestion window.
 pub const SEND_WINDOW_START: u32 = 1024 * 1024;
 
@@ -75,7 +75,7 @@ pub const SEND_WINDOW_START: u32 = 1024 * 1024;
 pub const HALF_OPEN_RETRY_COUNT: usize = 256;
 
 /// Handshakes of one worker that may be unfinished at all while their addresses are unproven; more
-/// Initials are dropped without an answer. Reached only where Retry is turned off.
+/// Initials are dropped without a response. Reached only where Retry is turned off.
 pub const HALF_OPEN_COUNT_MAX: usize = 1024;
 
 /// Initial packets that quinn-proto may hold undecided, for one connection and for all. The engine
@@ -84,7 +84,7 @@ pub const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
 /// See [`INCOMING_BUFFER_LEN_MAX`].
 pub const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
 
-/// Answers that belong to no connection (Retry, version negotiation, reset, refusal) and wait to be
+/// Responses that belong to no connection (Retry, version negotiation, reset, refusal) and wait to be
 /// sent; more are dropped, since a flood of strangers must not cost memory.
 pub const RESPONSE_COUNT_MAX: usize = 256;
 
@@ -93,7 +93,7 @@ pub const SEGMENT_COUNT_MAX: usize = 64;
 
 /// Datagrams that may go to addresses which a client has moved to before they are earned there
 /// (RFC 9000 8.1), until it proves that one of them is its own. Clients whose NAT is restless, or that
-/// lose the answer, need two or three; who names strangers' addresses has this many sent to them.
+/// lose the response, need two or three; who names strangers' addresses has this many sent to them.
 pub const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
 
 /// Time from a client's first datagram to the end of its handshake. A silent client would else be
@@ -161,11 +161,11 @@ pub const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
 /// comes in full packets.
 pub const UPSTREAM_WRITE_PIECES_MAX: usize = 256;
 
-/// Fields of one answer head or trailer section from an upstream; more is 502.
-pub const ANSWER_FIELD_COUNT_MAX: usize = 128;
+/// Fields of one response head or trailer section from an upstream; more is 502.
+pub const RESPONSE_FIELD_COUNT_MAX: usize = 128;
 
 /// Interim (1xx) answers passed on for one request; more is 502.
-pub const ANSWER_INTERIM_COUNT_MAX: u32 = 8;
+pub const RESPONSE_INTERIM_COUNT_MAX: u32 = 8;
 
 /// Length of a chunk-size line from an upstream, extensions included, in bytes.
 pub const CHUNK_LINE_LEN_MAX: usize = 256;
@@ -174,9 +174,9 @@ pub const CHUNK_LINE_LEN_MAX: usize = 256;
 /// comparison for every field.
 pub const NOMINATED_COUNT_MAX: usize = 32;
 
-/// How long a client may take no byte of an answer that waits for it before the answer is given
+/// How long a client may take no byte of a response that waits for it before the response is given
 /// up: flow control lets it stall for ever while it keeps its connection alive.
-pub const ANSWER_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+pub const RESPONSE_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
 const _: () = assert!(REQUEST_ROOM_LEN_MIN <= REQUEST_PENDING_LEN_MAX / 4);
 const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MAX <= 1024);
@@ -185,7 +185,7 @@ const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MA
 /// each death.
 pub const WORKER_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest such pause: so long a share of new clients gets no answer.
+/// The longest such pause: so long a share of new clients gets no response.
 pub const WORKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A worker that lived so long is well: the next death is a first one.

@@ -11,21 +11,21 @@ pub enum Bug {
     /// A slot is ours again while the kernel still reads it. (Not freed: the pool would see the
     /// writes to free memory and abort the process, as it should.)
     EarlySlotRelease,
-    /// An answer that ends without further bytes is not ended.
+    /// A response that ends without further bytes is not ended.
     LostFin,
-    /// The head of an answer with interim answers is sent twice.
-    DoubleAnswer,
+    /// The head of a response with interim responses is sent twice.
+    DoubleResponse,
     /// A key finds whoever has its place now.
     StaleKey,
     /// An upstream is read on although the client takes nothing.
     WrongCredit,
-    /// Answers of one client, and of all, wait without a bound but each one's own.
-    BoundlessAnswers,
+    /// Responses of one client, and of all, wait without a bound but each one's own.
+    BoundlessResponses,
     /// The last byte of a piece that ends with its connection is dropped.
     DroppedTailByte,
     /// A connection is kept although bytes of its request are still to come.
     PooledDirtyConnection,
-    /// An answer that breaks off looks whole.
+    /// A response that breaks off looks whole.
     TruncatedAsCleanEnd,
     /// A client whose body was held back is not told to go on.
     ForgottenBodyRoom,
@@ -48,10 +48,10 @@ impl Bug {
     pub const SIMULATED: [Self; 13] = [
         Self::EarlySlotRelease,
         Self::LostFin,
-        Self::DoubleAnswer,
+        Self::DoubleResponse,
         Self::StaleKey,
         Self::WrongCredit,
-        Self::BoundlessAnswers,
+        Self::BoundlessResponses,
         Self::DroppedTailByte,
         Self::PooledDirtyConnection,
         Self::TruncatedAsCleanEnd,

@@ -37,7 +37,7 @@ impl Pool {
         self.returns.push(index);
     }
 
-    /// What the owner does: takes all and uses their memory. Answers which came.
+    /// What the owner does: takes all and uses their memory. Returns which came.
     fn take(&self) -> Vec<u32> {
         let mut taken = Vec::new();
         self.returns.take(|index| {

@@ -93,9 +93,9 @@ impl Client {
     /// Takes what the edge sent.
     pub fn take(&mut self, now: Instant, transmit: &Transmit, batch: &[u8]) {
         for datagram in batch.chunks(transmit.segment_len.unwrap_or(transmit.len)) {
-            let mut answer = Vec::new();
+            let mut response = Vec::new();
             let payload = BytesMut::from(datagram);
-            let event = self.endpoint.handle(now, EDGE, None, None, payload, &mut answer);
+            let event = self.endpoint.handle(now, EDGE, None, None, payload, &mut response);
             if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
                 self.connection.handle_event(event);
             }

@@ -118,7 +118,7 @@ impl Pair {
         panic!("the client never fills a bundle");
     }
 
-    /// Takes datagrams in, and reads the streams that have something. Answers the bytes read.
+    /// Takes datagrams in, and reads the streams that have something. Returns the bytes read.
     pub fn receive(&mut self, datagrams: Vec<Datagram>) -> usize {
         let before = self.received_len;
         for datagram in datagrams {
@@ -145,7 +145,7 @@ impl Pair {
         self.buffer.clear();
     }
 
-    /// Builds and seals one batch. Answers how many packets it has.
+    /// Builds and seals one batch. Returns how many packets it has.
     pub fn send(&mut self) -> usize {
         let transmit = self.engine.poll_transmit(self.now, &mut self.buffer);
         let transmit = transmit.expect("there is something to send");

@@ -1,5 +1,5 @@
 //! The whole protocol side in memory: one small request, from its datagrams to the datagrams of its
-//! answer, over a connection to the origin that was kept.
+//! response, over a connection to the origin that was kept.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,20 +16,21 @@ use ringway::quic::{Datagram, Transmit};
 
 use crate::client::{Client, configuration, engine_and_client, request_frame};
 
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n\r\n\
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n\r\n\
     0123456789abcdef";
 const ROUND_TIME: Duration = Duration::from_millis(1);
 /// Batches that one round may send.
 const BATCH_COUNT_MAX: usize = 8;
 
-/// A gateway, its client, and an origin that answers at once. A round takes 1 ms.
+/// A gateway, its client, and an origin that responses at once. A round takes 1 ms.
 pub struct World {
     now: Instant,
     gateway: Gateway,
     client: Client,
     request: Bytes,
     stream: Option<StreamId>,
-    /// The origin's connection that has a request, and the answer.
+    /// The origin's connection that has a request, and the response.
     asked: Option<UpstreamKey>,
     /// Buffers to send from, and what was sent.
     spare: Vec<Vec<u8>>,
@@ -39,7 +40,7 @@ pub struct World {
 /// What one request costs the gateway to hear.
 pub struct Input {
     datagrams: Vec<Datagram>,
-    answer: BytesMut,
+    response: BytesMut,
 }
 
 impl World {
@@ -52,7 +53,7 @@ impl World {
             engine,
             socket_listeners: vec![0],
             worker_count: 1,
-            answers_len_max: 1 << 20,
+            responses_len_max: 1 << 20,
         });
         let spare = (0..BATCH_COUNT_MAX).map(|_| Vec::with_capacity(SLOT_LEN)).collect();
         let sent = Vec::with_capacity(BATCH_COUNT_MAX);
@@ -74,19 +75,19 @@ impl World {
     /// Both sides hear each other without a request.
     fn listen(&mut self) {
         let datagrams = self.datagrams();
-        self.serve(Input { datagrams, answer: BytesMut::new() });
+        self.serve(Input { datagrams, response: BytesMut::new() });
     }
 
-    /// The client reads the last answer and asks again; not measured.
+    /// The client reads the last response and asks again; not measured.
     pub fn ask(&mut self) -> Input {
         self.deliver();
         if let Some(stream) = self.stream {
             let (len, ended) = self.client.read(stream);
-            assert!(len > 16 && ended, "the last answer is whole: {len} bytes, {ended}");
+            assert!(len > 16 && ended, "the last response is whole: {len} bytes, {ended}");
         }
         let request = self.request.clone();
         self.stream = Some(self.client.send(Dir::Bi, &request, true));
-        Input { datagrams: self.datagrams(), answer: BytesMut::from(ANSWER) }
+        Input { datagrams: self.datagrams(), response: BytesMut::from(RESPONSE) }
     }
 
     fn datagrams(&mut self) -> Vec<Datagram> {
@@ -107,16 +108,16 @@ impl World {
         }
     }
 
-    /// The gateway takes the datagrams, asks the origin, gets its answer and sends it on.
+    /// The gateway takes the datagrams, asks the origin, gets its response and sends it on.
     pub fn serve(&mut self, input: Input) {
-        let Input { datagrams, answer } = input;
+        let Input { datagrams, response } = input;
         for datagram in datagrams {
             self.gateway.handle_datagram(self.now, datagram);
         }
         self.gateway.handle_timeout(self.now);
         self.settle();
         if let Some(key) = self.asked.take() {
-            self.gateway.handle_upstream(self.now, key, UpstreamEvent::Received(answer));
+            self.gateway.handle_upstream(self.now, key, UpstreamEvent::Received(response));
             self.settle();
         }
     }
@@ -143,7 +144,7 @@ impl World {
     }
 }
 
-/// One request and its answer of 16 bytes.
+/// One request and its response of 16 bytes.
 #[divan::bench(sample_size = 1, sample_count = 2_000)]
 fn small_request(bencher: Bencher<'_, '_>) {
     let world = RefCell::new(World::new());

@@ -15,9 +15,9 @@ use ringway::proxy::{Downstream, Output, Proxy, Request, UpstreamEvent, Upstream
 
 use crate::client::{REQUEST, configuration};
 
-const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// A proxy with one connection, on which an answer is outstanding or not.
+/// A proxy with one connection, on which a response is outstanding or not.
 struct World {
     now: Instant,
     proxy: Proxy,
@@ -52,18 +52,18 @@ impl World {
     }
 
     /// The origin answers what was sent last, so that the connection is free; not measured.
-    fn answer(&mut self) -> Request {
+    fn response(&mut self) -> Request {
         let key = self.connection.expect("connected at the start");
         self.proxy.handle_upstream(self.now, key, UpstreamEvent::Wrote);
         self.settle();
-        let answer = UpstreamEvent::Received(BytesMut::from(ANSWER));
-        self.proxy.handle_upstream(self.now, key, answer);
+        let response = UpstreamEvent::Received(BytesMut::from(RESPONSE));
+        self.proxy.handle_upstream(self.now, key, response);
         self.settle();
         self.written_len = 0;
         self.request.clone()
     }
 
-    /// One request without a body, until its bytes are to be written. Answers how many.
+    /// One request without a body, until its bytes are to be written. Returns how many.
     fn send(&mut self, request: Request) -> usize {
         let downstream = Downstream::Stream { connection: 1, stream: 0 };
         self.proxy.handle_request(self.now, downstream, request, true);
@@ -107,7 +107,7 @@ fn request() -> Request {
 #[divan::bench(args = [1, 100, 10_000], sample_size = 1, sample_count = 2_000)]
 fn request_to_http1(bencher: Bencher<'_, '_>, route_count: usize) {
     let world = RefCell::new(World::new(route_count));
-    bencher.with_inputs(|| world.borrow_mut().answer()).bench_local_values(|request| {
+    bencher.with_inputs(|| world.borrow_mut().response()).bench_local_values(|request| {
         let len = world.borrow_mut().send(request);
         assert!(len > 300, "{len} bytes of head");
     });

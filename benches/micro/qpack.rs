@@ -1,13 +1,13 @@
-//! Field sections of one request and one answer (RFC 9204, static table only).
+//! Field sections of one request and one response (RFC 9204, static table only).
 
 use bytes::{Bytes, BytesMut};
 use divan::{Bencher, black_box};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use ringway::http3::{LocalSettings, RequestEvent, RequestStream, encode_answer_head};
+use ringway::http3::{LocalSettings, RequestEvent, RequestStream, encode_response_head};
 
 use crate::client::{REQUEST, request_frame};
 
-fn answer_fields() -> Vec<(HeaderName, HeaderValue)> {
+fn response_fields() -> Vec<(HeaderName, HeaderValue)> {
     let text = HeaderValue::from_static;
     vec![
         (header::DATE, text("Tue, 24 Nov 2026 12:00:00 GMT")),
@@ -38,15 +38,15 @@ fn decode_request(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// One answer's head with `:status` and eight field lines, into a buffer that has room.
+/// One response's head with `:status` and eight field lines, into a buffer that has room.
 #[divan::bench(sample_size = 100)]
-fn encode_answer(bencher: Bencher<'_, '_>) {
-    let fields = answer_fields();
+fn encode_response(bencher: Bencher<'_, '_>) {
+    let fields = response_fields();
     let mut out = BytesMut::with_capacity(1024);
     bencher.bench_local(move || {
         out.clear();
         let pairs = fields.iter().map(|(name, value)| (name, value));
-        encode_answer_head(StatusCode::OK, pairs, black_box(&mut out));
+        encode_response_head(StatusCode::OK, pairs, black_box(&mut out));
         assert!(out.len() > 100);
     });
 }

@@ -75,7 +75,7 @@ fn batch_out_and_in(bencher: Bencher<'_, '_>) {
     end(ring);
 }
 
-/// Sends `buffer` and waits until all of it has come in. Answers the buffer.
+/// Sends `buffer` and waits until all of it has come in. Returns the buffer.
 fn carry(ring: &mut Ring, out: SocketIndex, to: SocketAddr, buffer: Vec<u8>) -> Vec<u8> {
     let mut missing_len = buffer.len();
     let segment_len = Some(SEGMENT_LEN);

@@ -180,7 +180,7 @@ def write(results: dict):
 PLOTS = {
     "latency": ("Latency, 10,000 requests a second, open loop", "quantile: 1 in", "us"),
     "connections": ("Cost of a 1 KiB request by connections", "connections", "CPU us/request"),
-    "body": ("Cost of a request by the length of its answer", "bytes", "CPU us/request"),
+    "body": ("Cost of a request by the length of its response", "bytes", "CPU us/request"),
     "loss": ("Cost of a download by packet loss", "percent lost", "CPU s/GB"),
 }
 

@@ -72,7 +72,7 @@ SETUP_COUNT = 100
 """From so many connections on, their handshakes are measured by themselves and taken off."""
 IDLE_COUNT = 2000
 IDLE_SAMPLES_MAX = 240
-"""Four a second: a server that leaves a client without an answer is not waited for."""
+"""Four a second: a server that leaves a client without a response is not waited for."""
 CROWD_COUNT = 10_000
 IDLE_KIB_MAX = 30
 CROWD_RATIO_MAX = 1.3

@@ -171,7 +171,7 @@ class Peer:
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env={"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/bin"})
         try:
-            await_answer(process, folder / f"{self.name}.log")
+            await_response(process, folder / f"{self.name}.log")
             yield process
         finally:
             process.terminate()
@@ -202,7 +202,7 @@ PEERS = [
 ]
 
 
-def await_answer(process, log: pathlib.Path):
+def await_response(process, log: pathlib.Path):
     """Waits until one request is answered."""
     line = [LOAD, "--connect", f"127.0.0.1:{PORT}", "--path", "/1k", "--connections", "1",
             "--streams", "1", "--requests", "1"]
@@ -212,7 +212,7 @@ def await_answer(process, log: pathlib.Path):
             if subprocess.run(line, capture_output=True, timeout=2).returncode == 0:
                 return
         time.sleep(0.1)
-    raise AssertionError(f"no answer:\n{log.read_text()[-2000:]}")
+    raise AssertionError(f"no response:\n{log.read_text()[-2000:]}")
 
 
 @contextlib.contextmanager

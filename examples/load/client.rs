@@ -73,8 +73,8 @@ pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
     client.timers.insert((end, usize::MAX));
     client.until(|_| Ok(now() >= end))?;
     client.close_all()?;
-    let Work { answer_len, latency_micros, .. } = client.work;
-    Ok(Done { took, answer_len, latency_micros })
+    let Work { response_len, latency_micros, .. } = client.work;
+    Ok(Done { took, response_len, latency_micros })
 }
 
 impl Client {
@@ -199,7 +199,7 @@ impl Client {
 
     fn wait(&mut self, at: Instant) -> Result<(), Failure> {
         let timer = self.timers.first().map(|(due, _)| *due);
-        // One that is due already waits for room, and an answer makes that.
+        // One that is due already waits for room, and a response makes that.
         let due = self.work.next_due(at).filter(|due| self.is_open && *due > at);
         let end = timer.into_iter().chain(due).min();
         let left = end.map(|end| end.saturating_duration_since(now()));

@@ -93,7 +93,7 @@ struct Exchange {
     /// What of head and body is not written.
     head: Bytes,
     body_left: u64,
-    answer: AnswerReader,
+    response: ResponseReader,
 }
 
 impl Link {
@@ -140,7 +140,7 @@ impl Link {
             due,
             head: self.request.head.clone(),
             body_left: self.request.body_len,
-            answer: AnswerReader::default(),
+            response: ResponseReader::default(),
         };
         self.exchanges.insert(id, exchange);
         self.write(id)?;
@@ -212,7 +212,7 @@ impl Link {
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => {
                     if let Some(exchange) = &mut exchange {
-                        work.answer_len += exchange.answer.take(&chunk.bytes)?;
+                        work.response_len += exchange.response.take(&chunk.bytes)?;
                     }
                 }
                 Ok(None) => break true,
@@ -225,16 +225,16 @@ impl Link {
             return Ok(());
         }
         match self.exchanges.remove(&id) {
-            Some(exchange) if exchange.answer.is_whole() => work.answered(now, exchange.due),
-            Some(_) => Err("an answer ended within a frame".into()),
+            Some(exchange) if exchange.response.is_whole() => work.answered(now, exchange.due),
+            Some(_) => Err("a response ended within a frame".into()),
             None => Ok(()),
         }
     }
 }
 
-/// Reads of an answer its status and how long its body is.
+/// Reads of a response its status and how long its body is.
 #[derive(Default)]
-struct AnswerReader {
+struct ResponseReader {
     header: Vec<u8>,
     /// The frame that is being read, and what is left of it.
     frame: Option<(u64, u64)>,
@@ -242,7 +242,7 @@ struct AnswerReader {
     section: Vec<u8>,
 }
 
-impl AnswerReader {
+impl ResponseReader {
     /// Takes bytes; tells how many of them are body.
     fn take(&mut self, mut bytes: &[u8]) -> Result<u64, Failure> {
         let mut body_len = 0;

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of an
-//! answer only what it must, so that it costs less than what it measures. It takes any certificate.
+//! response only what it must, so that it costs less than what it measures. It takes any certificate.
 
 mod client;
 mod link;
@@ -85,14 +85,14 @@ fn main() -> Result<(), Failure> {
 /// What came of it.
 struct Done {
     took: Duration,
-    answer_len: u64,
+    response_len: u64,
     latency_micros: hdrhistogram::Histogram<u64>,
 }
 
 fn report(arguments: &Arguments, done: &Done) {
     let seconds = done.took.as_secs_f64();
     let count = done.latency_micros.len();
-    let moved = done.answer_len + arguments.upload * count;
+    let moved = done.response_len + arguments.upload * count;
     let at = |quantile| done.latency_micros.value_at_quantile(quantile);
     let (p50, p99, p999) = (at(0.5), at(0.99), at(0.999));
     let rate = count as f64 / seconds;

@@ -7,7 +7,7 @@ use rustix::net::{RecvFlags, recv};
 
 use crate::Failure;
 
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const PIECE_LEN: usize = 1 << 20;
 const HEAD_LEN_MAX: usize = 16 * 1024;
 
@@ -52,6 +52,6 @@ fn serve(mut stream: TcpStream) -> Option<()> {
                 left -= Some(got).filter(|got| *got > 0)?;
             }
         }
-        stream.write_all(ANSWER).ok()?;
+        stream.write_all(RESPONSE).ok()?;
     }
 }

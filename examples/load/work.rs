@@ -13,7 +13,7 @@ pub struct Work {
     interval: Option<Duration>,
     count: u64,
     begun_count: u64,
-    pub answer_len: u64,
+    pub response_len: u64,
     pub latency_micros: Histogram<u64>,
 }
 
@@ -24,7 +24,7 @@ impl Work {
             interval: arguments.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
             count: arguments.requests,
             begun_count: 0,
-            answer_len: 0,
+            response_len: 0,
             latency_micros: Histogram::new(3)?,
         })
     }

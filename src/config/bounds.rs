@@ -82,7 +82,7 @@ pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(3600));
 
-/// One broken answer may be one request's own fault, three in a row hardly.
+/// One broken response may be one request's own fault, three in a row hardly.
 pub(super) const HEALTH_FAILURES: Bound<u64> = bound(3, 1, 1000);
 /// Long enough to spare a struggling endpoint, short enough for a restart not to be noticed.
 pub(super) const HEALTH_PAUSE: Bound<Duration> =
@@ -105,10 +105,10 @@ pub(super) const BODY_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(3600));
 /// Twice the streams that are open by default: one who leaves a page may cancel all of them.
 pub(super) const MAX_STREAM_RESETS: Bound<u64> = bound(200, 1, 1_000_000);
-/// An answer's head must fit a receive of 68 KiB with room to spare.
-pub(super) const MAX_ANSWER_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, 64 * KIB);
+/// A response's head must fit a receive of 68 KiB with room to spare.
+pub(super) const MAX_RESPONSE_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, 64 * KIB);
 
 const _: () = assert!(POOL_PER_WORKER.default.is_multiple_of(POOL_STEP));
 const _: () = assert!(POOL_PER_WORKER.min <= POOL_PER_WORKER.default);
 const _: () = assert!(POOL_PER_WORKER.default <= POOL_PER_WORKER.max);
-const _: () = assert!(MAX_ANSWER_HEADER_SIZE.max <= limits::SLOT_LEN as u64);
+const _: () = assert!(MAX_RESPONSE_HEADER_SIZE.max <= limits::SLOT_LEN as u64);

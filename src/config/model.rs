@@ -255,7 +255,7 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// `timeout.connect`
     pub connect_timeout: Duration,
-    /// `timeout.response`: from the request's last byte to the answer's head, and between pieces.
+    /// `timeout.response`: from the request's last byte to the response's head, and between pieces.
     pub response_timeout: Duration,
     /// `timeout.idle`: how long a connection without a request is kept.
     pub idle_timeout: Duration,
@@ -266,7 +266,7 @@ pub struct Upstream {
 /// `upstreams.NAME.health`: when an endpoint is set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
-    /// Answers in a row that broke off or did not come; a refused connection is enough by itself.
+    /// Responses in a row that broke off or did not come; a refused connection is enough by itself.
     pub failure_count: u32,
     /// For how long the first time; each failed trial doubles it.
     pub pause: Duration,
@@ -317,6 +317,6 @@ pub struct Limits {
     /// Requests of one connection that may come to nothing by the client's doing beyond those that
     /// were answered; the budget fills up in ten seconds.
     pub stream_reset_count_max: u32,
-    /// Length of an upstream's answer head in bytes; more is 502.
-    pub answer_head_len_max: u32,
+    /// Length of an upstream's response head in bytes; more is 502.
+    pub response_head_len_max: u32,
 }

@@ -145,8 +145,8 @@ fn limits(mut section: Section) -> Limits {
         request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
         request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
         stream_reset_count_max: narrow(section.integer("max_stream_resets", &b::MAX_STREAM_RESETS)),
-        answer_head_len_max: narrow(
-            section.size("max_answer_header_size", &b::MAX_ANSWER_HEADER_SIZE),
+        response_head_len_max: narrow(
+            section.size("max_response_header_size", &b::MAX_RESPONSE_HEADER_SIZE),
         ),
     };
     section.finish();

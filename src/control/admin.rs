@@ -116,10 +116,10 @@ pub(super) async fn serve(bound: Bound, state: Rc<State>) {
         let state = Rc::clone(&state);
         let accepted = match &bound {
             Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio_uring::spawn(answer(stream, state, permit));
+                tokio_uring::spawn(response(stream, state, permit));
             }),
             Bound::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
-                tokio_uring::spawn(answer(stream, state, permit));
+                tokio_uring::spawn(response(stream, state, permit));
             }),
         };
         if let Err(error) = accepted {
@@ -130,7 +130,7 @@ pub(super) async fn serve(bound: Bound, state: Rc<State>) {
 }
 
 /// One connection.
-async fn answer<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
+async fn response<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -143,7 +143,7 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LEN_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    // A peer that broke HTTP or went away has had its answer; nothing is left to tell.
+    // A peer that broke HTTP or went away has had its response; nothing is left to tell.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
     drop(permit);
 }

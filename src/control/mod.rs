@@ -224,7 +224,7 @@ async fn steer(
                 if let (Some(worker), Phase::Running) = (lost, phase)
                     && !state.all_ended()
                 {
-                    // Its sockets stay in their groups: its share of new clients gets no answer.
+                    // Its sockets stay in their groups: its share of new clients gets no response.
                     tracing::error!(
                         "worker {worker} cannot go on: draining the others, to end with exit code 3 \
                          so that a supervisor starts the process again"

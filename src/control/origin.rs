@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, VIA};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 static PATTERN: LazyLock<Bytes> =
     LazyLock::new(|| (0..PATTERN_LEN).map(|index| (index % PATTERN_PERIOD) as u8).collect());
 
-type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
+type Response = http::Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// A running origin; dropping it ends it.
 pub struct Origin {
@@ -93,7 +93,7 @@ async fn accept(listener: TcpListener) {
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service_fn(respond));
                 tokio::spawn(async move {
-                    // A client that broke HTTP or went away has had its answer.
+                    // A client that broke HTTP or went away has had its response.
                     let _ = connection.await;
                 });
             }
@@ -105,15 +105,15 @@ async fn accept(listener: TcpListener) {
     }
 }
 
-async fn respond(request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<Response, Infallible> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let path = request.uri().path();
-    let answer = match path {
+    let response = match path {
         "/echo" => echo(request),
         _ if !reads => {
-            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            answer
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
         }
         "/" => page(request.headers()),
         "/headers" => plain(StatusCode::OK, head_text(&request)),
@@ -124,11 +124,11 @@ async fn respond(request: Request<Incoming>) -> Result<Answer, Infallible> {
             }
         },
     };
-    Ok(answer)
+    Ok(response)
 }
 
 /// The page that says what this is.
-fn page(fields: &HeaderMap) -> Answer {
+fn page(fields: &HeaderMap) -> Response {
     let via: Vec<_> = fields.get_all(VIA).iter().map(|via| escape_html(via.as_bytes())).collect();
     let via = match via.join(", ") {
         none if none.is_empty() => "directly, not by ringway".to_owned(),
@@ -143,10 +143,10 @@ fn page(fields: &HeaderMap) -> Answer {
          or a body of your own:\n\
          <pre>curl --http3-only -k --data-binary @file https://localhost:4433/echo</pre>\n"
     );
-    let mut answer = plain(StatusCode::OK, text);
+    let mut response = plain(StatusCode::OK, text);
     let html = HeaderValue::from_static("text/html; charset=utf-8");
-    answer.headers_mut().insert(CONTENT_TYPE, html);
-    answer
+    response.headers_mut().insert(CONTENT_TYPE, html);
+    response
 }
 
 /// Text of a stranger, to stand in HTML.
@@ -174,38 +174,38 @@ fn head_text(request: &Request<Incoming>) -> String {
 }
 
 /// The request's body as it comes; its length, if the request told it.
-fn echo(request: Request<Incoming>) -> Answer {
+fn echo(request: Request<Incoming>) -> Response {
     let kind = request.headers().get(CONTENT_TYPE).cloned();
     let kind = kind.unwrap_or_else(|| HeaderValue::from_static("application/octet-stream"));
-    let mut answer = Response::new(UnsyncBoxBody::new(request.into_body()));
-    answer.headers_mut().insert(CONTENT_TYPE, kind);
-    answer
+    let mut response = Response::new(UnsyncBoxBody::new(request.into_body()));
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
 }
 
 /// As many bytes of the pattern as the path says.
-fn pattern(count: &str) -> Answer {
+fn pattern(count: &str) -> Response {
     let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
     let len = count.parse::<u64>().ok().filter(|len| digits && *len <= BYTES_LEN_MAX);
     let Some(left) = len else {
         let text = format!("N in /bytes/N is a number from 0 to {BYTES_LEN_MAX}\n");
         return plain(StatusCode::BAD_REQUEST, text);
     };
-    let mut answer = Response::new(UnsyncBoxBody::new(Pattern { left }));
-    let fields = answer.headers_mut();
+    let mut response = Response::new(UnsyncBoxBody::new(Pattern { left }));
+    let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(left));
-    answer
+    response
 }
 
-fn plain(status: StatusCode, text: String) -> Answer {
+fn plain(status: StatusCode, text: String) -> Response {
     let len = text.len();
     let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
-    let mut answer = Response::new(UnsyncBoxBody::new(body));
-    *answer.status_mut() = status;
-    let fields = answer.headers_mut();
+    let mut response = Response::new(UnsyncBoxBody::new(body));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(len));
-    answer
+    response
 }
 
 /// The pattern, cut off where `left` ends.
@@ -251,11 +251,11 @@ mod tests {
         let mut stream = TcpStream::connect(origin.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(request).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-        let body = answer.split_off(end);
-        (String::from_utf8(answer).unwrap(), body)
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        let end = response.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        let body = response.split_off(end);
+        (String::from_utf8(response).unwrap(), body)
     }
 
     fn get(origin: &Origin, path: &str) -> (String, Vec<u8>) {

@@ -130,22 +130,22 @@ impl State {
     /// Asks every worker and writes out what they tell. A worker that does not answer in time is
     /// told as such.
     pub(super) async fn metrics(&self) -> String {
-        let answers: Vec<oneshot::Receiver<Box<WorkerReport>>> = {
+        let responses: Vec<oneshot::Receiver<Box<WorkerReport>>> = {
             let workers = self.workers.borrow();
             let ask = |worker: &Worker| {
-                let (sender, answer) = oneshot::channel();
-                // Refused or not, the answer's channel closes with the sender.
+                let (sender, response) = oneshot::channel();
+                // Refused or not, the response's channel closes with the sender.
                 let _ = worker.mailbox.send(Command::Report(sender));
-                answer
+                response
             };
             workers.iter().map(ask).collect()
         };
         let deadline = tokio::time::Instant::now() + REPORT_TIMEOUT;
-        let mut reports = Vec::with_capacity(answers.len());
-        let mut told = Vec::with_capacity(answers.len());
-        for (index, answer) in answers.into_iter().enumerate() {
+        let mut reports = Vec::with_capacity(responses.len());
+        let mut told = Vec::with_capacity(responses.len());
+        for (index, response) in responses.into_iter().enumerate() {
             let index = u16::try_from(index).expect("64 workers at most");
-            let report = timeout_at(deadline, answer).await.ok().and_then(Result::ok);
+            let report = timeout_at(deadline, response).await.ok().and_then(Result::ok);
             told.push((index, report.is_some()));
             reports.extend(report.map(|report| *report));
         }

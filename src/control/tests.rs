@@ -67,7 +67,7 @@ fn worker(
                     outcome = WorkerOutcome::Failed;
                     break;
                 }
-                // An answer that is kept and not given.
+                // A response that is kept and not given.
                 (Command::Report(reply), Habit::Hangs) => replies.push(reply),
                 (_, Habit::Hangs) => {}
                 (Command::Report(reply), _) => {
@@ -139,7 +139,7 @@ impl Bench {
         address
     }
 
-    /// The whole answer to a request that ends its connection.
+    /// The whole response to a request that ends its connection.
     fn ask(&self, method: &str, path: &str) -> String {
         let stream = TcpStream::connect(self.tcp()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -162,17 +162,17 @@ fn test_mailbox(access: &mpsc::Sender<AccessBatch>) -> (MailboxSender, Mailbox) 
 fn ask_by(mut stream: impl Read + Write, method: &str, path: &str) -> String {
     let request = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 #[test]
 fn ready_when_all_accept_and_not_when_draining() {
     let bench = Bench::start(settings(free_port()), &[Habit::Good, Habit::Stays]);
     assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
-    let answer = bench.ask("GET", "/readyz");
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not accept: 0, 1\n"));
+    let response = bench.ask("GET", "/readyz");
+    assert!(response.starts_with("HTTP/1.1 503") && response.ends_with("not accept: 0, 1\n"));
     bench.accepts[0].send(()).unwrap();
     bench.accepts[1].send(()).unwrap();
     bench.wait_for("/readyz", "HTTP/1.1 200");
@@ -190,8 +190,8 @@ fn ready_when_all_accept_and_not_when_draining() {
 #[test]
 fn metrics_come_from_every_worker() {
     let bench = Bench::started(&[Habit::Good, Habit::Good]);
-    let answer = bench.ask("GET", "/metrics");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = bench.ask("GET", "/metrics");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0;"), "{head}");
     for line in [
         "ringway_worker_loop_turns_total{worker=\"0\"} 7\n",
@@ -211,12 +211,12 @@ fn metrics_come_from_every_worker() {
 fn a_worker_that_hangs_is_told_and_does_not_hold_the_others_back() {
     let bench = Bench::started(&[Habit::Hangs, Habit::Good]);
     let begun = clock().0;
-    let answer = bench.ask("GET", "/metrics");
+    let response = bench.ask("GET", "/metrics");
     let waited = begun.elapsed();
     assert!((1..5).contains(&waited.as_secs()), "{waited:?}");
-    assert!(answer.contains("ringway_worker_up{worker=\"0\"} 0\n"), "{answer}");
-    assert!(answer.contains("ringway_worker_up{worker=\"1\"} 1\n"), "{answer}");
-    assert!(answer.contains("ringway_worker_loop_turns_total{worker=\"1\"} 8\n"));
+    assert!(response.contains("ringway_worker_up{worker=\"0\"} 0\n"), "{response}");
+    assert!(response.contains("ringway_worker_up{worker=\"1\"} 1\n"), "{response}");
+    assert!(response.contains("ringway_worker_loop_turns_total{worker=\"1\"} 8\n"));
     bench.signal(Signal::Stop);
     assert_eq!(bench.end(), ExitReason::WorkersHang);
 }
@@ -296,15 +296,15 @@ fn told_to_stop_twice_is_the_end_at_once() {
 }
 
 #[test]
-fn the_admin_endpoint_answers_what_it_knows_and_nothing_else() {
+fn the_admin_endpoint_responses_what_it_knows_and_nothing_else() {
     let bench = Bench::started(&[Habit::Good]);
     assert!(bench.ask("GET", "/").starts_with("HTTP/1.1 404"));
-    let answer = bench.ask("POST", "/metrics");
-    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD\r\n"));
-    let answer = bench.ask("HEAD", "/healthz");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
-    let answer = bench.ask("GET", &format!("/{}", "a".repeat(10_000)));
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    let response = bench.ask("POST", "/metrics");
+    assert!(response.starts_with("HTTP/1.1 405") && response.contains("allow: GET, HEAD\r\n"));
+    let response = bench.ask("HEAD", "/healthz");
+    assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("\r\n\r\n"), "{response}");
+    let response = bench.ask("GET", &format!("/{}", "a".repeat(10_000)));
+    assert!(response.starts_with("HTTP/1.1 4"), "{response}");
     bench.signal(Signal::Stop);
     assert_eq!(bench.end(), ExitReason::Stopped);
 }
@@ -329,8 +329,8 @@ fn a_unix_socket_is_private_and_leaves_nothing_behind() {
     let bench = Bench::start(settings(Some(address.clone())), &[Habit::Good]);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let answer = ask_by(UnixStream::connect(&path).unwrap(), "GET", "/healthz");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let response = ask_by(UnixStream::connect(&path).unwrap(), "GET", "/healthz");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     // One that is in use is.
     let error = Control::prepare(settings(Some(address))).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("admin.sock") && error.contains("another process"), "{error}");

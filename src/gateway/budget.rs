@@ -1,17 +1,17 @@
-//! How much of answers may wait for clients: bounds of a connection, shares of the worker's budget.
+//! How much of responses may wait for clients: bounds of a connection, shares of the worker's budget.
 //!
-//! An answer piece that a connection has not taken yet lies in a slot or on the heap. Each stream
+//! A response piece that a connection has not taken yet lies in a slot or on the heap. Each stream
 //! has its own bound in the proxy; a client with a hundred slow streams, or a thousand slow clients,
 //! would still hold a hundred or a thousand times that. So a receive from an upstream is held back
 //! while its client's connection has its share waiting. The share follows what is left of the
 //! worker's budget, as slots of received bytes do: it shrinks as more waits.
 //!
-//! Only an answer of which something waits itself is held back. So
+//! Only a response of which something waits itself is held back. So
 //!
 //! - streams that are not read stop no other stream of their connection, and clients that do not
-//!   read starve none that do: each answer gets its first piece, whatever waits beside it;
+//!   read starve none that do: each response gets its first piece, whatever waits beside it;
 //! - nothing is held for ever: what waits is taken, and the receive is asked for anew, or it is not,
-//!   and the answer's stall timeout ends it. Nobody keeps a list of what is held.
+//!   and the response's stall timeout ends it. Nobody keeps a list of what is held.
 //!
 //! What a connection has waiting is thus bounded by its share and one receive for each of its
 //! streams (`max_streams`). No rule that looks at what waits does better: a client that asks for
@@ -23,19 +23,19 @@ use std::time::Instant;
 
 use super::respond::stream_of;
 use super::{Gateway, Output, StreamRef};
-use crate::limits::{CONNECTION_ANSWERS_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
+use crate::limits::{CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::{Downstream, UpstreamKey};
 use crate::quic::ConnectionKey;
 
 /// What waits in the whole worker.
 #[derive(Debug)]
-pub(super) struct AnswerBudget {
+pub(super) struct ResponseBudget {
     len: usize,
     len_max: usize,
 }
 
-impl AnswerBudget {
+impl ResponseBudget {
     pub(super) fn new(len_max: usize) -> Self {
         Self { len: 0, len_max }
     }
@@ -52,25 +52,25 @@ impl AnswerBudget {
 
     /// What is left of the share of a connection of which `waiting_len` bytes wait.
     fn room(&self, waiting_len: usize) -> usize {
-        let share = self.len_max.saturating_sub(self.len).min(CONNECTION_ANSWERS_LEN_MAX);
+        let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
         share.saturating_sub(waiting_len)
     }
 }
 
 impl Gateway {
     /// `len` more bytes wait for the connection.
-    pub(super) fn charge_answer(&mut self, connection: ConnectionKey, len: usize) {
+    pub(super) fn charge_response(&mut self, connection: ConnectionKey, len: usize) {
         if let Some(connection) = self.connections.get_mut(connection) {
-            connection.answers_len += len;
-            self.answers.len += len;
+            connection.responses_len += len;
+            self.responses.len += len;
         }
     }
 
     /// `len` bytes wait no more.
-    pub(super) fn discharge_answer(&mut self, connection: ConnectionKey, len: usize) {
+    pub(super) fn discharge_response(&mut self, connection: ConnectionKey, len: usize) {
         if let Some(connection) = self.connections.get_mut(connection) {
-            connection.answers_len -= len;
-            self.answers.len -= len;
+            connection.responses_len -= len;
+            self.responses.len -= len;
         }
     }
 
@@ -92,11 +92,11 @@ impl Gateway {
     fn receive_slot_count(&mut self, at: StreamRef) -> usize {
         let Some(connection) = self.connections.get_mut(at.connection) else { return 1 };
         let Some(stream) = connection.streams.get(&at.stream) else { return 1 };
-        let room = self.answers.room(connection.answers_len);
+        let room = self.responses.room(connection.responses_len);
         if connection.streams.len() * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
             return RECEIVE_SLOT_COUNT_MAX;
         }
-        let is_held = room == 0 && stream.answer.body_waiting_len() > 0;
-        usize::from(!is_held || is_planted(Bug::BoundlessAnswers))
+        let is_held = room == 0 && stream.response.body_waiting_len() > 0;
+        usize::from(!is_held || is_planted(Bug::BoundlessResponses))
     }
 }

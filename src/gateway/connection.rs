@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::answer::AnswerQueue;
 use super::audience::Audience;
 use super::farewell::Farewell;
 use super::reset_budget::ResetBudget;
+use super::response::ResponseQueue;
 use super::{Gateway, StreamRef};
 use crate::http3::{self, Code, RequestHead, RequestStream, UniVerdict};
 use crate::proxy::ExchangeKey;
@@ -24,12 +24,12 @@ pub(super) struct Connection {
     http3: http3::Connection,
     control: Option<StreamId>,
     control_pending: VecDeque<Bytes>,
-    /// Bytes of answers that wait for this connection to take them.
-    pub(super) answers_len: usize,
+    /// Bytes of responses that wait for this connection to take them.
+    pub(super) responses_len: usize,
     /// Request streams that either side has not ended. Boxed: a map keeps the room of its last
     /// entries, and most connections are idle.
     pub(super) streams: BTreeMap<StreamId, Box<Stream>>,
-    /// Finished answers that the client has not acknowledged whole.
+    /// Finished responses that the client has not acknowledged whole.
     unacknowledged_count: usize,
     pub(super) farewell: Farewell,
     /// The first request stream that was not seen.
@@ -38,7 +38,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Whether no request is open, and the client has every answer whole.
+    /// Whether no request is open, and the client has every response whole.
     pub(super) fn is_quiet(&self) -> bool {
         self.streams.is_empty() && self.unacknowledged_count == 0
     }
@@ -52,8 +52,8 @@ pub(super) struct Stream {
     pub(super) trailers: Option<http3::Fields>,
     pub(super) exchange: Option<ExchangeKey>,
     pub(super) intake: Intake,
-    pub(super) answer: AnswerQueue,
-    /// The answer was finished or reset.
+    pub(super) response: ResponseQueue,
+    /// The response was finished or reset.
     pub(super) answered: bool,
 }
 
@@ -74,7 +74,7 @@ impl Stream {
             trailers: None,
             exchange: None,
             intake: Intake::Open,
-            answer: AnswerQueue::new(),
+            response: ResponseQueue::new(),
             answered: false,
         }
     }
@@ -174,7 +174,7 @@ impl Gateway {
             http3,
             control: Some(control),
             control_pending,
-            answers_len: 0,
+            responses_len: 0,
             streams: BTreeMap::new(),
             unacknowledged_count: 0,
             farewell: Farewell::Serving,
@@ -254,7 +254,7 @@ impl Gateway {
         if connection.control == Some(id) {
             self.write_control(key);
         } else {
-            self.write_answer(now, StreamRef { connection: key, stream: id });
+            self.write_response(now, StreamRef { connection: key, stream: id });
         }
     }
 
@@ -291,7 +291,7 @@ impl Gateway {
             self.abandon(now, StreamRef { connection: key, stream: id }, Code::RequestCancelled);
             self.charge_reset(now, key);
         } else {
-            // The answer was finished but not acknowledged: RFC 9000 3.5 wants a reset.
+            // The response was finished but not acknowledged: RFC 9000 3.5 wants a reset.
             connection.unacknowledged_count = connection.unacknowledged_count.saturating_sub(1);
             let _gone = self.engine.reset(key, id, code);
             self.close_if_drained(now, key);
@@ -312,7 +312,7 @@ impl Gateway {
     pub(super) fn abandon(&mut self, now: Instant, at: StreamRef, code: Code) {
         let Some(connection) = self.connections.get_mut(at.connection) else { return };
         let Some(stream) = connection.streams.remove(&at.stream) else { return };
-        self.discharge_answer(at.connection, stream.answer.pending_len());
+        self.discharge_response(at.connection, stream.response.pending_len());
         if stream.intake == Intake::Open {
             self.stop_sending(at, code);
         }
@@ -339,8 +339,8 @@ impl Gateway {
         }
     }
 
-    /// Counts a finished answer and forgets the stream when its request has ended too.
-    pub(super) fn finish_answer(&mut self, now: Instant, at: StreamRef) {
+    /// Counts a finished response and forgets the stream when its request has ended too.
+    pub(super) fn finish_response(&mut self, now: Instant, at: StreamRef) {
         let finished = self.engine.finish(at.connection, at.stream).is_ok();
         let Some(connection) = self.connections.get_mut(at.connection) else { return };
         connection.unacknowledged_count += usize::from(finished);
@@ -362,7 +362,7 @@ impl Gateway {
     fn forget_connection(&mut self, now: Instant, key: ConnectionKey) {
         let Some(connection) = self.connections.remove(key) else { return };
         self.farewells.forget(key);
-        self.answers.forget(connection.answers_len);
+        self.responses.forget(connection.responses_len);
         for stream in connection.streams.into_values() {
             if let (Some(exchange), false) = (stream.exchange, stream.answered) {
                 self.proxy.handle_abort(now, exchange);

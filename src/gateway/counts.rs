@@ -11,9 +11,9 @@ pub struct GatewayCounts {
     pub http3: Http3Counters,
     /// Why connections ended.
     pub connections_closed: ConnectionsClosed,
-    /// From a request's head to the end of its answer.
+    /// From a request's head to the end of its response.
     pub request_duration: Histogram,
-    /// From the first attempt to reach an endpoint to the end of its answer.
+    /// From the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Histogram,
     exchanges: ProxyCounters,
 }
@@ -57,17 +57,17 @@ impl GatewayCounts {
     pub(super) fn note_exchange(&mut self, record: &AccessRecord) {
         let counts = &mut self.exchanges;
         counts.request_body_bytes += record.request_len;
-        counts.answer_body_bytes += record.answer_len;
+        counts.response_body_bytes += record.response_len;
         match record.outcome {
             Outcome::Complete => {}
             Outcome::Aborted => counts.exchanges_aborted += 1,
-            Outcome::Reset(_) => counts.answers_reset += 1,
+            Outcome::Reset(_) => counts.responses_reset += 1,
         }
         if let Some(status) = record.status {
-            counts.count_answer(status.as_u16());
+            counts.count_response(status.as_u16());
         }
         if let Some(error) = record.error {
-            counts.own_answers.count(record.status.map(|status| status.as_u16()));
+            counts.own_responses.count(record.status.map(|status| status.as_u16()));
             counts.upstream_failures.count(error);
         }
         self.request_duration.record(record.duration);

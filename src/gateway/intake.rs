@@ -155,16 +155,16 @@ impl Gateway {
                 self.charge_reset(now, at.connection);
             }
             RequestError::TooLarge { rule } => {
-                self.answer_refused(now, at, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
+                self.response_refused(now, at, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
             }
             RequestError::BadRequest { rule } => {
-                self.answer_refused(now, at, StatusCode::BAD_REQUEST, rule);
+                self.response_refused(now, at, StatusCode::BAD_REQUEST, rule);
             }
         }
     }
 
     /// Answers a request that never becomes an exchange with an upstream.
-    fn answer_refused(
+    fn response_refused(
         &mut self,
         now: Instant,
         at: StreamRef,
@@ -176,7 +176,7 @@ impl Gateway {
         let server_name = connection.server_name.clone();
         let Some(stream) = connection.streams.get_mut(&at.stream) else { return };
         if stream.exchange.is_some() {
-            // Its answer may have begun: only a reset is left.
+            // Its response may have begun: only a reset is left.
             self.abandon(now, at, Code::ExcessiveLoad);
             return self.charge_reset(now, at.connection);
         }
@@ -202,7 +202,7 @@ impl Gateway {
             let Some(stream) = self.connections.stream_mut(at) else { continue };
             if stream.exchange.is_none() && stream.head.is_none() && !stream.answered {
                 let rule = "the request's head did not come whole in time";
-                self.answer_refused(now, at, StatusCode::REQUEST_TIMEOUT, rule);
+                self.response_refused(now, at, StatusCode::REQUEST_TIMEOUT, rule);
             }
         }
     }

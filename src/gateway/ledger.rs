@@ -39,14 +39,14 @@ impl Ledger {
         *copied(&mut self.counts.request, reason) += len as u64;
     }
 
-    /// `len` body bytes of answers were queued.
-    pub fn answer_moved(&mut self, len: usize) {
-        self.counts.answer.payload_bytes += len as u64;
+    /// `len` body bytes of responses were queued.
+    pub fn response_moved(&mut self, len: usize) {
+        self.counts.response.payload_bytes += len as u64;
     }
 
-    /// `len` bytes of answers were copied.
-    pub fn answer_copied(&mut self, reason: CopyReason, len: usize) {
-        *copied(&mut self.counts.answer, reason) += len as u64;
+    /// `len` bytes of responses were copied.
+    pub fn response_copied(&mut self, reason: CopyReason, len: usize) {
+        *copied(&mut self.counts.response, reason) += len as u64;
     }
 }
 

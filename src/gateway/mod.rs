@@ -9,13 +9,12 @@
 //! ```
 //!
 //! After any number of inputs the owner calls [`Gateway::poll`] until it answers with
-//! [`Output::Timeout`]: the inputs of one turn are worked off together, so that the answers of a
-//! burst share packets and the small pieces of one answer share a buffer.
+//! [`Output::Timeout`]: the inputs of one turn are worked off together, so that the responses of a
+//! burst share packets and the small pieces of one response share a buffer.
 //!
 //! Nothing here knows slots, sockets or the ring; whether memory is low comes in as a fact.
 #![forbid(unsafe_code)]
 
-mod answer;
 mod audience;
 mod budget;
 mod connection;
@@ -26,6 +25,7 @@ mod intake;
 mod ledger;
 mod reset_budget;
 mod respond;
+mod response;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::proxy::{AccessRecord, Proxy, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, StreamId, Transmit};
 use crate::tls::ServerTls;
 
-use budget::AnswerBudget;
+use budget::ResponseBudget;
 use bytes::Bytes;
 use connection::Connections;
 use farewell::Farewells;
@@ -59,10 +59,10 @@ pub struct Gateway {
     /// Index of the listener of each socket, by the socket's number.
     socket_listeners: Vec<usize>,
     heads: HeadDeadlines,
-    answers: AnswerBudget,
+    responses: ResponseBudget,
     /// Room for the pieces of a body that are read together; empty in between.
     body: Vec<Bytes>,
-    /// Streams whose answer queue changed since it was last written.
+    /// Streams whose response queue changed since it was last written.
     unwritten: Vec<StreamRef>,
     outputs: VecDeque<Output>,
     ledger: Ledger,
@@ -132,14 +132,14 @@ pub struct GatewaySettings {
     pub socket_listeners: Vec<usize>,
     /// Workers of the process: limits of the whole process are shared out evenly.
     pub worker_count: u16,
-    /// Bytes of all answers together that may wait for clients before upstreams are read no more.
-    pub answers_len_max: usize,
+    /// Bytes of all responses together that may wait for clients before upstreams are read no more.
+    pub responses_len_max: usize,
 }
 
 impl Gateway {
     /// A gateway without connections.
     pub fn new(settings: GatewaySettings) -> Self {
-        let GatewaySettings { config, engine, socket_listeners, worker_count, answers_len_max } =
+        let GatewaySettings { config, engine, socket_listeners, worker_count, responses_len_max } =
             settings;
         Self {
             engine,
@@ -150,7 +150,7 @@ impl Gateway {
             proxy: Proxy::new(config, worker_count),
             connections: Connections::default(),
             socket_listeners,
-            answers: AnswerBudget::new(answers_len_max),
+            responses: ResponseBudget::new(responses_len_max),
             body: Vec::new(),
             unwritten: Vec::new(),
             outputs: VecDeque::new(),
@@ -188,7 +188,7 @@ impl Gateway {
         self.continue_farewells(now);
     }
 
-    /// Tells whether buffers are short: large pieces of answers then leave their slots at once, and
+    /// Tells whether buffers are short: large pieces of responses then leave their slots at once, and
     /// answers that are not taken are not read on.
     pub fn set_memory_low(&mut self, memory_low: bool) {
         self.memory_low = memory_low;
@@ -269,9 +269,9 @@ impl Gateway {
         &self.proxy
     }
 
-    /// Bytes of all answers that wait for clients to take them.
-    pub fn answers_waiting_len(&self) -> usize {
-        self.answers.len()
+    /// Bytes of all responses that wait for clients to take them.
+    pub fn responses_waiting_len(&self) -> usize {
+        self.responses.len()
     }
 
     /// What was counted.
@@ -302,7 +302,7 @@ impl Gateway {
                 quiet = false;
             }
             while let Some(stream) = self.unwritten.pop() {
-                self.write_answer(now, stream);
+                self.write_response(now, stream);
                 quiet = false;
             }
             if quiet {

@@ -3,7 +3,7 @@
 //! A request that its client cancels, or that a client's fault makes us reset, frees its stream at
 //! once, so the limit on open streams does not hold back a client that asks and cancels as fast as
 //! it can (CVE-2023-44487, CVE-2025-8671). This budget does: each such stream takes one from it,
-//! each answer that was finished gives one back, and time fills it up.
+//! each response that was finished gives one back, and time fills it up.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ impl ResetBudget {
         false
     }
 
-    /// An answer was finished.
+    /// A response was finished.
     pub(super) fn give_back(&mut self, max: u32) {
         self.left = (self.left + 1).min(max);
     }
@@ -78,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_give_back_but_never_more_than_all() {
+    fn responses_give_back_but_never_more_than_all() {
         let now = epoch();
         let mut budget = ResetBudget::new(now, 5);
         (0..100).for_each(|_| budget.give_back(5));
         for _ in 0..1000 {
-            assert!(!budget.charge(now, 5), "as many answers as resets go on for ever");
+            assert!(!budget.charge(now, 5), "as many responses as resets go on for ever");
             budget.give_back(5);
         }
         assert_eq!(charges(&mut budget, now, 5), 5);

@@ -23,37 +23,37 @@ impl Gateway {
                 self.outputs.push_back(Output::Access(record));
             }
             From::Interim { downstream, status, fields, .. } => {
-                self.answer(downstream, |answer, _, _| {
-                    answer.push_interim(status, &fields);
-                    if is_planted(Bug::DoubleAnswer) {
-                        answer.push_head(http::StatusCode::OK, &fields, None);
+                self.response(downstream, |response, _, _| {
+                    response.push_interim(status, &fields);
+                    if is_planted(Bug::DoubleResponse) {
+                        response.push_head(http::StatusCode::OK, &fields, None);
                     }
                 });
             }
-            From::AnswerHead { downstream, status, fields, content_length, ended, .. } => {
+            From::ResponseHead { downstream, status, fields, content_length, ended, .. } => {
                 let body_len = content_length.filter(|_| !ended);
-                self.answer(downstream, |answer, _, _| {
-                    answer.push_head(status, &fields, body_len);
+                self.response(downstream, |response, _, _| {
+                    response.push_head(status, &fields, body_len);
                     if ended {
-                        answer.end();
+                        response.end();
                     }
                 });
             }
-            From::AnswerBody { downstream, piece, .. } => {
-                self.answer(downstream, |answer, memory_low, ledger| {
-                    answer.push_body(piece, memory_low, ledger);
+            From::ResponseBody { downstream, piece, .. } => {
+                self.response(downstream, |response, memory_low, ledger| {
+                    response.push_body(piece, memory_low, ledger);
                 });
             }
-            From::AnswerEnd { downstream, trailers, .. } => {
-                self.answer(downstream, |answer, _, _| {
+            From::ResponseEnd { downstream, trailers, .. } => {
+                self.response(downstream, |response, _, _| {
                     if let Some(fields) = trailers {
-                        answer.push_trailers(&fields);
+                        response.push_trailers(&fields);
                     }
-                    answer.end();
+                    response.end();
                 });
             }
-            From::AnswerReset { downstream, reason, .. } => {
-                self.reset_answer(now, downstream, reason);
+            From::ResponseReset { downstream, reason, .. } => {
+                self.reset_response(now, downstream, reason);
             }
             From::StopRequest { downstream, .. } => {
                 let at = stream_of(downstream);
@@ -64,24 +64,24 @@ impl Gateway {
         }
     }
 
-    fn answer(
+    fn response(
         &mut self,
         downstream: Downstream,
-        push: impl FnOnce(&mut super::answer::AnswerQueue, bool, &mut super::Ledger),
+        push: impl FnOnce(&mut super::response::ResponseQueue, bool, &mut super::Ledger),
     ) {
         let at = stream_of(downstream);
         let Some(stream) = self.connections.stream_mut(at) else { return };
-        let before = stream.answer.pending_len();
-        push(&mut stream.answer, self.memory_low, &mut self.ledger);
-        let grown = stream.answer.pending_len() - before;
-        self.charge_answer(at.connection, grown);
+        let before = stream.response.pending_len();
+        push(&mut stream.response, self.memory_low, &mut self.ledger);
+        let grown = stream.response.pending_len() - before;
+        self.charge_response(at.connection, grown);
         if self.unwritten.last() != Some(&at) {
             self.unwritten.push(at);
         }
     }
 
     /// The upstream broke off: never a clean end (RFC 9114 4.1, H3_INTERNAL_ERROR).
-    fn reset_answer(&mut self, now: Instant, downstream: Downstream, reason: ResetReason) {
+    fn reset_response(&mut self, now: Instant, downstream: Downstream, reason: ResetReason) {
         let at = stream_of(downstream);
         if let Some(stream) = self.connections.stream_mut(at) {
             stream.exchange = None;
@@ -93,29 +93,29 @@ impl Gateway {
     }
 
     /// Writes what waits for the stream, as far as the connection takes it.
-    pub(super) fn write_answer(&mut self, now: Instant, at: StreamRef) {
+    pub(super) fn write_response(&mut self, now: Instant, at: StreamRef) {
         while let Some(stream) = self.connections.stream_mut(at)
             && !stream.answered
         {
-            if stream.answer.pending_len() == 0 {
-                if stream.answer.is_complete() && !is_planted(Bug::LostFin) {
-                    self.finish_answer(now, at);
+            if stream.response.pending_len() == 0 {
+                if stream.response.is_complete() && !is_planted(Bug::LostFin) {
+                    self.finish_response(now, at);
                 }
                 return;
             }
-            match self.engine.write(at.connection, at.stream, stream.answer.pieces()) {
+            match self.engine.write(at.connection, at.stream, stream.response.pieces()) {
                 Ok(written) => {
-                    self.ledger.answer_copied(super::CopyReason::Gather, written.bytes);
-                    let body_taken = stream.answer.taken(written.bytes, written.pieces);
+                    self.ledger.response_copied(super::CopyReason::Gather, written.bytes);
+                    let body_taken = stream.response.taken(written.bytes, written.pieces);
                     let exchange = stream.exchange;
-                    self.discharge_answer(at.connection, written.bytes);
+                    self.discharge_response(at.connection, written.bytes);
                     if let (Some(exchange), 1..) = (exchange, body_taken) {
-                        self.proxy.handle_answer_taken(now, exchange, body_taken);
+                        self.proxy.handle_response_taken(now, exchange, body_taken);
                     }
                 }
                 Err(WriteError::Blocked) => {
                     if let Some(exchange) = stream.exchange {
-                        self.proxy.handle_answer_blocked(now, exchange);
+                        self.proxy.handle_response_blocked(now, exchange);
                     }
                     return;
                 }

@@ -17,7 +17,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Asks for all that there is. Answers what is granted.
+    /// Asks for all that there is. Returns what is granted.
     pub fn ask(socket: &impl AsRawFd) -> Offload {
         // Whether it was heeded is read back.
         let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO");

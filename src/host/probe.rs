@@ -93,7 +93,7 @@ pub fn nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }
 
-/// Raises the limit of open files to what the process may have. Answers what then holds.
+/// Raises the limit of open files to what the process may have. Returns what then holds.
 pub fn raise_nofile() -> Limit {
     let before = Limit::of(libc::RLIMIT_NOFILE);
     let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };

@@ -255,8 +255,8 @@ fn set_buffers(
     Ok(GrantedBuffers { receive_len, send_len })
 }
 
-/// Asks for `wanted` with the privileged option, then with the ordinary one; answers what is
-/// granted. The kernel doubles the figure for its own overhead, the answer undoes that.
+/// Asks for `wanted` with the privileged option, then with the ordinary one; returns what is
+/// granted. The kernel doubles the figure for its own overhead, the response undoes that.
 fn grant(
     socket: &UdpSocket,
     wanted: usize,
@@ -384,7 +384,7 @@ mod tests {
         let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
         let unless =
             |value: u32, skip| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, skip, value);
-        let answer = |verdict| step(libc::BPF_RET | libc::BPF_K, 0, 0, verdict);
+        let response = |verdict| step(libc::BPF_RET | libc::BPF_K, 0, 0, verdict);
         let mut filter = [
             load(0),
             unless(libc::SYS_setsockopt as u32, 5),
@@ -392,8 +392,8 @@ mod tests {
             unless(level.cast_unsigned(), 3),
             load(16 + 16),
             unless(option.cast_unsigned(), 1),
-            answer(libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT.cast_unsigned()),
-            answer(libc::SECCOMP_RET_ALLOW),
+            response(libc::SECCOMP_RET_ERRNO | libc::ENOPROTOOPT.cast_unsigned()),
+            response(libc::SECCOMP_RET_ALLOW),
         ];
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
         let (on, off): (libc::c_ulong, libc::c_ulong) = (1, 0);

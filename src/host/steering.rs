@@ -57,7 +57,7 @@ impl CidMask {
 
 /// The steering program for `workers` sockets, bound in worker order.
 ///
-/// A failed load ends a classic BPF program with the answer 0, worker 0: lengths are checked
+/// A failed load ends a classic BPF program with the response 0, worker 0: lengths are checked
 /// before every load.
 pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
@@ -99,10 +99,10 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     code.xor_x();
     code.op(AND, 0x7f);
     code.jump_if(JGE, u32::from(workers), Label::Hash);
-    code.answer_a();
+    code.response_a();
 
     code.place(Label::Hash);
-    code.answer(BY_HASH);
+    code.response(BY_HASH);
     code.finish()
 }
 
@@ -203,11 +203,11 @@ impl Assembler {
         self.emit(XOR_X, 0);
     }
 
-    fn answer(&mut self, value: u32) {
+    fn response(&mut self, value: u32) {
         self.emit(RET_K, value);
     }
 
-    fn answer_a(&mut self) {
+    fn response_a(&mut self) {
         self.emit(RET_A, 0);
     }
 
@@ -360,8 +360,8 @@ mod tests {
         let (program, ours) = (program(MASK, 4), id(3, 1, 9));
         for datagram in [short(&ours), long(2, 1, &ours), long(0, 1, &ours)] {
             for len in 0..datagram.len() {
-                let answer = run(&program, &datagram[..len]);
-                assert!(answer == 3 || answer == BY_HASH, "{len} bytes: {answer}");
+                let response = run(&program, &datagram[..len]);
+                assert!(response == 3 || response == BY_HASH, "{len} bytes: {response}");
             }
         }
     }

@@ -32,7 +32,7 @@ pub enum Code {
     MissingSettings = 0x010a,
     /// H3_REQUEST_REJECTED: not processed at all, safe to try again.
     RequestRejected = 0x010b,
-    /// H3_REQUEST_CANCELLED: the request or its answer is given up.
+    /// H3_REQUEST_CANCELLED: the request or its response is given up.
     RequestCancelled = 0x010c,
     /// H3_REQUEST_INCOMPLETE: the stream ended without a whole request.
     RequestIncomplete = 0x010d,
@@ -120,14 +120,14 @@ pub enum RequestError {
     /// The whole connection ends.
     Connection(ConnectionError),
     /// A malformed message or an incomplete one: reset the stream with `code` (and, where nothing
-    /// was answered yet, an answer of 400 may go before; RFC 9114 4.1.2).
+    /// was answered yet, a response of 400 may go before; RFC 9114 4.1.2).
     Stream {
         /// For RESET_STREAM and STOP_SENDING.
         code: Code,
         /// The rule that was broken.
         rule: &'static str,
     },
-    /// A field section over our limits: answer 431 and stop reading (trailers whose answer has
+    /// A field section over our limits: answer 431 and stop reading (trailers whose response has
     /// begun: reset with H3_EXCESSIVE_LOAD).
     TooLarge {
         /// The limit that was passed.

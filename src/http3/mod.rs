@@ -35,24 +35,24 @@
 
 #![forbid(unsafe_code)]
 
-mod answer;
 mod connection;
 mod error;
 mod frame;
 mod message;
 pub mod qpack;
 mod request;
+mod response;
 mod settings;
 mod target;
 mod varint;
 
 use http::{HeaderName, HeaderValue};
 
-pub use answer::{encode_answer_head, encode_data_header, encode_trailers, field_section_len};
 pub use connection::{Connection, UniVerdict};
 pub use error::{Code, ConnectionError, RequestError};
 pub use message::RequestHead;
 pub use request::{RequestEvent, RequestStream};
+pub use response::{encode_data_header, encode_response_head, encode_trailers, field_section_len};
 pub use target::{AsciiText, Scheme};
 
 /// Fields of one message in the order they came, duplicates kept, names in lower case.

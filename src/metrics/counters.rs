@@ -59,7 +59,7 @@ pub struct QuicCounters {
     pub resets: u64,
     /// Closes sent to clients that got no connection.
     pub initial_closes: u64,
-    /// Answers to strangers that found no room in their queue.
+    /// Responses to strangers that found no room in their queue.
     pub responses_dropped: u64,
     /// Probes of other paths that would have exceeded what was received from there.
     pub probes_dropped: u64,
@@ -104,14 +104,14 @@ pub struct Http3Counters {
 pub struct ProxyCounters {
     /// Requests begun.
     pub requests: u64,
-    /// Final answers by status class; index 0 is 1xx (stays zero), 4 is 5xx.
-    pub answers: [u64; 5],
-    /// Answers of our own making (they are in `answers` too).
-    pub own_answers: OwnAnswers,
+    /// Final responses by status class; index 0 is 1xx (stays zero), 4 is 5xx.
+    pub responses: [u64; 5],
+    /// Responses of our own making (they are in `responses` too).
+    pub own_responses: OwnResponses,
     /// Exchanges that the client gave up.
     pub exchanges_aborted: u64,
-    /// Answers cut short by a reset, because the upstream failed after its answer's head.
-    pub answers_reset: u64,
+    /// Responses cut short by a reset, because the upstream failed after its response's head.
+    pub responses_reset: u64,
     /// Upstream connections asked for.
     pub upstream_connects: u64,
     /// Requests sent over a kept-alive connection.
@@ -126,22 +126,22 @@ pub struct ProxyCounters {
     pub upstream_failures: UpstreamFailures,
     /// Payload bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
-    /// Payload bytes of answers, as clients were given them.
-    pub answer_body_bytes: u64,
+    /// Payload bytes of responses, as clients were given them.
+    pub response_body_bytes: u64,
 }
 
 impl ProxyCounters {
-    /// Counts one final answer with this status code.
-    pub fn count_answer(&mut self, status: u16) {
-        if let Some(class) = self.answers.get_mut((status / 100).wrapping_sub(1) as usize) {
+    /// Counts one final response with this status code.
+    pub fn count_response(&mut self, status: u16) {
+        if let Some(class) = self.responses.get_mut((status / 100).wrapping_sub(1) as usize) {
             *class += 1;
         }
     }
 }
 
-/// Answers of our own making, by status.
+/// Responses of our own making, by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OwnAnswers {
+pub struct OwnResponses {
     /// 400: the request cannot be forwarded as it is.
     pub bad_request: u64,
     /// 404: no route matches.
@@ -164,8 +164,8 @@ pub struct OwnAnswers {
     pub gateway_timeout: u64,
 }
 
-impl OwnAnswers {
-    /// Counts one answer of our own making with this status; `None` is an answer cut short.
+impl OwnResponses {
+    /// Counts one response of our own making with this status; `None` is a response cut short.
     pub fn count(&mut self, status: Option<u16>) {
         *match status {
             Some(400) => &mut self.bad_request,
@@ -192,11 +192,11 @@ pub struct UpstreamFailures {
     pub connect_timeout: u64,
     /// The connection failed in another way (unreachable, no such socket).
     pub connect_failed: u64,
-    /// No answer, or no more of it, within `timeout.response`.
+    /// No response, or no more of it, within `timeout.response`.
     pub response_timeout: u64,
-    /// The connection ended before the answer was whole.
+    /// The connection ended before the response was whole.
     pub terminated: u64,
-    /// The answer broke HTTP/1.1.
+    /// The response broke HTTP/1.1.
     pub protocol: u64,
 }
 
@@ -304,7 +304,7 @@ pub struct Ledger {
     /// Client to upstream.
     pub request: Flow,
     /// Upstream to client.
-    pub answer: Flow,
+    pub response: Flow,
 }
 
 /// One direction of the ledger.
@@ -346,8 +346,8 @@ pub struct Gauges {
     pub upstream_connections_open: u64,
     /// Of these, kept alive without a request.
     pub upstream_connections_idle: u64,
-    /// Bytes of answers that wait for clients to take them.
-    pub answers_waiting_bytes: u64,
+    /// Bytes of responses that wait for clients to take them.
+    pub responses_waiting_bytes: u64,
     /// Slots by state.
     pub pool_slots: PoolSlots,
     /// Operations that the kernel holds.

@@ -63,7 +63,7 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "truncated"} counters.ring.truncated,
         {reason = "empty"} counters.ring.empty,
         {reason = "unreadable"} counters.ring.unreadable),
-    family!("stateless_answers", "Answers to datagrams without a connection, by kind",
+    family!("stateless_responses", "Responses to datagrams without a connection, by kind",
         {kind = "retry"} counters.quic.retries,
         {kind = "version_negotiation"} counters.quic.version_negotiations,
         {kind = "reset"} counters.quic.resets,
@@ -84,20 +84,20 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "excessive_load"} counters.http3.excessive_load),
 
     family!("requests", "Requests begun", {} counters.proxy.requests),
-    family!("answers_own", "Answers made by the gateway itself, by status",
-        {status = "400"} counters.proxy.own_answers.bad_request,
-        {status = "404"} counters.proxy.own_answers.no_route,
-        {status = "408"} counters.proxy.own_answers.request_timeout,
-        {status = "413"} counters.proxy.own_answers.body_too_large,
-        {status = "421"} counters.proxy.own_answers.misdirected,
-        {status = "431"} counters.proxy.own_answers.fields_too_large,
-        {status = "501"} counters.proxy.own_answers.not_implemented,
-        {status = "502"} counters.proxy.own_answers.bad_gateway,
-        {status = "503"} counters.proxy.own_answers.overloaded,
-        {status = "504"} counters.proxy.own_answers.gateway_timeout),
+    family!("responses_own", "Responses made by the gateway itself, by status",
+        {status = "400"} counters.proxy.own_responses.bad_request,
+        {status = "404"} counters.proxy.own_responses.no_route,
+        {status = "408"} counters.proxy.own_responses.request_timeout,
+        {status = "413"} counters.proxy.own_responses.body_too_large,
+        {status = "421"} counters.proxy.own_responses.misdirected,
+        {status = "431"} counters.proxy.own_responses.fields_too_large,
+        {status = "501"} counters.proxy.own_responses.not_implemented,
+        {status = "502"} counters.proxy.own_responses.bad_gateway,
+        {status = "503"} counters.proxy.own_responses.overloaded,
+        {status = "504"} counters.proxy.own_responses.gateway_timeout),
     family!("exchanges_cut", "Exchanges that did not end well, by side",
         {side = "downstream"} counters.proxy.exchanges_aborted,
-        {side = "upstream"} counters.proxy.answers_reset),
+        {side = "upstream"} counters.proxy.responses_reset),
     family!("upstream_connects", "Upstream connections asked for",
         {} counters.proxy.upstream_connects),
     family!("upstream_reuses", "Requests sent over a kept-alive upstream connection",
@@ -114,13 +114,13 @@ pub(super) const COUNTERS: &[Family] = &[
         {kind = "response_timeout"} counters.proxy.upstream_failures.response_timeout,
         {kind = "terminated"} counters.proxy.upstream_failures.terminated,
         {kind = "protocol"} counters.proxy.upstream_failures.protocol),
-    family!(bytes "body", "Body bytes of requests and answers",
+    family!(bytes "body", "Body bytes of requests and responses",
         {direction = "request"} counters.proxy.request_body_bytes,
-        {direction = "answer"} counters.proxy.answer_body_bytes),
+        {direction = "response"} counters.proxy.response_body_bytes),
 
     family!(bytes "payload", "Payload bytes moved through user space",
         {direction = "request"} counters.ledger.request.payload_bytes,
-        {direction = "answer"} counters.ledger.answer.payload_bytes),
+        {direction = "response"} counters.ledger.response.payload_bytes),
     family!(bytes "payload_copied", "Payload bytes that user space copied, by reason",
         {direction = "request", reason = "gather"} counters.ledger.request.copied_bytes.gather,
         {direction = "request", reason = "small"} counters.ledger.request.copied_bytes.small,
@@ -129,13 +129,13 @@ pub(super) const COUNTERS: &[Family] = &[
             counters.ledger.request.copied_bytes.low_water,
         {direction = "request", reason = "handshake"}
             counters.ledger.request.copied_bytes.handshake,
-        {direction = "answer", reason = "gather"} counters.ledger.answer.copied_bytes.gather,
-        {direction = "answer", reason = "small"} counters.ledger.answer.copied_bytes.small,
-        {direction = "answer", reason = "quota"} counters.ledger.answer.copied_bytes.quota,
-        {direction = "answer", reason = "low_water"}
-            counters.ledger.answer.copied_bytes.low_water,
-        {direction = "answer", reason = "handshake"}
-            counters.ledger.answer.copied_bytes.handshake),
+        {direction = "response", reason = "gather"} counters.ledger.response.copied_bytes.gather,
+        {direction = "response", reason = "small"} counters.ledger.response.copied_bytes.small,
+        {direction = "response", reason = "quota"} counters.ledger.response.copied_bytes.quota,
+        {direction = "response", reason = "low_water"}
+            counters.ledger.response.copied_bytes.low_water,
+        {direction = "response", reason = "handshake"}
+            counters.ledger.response.copied_bytes.handshake),
 
     family!("ring_enters", "Enters into the kernel", {} counters.ring.enters),
     family!("ring_completions", "Completions taken from the kernel",
@@ -179,13 +179,13 @@ pub(super) const COUNTERS: &[Family] = &[
 
     // Status classes lie in an array.
     Family {
-        name: "answers", help: "Final answers, by status class", bytes: false,
+        name: "responses", help: "Final responses, by status class", bytes: false,
         series: &[
-            (&[("class", "1xx")], |report| report.counters.proxy.answers[0]),
-            (&[("class", "2xx")], |report| report.counters.proxy.answers[1]),
-            (&[("class", "3xx")], |report| report.counters.proxy.answers[2]),
-            (&[("class", "4xx")], |report| report.counters.proxy.answers[3]),
-            (&[("class", "5xx")], |report| report.counters.proxy.answers[4]),
+            (&[("class", "1xx")], |report| report.counters.proxy.responses[0]),
+            (&[("class", "2xx")], |report| report.counters.proxy.responses[1]),
+            (&[("class", "3xx")], |report| report.counters.proxy.responses[2]),
+            (&[("class", "4xx")], |report| report.counters.proxy.responses[3]),
+            (&[("class", "5xx")], |report| report.counters.proxy.responses[4]),
         ],
     },
 ];
@@ -204,8 +204,8 @@ pub(super) const GAUGES: &[Family] = &[
         {} gauges.upstream_connections_open),
     family!("upstream_connections_idle", "Upstream connections kept alive without a request",
         {} gauges.upstream_connections_idle),
-    family!("answers_waiting_bytes", "Bytes of answers that wait for clients to take them",
-        {} gauges.answers_waiting_bytes),
+    family!("responses_waiting_bytes", "Bytes of responses that wait for clients to take them",
+        {} gauges.responses_waiting_bytes),
     family!("pool_slots", "Slots of the pool, by state",
         {state = "free"} gauges.pool_slots.free,
         {state = "owned"} gauges.pool_slots.owned,
@@ -226,10 +226,10 @@ type HistogramFamily = (&'static str, &'static str, fn(&WorkerReport) -> &Histog
 
 /// Latencies, in seconds.
 pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
-    ("request_duration", "From a request's first byte to its answer's last", |report| {
+    ("request_duration", "From a request's first byte to its response's last", |report| {
         &report.request_duration
     }),
-    ("upstream_duration", "From a request's hand-over upstream to its answer's end", |report| {
+    ("upstream_duration", "From a request's hand-over upstream to its response's end", |report| {
         &report.upstream_duration
     }),
 ];

@@ -12,7 +12,7 @@ mod families;
 mod histogram;
 
 pub use counters::{
-    ConnectionsClosed, Copied, Counters, Flow, Gauges, Http3Counters, Ledger, OwnAnswers,
+    ConnectionsClosed, Copied, Counters, Flow, Gauges, Http3Counters, Ledger, OwnResponses,
     PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
     UpstreamFailures, WorkerCounters,
 };
@@ -28,9 +28,9 @@ pub struct WorkerReport {
     pub counters: Counters,
     /// What rises and falls.
     pub gauges: Gauges,
-    /// From the first byte of a request to the last byte of its answer given to the connection.
+    /// From the first byte of a request to the last byte of its response given to the connection.
     pub request_duration: Histogram,
-    /// From the request's hand-over to an upstream connection to the end of its answer.
+    /// From the request's hand-over to an upstream connection to the end of its response.
     pub upstream_duration: Histogram,
 }
 

@@ -14,12 +14,12 @@ fn report(worker: u16, base: u64) -> WorkerReport {
     let mut report = WorkerReport { worker, ..WorkerReport::default() };
     report.counters.quic.datagrams_in = base + 1;
     report.counters.proxy.requests = base + 2;
-    report.counters.proxy.count_answer(204);
-    report.counters.proxy.count_answer(599);
-    report.counters.proxy.count_answer(99);
-    report.counters.proxy.count_answer(600);
-    report.counters.ledger.answer.payload_bytes = base + 3;
-    report.counters.ledger.answer.copied_bytes.gather = base + 4;
+    report.counters.proxy.count_response(204);
+    report.counters.proxy.count_response(599);
+    report.counters.proxy.count_response(99);
+    report.counters.proxy.count_response(600);
+    report.counters.ledger.response.payload_bytes = base + 3;
+    report.counters.ledger.response.copied_bytes.gather = base + 4;
     report.gauges.connections_open = base + 5;
     report.gauges.pool_slots.in_kernel = base + 6;
     report.request_duration.record(Duration::from_millis(3));
@@ -65,16 +65,16 @@ fn parse(text: &str) -> (BTreeMap<String, String>, Parsed) {
 #[test]
 fn parses_back_to_what_was_counted() {
     const COPIED: &str = "ringway_payload_copied_bytes_total";
-    const GATHERED: &str = r#"worker="0",direction="answer",reason="gather""#;
+    const GATHERED: &str = r#"worker="0",direction="response",reason="gather""#;
     let (_, samples) = parse(&exposition(vec![report(0, 100), report(1, 200)], facts()));
     let expected = [
         (r#"ringway_datagrams_total{worker="0",direction="in"}"#, 101.0),
         (r#"ringway_datagrams_total{worker="1",direction="in"}"#, 201.0),
         (r#"ringway_requests_total{worker="1"}"#, 202.0),
-        (r#"ringway_answers_total{worker="0",class="2xx"}"#, 1.0),
-        (r#"ringway_answers_total{worker="0",class="5xx"}"#, 1.0),
-        (r#"ringway_answers_total{worker="0",class="1xx"}"#, 0.0),
-        (r#"ringway_payload_bytes_total{worker="0",direction="answer"}"#, 103.0),
+        (r#"ringway_responses_total{worker="0",class="2xx"}"#, 1.0),
+        (r#"ringway_responses_total{worker="0",class="5xx"}"#, 1.0),
+        (r#"ringway_responses_total{worker="0",class="1xx"}"#, 0.0),
+        (r#"ringway_payload_bytes_total{worker="0",direction="response"}"#, 103.0),
         (&format!("{COPIED}{{{GATHERED}}}"), 104.0),
         (r#"ringway_connections_open{worker="0"}"#, 105.0),
         (r#"ringway_pool_slots{worker="1",state="in_kernel"}"#, 206.0),
@@ -158,8 +158,8 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
         loop_turns: a, sleeps: b, commands: c, restarts: d, access_records_dropped: e,
     } = worker;
     number!(next, a, b, c, d, e);
-    let Ledger { request, answer } = ledger;
-    for flow in [request, answer] {
+    let Ledger { request, response } = ledger;
+    for flow in [request, response] {
         let Flow { payload_bytes, copied_bytes } = flow;
         let Copied { gather, small, quota, low_water, handshake } = copied_bytes;
         number!(next, payload_bytes, gather, small, quota, low_water, handshake);
@@ -168,7 +168,7 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     let Gauges {
         connections_open: a, connections_handshaking: b, exchanges_active: c,
         requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
-        answers_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
+        responses_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
     } = &mut report.gauges;
     number!(next, a, b, c, d, e, f, g, h);
     let SocketOffload { gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off } =
@@ -199,21 +199,21 @@ fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {
 fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     #[rustfmt::skip]
     let ProxyCounters {
-        requests: a, answers, own_answers, exchanges_aborted: b, answers_reset: c,
+        requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
         upstream_set_asides: j,
-        upstream_failures, request_body_bytes: h, answer_body_bytes: i,
+        upstream_failures, request_body_bytes: h, response_body_bytes: i,
     } = proxy;
     number!(next, a, b, c, d, e, f, g, h, i, j);
-    for class in answers {
+    for class in responses {
         number!(next, class);
     }
     #[rustfmt::skip]
-    let OwnAnswers {
+    let OwnResponses {
         bad_request: a, no_route: b, request_timeout: c, body_too_large: d, misdirected: e,
         fields_too_large: f, not_implemented: g, bad_gateway: h, overloaded: i,
         gateway_timeout: j,
-    } = own_answers;
+    } = own_responses;
     number!(next, a, b, c, d, e, f, g, h, i, j);
     #[rustfmt::skip]
     let UpstreamFailures {
@@ -237,14 +237,14 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
 }
 
 #[test]
-fn own_answers_and_failures_are_told_apart() {
-    let mut own = OwnAnswers::default();
+fn own_responses_and_failures_are_told_apart() {
+    let mut own = OwnResponses::default();
     for status in [400, 404, 408, 413, 421, 431, 501, 502, 503, 504, 500] {
         own.count(Some(status));
     }
     own.count(None);
     #[rustfmt::skip]
-    let each_once = OwnAnswers {
+    let each_once = OwnResponses {
         bad_request: 1, no_route: 1, request_timeout: 1, body_too_large: 1, misdirected: 1,
         fields_too_large: 1, not_implemented: 1, bad_gateway: 1, overloaded: 1,
         gateway_timeout: 1,

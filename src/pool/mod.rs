@@ -155,7 +155,7 @@ impl Pool {
     }
 
     /// Charges the slot that `filled` lies in to `flow`, a keyed hash of who filled it; a slot is
-    /// charged to one flow, and to none once it is free. Answers `false`, and does nothing, for
+    /// charged to one flow, and to none once it is free. Returns `false`, and does nothing, for
     /// bytes that are not in this pool, and for no bytes.
     pub fn charge(&self, filled: &[u8], flow: u16) -> bool {
         if filled.is_empty() {
@@ -198,7 +198,7 @@ impl Pool {
     }
 
     /// Frees the slots whose [`Provided`] or [`InKernel`] was dropped without its completion: after
-    /// a worker's panic, so that the next one has the whole region. Answers how many.
+    /// a worker's panic, so that the next one has the whole region. Returns how many.
     ///
     /// # Safety
     ///

@@ -137,7 +137,7 @@ impl Region {
 
     /// The slots, for a moment: whoever holds them must not allocate or free slot memory.
     ///
-    /// Answers `None` on any thread but the attached one, and while they are held.
+    /// Returns `None` on any thread but the attached one, and while they are held.
     #[inline]
     pub(super) fn slots(&self) -> Option<RefMut<'_, Slots>> {
         if !alloc::is_attached_here(self) {

@@ -179,7 +179,7 @@ impl Slots {
     }
 
     /// Frees every slot that the kernel had and calls `each` with it: for an owner that takes over
-    /// after a panic, once the kernel has let go of all. Answers how many.
+    /// after a panic, once the kernel has let go of all. Returns how many.
     pub fn release_abandoned(&mut self, mut each: impl FnMut(u32)) -> u32 {
         let mut released = 0;
         for index in 0..self.counts().total {
@@ -192,7 +192,7 @@ impl Slots {
         released
     }
 
-    /// Charges slot `index` to `flow`, and to no other flow any longer. Answers `false` for a free
+    /// Charges slot `index` to `flow`, and to no other flow any longer. Returns `false` for a free
     /// slot, which nobody can have filled.
     pub fn charge(&mut self, index: u32, flow: u16) -> bool {
         if self.slots[index as usize].state == State::Free {

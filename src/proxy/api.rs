@@ -14,7 +14,7 @@ use crate::config::EndpointAddress;
 /// Fields of a message in order, duplicates kept.
 pub type Fields = Vec<(HeaderName, HeaderValue)>;
 
-/// Where a request came from and its answer goes to. Opaque here.
+/// Where a request came from and its response goes to. Opaque here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Downstream {
     /// A request stream of an HTTP/3 connection.
@@ -29,7 +29,7 @@ pub enum Downstream {
 }
 
 slot_key! {
-    /// One exchange, from its request to the end of its answer. Dead afterwards: a call with a dead
+    /// One exchange, from its request to the end of its response. Dead afterwards: a call with a dead
     /// key does nothing.
     pub ExchangeKey
 }
@@ -138,10 +138,10 @@ pub enum TransportFault {
     Other,
 }
 
-/// Why an answer is cut off. The client must not take what it has for the whole.
+/// Why a response is cut off. The client must not take what it has for the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetReason {
-    /// The upstream ended or broke before its answer was whole.
+    /// The upstream ended or broke before its response was whole.
     UpstreamIncomplete,
     /// The upstream's bytes break HTTP.
     UpstreamProtocol,
@@ -153,8 +153,8 @@ pub enum ResetReason {
     RequestMalformed,
     /// The client stopped sending its request's body.
     RequestTimeout,
-    /// The client stopped taking the answer.
-    AnswerStalled,
+    /// The client stopped taking the response.
+    ResponseStalled,
 }
 
 impl ResetReason {
@@ -165,7 +165,7 @@ impl ResetReason {
             Self::RequestTooLarge
             | Self::RequestMalformed
             | Self::RequestTimeout
-            | Self::AnswerStalled => true,
+            | Self::ResponseStalled => true,
         }
     }
 }
@@ -193,7 +193,7 @@ pub enum Output {
     Receive {
         /// The connection.
         key: UpstreamKey,
-        /// Whose answer it is, if anybody's: while that client takes too little, the receive may be
+        /// Whose response it is, if anybody's: while that client takes too little, the receive may be
         /// refused by [`super::Proxy::hold`].
         downstream: Option<Downstream>,
     },
@@ -213,8 +213,8 @@ pub enum Output {
         /// Fields, ready to send.
         fields: Fields,
     },
-    /// Send the answer's head.
-    AnswerHead {
+    /// Send the response's head.
+    ResponseHead {
         /// To whom.
         downstream: Downstream,
         /// Whose.
@@ -225,11 +225,11 @@ pub enum Output {
         fields: Fields,
         /// What `content-length` says, for information.
         content_length: Option<u64>,
-        /// Nothing follows: no `AnswerBody`, no `AnswerEnd`.
+        /// Nothing follows: no `ResponseBody`, no `ResponseEnd`.
         ended: bool,
     },
-    /// Send a piece of the answer's body; account for it by `handle_answer_taken`.
-    AnswerBody {
+    /// Send a piece of the response's body; account for it by `handle_response_taken`.
+    ResponseBody {
         /// To whom.
         downstream: Downstream,
         /// Whose.
@@ -237,8 +237,8 @@ pub enum Output {
         /// Not empty.
         piece: Bytes,
     },
-    /// The answer is whole.
-    AnswerEnd {
+    /// The response is whole.
+    ResponseEnd {
         /// To whom.
         downstream: Downstream,
         /// Whose.
@@ -246,8 +246,8 @@ pub enum Output {
         /// Trailer fields, ready to send, not empty.
         trailers: Option<Fields>,
     },
-    /// Cut the answer off and stop reading the request. The exchange is over.
-    AnswerReset {
+    /// Cut the response off and stop reading the request. The exchange is over.
+    ResponseReset {
         /// To whom.
         downstream: Downstream,
         /// Whose.
@@ -255,7 +255,7 @@ pub enum Output {
         /// Why.
         reason: ResetReason,
     },
-    /// No more of the request's body is wanted; the answer goes on or is whole.
+    /// No more of the request's body is wanted; the response goes on or is whole.
     StopRequest {
         /// From whom.
         downstream: Downstream,
@@ -286,19 +286,19 @@ pub struct AccessRecord {
     pub host: Option<HeaderValue>,
     /// Path with query, if it was understood; raw bytes, to be escaped by who prints them.
     pub path: Option<Bytes>,
-    /// Status of the answer; `None` when none was given.
+    /// Status of the response; `None` when none was given.
     pub status: Option<StatusCode>,
     /// Request body bytes received.
     pub request_len: u64,
     /// Answer body bytes given to the client's connection.
-    pub answer_len: u64,
+    pub response_len: u64,
     /// When the request's head was complete.
     pub start: Instant,
     /// From there to the end.
     pub duration: Duration,
     /// The endpoint that was asked last.
     pub upstream: Option<Arc<str>>,
-    /// From the first attempt to reach an endpoint to the end of its answer.
+    /// From the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Option<Duration>,
     /// The client's protocol.
     pub protocol: &'static str,
@@ -319,7 +319,7 @@ impl AccessRecord {
             path: None,
             status: None,
             request_len: 0,
-            answer_len: 0,
+            response_len: 0,
             start,
             duration: Duration::ZERO,
             upstream: None,
@@ -337,11 +337,11 @@ const PROTOCOL: &str = "HTTP/3";
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The whole answer was taken by the client's connection.
+    /// The whole response was taken by the client's connection.
     Complete,
     /// The client went away.
     Aborted,
-    /// The answer was cut off here.
+    /// The response was cut off here.
     Reset(ResetReason),
 }
 

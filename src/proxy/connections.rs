@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
-use super::http1::answer::AnswerPart;
+use super::http1::response::ResponsePart;
 use super::machine::{Owner, Proxy};
 use super::upstream::Role;
 use crate::planted::{Bug, is_planted};
@@ -50,17 +50,18 @@ impl Proxy {
         }
     }
 
-    /// The last [`Output::Receive`] is not made: the client takes too little of this answer, of which
+    /// The last [`Output::Receive`] is not made: the client takes too little of this response, of which
     /// something must wait for it. It is asked for anew when the client takes something; until then
     /// the upstream is not late, whatever it does.
     pub fn hold(&mut self, now: Instant, key: UpstreamKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Role::Busy(exchange, _) = &connection.role else {
-            unreachable!("a receive is held back for an answer that has begun")
+            unreachable!("a receive is held back for a response that has begun")
         };
         let exchange = *exchange;
         connection.receiving = false;
-        let pending_len = self.exchanges.get(exchange).map(|exchange| exchange.answer.pending_len);
+        let pending_len =
+            self.exchanges.get(exchange).map(|exchange| exchange.response.pending_len);
         assert!(pending_len > Some(0), "nothing would ever ask for a receive that was held back");
         self.tally.held += 1;
         self.set_upstream_alarm(now, exchange);
@@ -129,7 +130,7 @@ impl Proxy {
         self.pump_later(exchange_key);
     }
 
-    /// The upstream takes no more. What it has sent may be an answer all the same (an early 413,
+    /// The upstream takes no more. What it has sent may be a response all the same (an early 413,
     /// then a close): it is read to its end before anything is concluded.
     fn handle_write_failed(&mut self, now: Instant, key: UpstreamKey) {
         let connection = self.connections.get(key).expect("found by the caller");
@@ -158,9 +159,9 @@ impl Proxy {
         match &connection.role {
             Role::Busy(exchange, _) => {
                 let exchange = *exchange;
-                self.read_answer(now, key, exchange, piece, more_follows);
+                self.read_response(now, key, exchange, piece, more_follows);
             }
-            // Nobody asked for these bytes: the next request would take them for its answer.
+            // Nobody asked for these bytes: the next request would take them for its response.
             Role::Idle(_) | Role::Finishing => {
                 self.tally.idle_discarded += 1;
                 self.close(now, key);
@@ -172,7 +173,7 @@ impl Proxy {
     /// The peer sends no more; `clean` when it said so itself.
     fn handle_connection_end(&mut self, now: Instant, key: UpstreamKey, clean: bool) {
         let connection = self.connections.get_mut(key).expect("found by the caller");
-        let (exchange, is_answer_end) = match &mut connection.role {
+        let (exchange, is_response_end) = match &mut connection.role {
             Role::Busy(exchange, decoder) if clean => (*exchange, decoder.ends_with_connection()),
             Role::Busy(exchange, _) => (*exchange, false),
             Role::Idle(_) | Role::Finishing => {
@@ -181,20 +182,20 @@ impl Proxy {
             }
             Role::Connecting(_) => return,
         };
-        let has_head = |state: &Exchange| state.answer.head_given;
+        let has_head = |state: &Exchange| state.response.head_given;
         let looks_whole = is_planted(Bug::TruncatedAsCleanEnd)
             && self.exchanges.get(exchange).is_some_and(has_head);
-        if is_answer_end || looks_whole {
-            self.give(now, key, exchange, AnswerPart::End(None), false);
+        if is_response_end || looks_whole {
+            self.give(now, key, exchange, ResponsePart::End(None), false);
             return;
         }
         let state = self.exchanges.get(exchange).expect("a busy one's exchange exists");
-        let fault = if state.answer.byte_came { Fault::Incomplete } else { Fault::Terminated };
+        let fault = if state.response.byte_came { Fault::Incomplete } else { Fault::Terminated };
         self.connection_lost(now, key, fault);
     }
 
-    /// Gives the client what `piece` holds of its answer.
-    fn read_answer(
+    /// Gives the client what `piece` holds of its response.
+    fn read_response(
         &mut self,
         now: Instant,
         key: UpstreamKey,
@@ -203,11 +204,11 @@ impl Proxy {
         more_follows: bool,
     ) {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
-        exchange.answer.byte_came = true;
+        exchange.response.byte_came = true;
         loop {
-            let connection = self.connections.get_mut(key).expect("the answer is not whole");
+            let connection = self.connections.get_mut(key).expect("the response is not whole");
             let Role::Busy(_, decoder) = &mut connection.role else {
-                unreachable!("an answer is read from a busy connection")
+                unreachable!("a response is read from a busy connection")
             };
             match decoder.decode(&mut piece) {
                 Ok(Some(part)) => {
@@ -223,11 +224,11 @@ impl Proxy {
                 }
             }
         }
-        let connection = self.connections.get(key).expect("the answer is not whole");
+        let connection = self.connections.get(key).expect("the response is not whole");
         // The wait for a head is one wait: crumbs of a head do not prolong it.
         let in_head = matches!(&connection.role, Role::Busy(_, decoder) if decoder.is_in_head());
-        let exchange = self.exchanges.get(exchange_key).expect("the answer is not whole");
-        if self.reads_on(exchange.answer.pending_len) || is_planted(Bug::WrongCredit) {
+        let exchange = self.exchanges.get(exchange_key).expect("the response is not whole");
+        if self.reads_on(exchange.response.pending_len) || is_planted(Bug::WrongCredit) {
             self.receive(key);
         }
         if !in_head {
@@ -235,33 +236,33 @@ impl Proxy {
         }
     }
 
-    /// Passes one part of the answer on. True when it was the last one; `leftover` when bytes
+    /// Passes one part of the response on. True when it was the last one; `leftover` when bytes
     /// follow it.
     fn give(
         &mut self,
         now: Instant,
         key: UpstreamKey,
         exchange_key: ExchangeKey,
-        part: AnswerPart,
+        part: ResponsePart,
         leftover: bool,
     ) -> bool {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         let (downstream, exchange_key) = (exchange.downstream, exchange_key);
         let is_last = match part {
             // The gateway has said 100 itself where it was waited for.
-            AnswerPart::Interim(StatusCode::CONTINUE, _) => false,
-            AnswerPart::Interim(status, fields) => {
+            ResponsePart::Interim(StatusCode::CONTINUE, _) => false,
+            ResponsePart::Interim(status, fields) => {
                 let exchange = exchange_key;
                 self.outputs.push_back(Output::Interim { downstream, exchange, status, fields });
                 false
             }
-            AnswerPart::Head(head) => {
+            ResponsePart::Head(head) => {
                 exchange.note_head(head.status);
                 // No second try after this: the head that would be sent again is let go.
                 if let Some(request) = &mut exchange.request {
                     request.fields = Vec::new();
                 }
-                self.outputs.push_back(Output::AnswerHead {
+                self.outputs.push_back(Output::ResponseHead {
                     downstream,
                     exchange: exchange_key,
                     status: head.status,
@@ -269,18 +270,18 @@ impl Proxy {
                     content_length: head.content_length,
                     ended: head.ended,
                 });
-                self.note_answer(key);
+                self.note_response(key);
                 head.ended
             }
-            AnswerPart::Body(piece) => {
-                exchange.answer.pending_len += piece.len();
+            ResponsePart::Body(piece) => {
+                exchange.response.pending_len += piece.len();
                 let exchange = exchange_key;
-                self.outputs.push_back(Output::AnswerBody { downstream, exchange, piece });
+                self.outputs.push_back(Output::ResponseBody { downstream, exchange, piece });
                 false
             }
-            AnswerPart::End(trailers) => {
+            ResponsePart::End(trailers) => {
                 let exchange = exchange_key;
-                self.outputs.push_back(Output::AnswerEnd { downstream, exchange, trailers });
+                self.outputs.push_back(Output::ResponseEnd { downstream, exchange, trailers });
                 true
             }
         };
@@ -290,7 +291,7 @@ impl Proxy {
         is_last
     }
 
-    /// The answer is whole: parts exchange and connection.
+    /// The response is whole: parts exchange and connection.
     fn complete(
         &mut self,
         now: Instant,
@@ -307,7 +308,7 @@ impl Proxy {
 
         let connection = self.connections.get_mut(key).expect("a busy connection exists");
         let Role::Busy(_, decoder) = &connection.role else {
-            unreachable!("an answer is read from a busy connection")
+            unreachable!("a response is read from a busy connection")
         };
         let is_clean = request_is_whole && decoder.keeps_alive() && !leftover && !connection.broken;
         if !is_clean {

@@ -15,12 +15,12 @@ use super::http1::request::Framing;
 use super::machine::{Owner, Proxy};
 use super::routes::{BadTarget, check_path, host_of};
 use super::upstream::GroupKey;
-use crate::limits::ANSWER_STALL_TIMEOUT;
+use crate::limits::RESPONSE_STALL_TIMEOUT;
 use crate::planted::{Bug, is_planted};
 
 impl Proxy {
     /// Begins an exchange. `ended`: no body follows. Whatever becomes of it is told by outputs; an
-    /// answer may be among them already.
+    /// response may be among them already.
     pub fn handle_request(
         &mut self,
         now: Instant,
@@ -141,7 +141,7 @@ impl Proxy {
         }
     }
 
-    /// The client is gone or wants no answer any more. Nothing more is sent to it.
+    /// The client is gone or wants no response any more. Nothing more is sent to it.
     pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
         if self.exchanges.get(key).is_none() {
             return;
@@ -156,15 +156,15 @@ impl Proxy {
         }
     }
 
-    /// The client's connection took `len` bytes of the answer's body.
-    pub fn handle_answer_taken(&mut self, now: Instant, key: ExchangeKey, len: usize) {
+    /// The client's connection took `len` bytes of the response's body.
+    pub fn handle_response_taken(&mut self, now: Instant, key: ExchangeKey, len: usize) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let pending_len = exchange.answer.pending_len.checked_sub(len);
-        exchange.answer.pending_len = pending_len.expect("no more is taken than was given");
-        exchange.record.answer_len += len as u64;
-        let pending_len = exchange.answer.pending_len;
-        exchange.answer_alarm.disarm();
-        self.set_answer_alarm(now, key);
+        let pending_len = exchange.response.pending_len.checked_sub(len);
+        exchange.response.pending_len = pending_len.expect("no more is taken than was given");
+        exchange.record.response_len += len as u64;
+        let pending_len = exchange.response.pending_len;
+        exchange.response_alarm.disarm();
+        self.set_response_alarm(now, key);
         let exchange = self.exchanges.get(key).expect("found above");
         match exchange.stage() {
             Stage::Answered => self.end_if_taken(now, key),
@@ -177,11 +177,11 @@ impl Proxy {
         }
     }
 
-    /// The client's connection takes no more of the answer for now: the watch over it begins, unless
+    /// The client's connection takes no more of the response for now: the watch over it begins, unless
     /// it runs.
-    pub fn handle_answer_blocked(&mut self, now: Instant, key: ExchangeKey) {
+    pub fn handle_response_blocked(&mut self, now: Instant, key: ExchangeKey) {
         if self.exchanges.get(key).is_some() {
-            self.set_answer_alarm(now, key);
+            self.set_response_alarm(now, key);
         }
     }
 
@@ -210,17 +210,17 @@ impl Proxy {
         key
     }
 
-    /// Ends the exchange's way to an upstream for `fault`: by an own answer, or by cutting off the
-    /// answer that has begun.
+    /// Ends the exchange's way to an upstream for `fault`: by an own response, or by cutting off the
+    /// response that has begun.
     pub(super) fn fail(&mut self, now: Instant, key: ExchangeKey, fault: Fault) {
         let connection = self.detach(key);
         let exchange = self.exchanges.get_mut(key).expect("an exchange that fails exists");
-        if exchange.answer.head_given {
+        if exchange.response.head_given {
             let (downstream, reason) = (exchange.downstream, fault.reset_reason());
-            self.outputs.push_back(Output::AnswerReset { downstream, exchange: key, reason });
+            self.outputs.push_back(Output::ResponseReset { downstream, exchange: key, reason });
             self.end(now, key, Outcome::Reset(reason));
         } else {
-            self.answer_by_self(now, key, fault);
+            self.response_by_self(now, key, fault);
         }
         if let Some(connection) = connection {
             self.close(now, connection);
@@ -253,26 +253,26 @@ impl Proxy {
     }
 
     /// Starts the watch over the client's taking, unless it runs.
-    fn set_answer_alarm(&mut self, now: Instant, key: ExchangeKey) {
+    fn set_response_alarm(&mut self, now: Instant, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("an answered exchange exists");
-        if exchange.answer.pending_len > 0 && !exchange.answer_alarm.is_set() {
-            let due = now + ANSWER_STALL_TIMEOUT;
-            self.alarms.set(&mut exchange.answer_alarm, due, Owner::Answer(key));
+        if exchange.response.pending_len > 0 && !exchange.response_alarm.is_set() {
+            let due = now + RESPONSE_STALL_TIMEOUT;
+            self.alarms.set(&mut exchange.response_alarm, due, Owner::Response(key));
         }
     }
 
-    /// Ends an answered exchange once the client's connection has all of the answer.
+    /// Ends an answered exchange once the client's connection has all of the response.
     pub(super) fn end_if_taken(&mut self, now: Instant, key: ExchangeKey) {
         let exchange = self.exchanges.get(key).expect("an answered exchange exists");
-        if exchange.stage() == Stage::Answered && exchange.answer.pending_len == 0 {
+        if exchange.stage() == Stage::Answered && exchange.response.pending_len == 0 {
             self.end(now, key, Outcome::Complete);
         }
     }
 
-    fn answer_by_self(&mut self, now: Instant, key: ExchangeKey, fault: Fault) {
-        let (fields, body) = fault.answer();
+    fn response_by_self(&mut self, now: Instant, key: ExchangeKey, fault: Fault) {
+        let (fields, body) = fault.response();
         let status = fault.status();
-        let exchange = self.exchanges.get_mut(key).expect("an exchange to answer exists");
+        let exchange = self.exchanges.get_mut(key).expect("an exchange to response exists");
         exchange.advance(Stage::Answered);
         exchange.note_upstream_end(now);
         exchange.note_head(status);
@@ -281,7 +281,7 @@ impl Proxy {
         let method = exchange.request.as_ref().map(|request| &request.method);
         let ended = method.or(exchange.record.method.as_ref()) == Some(&Method::HEAD);
         let content_length = Some(body.len() as u64);
-        self.outputs.push_back(Output::AnswerHead {
+        self.outputs.push_back(Output::ResponseHead {
             downstream,
             exchange: key,
             status,
@@ -290,10 +290,10 @@ impl Proxy {
             ended,
         });
         if !ended {
-            exchange.answer.pending_len += body.len();
-            self.outputs.push_back(Output::AnswerBody { downstream, exchange: key, piece: body });
+            exchange.response.pending_len += body.len();
+            self.outputs.push_back(Output::ResponseBody { downstream, exchange: key, piece: body });
             let trailers = None;
-            self.outputs.push_back(Output::AnswerEnd { downstream, exchange: key, trailers });
+            self.outputs.push_back(Output::ResponseEnd { downstream, exchange: key, trailers });
         }
         self.stop_request(key);
         self.end_if_taken(now, key);

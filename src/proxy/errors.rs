@@ -1,4 +1,4 @@
-//! The gateway's own answers: one small text, one Proxy-Status (RFC 9209), one status each.
+//! The gateway's own responses: one small text, one Proxy-Status (RFC 9209), one status each.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
@@ -8,7 +8,7 @@ use super::api::{Fields, ResetReason, TransportFault};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Why the gateway answers itself, or cuts an answer off that has begun.
+/// Why the gateway answers itself, or cuts a response off that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The request breaks a rule; says which.
@@ -37,24 +37,24 @@ pub(crate) enum Fault {
     QueueFull,
     /// Every connection stayed in use for the wait's whole length.
     QueueTimeout,
-    /// The connection broke before a byte of an answer.
+    /// The connection broke before a byte of a response.
     Terminated,
-    /// The answer broke off.
+    /// The response broke off.
     Incomplete,
-    /// The answer's bytes break HTTP; says which rule.
+    /// The response's bytes break HTTP; says which rule.
     Protocol(&'static str),
-    /// The answer's head is longer than allowed.
+    /// The response's head is longer than allowed.
     HeadTooLong,
-    /// No answer, or no more of it, in time.
-    AnswerTimeout,
+    /// No response, or no more of it, in time.
+    ResponseTimeout,
     /// The upstream did not take the request in time.
     WriteTimeout,
-    /// The client took nothing of the answer for too long.
-    AnswerStalled,
+    /// The client took nothing of the response for too long.
+    ResponseStalled,
 }
 
 impl Fault {
-    /// The answer's status.
+    /// The response's status.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -69,9 +69,9 @@ impl Fault {
             }
             Self::Connect(TransportFault::TimedOut)
             | Self::ConnectTimeout
-            | Self::AnswerTimeout
+            | Self::ResponseTimeout
             | Self::WriteTimeout
-            | Self::AnswerStalled => StatusCode::GATEWAY_TIMEOUT,
+            | Self::ResponseStalled => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(_)
             | Self::Terminated
             | Self::Incomplete
@@ -103,9 +103,9 @@ impl Fault {
             Self::Incomplete => "http_response_incomplete",
             Self::Protocol(_) => "http_protocol_error",
             Self::HeadTooLong => "http_response_header_section_size",
-            Self::AnswerTimeout => "http_response_timeout",
+            Self::ResponseTimeout => "http_response_timeout",
             Self::WriteTimeout => "connection_write_timeout",
-            Self::AnswerStalled => "proxy_internal_response",
+            Self::ResponseStalled => "proxy_internal_response",
         }
     }
 
@@ -119,7 +119,7 @@ impl Fault {
             Self::ConnectMethod => "this gateway does not tunnel: CONNECT is not implemented",
             Self::TraceMethod => "this gateway does not echo requests: TRACE is not implemented",
             Self::LastHop => {
-                "max-forwards is 0, and this gateway has no answer to OPTIONS of its own"
+                "max-forwards is 0, and this gateway has no response to OPTIONS of its own"
             }
             Self::Misdirected => {
                 "the certificate of this connection is not for this host; ask on another connection"
@@ -136,23 +136,23 @@ impl Fault {
             Self::QueueFull => "every upstream connection is in use and the queue is full",
             Self::QueueTimeout => "every upstream connection stayed in use while this one waited",
             Self::Terminated => "the upstream closed the connection before it answered",
-            Self::Incomplete => "the upstream's answer broke off",
-            Self::HeadTooLong => "the upstream's answer head is longer than allowed",
-            Self::AnswerTimeout => "the upstream did not answer in time",
+            Self::Incomplete => "the upstream's response broke off",
+            Self::HeadTooLong => "the upstream's response head is longer than allowed",
+            Self::ResponseTimeout => "the upstream did not answer in time",
             Self::WriteTimeout => "the upstream did not take the request in time",
-            Self::AnswerStalled => "the client took nothing of the answer for too long",
+            Self::ResponseStalled => "the client took nothing of the response for too long",
         }
     }
 
-    /// How an answer that has begun is cut off for this.
+    /// How a response that has begun is cut off for this.
     pub(crate) fn reset_reason(self) -> ResetReason {
         match self {
             Self::RequestTimeout => ResetReason::RequestTimeout,
             Self::RequestTooLarge => ResetReason::RequestTooLarge,
             Self::BadRequest(_) | Self::Refused(..) => ResetReason::RequestMalformed,
             Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
-            Self::AnswerTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
-            Self::AnswerStalled => ResetReason::AnswerStalled,
+            Self::ResponseTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
+            Self::ResponseStalled => ResetReason::ResponseStalled,
             Self::NoRoute
             | Self::ConnectMethod
             | Self::TraceMethod
@@ -167,8 +167,8 @@ impl Fault {
         }
     }
 
-    /// Fields and body of the answer.
-    pub(crate) fn answer(self) -> (Fields, Bytes) {
+    /// Fields and body of the response.
+    pub(crate) fn response(self) -> (Fields, Bytes) {
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or("Error");
         let body = format!("{} {reason}: {}\n", status.as_u16(), self.details());
@@ -203,8 +203,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_tell_status_error_and_details() {
-        let (fields, body) = Fault::Connect(TransportFault::Refused).answer();
+    fn responses_tell_status_error_and_details() {
+        let (fields, body) = Fault::Connect(TransportFault::Refused).response();
         let value = |name: &str| {
             let mut found = fields.iter().filter(|(key, _)| key == name);
             found.next().map(|(_, value)| value.to_str().unwrap())
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn details_are_a_structured_string() {
         let fault = Fault::Refused(StatusCode::BAD_REQUEST, "a \"name\" with \\ and \u{e9}");
-        let (fields, _) = fault.answer();
+        let (fields, _) = fault.response();
         let (_, value) = fields.iter().find(|(name, _)| name == "proxy-status").unwrap();
         let expected = "ringway; error=http_request_error; \
                         details=\"a \\\"name\\\" with \\\\ and ??\"";

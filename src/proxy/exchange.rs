@@ -1,4 +1,4 @@
-//! One exchange: a request, the way to an upstream, the answer.
+//! One exchange: a request, the way to an upstream, the response.
 //!
 //! ```text
 //!            +---------+     +---------+     +------------+     +--------+
@@ -8,10 +8,10 @@
 //!              v  |                                   v               v     v
 //!            +---------+                          (Arrived)     (Arrived)  +----------+
 //!            | Holding |------------------------------------------------->| Answered |--> gone
-//!            +---------+          own answers come from every stage       +----------+
+//!            +---------+          own responses come from every stage       +----------+
 //! ```
 //!
-//! Both bodies flow while it is `Active`; the answer's bytes that the client's connection has not
+//! Both bodies flow while it is `Active`; the response's bytes that the client's connection has not
 //! taken keep it in `Answered`.
 
 use std::collections::VecDeque;
@@ -31,7 +31,7 @@ use crate::limits::{
     UPSTREAM_WRITE_PIECES_MAX,
 };
 
-/// How far an exchange has come on its way to an answer.
+/// How far an exchange has come on its way to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// On no list: new, or between two tries.
@@ -92,10 +92,10 @@ impl Stage {
 pub(crate) struct Bounds {
     pub(crate) request_body_len_max: u64,
     pub(crate) request_body_timeout: Duration,
-    pub(crate) answer_head_len_max: usize,
+    pub(crate) response_head_len_max: usize,
 }
 
-/// One request and its answer.
+/// One request and its response.
 pub(crate) struct Exchange {
     pub(crate) downstream: Downstream,
     /// `None` where it was refused before there was one.
@@ -110,7 +110,7 @@ pub(crate) struct Exchange {
     pub(crate) body: RequestBody,
     /// It stands in the queue of those that have something to write.
     pub(crate) is_pump_due: bool,
-    pub(crate) answer: AnswerProgress,
+    pub(crate) response: ResponseProgress,
     pub(crate) avoid: Avoid,
     /// Another try is allowed.
     pub(crate) may_try_again: bool,
@@ -121,8 +121,8 @@ pub(crate) struct Exchange {
     pub(crate) body_alarm: Alarm,
     /// Ends the wait for a connection.
     pub(crate) queue_alarm: Alarm,
-    /// Ends a pause in which the client takes nothing of its answer.
-    pub(crate) answer_alarm: Alarm,
+    /// Ends a pause in which the client takes nothing of its response.
+    pub(crate) response_alarm: Alarm,
     stage: Stage,
 }
 
@@ -149,9 +149,9 @@ pub(crate) struct RequestBody {
     pub(crate) trailers: Option<Fields>,
 }
 
-/// The answer on its way.
+/// The response on its way.
 #[derive(Debug, Default)]
-pub(crate) struct AnswerProgress {
+pub(crate) struct ResponseProgress {
     /// Its head was given to the client.
     pub(crate) head_given: bool,
     /// A byte of it came from the upstream of the current try.
@@ -172,14 +172,14 @@ impl Exchange {
             unsent_head: None,
             body: RequestBody::default(),
             is_pump_due: false,
-            answer: AnswerProgress::default(),
+            response: ResponseProgress::default(),
             avoid: Avoid::default(),
             may_try_again: true,
             record: Box::new(record),
             upstream_start: None,
             body_alarm: Alarm::default(),
             queue_alarm: Alarm::default(),
-            answer_alarm: Alarm::default(),
+            response_alarm: Alarm::default(),
             stage: Stage::Arrived,
         }
     }
@@ -194,20 +194,20 @@ impl Exchange {
     }
 
     /// Whether the exchange may be tried on another connection: none of it was sent, or it is
-    /// idempotent, nothing of an answer came and nothing of its body is gone (RFC 9110 9.2.2).
+    /// idempotent, nothing of a response came and nothing of its body is gone (RFC 9110 9.2.2).
     pub(crate) fn may_be_tried_again(&self) -> bool {
         let is_idempotent =
             self.request.as_ref().is_some_and(|request| request.method.is_idempotent());
         let untouched = match self.stage {
             Stage::Active { .. } => {
                 is_idempotent
-                    && !self.answer.byte_came
+                    && !self.response.byte_came
                     && self.body.given_len == 0
                     && !self.body.stopped
             }
             _ => true,
         };
-        self.may_try_again && untouched && !self.answer.head_given
+        self.may_try_again && untouched && !self.response.head_given
     }
 
     /// The endpoint is asked from now on.
@@ -239,8 +239,8 @@ impl Exchange {
 
     /// Notes the status that the client is told.
     pub(crate) fn note_head(&mut self, status: StatusCode) {
-        assert!(!self.answer.head_given, "a final answer has one head");
-        self.answer.head_given = true;
+        assert!(!self.response.head_given, "a final response has one head");
+        self.response.head_given = true;
         self.record.status = Some(status);
     }
 }

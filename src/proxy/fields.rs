@@ -243,7 +243,7 @@ fn put_address(out: &mut BytesMut, address: IpAddr) {
 }
 
 /// Takes away what the upstream's fields say to the gateway only, and adds Via.
-pub(crate) fn clean_answer(fields: &mut Fields, nominated: &Nominated) {
+pub(crate) fn clean_response(fields: &mut Fields, nominated: &Nominated) {
     fields.retain(|(name, _)| {
         let name = name.as_str();
         // The body's length is the message's, not the connection's, whatever is nominated.

@@ -5,7 +5,7 @@
 //!   well ------------------------------------------> set aside -------------------> on trial
 //!    ^                                                   ^                              |  |
 //!    |                                                   +---- failed: pause doubles ---+  |
-//!    +------------------------------ an answer's head came --------------------------------+
+//!    +------------------------------ a response's head came --------------------------------+
 //! ```
 //!
 //! On trial an endpoint gets one request; the others pass it over until that one has shown
@@ -33,8 +33,8 @@ pub(crate) struct Health {
 pub(crate) enum Failure {
     /// No connection could be made: the next request would fare no better.
     Connect,
-    /// A connection broke, or an answer did not come: it may have been this request's own fault.
-    Answer,
+    /// A connection broke, or a response did not come: it may have been this request's own fault.
+    Response,
 }
 
 impl Health {
@@ -61,7 +61,7 @@ impl Health {
         } else if self.until.is_some() {
             // It was sent before the endpoint was set aside, or because all are: nothing new.
             return false;
-        } else if failure == Failure::Answer {
+        } else if failure == Failure::Response {
             self.doubt_count += 1;
             if self.doubt_count < self.bounds.failure_count {
                 return false;
@@ -73,7 +73,7 @@ impl Health {
         true
     }
 
-    /// An answer's head came from there.
+    /// A response's head came from there.
     pub(crate) fn answered(&mut self) {
         (self.doubt_count, self.pause, self.until, self.on_trial) = (0, None, None, false);
     }
@@ -123,19 +123,19 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::new(BOUNDS);
         for _ in 0..10 {
-            health.failed(now, Failure::Answer, false);
-            health.failed(now, Failure::Answer, false);
+            health.failed(now, Failure::Response, false);
+            health.failed(now, Failure::Response, false);
             assert!(health.is_well(now));
             health.answered();
         }
         for count in 1..=3 {
-            assert_eq!(health.failed(now, Failure::Answer, false), count == 3);
+            assert_eq!(health.failed(now, Failure::Response, false), count == 3);
         }
         assert!(!health.is_well(now));
         // On trial one is enough.
         let then = now + BOUNDS.pause;
         assert!(health.asked(then));
-        health.failed(then, Failure::Answer, true);
+        health.failed(then, Failure::Response, true);
         assert!(!health.is_well(then + BOUNDS.pause) && health.is_well(then + 2 * BOUNDS.pause));
     }
 

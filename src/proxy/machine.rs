@@ -12,7 +12,7 @@ use super::routes::RouteTable;
 use super::slots::Slots;
 use super::upstream::{Connection, Group, GroupKey, Role};
 use crate::config::Config;
-use crate::limits::ANSWER_PENDING_LEN_MAX;
+use crate::limits::RESPONSE_PENDING_LEN_MAX;
 use crate::planted::{Bug, is_planted};
 
 /// The proxy of one worker. See the module.
@@ -48,7 +48,7 @@ pub(super) enum Owner {
     /// The wait for a connection.
     Queue(ExchangeKey),
     /// The client's taking.
-    Answer(ExchangeKey),
+    Response(ExchangeKey),
     /// The upstream's doing, or that there is nothing to do for it.
     Connection(UpstreamKey),
 }
@@ -120,23 +120,23 @@ impl Proxy {
             }
             match owner {
                 Owner::Body(exchange) => self.fail(now, exchange, Fault::RequestTimeout),
-                Owner::Answer(exchange) => self.fail(now, exchange, Fault::AnswerStalled),
+                Owner::Response(exchange) => self.fail(now, exchange, Fault::ResponseStalled),
                 Owner::Queue(exchange) => self.fail(now, exchange, Fault::QueueTimeout),
                 Owner::Connection(connection) => self.handle_upstream_timeout(now, connection),
             }
         }
     }
 
-    /// Tells whether buffers are short. Then an answer is only read on when the client's connection
+    /// Tells whether buffers are short. Then a response is only read on when the client's connection
     /// has taken all that came of it, so that clients that do not read cannot use memory up. Who
     /// does read loses nothing by it: the connection takes a piece as soon as it comes.
     pub fn set_memory_low(&mut self, memory_low: bool) {
         self.memory_low = memory_low;
     }
 
-    /// Whether more of an answer of which `pending_len` bytes wait for the client is to be read.
+    /// Whether more of a response of which `pending_len` bytes wait for the client is to be read.
     pub(super) fn reads_on(&self, pending_len: usize) -> bool {
-        pending_len == 0 || !self.memory_low && pending_len < ANSWER_PENDING_LEN_MAX
+        pending_len == 0 || !self.memory_low && pending_len < RESPONSE_PENDING_LEN_MAX
     }
 
     /// Keeps no connection from now on: each closes when its exchange is answered.
@@ -188,7 +188,7 @@ impl Proxy {
         Bounds {
             request_body_len_max: limits.request_body_len_max,
             request_body_timeout: limits.request_body_timeout,
-            answer_head_len_max: limits.answer_head_len_max as usize,
+            response_head_len_max: limits.response_head_len_max as usize,
         }
     }
 
@@ -197,7 +197,7 @@ impl Proxy {
         let mut exchange = self.exchanges.remove(key).expect("an exchange ends once");
         self.alarms.clear(&mut exchange.body_alarm);
         self.alarms.clear(&mut exchange.queue_alarm);
-        self.alarms.clear(&mut exchange.answer_alarm);
+        self.alarms.clear(&mut exchange.response_alarm);
         if let Some(group) = exchange.group {
             self.leave_group(group);
         }
@@ -255,7 +255,7 @@ impl Proxy {
         let alarm = match owner {
             Owner::Body(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).body_alarm,
             Owner::Queue(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).queue_alarm,
-            Owner::Answer(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).answer_alarm,
+            Owner::Response(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).response_alarm,
             Owner::Connection(key) => &mut self.connections.get_mut(key).expect(EXISTS).alarm,
         };
         self.alarms.fires(alarm, now, owner)
@@ -268,7 +268,7 @@ impl Proxy {
             Role::Connecting(_) => self.connect_failed(now, key, Fault::ConnectTimeout),
             Role::Busy(exchange, _) => {
                 self.note_failure(now, key);
-                let fault = if writing { Fault::WriteTimeout } else { Fault::AnswerTimeout };
+                let fault = if writing { Fault::WriteTimeout } else { Fault::ResponseTimeout };
                 self.fail_over(now, key, exchange, fault);
             }
             Role::Finishing | Role::Idle(_) => self.close(now, key),

@@ -14,7 +14,7 @@
 //!       +----------+                  | queue     |    +------------+
 //!            |                        +-----------+           |
 //!            v                                                v
-//!   AnswerHead, AnswerBody, AnswerEnd               Connect, Write, Receive, Close
+//!   ResponseHead, ResponseBody, ResponseEnd               Connect, Write, Receive, Close
 //! ```
 //!
 //! Payload passes through as [`bytes::Bytes`]: it is cut, framed and counted here, never copied.
@@ -22,8 +22,8 @@
 //! What holds an exchange back:
 //!
 //! - the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
-//! - the upstream: `Receive` is not asked for while too much of its answer waits for the client, or
-//!   is refused by [`Proxy::hold`] while too much of all of that client's answers does.
+//! - the upstream: `Receive` is not asked for while too much of its response waits for the client, or
+//!   is refused by [`Proxy::hold`] while too much of all of that client's responses does.
 #![forbid(unsafe_code)]
 
 mod alarms;

@@ -8,8 +8,8 @@ use super::errors::Fault;
 use super::exchange::Stage;
 use super::fields::Nominated;
 use super::health::Failure;
-use super::http1::answer::AnswerDecoder;
 use super::http1::request::encode_head;
+use super::http1::response::ResponseDecoder;
 use super::machine::{Owner, Proxy};
 use super::upstream::{Choice, Connection, GroupKey, Role};
 
@@ -99,13 +99,13 @@ impl Proxy {
         let connection = self.connections.get(key).expect("a connection that fails exists");
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         let health = &mut group.endpoints[connection.endpoint].health;
-        let set_aside = health.failed(now, Failure::Answer, connection.trial);
+        let set_aside = health.failed(now, Failure::Response, connection.trial);
         self.tally.set_asides += u64::from(set_aside);
     }
 
-    /// The head of an answer came over the connection.
-    pub(super) fn note_answer(&mut self, key: UpstreamKey) {
-        let connection = self.connections.get_mut(key).expect("a connection that answers exists");
+    /// The head of a response came over the connection.
+    pub(super) fn note_response(&mut self, key: UpstreamKey) {
+        let connection = self.connections.get_mut(key).expect("a connection that responses exists");
         connection.trial = false;
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         group.endpoints[connection.endpoint].health.answered();
@@ -225,7 +225,7 @@ impl Proxy {
         let connection =
             self.connections.get_mut(connection_key).expect("a connection to use exists");
         let to_head = request.method == http::Method::HEAD;
-        let decoder = AnswerDecoder::new(to_head, exchange.bounds.answer_head_len_max);
+        let decoder = ResponseDecoder::new(to_head, exchange.bounds.response_head_len_max);
         connection.role = Role::Busy(key, decoder);
         let group = self.groups.get(connection.group).expect("a used group exists");
         let host = group.host_for(connection.endpoint, request.authority.as_bytes());

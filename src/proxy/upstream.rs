@@ -21,7 +21,7 @@ use super::alarms::Alarm;
 use super::api::{ExchangeKey, UpstreamKey};
 use super::balance::Balance;
 use super::health::Health;
-use super::http1::answer::AnswerDecoder;
+use super::http1::response::ResponseDecoder;
 use super::idle::{IdleList, Links};
 use super::slots::slot_key;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
@@ -193,7 +193,7 @@ pub(crate) enum Role {
     /// Being opened for an exchange.
     Connecting(ExchangeKey),
     /// Carries an exchange.
-    Busy(ExchangeKey, AnswerDecoder),
+    Busy(ExchangeKey, ResponseDecoder),
     /// Its exchange is answered, its last write is still in flight.
     Finishing,
     /// Kept, in the endpoint's list.

@@ -81,7 +81,7 @@ pub(super) fn has_long_header(datagram: &[u8]) -> bool {
 }
 
 /// Whether every long-header packet of a datagram claims to be a Handshake packet, and there is
-/// one. Their keys come from an answer of ours, so if one of them proves authentic, the sender has
+/// one. Their keys come from a response of ours, so if one of them proves authentic, the sender has
 /// received it (RFC 9000 8.1). That it does is not told here.
 pub(super) fn claims_handshake_only(mut datagram: &[u8]) -> bool {
     let mut found = false;

@@ -55,24 +55,24 @@ impl Engine {
         };
         let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
         let short_id = short_id.and_then(|id| <[u8; super::CID_LEN]>::try_from(id).ok());
-        let mut answer = self.responses.buffer();
+        let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {
-            self.route_long(now, arrival, ecn, &payload, &mut answer)
+            self.route_long(now, arrival, ecn, &payload, &mut response)
         } else {
-            self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut answer)
+            self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut response)
         };
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                self.responses.give_back(answer);
+                self.responses.give_back(response);
                 self.handle_connection_event(now, handle, event, arrival);
             }
             Some(DatagramEvent::NewConnection(incoming)) => {
-                self.handle_incoming(now, incoming, answer, arrival);
+                self.handle_incoming(now, incoming, response, arrival);
             }
-            Some(DatagramEvent::Response(transmit)) => self.answer(transmit, answer, socket),
+            Some(DatagramEvent::Response(transmit)) => self.response(transmit, response, socket),
             None => {
-                self.responses.give_back(answer);
+                self.responses.give_back(response);
                 if short_id.is_some_and(|id| !self.ids.is_ours(&id)) {
                     self.stats.datagrams_foreign_id += 1;
                 } else {
@@ -87,7 +87,7 @@ impl Engine {
     ///
     /// - A client that has our connection id has heard us: its datagram is taken as from the first
     ///   address. quinn-proto sees it move with its first packet behind the handshake.
-    /// - One that repeats its first Initial has not: our answer went to where it was. The handshake
+    /// - One that repeats its first Initial has not: our response went to where it was. The handshake
     ///   begins anew, with the new address to prove, as it does on a worker that knows nothing of
     ///   it. Only who has seen that Initial can have this done.
     fn route_long(
@@ -96,13 +96,13 @@ impl Engine {
         arrival: Arrival,
         ecn: Option<EcnCodepoint>,
         payload: &[u8],
-        answer: &mut Vec<u8>,
+        response: &mut Vec<u8>,
     ) -> Option<DatagramEvent> {
         let Arrival { remote, local, .. } = arrival;
         // Half-open connections may keep parts of these for seconds, and one kept byte would pin
         // a whole slot of the pool. Of a request there is at most what the client sent along with
         // its last handshake packet.
-        let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), answer);
+        let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), response);
         let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
         let Some((_, managed)) = self.table.at(handle.0) else { return event };
         let first = managed.connection.remote_address();
@@ -117,7 +117,7 @@ impl Engine {
         } else {
             first
         };
-        self.endpoint.handle(now, taken_as_from, local.ip, ecn, payload.into(), answer)
+        self.endpoint.handle(now, taken_as_from, local.ip, ecn, payload.into(), response)
     }
 
     fn handle_connection_event(
@@ -175,7 +175,7 @@ impl Engine {
         &mut self,
         now: Instant,
         incoming: Incoming,
-        mut answer: Vec<u8>,
+        mut response: Vec<u8>,
         arrival: Arrival,
     ) {
         let socket = arrival.local.socket;
@@ -183,8 +183,8 @@ impl Engine {
         let listener = &self.listeners[index];
         if !self.accepting || listener.count >= listener.count_max {
             self.stats.connections_refused += 1;
-            let transmit = self.endpoint.refuse(incoming, &mut answer);
-            return self.answer(transmit, answer, socket);
+            let transmit = self.endpoint.refuse(incoming, &mut response);
+            return self.response(transmit, response, socket);
         }
         if !incoming.remote_address_validated() {
             let retry = match listener.quic.retry {
@@ -193,29 +193,29 @@ impl Engine {
                 Retry::Always => true,
             };
             if retry {
-                return match self.endpoint.retry(incoming, &mut answer) {
-                    Ok(transmit) => self.answer(transmit, answer, socket),
+                return match self.endpoint.retry(incoming, &mut response) {
+                    Ok(transmit) => self.response(transmit, response, socket),
                     Err(error) => {
                         // An address that a Retry token names is validated; still, hand it back.
                         self.endpoint.ignore(error.into_incoming());
-                        self.responses.give_back(answer);
+                        self.responses.give_back(response);
                     }
                 };
             }
             if self.handshaking >= HALF_OPEN_COUNT_MAX {
                 self.stats.initials_dropped += 1;
                 self.endpoint.ignore(incoming);
-                return self.responses.give_back(answer);
+                return self.responses.give_back(response);
             }
         }
-        self.accept(now, incoming, answer, arrival, index);
+        self.accept(now, incoming, response, arrival, index);
     }
 
     fn accept(
         &mut self,
         now: Instant,
         incoming: Incoming,
-        mut answer: Vec<u8>,
+        mut response: Vec<u8>,
         arrival: Arrival,
         index: usize,
     ) {
@@ -226,17 +226,18 @@ impl Engine {
         let server = listener.server(incoming.remote_address().ip());
         let server = Some(std::sync::Arc::clone(server));
         self.stats.handshakes_started += 1;
-        let (handle, connection) = match self.endpoint.accept(incoming, now, &mut answer, server) {
+        let (handle, connection) = match self.endpoint.accept(incoming, now, &mut response, server)
+        {
             Ok(accepted) => accepted,
             Err(error) => {
                 self.stats.handshakes_failed += 1;
                 return match error.response {
-                    Some(transmit) => self.answer(transmit, answer, arrival.local.socket),
-                    None => self.responses.give_back(answer),
+                    Some(transmit) => self.response(transmit, response, arrival.local.socket),
+                    None => self.responses.give_back(response),
                 };
             }
         };
-        self.responses.give_back(answer);
+        self.responses.give_back(response);
         listener.count += 1;
         self.handshaking += 1;
         let managed = Managed {
@@ -259,7 +260,7 @@ impl Engine {
     }
 
     /// Queues what the endpoint says to a stranger, and counts it by its kind.
-    fn answer(&mut self, transmit: quinn_proto::Transmit, bytes: Vec<u8>, socket: u16) {
+    fn response(&mut self, transmit: quinn_proto::Transmit, bytes: Vec<u8>, socket: u16) {
         match bytes.first_chunk::<5>() {
             Some([_, 0, 0, 0, 0]) if credit::has_long_header(&bytes) => {
                 self.stats.version_negotiations += 1;

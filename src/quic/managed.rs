@@ -26,11 +26,11 @@ pub(super) enum Phase {
     },
     /// Between `Connected` and `Closed`.
     Open,
-    /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
+    /// Kept for a while to response late packets with the close (RFC 9000 10.2).
     Closed,
 }
 
-/// Where a datagram came in, so an answer can leave the same way.
+/// Where a datagram came in, so a response can leave the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) socket: u16,

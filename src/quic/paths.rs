@@ -4,18 +4,18 @@
 //!   handshake        the client moves (RFC 9000 9)              it answers a PATH_CHALLENGE
 //!  current: A  --->  current: B, one free datagram, then 3x --->  current: B, proven
 //!  account            proven: A                             \
-//!                                                            +--> no answer: back to A
+//!                                                            +--> no response: back to A
 //! ```
 //!
 //! quinn-proto decides where a connection is; what is kept here follows it. It lets one datagram go
 //! to a new address while anything is left of its own account, and MTU probes without asking: the
 //! account here is what holds.
 //!
-//! A client whose NAT forgets it knows nothing of that. Should its answer to the challenge be lost,
+//! A client whose NAT forgets it knows nothing of that. Should its response to the challenge be lost,
 //! quinn-proto goes back to A, where nobody is, and what the client sends again may be probing packets
 //! only (RFC 9000 9.1), by which it has not moved: each would wait for the other. So while a client is
 //! heard elsewhere, and does not say that it probes, datagrams for A go to where it is heard, on that
-//! address's account. Its answer moves the connection there.
+//! address's account. Its response moves the connection there.
 //!
 //! Free datagrams are few: a client that named one address after the other and proved none would have
 //! each of them sent one.

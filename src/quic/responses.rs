@@ -1,4 +1,4 @@
-//! Answers that belong to no connection: Retry, version negotiation, stateless reset, refusal.
+//! Responses that belong to no connection: Retry, version negotiation, stateless reset, refusal.
 //!
 //! They are made while a datagram is handled and sent when the worker has a buffer, so they wait in
 //! between. Strangers cause them, so the queue is bounded and what does not fit is lost, as any
@@ -17,7 +17,7 @@ pub(super) struct Responses {
 }
 
 impl Responses {
-    /// An empty buffer to build an answer in.
+    /// An empty buffer to build a response in.
     pub(super) fn buffer(&mut self) -> Vec<u8> {
         self.free.pop().unwrap_or_default()
     }
@@ -28,7 +28,7 @@ impl Responses {
         self.free.push(buffer);
     }
 
-    /// Queues an answer; tells whether there was room.
+    /// Queues a response; tells whether there was room.
     pub(super) fn push(&mut self, transmit: Transmit, bytes: Vec<u8>) -> bool {
         if self.waiting.len() >= RESPONSE_COUNT_MAX {
             self.give_back(bytes);

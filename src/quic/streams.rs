@@ -1,7 +1,7 @@
 //! What the application does with connections and streams.
 //!
 //! Everything here may come late: the connection may have closed, or its place may be another's by
-//! now. Then the answer is `Gone`, and the application does what it would do anyway when it learns
+//! now. Then the response is `Gone`, and the application does what it would do anyway when it learns
 //! of the end.
 
 use std::net::{IpAddr, SocketAddr};

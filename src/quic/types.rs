@@ -195,6 +195,6 @@ pub struct ConnectionCounts {
     pub open: usize,
     /// Not yet `Connected`.
     pub handshaking: usize,
-    /// Closed, kept a little longer to answer late packets.
+    /// Closed, kept a little longer to response late packets.
     pub closing: usize,
 }

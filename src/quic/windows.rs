@@ -1,6 +1,6 @@
 //! Windows that grow with what a connection is seen to need.
 //!
-//! Both windows are memory that a client can make the gateway hold: answer bytes until they are
+//! Both windows are memory that a client can make the gateway hold: response bytes until they are
 //! acknowledged, request bytes until they are read. So they start small and grow only on evidence:
 //!
 //! - the **send window** follows the congestion window, which is the measured product of bandwidth

@@ -180,7 +180,7 @@ pub enum ReceiveOutcome {
 pub enum ConnectError {
     /// Nobody listens there.
     Refused,
-    /// No answer.
+    /// No response.
     TimedOut,
     /// No route, or the network or host is down.
     Unreachable,
@@ -200,7 +200,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Refused => f.write_str("connection refused: nobody listens there"),
-            ConnectError::TimedOut => f.write_str("no answer"),
+            ConnectError::TimedOut => f.write_str("no response"),
             ConnectError::Unreachable => f.write_str("no route to the address"),
             ConnectError::NotFound => f.write_str("no such unix socket"),
             ConnectError::Forbidden => f.write_str("not permitted (socket mode, packet filter)"),

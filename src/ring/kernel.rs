@@ -179,7 +179,7 @@ impl Kernel {
         self.ring.submitter().unregister_files()
     }
 
-    /// Moves submissions into the queue while it has room. Answers whether all fitted.
+    /// Moves submissions into the queue while it has room. Returns whether all fitted.
     pub(super) fn queue(&mut self, outbox: &mut VecDeque<squeue::Entry>) -> bool {
         let mut queue = self.ring.submission();
         while let Some(entry) = outbox.front() {

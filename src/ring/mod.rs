@@ -295,7 +295,7 @@ impl Ring {
         self.kernel.enter(wanted, timeout)
     }
 
-    /// Cancels all operations and waits for the last. Answers whether the kernel holds nothing.
+    /// Cancels all operations and waits for the last. Returns whether the kernel holds nothing.
     fn quiesce(&mut self, deadline: Instant) -> bool {
         const ROUND: Duration = Duration::from_millis(20);
         self.machine.is_ending = true;

@@ -257,7 +257,7 @@ impl Machine {
         let op_key = self.table.insert(Op::Receive(key));
         let stream = &mut self.streams[key.index as usize];
         stream.receive = Some(op_key);
-        // An answer takes its time: a try before it is there would only come back empty.
+        // A response takes its time: a try before it is there would only come back empty.
         let order = if stream.has_more { 0 } else { POLL_FIRST };
         let file = Fixed(self.stream_file(key.index));
         let group = self.stream_buffers.id();

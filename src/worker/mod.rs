@@ -167,7 +167,7 @@ impl WorkerSetup {
                     return false;
                 }
                 // The asker learns that nobody is there.
-                Ok(Command::Report(answer)) => drop(answer),
+                Ok(Command::Report(response)) => drop(response),
                 #[cfg(test)]
                 Ok(Command::Panic | Command::LoseSend) => {}
                 Err(RecvTimeoutError::Timeout) => return true,
@@ -176,8 +176,8 @@ impl WorkerSetup {
     }
 }
 
-/// Answers that wait for clients may fill this part of the pool's length: one in two.
-const ANSWERS_SHARE: usize = 2;
+/// Responses that wait for clients may fill this part of the pool's length: one in two.
+const RESPONSES_SHARE: usize = 2;
 
 /// How long a dying worker waits for the kernel to let go of its slots.
 const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -232,7 +232,7 @@ impl<'a> Worker<'a> {
             engine,
             socket_listeners: setup.sockets.iter().map(|edge| edge.listener).collect(),
             worker_count: setup.count,
-            answers_len_max: pool.plan().slots_len() / ANSWERS_SHARE,
+            responses_len_max: pool.plan().slots_len() / RESPONSES_SHARE,
         });
         gateway.set_tls(&setup.snapshot.tls);
         Ok(Self {

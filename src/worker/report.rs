@@ -85,7 +85,7 @@ impl Worker<'_> {
             requests_waiting: proxy.waiting as u64,
             upstream_connections_open: proxy.connections as u64,
             upstream_connections_idle: proxy.idle as u64,
-            answers_waiting_bytes: self.gateway.answers_waiting_len() as u64,
+            responses_waiting_bytes: self.gateway.responses_waiting_len() as u64,
             pool_slots: PoolSlots {
                 free: slots.free.into(),
                 owned: slots.owned.into(),

@@ -1,7 +1,7 @@
 //! When a new worker begins in the place of one that died, and when none does.
 //!
 //! The sockets stay in their reuseport group while the process lives: without its worker, a share
-//! of all new clients would get no answer. So a death is followed by a new begin, at once the first
+//! of all new clients would get no response. So a death is followed by a new begin, at once the first
 //! time, then after pauses that double. A worker that lives for a while starts the row anew.
 //!
 //! A panic may be some request's doing, so panics alone never end the row. What the host refuses
@@ -40,7 +40,7 @@ impl Revival {
         self.restart_count
     }
 
-    /// Takes in a death after a life of `lived`. Answers the pause before the next begin; `None`
+    /// Takes in a death after a life of `lived`. Returns the pause before the next begin; `None`
     /// where there shall be none.
     pub(super) fn pause_after(&mut self, cause: Cause, lived: Duration) -> Option<Duration> {
         if lived >= WORKER_HEALTHY_AFTER {

@@ -145,9 +145,9 @@ impl Worker<'_> {
                     self.phase = Phase::Draining(deadline);
                 }
                 Command::Stop => self.begin_close(now),
-                Command::Report(answer) => {
+                Command::Report(response) => {
                     // The asker may have given up: then nobody misses the report.
-                    let _ = answer.send(Box::new(self.report()));
+                    let _ = response.send(Box::new(self.report()));
                 }
                 #[cfg(test)]
                 Command::Panic => panic!("told to panic"),
@@ -157,7 +157,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Works the gateway's outputs off, or as many as a turn may send. Answers the time of the next
+    /// Works the gateway's outputs off, or as many as a turn may send. Returns the time of the next
     /// timer, or of more work.
     pub(super) fn carry_out(&mut self, now: Instant) -> Option<Instant> {
         self.send_unsent();

@@ -34,7 +34,7 @@ async def test_client_resets_mid_download(gateway, origin, host):
         exchange = client.open("GET", f"/bytes/{100 * MIB}")
         await exchange.received(MIB)
         exchange.reset()
-        origin.settle("answers_broken", 1)
+        origin.settle("responses_broken", 1)
         assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
     gateway.settle(settled(before))
     gateway.assert_alive()
@@ -80,21 +80,21 @@ async def test_short_body_is_a_message_error(gateway, origin):
         for sent in (b"", b"12345"):
             exchange = client.open("POST", "/upload", [("content-length", "10")], end=False)
             exchange.send(sent, end=True)
-            answer = await exchange.wait()
-            assert (answer.end, answer.code) == ("reset", 0x10E) or answer.status == 400
+            response = await exchange.wait()
+            assert (response.end, response.code) == ("reset", 0x10E) or response.status == 400
         assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
     assert origin.counts()["uploads_whole"] == 0
 
 
 @h3.run
-async def test_reset_before_the_answer(gateway, origin):
+async def test_reset_before_the_response(gateway, origin):
     before = gateway.metrics()
     async with h3.connection(gateway) as client:
         exchanges = [client.open("GET", "/slow-head?seconds=20") for _ in range(10)]
         await asyncio.sleep(0.5)
         for exchange in exchanges:
             exchange.reset()
-        origin.settle("answers_broken", 10)
+        origin.settle("responses_broken", 10)
     gateway.settle(settled(before))
 
 
@@ -158,7 +158,7 @@ def test_curl_gives_up(has_curl, start, origin, tmp_path, way, end):
         process.kill()
     process.communicate(timeout=10)
     assert process.returncode == (28 if end == "closes" else -9), "curl: 28 is its time limit"
-    origin.settle("uploads_broken" if way == "upload" else "answers_broken", 1)
+    origin.settle("uploads_broken" if way == "upload" else "responses_broken", 1)
     gateway.settle(settled(before))
     assert origin.counts()["uploads_whole"] == 0
     assert gateway.metrics().sum("exchanges_cut_total", side="downstream") == 1
@@ -178,7 +178,7 @@ async def test_many_aborts_leave_nothing(gateway, origin):
             for exchange in exchanges[::2] + uploads:
                 exchange.reset()
             for number, exchange in list(enumerate(exchanges))[1::2]:
-                answer = await exchange.wait()
-                assert answer.sha256 == bodies.digest(MIB, number), "an abort hurt a neighbour"
+                response = await exchange.wait()
+                assert response.sha256 == bodies.digest(MIB, number), "an abort hurt a neighbour"
     gateway.settle(settled(before))
     gateway.assert_alive()

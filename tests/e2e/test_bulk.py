@@ -60,7 +60,7 @@ def test_gigabyte_down(bulk):
     growth = max(samples) - samples[0]
     print(f"resident: {samples[0] / MIB:.1f} MiB at 64 MiB, then at most {growth / MIB:.1f} more")
     assert growth <= GROWTH_MAX
-    assert bulk.metrics().sum("payload_bytes_total", direction="answer") >= GIB
+    assert bulk.metrics().sum("payload_bytes_total", direction="response") >= GIB
     slots_back(bulk, out_before)
 
 
@@ -126,8 +126,8 @@ async def test_slow_reader_holds_nobody_up(start, has_curl):
     time.sleep(1)
     async with h3.connection(gateway) as client:
         for number in range(50):
-            answer = await client.get(f"/bytes/{50_000 + number}", seconds=5)
-            assert answer.sha256 == bodies.digest(50_000 + number)
+            response = await client.get(f"/bytes/{50_000 + number}", seconds=5)
+            assert response.sha256 == bodies.digest(50_000 + number)
         uploaded = await client.post("/upload", 4 * MIB, seconds=20)
         assert json.loads(uploaded.text)["sha256"] == bodies.digest(4 * MIB)
     assert slow.is_alive(), "the reader was not slow"

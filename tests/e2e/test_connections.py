@@ -18,10 +18,10 @@ async def test_keep_alive_is_used_again(gateway, origin):
     for _ in range(2):
         async with h3.connection(gateway) as client:
             for number in range(1, 11):
-                answer = await client.get(f"/bytes/{number * 100}")
-                assert answer.sha256 == bodies.digest(number * 100)
-                answer = await client.post("/echo", number * 100)
-                assert answer.sha256 == bodies.digest(number * 100)
+                response = await client.get(f"/bytes/{number * 100}")
+                assert response.sha256 == bodies.digest(number * 100)
+                response = await client.post("/echo", number * 100)
+                assert response.sha256 == bodies.digest(number * 100)
     counts = origin.counts()
     assert counts["requests"] == 40
     assert counts["connections_accepted"] == 1, "connections were not kept"
@@ -42,8 +42,8 @@ congestion = "{other}"
 """)
     async with raw.connection(gateway) as client:
         for authority in (b"localhost", b"e2e.test"):
-            answer = await client.ask(head(path=b"/bytes/10", authority=authority))
-            assert answer.outcome == "200"
+            response = await client.ask(head(path=b"/bytes/10", authority=authority))
+            assert response.outcome == "200"
         listed = subprocess.run(
             ["ss", "-tinHO", "state", "established", "dst", origin.address],
             capture_output=True, text=True, check=True)
@@ -64,9 +64,9 @@ async def test_parallel_requests_take_connections_of_their_own(gateway, origin):
     async with h3.connection(gateway) as client:
         exchanges = [client.open("GET", "/slow-head?seconds=1") for _ in range(10)]
         began = asyncio.get_running_loop().time()
-        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+        responses = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
         assert asyncio.get_running_loop().time() - began < 5, "they waited for each other"
-    assert {answer.status for answer in answers} == {200}
+    assert {response.status for response in responses} == {200}
     assert origin.counts()["connections_accepted"] == 10
 
 

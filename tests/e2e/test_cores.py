@@ -35,7 +35,7 @@ def assert_all_reached_their_worker(gateway, connections: int):
     metrics = gateway.metrics()
     assert metrics.sum("handshakes_total", outcome="completed") == connections
     assert metrics.sum("datagrams_dropped_total", reason="foreign_id") == 0
-    assert metrics.sum("stateless_answers_total", kind="reset") == 0
+    assert metrics.sum("stateless_responses_total", kind="reset") == 0
     assert metrics.sum("connections_closed_total", by="error") == 0
 
 
@@ -79,8 +79,8 @@ async def test_connections_spread_over_workers(start):
 
     async def one(number: int):
         async with h3.connection(gateway, ("127.0.0.1", "::1")[number % 2]) as client:
-            answers = [client.post("/echo", 20 * KIB, seed=number), client.get("/bytes/9999")]
-            echo, file = await asyncio.gather(*answers)
+            responses = [client.post("/echo", 20 * KIB, seed=number), client.get("/bytes/9999")]
+            echo, file = await asyncio.gather(*responses)
         assert echo.sha256 == bodies.digest(20 * KIB, number)
         assert file.sha256 == bodies.digest(9999)
 
@@ -114,8 +114,8 @@ address = ["127.0.0.1:{ports[1]}", "[::1]:{ports[1]}"]
         gateway.port = port
         async with h3.connection(gateway, host) as client:
             assert client._quic._retry_count == (port == ports[0])
-            answer = await client.post("/echo", 30 * KIB)
-            assert answer.sha256 == bodies.digest(30 * KIB)
+            response = await client.post("/echo", 30 * KIB)
+            assert response.sha256 == bodies.digest(30 * KIB)
     assert_all_reached_their_worker(gateway, 5)
 
 
@@ -173,13 +173,13 @@ async def new_address_while_it_begins(gateway, host, **rules):
 
 
 async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Relay]:
-    """Two connections for each place, that move behind their datagram of this number. Answers with
+    """Two connections for each place, that move behind their datagram of this number. Responses with
     the relays, ended."""
 
     async def one(place: int, seed: int):
         async with talking_connection(relays[place], host) as client:
-            answer = await client.get(f"/bytes/{100 * KIB}?seed={seed}", seconds=6)
-            assert answer.sha256 == bodies.digest(100 * KIB, seed), f"moved after {place}"
+            response = await client.get(f"/bytes/{100 * KIB}?seed={seed}", seconds=6)
+            assert response.sha256 == bodies.digest(100 * KIB, seed), f"moved after {place}"
             echo = await client.post("/echo", 30 * KIB, seed=seed, seconds=6)
             assert echo.sha256 == bodies.digest(30 * KIB, seed), f"moved after {place}"
 
@@ -198,7 +198,7 @@ async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Rel
     metrics = gateway.metrics()
     assert metrics.sum("handshakes_total", outcome="completed") == len(pairs)
     assert metrics.sum("datagrams_dropped_total", reason="foreign_id") == 0
-    assert metrics.sum("stateless_answers_total", kind="reset") == 0
+    assert metrics.sum("stateless_responses_total", kind="reset") == 0
     return relays
 
 
@@ -214,8 +214,8 @@ async def test_rebinding_again_and_again_with_four_workers(start, rules):
         length = 300 * KIB
         async with talking_connection(relay, "127.0.0.1") as client:
             for seed in (number, number + 100):
-                answer = await client.get(f"/bytes/{length}?seed={seed}")
-                assert (answer.end, answer.sha256) == ("clean", bodies.digest(length, seed))
+                response = await client.get(f"/bytes/{length}?seed={seed}")
+                assert (response.end, response.sha256) == ("clean", bodies.digest(length, seed))
                 echo = await client.post("/echo", 100 * KIB, seed=seed)
                 assert (echo.end, echo.sha256) == ("clean", bodies.digest(100 * KIB, seed))
 
@@ -242,8 +242,8 @@ trusted_proxies = ["127.0.0.1/32"]
     elsewhere = "127.0.0.9"
 
     async def told() -> list[str]:
-        answer = await client.get("/head/client", [("x-forwarded-for", "192.0.2.9")])
-        fields = json.loads(answer.text)["fields"]
+        response = await client.get("/head/client", [("x-forwarded-for", "192.0.2.9")])
+        fields = json.loads(response.text)["fields"]
         return [value for name, value in fields if name.lower() == "x-forwarded-for"]
 
     with Relay(gateway, rebind_addr=1, rebinds_max=1, addrs=[elsewhere]) as relay:
@@ -258,7 +258,7 @@ trusted_proxies = ["127.0.0.1/32"]
 
 @h3.run
 async def test_a_client_is_not_believed_to_be_where_it_only_pretends_to_be(start):
-    """A client writes a trusted address on its packets and adds answers to challenges that it has
+    """A client writes a trusted address on its packets and adds responses to challenges that it has
     never seen."""
     port, trusted = free_ports()[0], "127.0.0.9"
     gateway = start(extra=f"""
@@ -318,7 +318,7 @@ def test_ids_of_no_worker_are_counted_and_never_answered(start, host):
     metrics = gateway.metrics()
     assert metrics.sum("datagrams_total", direction="in") == 257
     assert 1 <= len(resets) <= 2 * workers
-    assert metrics.sum("stateless_answers_total", kind="reset") == len(resets)
+    assert metrics.sum("stateless_responses_total", kind="reset") == len(resets)
     # RFC 9000 10.3: it looks like a short header, and is shorter than what it answers.
     assert all(reset[0] & 0xC0 == 0x40 and len(reset) < 100 for reset in resets)
 
@@ -343,8 +343,8 @@ async def test_a_live_connection_survives_datagrams_under_its_neighbours_ids(sta
         gateway.settle(lambda metrics: None if metrics.sum(
             "datagrams_dropped_total", reason="foreign_id") >= before + 8 * 5 else "not counted")
         for number, client in enumerate(clients):
-            answer = await client.post("/echo", 40 * KIB, seed=number)
-            assert (answer.end, answer.sha256) == ("clean", bodies.digest(40 * KIB, number))
+            response = await client.post("/echo", 40 * KIB, seed=number)
+            assert (response.end, response.sha256) == ("clean", bodies.digest(40 * KIB, number))
     assert dropped(gateway, "foreign_id") == before + 8 * 5
 
 

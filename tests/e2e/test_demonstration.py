@@ -54,16 +54,16 @@ async def test_it_serves(demonstration, host):
         assert (page.status, page.end) == (200, "clean")
         assert b"<html" in page.text.lower() or b"<!doctype html" in page.text.lower()
         for length in (0, 1000, 3_000_000):
-            answer = await client.open("GET", f"/bytes/{length}", authority="localhost").wait()
-            assert (answer.status, answer.length, answer.end) == (200, length, "clean")
-            assert answer.text == bodies.demo_body(length)[: 64 * 1024]
+            response = await client.open("GET", f"/bytes/{length}", authority="localhost").wait()
+            assert (response.status, response.length, response.end) == (200, length, "clean")
+            assert response.text == bodies.demo_body(length)[: 64 * 1024]
         for sized in (True, False):
             fields = [("content-length", "6")] if sized else []
             exchange = client.open("POST", "/echo", fields, end=False, authority="localhost")
             exchange.send(b"abc")
             exchange.send(b"def", end=True)
-            answer = await exchange.wait()
-            assert (answer.status, answer.text, answer.end) == (200, b"abcdef", "clean")
+            response = await exchange.wait()
+            assert (response.status, response.text, response.end) == (200, b"abcdef", "clean")
     demonstration.signal(signal.SIGINT)
     assert await asyncio.to_thread(demonstration.wait, 5) == 0
 

@@ -16,17 +16,17 @@ CURL_TRIES_MAX = 5
 
 async def assert_serves(client):
     """The connection and the gateway are still well."""
-    answer = await client.get("/bytes/1000")
-    assert (answer.status, answer.sha256) == (200, bodies.digest(1000))
+    response = await client.get("/bytes/1000")
+    assert (response.status, response.sha256) == (200, bodies.digest(1000))
 
 
-def assert_own(answer, status: int, *tokens: str):
-    """An answer of the gateway's own making that tells why (RFC 9209)."""
-    assert (answer.status, answer.end) == (status, "clean")
-    said = answer.field("proxy-status")
-    assert said and said.startswith("ringway"), answer.fields
+def assert_own(response, status: int, *tokens: str):
+    """A response of the gateway's own making that tells why (RFC 9209)."""
+    assert (response.status, response.end) == (status, "clean")
+    said = response.field("proxy-status")
+    assert said and said.startswith("ringway"), response.fields
     assert not tokens or any(f"error={token}" in said for token in tokens), said
-    assert answer.length > 0, "no text for people"
+    assert response.length > 0, "no text for people"
 
 
 @h3.run
@@ -44,8 +44,8 @@ async def test_no_route_is_404(gateway, host):
 async def test_upstream_down_is_502(gateway, host):
     async with h3.connection(gateway, host) as client:
         assert_own(await client.get("/down/x"), 502, "connection_refused")
-        answer = await client.post("/down/x", MIB)
-        assert_own(answer, 502, "connection_refused")
+        response = await client.post("/down/x", MIB)
+        assert_own(response, 502, "connection_refused")
         await assert_serves(client)
 
 
@@ -61,15 +61,15 @@ async def test_late_head_is_504(start, origin):
     async with h3.connection(gateway) as client:
         assert_own(await client.get("/slow-head?seconds=30"), 504, "http_response_timeout")
         await assert_serves(client)
-        origin.settle("answers_broken", 1)
+        origin.settle("responses_broken", 1)
 
 
 @h3.run
 async def test_stalled_body_is_an_error(start):
     gateway = start(response_timeout="1s")
     async with h3.connection(gateway) as client:
-        answer = await client.get("/drip/2000?piece=1000&pause=30")
-        assert (answer.status, answer.end) == (200, "reset")
+        response = await client.get("/drip/2000?piece=1000&pause=30")
+        assert (response.status, response.end) == (200, "reset")
         await assert_serves(client)
 
 
@@ -81,8 +81,8 @@ async def test_origin_dies_mid_body(gateway, path, how, length):
     path = path.format(n=length)
     path += ("&" if "?" in path else "?") + f"how={how}"
     async with h3.connection(gateway) as client:
-        answer = await client.get(path)
-        assert answer.end == "reset" or answer.status == 502, "a short body looks whole"
+        response = await client.get(path)
+        assert response.end == "reset" or response.status == 502, "a short body looks whole"
         await assert_serves(client)
     assert gateway.metrics().sum("exchanges_cut_total", side="upstream") <= 1
 
@@ -97,8 +97,8 @@ def test_origin_dies_mid_body_for_curl(has_curl, gateway):
 @h3.run
 async def test_origin_dies_mid_upload(gateway, origin, how, after):
     async with h3.connection(gateway) as client:
-        answer = await client.post(f"/die-upload/{after}?how={how}", 8 * MIB)
-        assert_own(answer, 502, "connection_terminated")
+        response = await client.post(f"/die-upload/{after}?how={how}", 8 * MIB)
+        assert_own(response, 502, "connection_terminated")
         await assert_serves(client)
     assert origin.counts()["requests"] == 2, "an upload that had begun was sent again"
 
@@ -112,7 +112,7 @@ def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_pat
         text, errors = upload.communicate(timeout=30)
         assert origin.counts()["requests"] == count, "an upload that had begun was sent again"
         # STOP_SENDING that reaches curl before its next write makes that fail, and curl gives up
-        # instead of reading the answer that came with it (RFC 9114 4.1).
+        # instead of reading the response that came with it (RFC 9114 4.1).
         if upload.returncode != CURL_HTTP3_ERROR or b"send" not in errors:
             break
     assert upload.returncode == 0, errors.decode()
@@ -121,7 +121,7 @@ def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_pat
 
 
 @h3.run
-async def test_hang_up_without_an_answer(gateway, origin):
+async def test_hang_up_without_an_response(gateway, origin):
     async with h3.connection(gateway) as client:
         before = origin.counts()["requests"]
         assert_own(await client.post("/hang-up", 10), 502, "connection_terminated")
@@ -132,12 +132,12 @@ async def test_hang_up_without_an_answer(gateway, origin):
 
 
 @h3.run
-async def test_early_answer_stops_the_upload(gateway):
+async def test_early_response_stops_the_upload(gateway):
     async with h3.connection(gateway) as client:
         exchange = client.open("POST", "/refuse", end=False)
         sending = asyncio.ensure_future(exchange.send_body(200 * MIB))
-        answer = await exchange.wait()
-        assert (answer.status, answer.text, answer.end) == (413, b"no\n", "clean")
+        response = await exchange.wait()
+        assert (response.status, response.text, response.end) == (413, b"no\n", "clean")
         async with asyncio.timeout(10):
             await sending
         assert exchange.stopped is not None, "the client was never told to stop"
@@ -151,8 +151,8 @@ async def test_body_over_the_limit_is_413(start, origin):
         assert (await client.post("/upload", 100 * KIB)).status == 200
         assert_own(await client.post("/upload", 100 * KIB + 1), 413)
         whole = origin.counts()["uploads_whole"]
-        answer = await client.post("/upload", MIB, sized=False)
-        assert answer.status == 413 or answer.end == "reset"
+        response = await client.post("/upload", MIB, sized=False)
+        assert response.status == 413 or response.end == "reset"
         assert origin.counts()["uploads_whole"] == whole, "the origin took a cut body for whole"
         await assert_serves(client)
 
@@ -163,12 +163,12 @@ async def test_requests_wait_for_a_connection_then_503(gateway):
     async with h3.connection(gateway) as client:
         path = "/slow-head?seconds=1"
         exchanges = [client.open("GET", path, authority="small.test") for _ in range(6)]
-        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
-        statuses = sorted(answer.status for answer in answers)
+        responses = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+        statuses = sorted(response.status for response in responses)
         assert statuses == [200, 200, 200, 503, 503, 503]
-        for answer in answers:
-            if answer.status == 503:
-                assert_own(answer, 503, "connection_limit_reached")
+        for response in responses:
+            if response.status == 503:
+                assert_own(response, 503, "connection_limit_reached")
         await assert_serves(client)
 
 
@@ -185,26 +185,26 @@ async def test_dot_segments_are_400(gateway, origin, path):
 @h3.run
 async def test_fields_over_the_limit_are_431(gateway):
     async with h3.connection(gateway) as client:
-        answer = await client.get("/bytes/1", [("x-large", "x" * 40 * KIB)])
-        assert_own(answer, 431)
+        response = await client.get("/bytes/1", [("x-large", "x" * 40 * KIB)])
+        assert_own(response, 431)
         await assert_serves(client)
 
 
 @h3.run
-async def test_origin_answers_are_not_mixed_up_after_faults(gateway):
-    """After any fault the next answers belong to their own requests."""
+async def test_origin_responses_are_not_mixed_up_after_faults(gateway):
+    """After any fault the next responses belong to their own requests."""
     async with h3.connection(gateway) as client:
         for number in range(30):
             fault = ["/die/5000", "/hang-up", "/close/100", "/status/204", "/die-chunked/9000"]
             await client.get(fault[number % len(fault)])
             length = 10_000 + number
-            answer = await client.post("/echo", length, seed=number)
-            assert answer.sha256 == bodies.digest(length, number)
+            response = await client.post("/echo", length, seed=number)
+            assert response.sha256 == bodies.digest(length, number)
 
 
 @h3.run
 async def test_uploads_to_a_slow_origin_are_held_back(gateway):
     """The client is throttled to the origin's pace, and nothing is lost."""
     async with h3.connection(gateway) as client:
-        answer = await client.post("/upload?pause=0.02", 20 * MIB)
-        assert json.loads(answer.text)["sha256"] == bodies.digest(20 * MIB)
+        response = await client.post("/upload?pause=0.02", 20 * MIB)
+        assert json.loads(response.text)["sha256"] == bodies.digest(20 * MIB)

@@ -39,7 +39,7 @@ def test_chacha20_with_ngtcp2_and_key_update(has_ngtcp2, gateway, tmp_path):
 def test_chacha20_with_curl(has_curl, gateway):
     done = Curl(gateway).run(f"/bytes/{MIB}", "--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256",
                              "--verbose")
-    # curl tells what it offers; the answer can have been encrypted with nothing else.
+    # curl tells what it offers; the response can have been encrypted with nothing else.
     offered = b"TLS 1.3 cipher selection: TLS_CHACHA20_POLY1305_SHA256\n"
     assert offered in done.stderr, done.stderr.decode()
     assert hashlib.sha256(done.stdout).hexdigest() == bodies.digest(MIB)
@@ -49,10 +49,10 @@ def test_chacha20_with_curl(has_curl, gateway):
 async def test_two_thousand_small_files_with_aioquic(gateway):
     async with h3.connection(gateway) as client:
         exchanges = [client.open("GET", f"/bytes/32?seed={seed}") for seed in range(FILE_COUNT)]
-        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
-    for seed, answer in enumerate(answers):
-        assert (answer.status, answer.end) == (200, "clean"), seed
-        assert answer.sha256 == bodies.digest(32, seed), f"stream {seed} has other bytes"
+        responses = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+    for seed, response in enumerate(responses):
+        assert (response.status, response.end) == (200, "clean"), seed
+        assert response.sha256 == bodies.digest(32, seed), f"stream {seed} has other bytes"
 
 
 def test_two_thousand_small_files_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
@@ -88,7 +88,7 @@ def test_retry(has_ngtcp2, has_curl, start, host, tmp_path):
     assert Curl(gateway, host).download("/bytes/5000") == (0, 5000, bodies.digest(5000))
     metrics = gateway.metrics()
     # curl's ClientHello, with its post-quantum key, takes two datagrams.
-    assert metrics.sum("stateless_answers_total", kind="retry") in (3, 4)
+    assert metrics.sum("stateless_responses_total", kind="retry") in (3, 4)
     assert metrics.sum("connections_accepted_total") == 3
 
 
@@ -103,7 +103,7 @@ def test_retry_over_a_bad_network(start, tmp_path):
     with Relay(gateway, drop_down=[1], drop_up=[3]) as relay:
         asyncio.run(by_aioquic())
     assert (relay.up.lost, relay.down.lost) == (1, 1)
-    assert gateway.metrics().sum("stateless_answers_total", kind="retry") == 2
+    assert gateway.metrics().sum("stateless_responses_total", kind="retry") == 2
     assert gateway.metrics().sum("connections_accepted_total") == 1
 
 
@@ -145,13 +145,13 @@ async def test_key_update_with_aioquic(gateway):
         keys = client._quic._cryptos[tls.Epoch.ONE_RTT]
         for number in range(1, 9):
             client._quic.request_key_update()
-            answer = await client.get(f"/bytes/{300 * KIB}?seed={number}")
-            assert answer.sha256 == bodies.digest(300 * KIB, number)
+            response = await client.get(f"/bytes/{300 * KIB}?seed={number}")
+            assert response.sha256 == bodies.digest(300 * KIB, number)
             assert keys.send.key_phase == keys.recv.key_phase == number % 2, (
                 f"after {number} updates: we {keys.send.key_phase}, they {keys.recv.key_phase}"
             )
-        answer = await client.post("/echo", MIB)
-        assert answer.sha256 == bodies.digest(MIB)
+        response = await client.post("/echo", MIB)
+        assert response.sha256 == bodies.digest(MIB)
 
 
 def test_key_update_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
@@ -218,8 +218,8 @@ async def test_ecn_marks_of_aioquic_are_counted(gateway, host):
     with Relay(gateway, host, delay=2, ce=0.1) as relay:
         async with h3.connection(relay, host) as client:
             told = marked_and_watched(client)
-            answer = await client.post("/echo", 600 * KIB)
-            assert answer.sha256 == bodies.digest(600 * KIB)
+            response = await client.post("/echo", 600 * KIB)
+            assert response.sha256 == bodies.digest(600 * KIB)
     ect_0, ect_1, ce = told[-1]
     assert relay.up.ce_made > 10
     assert relay.up.ce_made / 2 < ce <= relay.up.ce_made
@@ -244,9 +244,9 @@ def moved_upload(gateway, folder, host, *options) -> ngtcp2.Run:
         out.writelines(bodies.pieces(length))
     done = ngtcp2.run(gateway, folder / "client", ["/upload"], "-m", "POST", "--data", str(file),
                       "--change-local-addr=20ms", *options, host=host, seconds=20)
-    answer = done.folder / "upload"
-    assert answer.exists(), done.log[-3000:]
-    seen = json.loads(answer.read_text())
+    response = done.folder / "upload"
+    assert response.exists(), done.log[-3000:]
+    seen = json.loads(response.read_text())
     assert (seen["length"], seen["sha256"]) == (length, bodies.digest(length))
     assert done.lines("Changing local address"), "it was over before the client moved"
     return done

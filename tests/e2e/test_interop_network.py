@@ -23,9 +23,9 @@ async def by_aioquic(relay, folder, host, length):
     """A download and an upload at once."""
     async with h3.connection(relay, host) as client:
         uploading = asyncio.ensure_future(client.post("/upload", length, seed=7, seconds=25))
-        answer = await client.get(f"/bytes/{length}", seconds=25)
+        response = await client.get(f"/bytes/{length}", seconds=25)
         seen = json.loads((await uploading).text)
-    assert (answer.end, answer.sha256) == ("clean", bodies.digest(length))
+    assert (response.end, response.sha256) == ("clean", bodies.digest(length))
     assert (seen["length"], seen["sha256"]) == (length, bodies.digest(length, 7))
 
 
@@ -68,7 +68,7 @@ def through(gateway, clients, folder, rules, length, host="127.0.0.1") -> dict[s
     metrics = gateway.metrics()
     assert metrics.sum("connections_accepted_total") == len(clients)
     # A wrong byte in a connection id can make it one that is unknown, and that deserves a reset.
-    assert metrics.sum("stateless_answers_total", kind="reset") == 0 or "corrupt" in rules
+    assert metrics.sum("stateless_responses_total", kind="reset") == 0 or "corrupt" in rules
     return relays
 
 
@@ -78,7 +78,7 @@ def test_the_usual_link(gateway, clients, tmp_path, host):
 
 
 def test_300_ms_each_way(gateway, clients, tmp_path):
-    """Clients repeat their Initial before the answer comes: it is one connection all the same."""
+    """Clients repeat their Initial before the response comes: it is one connection all the same."""
     rules = {"delay": 300, "keep_heads": 9}
     for name, relay in through(gateway, clients, tmp_path, rules, 64 * KIB).items():
         assert relay.down.seen_len > 64 * KIB
@@ -133,13 +133,13 @@ def test_rebinding_again_and_again(gateway, clients, tmp_path, rules):
 
 
 @pytest.mark.parametrize("moves", [1, 1000])
-def test_rebinding_when_the_answer_to_the_challenge_is_lost(gateway, has_ngtcp2, tmp_path, moves):
+def test_rebinding_when_the_response_to_the_challenge_is_lost(gateway, has_ngtcp2, tmp_path, moves):
     """What ngtcp2 sends again is a probing packet (RFC 9000 9.1), by which it has not moved: the
     gateway must still find it, or both would wait for each other until the idle timeout."""
-    rules = LINK | {"rebind_port": 0.25, "rebinds_max": moves, "lose_answers": 3}
+    rules = LINK | {"rebind_port": 0.25, "rebinds_max": moves, "lose_responses": 3}
     with Relay(gateway, **rules) as relay:
         ngtcp2.fetch(relay, tmp_path / "ngtcp2", [600 * KIB], seconds=25)
-    assert relay.up.lost >= 1, "no answer was lost"
+    assert relay.up.lost >= 1, "no response was lost"
 
 
 def test_rebinding_over_ipv6(gateway, clients, tmp_path):
@@ -162,8 +162,8 @@ def test_handshakes_over_a_bad_network(start, has_ngtcp2, tmp_path, fault):
 
     async def by_one_aioquic():
         async with h3.connection(relay, initial_rtt=0.05) as client:
-            answer = await client.get("/bytes/1000", seconds=20)
-            assert answer.sha256 == bodies.digest(1000)
+            response = await client.get("/bytes/1000", seconds=20)
+            assert response.sha256 == bodies.digest(1000)
 
     async def all_at_once():
         runs = [

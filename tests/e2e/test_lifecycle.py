@@ -113,8 +113,8 @@ async def test_quit_finishes_downloads(gateway, host):
         assert gateway.process.poll() is None, "it did not wait for the download"
         assert gateway.admin_get("/readyz")[0] == 503
         assert gateway.admin_get("/healthz")[0] == 200
-        answer = await exchange.wait()
-        assert (answer.end, answer.sha256) == ("clean", bodies.digest(length))
+        response = await exchange.wait()
+        assert (response.end, response.sha256) == ("clean", bodies.digest(length))
         # The client stays; the drain ends all the same.
         assert await asyncio.to_thread(gateway.wait, 15) == 0
 
@@ -129,9 +129,9 @@ async def test_quit_finishes_uploads(gateway):
                 gateway.signal(signal.SIGQUIT)
             await asyncio.sleep(0.05)
         exchange.send(b"", end=True)
-        answer = await exchange.wait()
-        assert (answer.status, answer.end) == (200, "clean")
-        assert b'"length": 100' in answer.text
+        response = await exchange.wait()
+        assert (response.status, response.end) == (200, "clean")
+        assert b'"length": 100' in response.text
         assert await asyncio.to_thread(gateway.wait, 15) == 0
 
 
@@ -143,8 +143,8 @@ async def test_quit_ends_by_its_deadline(start):
         await exchange.received(100)
         began = time.monotonic()
         gateway.signal(signal.SIGQUIT)
-        answer = await exchange.wait()
-        assert answer.end in ("reset", "connection"), "a cut download looks whole"
+        response = await exchange.wait()
+        assert response.end in ("reset", "connection"), "a cut download looks whole"
         assert await asyncio.to_thread(gateway.wait, 10) == 0
         assert 1.5 < time.monotonic() - began < 6
 
@@ -162,8 +162,8 @@ async def test_term_stops_at_once(gateway, number):
         await exchange.received(100)
         gateway.signal(number)
         assert await asyncio.to_thread(gateway.wait, 3) == 0
-        answer = await exchange.wait(5)
-        assert answer.end in ("reset", "connection"), "a cut download looks whole"
+        response = await exchange.wait(5)
+        assert response.end in ("reset", "connection"), "a cut download looks whole"
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE])

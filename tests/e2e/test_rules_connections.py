@@ -141,8 +141,8 @@ async def test_grease_is_borne_everywhere(gateway):
         greased = frame(GREASE, b"y" * 5000) + head(b"POST", b"/echo") + frame(GREASE)
         greased += frame(DATA, b"he") + frame(GREASE, b"z") + frame(DATA, b"llo") + frame(GREASE)
         greased += frame(HEADERS, section([(b"x-t", b"v")])) + frame(GREASE, b"!")
-        answer = await client.ask(greased)
-        assert (answer.outcome, answer.body) == ("200", b"hello")
+        response = await client.ask(greased)
+        assert (response.outcome, response.body) == ("200", b"hello")
         # A frame of 2^62 - 1 bytes never ends; what came of it is not held.
         before = gateway.rss_len()
         endless = head(b"POST", b"/upload") + varint(GREASE) + b"\xff" * 8
@@ -305,17 +305,17 @@ async def test_misdirected_requests_are_421(gateway):
     """`/head/only` is routed for every host, and the certificate is not for every host."""
     async with raw.connection(gateway) as client:
         for authority in (b"other.test", b"sub.e2e.test", b"192.0.2.1", b"[2001:db8::1]:443"):
-            answer = await client.ask(head(path=b"/head/only", authority=authority))
-            assert answer.outcome == "421", authority
+            response = await client.ask(head(path=b"/head/only", authority=authority))
+            assert response.outcome == "421", authority
         for authority in (b"small.test", b"LOCALHOST:443", b"e2e.test."):
-            answer = await client.ask(head(path=b"/head/only", authority=authority))
-            assert answer.outcome == "200", authority
+            response = await client.ask(head(path=b"/head/only", authority=authority))
+            assert response.outcome == "200", authority
     # Who asked for that name in the handshake could do no better elsewhere.
     async with raw.connection(gateway, server_name="other.test", verify=False) as client:
-        answer = await client.ask(head(path=b"/head/only", authority=b"other.test"))
-        assert answer.outcome == "200"
-        answer = await client.ask(head(path=b"/head/only", authority=b"third.test"))
-        assert answer.outcome == "421"
+        response = await client.ask(head(path=b"/head/only", authority=b"other.test"))
+        assert response.outcome == "200"
+        response = await client.ask(head(path=b"/head/only", authority=b"third.test"))
+        assert response.outcome == "421"
 
 
 @h3.run
@@ -330,7 +330,7 @@ async def test_unknown_server_names_are_refused_where_told(start):
 
 
 @h3.run
-async def test_an_endpoint_that_is_down_costs_no_answer(start, origin):
+async def test_an_endpoint_that_is_down_costs_no_response(start, origin):
     extra = f"""
 [[routes]]
 match = {{ host = "localhost" }}
@@ -342,7 +342,7 @@ health = {{ pause = "300ms", max_pause = "1h" }}
     gateway = start(extra=extra)
     async with raw.connection(gateway) as client:
         for _ in range(40):
-            answer = await client.ask(head(path=b"/bytes/10", authority=b"localhost"))
-            assert answer.outcome == "200"
+            response = await client.ask(head(path=b"/bytes/10", authority=b"localhost"))
+            assert response.outcome == "200"
         tried = gateway.metrics().sum("upstream_retries_total")
         assert 1 <= tried <= 3, "set aside after the first refusal"

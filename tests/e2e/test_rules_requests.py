@@ -160,8 +160,8 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
 
 
 @h3.run
-async def test_a_wrong_value_is_told_by_an_answer_that_ends_the_stream(start, recorder):
-    """RFC 9114 4.1.2: the answer may stand for H3_MESSAGE_ERROR. A body is not waited for."""
+async def test_a_wrong_value_is_told_by_an_response_that_ends_the_stream(start, recorder):
+    """RFC 9114 4.1.2: the response may stand for H3_MESSAGE_ERROR. A body is not waited for."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for data in (head(b"POST", b"/a b"), head(b"POST", authority=b"a@e2e.test"),
@@ -206,8 +206,8 @@ async def test_what_is_passed_on_is_passed_on_in_one_form(start, recorder):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         async def upstream_got(data: bytes):
-            answer = await client.ask(data)
-            assert answer.outcome == "200", answer
+            response = await client.ask(data)
+            assert response.outcome == "200", response
             return recorder.requests[-1]
 
         for path in (b"//x", b"/a?b=../..", b"/%7euser", b"/a;b/c", b"/" + b"a" * 8000, b"/?"):

@@ -18,10 +18,10 @@ LARGE = 100 * MIB
 @h3.run
 async def test_download(gateway, host, length):
     async with h3.connection(gateway, host) as client:
-        answer = await client.get(f"/bytes/{length}?seed=5")
-    assert (answer.status, answer.end) == (200, "clean")
-    assert answer.field("content-length") == str(length)
-    assert (answer.length, answer.sha256) == (length, bodies.digest(length, 5))
+        response = await client.get(f"/bytes/{length}?seed=5")
+    assert (response.status, response.end) == (200, "clean")
+    assert response.field("content-length") == str(length)
+    assert (response.length, response.sha256) == (length, bodies.digest(length, 5))
 
 
 @pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
@@ -29,9 +29,9 @@ async def test_download(gateway, host, length):
 @h3.run
 async def test_upload(gateway, host, length, sized):
     async with h3.connection(gateway, host) as client:
-        answer = await client.post("/upload", length, seed=6, sized=sized)
-    assert (answer.status, answer.end) == (200, "clean")
-    seen = json.loads(answer.text)
+        response = await client.post("/upload", length, seed=6, sized=sized)
+    assert (response.status, response.end) == (200, "clean")
+    seen = json.loads(response.text)
     assert (seen["length"], seen["sha256"]) == (length, bodies.digest(length, 6))
     if sized:
         assert (seen["content_length"], seen["chunked"]) == (length, False)
@@ -59,15 +59,15 @@ def test_upload_by_curl(has_curl, gateway, host, length, tmp_path):
 @h3.run
 async def test_large_download(gateway):
     async with h3.connection(gateway) as client:
-        answer = await client.get(f"/bytes/{LARGE}", seconds=120)
-    assert (answer.end, answer.length, answer.sha256) == ("clean", LARGE, bodies.digest(LARGE))
+        response = await client.get(f"/bytes/{LARGE}", seconds=120)
+    assert (response.end, response.length, response.sha256) == ("clean", LARGE, bodies.digest(LARGE))
 
 
 @h3.run
 async def test_large_upload(gateway):
     async with h3.connection(gateway) as client:
-        answer = await client.post("/upload", LARGE, seconds=120)
-    assert json.loads(answer.text)["sha256"] == bodies.digest(LARGE)
+        response = await client.post("/upload", LARGE, seconds=120)
+    assert json.loads(response.text)["sha256"] == bodies.digest(LARGE)
 
 
 @h3.run
@@ -75,10 +75,10 @@ async def test_hundred_streams_at_once(gateway, host):
     async with h3.connection(gateway, host) as client:
         length = 100 * KIB
         exchanges = [client.open("GET", f"/bytes/{length}?seed={seed}") for seed in range(100)]
-        answers = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
-    for seed, answer in enumerate(answers):
-        assert (answer.status, answer.end) == (200, "clean"), seed
-        assert answer.sha256 == bodies.digest(length, seed), f"stream {seed} has other bytes"
+        responses = await asyncio.gather(*(exchange.wait() for exchange in exchanges))
+    for seed, response in enumerate(responses):
+        assert (response.status, response.end) == (200, "clean"), seed
+        assert response.sha256 == bodies.digest(length, seed), f"stream {seed} has other bytes"
 
 
 @h3.run
@@ -90,9 +90,9 @@ async def test_connections_on_several_workers(start):
             posts = [client.post("/echo", 50 * KIB, seed=number * 10 + i) for i in range(10)]
             return await asyncio.gather(*posts)
 
-    for number, answers in enumerate(await asyncio.gather(*(one(n) for n in range(12)))):
-        for i, answer in enumerate(answers):
-            assert answer.sha256 == bodies.digest(50 * KIB, number * 10 + i)
+    for number, responses in enumerate(await asyncio.gather(*(one(n) for n in range(12)))):
+        for i, response in enumerate(responses):
+            assert response.sha256 == bodies.digest(50 * KIB, number * 10 + i)
     assert gateway.metrics().sum("requests_total") == 120
 
 
@@ -113,44 +113,44 @@ async def test_echo_streams_both_ways_at_once(gateway, host):
     length = 8 * MIB
     async with h3.connection(gateway, host) as client:
         for sized in (True, False):
-            answer = await client.post("/echo", length, seed=2, sized=sized)
-            assert (answer.end, answer.sha256) == ("clean", bodies.digest(length, 2))
-        # The answer's first bytes come while the request is still open.
+            response = await client.post("/echo", length, seed=2, sized=sized)
+            assert (response.end, response.sha256) == ("clean", bodies.digest(length, 2))
+        # The response's first bytes come while the request is still open.
         exchange = client.open("POST", "/echo", end=False)
         exchange.send(b"first")
         await exchange.received(5)
-        assert exchange.answer.text == b"first"
+        assert exchange.response.text == b"first"
         exchange.send(b" last", end=True)
-        answer = await exchange.wait()
-        assert (answer.text, answer.end) == (b"first last", "clean")
+        response = await exchange.wait()
+        assert (response.text, response.end) == (b"first last", "clean")
 
 
 @pytest.mark.parametrize("form", ["chunked", "close"])
 @pytest.mark.parametrize("length", [0, 1, MIB])
 @h3.run
-async def test_answers_without_length(gateway, form, length):
+async def test_responses_without_length(gateway, form, length):
     async with h3.connection(gateway) as client:
         for _ in range(2):
-            answer = await client.get(f"/{form}/{length}")
-            assert (answer.status, answer.end) == (200, "clean")
-            assert (answer.length, answer.sha256) == (length, bodies.digest(length))
-            assert answer.field("transfer-encoding") is None
-            assert answer.field("connection") is None
+            response = await client.get(f"/{form}/{length}")
+            assert (response.status, response.end) == (200, "clean")
+            assert (response.length, response.sha256) == (length, bodies.digest(length))
+            assert response.field("transfer-encoding") is None
+            assert response.field("connection") is None
 
 
 @h3.run
 async def test_trailers_arrive(gateway):
     async with h3.connection(gateway) as client:
-        answer = await client.get("/chunked/1000?trailers=1")
-    assert ("x-digest", bodies.digest(1000)) in answer.trailers
+        response = await client.get("/chunked/1000?trailers=1")
+    assert ("x-digest", bodies.digest(1000)) in response.trailers
 
 
 @h3.run
 async def test_head_has_no_body(gateway, host):
     async with h3.connection(gateway, host) as client:
-        answer = await client.open("HEAD", "/bytes/1000").wait()
-        assert (answer.status, answer.length, answer.end) == (200, 0, "clean")
-        assert answer.field("content-length") == "1000"
+        response = await client.open("HEAD", "/bytes/1000").wait()
+        assert (response.status, response.length, response.end) == (200, 0, "clean")
+        assert response.field("content-length") == "1000"
         # The connection upstream is fit for the next request.
         assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)
 
@@ -171,8 +171,8 @@ def test_head_by_curl(has_curl, gateway, host):
 @h3.run
 async def test_statuses_without_body(gateway, status):
     async with h3.connection(gateway) as client:
-        answer = await client.get(f"/status/{status}")
-        assert (answer.status, answer.length, answer.end) == (status, 0, "clean")
+        response = await client.get(f"/status/{status}")
+        assert (response.status, response.length, response.end) == (status, 0, "clean")
         assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)
 
 
@@ -188,8 +188,8 @@ async def test_the_request_arrives_as_it_was(gateway):
     fields = [("user-agent", "tests"), ("x-twice", "1"), ("x-twice", "2"),
               ("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]
     async with h3.connection(gateway) as client:
-        answer = await client.get("/head/%41b?q=a%20b&c", fields)
-    seen = json.loads(answer.text)
+        response = await client.get("/head/%41b?q=a%20b&c", fields)
+    seen = json.loads(response.text)
     assert (seen["method"], seen["target"]) == ("GET", "/head/%41b?q=a%20b&c")
     assert seen["version"] == "HTTP/1.1"
 

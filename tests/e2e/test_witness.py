@@ -108,12 +108,12 @@ def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
     gateway, seen = watched()
     with Watch(gateway, seen) as watch:
         load.run(gateway, f"/bytes/{BODY_LEN}")
-    # A packet's payload may lie in two pieces of the answer: then its one copy has two parts.
+    # A packet's payload may lie in two pieces of the response: then its one copy has two parts.
     gathers = watch.seen.copies - watch.seen.continued
     datagrams = watch.counted("datagrams_total", direction="out")
     lost = watch.counted("packets_lost_total")
     sent_len = watch.counted("datagram_bytes_total", direction="out")
-    ledger = watch.copied("answer")
+    ledger = watch.copied("response")
     handshake_len = watch.copied("request")["handshake"]
     print(f"{gathers} gathers of {watch.seen.bytes} bytes, {watch.seen.continued} of them in two "
           f"parts; {datagrams} datagrams of {sent_len} bytes, {lost} lost; ledger {ledger}")
@@ -129,12 +129,12 @@ def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
     assert not any(ledger.values()), ledger
 
 
-def test_small_answers_are_copied_for_the_reason_that_the_ledger_names(watched, has_load):
+def test_small_responses_are_copied_for_the_reason_that_the_ledger_names(watched, has_load):
     gateway, seen = watched()
     count, length = 500, 5_000
     with Watch(gateway, seen) as watch:
         load.run(gateway, f"/bytes/{length}", requests=count)
-    ledger = watch.copied("answer")
+    ledger = watch.copied("response")
     print(f"{watch.seen.bytes} bytes in {watch.seen.copies} copies; ledger {ledger}")
     assert ledger["small"] == count * length
     assert (ledger["quota"], ledger["low_water"]) == (0, 0), ledger

@@ -8,8 +8,8 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::rustls;
 use ringway::http3::{
-    Connection, Fields, RequestEvent, RequestStream, UniVerdict, encode_answer_head,
-    encode_data_header, encode_trailers,
+    Connection, Fields, RequestEvent, RequestStream, UniVerdict, encode_data_header,
+    encode_response_head, encode_trailers,
 };
 
 use crate::SETTINGS;
@@ -60,7 +60,7 @@ async fn serve(endpoint: quinn::Endpoint, http3: Arc<Mutex<Connection>>) {
             }
             bi = quic.accept_bi() => {
                 let Ok((send, receive)) = bi else { return };
-                tokio::spawn(answer(send, receive));
+                tokio::spawn(response(send, receive));
             }
         }
     }
@@ -77,7 +77,7 @@ async fn read_uni(mut stream: quinn::RecvStream, http3: Arc<Mutex<Connection>>) 
     }
 }
 
-async fn answer(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
+async fn response(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
     let mut stream = RequestStream::new();
     let mut head = None;
     let mut body = BytesMut::new();
@@ -99,8 +99,8 @@ async fn answer(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
     let target = format!("{} {} {:?}", head.method, head.authority, head.path);
     fields.push(("x-target".parse().unwrap(), HeaderValue::from_str(&target).unwrap()));
     let mut out = BytesMut::new();
-    encode_answer_head(StatusCode::EARLY_HINTS, [], &mut out);
-    encode_answer_head(StatusCode::OK, fields.iter().map(|(n, v)| (n, v)), &mut out);
+    encode_response_head(StatusCode::EARLY_HINTS, [], &mut out);
+    encode_response_head(StatusCode::OK, fields.iter().map(|(n, v)| (n, v)), &mut out);
     encode_data_header(body.len() as u64, &mut out);
     out.extend_from_slice(&body);
     if !trailers.is_empty() {
@@ -112,7 +112,7 @@ async fn answer(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
 }
 
 #[tokio::test]
-async fn requests_of_the_h3_crate_are_understood_and_its_answers_are_ours() {
+async fn requests_of_the_h3_crate_are_understood_and_its_responses_are_ours() {
     let (server, client) = endpoints();
     let address = server.local_addr().unwrap();
     let http3 = Arc::new(Mutex::new(Connection::new(&SETTINGS)));
@@ -141,11 +141,11 @@ async fn requests_of_the_h3_crate_are_understood_and_its_answers_are_ours() {
 
         let early = stream.recv_response().await.unwrap();
         assert_eq!(early.status(), StatusCode::EARLY_HINTS);
-        let answer = stream.recv_response().await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        assert_eq!(answer.headers()["x-target"], "POST localhost:8443 Some(\"/a/b?c=d\")");
-        assert_eq!(answer.headers()["x-custom"].as_bytes(), "w\u{e4}rmer".as_bytes());
-        assert_eq!(answer.headers()["cookie"], "a=b");
+        let response = stream.recv_response().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["x-target"], "POST localhost:8443 Some(\"/a/b?c=d\")");
+        assert_eq!(response.headers()["x-custom"].as_bytes(), "w\u{e4}rmer".as_bytes());
+        assert_eq!(response.headers()["cookie"], "a=b");
         let mut echoed = BytesMut::new();
         while let Some(mut piece) = stream.recv_data().await.unwrap() {
             echoed.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));

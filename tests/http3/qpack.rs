@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use ringway::http3::qpack::{SectionError, SectionReader, encode, static_table};
 use ringway::http3::{
-    Code, Connection, encode_answer_head, encode_data_header, encode_trailers, field_section_len,
+    Code, Connection, encode_data_header, encode_response_head, encode_trailers, field_section_len,
 };
 
 use crate::{SETTINGS, varint};
@@ -205,7 +205,7 @@ fn headers_payload(bytes: &[u8]) -> &[u8] {
 }
 
 #[test]
-fn answers_are_read_by_the_oracle() {
+fn responses_are_read_by_the_oracle() {
     for status in 100..=999 {
         let status = StatusCode::from_u16(status).unwrap();
         for value_len in [0, 20, 16_000, 16_383, 16_384, 40_000] {
@@ -219,7 +219,7 @@ fn answers_are_read_by_the_oracle() {
                 (HeaderName::from_static("x-long"), value),
             ];
             let mut out = BytesMut::from(&b"before"[..]);
-            encode_answer_head(status, fields.iter().map(|(n, v)| (n, v)), &mut out);
+            encode_response_head(status, fields.iter().map(|(n, v)| (n, v)), &mut out);
             assert_eq!(&out[..6], b"before");
             let pairs = oracle_decode(headers_payload(&out[6..]));
             assert_eq!(pairs[0], (b":status".to_vec(), status.as_str().as_bytes().to_vec()));

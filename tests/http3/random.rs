@@ -1,4 +1,4 @@
-//! Bytes that nobody meant: whatever comes, an answer, never a panic; and the same answer however
+//! Bytes that nobody meant: whatever comes, a response, never a panic; and the same response however
 //! the bytes are cut.
 
 use bytes::Bytes;

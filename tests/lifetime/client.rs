@@ -102,7 +102,7 @@ impl Client {
         assert_eq!(check.len, len);
     }
 
-    /// Sends a body that the origin checks. Status and text of the answer.
+    /// Sends a body that the origin checks. Status and text of the response.
     pub async fn upload(&mut self, path: &str, len: u64) -> (u16, String) {
         let stream = self.open("POST", path).await;
         let tag = self.tag;
@@ -123,7 +123,7 @@ impl Client {
         assert_eq!(self.upload(&path, len).await, (200, len.to_string()));
     }
 
-    /// A request without a body: the status, and the answer's length if it ended well.
+    /// A request without a body: the status, and the response's length if it ended well.
     pub async fn get(&mut self, path: &str) -> (u16, Result<u64, h3::error::StreamError>) {
         let mut stream = self.open("GET", path).await;
         stream.finish().await.unwrap();

@@ -8,7 +8,7 @@
 //! GET  /drip/LEN            a byte a second
 //! GET  /hang-after-head     a head that promises a body, then nothing
 //! GET  /late                a head after 60 seconds
-//! GET  /rst                 a reset instead of an answer
+//! GET  /rst                 a reset instead of a response
 //! GET  /broken/LEN/TAG      half of TAG's body, then a reset
 //! ```
 

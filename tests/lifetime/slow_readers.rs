@@ -1,12 +1,12 @@
-//! Clients that take nothing of large answers: the origin is no longer read, memory stays bounded,
+//! Clients that take nothing of large responses: the origin is no longer read, memory stays bounded,
 //! others are served, and whoever reads again gets the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringway::limits::{
-    ANSWER_PIECE_LEN_MIN, ANSWER_STALL_TIMEOUT, CONNECTION_ANSWERS_LEN_MAX, RECEIVE_SLOT_COUNT_MAX,
-    SLOT_LEN,
+    CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, RESPONSE_PIECE_LEN_MIN,
+    RESPONSE_STALL_TIMEOUT, SLOT_LEN,
 };
 
 use crate::body::{Check, Tag};
@@ -90,7 +90,7 @@ fn clients_that_do_not_read_hold_the_origin_back() {
     });
 }
 
-/// Takes the first byte of each answer, and no other.
+/// Takes the first byte of each response, and no other.
 async fn takes_a_byte(gateway: &Gateway) -> Client {
     let manners = Manners { stream_window: 1, keep_alive: Duration::from_secs(10) };
     connect_as(gateway, manners).await
@@ -107,16 +107,16 @@ fn long_pool() -> Settings {
 /// come the receives that were under way when they were reached: of one slot for each stream, and of
 /// several for as many streams as these fit into the bound for.
 fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u64, u64) {
-    let waiting = gateway.metric("answers_waiting_bytes", "");
-    let bound = (connections * CONNECTION_ANSWERS_LEN_MAX as u64).min(POOL_LEN / 2);
-    let streams_of_several = streams.min((CONNECTION_ANSWERS_LEN_MAX / RECEIVE_LEN_MAX) as u64);
+    let waiting = gateway.metric("responses_waiting_bytes", "");
+    let bound = (connections * CONNECTION_RESPONSES_LEN_MAX as u64).min(POOL_LEN / 2);
+    let streams_of_several = streams.min((CONNECTION_RESPONSES_LEN_MAX / RECEIVE_LEN_MAX) as u64);
     let under_way =
         streams * SLOT_LEN as u64 + streams_of_several * (RECEIVE_LEN_MAX - SLOT_LEN) as u64;
     let waiting_max = bound + connections * under_way;
     assert!(waiting <= waiting_max, "{waiting} bytes wait, more than {waiting_max}");
     // What is shorter than a piece to be kept lies on the heap.
     let slots = gateway.slots_out();
-    let of_one = (CONNECTION_ANSWERS_LEN_MAX / ANSWER_PIECE_LEN_MIN) as u64
+    let of_one = (CONNECTION_RESPONSES_LEN_MAX / RESPONSE_PIECE_LEN_MIN) as u64
         + under_way.div_ceil(SLOT_LEN as u64);
     assert!(slots <= connections * of_one, "{slots} slots, more than {of_one} each");
     (waiting, slots)
@@ -134,7 +134,9 @@ fn one_connection_keeps_to_its_quota_of_slots() {
             held.push(client.begin_download(100 * MIB).await);
         }
         plateau(|| seen.sent()).await;
-        assert!(gateway.metric("answers_waiting_bytes", "") >= CONNECTION_ANSWERS_LEN_MAX as u64);
+        assert!(
+            gateway.metric("responses_waiting_bytes", "") >= CONNECTION_RESPONSES_LEN_MAX as u64
+        );
         let (waiting, slots) = assert_within_quota(&gateway, 1, STREAMS);
         eprintln!("{waiting} bytes wait for one connection, which holds {slots} slots");
         assert_eq!(gateway.metric("pool_low_water_events_total", ""), 0);
@@ -147,7 +149,7 @@ fn one_connection_keeps_to_its_quota_of_slots() {
 
 /// A thousand clients as `scripts/soak` runs it. They take the debug build and this process, on two
 /// cores, most of a minute to come in, so the suite has a hundred. It is also too short for what
-/// becomes of them, which takes `ANSWER_STALL_TIMEOUT` (60 s): then the answers are given up.
+/// becomes of them, which takes `RESPONSE_STALL_TIMEOUT` (60 s): then the responses are given up.
 #[test]
 fn a_crowd_that_takes_a_byte_each_stops_nobody() {
     run(async {
@@ -180,7 +182,7 @@ fn a_crowd_that_takes_a_byte_each_stops_nobody() {
     });
 }
 
-/// Everybody asks and nobody reads, until the gateway gives the answers up or the time is over.
+/// Everybody asks and nobody reads, until the gateway gives the responses up or the time is over.
 async fn nobody_reads(
     gateway: &Gateway,
     seen: &Arc<origin::Seen>,
@@ -197,7 +199,7 @@ async fn nobody_reads(
     assert!(seen.sent() > before, "nothing was asked of the origin");
     let (waiting, slots) = assert_within_quota(gateway, clients.len() as u64, 1);
     assert_serves_others(gateway).await;
-    let given_up_at = now() + ANSWER_STALL_TIMEOUT + Duration::from_secs(20);
+    let given_up_at = now() + RESPONSE_STALL_TIMEOUT + Duration::from_secs(20);
     while now() < until && gateway.metric("exchanges_active", "") > 0 {
         assert!(now() < given_up_at, "answers that nobody takes are kept for ever");
         assert_within_quota(gateway, clients.len() as u64, 1);

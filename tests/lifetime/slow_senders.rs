@@ -31,23 +31,23 @@ fn heads_that_trickle_are_answered_408() {
         connect(&gateway).await.download(1 << 20).await;
         assert!(now() - began < Duration::from_secs(2), "others wait for slow heads");
         for task in tasks {
-            let (answer, took) = task.await.unwrap();
-            // :status 408 is no entry of the static table: the text is in the answer's body.
-            let text = String::from_utf8_lossy(&answer).into_owned();
+            let (response, took) = task.await.unwrap();
+            // :status 408 is no entry of the static table: the text is in the response's body.
+            let text = String::from_utf8_lossy(&response).into_owned();
             assert!(text.contains("408 Request Timeout"), "{text:?}");
             assert!(
                 took > Duration::from_millis(1400) && took < Duration::from_secs(5),
                 "{took:?}"
             );
         }
-        assert_eq!(gateway.metric("answers_own_total", "408"), 500);
+        assert_eq!(gateway.metric("responses_own_total", "408"), 500);
         assert_eq!(seen.requests.load(std::sync::atomic::Ordering::Relaxed), 1);
         gateway.settle(10).await;
         gateway.stop();
     });
 }
 
-/// Sends a head of which a byte comes every 200 ms. The answer, and how long it took.
+/// Sends a head of which a byte comes every 200 ms. The response, and how long it took.
 async fn trickle_head(quic: &quinn::Connection) -> (Vec<u8>, Duration) {
     let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
     let began = now();
@@ -57,9 +57,9 @@ async fn trickle_head(quic: &quinn::Connection) -> (Vec<u8>, Duration) {
             pause(200).await;
         }
     });
-    let answer = receiving.read_to_end(4096).await.unwrap();
+    let response = receiving.read_to_end(4096).await.unwrap();
     trickle.abort();
-    (answer, now() - began)
+    (response, now() - began)
 }
 
 #[test]

@@ -112,7 +112,7 @@ async fn broken(client: &mut Client, len: u64) {
     let path = format!("/broken/{len}/{}", client.tag.hex());
     let mut stream = client.open("GET", &path).await;
     stream.finish().await.unwrap();
-    // The reset may overtake the head (502), and the answer's cut its head.
+    // The reset may overtake the head (502), and the response's cut its head.
     let Ok(head) = stream.recv_response().await else { return };
     if head.status() == 502 {
         return;

@@ -11,7 +11,7 @@ use crate::{now, origin, pause, run};
 
 const TIMEOUT: &str = r#"{ connect = "800ms", response = "1200ms", idle = "30s" }"#;
 
-/// A listener whose queue is full: a further connect gets no answer.
+/// A listener whose queue is full: a further connect gets no response.
 fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -65,7 +65,7 @@ fn each_fault_is_told_in_time() {
         // Slow is not dead.
         assert_eq!(client.get("/drip/3").await.1.unwrap(), 3);
         gateway.assert_at_rest("after the faults").await;
-        // The hole begins to answer.
+        // The hole begins to response.
         drop((queued, listener));
         let listener = TcpListener::bind(hole).unwrap();
         std::thread::spawn(move || {

@@ -205,14 +205,14 @@ fn ecn_and_the_source_address_go_both_ways() {
                     assert_eq!((mark, payload[3]), (ecn, ecn));
                     if socket == edge {
                         assert_eq!((source, destination), (far_address, Some(target.ip())));
-                        let answer = DatagramSend {
+                        let response = DatagramSend {
                             buffer: payload.to_vec(),
                             destination: source,
                             source: destination,
                             ecn,
                             segment_len: None,
                         };
-                        ring.send_datagrams(edge, answer).unwrap();
+                        ring.send_datagrams(edge, response).unwrap();
                         Continue(())
                     } else {
                         assert_eq!(source, target, "it leaves from where it came to");

@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 /// Everything at once: armed receives with bytes on the way, sends, a stuck write, a connect that
-/// hangs, a wake-up, completions nobody has taken. Answers what must outlive it.
+/// hangs, a wake-up, completions nobody has taken. Returns what must outlive it.
 fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     let (edge, address) = bench.edge("127.0.0.1:0");
     let (_, six) = bench.edge("[::1]:0");

@@ -53,14 +53,14 @@ impl Bench {
         (index, address)
     }
 
-    /// One turn after the other until `step` breaks with an answer.
+    /// One turn after the other until `step` breaks with a response.
     pub fn until<T>(&mut self, mut step: impl FnMut(&mut Ring, Completion) -> ControlFlow<T>) -> T {
         let deadline = clock::now() + PATIENCE;
         loop {
             self.ring.submit_and_wait(Wait::Until(deadline)).unwrap();
             while let Some(completion) = self.ring.poll_completion() {
-                if let ControlFlow::Break(answer) = step(&mut self.ring, completion) {
-                    return answer;
+                if let ControlFlow::Break(response) = step(&mut self.ring, completion) {
+                    return response;
                 }
             }
             assert!(clock::now() < deadline, "nothing came: {:?}", self.ring.stats());

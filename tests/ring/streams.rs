@@ -318,7 +318,7 @@ fn a_connect_that_hangs_can_be_closed() {
     // SAFETY: takes two integers; the descriptor is live.
     let outcome = unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) };
     assert_eq!(outcome, 0);
-    // Fill the backlog, so that a further connect gets no answer.
+    // Fill the backlog, so that a further connect gets no response.
     let mut bench = Bench::new(settings());
     let mut keys = Vec::new();
     for tag in 0..8 {

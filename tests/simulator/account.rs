@@ -3,12 +3,12 @@
 //! A client behind a NAT does not know that it moved. An idle one sends 40 bytes now and then, and
 //! three times that (RFC 9000 8, 9.3) is less than a PATH_CHALLENGE has: quinn-proto cannot build a
 //! shorter one (8.2.1). The gateway gives one away each time that the connection moves there. Where
-//! the network loses what may be sent, or the answers, nobody can reach the client any more: its
+//! the network loses what may be sent, or the responses, nobody can reach the client any more: its
 //! connection times out.
 
 use ringway::quic::MTU_MAX_DEFAULT;
 
-/// A PATH_CHALLENGE and its answer are at least so long (RFC 9000 8.2.1, 8.2.2).
+/// A PATH_CHALLENGE and its response are at least so long (RFC 9000 8.2.1, 8.2.2).
 const CHALLENGE_LEN: usize = 1_200;
 
 /// Of one address of an established connection.
@@ -18,7 +18,7 @@ pub struct Account {
     given_len: usize,
     /// Bytes that came from there since, as they were sent.
     earned_len: usize,
-    /// A datagram has come from there that was as long as the answer to a challenge.
+    /// A datagram has come from there that was as long as the response to a challenge.
     has_answered: bool,
 }
 
@@ -37,7 +37,7 @@ impl Account {
         self.has_answered |= len >= CHALLENGE_LEN && count > 0;
     }
 
-    /// Whether the gateway has asked for an answer, has none, and may not ask again.
+    /// Whether the gateway has asked for a response, has none, and may not ask again.
     pub fn is_spent(&self) -> bool {
         let next_len = self.given_len + usize::from(MTU_MAX_DEFAULT);
         self.given_len >= CHALLENGE_LEN && !self.has_answered && next_len > 3 * self.earned_len
@@ -53,7 +53,7 @@ fn an_account_is_spent_when_who_may_ask_has_asked_in_vain() {
     assert!(account.is_spent());
     account.earn(1_200, 0);
     account.earn(42, 21);
-    assert!(account.is_spent(), "the answer was lost, and 882 bytes came besides");
+    assert!(account.is_spent(), "the response was lost, and 882 bytes came besides");
     account.earn(42, 1);
     assert!(!account.is_spent(), "it may ask again");
     account.give(1_200);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringway::limits::{
-    ANSWER_PENDING_LEN_MAX, CONNECTION_ANSWERS_LEN_MAX, REQUEST_PENDING_LEN_MAX, SLOT_LEN,
+    CONNECTION_RESPONSES_LEN_MAX, REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, SLOT_LEN,
 };
 use ringway::proxy::AccessRecord;
 
@@ -17,9 +17,9 @@ pub struct Books {
     pub record_count: usize,
     /// Place of each request: its client, and its number there.
     places: Vec<(usize, usize)>,
-    answer_held_max: usize,
+    response_held_max: usize,
     request_held_max: usize,
-    answers_len_max: usize,
+    responses_len_max: usize,
     receive_len_max: usize,
 }
 
@@ -35,9 +35,9 @@ impl Books {
             records: BTreeMap::new(),
             record_count: 0,
             places: places.collect(),
-            answer_held_max: ANSWER_PENDING_LEN_MAX + quic.send_window_max as usize + slack,
+            response_held_max: RESPONSE_PENDING_LEN_MAX + quic.send_window_max as usize + slack,
             request_held_max: REQUEST_PENDING_LEN_MAX + quic.stream_receive_window as usize + slack,
-            answers_len_max: scenario.answers_len_max,
+            responses_len_max: scenario.responses_len_max,
             receive_len_max: scenario.troubles.piece_len_max,
         }
     }
@@ -61,11 +61,11 @@ impl Books {
         clients: &[Client],
         flows: impl Iterator<Item = ((usize, usize), (usize, usize))>,
     ) {
-        for ((request_id, request_len), (answer_id, given_len)) in flows {
-            if let Some((client, request)) = self.live(clients, answer_id) {
+        for ((request_id, request_len), (response_id, given_len)) in flows {
+            if let Some((client, request)) = self.live(clients, response_id) {
                 let held = given_len.saturating_sub(request.received_len());
-                let most = self.answer_held_max + client.manner.stream_window as usize;
-                assert!(held <= most, "{held} bytes of answer {answer_id} are held, of {most}");
+                let most = self.response_held_max + client.manner.stream_window as usize;
+                assert!(held <= most, "{held} bytes of response {response_id} are held, of {most}");
             }
             if let Some((client, request)) = self.live(clients, request_id)
                 && !matches!(request.ask.plan, Plan::Early { .. })
@@ -77,9 +77,9 @@ impl Books {
         }
     }
 
-    /// What waits of all answers of one client is within its connection's share, and what waits of all
-    /// clients' within the budget: but for one receive for each answer, which it gets whatever waits
-    /// beside it. `given` is what came of each answer; `waiting_len` is what the gateway says.
+    /// What waits of all responses of one client is within its connection's share, and what waits of all
+    /// clients' within the budget: but for one receive for each response, which it gets whatever waits
+    /// beside it. `given` is what came of each response; `waiting_len` is what the gateway says.
     pub fn check_shares(
         &self,
         clients: &[Client],
@@ -100,15 +100,18 @@ impl Books {
             *most += self.receive_len_max + window + FRAMING_LEN_MAX;
         }
         // At half of the budget one client has as much as is left.
-        let share = CONNECTION_ANSWERS_LEN_MAX.min(self.answers_len_max / 2);
+        let share = CONNECTION_RESPONSES_LEN_MAX.min(self.responses_len_max / 2);
         for (held_len, most) in &held {
             let most = share + most;
-            assert!(*held_len <= most, "{held_len} bytes of one client's answers wait, of {most}");
+            assert!(
+                *held_len <= most,
+                "{held_len} bytes of one client's responses wait, of {most}"
+            );
         }
         let sum = |part: fn(&(usize, usize)) -> usize| held.iter().map(part).sum::<usize>();
-        let (held_len, most) = (sum(|one| one.0), self.answers_len_max + sum(|one| one.1));
-        assert!(held_len <= most, "{held_len} bytes of all answers wait, of {most}");
-        let most = self.answers_len_max + given.len() * (self.receive_len_max + FRAMING_LEN_MAX);
+        let (held_len, most) = (sum(|one| one.0), self.responses_len_max + sum(|one| one.1));
+        assert!(held_len <= most, "{held_len} bytes of all responses wait, of {most}");
+        let most = self.responses_len_max + given.len() * (self.receive_len_max + FRAMING_LEN_MAX);
         assert!(waiting_len <= most, "the gateway says that {waiting_len} bytes wait, of {most}");
     }
 
@@ -120,5 +123,5 @@ impl Books {
     }
 }
 
-/// Head, chunk lines and frames of one answer.
+/// Head, chunk lines and frames of one response.
 const FRAMING_LEN_MAX: usize = 8 * 1024;

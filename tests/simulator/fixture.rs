@@ -50,7 +50,7 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
         engine: engine.unwrap(),
         socket_listeners: vec![0],
         worker_count: 1,
-        answers_len_max: scenario.answers_len_max,
+        responses_len_max: scenario.responses_len_max,
     });
     let clients = scenario.clients.iter().enumerate().map(|(index, (manner, asks))| {
         let address = SocketAddr::from(([10, 0, 1, 1], 10_000 + index as u16));

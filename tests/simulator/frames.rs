@@ -1,13 +1,13 @@
-//! The few lines of HTTP/3 that a client needs: frames out, an answer's frames in (RFC 9114 7).
+//! The few lines of HTTP/3 that a client needs: frames out, a response's frames in (RFC 9114 7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use ringway::http3::qpack;
 
 use crate::plan::{Ask, Behaviour, Malformed, Side, body};
 
-/// An incremental reader of an answer's frames.
+/// An incremental reader of a response's frames.
 #[derive(Default)]
-pub struct Answer {
+pub struct Response {
     buffer: BytesMut,
     data_left: u64,
     status: Option<u16>,
@@ -16,7 +16,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn handle(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
         loop {
@@ -42,7 +42,7 @@ impl Answer {
                     self.take_head(&block);
                 }
                 0x01 => return,
-                _ => panic!("unexpected frame type {kind:#x} on an answer"),
+                _ => panic!("unexpected frame type {kind:#x} on a response"),
             }
         }
     }
@@ -55,12 +55,12 @@ impl Answer {
     fn take_head(&mut self, block: &Bytes) {
         match (status_of(block), self.status) {
             (Some(status @ 100..200), None) => {
-                assert!([100, 103].contains(&status), "an interim answer that nobody gave");
+                assert!([100, 103].contains(&status), "an interim response that nobody gave");
                 self.interim_count += 1;
             }
             (Some(status), None) => self.status = Some(status),
             (Some(status), Some(first)) => panic!("answered twice: {first}, then {status}"),
-            (None, None) => panic!("an answer without :status"),
+            (None, None) => panic!("a response without :status"),
             (None, Some(_)) => {
                 assert!(!self.trailers, "trailers twice");
                 self.trailers = true;
@@ -70,8 +70,8 @@ impl Answer {
 
     /// The stream has ended: status, whether trailers came.
     pub fn finish(&mut self) -> (u16, bool) {
-        assert!(self.buffer.is_empty() && self.data_left == 0, "the answer ended inside a frame");
-        (self.status.expect("an answer has a head"), self.trailers)
+        assert!(self.buffer.is_empty() && self.data_left == 0, "the response ended inside a frame");
+        (self.status.expect("a response has a head"), self.trailers)
     }
 }
 

@@ -28,14 +28,14 @@ use std::time::Duration;
 use plan::{Ask, Behaviour, Framing, Plan};
 use ringway::pool::PoolAllocator;
 use runner::{FOREIGN_MARK, Failure, marks_of, replay, run, run_and, sweep};
-use scenario::{ANSWERS_LEN_MAX, Scenario};
+use scenario::{RESPONSES_LEN_MAX, Scenario};
 use world::{Marks, OUT_OF_REACH_MARK};
 
 #[global_allocator]
 static ALLOCATOR: PoolAllocator = PoolAllocator;
 
 #[test]
-fn fair_weather_gives_every_kind_of_answer() {
+fn fair_weather_gives_every_kind_of_response() {
     let whole = |framing, len| Plan::Whole { framing, len, interim_count: 1 };
     let asks = vec![
         Ask::plain(0, "GET", 0, whole(Framing::Length, 0)),
@@ -58,13 +58,13 @@ fn fair_weather_gives_every_kind_of_answer() {
     run(1, Scenario::quiet(asks));
 }
 
-/// Downloads that their client does not read for longer than an upstream may take to answer: no
+/// Downloads that their client does not read for longer than an upstream may take to response: no
 /// upstream is late because it is not read, and what else the client asks is answered meanwhile.
 #[test]
 fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
     let pause = Duration::from_secs(45);
     let whole = |len| Plan::Whole { framing: Framing::Length, len, interim_count: 0 };
-    for answers_len_max in [ANSWERS_LEN_MAX, 300_000] {
+    for responses_len_max in [RESPONSES_LEN_MAX, 300_000] {
         let paused = (0..10).map(|id| Ask {
             behaviour: Behaviour::PauseReading(0, pause),
             ..Ask::plain(id, "GET", 0, whole(500_000))
@@ -74,7 +74,7 @@ fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
             ..Ask::plain(id, "GET", 0, whole(1_000))
         });
         let mut scenario = Scenario::quiet(paused.chain(others).collect());
-        scenario.answers_len_max = answers_len_max;
+        scenario.responses_len_max = responses_len_max;
         scenario.clients[0].0.stream_window = 4 << 10;
         assert!(scenario.config.upstreams[0].response_timeout < pause);
         run_and(1, scenario, |world| {

@@ -162,7 +162,7 @@ impl Conversation {
         };
         if let Plan::Early { closes, .. } = ask.plan {
             self.deaf = closes;
-            self.answer(now);
+            self.response(now);
         }
     }
 
@@ -170,11 +170,11 @@ impl Conversation {
     fn end(&mut self, now: Instant) {
         self.reading = Reading::Head;
         if !self.answered {
-            self.answer(now);
+            self.response(now);
         }
     }
 
-    fn answer(&mut self, now: Instant) {
+    fn response(&mut self, now: Instant) {
         self.answered = true;
         let asks = Rc::clone(&self.asks);
         let ask = &asks[self.id];
@@ -248,29 +248,29 @@ impl Conversation {
     }
 
     fn send_overlong(&mut self, now: Instant, ask: &Ask, len: usize, late: bool) {
-        let answer = whole(ask, Framing::Length, len);
+        let response = whole(ask, Framing::Length, len);
         let extra = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison";
         if late {
-            self.send(now, answer);
+            self.send(now, response);
             let bytes = Bytes::from_static(extra);
             let ready = now + LATE;
             self.sendings.push_back(Sending { ready, bytes, glue: None, only_idle: true });
         } else {
-            let glue = Some(answer.len());
-            let bytes = [&answer[..], extra].concat().into();
+            let glue = Some(response.len());
+            let bytes = [&response[..], extra].concat().into();
             self.sendings.push_back(Sending { ready: now, bytes, glue, only_idle: false });
-            // What comes of it is no answer to anything.
+            // What comes of it is no response to anything.
             self.deaf = true;
         }
     }
 }
 
-/// A whole answer with status 200.
+/// A whole response with status 200.
 pub fn whole(ask: &Ask, framing: Framing, len: usize) -> Bytes {
     let payload = if ask.plan == Plan::Echo {
         body(ask.id, Side::Request, len)
     } else {
-        body(ask.id, Side::Answer, len)
+        body(ask.id, Side::Response, len)
     };
     let field = match framing {
         Framing::Length => format!("content-length: {len}"),
@@ -296,5 +296,5 @@ pub fn whole(ask: &Ask, framing: Framing, len: usize) -> Bytes {
 
 /// Between two drops: the whole of a dripping answer stays within no single wait of the gateway's.
 const DRIP_PAUSE: Duration = Duration::from_millis(400);
-/// How long after its answer the origin says more.
+/// How long after its response the origin says more.
 const LATE: Duration = Duration::from_millis(30);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
-use ringway::limits::ANSWER_STALL_TIMEOUT;
+use ringway::limits::RESPONSE_STALL_TIMEOUT;
 
 /// One request of one client.
 #[derive(Debug, Clone)]
@@ -32,11 +32,11 @@ pub struct Ask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     Plain,
-    /// Stops and resets the request after so many answer bytes.
+    /// Stops and resets the request after so many response bytes.
     CancelAfter(usize),
     /// Resets the request after so many bytes of its stream.
     AbortAt(usize),
-    /// Reads nothing for a while, once so many answer bytes came.
+    /// Reads nothing for a while, once so many response bytes came.
     PauseReading(usize, Duration),
     /// Sends nothing for a while, after so many bytes of its stream.
     PauseSending(usize, Duration),
@@ -47,9 +47,9 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// Whether it reads nothing for so long that the gateway gives the answer up.
+    /// Whether it reads nothing for so long that the gateway gives the response up.
     pub fn is_long_pause(self) -> bool {
-        matches!(self, Self::PauseReading(_, length) if length >= ANSWER_STALL_TIMEOUT)
+        matches!(self, Self::PauseReading(_, length) if length >= RESPONSE_STALL_TIMEOUT)
     }
 }
 
@@ -62,7 +62,7 @@ pub enum Malformed {
     UpperCase,
 }
 
-/// How the origin frames an answer.
+/// How the origin frames a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Length,
@@ -73,7 +73,7 @@ pub enum Framing {
 /// What the origin does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// 200 with a body of so many bytes, after so many interim answers.
+    /// 200 with a body of so many bytes, after so many interim responses.
     Whole { framing: Framing, len: usize, interim_count: u8 },
     /// 200 with the request's body.
     Echo,
@@ -81,7 +81,7 @@ pub enum Plan {
     Bare(u16),
     /// Answers when it has the head; then reads on, or closes.
     Early { status: u16, closes: bool },
-    /// Sends so many thousandths of a whole answer, then ends or resets the connection.
+    /// Sends so many thousandths of a whole response, then ends or resets the connection.
     Cut { framing: Framing, len: usize, permille: usize, resets: bool },
     /// Nothing.
     Never,
@@ -93,9 +93,9 @@ pub enum Plan {
     Lie(usize),
     /// Chunks of which one is longer than it says.
     BadChunk { len: usize },
-    /// More bytes than the answer has: at once, or once the connection is idle.
+    /// More bytes than the response has: at once, or once the connection is idle.
     Overlong { len: usize, late: bool },
-    /// A whole answer, and closes without having said so.
+    /// A whole response, and closes without having said so.
     Leaves { len: usize },
 }
 
@@ -116,7 +116,7 @@ pub const LIES: [&str; 9] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Request,
-    Answer,
+    Response,
 }
 
 /// The longest body.
@@ -130,7 +130,7 @@ pub fn body(id: usize, side: Side, len: usize) -> Bytes {
         SmallRng::seed_from_u64(1).fill_bytes(&mut tape);
         tape.into()
     });
-    let place = (id * 2 + usize::from(side == Side::Answer)) * 37 % PLACES;
+    let place = (id * 2 + usize::from(side == Side::Response)) * 37 % PLACES;
     tape.slice(place..place + len)
 }
 
@@ -156,8 +156,8 @@ impl Ask {
         format!("/r/{}", self.id)
     }
 
-    /// The body that a whole answer has, and of which a cut one is the beginning.
-    pub fn answer_body(&self) -> Bytes {
+    /// The body that a whole response has, and of which a cut one is the beginning.
+    pub fn response_body(&self) -> Bytes {
         let len = match self.plan {
             _ if self.method == "HEAD" => 0,
             Plan::Whole { len, .. }
@@ -170,7 +170,7 @@ impl Ask {
             Plan::Echo => return body(self.id, Side::Request, self.body_len),
             _ => 0,
         };
-        body(self.id, Side::Answer, len)
+        body(self.id, Side::Response, len)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::{Buf as _, Bytes};
 use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
 
-use crate::frames::{Answer, encode_request};
+use crate::frames::{Response, encode_request};
 use crate::plan::{Ask, Behaviour};
 
 /// What a client got.
@@ -45,7 +45,7 @@ pub struct Request {
     unsent: Bytes,
     pub sent_len: usize,
     finished: bool,
-    answer: Answer,
+    response: Response,
     paused_until: Option<Instant>,
     has_paused: bool,
     pub got: Option<Got>,
@@ -61,21 +61,21 @@ impl Request {
             unsent,
             sent_len: 0,
             finished: false,
-            answer: Answer::default(),
+            response: Response::default(),
             paused_until: None,
             has_paused: false,
             got: None,
         }
     }
 
-    /// Body bytes of the answer that were read.
+    /// Body bytes of the response that were read.
     pub fn received_len(&self) -> usize {
-        self.answer.body.len()
+        self.response.body.len()
     }
 
-    /// What came of an answer that is not whole: its status, and its body so far.
+    /// What came of a response that is not whole: its status, and its body so far.
     pub fn received(&self) -> (Option<u16>, &[u8]) {
-        (self.answer.status(), &self.answer.body)
+        (self.response.status(), &self.response.body)
     }
 
     /// When it is to be driven although nothing comes.
@@ -126,7 +126,7 @@ impl Request {
                 }
                 Err(WriteError::Blocked) => return,
                 Err(WriteError::Stopped(_)) | Err(WriteError::ClosedStream) => {
-                    // RFC 9114 4.1: an early answer stops the request and is still read whole.
+                    // RFC 9114 4.1: an early response stops the request and is still read whole.
                     self.unsent.clear();
                     self.finished = true;
                 }
@@ -181,18 +181,18 @@ impl Request {
         let (mut gives_up, mut again) = (false, false);
         let got = loop {
             match chunks.next(read_len_max) {
-                Ok(Some(chunk)) => self.answer.handle(&chunk.bytes),
-                Ok(None) => break Some(finished(&mut self.answer)),
+                Ok(Some(chunk)) => self.response.handle(&chunk.bytes),
+                Ok(None) => break Some(finished(&mut self.response)),
                 Err(ReadError::Blocked) => break None,
                 Err(ReadError::Reset(code)) => break Some(Got::Reset(code.into())),
             }
             match self.ask.behaviour {
-                Behaviour::CancelAfter(limit) if self.answer.body.len() >= limit => {
+                Behaviour::CancelAfter(limit) if self.response.body.len() >= limit => {
                     gives_up = true;
                     break None;
                 }
                 Behaviour::PauseReading(at, _)
-                    if !self.has_paused && self.answer.body.len() >= at =>
+                    if !self.has_paused && self.response.body.len() >= at =>
                 {
                     again = true;
                     break None;
@@ -211,8 +211,8 @@ impl Request {
     }
 }
 
-fn finished(answer: &mut Answer) -> Got {
-    let (status, trailers) = answer.finish();
-    let (body, interim_count) = (std::mem::take(&mut answer.body), answer.interim_count);
+fn finished(response: &mut Response) -> Got {
+    let (status, trailers) = response.finish();
+    let (body, interim_count) = (std::mem::take(&mut response.body), response.interim_count);
     Got::Whole { status, body, trailers, interim_count }
 }

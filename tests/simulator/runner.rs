@@ -22,7 +22,7 @@ pub struct Failure {
     pub message: String,
 }
 
-/// Runs one world to its end and holds it against every rule. Answers the hash of its events.
+/// Runs one world to its end and holds it against every rule. Returns the hash of its events.
 pub fn run(seed: u64, scenario: Scenario) -> u64 {
     let pool = new_pool();
     run_in(seed, scenario, &pool).0
@@ -37,7 +37,7 @@ pub fn run_and(seed: u64, scenario: Scenario, check: impl FnOnce(&World)) {
     world.assert_at_rest();
 }
 
-/// Runs one world like [`run`]. Answers what happened in it.
+/// Runs one world like [`run`]. Returns what happened in it.
 pub fn marks_of(seed: u64, scenario: Scenario) -> Marks {
     run_in(seed, scenario, &new_pool()).1
 }

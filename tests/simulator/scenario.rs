@@ -19,7 +19,7 @@ use crate::wire::Troubles;
 pub const SLOT_COUNT: usize = 128;
 
 /// As a worker has it: half of its pool.
-pub const ANSWERS_LEN_MAX: usize = SLOT_COUNT * SLOT_LEN / 2;
+pub const RESPONSES_LEN_MAX: usize = SLOT_COUNT * SLOT_LEN / 2;
 
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -28,8 +28,8 @@ pub struct Scenario {
     pub troubles: Troubles,
     pub socket: SocketTroubles,
     pub clients: Vec<(Manner, Vec<Ask>)>,
-    /// What of all answers may wait in the gateway.
-    pub answers_len_max: usize,
+    /// What of all responses may wait in the gateway.
+    pub responses_len_max: usize,
     /// A reload comes at this time.
     pub reload: Option<Duration>,
     /// A drain begins at this time.
@@ -45,7 +45,7 @@ impl Scenario {
             troubles: Troubles::NONE,
             socket: SocketTroubles::NONE,
             clients: vec![(Manner::CALM, asks)],
-            answers_len_max: ANSWERS_LEN_MAX,
+            responses_len_max: RESPONSES_LEN_MAX,
             reload: None,
             drain: None,
         }
@@ -67,7 +67,7 @@ impl Scenario {
         }
         Self {
             clients,
-            answers_len_max: pick(rng, &[ANSWERS_LEN_MAX, ANSWERS_LEN_MAX, 100_000, 400_000]),
+            responses_len_max: pick(rng, &[RESPONSES_LEN_MAX, RESPONSES_LEN_MAX, 100_000, 400_000]),
             config: draw_config(rng),
             weather: Weather::draw(rng),
             troubles: draw_troubles(rng),
@@ -212,7 +212,7 @@ fn draw_ask(rng: &mut SmallRng, id: usize) -> Ask {
     ask
 }
 
-/// One of the requests of a client that lets many long answers wait at once: for longer than an
+/// One of the requests of a client that lets many long responses wait at once: for longer than an
 /// upstream may take, and not for so long that they are given up.
 fn draw_hoard(rng: &mut SmallRng, id: usize) -> Ask {
     let long = rng.random_range(0..4) > 0;

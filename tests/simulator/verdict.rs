@@ -44,10 +44,10 @@ pub fn check(world: &World) {
             .any(|request| request.ask.behaviour == Behaviour::Malformed(Malformed::DataFirst));
         for request in &client.requests {
             let ask = &request.ask;
-            let got = request.got.as_ref().unwrap_or_else(|| panic!("no answer to {ask:?}"));
+            let got = request.got.as_ref().unwrap_or_else(|| panic!("no response to {ask:?}"));
             let mut allowed = allowed(world, ask);
             if client.requests.iter().any(|request| request.ask.behaviour.is_long_pause()) {
-                // What one answer cannot send fills the window of its whole connection.
+                // What one response cannot send fills the window of its whole connection.
                 allowed.push(Reset(INTERNAL_ERROR));
             }
             let weather = world.scenario.weather;
@@ -90,11 +90,11 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
             };
             assert_eq!(record.status.map(|status| status.as_u16()), Some(*status), "{ask:?}");
             assert_eq!(record.outcome, Outcome::Complete, "{ask:?}");
-            assert_eq!(record.answer_len, body.len() as u64, "{ask:?}");
+            assert_eq!(record.response_len, body.len() as u64, "{ask:?}");
             if let Some(token) = record.error {
                 assert!(is_explained(world, ask, token), "{token:?} for {ask:?}");
             } else {
-                assert!(*body == ask.answer_body(), "the body differs, {}: {ask:?}", body.len());
+                assert!(*body == ask.response_body(), "the body differs, {}: {ask:?}", body.len());
                 let framing = Framing::Chunked { trailers: true };
                 let sends_trailers = ask.method != "HEAD"
                     && matches!(ask.plan, Plan::Whole { framing: sent, .. }
@@ -113,7 +113,7 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
     }
 }
 
-/// What came before an answer was cut off, given up or lost is the beginning of the true one.
+/// What came before a response was cut off, given up or lost is the beginning of the true one.
 fn check_cut(world: &World, request: &Request) {
     let (ask, (status, body)) = (&request.ask, request.received());
     let Some(status) = status else {
@@ -123,15 +123,15 @@ fn check_cut(world: &World, request: &Request) {
     let given = record.and_then(|record| record.status).map_or(408, |status| status.as_u16());
     assert_eq!(status, given, "{ask:?}");
     if record.is_none_or(|record| record.error.is_some()) {
-        // The gateway's own answer: it says its status first.
+        // The gateway's own response: it says its status first.
         let own = format!("{status} ");
         let len = own.len().min(body.len());
-        return assert!(own.as_bytes()[..len] == body[..len], "a foreign answer: {ask:?}");
+        return assert!(own.as_bytes()[..len] == body[..len], "a foreign response: {ask:?}");
     }
-    assert!(ask.answer_body().starts_with(body), "{} foreign bytes: {ask:?}", body.len());
+    assert!(ask.response_body().starts_with(body), "{} foreign bytes: {ask:?}", body.len());
 }
 
-/// Whether anything in the world accounts for an answer of the gateway's own that says `token`
+/// Whether anything in the world accounts for a response of the gateway's own that says `token`
 /// (RFC 9209 2.3).
 fn is_explained(world: &World, ask: &Ask, token: &str) -> bool {
     let scenario = &world.scenario;
@@ -186,7 +186,7 @@ fn allowed(world: &World, ask: &Ask) -> Vec<Allowed> {
         Behaviour::Plain | Behaviour::PauseReading(..) | Behaviour::PauseSending(..) => {}
     }
     if ask.declared.is_some_and(|declared| declared != ask.body_len) {
-        // RFC 9114 4.1.2. Too long a body may end after its answer.
+        // RFC 9114 4.1.2. Too long a body may end after its response.
         if ask.declared > Some(ask.body_len) && !matches!(ask.plan, Plan::Early { .. }) {
             allowed.clear();
         }

@@ -1,5 +1,5 @@
 //! The kernel's side of upstream connections: what the gateway asks of them, in which order the
-//! answers come, and what goes wrong. Whatever is legal happens.
+//! responses come, and what goes wrong. Whatever is legal happens.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -80,7 +80,7 @@ pub struct Wires {
     wires: BTreeMap<u64, Wire>,
     /// How often the head of each request came to the origin.
     pub heads: BTreeMap<usize, usize>,
-    /// Bytes of the answer to each request that the gateway received at its last try.
+    /// Bytes of the response to each request that the gateway received at its last try.
     pub given: BTreeMap<usize, usize>,
     /// Connections that wait for a slot to receive into.
     slotless: Vec<UpstreamKey>,
@@ -112,7 +112,7 @@ impl Wires {
         self.wires.is_empty()
     }
 
-    /// For each connection: whose request it reads and how much of its body came, whose answer it
+    /// For each connection: whose request it reads and how much of its body came, whose response it
     /// gives and how much of that.
     pub fn flows(&self) -> impl Iterator<Item = ((usize, usize), (usize, usize))> {
         // A broken one takes no more: what still comes for it is dropped.
@@ -161,7 +161,7 @@ impl Wires {
         assert!(!pieces.is_empty() && pieces.len() <= UPSTREAM_WRITE_PIECES_MAX);
         assert!(pieces.iter().all(|piece| !piece.is_empty()), "no piece is empty");
         wire.write_count += 1;
-        // What comes while a request is on its way would be its answer: HTTP/1.1 has no remedy.
+        // What comes while a request is on its way would be its response: HTTP/1.1 has no remedy.
         wire.conversation.sendings.retain(|sending| !sending.only_idle);
         if breaks || wire.broken {
             wire.broken = true;
@@ -328,7 +328,7 @@ fn fill(pool: &Pool, bytes: &[u8]) -> Option<BytesMut> {
     Some(slot)
 }
 
-/// The longest stall of a write; every timeout of an answer is longer.
+/// The longest stall of a write; every timeout of a response is longer.
 const STALL: Duration = Duration::from_secs(4);
 /// What a completion takes at least.
 const DELAY: Duration = Duration::from_micros(200);

@@ -101,7 +101,7 @@ impl World {
         world
     }
 
-    /// Runs until nothing more can happen. Answers a hash over all events.
+    /// Runs until nothing more can happen. Returns a hash over all events.
     pub fn run(&mut self) -> u64 {
         let total = self.pool.counts().total;
         self.drive_clients();
@@ -120,7 +120,7 @@ impl World {
                 assert_eq!(count, 0, "no exchange outlives its client's connection");
             }
             self.books.check_held(&self.clients, self.wires.flows());
-            let waiting_len = self.gateway.answers_waiting_len();
+            let waiting_len = self.gateway.responses_waiting_len();
             self.books.check_shares(&self.clients, &self.wires.given, waiting_len);
         }
         self.hash.finish()
@@ -201,7 +201,7 @@ impl World {
         let budget = self.gateway.engine().window_budget_left();
         assert_eq!(budget, self.window_budget, "the budget of windows is whole again");
         assert!(self.wires.is_empty(), "every upstream connection was closed");
-        assert_eq!(self.gateway.answers_waiting_len(), 0, "no answer waits for anybody");
+        assert_eq!(self.gateway.responses_waiting_len(), 0, "no response waits for anybody");
         self.transmit_buffer = None;
         drop(self.gateway);
         drop(self.wires);
@@ -321,7 +321,7 @@ impl World {
                     self.queue_due(due);
                 }
                 Output::Access(record) => {
-                    self.note(6, record.answer_len as usize);
+                    self.note(6, record.response_len as usize);
                     self.books.take(*record);
                 }
                 Output::Timeout(deadline) => {

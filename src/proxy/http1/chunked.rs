@@ -87,20 +87,20 @@ impl ChunkedDecoder {
     fn step(&mut self, byte: u8) -> Result<(), Fault> {
         self.line_len += 1;
         if self.line_len > CHUNK_LINE_LEN_MAX {
-            return Err(broken("a chunk-size line of the answer is too long"));
+            return Err(broken("a chunk-size line of the response is too long"));
         }
         let digit = char::from(byte).to_digit(16);
         self.state = match (&self.state, byte) {
             (&State::Size { len, digit_count }, _) if digit.is_some() => {
                 // 16 digits fill a u64 exactly; leading zeros count too, so the line is bounded.
                 if digit_count == 16 {
-                    return Err(broken("a chunk size of the answer does not fit 64 bits"));
+                    return Err(broken("a chunk size of the response does not fit 64 bits"));
                 }
                 let digit = u64::from(digit.expect("checked by the guard"));
                 State::Size { len: len << 4 | digit, digit_count: digit_count + 1 }
             }
             (State::Size { digit_count: 0, .. }, _) => {
-                return Err(broken("a chunk size of the answer is missing"));
+                return Err(broken("a chunk size of the response is missing"));
             }
             (&State::Size { len, .. }, b'\r') => State::SizeEnd { len },
             // RFC 9112 7.1.1: white space only before the semicolon of an extension.
@@ -118,9 +118,9 @@ impl ChunkedDecoder {
                 State::Size { len: 0, digit_count: 0 }
             }
             (State::PayloadCr | State::PayloadLf, _) => {
-                return Err(broken("a chunk of the answer is longer than its size says"));
+                return Err(broken("a chunk of the response is longer than its size says"));
             }
-            _ => return Err(broken("a chunk-size line of the answer is malformed")),
+            _ => return Err(broken("a chunk-size line of the response is malformed")),
         };
         if matches!(self.state, State::Payload { .. } | State::Trailers(_)) {
             self.line_len = 0;

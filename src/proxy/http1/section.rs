@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use memchr::memchr2;
 
 use super::broken;
-use crate::limits::ANSWER_FIELD_COUNT_MAX;
+use crate::limits::RESPONSE_FIELD_COUNT_MAX;
 use crate::proxy::api::Fields;
 use crate::proxy::errors::Fault;
 
@@ -59,7 +59,7 @@ impl Section {
                 match (first, self.line_len) {
                     (b'\n', 0) => return Ok(Some(at + 1)),
                     (b'\n', _) => (self.after_cr, self.line_len, at) = (false, 0, at + 1),
-                    _ => return Err(broken("the answer holds a CR within a line")),
+                    _ => return Err(broken("the response holds a CR within a line")),
                 }
                 continue;
             }
@@ -67,7 +67,7 @@ impl Section {
             let line_len = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             match rest.get(line_len) {
                 // RFC 9112 2.2 lets a receiver take a bare LF for a line end; we don't.
-                Some(b'\n') => return Err(broken("a line of the answer ends without CR")),
+                Some(b'\n') => return Err(broken("a line of the response ends without CR")),
                 found => self.after_cr = found.is_some(),
             }
             self.line_len += line_len;
@@ -82,12 +82,12 @@ pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Resu
     let mut fields = Fields::with_capacity(lines.len() + 1);
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes())
-            .map_err(|_| broken("a field name of the answer is malformed"))?;
+            .map_err(|_| broken("a field name of the response is malformed"))?;
         let value = if line.value.is_empty() {
             HeaderValue::from_static("")
         } else {
             HeaderValue::from_maybe_shared(section.slice_ref(line.value))
-                .map_err(|_| broken("a field value of the answer is malformed"))?
+                .map_err(|_| broken("a field value of the response is malformed"))?
         };
         fields.push((name, value));
     }
@@ -96,11 +96,11 @@ pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Resu
 
 /// Parses a trailer section (ends with the empty line).
 pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Fault> {
-    let mut lines = [httparse::EMPTY_HEADER; ANSWER_FIELD_COUNT_MAX];
+    let mut lines = [httparse::EMPTY_HEADER; RESPONSE_FIELD_COUNT_MAX];
     match httparse::parse_headers(section, &mut lines) {
         Ok(httparse::Status::Complete((len, lines))) if len == section.len() => {
             fields_of(section, lines)
         }
-        _ => Err(broken("the answer's trailer section is malformed")),
+        _ => Err(broken("the response's trailer section is malformed")),
     }
 }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::proxy::errors::Fault;
-use crate::proxy::http1::answer::{AnswerDecoder, AnswerPart};
+use crate::proxy::http1::response::{ResponseDecoder, ResponsePart};
 
 /// What a client would have seen.
 #[derive(Debug, Default, PartialEq, Clone)]
@@ -24,24 +24,24 @@ fn plain(fields: &crate::proxy::Fields) -> Vec<(String, String)> {
 }
 
 fn decode(pieces: &[&[u8]], to_head: bool, closes: bool) -> Result<Outcome, Fault> {
-    let mut decoder = AnswerDecoder::new(to_head, 4096);
+    let mut decoder = ResponseDecoder::new(to_head, 4096);
     let mut outcome = Outcome::default();
     for piece in pieces {
         let mut piece = BytesMut::from(*piece);
         while let Some(part) = decoder.decode(&mut piece)? {
             assert!(!outcome.whole, "a part follows the end");
             match part {
-                AnswerPart::Interim(status, _) => outcome.interim.push(status.as_u16()),
-                AnswerPart::Head(head) => {
+                ResponsePart::Interim(status, _) => outcome.interim.push(status.as_u16()),
+                ResponsePart::Head(head) => {
                     outcome.status = head.status.as_u16();
                     outcome.fields = plain(&head.fields);
                     outcome.whole = head.ended;
                 }
-                AnswerPart::Body(piece) => {
+                ResponsePart::Body(piece) => {
                     assert!(!piece.is_empty());
                     outcome.body.extend_from_slice(&piece);
                 }
-                AnswerPart::End(trailers) => {
+                ResponsePart::End(trailers) => {
                     outcome.trailers = plain(&trailers.unwrap_or_default());
                     outcome.whole = true;
                 }
@@ -68,10 +68,10 @@ fn decode_cut(wire: &[u8], to_head: bool, closes: bool) -> Result<Outcome, Fault
     whole
 }
 
-/// A whole answer: status, body, keeps alive, bytes left over.
+/// A whole response: status, body, keeps alive, bytes left over.
 type Whole = (u16, &'static str, bool, usize);
 
-fn assert_answer(wire: &str, to_head: bool, expected: Whole) {
+fn assert_response(wire: &str, to_head: bool, expected: Whole) {
     let outcome = decode_cut(wire.as_bytes(), to_head, true).expect("a good answer");
     assert!(outcome.whole, "{wire:?} is not whole");
     let body = String::from_utf8(outcome.body).unwrap();
@@ -80,7 +80,7 @@ fn assert_answer(wire: &str, to_head: bool, expected: Whole) {
 }
 
 #[test]
-fn answers_with_every_framing() {
+fn responses_with_every_framing() {
     let cases: [(&str, Whole); 15] = [
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", (200, "hello", true, 0)),
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloX", (200, "hello", true, 1)),
@@ -115,11 +115,11 @@ fn answers_with_every_framing() {
         ("HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\nhi", (204, "", true, 2)),
     ];
     for (wire, expected) in cases {
-        assert_answer(wire, false, expected);
+        assert_response(wire, false, expected);
     }
-    assert_answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, (200, "", true, 0));
-    assert_answer("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", true, (200, "", true, 5));
-    assert_answer(
+    assert_response("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", true, (200, "", true, 0));
+    assert_response("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", true, (200, "", true, 5));
+    assert_response(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
         true,
         (200, "", true, 0),
@@ -163,7 +163,7 @@ fn a_length_is_said_once_in_its_usual_form() {
 }
 
 #[test]
-fn interim_answers_come_before_the_final_one() {
+fn interim_responses_come_before_the_final_one() {
     let wire = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
                 HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n.";
     let outcome = decode_cut(wire.as_bytes(), false, false).unwrap();
@@ -191,7 +191,7 @@ fn trailers_pass_bounded_and_cleaned() {
 }
 
 #[test]
-fn doubtful_answers_are_refused_whole() {
+fn doubtful_responses_are_refused_whole() {
     let heads = [
         "hello\r\n",
         "<html>",
@@ -283,12 +283,12 @@ fn doubtful_chunks_are_refused() {
 
 #[test]
 fn what_is_cut_off_is_never_whole() {
-    let answers = [
+    let responses = [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\na: b\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
     ];
-    for wire in answers {
+    for wire in responses {
         for len in 0..wire.len() {
             let outcome = decode(&[&wire.as_bytes()[..len]], false, true).unwrap();
             assert!(!outcome.whole && !outcome.keeps_alive, "{:?}", &wire[..len]);
@@ -301,12 +301,12 @@ fn payload_is_cut_and_not_copied() {
     let wire = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nworld\r\n";
     let mut piece = BytesMut::from(&wire[..]);
     let range = piece.as_ptr_range();
-    let mut decoder = AnswerDecoder::new(false, 4096);
+    let mut decoder = ResponseDecoder::new(false, 4096);
     let mut bodies: Vec<Bytes> = Vec::new();
     while let Some(part) = decoder.decode(&mut piece).unwrap() {
         match part {
-            AnswerPart::Body(body) => bodies.push(body),
-            AnswerPart::Head(head) => {
+            ResponsePart::Body(body) => bodies.push(body),
+            ResponsePart::Head(head) => {
                 let (_, value) = &head.fields[0];
                 assert_eq!(value, "1.1 ringway");
             }

@@ -1,7 +1,7 @@
 //! What goes wrong: upstreams that refuse, lie, fall silent or go; clients that go.
 
 use super::*;
-use crate::limits::ANSWER_STALL_TIMEOUT;
+use crate::limits::RESPONSE_STALL_TIMEOUT;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -69,7 +69,7 @@ fn a_connect_that_hangs_is_504_and_a_lone_endpoint_is_asked_once() {
 fn a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_error() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (_, stale) = rig.active_get();
-    rig.answer(stale, OK);
+    rig.response(stale, OK);
     let exchange = rig.get("/again");
     rig.event(stale, UpstreamEvent::WriteFailed(TransportFault::Reset));
     rig.end(stale);
@@ -92,7 +92,7 @@ fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
     let kept = [rig.connected(), rig.connected()];
     for upstream in kept {
         rig.wrote(upstream);
-        rig.answer(upstream, OK);
+        rig.response(upstream, OK);
     }
     let exchange = rig.get("/again");
     let stale = *kept.iter().find(|key| rig.wires[key].writing).expect("one is used");
@@ -103,22 +103,22 @@ fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
     let fresh = rig.connected();
     assert!(rig.written(fresh).starts_with("GET /again"));
     rig.wrote(fresh);
-    rig.answer(fresh, OK);
+    rig.response(fresh, OK);
     assert!(rig.seen[&exchange].whole);
     rig.assert_nothing_left();
 }
 
 #[test]
 fn what_may_have_been_done_is_not_done_twice() {
-    // A POST, a PUT whose body is gone, and a GET of whose answer a byte came.
+    // A POST, a PUT whose body is gone, and a GET of whose response a byte came.
     for case in 0..3 {
         let mut rig = Rig::new(config(2, 4, 0));
         let (_, upstream) = rig.active_get();
-        rig.answer(upstream, OK);
+        rig.response(upstream, OK);
         rig.get("/other-endpoint");
         let sibling = rig.connected();
         rig.wrote(sibling);
-        rig.answer(sibling, OK);
+        rig.response(sibling, OK);
         let exchange = match case {
             0 => rig.request(request(Method::POST, "/"), true),
             1 => put(&mut rig, b"body"),
@@ -129,7 +129,7 @@ fn what_may_have_been_done_is_not_done_twice() {
             rig.wrote(upstream);
         }
         if case == 2 {
-            rig.answer(upstream, "H");
+            rig.response(upstream, "H");
         }
         rig.event(upstream, UpstreamEvent::Failed(TransportFault::Reset));
         assert_eq!(rig.status(exchange), 502, "case {case}");
@@ -139,8 +139,8 @@ fn what_may_have_been_done_is_not_done_twice() {
 }
 
 #[test]
-fn a_request_that_nobody_answers_is_tried_once_at_another_endpoint() {
-    // Its head goes out and no answer comes; or it is not even taken.
+fn a_request_that_nobody_responses_is_tried_once_at_another_endpoint() {
+    // Its head goes out and no response comes; or it is not even taken.
     for takes in [true, false] {
         let mut rig = Rig::new(config(3, 4, 0));
         let exchange = rig.get("/");
@@ -167,13 +167,13 @@ fn a_request_that_nobody_answers_is_tried_once_at_another_endpoint() {
     rig.pass(RESPONSE_TIMEOUT);
     let upstream = rig.connected();
     rig.wrote(upstream);
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert_eq!(rig.status(exchange), 200);
     rig.assert_nothing_left();
 }
 
 #[test]
-fn a_late_answer_is_504_at_once_where_a_second_try_might_do_it_twice() {
+fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
     type Ask = fn(&mut Rig) -> (ExchangeKey, UpstreamKey);
     let asks: [(&str, u16, Ask); 4] = [
         ("no other endpoint", 1, |rig| rig.active_get()),
@@ -189,9 +189,9 @@ fn a_late_answer_is_504_at_once_where_a_second_try_might_do_it_twice() {
             rig.wrote(upstream);
             (exchange, upstream)
         }),
-        ("an answer began", 2, |rig| {
+        ("a response began", 2, |rig| {
             let (exchange, upstream) = rig.active_get();
-            rig.answer(upstream, "HTTP/1.1 2");
+            rig.response(upstream, "HTTP/1.1 2");
             (exchange, upstream)
         }),
     ];
@@ -220,22 +220,22 @@ fn a_put_is_tried_again_while_its_body_is_here() {
     let second = rig.connected();
     assert!(rig.written(second).ends_with("content-length: 4\r\n\r\nbody"));
     rig.wrote(second);
-    rig.answer(second, OK);
+    rig.response(second, OK);
     assert_eq!(rig.status(exchange), 200);
     rig.assert_nothing_left();
 }
 
 #[test]
 fn truncation_is_never_a_clean_end() {
-    let answers = [
+    let responses = [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
     ];
-    for answer in answers {
+    for response in responses {
         let mut rig = Rig::new(config(1, 1, 0));
         let (exchange, upstream) = rig.active_get();
-        rig.answer(upstream, answer);
+        rig.response(upstream, response);
         rig.end(upstream);
         let seen = &rig.seen[&exchange];
         assert_eq!((seen.reset, seen.whole), (Some(ResetReason::UpstreamIncomplete), false));
@@ -245,7 +245,7 @@ fn truncation_is_never_a_clean_end() {
     for (clean, whole) in [(true, true), (false, false)] {
         let mut rig = Rig::new(config(1, 1, 0));
         let (exchange, upstream) = rig.active_get();
-        rig.answer(upstream, "HTTP/1.1 200 OK\r\n\r\nhello");
+        rig.response(upstream, "HTTP/1.1 200 OK\r\n\r\nhello");
         match clean {
             true => rig.end(upstream),
             false => rig.event(upstream, UpstreamEvent::Failed(TransportFault::Reset)),
@@ -260,24 +260,24 @@ fn truncation_is_never_a_clean_end() {
 fn lies_before_the_head_are_502_and_after_it_a_reset() {
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n");
     assert_eq!(rig.status(exchange), 502);
     assert_eq!(rig.record().error, Some("http_protocol_error"));
     assert!(!rig.is_open(upstream));
 
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n");
     assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamProtocol));
     assert!(!rig.is_open(upstream));
 
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\nx: ");
-    rig.answer(upstream, vec![b'x'; 16384]);
+    rig.response(upstream, "HTTP/1.1 200 OK\r\nx: ");
+    rig.response(upstream, vec![b'x'; 16384]);
     assert_eq!(rig.status(exchange), 502);
     assert_eq!(rig.record().error, Some("http_response_header_section_size"));
 
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 O");
+    rig.response(upstream, "HTTP/1.1 200 O");
     rig.end(upstream);
     assert_eq!(rig.status(exchange), 502);
     assert_eq!(rig.record().error, Some("http_response_incomplete"));
@@ -288,17 +288,17 @@ fn lies_before_the_head_are_502_and_after_it_a_reset() {
 fn bytes_that_nobody_asked_for_end_the_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, format!("{OK}HTTP/1.1 200 OK\r\n\r\n"));
-    assert!(rig.seen[&exchange].whole && !rig.is_open(upstream), "left over after the answer");
+    rig.response(upstream, format!("{OK}HTTP/1.1 200 OK\r\n\r\n"));
+    assert!(rig.seen[&exchange].whole && !rig.is_open(upstream), "left over after the response");
 
     let (_, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.is_open(upstream));
-    rig.answer(upstream, "H");
+    rig.response(upstream, "H");
     assert!(!rig.is_open(upstream), "while idle");
 
     let (_, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     rig.end(upstream);
     assert!(!rig.is_open(upstream), "its end while idle");
     assert_eq!(rig.proxy.tally().idle_discarded, 2);
@@ -306,16 +306,16 @@ fn bytes_that_nobody_asked_for_end_the_connection() {
     let head = rig.request(request(Method::HEAD, "/"), true);
     let upstream = rig.connected();
     rig.wrote(upstream);
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&head].whole && rig.seen[&head].body.is_empty());
     assert_eq!(rig.seen[&head].value("content-length"), Some("2"));
-    assert!(!rig.is_open(upstream), "a body after an answer to HEAD");
+    assert!(!rig.is_open(upstream), "a body after a response to HEAD");
     rig.assert_nothing_left();
 }
 
-/// What one receive brought comes in parts: bytes behind an answer are as suspect in a later one.
+/// What one receive brought comes in parts: bytes behind a response are as suspect in a later one.
 #[test]
-fn a_part_behind_an_answer_ends_its_connection() {
+fn a_part_behind_an_response_ends_its_connection() {
     let mut rig = Rig::new(config(1, 1, 1));
     let (exchange, upstream) = rig.active_get();
     rig.part(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
@@ -323,25 +323,25 @@ fn a_part_behind_an_answer_ends_its_connection() {
     let waiting = rig.get("/waits");
     rig.part(upstream, "k");
     assert!(rig.seen[&exchange].whole && !rig.is_open(upstream));
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfake");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfake");
     let upstream = rig.connected();
     rig.wrote(upstream);
     rig.part(upstream, "HTTP/1.1 200 OK\r\n");
     assert!(rig.wires[&upstream].receiving, "one receive, in two parts");
-    rig.answer(upstream, "content-length: 2\r\n\r\nok");
+    rig.response(upstream, "content-length: 2\r\n\r\nok");
     assert_eq!(rig.seen[&waiting].body, b"ok");
-    assert_eq!(rig.proxy.counts().idle, 1, "the last part ends the answer: kept");
+    assert_eq!(rig.proxy.counts().idle, 1, "the last part ends the response: kept");
     rig.assert_nothing_left();
 }
 
 #[test]
-fn an_early_answer_is_passed_on_and_its_connection_is_not_kept() {
+fn an_early_response_is_passed_on_and_its_connection_is_not_kept() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(1000));
     let upstream = rig.connected();
     rig.wrote(upstream);
     rig.body(exchange, b"some");
-    rig.answer(upstream, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno");
+    rig.response(upstream, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno");
     assert_eq!(rig.status(exchange), 413);
     let seen = &rig.seen[&exchange];
     assert!(seen.whole && seen.stopped && !rig.is_open(upstream));
@@ -351,14 +351,14 @@ fn an_early_answer_is_passed_on_and_its_connection_is_not_kept() {
 }
 
 #[test]
-fn an_early_answer_is_read_although_the_write_failed() {
+fn an_early_response_is_read_although_the_write_failed() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(1000));
     let upstream = rig.connected();
     rig.body(exchange, b"some");
     rig.event(upstream, UpstreamEvent::WriteFailed(TransportFault::Reset));
     assert!(rig.seen[&exchange].stopped && rig.is_open(upstream));
-    rig.answer(upstream, "HTTP/1.1 413 Too Large\r\n\r\nno");
+    rig.response(upstream, "HTTP/1.1 413 Too Large\r\n\r\nno");
     rig.end(upstream);
     assert_eq!((rig.status(exchange), rig.seen[&exchange].whole), (413, true));
 
@@ -400,7 +400,7 @@ fn silence_has_its_deadlines() {
     let (exchange, upstream) = rig.active_get();
     for crumb in "HTTP/1.1 ".bytes() {
         rig.pass(RESPONSE_TIMEOUT / 10);
-        rig.answer(upstream, [crumb]);
+        rig.response(upstream, [crumb]);
     }
     assert!(!rig.seen.contains_key(&exchange));
     rig.pass(RESPONSE_TIMEOUT / 10);
@@ -408,9 +408,9 @@ fn silence_has_its_deadlines() {
     assert_eq!(rig.record().error, Some("http_response_timeout"));
     // No more of a body.
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
     rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
-    rig.answer(upstream, "x");
+    rig.response(upstream, "x");
     rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
     assert_eq!(rig.seen[&exchange].reset, None, "the pause counts, not the whole");
     rig.pass(Duration::from_secs(1));
@@ -420,16 +420,16 @@ fn silence_has_its_deadlines() {
     rig.connected();
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!((rig.status(exchange), rig.record().error), (504, Some("connection_write_timeout")));
-    // The answer is not taken.
+    // The response is not taken.
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
-    rig.pass(ANSWER_STALL_TIMEOUT - Duration::from_secs(1));
+    rig.response(upstream, OK);
+    rig.pass(RESPONSE_STALL_TIMEOUT - Duration::from_secs(1));
     rig.taken(exchange, 1);
-    rig.pass(ANSWER_STALL_TIMEOUT - Duration::from_secs(1));
+    rig.pass(RESPONSE_STALL_TIMEOUT - Duration::from_secs(1));
     assert!(rig.records.last().unwrap().error.is_some(), "not over yet");
     rig.pass(Duration::from_secs(1));
-    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::AnswerStalled));
+    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::ResponseStalled));
     rig.assert_nothing_left();
 }
 
@@ -451,17 +451,17 @@ fn a_client_may_go_at_any_time() {
         ("head expected", |rig| rig.active_get().0),
         ("answer begun", |rig| {
             let (exchange, upstream) = rig.active_get();
-            rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx");
+            rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx");
             exchange
         }),
         ("answer not taken", |rig| {
             let (exchange, upstream) = rig.active_get();
-            rig.answer(upstream, OK);
+            rig.response(upstream, OK);
             exchange
         }),
         ("second try", |rig| {
             let (exchange, upstream) = rig.active_get();
-            rig.answer(upstream, OK);
+            rig.response(upstream, OK);
             rig.abort(exchange);
             let exchange = rig.get("/");
             rig.wrote(upstream);
@@ -483,7 +483,7 @@ fn a_client_may_go_at_any_time() {
         assert_eq!(rig.seen.get(&exchange).map(|seen| seen.body.len()), seen_len, "{stage}");
         rig.abort(exchange);
         rig.takes = true;
-        rig.pass(ANSWER_STALL_TIMEOUT);
+        rig.pass(RESPONSE_STALL_TIMEOUT);
         rig.assert_nothing_left();
     }
 }
@@ -493,9 +493,9 @@ fn an_aborted_exchange_leaves_a_clean_connection_alone() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     rig.abort(exchange);
     assert!(rig.is_open(upstream));
-    assert_eq!(rig.record().answer_len, 0, "nothing of it was taken");
+    assert_eq!(rig.record().response_len, 0, "nothing of it was taken");
     rig.assert_nothing_left();
 }

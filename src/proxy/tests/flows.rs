@@ -1,21 +1,21 @@
 //! What goes well: bodies both ways, kept connections, queues, reloads.
 
 use super::*;
-use crate::limits::{ANSWER_PENDING_LEN_MAX, ANSWER_STALL_TIMEOUT, REQUEST_PENDING_LEN_MAX};
+use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
-fn a_request_and_its_answer_and_the_next_one_on_the_same_connection() {
+fn a_request_and_its_response_and_the_next_one_on_the_same_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (first, upstream) = rig.active_get();
     rig.now += Duration::from_millis(5);
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert_eq!(rig.status(first), 200);
     assert_eq!(rig.seen[&first].body, b"ok");
     assert!(rig.seen[&first].whole);
     let record = rig.record();
-    assert_eq!((record.outcome, record.answer_len), (Outcome::Complete, 2));
+    assert_eq!((record.outcome, record.response_len), (Outcome::Complete, 2));
     assert_eq!(record.upstream.as_deref(), Some("127.0.0.1:8001"));
     assert_eq!(record.upstream_duration, Some(Duration::from_millis(5)));
     assert_eq!((record.error, record.protocol), (None, "HTTP/3"));
@@ -24,7 +24,7 @@ fn a_request_and_its_answer_and_the_next_one_on_the_same_connection() {
     let second = rig.get("/second");
     assert!(rig.connects.is_empty(), "the kept connection is used");
     rig.wrote(upstream);
-    rig.answer(upstream, "HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
     assert_eq!(rig.status(second), 404);
     assert_eq!(rig.proxy.tally().reused, 1);
     rig.assert_nothing_left();
@@ -36,11 +36,11 @@ fn both_bodies_flow_at_once() {
     let exchange = rig.post(None);
     let upstream = rig.connected();
     rig.wrote(upstream);
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     for _ in 0..3 {
         rig.body(exchange, b"ping");
         rig.wrote(upstream);
-        rig.answer(upstream, "4\r\npong\r\n");
+        rig.response(upstream, "4\r\npong\r\n");
     }
     assert_eq!(rig.seen[&exchange].body, b"pongpongpong");
     let trailers = vec![field("x-sum", "7"), field("content-length", "9")];
@@ -50,9 +50,9 @@ fn both_bodies_flow_at_once() {
     let written = rig.written(upstream);
     let body = &written[written.find("\r\n\r\n").unwrap() + 4..];
     assert_eq!(body, "4\r\nping\r\n4\r\nping\r\n4\r\nping\r\n0\r\nx-sum: 7\r\n\r\n");
-    rig.answer(upstream, "0\r\nx-end: 1\r\n\r\n");
+    rig.response(upstream, "0\r\nx-end: 1\r\n\r\n");
     assert_eq!(rig.seen[&exchange].trailers, Some(vec![field("x-end", "1")]));
-    assert_eq!((rig.record().request_len, rig.record().answer_len), (12, 12));
+    assert_eq!((rig.record().request_len, rig.record().response_len), (12, 12));
     assert_eq!(rig.proxy.counts().idle, 1, "both messages are complete: kept");
     rig.assert_nothing_left();
 }
@@ -67,7 +67,7 @@ fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
     rig.wrote(upstream);
     rig.pass(BODY_TIMEOUT);
     assert!(!rig.seen.contains_key(&exchange), "the client owes nothing");
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&exchange].whole);
     assert_eq!(rig.proxy.counts().idle, 1);
     rig.end_of_request(exchange);
@@ -102,7 +102,7 @@ fn a_slow_upstream_holds_the_client_back() {
 fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
     let mut rig = Rig::new(config(1, 1, 0));
     let (_, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     let post = Request { content_length: Some(4), ..request(Method::POST, "/upload") };
     let downstream = Downstream::Stream { connection: 1, stream: 400 };
     let exchange = rig.proxy.handle_request(rig.now, downstream, post, false);
@@ -112,7 +112,7 @@ fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
     assert!(rig.wires[&upstream].writing, "and this one is not over");
     assert!(rig.written(upstream).ends_with("\r\n\r\nbody"));
     rig.wrote(upstream);
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     rig.assert_nothing_left();
 }
 
@@ -137,7 +137,7 @@ fn crumbs_of_a_body_are_bounded_by_number_and_told_of_room() {
     let payload: usize = body.bytes().filter(|byte| *byte == b'.').count();
     assert_eq!(payload, count);
     assert!(body.ends_with("0\r\n\r\n"));
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert_eq!(rig.status(exchange), 200);
     rig.assert_nothing_left();
 }
@@ -147,14 +147,14 @@ fn a_slow_client_holds_the_upstream_back() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
     let piece = vec![7; 64 * 1024];
     let mut given_len = 0;
     while rig.wires[&upstream].receiving {
-        rig.answer(upstream, &piece);
+        rig.response(upstream, &piece);
         given_len += piece.len();
     }
-    assert_eq!(given_len, ANSWER_PENDING_LEN_MAX);
+    assert_eq!(given_len, RESPONSE_PENDING_LEN_MAX);
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
     rig.taken(exchange, 1);
@@ -165,14 +165,14 @@ fn a_slow_client_holds_the_upstream_back() {
 }
 
 #[test]
-fn in_want_of_memory_an_answer_is_read_on_only_when_it_was_taken() {
+fn in_want_of_memory_an_response_is_read_on_only_when_it_was_taken() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
     assert!(rig.wires[&upstream].receiving, "memory is there");
     rig.proxy.set_memory_low(true);
-    rig.answer(upstream, "def");
+    rig.response(upstream, "def");
     assert!(!rig.wires[&upstream].receiving);
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
@@ -180,7 +180,7 @@ fn in_want_of_memory_an_answer_is_read_on_only_when_it_was_taken() {
     assert!(!rig.wires[&upstream].receiving, "one byte still waits");
     rig.taken(exchange, 1);
     assert!(rig.wires[&upstream].receiving, "whatever the memory, it goes on");
-    rig.answer(upstream, "ghi");
+    rig.response(upstream, "ghi");
     rig.taken(exchange, 3);
     assert_eq!(rig.record().outcome, Outcome::Complete);
     rig.assert_nothing_left();
@@ -195,7 +195,7 @@ fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
     let exchange = rig.get("/");
     let upstream = rig.connected();
     rig.proxy.set_memory_low(true);
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
     rig.proxy.set_memory_low(false);
     rig.wrote(upstream);
     assert!(!rig.wires[&upstream].receiving);
@@ -203,7 +203,7 @@ fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
     assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
     rig.taken(exchange, 1);
     assert!(rig.wires[&upstream].receiving);
-    rig.answer(upstream, "defghi");
+    rig.response(upstream, "defghi");
     rig.taken(exchange, 8);
     assert_eq!(rig.record().outcome, Outcome::Complete);
     rig.assert_nothing_left();
@@ -215,9 +215,9 @@ fn a_receive_that_is_held_back_makes_nobody_late() {
     let mut rig = Rig::new(config(1, 1, 0));
     (rig.takes, rig.holds) = (false, true);
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
     assert!(rig.wires[&upstream].receiving, "nothing waits");
-    rig.answer(upstream, "abc");
+    rig.response(upstream, "abc");
     assert!(!rig.wires[&upstream].receiving);
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
@@ -233,22 +233,22 @@ fn a_receive_that_is_held_back_makes_nobody_late() {
 }
 
 #[test]
-fn an_answer_that_is_held_back_ends_by_the_clients_fault() {
+fn an_response_that_is_held_back_ends_by_the_clients_fault() {
     for leaves in [false, true] {
         let mut rig = Rig::new(config(1, 1, 0));
         (rig.takes, rig.holds) = (false, true);
         let (exchange, upstream) = rig.active_get();
-        rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
+        rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
         let ended = if leaves {
             rig.abort(exchange);
             Outcome::Aborted
         } else {
-            rig.pass(ANSWER_STALL_TIMEOUT);
-            Outcome::Reset(ResetReason::AnswerStalled)
+            rig.pass(RESPONSE_STALL_TIMEOUT);
+            Outcome::Reset(ResetReason::ResponseStalled)
         };
         assert_eq!(rig.record().outcome, ended);
         assert!(!rig.is_open(upstream));
-        rig.proxy.handle_answer_taken(rig.now, exchange, 3);
+        rig.proxy.handle_response_taken(rig.now, exchange, 3);
         rig.proxy.hold(rig.now, upstream);
         assert!(rig.proxy.poll(rig.now).is_none(), "both keys are dead");
         rig.assert_nothing_left();
@@ -256,11 +256,11 @@ fn an_answer_that_is_held_back_ends_by_the_clients_fault() {
 }
 
 #[test]
-fn the_exchange_lasts_until_its_answer_is_taken() {
+fn the_exchange_lasts_until_its_response_is_taken() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&exchange].whole && rig.records.is_empty());
     assert_eq!(rig.proxy.counts().idle, 1, "the connection does not wait for the client");
     rig.taken(exchange, 1);
@@ -271,11 +271,11 @@ fn the_exchange_lasts_until_its_answer_is_taken() {
 }
 
 #[test]
-fn an_answer_before_the_last_write_is_told_leaves_a_good_connection() {
+fn an_response_before_the_last_write_is_told_leaves_a_good_connection() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.get("/");
     let upstream = rig.connected();
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert_eq!(rig.status(exchange), 200);
     assert_eq!(rig.proxy.counts().idle, 0);
     rig.wrote(upstream);
@@ -290,14 +290,14 @@ fn kept_connections_are_used_last_in_first_out_and_expire() {
     let upstreams = [rig.connected(), rig.connected()];
     for upstream in upstreams {
         rig.wrote(upstream);
-        rig.answer(upstream, OK);
+        rig.response(upstream, OK);
         rig.now += Duration::from_secs(1);
     }
     assert!(exchanges.iter().all(|exchange| rig.seen[exchange].whole));
     rig.get("/3");
     assert!(rig.written(upstreams[1]).contains("GET /3"));
     rig.wrote(upstreams[1]);
-    rig.answer(upstreams[1], OK);
+    rig.response(upstreams[1], OK);
     rig.pass(IDLE_TIMEOUT - Duration::from_secs(2));
     assert!(!rig.is_open(upstreams[0]), "its time is over");
     assert!(rig.is_open(upstreams[1]), "used later");
@@ -330,7 +330,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
     assert_eq!(rig.record().error, Some("connection_limit_reached"));
     assert_eq!(rig.proxy.counts().waiting, 2);
 
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&first].whole);
     assert!(rig.written(upstream).contains("GET /1"), "first in, first out");
     rig.abort(waiting[0]);
@@ -338,7 +338,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
     let upstream = rig.connected();
     assert!(rig.written(upstream).contains("GET /2"), "a new connection in the closed one's place");
     rig.wrote(upstream);
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&waiting[1]].whole);
 
     let (_, _) = (rig.get("/4"), rig.get("/5"));
@@ -366,14 +366,14 @@ fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
     both.routes.insert(0, Route { host: None, path_prefix: "/other".into(), upstream: 1 });
     let mut rig = Rig::new(both.clone());
     let (_, kept) = rig.active_get();
-    rig.answer(kept, OK);
+    rig.response(kept, OK);
     let other = rig.get("/other");
     let changed = rig.connected();
     rig.wrote(changed);
     let idle = rig.get("/other");
     let idle_upstream = rig.connected();
     rig.wrote(idle_upstream);
-    rig.answer(idle_upstream, OK);
+    rig.response(idle_upstream, OK);
     assert!(rig.seen[&idle].whole);
 
     both.upstreams[1].response_timeout = Duration::from_secs(1);
@@ -383,7 +383,7 @@ fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
     assert!(!rig.is_open(idle_upstream), "nothing is kept for the old upstream");
     rig.pass(Duration::from_secs(2));
     assert!(!rig.seen.contains_key(&other), "it runs by what it began with");
-    rig.answer(changed, OK);
+    rig.response(changed, OK);
     assert!(rig.seen[&other].whole && !rig.is_open(changed));
     let fresh = rig.get("/other");
     let upstream = rig.connected();
@@ -401,11 +401,11 @@ fn a_drained_proxy_keeps_no_connection() {
     let running = rig.get("/");
     let upstream = rig.connected();
     rig.wrote(upstream);
-    rig.answer(idle, OK);
+    rig.response(idle, OK);
     rig.proxy.drain(rig.now);
     rig.run();
     assert!(!rig.is_open(idle) && !rig.proxy.is_idle());
-    rig.answer(upstream, OK);
+    rig.response(upstream, OK);
     assert!(rig.seen[&running].whole && rig.proxy.is_idle());
     rig.assert_nothing_left();
 }

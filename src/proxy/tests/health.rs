@@ -34,7 +34,7 @@ fn get(rig: &mut Rig, down: &[u16]) -> Vec<u16> {
             asked.push(port_of(rig, key));
         }
         rig.wrote(key);
-        rig.answer(key, OK);
+        rig.response(key, OK);
         break;
     }
     assert!(rig.seen[&exchange].whole);
@@ -94,13 +94,13 @@ fn a_trial_in_flight_keeps_others_away_and_its_abort_does_not() {
 }
 
 #[test]
-fn answers_that_do_not_come_set_an_endpoint_aside_after_three_in_a_row() {
+fn responses_that_do_not_come_set_an_endpoint_aside_after_three_in_a_row() {
     type Fail = fn(&mut Rig, UpstreamKey);
     let failures: [(&str, Fail); 4] = [
         ("closed", |rig, key| rig.end(key)),
         ("reset", |rig, key| rig.event(key, UpstreamEvent::Failed(TransportFault::Reset))),
         ("late", |rig, _| rig.pass(RESPONSE_TIMEOUT)),
-        ("not HTTP", |rig, key| rig.answer(key, "SSH-2.0-x\r\n")),
+        ("not HTTP", |rig, key| rig.response(key, "SSH-2.0-x\r\n")),
     ];
     for (name, fail) in failures {
         let mut rig = Rig::new(config(2, 8, 0));
@@ -115,13 +115,13 @@ fn answers_that_do_not_come_set_an_endpoint_aside_after_three_in_a_row() {
                     failed_count += 1;
                     fail(&mut rig, key);
                 } else {
-                    rig.answer(key, OK);
+                    rig.response(key, OK);
                 }
             }
             let kept = rig.wires.iter().find(|(_, wire)| wire.writing).map(|(key, _)| *key);
             if let Some(key) = kept {
                 rig.wrote(key);
-                rig.answer(key, OK);
+                rig.response(key, OK);
             }
         }
         assert_eq!(failed_count, 3, "{name}");
@@ -138,7 +138,7 @@ fn a_kept_connection_that_was_closed_meanwhile_speaks_against_nobody() {
         rig.wrote(key);
     }
     let all: Vec<_> = rig.wires.keys().copied().collect();
-    all.iter().for_each(|key| rig.answer(*key, OK));
+    all.iter().for_each(|key| rig.response(*key, OK));
     assert!(exchanges.iter().all(|exchange| rig.seen[exchange].whole));
     // All four that are kept to 8002 turn out to be closed, one after the other.
     let mut stale_count = 0;
@@ -150,7 +150,7 @@ fn a_kept_connection_that_was_closed_meanwhile_speaks_against_nobody() {
             rig.end(key);
         } else {
             rig.wrote(key);
-            rig.answer(key, OK);
+            rig.response(key, OK);
         }
     }
     assert_eq!(stale_count, 4, "8002 gets its share as before");
@@ -168,7 +168,7 @@ fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
     let key = *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0;
     for exchange in [busy, waiting] {
         rig.wrote(key);
-        rig.answer(key, OK);
+        rig.response(key, OK);
         assert!(rig.seen[&exchange].whole);
     }
     rig.assert_nothing_left();

@@ -79,7 +79,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             request_head_timeout: Duration::from_secs(10),
             request_body_timeout: BODY_TIMEOUT,
             stream_reset_count_max: 200,
-            answer_head_len_max: 16384,
+            response_head_len_max: 16384,
         },
     }
 }
@@ -144,7 +144,7 @@ pub(super) struct Rig {
     pub closed: BTreeSet<UpstreamKey>,
     pub connects: VecDeque<UpstreamKey>,
     pub records: Vec<AccessRecord>,
-    /// Answers are taken as they come.
+    /// Responses are taken as they come.
     pub takes: bool,
     /// Receives are held back for who has something waiting.
     pub holds: bool,
@@ -242,7 +242,7 @@ impl Rig {
         self.event(key, UpstreamEvent::Wrote);
     }
 
-    pub fn answer(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
+    pub fn response(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
         self.event(key, UpstreamEvent::Received(BytesMut::from(bytes.as_ref())));
     }
 
@@ -257,7 +257,7 @@ impl Rig {
 
     pub fn taken(&mut self, key: ExchangeKey, len: usize) {
         self.seen.get_mut(&key).unwrap().untaken_len -= len;
-        self.proxy.handle_answer_taken(self.now, key, len);
+        self.proxy.handle_response_taken(self.now, key, len);
         self.run();
     }
 
@@ -338,11 +338,11 @@ impl Rig {
                 self.connects.retain(|connect| *connect != key);
             }
             Output::Access(record) => self.records.push(*record),
-            output => self.apply_answer(output),
+            output => self.apply_response(output),
         }
     }
 
-    fn apply_answer(&mut self, output: Output) {
+    fn apply_response(&mut self, output: Output) {
         let takes = self.takes;
         match output {
             Output::Interim { exchange, status, .. } => {
@@ -350,34 +350,34 @@ impl Rig {
                 assert!(seen.status.is_none() && status.is_informational());
                 seen.interim.push(status);
             }
-            Output::AnswerHead { downstream, exchange, status, fields, ended, .. } => {
+            Output::ResponseHead { downstream, exchange, status, fields, ended, .. } => {
                 let seen = see(&mut self.seen, exchange);
                 seen.downstream = Some(downstream);
                 assert!(seen.status.replace(status).is_none(), "two heads");
                 assert!(!status.is_informational());
                 (seen.fields, seen.whole) = (fields, ended);
             }
-            Output::AnswerBody { exchange, piece, .. } => {
+            Output::ResponseBody { exchange, piece, .. } => {
                 let seen = see(&mut self.seen, exchange);
                 assert!(seen.status.is_some() && !seen.whole && !piece.is_empty());
                 seen.body.extend_from_slice(&piece);
                 if takes {
-                    self.proxy.handle_answer_taken(self.now, exchange, piece.len());
+                    self.proxy.handle_response_taken(self.now, exchange, piece.len());
                 } else {
                     seen.untaken_len += piece.len();
-                    self.proxy.handle_answer_blocked(self.now, exchange);
+                    self.proxy.handle_response_blocked(self.now, exchange);
                 }
             }
-            Output::AnswerEnd { exchange, trailers, .. } => {
+            Output::ResponseEnd { exchange, trailers, .. } => {
                 let seen = see(&mut self.seen, exchange);
                 assert!(seen.status.is_some() && !std::mem::replace(&mut seen.whole, true));
                 assert!(trailers.as_ref().is_none_or(|trailers| !trailers.is_empty()));
                 seen.trailers = trailers;
             }
-            Output::AnswerReset { exchange, reason, .. } => {
+            Output::ResponseReset { exchange, reason, .. } => {
                 let seen = see(&mut self.seen, exchange);
                 assert!(seen.status.is_some(), "only what has begun is cut off");
-                assert!(!seen.whole || reason == ResetReason::AnswerStalled);
+                assert!(!seen.whole || reason == ResetReason::ResponseStalled);
                 seen.reset = Some(reason);
             }
             Output::StopRequest { exchange, .. } => {

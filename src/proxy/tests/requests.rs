@@ -185,7 +185,7 @@ fn a_get_that_is_not_ended_is_held_until_its_body_is_known() {
 }
 
 #[test]
-fn own_answers_to_requests_that_are_not_forwarded() {
+fn own_responses_to_requests_that_are_not_forwarded() {
     let mut narrow = config(1, 1, 0);
     narrow.routes[0].path_prefix = "/api".into();
     let mut rig = Rig::new(narrow);
@@ -225,7 +225,7 @@ fn own_answers_to_requests_that_are_not_forwarded() {
         let record = rig.record();
         assert_eq!((record.status.unwrap().as_u16(), record.error), (status, Some(error)));
         assert_eq!((record.path.as_ref(), record.outcome), (Some(&path), Outcome::Complete));
-        assert_eq!(record.answer_len as usize, rig.seen[&exchange].body.len());
+        assert_eq!(record.response_len as usize, rig.seen[&exchange].body.len());
     }
     let exchange = rig.request(request(Method::HEAD, "/nowhere"), true);
     assert_eq!(rig.status(exchange), 404);
@@ -269,7 +269,7 @@ fn who_waits_for_100_gets_it_here() {
     assert_eq!(rig.seen[&exchange].interim, [StatusCode::CONTINUE]);
     let upstream = rig.connected();
     assert!(!rig.written(upstream).contains("expect"));
-    rig.answer(upstream, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n");
+    rig.response(upstream, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n");
     assert_eq!(rig.seen[&exchange].interim, [StatusCode::CONTINUE, StatusCode::EARLY_HINTS]);
     rig.abort(exchange);
     rig.assert_nothing_left();
@@ -288,12 +288,12 @@ fn bodies_that_contradict_their_length_never_reach_the_upstreams_next_request() 
         assert!(!rig.is_open(upstream), "the incomplete request's connection is closed");
         rig.assert_nothing_left();
     }
-    // After the answer's head there is only the reset.
+    // After the response's head there is only the reset.
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(5));
     let upstream = rig.connected();
     rig.wrote(upstream);
-    rig.answer(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe");
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe");
     rig.end_of_request(exchange);
     assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::RequestMalformed));
     assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::RequestMalformed));

@@ -16,7 +16,7 @@ use super::*;
 struct Peer {
     /// Bytes of `Wire::written` that were understood.
     read_len: usize,
-    /// Bytes of answers that are still to be sent.
+    /// Bytes of responses that are still to be sent.
     to_send: Vec<u8>,
     /// No more requests are read.
     closing: bool,
@@ -37,7 +37,7 @@ struct Client {
     ended: bool,
 }
 
-/// The body that an upstream answers `path` with: long, and of no other path.
+/// The body that an upstream responses `path` with: long, and of no other path.
 fn body_for(path: &str) -> String {
     let count = path.bytes().map(usize::from).sum::<usize>() % 50;
     path.repeat(count)
@@ -152,8 +152,8 @@ impl Simulation {
                 self.rig.event(key, UpstreamEvent::WriteFailed(TransportFault::Reset));
             }
             4..7 if wire.receiving => self.rig.end(key),
-            // Between answers only: within a body there are no wrong bytes.
-            7..9 if wire.receiving && is_quiet => self.rig.answer(key, "nonsense"),
+            // Between responses only: within a body there are no wrong bytes.
+            7..9 if wire.receiving && is_quiet => self.rig.response(key, "nonsense"),
             9..50 if wire.writing => self.rig.wrote(key),
             _ if wire.receiving => self.serve(key),
             _ => {}
@@ -168,7 +168,7 @@ impl Simulation {
             && !peer.closing
         {
             peer.read_len += len;
-            peer.closing = write_answer(&mut self.dice, &mut peer.to_send, &path, to_head);
+            peer.closing = write_response(&mut self.dice, &mut peer.to_send, &path, to_head);
         }
         if peer.to_send.is_empty() {
             if peer.closing {
@@ -178,7 +178,7 @@ impl Simulation {
         }
         let len = self.dice.random_range(1..=peer.to_send.len());
         let piece: Vec<u8> = peer.to_send.drain(..len).collect();
-        self.rig.answer(key, piece);
+        self.rig.response(key, piece);
     }
 
     /// Nobody comes and time passes: all ends.
@@ -189,8 +189,8 @@ impl Simulation {
         self.rig.assert_nothing_left();
     }
 
-    /// Whole answers are those that were meant for their request; returns how many there were.
-    fn check_answers(&self) -> usize {
+    /// Whole responses are those that were meant for their request; returns how many there were.
+    fn check_responses(&self) -> usize {
         let mut whole_count = 0;
         for (key, seen) in &self.rig.seen {
             let from_upstream = seen.value("x-path").is_some();
@@ -199,7 +199,7 @@ impl Simulation {
                 let expected = body_for(&self.paths[key]);
                 let body = std::str::from_utf8(&seen.body).unwrap();
                 assert!(expected.starts_with(body), "a stranger's bytes");
-                // Where the end of the connection is the answer's end, a cut cannot be seen.
+                // Where the end of the connection is the response's end, a cut cannot be seen.
                 let unframed = seen.value("x-head").or(seen.value("x-until-close")).is_some();
                 assert!(!seen.whole || unframed || body == expected, "cut off, called whole");
                 whole_count += usize::from(seen.whole);
@@ -239,8 +239,8 @@ fn parse_request(bytes: &[u8]) -> Option<(String, bool, usize)> {
     Some((path, request.method == Some("HEAD"), bytes.len() - rest.len()))
 }
 
-/// Appends an answer to `path`; true when the connection ends with it.
-fn write_answer(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: bool) -> bool {
+/// Appends a response to `path`; true when the connection ends with it.
+fn write_response(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: bool) -> bool {
     let body = body_for(path);
     let mut text = String::new();
     if dice.random_bool(0.2) {
@@ -282,7 +282,7 @@ fn anything_in_any_order() {
             simulation.step();
         }
         simulation.wind_down();
-        whole_count += simulation.check_answers();
+        whole_count += simulation.check_responses();
         let seen = simulation.rig.proxy.tally();
         tally.reused += seen.reused;
         tally.retries += seen.retries;

@@ -165,10 +165,10 @@ fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
     }));
 }
 
-/// A NAT gives the client another port, and the client's answer to the PATH_CHALLENGE is lost. (What
+/// A NAT gives the client another port, and the client's response to the PATH_CHALLENGE is lost. (What
 /// this client sends again is no probing packet, as it is with others: see `paths`.)
 #[test]
-fn a_client_comes_back_whose_answer_to_the_challenge_is_lost() {
+fn a_client_comes_back_whose_response_to_the_challenge_is_lost() {
     for move_again in [false, true] {
         let mut pair = Pair::new(quic());
         let (client, key) = pair.connected();
@@ -195,7 +195,7 @@ fn a_client_comes_back_whose_answer_to_the_challenge_is_lost() {
             go_on(pair, &mut got);
             pair.engine.remote_address(key) == Some(there)
         }));
-        // Its answer to the challenge is the first long datagram that it sends.
+        // Its response to the challenge is the first long datagram that it sends.
         pair.record = Some(Vec::new());
         pair.client_is_mute = true;
         assert!(pair.run(Duration::from_secs(1), |pair| {

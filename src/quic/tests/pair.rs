@@ -277,12 +277,12 @@ impl Pair {
     /// Hands a datagram to the engine as from `remote`, and returns what it answers at once.
     pub(super) fn inject(&mut self, remote: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.reach_engine(remote, 0, bytes);
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         while let Some(transmit) = self.poll_server() {
             let segment_len = transmit.segment_len.unwrap_or(transmit.len);
-            answers.extend(self.buffer.chunks(segment_len).map(<[u8]>::to_vec));
+            responses.extend(self.buffer.chunks(segment_len).map(<[u8]>::to_vec));
         }
-        answers
+        responses
     }
 
     fn next_time(&mut self) -> Option<Instant> {
@@ -326,9 +326,9 @@ impl Pair {
     fn reach_client(&mut self, ecn: u8, bytes: &[u8]) {
         let ecn = quinn_proto::EcnCodepoint::from_bits(ecn);
         let server = SocketAddr::new(self.server_ip, 443);
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let data = BytesMut::from(bytes);
-        match self.client.handle(self.now, server, None, ecn, data, &mut answer) {
+        match self.client.handle(self.now, server, None, ecn, data, &mut response) {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.clients.get_mut(&handle.0) {
                     connection.handle_event(event);

@@ -38,28 +38,28 @@ fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
     for len in [60, 1199] {
         assert!(pair.inject(stranger(), &long_header(0x1a2a_3a4a, len)).is_empty());
     }
-    let answers = pair.inject(stranger(), &long_header(0x1a2a_3a4a, 1200));
-    let [answer] = &answers[..] else { panic!("one answer, not {answers:?}") };
-    assert!(answer.len() < 1200);
-    assert_eq!(answer[0] & 0x80, 0x80);
-    assert_eq!(answer[1..5], [0; 4]);
+    let responses = pair.inject(stranger(), &long_header(0x1a2a_3a4a, 1200));
+    let [response] = &responses[..] else { panic!("one response, not {responses:?}") };
+    assert!(response.len() < 1200);
+    assert_eq!(response[0] & 0x80, 0x80);
+    assert_eq!(response[1..5], [0; 4]);
     // The ids come back crossed.
-    assert_eq!(answer[5..10], [4, 9, 9, 9, 9]);
-    assert_eq!(answer[10..19], [8, 1, 2, 3, 4, 5, 6, 7, 8]);
-    let versions = answer[19..].chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert_eq!(response[5..10], [4, 9, 9, 9, 9]);
+    assert_eq!(response[10..19], [8, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let versions = response[19..].chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>();
     assert!(versions.contains(&vec![0, 0, 0, 1]));
     let reserved = |version: &Vec<u8>| version.iter().all(|byte| byte & 0x0f == 0x0a);
     let others = versions.iter().filter(|version| **version != [0, 0, 0, 1]);
     assert!(others.clone().all(reserved), "drafts are not offered: {versions:?}");
     // Version negotiation is never answered (RFC 9000 6.1).
-    assert!(pair.inject(stranger(), answer).is_empty());
+    assert!(pair.inject(stranger(), response).is_empty());
     assert_eq!(pair.engine.stats().version_negotiations, 1);
     assert_eq!(pair.engine.stats().datagrams_dropped, 3);
 }
 
 /// Nobody can be answered at port 0: who claims to be there is not heard.
 #[test]
-fn port_0_gets_no_answer_and_no_connection() {
+fn port_0_gets_no_response_and_no_connection() {
     let mut pair = Pair::new(quic());
     pair.client_address = SocketAddr::from(([203, 0, 113, 5], 0));
     for datagram in [long_header(0x1a2a_3a4a, 1200), short_header(&[7; 8], 1200)] {
@@ -81,10 +81,12 @@ fn an_unknown_id_is_reset_with_less_than_came_and_not_often() {
     for len in [22, 30, 43, 100, 1200] {
         pair.pass(Duration::from_millis(25));
         let datagram = short_header(&ids.generate_cid(), len);
-        let answers = pair.inject(stranger(), &datagram);
-        let [answer] = &answers[..] else { panic!("one answer to {len} bytes, not {answers:?}") };
-        assert!(answer.len() < len && answer.len() >= 21, "{} for {len}", answer.len());
-        assert_eq!(answer[0] & 0xc0, 0x40, "it looks like a short header");
+        let responses = pair.inject(stranger(), &datagram);
+        let [response] = &responses[..] else {
+            panic!("one response to {len} bytes, not {responses:?}")
+        };
+        assert!(response.len() < len && response.len() >= 21, "{} for {len}", response.len());
+        assert_eq!(response[0] & 0xc0, 0x40, "it looks like a short header");
         // Not again within 20 ms.
         assert!(pair.inject(stranger(), &short_header(&ids.generate_cid(), len)).is_empty());
     }
@@ -104,9 +106,9 @@ fn two_gateways_do_not_reset_each_other_for_ever() {
         pair.pass(Duration::from_millis(25));
         // The other side's answer carries an id of ours by the worst of luck.
         datagram[1..9].copy_from_slice(&ids.generate_cid());
-        let mut answers = pair.inject(stranger(), &datagram);
-        let Some(answer) = answers.pop() else { break };
-        datagram = answer;
+        let mut responses = pair.inject(stranger(), &datagram);
+        let Some(response) = responses.pop() else { break };
+        datagram = response;
         bounces += 1;
     }
     assert!(bounces < 1200);
@@ -118,8 +120,8 @@ fn an_id_of_another_worker_is_counted_and_never_reset() {
     for worker in (0..=127).filter(|&worker| worker != 3) {
         pair.pass(Duration::from_millis(25));
         let mut ids = WorkerIds::new(worker, worker % 2 == 0, MASK, &[99; 32]);
-        let answers = pair.inject(stranger(), &short_header(&ids.generate_cid(), 1200));
-        assert!(answers.is_empty(), "worker {worker}");
+        let responses = pair.inject(stranger(), &short_header(&ids.generate_cid(), 1200));
+        assert!(responses.is_empty(), "worker {worker}");
     }
     assert_eq!(pair.engine.stats().datagrams_foreign_id, 127);
     assert_eq!(pair.engine.stats().resets, 0);
@@ -148,7 +150,7 @@ fn a_client_of_a_lost_connection_is_reset() {
 }
 
 #[test]
-fn answers_to_strangers_wait_in_a_bounded_queue() {
+fn responses_to_strangers_wait_in_a_bounded_queue() {
     let mut pair = Pair::new(quic());
     let bound = crate::limits::RESPONSE_COUNT_MAX as u64;
     for _ in 0..bound + 10 {

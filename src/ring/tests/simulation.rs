@@ -71,14 +71,14 @@ impl Simulation {
         }
     }
 
-    /// Runs to the end. Answers a hash of all that happened.
+    /// Runs to the end. Returns a hash of all that happened.
     fn run(&mut self) -> u64 {
         for _ in 0..self.scenario.steps {
             match self.random.random_range(0..4) {
                 0 => self.machine.replenish(),
                 1 => {
                     for _ in 0..self.random.random_range(1..=self.scenario.burst_max) {
-                        self.kernel.answer(&self.machine);
+                        self.kernel.response(&self.machine);
                     }
                 }
                 2 => {
@@ -105,7 +105,7 @@ impl Simulation {
         }
     }
 
-    /// Takes the next completion, as a caller of the ring does. Answers whether there was one.
+    /// Takes the next completion, as a caller of the ring does. Returns whether there was one.
     fn look(&mut self) -> bool {
         if let Some(completion) = self.machine.ready.pop_front() {
             self.hear(completion);
@@ -175,19 +175,19 @@ impl Simulation {
     /// From here on all goes well: whatever was asked for is answered, then everything is closed.
     fn come_to_rest(&mut self) {
         self.kernel.temper.calm();
-        self.answer_all();
+        self.response_all();
         self.caller.assert_answered(&mut self.kernel.wire);
         self.caller.close_all(&mut self.machine);
-        self.answer_all();
+        self.response_all();
         self.caller.assert_all_closed();
     }
 
-    fn answer_all(&mut self) {
+    fn response_all(&mut self) {
         for _ in 0..ROUNDS_MAX {
             self.caller.let_go_of_all();
             self.machine.replenish();
             self.submit();
-            self.kernel.answer_all(&self.machine);
+            self.kernel.response_all(&self.machine);
             while self.look() {}
             self.caller.let_go_of_all();
             self.check();
@@ -212,7 +212,7 @@ impl Simulation {
                 break;
             }
             let before = self.kernel.jobs_left();
-            self.kernel.answer_all(&self.machine);
+            self.kernel.response_all(&self.machine);
             if self.kernel.jobs_left() == before {
                 self.kernel.cancel_all();
             }
@@ -264,7 +264,7 @@ struct Failure {
     message: String,
 }
 
-/// Runs the world of a seed. Answers the hash of its events and what happened in it.
+/// Runs the world of a seed. Returns the hash of its events and what happened in it.
 fn run(seed: u64, pool: &Rc<Pool>) -> Result<(u64, Marks), Failure> {
     let simulation = Simulation::new(seed, Scenario::draw(seed), Rc::clone(pool));
     // One that failed is not taken down: it may hold anything.

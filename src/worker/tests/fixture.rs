@@ -212,7 +212,7 @@ impl Client {
         (status, Self::rest(&mut stream).await)
     }
 
-    /// Sends a GET and takes no more than the answer's head.
+    /// Sends a GET and takes no more than the response's head.
     pub(super) async fn begin(&mut self, path: &str) -> RequestStream {
         let uri = format!("https://localhost{path}");
         let request = http::Request::get(uri).body(()).unwrap();
@@ -232,8 +232,8 @@ impl Client {
     }
 }
 
-/// An origin that answers `/bytes/N` with N bytes and everything else with nothing, and takes any
-/// body. `pause` is waited between pieces of 64 KiB of an answer.
+/// An origin that responses `/bytes/N` with N bytes and everything else with nothing, and takes any
+/// body. `pause` is waited between pieces of 64 KiB of a response.
 pub(super) fn origin(pause: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -50,11 +50,11 @@ async fn a_bulk_download_is_gathered_once() {
     let running = start(origin(Duration::ZERO), 963);
     let mut client = running.client().await;
     assert_eq!(client.fetch(&format!("/bytes/{LEN}"), 0).await, (200, LEN));
-    let answer = running.report().await.counters.ledger.answer;
-    assert_eq!(answer.payload_bytes, LEN);
-    let gathered = answer.copied_bytes.gather;
+    let response = running.report().await.counters.ledger.response;
+    assert_eq!(response.payload_bytes, LEN);
+    let gathered = response.copied_bytes.gather;
     assert!((LEN..LEN + LEN / 100).contains(&gathered), "{gathered} of {LEN} gathered");
-    assert!(answer.copied_bytes.small < LEN / 10, "{:?}", answer.copied_bytes);
+    assert!(response.copied_bytes.small < LEN / 10, "{:?}", response.copied_bytes);
     drop(client);
     running.stop();
 }
@@ -111,7 +111,7 @@ async fn a_panic_ends_connections_and_a_new_worker_serves() {
     assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
     // One download is in full flight when the worker panics.
     let download = tokio::spawn(async move { client.fetch("/bytes/30000000", 0).await });
-    running.report_when(|report| report.counters.ledger.answer.payload_bytes > 1_000_000).await;
+    running.report_when(|report| report.counters.ledger.response.payload_bytes > 1_000_000).await;
     running.tell(Command::Panic);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { worker: 0 })));
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
@@ -141,7 +141,7 @@ async fn panics_in_full_flight_cost_no_slot() {
         running
             .report_when(|report| {
                 let ledger = &report.counters.ledger;
-                ledger.answer.payload_bytes.min(ledger.request.payload_bytes) > bulk
+                ledger.response.payload_bytes.min(ledger.request.payload_bytes) > bulk
             })
             .await;
         running.tell(Command::Panic);
@@ -161,7 +161,7 @@ async fn a_drain_finishes_what_has_begun() {
     let running = start(origin(Duration::from_millis(1)), 256);
     let mut client = running.client().await;
     let download = tokio::spawn(async move { client.fetch("/bytes/20000000", 0).await });
-    running.report_when(|report| report.counters.ledger.answer.payload_bytes > 1_000_000).await;
+    running.report_when(|report| report.counters.ledger.response.payload_bytes > 1_000_000).await;
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     assert_eq!(download.await.unwrap(), (200, 20_000_000));
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
@@ -188,14 +188,14 @@ async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_t
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_commands_is_answered_whole() {
     let running = start(origin(Duration::ZERO), 64);
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for _ in 0..1000 {
         let (sender, receiver) = oneshot::channel();
         running.tell(Command::Report(sender));
-        answers.push(receiver);
+        responses.push(receiver);
     }
-    for answer in answers {
-        answer.await.unwrap();
+    for response in responses {
+        response.await.unwrap();
     }
     let before = running.report().await.counters.worker;
     assert!(before.commands > 1000);

@@ -59,7 +59,7 @@ class Curl:
         return process.returncode, length, sha.hexdigest()
 
     def upload(self, path: str, file: pathlib.Path, *arguments: str) -> subprocess.Popen:
-        """Starts sending a file with its length; the answer comes on standard output."""
+        """Starts sending a file with its length; the response comes on standard output."""
         line = [*self.arguments, *arguments, "--upload-file", str(file), "-X", "POST",
                 self.base + path]
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

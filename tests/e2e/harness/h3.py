@@ -1,4 +1,4 @@
-"""An HTTP/3 client on aioquic that tells apart how an answer ended."""
+"""An HTTP/3 client on aioquic that tells apart how a response ended."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ AUTHORITY = "e2e.test"
 
 
 @dataclasses.dataclass
-class Answer:
+class Response:
     """What came back on one stream."""
 
     status: int | None = None
@@ -43,11 +43,11 @@ class Answer:
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, client: "Client", stream: int):
         self.client, self.stream = client, stream
-        self.answer = Answer()
+        self.response = Response()
         self.stopped: int | None = None
         self._sha = hashlib.sha256()
         self._done = asyncio.get_running_loop().create_future()
@@ -85,54 +85,54 @@ class Exchange:
         self.client.transmit()
 
     async def received(self, length: int, seconds: float = 30):
-        """Waits until so much of the answer's body is here."""
+        """Waits until so much of the response's body is here."""
         async with asyncio.timeout(seconds):
-            while self.answer.length < length and not self._done.done():
+            while self.response.length < length and not self._done.done():
                 self._moved.clear()
                 await self._moved.wait()
 
-    async def head(self, seconds: float = 30) -> Answer:
-        """Waits for the answer's head."""
+    async def head(self, seconds: float = 30) -> Response:
+        """Waits for the response's head."""
         async with asyncio.timeout(seconds):
-            while self.answer.status is None and not self._done.done():
+            while self.response.status is None and not self._done.done():
                 self._moved.clear()
                 await self._moved.wait()
-        return self.answer
+        return self.response
 
-    async def wait(self, seconds: float = 60) -> Answer:
-        """Waits for the answer's end, however it ends."""
+    async def wait(self, seconds: float = 60) -> Response:
+        """Waits for the response's end, however it ends."""
         async with asyncio.timeout(seconds):
             return await asyncio.shield(self._done)
 
     def handle(self, event):
-        answer = self.answer
+        response = self.response
         if isinstance(event, HeadersReceived):
             fields = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
             if fields and fields[0][0] != ":status":
-                answer.trailers = fields
+                response.trailers = fields
             elif fields[0][1].startswith("1"):
-                answer.interim.append(int(fields[0][1]))
+                response.interim.append(int(fields[0][1]))
             else:
-                assert answer.status is None, "two final answers on one stream"
-                answer.status, answer.fields = int(fields[0][1]), fields[1:]
+                assert response.status is None, "two final responses on one stream"
+                response.status, response.fields = int(fields[0][1]), fields[1:]
         else:
             self._sha.update(event.data)
-            answer.length += len(event.data)
-            answer.text += event.data[: 64 * bodies.KIB - len(answer.text)]
+            response.length += len(event.data)
+            response.text += event.data[: 64 * bodies.KIB - len(response.text)]
         if event.stream_ended:
             self.finish("clean")
         self._moved.set()
 
     def finish(self, end: str, code: int | None = None):
         if not self._done.done():
-            self.answer.end, self.answer.code = end, code
-            self.answer.sha256 = self._sha.hexdigest()
-            self._done.set_result(self.answer)
+            self.response.end, self.response.code = end, code
+            self.response.sha256 = self._sha.hexdigest()
+            self._done.set_result(self.response)
         self._moved.set()
 
 
 class Framing(H3Connection):
-    """aioquic's framing holds every answer to its content-length; an answer to HEAD tells the
+    """aioquic's framing holds every response to its content-length; a response to HEAD tells the
     length of a body that does not come (RFC 9110 8.6)."""
 
     def __init__(self, quic):
@@ -179,11 +179,11 @@ class Client(QuicConnectionProtocol):
         self.transmit()
         return exchange
 
-    async def get(self, path: str, fields=(), seconds: float = 60) -> Answer:
+    async def get(self, path: str, fields=(), seconds: float = 60) -> Response:
         """A request without a body, to its end."""
         return await self.open("GET", path, fields).wait(seconds)
 
-    async def post(self, path: str, length: int, seed=0, sized=True, seconds=60.0) -> Answer:
+    async def post(self, path: str, length: int, seed=0, sized=True, seconds=60.0) -> Response:
         """A request with a body; `sized` sends a content-length."""
         fields = [("content-length", str(length))] if sized else []
         exchange = self.open("POST", path, fields, end=False)

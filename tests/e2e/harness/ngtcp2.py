@@ -36,7 +36,7 @@ class Run:
 
     def assert_body(self, length: int):
         file = self.folder / str(length)
-        assert file.exists(), f"no answer of {length} bytes:\n{self.log[-3000:]}"
+        assert file.exists(), f"no response of {length} bytes:\n{self.log[-3000:]}"
         body = file.read_bytes()
         assert len(body) == length, f"cut short; the log ends:\n{self.log[-3000:]}"
         assert hashlib.sha256(body).hexdigest() == bodies.digest(length)

@@ -10,7 +10,7 @@ path, and it counts what it saw.
     GET  /slow-head        answers late                         ?seconds=
     GET  /status/CODE      an empty answer with that status
     GET  /head             the request's head as JSON
-    GET  /hang-up          ends the connection without an answer
+    GET  /hang-up          ends the connection without a response
     POST /upload           {length, sha256, ..} of the body     ?pause= (before each read)
     POST /echo             the body again, while it comes
     POST /die-upload/N     ends after N bytes of the body       ?how=fin|rst
@@ -53,7 +53,7 @@ class Counts:
     requests: int = 0
     uploads_whole: int = 0
     uploads_broken: int = 0
-    answers_broken: int = 0
+    responses_broken: int = 0
 
 
 class Broken(Exception):
@@ -130,7 +130,7 @@ class Connection(socketserver.BaseRequestHandler):
             while self.keep and (head := read_head(reader)) is not None:
                 with lock:
                     counts.requests += 1
-                self.answer(Request(reader, head))
+                self.response(Request(reader, head))
         except (Broken, OSError):
             pass
         finally:
@@ -138,7 +138,7 @@ class Connection(socketserver.BaseRequestHandler):
             with lock:
                 counts.connections_open -= 1
 
-    def answer(self, request: Request):
+    def response(self, request: Request):
         name, *rest = request.path.strip("/").split("/")
         number = int(rest[0]) if rest and rest[0].isdigit() else 0
         serve = getattr(self, "serve_" + name.replace("-", "_"), None)
@@ -149,7 +149,7 @@ class Connection(socketserver.BaseRequestHandler):
             serve(request, number)
         except OSError:
             with self.server.lock:
-                self.server.counts.answers_broken += 1
+                self.server.counts.responses_broken += 1
             raise
         if request.unread:
             self.keep = False
@@ -168,7 +168,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def end_after_what_comes(self):
         """Ends without a reset, which unread bytes in the socket would make of it: a reset
-        overtakes an answer."""
+        overtakes a response."""
         self.request.shutdown(socket.SHUT_WR)
         self.request.settimeout(5)
         while self.request.recv(READ_LEN):

@@ -86,7 +86,7 @@ class Exchange:
             length, rest = take_varint(rest)
             payload, rest = rest[:length], rest[length:]
             if len(payload) < length:
-                assert self.end != "clean", "the answer ends inside a frame"
+                assert self.end != "clean", "the response ends inside a frame"
                 self.body += payload if kind == DATA else b""
                 return
             if kind == DATA:

@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
         help="a new port right after these datagrams from the client")
     add("--rebind-at-addr", action="store_true", help="and a new address with it")
     add("--rebinds-max", type=int, default=1_000_000)
-    add("--lose-answers", type=int, default=0, metavar="N",
+    add("--lose-responses", type=int, default=0, metavar="N",
         help="the first long datagram up after each of N moves is lost: mostly a PATH_RESPONSE")
     add("--addrs", type=lambda text: text.split(","),
         default=[f"127.0.0.{host}" for host in range(2, 10)])
@@ -194,7 +194,7 @@ class Flow:
     def move(self, ip: str):
         if self.moves < self.network.rules.rebinds_max:
             self.moves += 1
-            self.loses_long = self.moves <= self.network.rules.lose_answers
+            self.loses_long = self.moves <= self.network.rules.lose_responses
             self.open(ip)
 
     def next_address(self) -> str:

@@ -330,7 +330,7 @@ impl Caller {
         assert_eq!((self.sends_owed, wire.batches.len(), wire.bundles.len()), (0, 0, 0));
         for (tag, stream) in &self.streams {
             let owed = stream.is_connecting || stream.is_receiving || stream.is_closing;
-            assert!(!owed && stream.writing.is_none(), "stream {tag} is owed an answer");
+            assert!(!owed && stream.writing.is_none(), "stream {tag} is owed a response");
             assert_eq!(stream.got, wire.peer(stream.file).fed, "stream {tag} lacks bytes");
         }
     }

@@ -248,7 +248,7 @@ impl Kernel {
     }
 
     /// Answers one operation, or says something that is beside the point.
-    pub(super) fn answer(&mut self, machine: &Machine) {
+    pub(super) fn response(&mut self, machine: &Machine) {
         if self.chance(self.temper.strays) {
             self.stray(machine);
         }
@@ -256,15 +256,15 @@ impl Kernel {
             return;
         }
         let place = self.random.random_range(0..self.jobs.len());
-        self.answer_job(machine, place);
+        self.response_job(machine, place);
     }
 
     /// Answers everything that it has by now, but what may wait for ever.
-    pub(super) fn answer_all(&mut self, machine: &Machine) {
+    pub(super) fn response_all(&mut self, machine: &Machine) {
         for place in (0..self.jobs.len()).rev() {
             // An answered cancel ends others.
             if self.jobs.get(place).is_some_and(|job| !job.work.may_wait_for_ever()) {
-                self.answer_job(machine, place);
+                self.response_job(machine, place);
             }
         }
     }
@@ -279,7 +279,7 @@ impl Kernel {
         }
     }
 
-    fn answer_job(&mut self, machine: &Machine, place: usize) {
+    fn response_job(&mut self, machine: &Machine, place: usize) {
         let is_notification = matches!(self.jobs[place].work, Work::Notify { .. });
         if is_notification && self.chance(self.temper.late_notifications) {
             return;
@@ -484,7 +484,7 @@ impl Kernel {
 }
 
 impl Peer {
-    /// Writes the next bytes into a slot. Answers how many.
+    /// Writes the next bytes into a slot. Returns how many.
     fn feed(&mut self, slot: Span) -> usize {
         let len = self.waiting.min(slot.len);
         slot.write(pattern(origin(self.tag) + self.fed, len));

@@ -94,7 +94,7 @@ impl Wire {
         }
     }
 
-    /// Fills a slot as a multishot receive does. Answers the length.
+    /// Fills a slot as a multishot receive does. Returns the length.
     pub(super) fn fill_datagram(
         &mut self,
         random: &mut SmallRng,

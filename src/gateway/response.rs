@@ -1,8 +1,8 @@
-//! What of one answer waits for its stream: framing, small pieces gathered, large ones as slices.
+//! What of one response waits for its stream: framing, small pieces gathered, large ones as slices.
 //!
 //! quinn-proto holds written pieces until the client acknowledges them and scans them from the
 //! front, so it is fed few and large ones, and no piece that pins a slot for less than
-//! [`ANSWER_PIECE_LEN_MIN`] bytes:
+//! [`RESPONSE_PIECE_LEN_MIN`] bytes:
 //!
 //! ```text
 //! head, DATA headers, small pieces -> open (one heap buffer) --seal--> pieces --write--> stream
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::ledger::{CopyReason, Ledger};
 use crate::http3;
-use crate::limits::ANSWER_PIECE_LEN_MIN;
+use crate::limits::RESPONSE_PIECE_LEN_MIN;
 
 /// How the body is cut into DATA frames (RFC 9114 7.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +26,10 @@ enum BodyFraming {
     EachPiece,
 }
 
-/// The part of an answer that the connection has not taken yet.
+/// The part of a response that the connection has not taken yet.
 #[derive(Debug)]
-pub(super) struct AnswerQueue {
-    /// Of a small answer there is one: it takes no memory of its own.
+pub(super) struct ResponseQueue {
+    /// Of a small response there is one: it takes no memory of its own.
     pieces: SmallVec<[Bytes; 1]>,
     open: BytesMut,
     /// Bytes in `pieces` and `open`, framing included.
@@ -40,7 +40,7 @@ pub(super) struct AnswerQueue {
     ended: bool,
 }
 
-impl AnswerQueue {
+impl ResponseQueue {
     pub(super) fn new() -> Self {
         Self {
             pieces: SmallVec::new(),
@@ -54,7 +54,7 @@ impl AnswerQueue {
 
     /// Queues an interim head (1xx).
     pub(super) fn push_interim(&mut self, status: http::StatusCode, fields: &http3::Fields) {
-        self.frame(|out| http3::encode_answer_head(status, pairs(fields), out));
+        self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
     }
 
     /// Queues the final head; `body_len` is the body's length where it is known in advance.
@@ -64,9 +64,9 @@ impl AnswerQueue {
         fields: &http3::Fields,
         body_len: Option<u64>,
     ) {
-        let body_here = body_len.map_or(0, |len| len.min(ANSWER_PIECE_LEN_MIN as u64) as usize);
+        let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
         self.open.reserve(HEAD_LEN_USUAL + body_here);
-        self.frame(|out| http3::encode_answer_head(status, pairs(fields), out));
+        self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
         if let Some(len) = body_len {
             self.framing = BodyFraming::Whole;
             if len > 0 {
@@ -83,11 +83,11 @@ impl AnswerQueue {
         if self.framing == BodyFraming::EachPiece {
             self.frame(|out| http3::encode_data_header(piece.len() as u64, out));
         }
-        ledger.answer_moved(piece.len());
+        ledger.response_moved(piece.len());
         self.body_untold_len += piece.len();
         self.pending_len += piece.len();
         let reason = match piece.len() {
-            len if len < ANSWER_PIECE_LEN_MIN => CopyReason::Small,
+            len if len < RESPONSE_PIECE_LEN_MIN => CopyReason::Small,
             _ if memory_low => CopyReason::LowWater,
             _ => {
                 self.seal();
@@ -95,7 +95,7 @@ impl AnswerQueue {
                 return;
             }
         };
-        ledger.answer_copied(reason, piece.len());
+        ledger.response_copied(reason, piece.len());
         self.open.extend_from_slice(&piece);
     }
 
@@ -115,7 +115,7 @@ impl AnswerQueue {
         &mut self.pieces
     }
 
-    /// The connection took `len` bytes, the first `piece_count` pieces whole. Answers how many body
+    /// The connection took `len` bytes, the first `piece_count` pieces whole. Returns how many body
     /// bytes can newly be called taken.
     pub(super) fn taken(&mut self, len: usize, piece_count: usize) -> usize {
         self.pieces.drain(..piece_count);
@@ -158,5 +158,5 @@ fn pairs(fields: &http3::Fields) -> impl Iterator<Item = (&HeaderName, &HeaderVa
     fields.iter().map(|(name, value)| (name, value))
 }
 
-/// Room for a usual answer head in bytes; longer ones grow the buffer.
+/// Room for a usual response head in bytes; longer ones grow the buffer.
 const HEAD_LEN_USUAL: usize = 256;

@@ -7,9 +7,9 @@ use super::message;
 use super::qpack::{LINE_OVERHEAD_LEN, encode};
 use super::varint;
 
-/// Appends the HEADERS frame of an answer, interim (1xx) or final. The fields must be free of
-/// connection-specific ones (RFC 9114 4.2): whoever forwards an answer has removed them.
-pub fn encode_answer_head<'a>(
+/// Appends the HEADERS frame of a response, interim (1xx) or final. The fields must be free of
+/// connection-specific ones (RFC 9114 4.2): whoever forwards a response has removed them.
+pub fn encode_response_head<'a>(
     status: StatusCode,
     fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
     out: &mut BytesMut,
@@ -34,7 +34,7 @@ pub fn encode_data_header(len: u64, out: &mut BytesMut) {
     varint::write(len, out);
 }
 
-/// Length of an answer's field section as RFC 9114 4.2.2 counts it, `:status` included, to hold
+/// Length of a response's field section as RFC 9114 4.2.2 counts it, `:status` included, to hold
 /// against [`super::Connection::peer_field_section_len_max`].
 pub fn field_section_len<'a>(
     fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,

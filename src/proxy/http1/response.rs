@@ -1,4 +1,4 @@
-//! Reads one answer, with its interim ones, from pieces that are cut anywhere.
+//! Reads one response, with its interim ones, from pieces that are cut anywhere.
 
 use std::mem::MaybeUninit;
 
@@ -9,28 +9,28 @@ use http::{HeaderValue, StatusCode};
 use super::broken;
 use super::chunked::{ChunkPart, ChunkedDecoder};
 use super::section::{Section, fields_of};
-use crate::limits::{ANSWER_FIELD_COUNT_MAX, ANSWER_INTERIM_COUNT_MAX};
+use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::Fields;
 use crate::proxy::errors::Fault;
-use crate::proxy::fields::{Nominated, clean_answer, clean_trailers};
+use crate::proxy::fields::{Nominated, clean_response, clean_trailers};
 
 /// What a decoder found.
 #[derive(Debug, PartialEq)]
-pub(crate) enum AnswerPart {
-    /// An interim answer (1xx but 101).
+pub(crate) enum ResponsePart {
+    /// An interim response (1xx but 101).
     Interim(StatusCode, Fields),
-    /// The final answer's head.
-    Head(AnswerHead),
+    /// The final response's head.
+    Head(ResponseHead),
     /// A piece of its body, not empty.
     Body(Bytes),
     /// Its end, unless the head told it.
     End(Option<Fields>),
 }
 
-/// A final answer's head, its fields ready to pass on.
+/// A final response's head, its fields ready to pass on.
 #[derive(Debug, PartialEq)]
-pub(crate) struct AnswerHead {
+pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     pub(crate) fields: Fields,
     pub(crate) content_length: Option<u64>,
@@ -38,11 +38,11 @@ pub(crate) struct AnswerHead {
     pub(crate) ended: bool,
 }
 
-/// Reads the answer to one request.
+/// Reads the response to one request.
 #[derive(Debug)]
-pub(crate) struct AnswerDecoder {
+pub(crate) struct ResponseDecoder {
     state: State,
-    /// The request was HEAD: the answer has no body, whatever its head says.
+    /// The request was HEAD: the response has no body, whatever its head says.
     to_head: bool,
     head_len_max: usize,
     interim_count: u32,
@@ -58,7 +58,7 @@ enum State {
     Done,
 }
 
-impl AnswerDecoder {
+impl ResponseDecoder {
     pub(crate) fn new(to_head: bool, head_len_max: usize) -> Self {
         Self {
             state: State::Head(Section::default()),
@@ -69,7 +69,7 @@ impl AnswerDecoder {
         }
     }
 
-    /// Whether the answer is whole.
+    /// Whether the response is whole.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
@@ -79,26 +79,26 @@ impl AnswerDecoder {
         matches!(self.state, State::Head(_))
     }
 
-    /// Whether the connection may serve another request, as far as the answer tells.
+    /// Whether the connection may serve another request, as far as the response tells.
     pub(crate) fn keeps_alive(&self) -> bool {
         self.is_done() && self.keeps_alive
     }
 
-    /// The next part at the front of `piece`; `None` when more is needed or the answer is whole
+    /// The next part at the front of `piece`; `None` when more is needed or the response is whole
     /// (then what is left in `piece` is nobody's).
-    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<AnswerPart>, Fault> {
+    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<ResponsePart>, Fault> {
         match &mut self.state {
             State::Done => Ok(None),
             State::Length { remaining: 0 } => {
                 self.state = State::Done;
-                Ok(Some(AnswerPart::End(None)))
+                Ok(Some(ResponsePart::End(None)))
             }
             _ if piece.is_empty() => Ok(None),
             State::UntilClose => {
                 if is_planted(Bug::DroppedTailByte) && piece.len() > 1 {
                     piece.truncate(piece.len() - 1);
                 }
-                Ok(Some(AnswerPart::Body(piece.split().freeze())))
+                Ok(Some(ResponsePart::Body(piece.split().freeze())))
             }
             State::Head(section) => {
                 check_protocol(section, piece)?;
@@ -110,21 +110,21 @@ impl AnswerDecoder {
             State::Length { remaining } => {
                 let len = usize::try_from(*remaining).unwrap_or(usize::MAX).min(piece.len());
                 *remaining -= len as u64;
-                Ok(Some(AnswerPart::Body(piece.split_to(len).freeze())))
+                Ok(Some(ResponsePart::Body(piece.split_to(len).freeze())))
             }
             State::Chunked(decoder) => match decoder.decode(piece)? {
-                Some(ChunkPart::Payload(payload)) => Ok(Some(AnswerPart::Body(payload))),
+                Some(ChunkPart::Payload(payload)) => Ok(Some(ResponsePart::Body(payload))),
                 Some(ChunkPart::End(mut trailers)) => {
                     self.state = State::Done;
                     clean_trailers(&mut trailers);
-                    Ok(Some(AnswerPart::End((!trailers.is_empty()).then_some(trailers))))
+                    Ok(Some(ResponsePart::End((!trailers.is_empty()).then_some(trailers))))
                 }
                 None => Ok(None),
             },
         }
     }
 
-    /// Whether the end of the connection is the end of the answer (RFC 9112 6.3, rule 8), rather
+    /// Whether the end of the connection is the end of the response (RFC 9112 6.3, rule 8), rather
     /// than in the midst of it.
     pub(crate) fn ends_with_connection(&mut self) -> bool {
         let ends = matches!(self.state, State::UntilClose);
@@ -134,25 +134,25 @@ impl AnswerDecoder {
         ends
     }
 
-    fn take_head(&mut self, section: &Bytes) -> Result<AnswerPart, Fault> {
+    fn take_head(&mut self, section: &Bytes) -> Result<ResponsePart, Fault> {
         let (status, version, mut fields) = parse_head(section)?;
         let nominated = Nominated::read(&fields)
-            .ok_or(broken("the answer's connection field names too many fields"))?;
+            .ok_or(broken("the response's connection field names too many fields"))?;
         let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
         let keeps_alive = keeps_alive(version, &nominated, &fields);
-        clean_answer(&mut fields, &nominated);
+        clean_response(&mut fields, &nominated);
         if status.is_informational() {
             // RFC 9110 15.2.2: 101 answers an upgrade, and none was asked for.
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(broken("the upstream switches protocols without being asked"));
             }
             self.interim_count += 1;
-            if self.interim_count > ANSWER_INTERIM_COUNT_MAX {
-                return Err(broken("the upstream sends too many interim answers"));
+            if self.interim_count > RESPONSE_INTERIM_COUNT_MAX {
+                return Err(broken("the upstream sends too many interim responses"));
             }
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);
-            return Ok(AnswerPart::Interim(status, fields));
+            return Ok(ResponsePart::Interim(status, fields));
         }
         self.keeps_alive = keeps_alive && framing != BodyFraming::UntilClose;
         self.state = match framing {
@@ -165,7 +165,12 @@ impl AnswerDecoder {
         let says_length = status != StatusCode::NO_CONTENT;
         let content_length = content_length(&fields)?.filter(|_| says_length);
         say_length_once(&mut fields, content_length);
-        Ok(AnswerPart::Head(AnswerHead { status, fields, content_length, ended: self.is_done() }))
+        Ok(ResponsePart::Head(ResponseHead {
+            status,
+            fields,
+            content_length,
+            ended: self.is_done(),
+        }))
     }
 }
 
@@ -180,26 +185,26 @@ fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Fault> {
 
 /// Status, minor version and fields of a whole head.
 fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Fault> {
-    let mut lines = [const { MaybeUninit::uninit() }; ANSWER_FIELD_COUNT_MAX];
-    let mut answer = httparse::Response::new(&mut []);
+    let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
+    let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut answer, section, &mut lines) {
+    match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
         Ok(httparse::Status::Complete(len)) if len == section.len() => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(broken("the answer has too many fields"));
+            return Err(broken("the response has too many fields"));
         }
-        Ok(_) | Err(_) => return Err(broken("the answer's head is malformed")),
+        Ok(_) | Err(_) => return Err(broken("the response's head is malformed")),
     }
-    let (Some(code), Some(version)) = (answer.code, answer.version) else {
-        return Err(broken("the answer's head is malformed"));
+    let (Some(code), Some(version)) = (response.code, response.version) else {
+        return Err(broken("the response's head is malformed"));
     };
     // RFC 9110 15: a status is 100..=599.
     let status = StatusCode::from_u16(code).ok().filter(|status| status.as_u16() < 600);
-    let status = status.ok_or(broken("the answer's status is not within 100..=599"))?;
-    Ok((status, version, fields_of(section, answer.headers)?))
+    let status = status.ok_or(broken("the response's status is not within 100..=599"))?;
+    Ok((status, version, fields_of(section, response.headers)?))
 }
 
-/// How long an answer's body is (RFC 9112 6.3).
+/// How long a response's body is (RFC 9112 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyFraming {
     None,
@@ -219,10 +224,10 @@ impl BodyFraming {
                 return Err(broken("an HTTP/1.0 answer is chunked"));
             }
             if length.is_some() {
-                return Err(broken("the answer says both content-length and transfer-encoding"));
+                return Err(broken("the response says both content-length and transfer-encoding"));
             }
             if never_has_body {
-                return Err(broken("an answer that has no body says transfer-encoding"));
+                return Err(broken("a response that has no body says transfer-encoding"));
             }
         }
         if to_head || never_has_body || status == StatusCode::NOT_MODIFIED {
@@ -244,9 +249,9 @@ fn content_length(fields: &Fields) -> Result<Option<u64>, Fault> {
         let text = value.to_str().unwrap_or_default();
         let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let parsed = text.parse::<u64>().ok().filter(|_| is_digits);
-        let parsed = parsed.ok_or(broken("the answer's content-length is not a number"))?;
+        let parsed = parsed.ok_or(broken("the response's content-length is not a number"))?;
         if length.is_some_and(|earlier| earlier != parsed) {
-            return Err(broken("the answer says two different content-lengths"));
+            return Err(broken("the response says two different content-lengths"));
         }
         length = Some(parsed);
     }
@@ -271,11 +276,11 @@ fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(false),
         (Some((_, value)), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(broken("the answer's transfer-encoding is not chunked alone")),
+        _ => Err(broken("the response's transfer-encoding is not chunked alone")),
     }
 }
 
-/// RFC 9112 9.3: whether the connection persists after this answer.
+/// RFC 9112 9.3: whether the connection persists after this response.
 fn keeps_alive(version: u8, nominated: &Nominated, fields: &Fields) -> bool {
     if nominated.close {
         return false;

@@ -1,5 +1,5 @@
-"""Upstreams that answer wrongly: 502 before the answer's head has been passed on, a reset after it;
-what is cut never ends clean, and the next request is answered by its own answer."""
+"""Upstreams that response wrongly: 502 before the response's head has been passed on, a reset after it;
+what is cut never ends clean, and the next request is answered by its own response."""
 
 import asyncio
 import collections
@@ -46,7 +46,7 @@ BAD_HEADS = {
     "HTTP/1.2": lines(b"content-length: 0", version=b"HTTP/1.2"),
     "1 MiB of a head": lines(*[b"x: " + b"a" * 1000] * 1000),
     "1000 fields": lines(*[b"x: a"] * 1000, b"content-length: 0"),
-    "10000 interim answers": lines(status=b"103 Early Hints") * 10_000 + OK,
+    "10000 interim responses": lines(status=b"103 Early Hints") * 10_000 + OK,
 }
 
 BAD_BODIES = {
@@ -96,10 +96,10 @@ def recorder(script):
 
 
 async def assert_well(client):
-    """The next requests get their own answers."""
+    """The next requests get their own responses."""
     for _ in range(2):
-        answer = await client.ask(head(path=b"/good"))
-        assert (answer.outcome, answer.body) == ("200", b"ok"), answer
+        response = await client.ask(head(path=b"/good"))
+        assert (response.outcome, response.body) == ("200", b"ok"), response
 
 
 async def assert_discarded(recorder, connection: int):
@@ -115,11 +115,11 @@ async def assert_discarded(recorder, connection: int):
 async def test_a_bad_head_is_502(start, recorder, script):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
-        for name, answer in BAD_HEADS.items():
-            script.steps = ["read", answer + POISON, "fin"]
+        for name, response in BAD_HEADS.items():
+            script.steps = ["read", response + POISON, "fin"]
             got = await client.ask(head(b"POST", b"/bad"))
             assert got.outcome == "502", (name, got)
-            # At most the interim answers that may be passed on.
+            # At most the interim responses that may be passed on.
             assert len(got.status) <= 9, (name, got.status)
             assert b"poison" not in got.body
             await assert_discarded(recorder, recorder.requests[-1].connection)
@@ -130,8 +130,8 @@ async def test_a_bad_head_is_502(start, recorder, script):
 async def test_a_bad_body_is_a_reset(start, recorder, script):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
-        for name, answer in BAD_BODIES.items():
-            script.steps = ["read", answer + POISON, "fin"]
+        for name, response in BAD_BODIES.items():
+            script.steps = ["read", response + POISON, "fin"]
             got = await client.ask(head(b"POST", b"/bad"))
             assert got.outcome == "reset 0x102", (name, got)
             assert b"poison" not in got.body
@@ -144,12 +144,12 @@ async def test_a_bad_body_is_a_reset(start, recorder, script):
 async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
-        for name, answer in CUT.items():
-            script.steps = ["read", answer, 0.05, how]
+        for name, response in CUT.items():
+            script.steps = ["read", response, 0.05, how]
             got = await client.ask(head(b"POST", b"/bad"))
             assert got.outcome == "reset 0x102", (name, got)
             await assert_well(client)
-        # Without a length the connection's end is the answer's end, a reset is not.
+        # Without a length the connection's end is the response's end, a reset is not.
         script.steps = ["read", lines() + b"hello", 0.05, how]
         got = await client.ask(head(b"POST", b"/bad"))
         assert got.outcome == {"fin": "200", "rst": "reset 0x102"}[how], got
@@ -157,7 +157,7 @@ async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
 
 
 @h3.run
-async def test_answers_without_a_body_have_none(start, recorder, script):
+async def test_responses_without_a_body_have_none(start, recorder, script):
     """HEAD, 204 and 304: what comes behind the head is nobody's, and ends the connection."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
@@ -165,8 +165,8 @@ async def test_answers_without_a_body_have_none(start, recorder, script):
             (b"HEAD", b"200 OK", b"6"), (b"GET", b"204 No Content", b"6"),
             (b"GET", b"304 Not Modified", b"6"),
         ]:
-            answer = lines(b"content-length: " + length, status=status)
-            script.steps = ["read", answer + b"poison", 0.1]
+            response = lines(b"content-length: " + length, status=status)
+            script.steps = ["read", response + b"poison", 0.1]
             got = await client.ask(head(method, b"/bad"))
             assert (got.outcome, got.body) == (status[:3].decode(), b""), got
             expected = [] if status.startswith(b"204") else [length]
@@ -175,7 +175,7 @@ async def test_answers_without_a_body_have_none(start, recorder, script):
             await assert_discarded(recorder, connection)
             await assert_well(client)
             # Without anything behind it the connection serves on.
-            script.steps = ["read", answer]
+            script.steps = ["read", response]
             await client.ask(head(method, b"/bad"))
             connection = recorder.requests[-1].connection
             await assert_well(client)
@@ -183,11 +183,11 @@ async def test_answers_without_a_body_have_none(start, recorder, script):
 
 
 @h3.run
-async def test_left_over_bytes_are_nobodys_answer(start, recorder, script):
+async def test_left_over_bytes_are_nobodys_response(start, recorder, script):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
-        for answer in (OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"):
-            for steps in ([answer + POISON], [answer, 0.05, POISON], [answer, 0.05, b"H"]):
+        for response in (OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"):
+            for steps in ([response + POISON], [response, 0.05, POISON], [response, 0.05, b"H"]):
                 script.steps = ["read", *steps]
                 got = await client.ask(head(path=b"/bad"))
                 assert (got.outcome, got.body) == ("200", b"ok")
@@ -198,7 +198,7 @@ async def test_left_over_bytes_are_nobodys_answer(start, recorder, script):
 
 
 @h3.run
-async def test_interim_answers_are_passed_on_and_never_mixed(start, recorder, script):
+async def test_interim_responses_are_passed_on_and_never_mixed(start, recorder, script):
     gateway = start(origin=recorder.address)
     hints = lines(b"link: </a.css>; rel=preload", status=b"103 Early Hints")
     async with raw.connection(gateway) as client:
@@ -230,7 +230,7 @@ async def test_fields_of_the_connection_stay_on_it(start, recorder, script):
 
 
 @h3.run
-async def test_early_answers_end_the_upload_and_their_connection(start, recorder, script):
+async def test_early_responses_end_the_upload_and_their_connection(start, recorder, script):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for status in (b"413 Too Large", b"200 OK"):
