@@ -20,6 +20,7 @@
 //! ```
 
 // Leaves: they name no other module but these.
+mod base;
 pub mod config;
 pub mod deadlines;
 pub mod limits;

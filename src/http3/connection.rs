@@ -11,7 +11,7 @@ use super::LocalSettings;
 use super::error::{Code, ConnectionError};
 use super::frame::{ControlStep, FrameHeader, FrameHeaderReader, control_step};
 use super::settings::{self, PeerSettings};
-use super::varint;
+use crate::base::varint;
 use crate::limits;
 
 /// What to do with a unidirectional stream after its bytes were handled.

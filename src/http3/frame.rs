@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::error::Code;
-use super::varint;
+use crate::base::varint;
 
 /// A frame's type, as far as it matters for what may come where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

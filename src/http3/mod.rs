@@ -44,7 +44,6 @@ mod request;
 mod response;
 mod settings;
 mod target;
-mod varint;
 
 use http::{HeaderName, HeaderValue};
 

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::message;
 use super::qpack::{LINE_OVERHEAD_LEN, encode};
-use super::varint;
+use crate::base::varint;
 
 /// Appends the HEADERS frame of a response, interim (1xx) or final. The fields must be free of
 /// connection-specific ones (RFC 9114 4.2): whoever forwards a response has removed them.

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::LocalSettings;
 use super::error::{Code, ConnectionError};
-use super::varint;
+use crate::base::varint;
 
 const FRAME_TYPE: u64 = 0x04;
 const QPACK_MAX_TABLE_CAPACITY: u64 = 0x01;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::slots::{SlotKey as _, slot_key};
+use crate::base::slab::{SlabKey as _, slab_key};
 use crate::config::EndpointAddress;
 
 /// Fields of a message in order, duplicates kept.
@@ -28,13 +28,13 @@ pub enum Downstream {
     Front(u64),
 }
 
-slot_key! {
+slab_key! {
     /// One exchange, from its request to the end of its response. Dead afterwards: a call with a dead
     /// key does nothing.
     pub ExchangeKey
 }
 
-slot_key! {
+slab_key! {
     /// One upstream connection. Each [`Output::Connect`] is followed by exactly one
     /// [`Output::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
     /// come later are ignored, so the worker need not filter them.

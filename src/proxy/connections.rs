@@ -64,7 +64,7 @@ impl Proxy {
             self.exchanges.get(exchange).map(|exchange| exchange.response.pending_len);
         assert!(pending_len > Some(0), "nothing would ever ask for a receive that was held back");
         self.tally.held += 1;
-        self.set_upstream_alarm(now, exchange);
+        self.set_upstream_timer(now, exchange);
     }
 
     /// Writes what there is of the exchange's request once all inputs are in: the head and what has
@@ -95,14 +95,14 @@ impl Proxy {
         if exchange.body.has_room_again() && !is_planted(Bug::ForgottenBodyRoom) {
             let downstream = exchange.downstream;
             self.outputs.push_back(Output::BodyRoom { downstream, exchange: key });
-            self.set_body_alarm(now, key);
+            self.set_body_timer(now, key);
         }
-        self.set_upstream_alarm(now, key);
+        self.set_upstream_timer(now, key);
     }
 
     /// Restarts the watch over the upstream of an active exchange: while it is to take or to give
     /// something, and not while the client is waited for.
-    pub(super) fn set_upstream_alarm(&mut self, now: Instant, key: ExchangeKey) {
+    pub(super) fn set_upstream_timer(&mut self, now: Instant, key: ExchangeKey) {
         let exchange = self.exchanges.get(key).expect("an active exchange exists");
         let Stage::Active { connection: connection_key } = exchange.stage() else { return };
         let connection = self.connections.get_mut(connection_key);
@@ -112,9 +112,9 @@ impl Proxy {
         // Room for more is not enough: nobody asks for it before the client has taken something.
         if connection.writing || request_is_out && connection.receiving {
             let due = now + group.config.response_timeout;
-            self.alarms.set(&mut connection.alarm, due, Owner::Connection(connection_key));
+            self.timers.set(&mut connection.timer, due, Owner::Connection(connection_key));
         } else {
-            connection.alarm.disarm();
+            connection.timer.disarm();
         }
     }
 
@@ -144,7 +144,7 @@ impl Proxy {
         if !exchange.body.given {
             self.stop_request(exchange_key);
         }
-        self.set_upstream_alarm(now, exchange_key);
+        self.set_upstream_timer(now, exchange_key);
     }
 
     /// `more_follows`: these are not all the bytes that have come.
@@ -232,7 +232,7 @@ impl Proxy {
             self.receive(key);
         }
         if !in_head {
-            self.set_upstream_alarm(now, exchange_key);
+            self.set_upstream_timer(now, exchange_key);
         }
     }
 
@@ -321,7 +321,7 @@ impl Proxy {
         // The kernel has not told yet that the request's last bytes are out.
         let group = self.groups.get(connection.group).expect("a used group exists");
         let due = now + group.config.idle_timeout;
-        self.alarms.set(&mut connection.alarm, due, Owner::Connection(key));
+        self.timers.set(&mut connection.timer, due, Owner::Connection(key));
         self.receive(key);
     }
 

@@ -59,7 +59,7 @@ impl Proxy {
         } else {
             self.dispatch(now, key);
         }
-        self.set_body_alarm(now, key);
+        self.set_body_timer(now, key);
         key
     }
 
@@ -97,7 +97,7 @@ impl Proxy {
             Stage::Arrived | Stage::Waiting { .. } | Stage::Connecting { .. } => {}
             Stage::Answered => return,
         }
-        self.set_body_alarm(now, key);
+        self.set_body_timer(now, key);
     }
 
     /// The request is whole.
@@ -107,7 +107,7 @@ impl Proxy {
             return;
         }
         exchange.body.ended = true;
-        exchange.body_alarm.disarm();
+        exchange.body_timer.disarm();
         if exchange.stage() == Stage::Answered || exchange.body.stopped {
             return;
         }
@@ -163,15 +163,15 @@ impl Proxy {
         exchange.response.pending_len = pending_len.expect("no more is taken than was given");
         exchange.record.response_len += len as u64;
         let pending_len = exchange.response.pending_len;
-        exchange.response_alarm.disarm();
-        self.set_response_alarm(now, key);
+        exchange.response_timer.disarm();
+        self.set_response_timer(now, key);
         let exchange = self.exchanges.get(key).expect("found above");
         match exchange.stage() {
             Stage::Answered => self.end_if_taken(now, key),
             Stage::Active { connection }
                 if self.reads_on(pending_len) && self.receive(connection) =>
             {
-                self.set_upstream_alarm(now, key);
+                self.set_upstream_timer(now, key);
             }
             _ => {}
         }
@@ -181,7 +181,7 @@ impl Proxy {
     /// it runs.
     pub fn handle_response_blocked(&mut self, now: Instant, key: ExchangeKey) {
         if self.exchanges.get(key).is_some() {
-            self.set_response_alarm(now, key);
+            self.set_response_timer(now, key);
         }
     }
 
@@ -235,29 +235,29 @@ impl Proxy {
             self.outputs.push_back(Output::StopRequest { downstream, exchange: key });
         }
         exchange.body.stop();
-        exchange.body_alarm.disarm();
+        exchange.body_timer.disarm();
     }
 
     /// Restarts the watch over the client's sending.
-    pub(super) fn set_body_alarm(&mut self, now: Instant, key: ExchangeKey) {
+    pub(super) fn set_body_timer(&mut self, now: Instant, key: ExchangeKey) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let body = &exchange.body;
         let is_whole = body.ended || exchange.framing == Framing::Length(body.received_len);
         let is_awaited = !is_whole && !body.stopped && body.room() > 0;
         if is_awaited && exchange.stage() != Stage::Answered {
             let due = now + exchange.bounds.request_body_timeout;
-            self.alarms.set(&mut exchange.body_alarm, due, Owner::Body(key));
+            self.timers.set(&mut exchange.body_timer, due, Owner::Body(key));
         } else {
-            exchange.body_alarm.disarm();
+            exchange.body_timer.disarm();
         }
     }
 
     /// Starts the watch over the client's taking, unless it runs.
-    fn set_response_alarm(&mut self, now: Instant, key: ExchangeKey) {
+    fn set_response_timer(&mut self, now: Instant, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("an answered exchange exists");
-        if exchange.response.pending_len > 0 && !exchange.response_alarm.is_set() {
+        if exchange.response.pending_len > 0 && !exchange.response_timer.is_set() {
             let due = now + RESPONSE_STALL_TIMEOUT;
-            self.alarms.set(&mut exchange.response_alarm, due, Owner::Response(key));
+            self.timers.set(&mut exchange.response_timer, due, Owner::Response(key));
         }
     }
 

@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::alarms::Alarm;
 use super::api::{AccessRecord, Downstream, Fields, Outcome, Request, UpstreamKey};
 use super::http1::chunked::{CHUNK_END, last_chunk, size_line};
 use super::http1::request::Framing;
 use super::upstream::{Avoid, GroupKey};
+use crate::base::timers::Timer;
 use crate::limits::{
     REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
     UPSTREAM_WRITE_PIECES_MAX,
@@ -118,11 +118,11 @@ pub(crate) struct Exchange {
     pub(crate) record: Box<AccessRecord>,
     pub(crate) upstream_start: Option<Instant>,
     /// Ends a pause of the request's body.
-    pub(crate) body_alarm: Alarm,
+    pub(crate) body_timer: Timer,
     /// Ends the wait for a connection.
-    pub(crate) queue_alarm: Alarm,
+    pub(crate) queue_timer: Timer,
     /// Ends a pause in which the client takes nothing of its response.
-    pub(crate) response_alarm: Alarm,
+    pub(crate) response_timer: Timer,
     stage: Stage,
 }
 
@@ -177,9 +177,9 @@ impl Exchange {
             may_try_again: true,
             record: Box::new(record),
             upstream_start: None,
-            body_alarm: Alarm::default(),
-            queue_alarm: Alarm::default(),
-            response_alarm: Alarm::default(),
+            body_timer: Timer::default(),
+            queue_timer: Timer::default(),
+            response_timer: Timer::default(),
             stage: Stage::Arrived,
         }
     }
@@ -330,7 +330,7 @@ impl RequestBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::slots::SlotKey as _;
+    use crate::base::slab::SlabKey as _;
 
     #[test]
     fn the_table_of_stages() {

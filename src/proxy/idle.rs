@@ -3,8 +3,8 @@
 //! A list through the connections themselves: each idle one names its neighbours.
 
 use super::api::UpstreamKey;
-use super::slots::Slots;
 use super::upstream::{Connection, Role};
+use crate::base::slab::Slab;
 
 /// Both ends of the list.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl IdleList {
     /// Takes a connection in, which becomes idle.
     pub(crate) fn push(
         &mut self,
-        connections: &mut Slots<UpstreamKey, Connection>,
+        connections: &mut Slab<UpstreamKey, Connection>,
         key: UpstreamKey,
     ) {
         let older = self.newest.replace(key);
@@ -53,7 +53,7 @@ impl IdleList {
     /// Takes a connection out, whose links these were.
     pub(crate) fn remove(
         &mut self,
-        connections: &mut Slots<UpstreamKey, Connection>,
+        connections: &mut Slab<UpstreamKey, Connection>,
         Links { newer, older }: Links,
     ) {
         match newer {
@@ -67,7 +67,7 @@ impl IdleList {
     }
 }
 
-fn links(connections: &mut Slots<UpstreamKey, Connection>, key: UpstreamKey) -> &mut Links {
+fn links(connections: &mut Slab<UpstreamKey, Connection>, key: UpstreamKey) -> &mut Links {
     let connection = connections.get_mut(key).expect("a connection in the list exists");
     match &mut connection.role {
         Role::Idle(links) => links,

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::alarms::Alarms;
 use super::api::{Counts, ExchangeKey, Outcome, Output, Tally, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::{Bounds, Exchange};
 use super::routes::RouteTable;
-use super::slots::Slots;
 use super::upstream::{Connection, Group, GroupKey, Role};
+use crate::base::slab::Slab;
+use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::limits::RESPONSE_PENDING_LEN_MAX;
 use crate::planted::{Bug, is_planted};
@@ -22,10 +22,10 @@ pub struct Proxy {
     pub(super) routes: RouteTable,
     /// Groups of `config.upstreams`, in its order.
     pub(super) current_groups: Vec<GroupKey>,
-    pub(super) groups: Slots<GroupKey, Group>,
-    pub(super) exchanges: Slots<ExchangeKey, Exchange>,
-    pub(super) connections: Slots<UpstreamKey, Connection>,
-    pub(super) alarms: Alarms<Owner>,
+    pub(super) groups: Slab<GroupKey, Group>,
+    pub(super) exchanges: Slab<ExchangeKey, Exchange>,
+    pub(super) connections: Slab<UpstreamKey, Connection>,
+    pub(super) timers: Timers<Owner>,
     pub(super) outputs: VecDeque<Output>,
     /// Exchanges that may have something to write.
     pub(super) due_pumps: VecDeque<ExchangeKey>,
@@ -40,7 +40,7 @@ pub struct Proxy {
     worker_count: u16,
 }
 
-/// Whose alarm it is.
+/// Whose timer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     /// The client's sending.
@@ -61,10 +61,10 @@ impl Proxy {
             routes: RouteTable::new(&config.routes),
             config,
             current_groups: Vec::new(),
-            groups: Slots::new(),
-            exchanges: Slots::new(),
-            connections: Slots::new(),
-            alarms: Alarms::new(),
+            groups: Slab::new(),
+            exchanges: Slab::new(),
+            connections: Slab::new(),
+            timers: Timers::new(),
             outputs: VecDeque::new(),
             due_pumps: VecDeque::new(),
             ticket: 0,
@@ -109,12 +109,12 @@ impl Proxy {
 
     /// When [`Proxy::handle_timeout`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.alarms.next()
+        self.timers.next()
     }
 
     /// Ends what has waited too long.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(owner) = self.alarms.pop(now) {
+        while let Some(owner) = self.timers.pop(now) {
             if !self.has_fired(now, owner) {
                 continue;
             }
@@ -195,9 +195,9 @@ impl Proxy {
     /// The exchange is over: its record is written and its key is dead.
     pub(super) fn end(&mut self, now: Instant, key: ExchangeKey, outcome: Outcome) {
         let mut exchange = self.exchanges.remove(key).expect("an exchange ends once");
-        self.alarms.clear(&mut exchange.body_alarm);
-        self.alarms.clear(&mut exchange.queue_alarm);
-        self.alarms.clear(&mut exchange.response_alarm);
+        self.timers.clear(&mut exchange.body_timer);
+        self.timers.clear(&mut exchange.queue_timer);
+        self.timers.clear(&mut exchange.response_timer);
         if let Some(group) = exchange.group {
             self.leave_group(group);
         }
@@ -251,18 +251,18 @@ impl Proxy {
     }
 
     fn has_fired(&mut self, now: Instant, owner: Owner) -> bool {
-        const EXISTS: &str = "an alarm is cleared before its owner goes";
-        let alarm = match owner {
-            Owner::Body(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).body_alarm,
-            Owner::Queue(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).queue_alarm,
-            Owner::Response(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).response_alarm,
-            Owner::Connection(key) => &mut self.connections.get_mut(key).expect(EXISTS).alarm,
+        const EXISTS: &str = "a timer is cleared before its owner goes";
+        let timer = match owner {
+            Owner::Body(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).body_timer,
+            Owner::Queue(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).queue_timer,
+            Owner::Response(key) => &mut self.exchanges.get_mut(key).expect(EXISTS).response_timer,
+            Owner::Connection(key) => &mut self.connections.get_mut(key).expect(EXISTS).timer,
         };
-        self.alarms.fires(alarm, now, owner)
+        self.timers.fires(timer, now, owner)
     }
 
     fn handle_upstream_timeout(&mut self, now: Instant, key: UpstreamKey) {
-        let connection = self.connections.get(key).expect("an alarm's connection exists");
+        let connection = self.connections.get(key).expect("a timer's connection exists");
         let writing = connection.writing;
         match connection.role {
             Role::Connecting(_) => self.connect_failed(now, key, Fault::ConnectTimeout),

@@ -26,7 +26,6 @@
 //!   is refused by [`Proxy::hold`] while too much of all of that client's responses does.
 #![forbid(unsafe_code)]
 
-mod alarms;
 mod api;
 mod balance;
 mod connections;
@@ -40,7 +39,6 @@ mod idle;
 mod machine;
 mod placement;
 mod routes;
-mod slots;
 mod upstream;
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::alarms::Alarm;
 use super::api::{ExchangeKey, Output, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::Stage;
@@ -12,6 +11,7 @@ use super::http1::request::encode_head;
 use super::http1::response::ResponseDecoder;
 use super::machine::{Owner, Proxy};
 use super::upstream::{Choice, Connection, GroupKey, Role};
+use crate::base::timers::Timer;
 
 impl Proxy {
     /// Finds a connection for an arrived exchange, or a place in the queue, or answers 503.
@@ -120,7 +120,7 @@ impl Proxy {
             let group = self.groups.get_mut(group).expect("a used group exists");
             group.waiting.remove(&ticket).expect("a waiting exchange is in the queue");
             self.waiting_count -= 1;
-            exchange.queue_alarm.disarm();
+            exchange.queue_timer.disarm();
         }
         exchange.stage().connection()
     }
@@ -133,7 +133,7 @@ impl Proxy {
         let group = self.groups.get_mut(group_key).expect("a used group exists");
         connection.kept = true;
         let due = now + group.config.idle_timeout;
-        self.alarms.set(&mut connection.alarm, due, Owner::Connection(key));
+        self.timers.set(&mut connection.timer, due, Owner::Connection(key));
         let endpoint = connection.endpoint;
         group.endpoints[endpoint].idle.push(&mut self.connections, key);
         self.idle_count += 1;
@@ -176,7 +176,7 @@ impl Proxy {
             kept: false,
             trial,
             broken: false,
-            alarm: Alarm::default(),
+            timer: Timer::default(),
         });
         self.tally.connects += 1;
         let address = state.address.clone();
@@ -184,8 +184,8 @@ impl Proxy {
         exchange.advance(Stage::Connecting { connection });
         exchange.note_endpoint(now, &state.label);
         let due = now + group.config.connect_timeout;
-        let alarm = &mut self.connections.get_mut(connection).expect("inserted above").alarm;
-        self.alarms.set(alarm, due, Owner::Connection(connection));
+        let timer = &mut self.connections.get_mut(connection).expect("inserted above").timer;
+        self.timers.set(timer, due, Owner::Connection(connection));
         let congestion = group.config.congestion.clone();
         self.outputs.push_back(Output::Connect { key: connection, address, congestion });
     }
@@ -209,7 +209,7 @@ impl Proxy {
             self.connections.get_mut(connection_key).expect("an idle connection exists");
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         let endpoint = &mut group.endpoints[connection.endpoint];
-        connection.alarm.disarm();
+        connection.timer.disarm();
         connection.trial = endpoint.health.asked(now);
         let exchange = self.exchanges.get_mut(key).expect("an exchange to place exists");
         exchange.note_endpoint(now, &endpoint.label);
@@ -244,7 +244,7 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(key).expect("an exchange to queue exists");
         exchange.advance(Stage::Waiting { ticket });
         let due = now + group.config.connect_timeout;
-        self.alarms.set(&mut exchange.queue_alarm, due, Owner::Queue(key));
+        self.timers.set(&mut exchange.queue_timer, due, Owner::Queue(key));
     }
 
     /// Places waiting exchanges while there is room, first in first out.
@@ -300,7 +300,7 @@ impl Proxy {
     fn remove(&mut self, key: UpstreamKey) -> GroupKey {
         self.take_off_idle(key);
         let mut connection = self.connections.remove(key).expect("a connection ends once");
-        self.alarms.clear(&mut connection.alarm);
+        self.timers.clear(&mut connection.timer);
         let group = self.groups.get_mut(connection.group).expect("a used group exists");
         let endpoint = &mut group.endpoints[connection.endpoint];
         endpoint.closed();

@@ -17,16 +17,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::alarms::Alarm;
 use super::api::{ExchangeKey, UpstreamKey};
 use super::balance::Balance;
 use super::health::Health;
 use super::http1::response::ResponseDecoder;
 use super::idle::{IdleList, Links};
-use super::slots::slot_key;
+use crate::base::slab::slab_key;
+use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 
-slot_key! {
+slab_key! {
     /// One upstream group.
     pub(crate) GroupKey
 }
@@ -185,7 +185,7 @@ pub(crate) struct Connection {
     /// A write failed: only what the peer sent before is still of use.
     pub(crate) broken: bool,
     /// Ends the connect, the wait for the upstream to take or to give, the idleness: whatever it does.
-    pub(crate) alarm: Alarm,
+    pub(crate) timer: Timer,
 }
 
 /// What a connection is used for.

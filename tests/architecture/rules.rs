@@ -2,7 +2,7 @@
 //! either the code goes another way, or the arrow is drawn here with its reason.
 
 /// Leaves anybody may use: they know nothing of the program.
-const LEAVES: &[&str] = &["limits", "metrics", "deadlines", "planted"];
+const LEAVES: &[&str] = &["base", "limits", "metrics", "deadlines", "planted"];
 
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["config"]),
     ("config", &[]),
     ("metrics", &[]),
+    ("base", &[]),
     ("deadlines", &[]),
     ("limits", &[]),
     ("planted", &[]),
@@ -83,7 +84,7 @@ const HOMES: &[(&str, &[&str])] = &[
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
 /// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
-pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "deadlines"];
+pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "base", "deadlines"];
 
 /// Where unsafe code lives.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];

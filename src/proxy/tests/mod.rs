@@ -297,7 +297,7 @@ impl Rig {
         self.proxy.close_idle(self.now);
         self.run();
         assert!(self.proxy.is_idle() && self.wires.is_empty());
-        assert_eq!(self.proxy.alarms.len(), 0, "no deadline is left");
+        assert_eq!(self.proxy.timers.len(), 0, "no deadline is left");
         for group in self.proxy.groups.keys() {
             let group = self.proxy.groups.get(group).unwrap();
             assert!(!group.retired && group.user_count == 0 && group.waiting.is_empty());

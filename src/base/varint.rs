@@ -4,16 +4,16 @@
 use bytes::{BufMut, BytesMut};
 
 /// The largest value that the encoding holds.
-pub(super) const MAX: u64 = (1 << 62) - 1;
+pub(crate) const MAX: u64 = (1 << 62) - 1;
 
 /// Length of the integer that starts with `first`.
-pub(super) const fn len_by_first(first: u8) -> usize {
+pub(crate) const fn len_by_first(first: u8) -> usize {
     1 << (first >> 6)
 }
 
 /// The integer at the start of `bytes` and its length; `None` when more bytes are needed.
 #[inline]
-pub(super) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
+pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
     let len = len_by_first(first);
     let rest = bytes.get(1..len)?;
@@ -22,7 +22,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// Appends `value` in its shortest form. `value` must be at most [`MAX`].
-pub(super) fn write(value: u64, out: &mut BytesMut) {
+pub(crate) fn write(value: u64, out: &mut BytesMut) {
     match value {
         0..=0x3f => out.put_u8(value as u8),
         0x40..=0x3fff => out.put_u16(value as u16 | 0x4000),

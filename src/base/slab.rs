@@ -1,7 +1,7 @@
-//! Slots with generations: a key that outlives its value finds nothing, never a stranger's value.
+//! Slab with generations: a key that outlives its value finds nothing, never a stranger's value.
 
-/// A key of [`Slots`].
-pub(crate) trait SlotKey: Copy {
+/// A key of [`Slab`].
+pub(crate) trait SlabKey: Copy {
     /// The key of slot `index` in its `generation`.
     fn from_parts(index: u32, generation: u32) -> Self;
     /// Index and generation.
@@ -9,7 +9,7 @@ pub(crate) trait SlotKey: Copy {
 }
 
 /// Defines a key type over index and generation.
-macro_rules! slot_key {
+macro_rules! slab_key {
     ($(#[$meta:meta])* $visibility:vis $name:ident) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ macro_rules! slot_key {
             generation: u32,
         }
 
-        impl $crate::proxy::slots::SlotKey for $name {
+        impl $crate::base::slab::SlabKey for $name {
             fn from_parts(index: u32, generation: u32) -> Self {
                 Self { index, generation }
             }
@@ -29,7 +29,7 @@ macro_rules! slot_key {
         }
     };
 }
-pub(crate) use slot_key;
+pub(crate) use slab_key;
 
 use crate::planted::{Bug, is_planted};
 
@@ -39,13 +39,13 @@ struct Slot<T> {
 }
 
 /// Values in reused slots. A slot's generation grows with every removal.
-pub(crate) struct Slots<K, T> {
+pub(crate) struct Slab<K, T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     key: std::marker::PhantomData<K>,
 }
 
-impl<K: SlotKey, T> Slots<K, T> {
+impl<K: SlabKey, T> Slab<K, T> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: Vec::new(), key: std::marker::PhantomData }
     }
@@ -102,20 +102,20 @@ impl<K: SlotKey, T> Slots<K, T> {
 mod tests {
     use super::*;
 
-    slot_key!(TestKey);
+    slab_key!(TestKey);
 
     #[test]
     fn a_key_does_not_outlive_its_value() {
-        let mut slots: Slots<TestKey, &str> = Slots::new();
-        let first = slots.insert("first");
-        assert_eq!(slots.remove(first), Some("first"));
-        let second = slots.insert("second");
+        let mut slab: Slab<TestKey, &str> = Slab::new();
+        let first = slab.insert("first");
+        assert_eq!(slab.remove(first), Some("first"));
+        let second = slab.insert("second");
         assert_eq!(first.parts().0, second.parts().0, "the slot is used again");
-        assert_eq!(slots.get(first), None);
-        assert_eq!(slots.get_mut(first), None);
-        assert_eq!(slots.remove(first), None);
-        assert_eq!(slots.get(second), Some(&"second"));
-        assert_eq!(slots.len(), 1);
-        assert_eq!(slots.keys(), [second]);
+        assert_eq!(slab.get(first), None);
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get(second), Some(&"second"));
+        assert_eq!(slab.len(), 1);
+        assert_eq!(slab.keys(), [second]);
     }
 }

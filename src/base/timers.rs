@@ -1,9 +1,9 @@
 //! Deadlines of exchanges and upstream connections, exact and in O(log n).
 //!
-//! Each owner keeps its [`Alarm`]; the queue holds at most one entry for it. Most deadlines only
+//! Each owner keeps its [`Timer`]; the queue holds at most one entry for it. Most deadlines only
 //! ever move later (every piece of a body moves its own): then the entry stays where it is and is
 //! moved when it comes up, so the ordinary case costs a comparison; the same holds for a deadline
-//! that is taken away and set again. The price is that [`Alarms::next`] may name an instant at
+//! that is taken away and set again. The price is that [`Timers::next`] may name an instant at
 //! which nothing is due.
 
 use std::collections::BTreeMap;
@@ -11,40 +11,40 @@ use std::time::Instant;
 
 /// One owner's deadline.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm {
+pub(crate) struct Timer {
     due: Option<Instant>,
     entry: Option<(Instant, u64)>,
 }
 
 /// All deadlines, in order.
-pub(crate) struct Alarms<K> {
+pub(crate) struct Timers<K> {
     queue: BTreeMap<(Instant, u64), K>,
     sequence: u64,
 }
 
-impl<K: Copy> Alarms<K> {
+impl<K: Copy> Timers<K> {
     pub(crate) fn new() -> Self {
         Self { queue: BTreeMap::new(), sequence: 0 }
     }
 
-    /// Sets the deadline of `alarm`, in place of an earlier one.
-    pub(crate) fn set(&mut self, alarm: &mut Alarm, due: Instant, owner: K) {
-        alarm.due = Some(due);
-        match alarm.entry {
+    /// Sets the deadline of `timer`, in place of an earlier one.
+    pub(crate) fn set(&mut self, timer: &mut Timer, due: Instant, owner: K) {
+        timer.due = Some(due);
+        match timer.entry {
             Some((at, _)) if at <= due => {}
             Some(entry) => {
-                self.queue.remove(&entry).expect("an alarm's entry is in the queue");
-                alarm.entry = Some(self.push(due, owner));
+                self.queue.remove(&entry).expect("a timer's entry is in the queue");
+                timer.entry = Some(self.push(due, owner));
             }
-            None => alarm.entry = Some(self.push(due, owner)),
+            None => timer.entry = Some(self.push(due, owner)),
         }
     }
 
-    /// Takes `alarm` off the queue, before its owner goes.
-    pub(crate) fn clear(&mut self, alarm: &mut Alarm) {
-        alarm.due = None;
-        if let Some(entry) = alarm.entry.take() {
-            self.queue.remove(&entry).expect("an alarm's entry is in the queue");
+    /// Takes `timer` off the queue, before its owner goes.
+    pub(crate) fn clear(&mut self, timer: &mut Timer) {
+        timer.due = None;
+        if let Some(entry) = timer.entry.take() {
+            self.queue.remove(&entry).expect("a timer's entry is in the queue");
         }
     }
 
@@ -54,28 +54,28 @@ impl<K: Copy> Alarms<K> {
     }
 
     /// Takes the first entry that has come up by `now`. Its owner must be told through
-    /// [`Alarms::fires`] whether its deadline has come too.
+    /// [`Timers::fires`] whether its deadline has come too.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let entry = self.queue.first_entry()?;
         if entry.key().0 > now { None } else { Some(entry.remove()) }
     }
 
-    /// Whether the deadline of `alarm`, whose entry came up, has passed; puts it back if not.
-    pub(crate) fn fires(&mut self, alarm: &mut Alarm, now: Instant, owner: K) -> bool {
-        alarm.entry = None;
-        match alarm.due {
+    /// Whether the deadline of `timer`, whose entry came up, has passed; puts it back if not.
+    pub(crate) fn fires(&mut self, timer: &mut Timer, now: Instant, owner: K) -> bool {
+        timer.entry = None;
+        match timer.due {
             Some(due) if due > now => {
-                alarm.entry = Some(self.push(due, owner));
+                timer.entry = Some(self.push(due, owner));
                 false
             }
             due => {
-                alarm.due = None;
+                timer.due = None;
                 due.is_some()
             }
         }
     }
 
-    /// Entries, those of disarmed alarms included.
+    /// Entries, those of disarmed timers included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
@@ -88,7 +88,7 @@ impl<K: Copy> Alarms<K> {
     }
 }
 
-impl Alarm {
+impl Timer {
     /// Takes the deadline away in O(1): the entry stays, fires nobody, and serves the next
     /// deadline. For owners that live on.
     pub(crate) fn disarm(&mut self) {
@@ -108,10 +108,10 @@ mod tests {
     use std::time::Duration;
 
     /// Fires everything due by `now`, as the machine does.
-    fn run(alarms: &mut Alarms<usize>, owners: &mut [Alarm], now: Instant) -> Vec<usize> {
+    fn run(timers: &mut Timers<usize>, owners: &mut [Timer], now: Instant) -> Vec<usize> {
         let mut fired = Vec::new();
-        while let Some(owner) = alarms.pop(now) {
-            if alarms.fires(&mut owners[owner], now, owner) {
+        while let Some(owner) = timers.pop(now) {
+            if timers.fires(&mut owners[owner], now, owner) {
                 fired.push(owner);
             }
         }
@@ -123,8 +123,8 @@ mod tests {
         use rand::{Rng as _, SeedableRng as _};
         let mut dice = rand::rngs::SmallRng::seed_from_u64(7);
         let epoch = Instant::now();
-        let mut alarms = Alarms::new();
-        let mut owners: Vec<Alarm> = (0..20).map(|_| Alarm::default()).collect();
+        let mut timers = Timers::new();
+        let mut owners: Vec<Timer> = (0..20).map(|_| Timer::default()).collect();
         let mut model: Vec<Option<Instant>> = vec![None; owners.len()];
         let mut now = epoch;
         for _ in 0..20_000 {
@@ -132,11 +132,11 @@ mod tests {
             match dice.random_range(0..5) {
                 0 | 1 => {
                     let due = now + Duration::from_millis(dice.random_range(0..50));
-                    alarms.set(&mut owners[owner], due, owner);
+                    timers.set(&mut owners[owner], due, owner);
                     model[owner] = Some(due);
                 }
                 2 => {
-                    alarms.clear(&mut owners[owner]);
+                    timers.clear(&mut owners[owner]);
                     model[owner] = None;
                 }
                 3 => {
@@ -145,7 +145,7 @@ mod tests {
                 }
                 _ => {
                     now += Duration::from_millis(dice.random_range(0..5));
-                    let mut fired = run(&mut alarms, &mut owners, now);
+                    let mut fired = run(&mut timers, &mut owners, now);
                     fired.sort_unstable();
                     let due = |at: &Option<Instant>| at.is_some_and(|at| at <= now);
                     let expected: Vec<usize> =
@@ -154,12 +154,12 @@ mod tests {
                     fired.iter().for_each(|index| model[*index] = None);
                 }
             }
-            assert!(alarms.len() <= owners.len(), "one entry for each owner at most");
+            assert!(timers.len() <= owners.len(), "one entry for each owner at most");
             if let Some(first) = model.iter().flatten().min() {
-                assert!(alarms.next().is_some_and(|next| next <= *first));
+                assert!(timers.next().is_some_and(|next| next <= *first));
             }
         }
-        owners.iter_mut().for_each(|alarm| alarms.clear(alarm));
-        assert_eq!(alarms.next(), None);
+        owners.iter_mut().for_each(|timer| timers.clear(timer));
+        assert_eq!(timers.next(), None);
     }
 }

@@ -1,0 +1,7 @@
+//! Building blocks without knowledge of the program: a generational slab, a timer queue, QUIC's
+//! variable-length integers.
+#![forbid(unsafe_code)]
+
+pub(crate) mod slab;
+pub(crate) mod timers;
+pub(crate) mod varint;
