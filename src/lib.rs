@@ -24,6 +24,7 @@ mod base;
 pub mod config;
 pub mod deadlines;
 pub mod limits;
+pub mod message;
 pub mod metrics;
 #[doc(hidden)]
 pub mod planted;

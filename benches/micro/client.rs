@@ -37,7 +37,7 @@ impl TimeSource for Still {
 }
 
 /// An engine, and its only client.
-pub fn engine_and_client(now: Instant) -> (Engine, Client) {
+pub fn engine_and_client(now: Instant) -> (Engine, ServerTls, Client) {
     let config = configuration();
     let tls = ServerTls::load_config(&config).expect("a self-signed certificate");
     let engine = Engine::new(EngineSettings {
@@ -56,7 +56,8 @@ pub fn engine_and_client(now: Instant) -> (Engine, Client) {
         token_key: [4; 64],
         time_source: Arc::new(Still),
     });
-    (engine.expect("good settings"), Client::new(now, &tls))
+    let client = Client::new(now, &tls);
+    (engine.expect("good settings"), tls, client)
 }
 
 /// A client with one connection.

@@ -40,7 +40,7 @@ impl Pair {
     /// Connected, with congestion windows that leave room for a bundle and a batch.
     pub fn new() -> Self {
         let now = clock::now();
-        let (engine, client) = engine_and_client(now);
+        let (engine, _, client) = engine_and_client(now);
         let buffer = Vec::with_capacity(SLOT_LEN);
         let (sent, stream, engine_stream) = (None, None, None);
         let mut pair =

@@ -47,10 +47,11 @@ impl World {
     /// Connected on both sides.
     pub fn new() -> Self {
         let now = clock::now();
-        let (engine, client) = engine_and_client(now);
+        let (engine, tls, client) = engine_and_client(now);
         let gateway = Gateway::new(GatewaySettings {
             config: Arc::new(configuration()),
             engine,
+            tls,
             socket_listeners: vec![0],
             worker_count: 1,
             responses_len_max: 1 << 20,
@@ -124,22 +125,29 @@ impl World {
 
     fn settle(&mut self) {
         loop {
-            let mut buffer = self.spare.pop();
-            let output = self.gateway.poll(self.now, &mut buffer);
-            self.spare.extend(buffer);
-            match output {
-                Output::Transmit { transmit, buffer } => self.sent.push((transmit, buffer)),
-                Output::Connect { key, .. } => {
-                    self.gateway.handle_upstream(self.now, key, UpstreamEvent::Connected);
-                }
-                Output::Write { key, .. } => {
-                    self.asked = Some(key);
-                    self.gateway.handle_upstream(self.now, key, UpstreamEvent::Wrote);
-                }
-                Output::Close { .. } => panic!("the origin's connection is kept"),
-                Output::Receive { .. } | Output::Access(_) => {}
-                Output::Timeout(_) => return,
+            while let Some(output) = self.gateway.poll(self.now) {
+                self.handle(output);
             }
+            let mut buffer = self.spare.pop().expect("buffers for more than one batch");
+            let Some(transmit) = self.gateway.poll_transmit(self.now, &mut buffer) else {
+                self.spare.push(buffer);
+                return;
+            };
+            self.sent.push((transmit, buffer));
+        }
+    }
+
+    fn handle(&mut self, output: Output) {
+        match output {
+            Output::Connect { key, .. } => {
+                self.gateway.handle_upstream(self.now, key, UpstreamEvent::Connected);
+            }
+            Output::Write { key, .. } => {
+                self.asked = Some(key);
+                self.gateway.handle_upstream(self.now, key, UpstreamEvent::Wrote);
+            }
+            Output::Close { .. } => panic!("the origin's connection is kept"),
+            Output::Receive { .. } | Output::Access(_) => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use divan::Bencher;
 use http::{HeaderName, HeaderValue, Method};
 use ringway::config::{HostPattern, Route};
 use ringway::host::clock;
+use ringway::message::{Authority, Head, Path, Scheme, Target};
 use ringway::proxy::{Downstream, Output, Proxy, Request, UpstreamEvent, UpstreamKey};
 
 use crate::client::{REQUEST, configuration};
@@ -90,12 +91,17 @@ fn request() -> Request {
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     Request {
-        method: Method::GET,
-        authority: HeaderValue::from_static("localhost"),
-        path: Bytes::from_static(b"/assets/app.4f1a2b.js?v=31"),
-        scheme: http::uri::Scheme::HTTPS,
-        fields: fields.collect(),
-        content_length: None,
+        head: Head {
+            method: Method::GET,
+            target: Target::Origin {
+                scheme: Scheme::Https,
+                authority: Authority::parse(Bytes::from_static(b"localhost")).expect("valid"),
+                path: Path::parse(Bytes::from_static(b"/assets/app.4f1a2b.js?v=31"))
+                    .expect("valid"),
+            },
+            fields: fields.collect(),
+            content_length: None,
+        },
         client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
         server_name: None,
         listener: 0,

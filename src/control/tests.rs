@@ -378,6 +378,6 @@ fn line_count(path: &Path) -> usize {
     std::fs::read_to_string(path).unwrap().lines().count()
 }
 
-fn record() -> crate::worker::mailbox::AccessRecord {
-    crate::worker::mailbox::AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
+fn record() -> crate::message::AccessRecord {
+    crate::message::AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
 }

@@ -1,4 +1,5 @@
-//! How much of responses may wait for clients: bounds of a connection, shares of the worker's budget.
+//! How many bytes of responses may wait for clients: the bound of a connection, a share of the
+//! worker's budget.
 //!
 //! A response piece that a connection has not taken yet lies in a slot or on the heap. Each stream
 //! has its own bound in the proxy; a client with a hundred slow streams, or a thousand slow clients,
@@ -19,16 +20,12 @@
 //! A receive fills more than one slot only where as much for every stream of the connection fits
 //! into the share: those are no more than another share, however many streams come after them.
 
-use std::time::Instant;
-
-use super::respond::stream_of;
-use super::{Gateway, Output, StreamRef};
+use super::connection::{Client, Connection};
 use crate::limits::{CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{Downstream, UpstreamKey};
-use crate::quic::ConnectionKey;
+use crate::quic::StreamId;
 
-/// What waits in the whole worker.
+/// Bytes of responses that wait in the whole worker.
 #[derive(Debug)]
 pub(super) struct ResponseBudget {
     len: usize,
@@ -45,58 +42,37 @@ impl ResponseBudget {
         self.len
     }
 
-    /// A connection is over, of which `waiting_len` bytes waited.
-    pub(super) fn forget(&mut self, waiting_len: usize) {
-        self.len -= waiting_len;
+    /// Charges `len` more bytes that wait for the client.
+    pub(super) fn charge(&mut self, client: &mut Client, len: usize) {
+        client.waiting_len += len;
+        self.len += len;
     }
 
-    /// What is left of the share of a connection of which `waiting_len` bytes wait.
+    /// Takes off `len` bytes that wait no more.
+    pub(super) fn discharge(&mut self, client: &mut Client, len: usize) {
+        client.waiting_len -= len;
+        self.len -= len;
+    }
+
+    /// Takes off all that waits for a client that is gone.
+    pub(super) fn forget(&mut self, client: &Client) {
+        self.len -= client.waiting_len;
+    }
+
+    /// Room that is left of the share of a client of which `waiting_len` bytes wait.
     fn room(&self, waiting_len: usize) -> usize {
         let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
         share.saturating_sub(waiting_len)
     }
-}
 
-impl Gateway {
-    /// `len` more bytes wait for the connection.
-    pub(super) fn charge_response(&mut self, connection: ConnectionKey, len: usize) {
-        if let Some(connection) = self.connections.get_mut(connection) {
-            connection.responses_len += len;
-            self.responses.len += len;
-        }
-    }
-
-    /// `len` bytes wait no more.
-    pub(super) fn discharge_response(&mut self, connection: ConnectionKey, len: usize) {
-        if let Some(connection) = self.connections.get_mut(connection) {
-            connection.responses_len -= len;
-            self.responses.len -= len;
-        }
-    }
-
-    /// Passes a receive on, or holds it back while its client takes too little.
-    pub(super) fn receive(
-        &mut self,
-        now: Instant,
-        key: UpstreamKey,
-        downstream: Option<Downstream>,
-    ) {
-        let at = downstream.map(stream_of);
-        match at.map_or(1, |at| self.receive_slot_count(at)) {
-            0 => self.proxy.hold(now, key),
-            slot_count_max => self.outputs.push_back(Output::Receive { key, slot_count_max }),
-        }
-    }
-
-    /// Slots that a receive of the stream's answer may fill; 0 holds it back.
-    fn receive_slot_count(&mut self, at: StreamRef) -> usize {
-        let Some(connection) = self.connections.get_mut(at.connection) else { return 1 };
-        let Some(stream) = connection.streams.get(&at.stream) else { return 1 };
-        let room = self.responses.room(connection.responses_len);
-        if connection.streams.len() * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
+    /// Returns how many slots a receive of the stream's response may fill; 0 pauses it.
+    pub(super) fn receive_slot_count(&self, connection: &Connection, stream: StreamId) -> usize {
+        let Some((stream, stream_count)) = connection.stream(stream) else { return 1 };
+        let room = self.room(connection.client.waiting_len);
+        if stream_count * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
             return RECEIVE_SLOT_COUNT_MAX;
         }
-        let is_held = room == 0 && stream.response.body_waiting_len() > 0;
-        usize::from(!is_held || is_planted(Bug::BoundlessResponses))
+        let is_paused = room == 0 && stream.body_waiting_len() > 0;
+        usize::from(!is_paused || is_planted(Bug::BoundlessResponses))
     }
 }

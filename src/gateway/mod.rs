@@ -1,74 +1,75 @@
 //! quic + http3 + proxy as one sans-IO machine: inputs in, outputs out.
 //!
 //! ```text
-//!  handle_datagram --> engine --events--> intake --request--> proxy --Connect, Write,--> poll
-//!                        ^                                      |      Receive, Close
-//!  handle_upstream ------|----------------------------------->--|
-//!                        |                                      | answer
-//!  poll (a buffer) <-- engine <--write-- answer queues <--------'
+//!  handle_datagram --> engine --events--> connection --request--> proxy --Connect, Write,--> poll
+//!                        ^                   stream                  |      Receive, Close
+//!  handle_upstream ------|--------------------------------------->---|
+//!                        |                                           | response
+//!  poll_transmit  <--- engine <--write--- response queue <-----------'
 //! ```
 //!
-//! After any number of inputs the owner calls [`Gateway::poll`] until it answers with
-//! [`Output::Timeout`]: the inputs of one turn are worked off together, so that the responses of a
-//! burst share packets and the small pieces of one response share a buffer.
+//! A connection acts, and so does each of its streams: what they need from their surroundings is
+//! lent to them for one event (`Context`). An event looks its connection up once.
+//!
+//! After any number of inputs the owner calls [`Gateway::poll`] until it returns `None`, then
+//! [`Gateway::poll_transmit`] as long as it may send, and sleeps until [`Gateway::next_deadline`].
+//! The inputs of one turn are worked off together, so that the responses of a burst share packets
+//! and the small pieces of one response share a buffer.
 //!
 //! Nothing here knows slots, sockets or the ring; whether memory is low comes in as a fact.
 #![forbid(unsafe_code)]
 
-mod audience;
+mod authority_check;
 mod budget;
 mod connection;
-mod counts;
-mod farewell;
-mod heads;
-mod intake;
+mod context;
+mod control_stream;
+mod counters;
+mod drain;
 mod ledger;
 mod reset_budget;
-mod respond;
-mod response;
+mod response_queue;
+mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use crate::base::timers::Timers;
 use crate::config::{Config, EndpointAddress};
-use crate::http3::{Code, LocalSettings};
-use crate::proxy::{AccessRecord, Proxy, UpstreamEvent, UpstreamKey};
-use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, StreamId, Transmit};
+use crate::http3::Code;
+use crate::message::AccessRecord;
+use crate::planted::{Bug, is_planted};
+use crate::proxy::{self, Downstream, Proxy, UpstreamEvent, UpstreamKey};
+use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
 use crate::tls::ServerTls;
 
 use budget::ResponseBudget;
-use bytes::Bytes;
-use connection::Connections;
-use farewell::Farewells;
-use heads::HeadDeadlines;
+use connection::{Connection, Connections};
+use context::{Context, Settings, Shared};
+use stream::{Stream, Verdict};
 
-pub use counts::GatewayCounts;
+pub use counters::GatewayCounters;
 pub use ledger::{CopyReason, Ledger};
 
 /// One worker's whole protocol side.
 pub struct Gateway {
     engine: Engine,
     proxy: Proxy,
-    settings: LocalSettings,
-    /// Says which certificate a connection has; without it no request is misdirected.
-    tls: Option<ServerTls>,
-    /// What each connection's budget of resets holds when it is full.
-    reset_count_max: u32,
     connections: Connections,
-    /// Index of the listener of each socket, by the socket's number.
-    socket_listeners: Vec<usize>,
-    heads: HeadDeadlines,
-    responses: ResponseBudget,
-    /// Room for the pieces of a body that are read together; empty in between.
-    body: Vec<Bytes>,
-    /// Streams whose response queue changed since it was last written.
-    unwritten: Vec<StreamRef>,
+    shared: Shared,
     outputs: VecDeque<Output>,
-    ledger: Ledger,
-    counts: GatewayCounts,
-    memory_low: bool,
-    farewells: Farewells,
+}
+
+/// The owner of a timer.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    /// A stream that waits for its request's head.
+    Head(StreamRef),
+    /// A connection in a drain.
+    Drain(ConnectionKey),
 }
 
 /// One request stream of one connection.
@@ -81,13 +82,6 @@ struct StreamRef {
 /// What the gateway wants done.
 #[derive(Debug)]
 pub enum Output {
-    /// Send what stands in `buffer`.
-    Transmit {
-        /// Where to, and how it is segmented.
-        transmit: Transmit,
-        /// The buffer that was given to [`Gateway::poll`].
-        buffer: Vec<u8>,
-    },
     /// Open a connection to an upstream's endpoint.
     Connect {
         /// Its name from now on.
@@ -118,8 +112,6 @@ pub enum Output {
     },
     /// A line for the access log.
     Access(Box<AccessRecord>),
-    /// Nothing more to do before this time or the next input.
-    Timeout(Option<Instant>),
 }
 
 /// What a gateway is made of.
@@ -128,6 +120,8 @@ pub struct GatewaySettings {
     pub config: Arc<Config>,
     /// The QUIC engine, made by the caller with its keys and seeds.
     pub engine: Engine,
+    /// The certificates that the engine shows: requests are held against them.
+    pub tls: ServerTls,
     /// Index of the listener of each socket, by the socket's number.
     pub socket_listeners: Vec<usize>,
     /// Workers of the process: limits of the whole process are shared out evenly.
@@ -139,38 +133,38 @@ pub struct GatewaySettings {
 impl Gateway {
     /// A gateway without connections.
     pub fn new(settings: GatewaySettings) -> Self {
-        let GatewaySettings { config, engine, socket_listeners, worker_count, responses_len_max } =
-            settings;
+        let GatewaySettings {
+            config,
+            engine,
+            tls,
+            socket_listeners,
+            worker_count,
+            responses_len_max,
+        } = settings;
         Self {
             engine,
-            settings: local_settings(&config),
-            tls: None,
-            reset_count_max: config.limits.stream_reset_count_max,
-            heads: HeadDeadlines::new(config.limits.request_head_timeout),
+            shared: Shared {
+                settings: Settings::new(&config, &tls),
+                socket_listeners,
+                timers: Timers::new(),
+                responses: ResponseBudget::new(responses_len_max),
+                body: Vec::new(),
+                unwritten: Vec::new(),
+                counters: GatewayCounters::new(),
+                ledger: Ledger::default(),
+                memory_low: false,
+                drain_end: None,
+            },
             proxy: Proxy::new(config, worker_count),
             connections: Connections::default(),
-            socket_listeners,
-            responses: ResponseBudget::new(responses_len_max),
-            body: Vec::new(),
-            unwritten: Vec::new(),
             outputs: VecDeque::new(),
-            ledger: Ledger::default(),
-            counts: GatewayCounts::new(),
-            memory_low: false,
-            farewells: Farewells::default(),
         }
-    }
-
-    /// Holds requests of connections from now on against these certificates, which must be those
-    /// that the engine shows.
-    pub fn set_tls(&mut self, tls: &ServerTls) {
-        self.tls = Some(tls.clone());
     }
 
     /// Takes one datagram (one segment of a GRO bundle).
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         if Engine::copies(&datagram.payload) {
-            self.ledger.request_copied(CopyReason::Handshake, datagram.payload.len());
+            self.shared.ledger.request_copied(CopyReason::Handshake, datagram.payload.len());
         }
         self.engine.handle_datagram(now, datagram);
     }
@@ -180,41 +174,54 @@ impl Gateway {
         self.proxy.handle_upstream(now, key, event);
     }
 
-    /// To be called when the time of the last [`Output::Timeout`] has come.
+    /// To be called when the time of [`Gateway::next_deadline`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.engine.handle_timeout(now);
         self.proxy.handle_timeout(now);
-        self.expire_heads(now);
-        self.continue_farewells(now);
+        if self.shared.timers.next().is_none_or(|at| at > now) {
+            return;
+        }
+        // Requests that have come by now are seen first: they are in time.
+        self.settle(now);
+        while let Some(owner) = self.shared.timers.pop(now) {
+            let (connections, mut cx) = self.lend(now);
+            const EXISTS: &str = "a timer is cleared before its owner goes";
+            match owner {
+                Owner::Drain(key) => {
+                    connections.get_mut(key).expect(EXISTS).handle_drain_timer(&mut cx);
+                }
+                Owner::Head(at) => {
+                    let connection = connections.get_mut(at.connection).expect(EXISTS);
+                    connection.on_stream(at.stream, &mut cx, Stream::handle_head_timer);
+                }
+            }
+        }
     }
 
-    /// Tells whether buffers are short: large pieces of responses then leave their slots at once, and
-    /// answers that are not taken are not read on.
+    /// Tells whether buffers are short: large pieces of responses then leave their slots at once,
+    /// and responses that are not taken are not read on.
     pub fn set_memory_low(&mut self, memory_low: bool) {
-        self.memory_low = memory_low;
+        self.shared.memory_low = memory_low;
         self.proxy.set_memory_low(memory_low);
     }
 
-    /// Gives the next thing to do. `transmit_buffer` is empty and of a slot's capacity; it is taken
-    /// by an [`Output::Transmit`]. Without one no packet is built.
-    pub fn poll(&mut self, now: Instant, transmit_buffer: &mut Option<Vec<u8>>) -> Output {
+    /// Returns the next thing to do; `None` when only packets may be left to be sent.
+    pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.settle(now);
-        if let Some(output) = self.outputs.pop_front() {
-            return output;
-        }
-        if let Some(mut buffer) = transmit_buffer.take() {
-            if let Some(transmit) = self.engine.poll_transmit(now, &mut buffer) {
-                return Output::Transmit { transmit, buffer };
-            }
-            *transmit_buffer = Some(buffer);
-        }
-        let deadlines = [
-            self.engine.next_deadline(),
-            self.proxy.next_deadline(),
-            self.heads.next(),
-            self.farewells.next(),
-        ];
-        Output::Timeout(deadlines.into_iter().flatten().min())
+        self.outputs.pop_front()
+    }
+
+    /// Writes the next packets into `buffer`, which is empty and of a slot's capacity; `None` when
+    /// there are none. To be called after [`Gateway::poll`] has returned `None`.
+    pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        self.engine.poll_transmit(now, buffer)
+    }
+
+    /// Returns when [`Gateway::handle_timeout`] is to be called at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadlines =
+            [self.engine.next_deadline(), self.proxy.next_deadline(), self.shared.timers.next()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Runs by this from now on; what has begun ends by what it began with. Listeners cannot change.
@@ -231,9 +238,7 @@ impl Gateway {
         self.engine.set_tls(tls.config())?;
         let listeners = config.listeners.iter().map(|listener| listener.quic.clone());
         self.engine.set_quic(listeners.collect())?;
-        self.set_tls(tls);
-        self.settings = local_settings(&config);
-        self.reset_count_max = config.limits.stream_reset_count_max;
+        self.shared.settings = Settings::new(&config, tls);
         self.proxy.apply(now, config);
         Ok(())
     }
@@ -241,20 +246,20 @@ impl Gateway {
     /// Refuses new connections, tells clients to go and lets finish what has begun or is on its way
     /// (RFC 9114 5.2). At `end` the caller ends the rest.
     pub fn drain(&mut self, now: Instant, end: Instant) {
-        self.farewells.end = Some(end);
+        self.shared.drain_end = Some(end);
         self.engine.refuse_new();
         self.proxy.drain(now);
-        self.begin_farewells(now);
+        self.drain_connections(now);
     }
 
-    /// Ends every connection now. What is to be sent comes from [`Gateway::poll`].
+    /// Ends every connection now. The last packets come from [`Gateway::poll_transmit`].
     pub fn close(&mut self, now: Instant) {
         self.engine.refuse_new();
         self.engine.close_all(now, Code::NoError.value(), b"");
         self.proxy.close_idle(now);
     }
 
-    /// Whether nothing is left: no connection, no exchange.
+    /// Returns whether nothing is left: no connection, no exchange.
     pub fn is_idle(&self) -> bool {
         self.connections.is_empty() && self.proxy.is_idle()
     }
@@ -271,22 +276,22 @@ impl Gateway {
 
     /// Bytes of all responses that wait for clients to take them.
     pub fn responses_waiting_len(&self) -> usize {
-        self.responses.len()
+        self.shared.responses.len()
     }
 
-    /// What was counted.
-    pub fn counts(&self) -> &GatewayCounts {
-        &self.counts
+    /// The gateway's own counters.
+    pub fn counters(&self) -> &GatewayCounters {
+        &self.shared.counters
     }
 
     /// Payload bytes moved and copied.
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.shared.ledger
     }
 
     /// The ledger, for copies that are made before bytes come here.
     pub fn ledger_mut(&mut self) -> &mut Ledger {
-        &mut self.ledger
+        &mut self.shared.ledger
     }
 
     /// Works until no part has anything to tell another.
@@ -301,8 +306,8 @@ impl Gateway {
                 self.handle_proxy_output(now, output);
                 quiet = false;
             }
-            while let Some(stream) = self.unwritten.pop() {
-                self.write_response(now, stream);
+            while let Some(at) = self.shared.unwritten.pop() {
+                self.on_stream(now, at, Stream::write);
                 quiet = false;
             }
             if quiet {
@@ -310,11 +315,138 @@ impl Gateway {
             }
         }
     }
+
+    fn handle_engine_event(&mut self, now: Instant, key: ConnectionKey, event: Event) {
+        let (connections, mut cx) = self.lend(now);
+        match event {
+            Event::Connected { server_name, socket } => {
+                match Connection::open(key, server_name, socket, &mut cx) {
+                    Ok(connection) => connections.insert(connection),
+                    Err(error) => cx.close(key, error),
+                }
+            }
+            Event::Closed(reason) => {
+                cx.shared.counters.count_closed(&reason);
+                if let Some(connection) = connections.remove(key) {
+                    connection.end(&mut cx);
+                }
+            }
+            // A connection that was closed at its opening is not known here.
+            event => {
+                if let Some(connection) = connections.get_mut(key) {
+                    connection.handle(event, &mut cx);
+                }
+            }
+        }
+    }
+
+    fn handle_proxy_output(&mut self, now: Instant, output: proxy::Output) {
+        use proxy::Output as From;
+        match output {
+            From::Connect { key, address, congestion } => {
+                self.outputs.push_back(Output::Connect { key, address, congestion });
+            }
+            From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
+            From::Receive { key, downstream } => self.receive(now, key, downstream),
+            From::Close { key } => self.outputs.push_back(Output::Close { key }),
+            From::Access(record) => {
+                self.shared.counters.count_exchange(&record);
+                self.outputs.push_back(Output::Access(record));
+            }
+            From::Interim { downstream, status, fields, .. } => {
+                self.respond(now, downstream, |queue, _, _| {
+                    queue.push_interim(status, &fields);
+                    if is_planted(Bug::DoubleResponse) {
+                        queue.push_head(http::StatusCode::OK, &fields, None);
+                    }
+                });
+            }
+            From::ResponseHead { downstream, status, fields, content_length, ended, .. } => {
+                let body_len = content_length.filter(|_| !ended);
+                self.respond(now, downstream, |queue, _, _| {
+                    queue.push_head(status, &fields, body_len);
+                    if ended {
+                        queue.end();
+                    }
+                });
+            }
+            From::ResponseBody { downstream, piece, .. } => {
+                self.respond(now, downstream, |queue, memory_low, ledger| {
+                    queue.push_body(piece, memory_low, ledger);
+                });
+            }
+            From::ResponseEnd { downstream, trailers, .. } => {
+                self.respond(now, downstream, |queue, _, _| {
+                    if let Some(fields) = trailers {
+                        queue.push_trailers(&fields);
+                    }
+                    queue.end();
+                });
+            }
+            From::ResponseReset { downstream, reason, .. } => {
+                let at = stream_of(downstream);
+                self.on_stream(now, at, |stream, _, _| stream.reset_response(reason));
+            }
+            From::StopRequest { downstream, .. } => {
+                self.on_stream(now, stream_of(downstream), Stream::stop_request);
+            }
+            From::BodyRoom { downstream, .. } => {
+                self.on_stream(now, stream_of(downstream), Stream::read);
+            }
+        }
+    }
+
+    fn respond(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        push: impl FnOnce(&mut response_queue::ResponseQueue, bool, &mut Ledger),
+    ) {
+        let at = stream_of(downstream);
+        self.on_stream(now, at, |stream, client, cx| stream.respond(client, cx, push));
+    }
+
+    /// Passes a receive on, or pauses it while its client takes too little.
+    fn receive(&mut self, now: Instant, key: UpstreamKey, downstream: Option<Downstream>) {
+        let slot_count = downstream.map(stream_of).and_then(|at| {
+            let connection = self.connections.get(at.connection)?;
+            Some(self.shared.responses.receive_slot_count(connection, at.stream))
+        });
+        match slot_count.unwrap_or(1) {
+            0 => self.proxy.hold(now, key),
+            slot_count_max => self.outputs.push_back(Output::Receive { key, slot_count_max }),
+        }
+    }
+
+    /// Lets one stream act. A stream that is gone is not found: the client has left.
+    fn on_stream(
+        &mut self,
+        now: Instant,
+        at: StreamRef,
+        act: impl FnOnce(&mut Stream, &mut connection::Client, &mut Context<'_>) -> Verdict,
+    ) {
+        let (connections, mut cx) = self.lend(now);
+        if let Some(connection) = connections.get_mut(at.connection) {
+            connection.on_stream(at.stream, &mut cx, act);
+        }
+    }
+
+    /// Splits the connections from what they are lent.
+    fn lend(&mut self, now: Instant) -> (&mut Connections, Context<'_>) {
+        let Self { engine, proxy, connections, shared, .. } = self;
+        (connections, Context { now, engine, proxy, shared })
+    }
 }
 
-fn local_settings(config: &Config) -> LocalSettings {
-    LocalSettings {
-        field_section_len_max: config.limits.field_section_len_max,
-        field_count_max: config.limits.field_count_max,
+fn stream_of(downstream: Downstream) -> StreamRef {
+    match downstream {
+        Downstream::Stream { connection, stream } => {
+            StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }
+        }
+        Downstream::Front(id) => unreachable!("no front door gave exchange {id} to this gateway"),
     }
+}
+
+fn downstream_of(at: StreamRef) -> Downstream {
+    Downstream::Stream { connection: at.connection.to_bits(), stream: at.stream.into() }
 }

@@ -148,17 +148,8 @@ impl Connection {
         Ok(UniVerdict::Continue)
     }
 
-    /// The peer's unidirectional stream `stream_id` ended (FIN).
+    /// The peer ended (FIN) or reset its unidirectional stream `stream_id`.
     pub fn handle_uni_end(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
-        self.close_uni(stream_id)
-    }
-
-    /// The peer reset its unidirectional stream `stream_id`.
-    pub fn handle_uni_reset(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
-        self.close_uni(stream_id)
-    }
-
-    fn close_uni(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
         let Some(index) = self.streams.iter().position(|(id, _)| *id == stream_id) else {
             // RFC 9114 6.2: a stream may end before its first byte.
             return Ok(());

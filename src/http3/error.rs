@@ -3,6 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
+use http::StatusCode;
+
+use crate::message::Refusal;
+
 /// Error codes of HTTP/3 and QPACK, as they stand in CONNECTION_CLOSE, RESET_STREAM and
 /// STOP_SENDING frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,30 +119,22 @@ impl Error for ConnectionError {}
 
 /// Why a request is not taken. After one of these a [`super::RequestStream`] drops whatever else
 /// comes on its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RequestError {
     /// The whole connection ends.
     Connection(ConnectionError),
-    /// A malformed message or an incomplete one: reset the stream with `code` (and, where nothing
-    /// was answered yet, a response of 400 may go before; RFC 9114 4.1.2).
+    /// A malformed message or an incomplete one: reset the stream with `code` (RFC 9114 4.1.2).
     Stream {
         /// For RESET_STREAM and STOP_SENDING.
         code: Code,
         /// The rule that was broken.
         rule: &'static str,
     },
-    /// A field section over our limits: answer 431 and stop reading (trailers whose response has
-    /// begun: reset with H3_EXCESSIVE_LOAD).
-    TooLarge {
-        /// The limit that was passed.
-        rule: &'static str,
-    },
-    /// A value that is wrong where the section is well-formed: answer 400 and stop reading, which
-    /// RFC 9114 4.1.2 lets a server do in place of a reset.
-    BadRequest {
-        /// The rule that was broken.
-        rule: &'static str,
-    },
+    /// A field section over our limits (431) or a value that is wrong in a well-formed section
+    /// (400): respond with the refusal's status and stop reading, which RFC 9114 4.1.2 lets a
+    /// server do in place of a reset. Once the response to the request may have begun, reset the
+    /// stream with H3_EXCESSIVE_LOAD.
+    Refused(Box<Refusal>),
 }
 
 impl RequestError {
@@ -151,12 +147,10 @@ impl RequestError {
         Self::Stream { code: Code::MessageError, rule }
     }
 
-    /// The rule that was broken, for logs.
-    pub const fn rule(&self) -> &'static str {
-        match self {
-            Self::Connection(error) => error.rule,
-            Self::Stream { rule, .. } | Self::TooLarge { rule } | Self::BadRequest { rule } => rule,
-        }
+    /// A field section over our limits.
+    pub(super) fn too_large(rule: &'static str) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::Refused(Box::new(Refusal::new(status, rule)))
     }
 }
 
@@ -165,8 +159,7 @@ impl fmt::Display for RequestError {
         match self {
             Self::Connection(error) => error.fmt(f),
             Self::Stream { code, rule } => write!(f, "stream error {code}: {rule}"),
-            Self::TooLarge { rule } => write!(f, "request fields too large: {rule}"),
-            Self::BadRequest { rule } => write!(f, "bad request: {rule}"),
+            Self::Refused(refusal) => write!(f, "{}: {}", refusal.status, refusal.rule),
         }
     }
 }

@@ -1,58 +1,36 @@
-//! What a field section means: request heads and trailers, malformed ones refused (RFC 9114 4.1.2,
-//! 4.2, 4.3; RFC 9110 5).
+//! The meaning of field sections: request heads and trailers, malformed ones refused (RFC 9114
+//! 4.1.2, 4.2, 4.3; RFC 9110 5).
 //!
-//! Two kinds of refusal. What RFC 9114 calls malformed is a stream error, H3_MESSAGE_ERROR. What
-//! HTTP itself refuses (a port of 99999, a path with a fragment, `content-length: +5`) is a
-//! request to be answered with 400.
+//! There are two kinds of refusal. A message that RFC 9114 calls malformed is a stream error,
+//! H3_MESSAGE_ERROR. A value that HTTP itself refuses (a port of 99999, a path with a fragment,
+//! `content-length: +5`) is a request that gets a 400.
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use http::method::Method;
 
+use super::LocalSettings;
 use super::error::{Code, RequestError};
 use super::qpack::static_table::{EntryName, Pseudo};
 use super::qpack::{Line, Name, SectionError, SectionReader, Value};
-use super::target::{self, AsciiText, Scheme};
-use super::{Fields, LocalSettings};
-
-/// The head of a request.
-///
-/// It says each thing once. `host` is not among the fields: [`authority`](Self::authority) holds
-/// it, whichever of `:authority` and `host` the client sent. Neither is `content-length`:
-/// [`content_length`](Self::content_length) holds it, and the body was or will be held against it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RequestHead {
-    /// `:method`
-    pub method: Method,
-    /// `:scheme`; `None` for CONNECT only.
-    pub scheme: Option<Scheme>,
-    /// Host and perhaps port, in the case it came.
-    pub authority: AsciiText,
-    /// Path and query, byte for byte: starts with `/`, or is `*` for OPTIONS. `None` for CONNECT
-    /// only.
-    pub path: Option<AsciiText>,
-    /// The other fields, in order, `cookie` lines as they came. None is connection-specific;
-    /// `te`, where it is present, is `trailers`.
-    pub fields: Fields,
-    /// Length of the body, where the client told it.
-    pub content_length: Option<u64>,
-}
+use crate::message::{
+    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, parse_content_length,
+};
 
 /// Reads the section of a request's head.
-pub(super) fn read_head(
-    section: &[u8],
-    settings: &LocalSettings,
-) -> Result<RequestHead, RequestError> {
-    let mut reader =
-        SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
-    let mut head = Head::default();
-    while let Some(line) = reader.next_line()? {
-        match classify(line)? {
-            Classified::Pseudo(pseudo, value) => head.take_pseudo(pseudo, value)?,
-            Classified::Field(name, value) => head.take_field(name, value)?,
+pub(super) fn read_head(section: &[u8], settings: &LocalSettings) -> Result<Head, RequestError> {
+    let mut lines = HeadLines::default();
+    match lines.read(section, settings).and_then(|()| lines.take_target()) {
+        Ok((method, target)) => {
+            let HeadLines { fields, content_length, .. } = lines;
+            Ok(Head { method, target, fields, content_length })
         }
+        Err(RequestError::Refused(refusal)) => {
+            Err(refused(refusal.status, refusal.rule, lines.understood()))
+        }
+        Err(error) => Err(error),
     }
-    head.finish()
 }
 
 /// Reads the section of a request's trailers.
@@ -156,19 +134,31 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
 
 /// A request's head while its lines come in.
 #[derive(Default)]
-struct Head {
+struct HeadLines {
     method: Option<Bytes>,
     scheme: Option<Bytes>,
     authority: Option<Bytes>,
     path: Option<Bytes>,
     host: Option<HeaderValue>,
     content_length: Option<u64>,
-    /// Whether a line that is no pseudo-header field has come.
+    /// A line that is no pseudo-header field has come.
     fields_began: bool,
     fields: Fields,
 }
 
-impl Head {
+impl HeadLines {
+    fn read(&mut self, section: &[u8], settings: &LocalSettings) -> Result<(), RequestError> {
+        let mut reader =
+            SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
+        while let Some(line) = reader.next_line()? {
+            match classify(line)? {
+                Classified::Pseudo(pseudo, value) => self.take_pseudo(pseudo, value)?,
+                Classified::Field(name, value) => self.take_field(name, value)?,
+            }
+        }
+        Ok(())
+    }
+
     fn take_pseudo(&mut self, pseudo: Pseudo, value: Bytes) -> Result<(), RequestError> {
         if self.fields_began {
             return Err(RequestError::malformed("a pseudo-header field behind other fields"));
@@ -195,11 +185,11 @@ impl Head {
         check_connection_specific(&name, &value)?;
         if name == header::HOST {
             if self.host.is_some() {
-                return Err(RequestError::BadRequest { rule: "host occurs twice" });
+                return Err(BrokenRule("host occurs twice").into());
             }
             self.host = Some(value);
         } else if name == header::CONTENT_LENGTH {
-            let len = content_length(value.as_bytes())?;
+            let len = parse_content_length(value.as_bytes())?;
             // RFC 9110 8.6: the same length said again is no conflict.
             if self.content_length.is_some_and(|before| before != len) {
                 return Err(RequestError::malformed("two values of content-length"));
@@ -211,40 +201,29 @@ impl Head {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<RequestHead, RequestError> {
-        let method = self.method.take().ok_or(RequestError::malformed("no :method"))?;
-        let method = Method::from_bytes(&method)
+    /// Judges the lines together: method and target.
+    fn take_target(&self) -> Result<(Method, Target), RequestError> {
+        let method = self.method.as_ref().ok_or(RequestError::malformed("no :method"))?;
+        let method = Method::from_bytes(method)
             .map_err(|_| RequestError::malformed(":method is no token"))?;
         let authority = self.authority()?;
         if method == Method::CONNECT {
-            return self.finish_connect(method, authority);
+            return Ok((method, self.connect_target(authority)?));
         }
-        let scheme = self.scheme.ok_or(RequestError::malformed("no :scheme"))?;
-        let scheme = Scheme::from_bytes(&scheme)
-            .ok_or(RequestError::BadRequest { rule: ":scheme is neither https nor http" })?;
-        let path = self.path.ok_or(RequestError::malformed("no :path"))?;
-        // RFC 9114 4.3.1: '*' stands for the server as a whole, for OPTIONS only.
-        let path = match &path[..] {
-            b"" => return Err(RequestError::malformed(":path is empty")),
-            b"*" if method == Method::OPTIONS => AsciiText::from_bytes(path).map_err(|_| "'*'"),
-            _ => target::path(path),
-        };
-        Ok(RequestHead {
-            method,
-            scheme: Some(scheme),
-            authority: authority.text,
-            path: Some(path.map_err(|rule| RequestError::BadRequest { rule })?),
-            fields: self.fields,
-            content_length: self.content_length,
-        })
+        let scheme = self.scheme.as_ref().ok_or(RequestError::malformed("no :scheme"))?;
+        let scheme = Scheme::parse(scheme)?;
+        let path = self.path.as_ref().ok_or(RequestError::malformed("no :path"))?;
+        if path.is_empty() {
+            // RFC 9114 4.3.1.
+            return Err(RequestError::malformed(":path is empty"));
+        }
+        let for_options = method == Method::OPTIONS;
+        let target = Target::parse(scheme, authority, path.clone(), for_options)?;
+        Ok((method, target))
     }
 
     /// RFC 9114 4.4.
-    fn finish_connect(
-        self,
-        method: Method,
-        authority: target::Authority,
-    ) -> Result<RequestHead, RequestError> {
+    fn connect_target(&self, authority: Authority) -> Result<Target, RequestError> {
         if self.scheme.is_some() || self.path.is_some() {
             return Err(RequestError::malformed(":scheme or :path with CONNECT"));
         }
@@ -252,24 +231,17 @@ impl Head {
             return Err(RequestError::malformed("CONNECT without :authority"));
         }
         // RFC 9110 9.3.6: host and port; a request without content.
-        if !authority.has_port {
-            return Err(RequestError::BadRequest { rule: "CONNECT without a port" });
+        if authority.port().is_none() {
+            return Err(BrokenRule("CONNECT without a port").into());
         }
         if self.content_length.is_some() {
-            return Err(RequestError::BadRequest { rule: "content-length with CONNECT" });
+            return Err(BrokenRule("content-length with CONNECT").into());
         }
-        Ok(RequestHead {
-            method,
-            scheme: None,
-            authority: authority.text,
-            path: None,
-            fields: self.fields,
-            content_length: None,
-        })
+        Ok(Target::Connect { authority })
     }
 
     /// RFC 9114 4.3.1: `:authority` or `host`, and where both are present, one value.
-    fn authority(&self) -> Result<target::Authority, RequestError> {
+    fn authority(&self) -> Result<Authority, RequestError> {
         let host = self.host.as_ref().map(HeaderValue::as_bytes);
         let bytes = match (&self.authority, host) {
             (None, None) => return Err(RequestError::malformed("neither :authority nor host")),
@@ -282,25 +254,35 @@ impl Head {
         if bytes.is_empty() {
             return Err(RequestError::malformed("an empty authority"));
         }
-        target::authority(bytes).map_err(|rule| RequestError::BadRequest { rule })
+        Ok(Authority::parse(bytes)?)
+    }
+
+    /// The parts that a log line can show of a head that is refused.
+    fn understood(self) -> Understood {
+        let authority = self.authority.and_then(|text| HeaderValue::from_maybe_shared(text).ok());
+        Understood {
+            method: self.method.and_then(|method| Method::from_bytes(&method).ok()),
+            authority: authority.or(self.host),
+            path: self.path,
+        }
     }
 }
 
-/// RFC 9110 8.6: digits, nothing else. A list of equal values is refused rather than repaired.
-fn content_length(value: &[u8]) -> Result<u64, RequestError> {
-    let digits = std::str::from_utf8(value)
-        .ok()
-        .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    digits
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(RequestError::BadRequest { rule: "content-length is no number of 64 bits" })
+fn refused(status: StatusCode, rule: &'static str, understood: Understood) -> RequestError {
+    RequestError::Refused(Box::new(Refusal { status, rule, understood }))
+}
+
+impl From<BrokenRule> for RequestError {
+    fn from(BrokenRule(rule): BrokenRule) -> Self {
+        refused(StatusCode::BAD_REQUEST, rule, Understood::default())
+    }
 }
 
 impl From<SectionError> for RequestError {
     fn from(error: SectionError) -> Self {
         match error {
             SectionError::Invalid(rule) => Self::connection(Code::QpackDecompressionFailed, rule),
-            SectionError::TooLarge(rule) => Self::TooLarge { rule },
+            SectionError::TooLarge(rule) => Self::too_large(rule),
         }
     }
 }

@@ -27,9 +27,8 @@
 //!
 //! - The dynamic table is off (capacity 0 is advertised). So no stream ever waits for another, no
 //!   peer makes the gateway hold table entries, and each field section stands alone.
-//! - A message is judged once, here. A [`RequestHead`] names one authority, one path, at most one
-//!   content length; `host` and `content-length` are taken out of its fields, so that nothing
-//!   later can read a second opinion.
+//! - A request's head is judged once, here, into a [`crate::message::Head`] that names one authority,
+//!   one path and at most one content length.
 //! - Whatever a peer sends, memory is bounded before it is used: an unknown frame of 2^62 bytes is
 //!   counted, not held; a field section is refused by the length its frame declares.
 
@@ -43,19 +42,11 @@ pub mod qpack;
 mod request;
 mod response;
 mod settings;
-mod target;
-
-use http::{HeaderName, HeaderValue};
 
 pub use connection::{Connection, UniVerdict};
 pub use error::{Code, ConnectionError, RequestError};
-pub use message::RequestHead;
 pub use request::{RequestEvent, RequestStream};
 pub use response::{encode_data_header, encode_response_head, encode_trailers, field_section_len};
-pub use target::{AsciiText, Scheme};
-
-/// Fields of one message in the order they came, duplicates kept, names in lower case.
-pub type Fields = Vec<(HeaderName, HeaderValue)>;
 
 /// What we accept from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,15 +7,14 @@ use http::Method;
 
 use super::error::{Code, RequestError};
 use super::frame::{FrameHeader, FrameHeaderReader, Phase, RequestStep, request_step};
-use super::message::{self, RequestHead};
-use super::qpack;
-use super::{Fields, LocalSettings};
+use super::{LocalSettings, message, qpack};
+use crate::message::{Fields, Head};
 
 /// A part of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RequestEvent {
     /// The head, first and once.
-    Head(RequestHead),
+    Head(Head),
     /// A piece of the body, never empty: a slice of what was handed in.
     Body(Bytes),
     /// The trailers, last and at most once.
@@ -249,7 +248,7 @@ impl RequestStream {
 /// Refuses a section by the length that its frame declares, before any of it is held.
 fn begin_section(len: u64, settings: &LocalSettings) -> Result<At, RequestError> {
     if len > qpack::encoded_len_max(settings.field_section_len_max) {
-        return Err(RequestError::TooLarge { rule: "a field section longer than is accepted" });
+        return Err(RequestError::too_large("a field section longer than is accepted"));
     }
     // Bounded above by a u32 and a few bytes.
     Ok(At::Section { left: len as usize, held: Vec::new() })

@@ -1,6 +1,8 @@
 //! The numbers themselves, grouped by who counts them. All fields start at zero and never wrap in
 //! practice (2^64 bytes at 100 Gbit/s is 46 years).
 
+use super::BrokenRules;
+
 /// What a worker has counted since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -10,6 +12,8 @@ pub struct Counters {
     pub connections_closed: ConnectionsClosed,
     /// Counted by the HTTP/3 layer.
     pub http3: Http3Counters,
+    /// Messages of clients and upstreams that broke a rule.
+    pub broken_rules: BrokenRules,
     /// Counted by the proxy.
     pub proxy: ProxyCounters,
     /// Counted by the ring.

@@ -56,6 +56,7 @@ impl Collector for Everything {
                 metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
             })?;
         }
+        self.encode_broken_rules(&mut encoder)?;
         for family in GAUGES {
             self.encode_family(&mut encoder, family, MetricType::Gauge, |mut metric, value| {
                 metric.encode_gauge(&value)
@@ -83,6 +84,22 @@ impl Everything {
             for (labels, value) in family.series {
                 let labels = worker_labels(report, labels);
                 write(metric.encode_family(&labels)?, value(report))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_broken_rules(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Messages that broke a rule, by what became of them";
+        let mut metric =
+            encoder.encode_descriptor("broken_rules", help, None, MetricType::Counter)?;
+        for report in &self.reports {
+            for (outcome, rule, count) in report.counters.broken_rules.iter() {
+                let mut labels = worker_labels(report, &[]);
+                labels.extend([("outcome", outcome), ("rule", rule.to_owned())]);
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
             }
         }
         Ok(())

@@ -6,11 +6,13 @@
 //! [`exposition`]. The number of time series is fixed by the number of workers: no label holds
 //! anything that a client chose.
 
+mod broken_rules;
 mod counters;
 mod exposition;
 mod families;
 mod histogram;
 
+pub use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::{
     ConnectionsClosed, Copied, Counters, Flow, Gauges, Http3Counters, Ledger, OwnResponses,
     PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,

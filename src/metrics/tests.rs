@@ -129,6 +129,23 @@ fn each_series_reads_its_own_field() {
     assert_eq!(exposed, next - 1, "a field is counted but not exposed");
 }
 
+#[test]
+fn broken_rules_are_exposed_by_rule_and_outcome() {
+    let mut report = WorkerReport { worker: 3, ..WorkerReport::default() };
+    let rules = &mut report.counters.broken_rules;
+    rules.count(BrokenRuleOutcome::Status(400), "the authority holds a bad port");
+    rules.count(BrokenRuleOutcome::Reset, "no :path");
+    rules.count(BrokenRuleOutcome::Reset, "no :path");
+    let text = exposition(vec![report], facts());
+    for line in [
+        "ringway_broken_rules_total{worker=\"3\",outcome=\"400\",\
+         rule=\"the authority holds a bad port\"} 1\n",
+        "ringway_broken_rules_total{worker=\"3\",outcome=\"reset\",rule=\"no :path\"} 2\n",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
 /// Gives each place the next number.
 macro_rules! number {
     ($next:expr, $($target:expr),+ $(,)?) => {
@@ -139,8 +156,12 @@ macro_rules! number {
 /// Gives every number a different value. The patterns here and below have no `..`: a new field
 /// that is not exposed fails to compile here first.
 fn fill(report: &mut WorkerReport, next: &mut u64) {
-    let Counters { quic, connections_closed, http3, proxy, ring, pool, worker, ledger } =
-        &mut report.counters;
+    #[rustfmt::skip]
+    let Counters {
+        quic, connections_closed, http3, broken_rules, proxy, ring, pool, worker, ledger,
+    } = &mut report.counters;
+    // Exposed by a test of its own: its labels are not known beforehand.
+    assert_eq!(*broken_rules, BrokenRules::default());
     fill_quic(quic, next);
     fill_closed(connections_closed, next);
     fill_proxy(proxy, next);

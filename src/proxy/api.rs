@@ -2,17 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::uri::Scheme;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::StatusCode;
 
 use crate::base::slab::{SlabKey as _, slab_key};
 use crate::config::EndpointAddress;
-
-/// Fields of a message in order, duplicates kept.
-pub type Fields = Vec<(HeaderName, HeaderValue)>;
+use crate::message::{AccessRecord, Fields, Head, ResetReason};
 
 /// Where a request came from and its response goes to. Opaque here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,21 +55,11 @@ impl UpstreamKey {
     }
 }
 
-/// A request's head.
+/// A request and the client that it came from.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Method.
-    pub method: Method,
-    /// `:authority`, or the Host field.
-    pub authority: HeaderValue,
-    /// `:path`: exactly the bytes that are routed on and forwarded.
-    pub path: Bytes,
-    /// `:scheme`
-    pub scheme: Scheme,
-    /// All other fields as they came.
-    pub fields: Fields,
-    /// `content-length`, if there was one (checked: digits, one value).
-    pub content_length: Option<u64>,
+    /// The request's head.
+    pub head: Head,
     /// The client's address.
     pub client: SocketAddr,
     /// The name that the client's TLS handshake asked for.
@@ -82,21 +68,6 @@ pub struct Request {
     pub listener: usize,
     /// The connection was made for another authority (RFC 9110 15.5.20).
     pub misdirected: bool,
-}
-
-/// What is known of a request that is refused before it became a [`Request`].
-#[derive(Debug, Clone)]
-pub struct Refused {
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The name that the client's TLS handshake asked for.
-    pub server_name: Option<Arc<str>>,
-    /// Method, if it was understood.
-    pub method: Option<Method>,
-    /// Authority, if it was understood.
-    pub authority: Option<HeaderValue>,
-    /// Path, if it was understood.
-    pub path: Option<Bytes>,
 }
 
 /// What happened to an upstream connection.
@@ -136,38 +107,6 @@ pub enum TransportFault {
     Exhausted,
     /// Something else.
     Other,
-}
-
-/// Why a response is cut off. The client must not take what it has for the whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResetReason {
-    /// The upstream ended or broke before its response was whole.
-    UpstreamIncomplete,
-    /// The upstream's bytes break HTTP.
-    UpstreamProtocol,
-    /// The upstream fell silent.
-    UpstreamTimeout,
-    /// The request's body is longer than allowed.
-    RequestTooLarge,
-    /// The request's body contradicts its content-length.
-    RequestMalformed,
-    /// The client stopped sending its request's body.
-    RequestTimeout,
-    /// The client stopped taking the response.
-    ResponseStalled,
-}
-
-impl ResetReason {
-    /// Whether the client brought it about.
-    pub fn is_of_client(self) -> bool {
-        match self {
-            Self::UpstreamIncomplete | Self::UpstreamProtocol | Self::UpstreamTimeout => false,
-            Self::RequestTooLarge
-            | Self::RequestMalformed
-            | Self::RequestTimeout
-            | Self::ResponseStalled => true,
-        }
-    }
 }
 
 /// What the proxy wants done, in order.
@@ -271,78 +210,6 @@ pub enum Output {
     },
     /// An exchange is over.
     Access(Box<AccessRecord>),
-}
-
-/// One line of the access log.
-#[derive(Debug, Clone)]
-pub struct AccessRecord {
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The name that the client's TLS handshake asked for.
-    pub server_name: Option<Arc<str>>,
-    /// Method, if it was understood.
-    pub method: Option<Method>,
-    /// Authority, if it was understood.
-    pub host: Option<HeaderValue>,
-    /// Path with query, if it was understood; raw bytes, to be escaped by who prints them.
-    pub path: Option<Bytes>,
-    /// Status of the response; `None` when none was given.
-    pub status: Option<StatusCode>,
-    /// Request body bytes received.
-    pub request_len: u64,
-    /// Answer body bytes given to the client's connection.
-    pub response_len: u64,
-    /// When the request's head was complete.
-    pub start: Instant,
-    /// From there to the end.
-    pub duration: Duration,
-    /// The endpoint that was asked last.
-    pub upstream: Option<Arc<str>>,
-    /// From the first attempt to reach an endpoint to the end of its response.
-    pub upstream_duration: Option<Duration>,
-    /// The client's protocol.
-    pub protocol: &'static str,
-    /// The token of Proxy-Status where the gateway answered itself.
-    pub error: Option<&'static str>,
-    /// How it ended.
-    pub outcome: Outcome,
-}
-
-impl AccessRecord {
-    /// What is known of a request before anything of it is.
-    pub fn new(start: Instant, client: SocketAddr) -> Self {
-        Self {
-            client,
-            server_name: None,
-            method: None,
-            host: None,
-            path: None,
-            status: None,
-            request_len: 0,
-            response_len: 0,
-            start,
-            duration: Duration::ZERO,
-            upstream: None,
-            upstream_duration: None,
-            protocol: PROTOCOL,
-            error: None,
-            outcome: Outcome::Complete,
-        }
-    }
-}
-
-/// The protocol that every request comes by until the front door opens.
-const PROTOCOL: &str = "HTTP/3";
-
-/// How an exchange ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The whole response was taken by the client's connection.
-    Complete,
-    /// The client went away.
-    Aborted,
-    /// The response was cut off here.
-    Reset(ResetReason),
 }
 
 /// How much there is of everything, for metrics and drain.

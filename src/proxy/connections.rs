@@ -260,7 +260,7 @@ impl Proxy {
                 exchange.note_head(head.status);
                 // No second try after this: the head that would be sent again is let go.
                 if let Some(request) = &mut exchange.request {
-                    request.fields = Vec::new();
+                    request.head.fields = Vec::new();
                 }
                 self.outputs.push_back(Output::ResponseHead {
                     downstream,

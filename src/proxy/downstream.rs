@@ -1,21 +1,21 @@
 //! The client's side: requests in, bodies in, answers out.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::api::{
-    AccessRecord, Downstream, ExchangeKey, Fields, Outcome, Output, Refused, Request,
-};
+use super::api::{Downstream, ExchangeKey, Output, Request};
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
 use super::fields::{Nominated, clean_trailers, expects_continue, max_forwards};
 use super::http1::request::Framing;
 use super::machine::{Owner, Proxy};
-use super::routes::{BadTarget, check_path, host_of};
 use super::upstream::GroupKey;
 use crate::limits::RESPONSE_STALL_TIMEOUT;
+use crate::message::{AccessRecord, Fields, Outcome, Refusal, Scheme};
 use crate::planted::{Bug, is_planted};
 
 impl Proxy {
@@ -35,13 +35,13 @@ impl Proxy {
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         let admitted = self.admit(&request, ended);
         exchange.body.ended = ended;
-        exchange.framing = Framing::of(&request, ended);
+        exchange.framing = Framing::of(&request.head, ended);
         exchange.trusted = self.is_trusted(&request);
         if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
             // QUIC is always secured, whatever `:scheme` says.
-            request.scheme = http::uri::Scheme::HTTPS;
+            request.head.set_scheme(Scheme::Https);
         }
-        let awaits_continue = !ended && expects_continue(&request.fields);
+        let awaits_continue = !ended && expects_continue(&request.head.fields);
         exchange.request = Some(request);
         let key = self.insert(exchange, admitted.ok());
         if let Err(fault) = admitted {
@@ -185,28 +185,27 @@ impl Proxy {
         }
     }
 
-    /// Answers a request that was refused before it became one (400, 431), so that it is answered
-    /// and logged as all others are. `ended`: nothing more comes from the client.
+    /// Answers a request that was refused before it became one (400, 408, 431), so that it is
+    /// answered and logged as all others are. `ended`: nothing more comes from the client.
     pub fn reject(
         &mut self,
         now: Instant,
         downstream: Downstream,
-        refused: Refused,
+        client: SocketAddr,
+        server_name: Option<Arc<str>>,
+        refusal: Refusal,
         ended: bool,
-        status: StatusCode,
-        details: &'static str,
     ) -> ExchangeKey {
         let record = AccessRecord {
-            server_name: refused.server_name,
-            method: refused.method,
-            host: refused.authority,
-            path: refused.path,
-            ..AccessRecord::new(now, refused.client)
+            server_name,
+            request: refusal.understood,
+            rule: Some(refusal.rule),
+            ..AccessRecord::new(now, client)
         };
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         exchange.body.ended = ended;
         let key = self.insert(exchange, None);
-        self.fail(now, key, Fault::Refused(status, details));
+        self.fail(now, key, Fault::Refused(refusal.status, refusal.rule));
         key
     }
 
@@ -278,8 +277,8 @@ impl Proxy {
         exchange.note_head(status);
         exchange.record.error = Some(fault.token());
         let downstream = exchange.downstream;
-        let method = exchange.request.as_ref().map(|request| &request.method);
-        let ended = method.or(exchange.record.method.as_ref()) == Some(&Method::HEAD);
+        let method = exchange.request.as_ref().map(|request| &request.head.method);
+        let ended = method.or(exchange.record.request.method.as_ref()) == Some(&Method::HEAD);
         let content_length = Some(body.len() as u64);
         self.outputs.push_back(Output::ResponseHead {
             downstream,
@@ -310,37 +309,38 @@ impl Proxy {
     }
 
     /// Checks what can be checked by the head alone, and finds the upstream.
-    fn admit(&self, request: &Request, ended: bool) -> Result<GroupKey, Fault> {
+    fn admit(
+        &self,
+        Request { head, misdirected, .. }: &Request,
+        ended: bool,
+    ) -> Result<GroupKey, Fault> {
         // RFC 9110 9.3.6: no tunnel is made here.
-        if request.method == Method::CONNECT {
+        if head.method == Method::CONNECT {
             return Err(Fault::ConnectMethod);
         }
         // RFC 9110 9.3.8: an echo would show the client what the gateway adds for the upstream.
-        if request.method == Method::TRACE {
+        if head.method == Method::TRACE {
             return Err(Fault::TraceMethod);
         }
-        if request.method == Method::OPTIONS {
-            let forwards_left = max_forwards(request).map_err(Fault::BadRequest)?;
+        if head.method == Method::OPTIONS {
+            let forwards_left = max_forwards(head).map_err(Fault::BadRequest)?;
             if forwards_left == Some(0) {
                 return Err(Fault::LastHop);
             }
         }
-        let bad = |BadTarget(rule)| Fault::BadRequest(rule);
-        check_path(&request.path, request.method == Method::OPTIONS).map_err(bad)?;
-        let host = host_of(request.authority.as_bytes()).map_err(bad)?;
-        if request.misdirected {
+        if *misdirected {
             return Err(Fault::Misdirected);
         }
-        if Nominated::read(&request.fields).is_none() {
+        if Nominated::read(&head.fields).is_none() {
             return Err(Fault::BadRequest("the connection field names too many fields"));
         }
-        if ended && request.content_length.is_some_and(|len| len > 0) {
+        if ended && head.content_length.is_some_and(|len| len > 0) {
             return Err(Fault::BadRequest("the request has a content-length and no body"));
         }
-        if request.content_length > Some(self.config.limits.request_body_len_max) {
+        if head.content_length > Some(self.config.limits.request_body_len_max) {
             return Err(Fault::RequestTooLarge);
         }
-        let route = self.routes.find(&host, &request.path).ok_or(Fault::NoRoute)?;
+        let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
         Ok(self.current_groups[self.config.routes[route].upstream])
     }
 

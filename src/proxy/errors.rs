@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
-use super::api::{Fields, ResetReason, TransportFault};
+use super::api::TransportFault;
+use crate::message::{Fields, ResetReason};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::api::{AccessRecord, Downstream, Fields, Outcome, Request, UpstreamKey};
+use super::api::{Downstream, Request, UpstreamKey};
 use super::http1::chunked::{CHUNK_END, last_chunk, size_line};
 use super::http1::request::Framing;
 use super::upstream::{Avoid, GroupKey};
@@ -30,6 +30,7 @@ use crate::limits::{
     REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
     UPSTREAM_WRITE_PIECES_MAX,
 };
+use crate::message::{AccessRecord, Fields, Outcome};
 
 /// How far an exchange has come on its way to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Exchange {
     /// idempotent, nothing of a response came and nothing of its body is gone (RFC 9110 9.2.2).
     pub(crate) fn may_be_tried_again(&self) -> bool {
         let is_idempotent =
-            self.request.as_ref().is_some_and(|request| request.method.is_idempotent());
+            self.request.as_ref().is_some_and(|request| request.head.method.is_idempotent());
         let untouched = match self.stage {
             Stage::Active { .. } => {
                 is_idempotent
@@ -227,9 +228,7 @@ impl Exchange {
     pub(crate) fn into_record(mut self, now: Instant, outcome: Outcome) -> Box<AccessRecord> {
         self.note_upstream_end(now);
         if let Some(request) = self.request {
-            self.record.method = Some(request.method);
-            self.record.host = Some(request.authority);
-            self.record.path = Some(request.path);
+            self.record.request = request.head.understood();
         }
         self.record.request_len = self.body.received_len;
         self.record.duration = now.saturating_duration_since(self.record.start);

@@ -17,8 +17,9 @@ use bytes::{BufMut as _, BytesMut};
 use http::header::{CONNECTION, MAX_FORWARDS, VIA};
 use http::{HeaderValue, Method};
 
-use super::api::{Fields, Request};
+use super::api::Request;
 use crate::limits::NOMINATED_COUNT_MAX;
+use crate::message::{Fields, Head};
 
 /// What `connection` fields say: options of the connection, and names of fields that go no further.
 #[derive(Debug, Default)]
@@ -102,8 +103,8 @@ pub(crate) fn expects_continue(fields: &Fields) -> bool {
 
 /// How often an OPTIONS request may still be forwarded (RFC 9110 7.6.2); an error where that is no
 /// number.
-pub(crate) fn max_forwards(request: &Request) -> Result<Option<u64>, &'static str> {
-    let Some((_, value)) = request.fields.iter().find(|(name, _)| name == MAX_FORWARDS) else {
+pub(crate) fn max_forwards(head: &Head) -> Result<Option<u64>, &'static str> {
+    let Some((_, value)) = head.fields.iter().find(|(name, _)| name == MAX_FORWARDS) else {
         return Ok(None);
     };
     let is_digits = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
@@ -128,7 +129,7 @@ pub(crate) fn put_request_fields(
     trusted: bool,
 ) {
     let mut has_cookie = false;
-    for (name, value) in &request.fields {
+    for (name, value) in &request.head.fields {
         let name = name.as_str();
         has_cookie |= name == "cookie";
         let dropped = is_hop_by_hop(name)
@@ -139,8 +140,8 @@ pub(crate) fn put_request_fields(
         if dropped {
             continue;
         }
-        let left = match request.method {
-            Method::OPTIONS if name == MAX_FORWARDS => max_forwards(request).ok().flatten(),
+        let left = match request.head.method {
+            Method::OPTIONS if name == MAX_FORWARDS => max_forwards(&request.head).ok().flatten(),
             _ => None,
         };
         match left {
@@ -163,7 +164,7 @@ const IP_TEXT_LEN_MAX: usize = 45;
 /// Writes what the gateway says about the client: replaced, or added to what a trusted proxy said.
 fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     let address = request.client.ip().to_canonical();
-    let told = |name: &str| trusted && request.fields.iter().any(|(key, _)| key == name);
+    let told = |name: &str| trusted && request.head.fields.iter().any(|(key, _)| key == name);
     let lead = |out: &mut BytesMut, name: &str| {
         out.put_slice(name.as_bytes());
         out.put_slice(b": ");
@@ -182,8 +183,8 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     out.put_slice(b"\r\n");
     // Protocol and host are what the client asked the outermost proxy: one value, not a list.
     for (name, own) in [
-        ("x-forwarded-proto", request.scheme.as_str().as_bytes()),
-        ("x-forwarded-host", request.authority.as_bytes()),
+        ("x-forwarded-proto", request.head.scheme().as_str().as_bytes()),
+        ("x-forwarded-host", request.head.authority().as_bytes()),
     ] {
         if told(name) {
             out.put_slice(name.as_bytes());
@@ -206,8 +207,10 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
         IpAddr::V4(_) => (&b"for="[..], &b";host=\""[..]),
         IpAddr::V6(_) => (&b"for=\"["[..], &b"]\";host=\""[..]),
     };
-    let proto = request.scheme.as_str().as_bytes();
-    for part in [before, text, after, request.authority.as_bytes(), b"\";proto=", proto, b"\r\n"] {
+    let proto = request.head.scheme().as_str().as_bytes();
+    for part in
+        [before, text, after, request.head.authority().as_bytes(), b"\";proto=", proto, b"\r\n"]
+    {
         out.put_slice(part);
     }
 
@@ -218,7 +221,7 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
 
 /// Writes all values of `name`, joined.
 fn put_joined(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
-    let values = request.fields.iter().filter(|(key, _)| key == name);
+    let values = request.head.fields.iter().filter(|(key, _)| key == name);
     for (index, (_, value)) in values.enumerate() {
         if index > 0 {
             out.put_slice(separator);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::api::{Counts, ExchangeKey, Outcome, Output, Tally, UpstreamKey};
+use super::api::{Counts, ExchangeKey, Output, Tally, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::{Bounds, Exchange};
 use super::routes::RouteTable;
@@ -13,6 +13,7 @@ use crate::base::slab::Slab;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::limits::RESPONSE_PENDING_LEN_MAX;
+use crate::message::Outcome;
 use crate::planted::{Bug, is_planted};
 
 /// The proxy of one worker. See the module.

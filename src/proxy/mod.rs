@@ -45,8 +45,7 @@ mod upstream;
 mod tests;
 
 pub use api::{
-    AccessRecord, Counts, Downstream, ExchangeKey, Fields, Outcome, Output, Refused, Request,
-    ResetReason, Tally, TransportFault, UpstreamEvent, UpstreamKey,
+    Counts, Downstream, ExchangeKey, Output, Request, Tally, TransportFault, UpstreamEvent,
+    UpstreamKey,
 };
 pub use machine::Proxy;
-pub use routes::host_of;

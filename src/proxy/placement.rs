@@ -224,12 +224,13 @@ impl Proxy {
         let request = exchange.request.as_ref().expect("an admitted exchange has its request");
         let connection =
             self.connections.get_mut(connection_key).expect("a connection to use exists");
-        let to_head = request.method == http::Method::HEAD;
+        let to_head = request.head.method == http::Method::HEAD;
         let decoder = ResponseDecoder::new(to_head, exchange.bounds.response_head_len_max);
         connection.role = Role::Busy(key, decoder);
         let group = self.groups.get(connection.group).expect("a used group exists");
-        let host = group.host_for(connection.endpoint, request.authority.as_bytes());
-        let nominated = Nominated::read(&request.fields).expect("checked when it was admitted");
+        let host = group.host_for(connection.endpoint, request.head.authority().as_bytes());
+        let nominated =
+            Nominated::read(&request.head.fields).expect("checked when it was admitted");
         let head = encode_head(request, &nominated, host, exchange.framing, exchange.trusted);
         exchange.unsent_head = Some(head);
         self.pump_later(key);

@@ -12,8 +12,8 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
+use crate::message::AccessRecord;
 use crate::metrics::WorkerReport;
-pub use crate::proxy::{AccessRecord, Outcome};
 use crate::tls::ServerTls;
 
 /// Everything a worker runs by, replaced as a whole.

@@ -227,14 +227,14 @@ impl<'a> Worker<'a> {
         }
         ring.watch_wake(Arc::clone(&setup.mailbox.wake));
         let engine = Engine::new(setup.engine_settings()).map_err(|error| error.to_string())?;
-        let mut gateway = Gateway::new(GatewaySettings {
+        let gateway = Gateway::new(GatewaySettings {
             config: Arc::clone(&setup.snapshot.config),
             engine,
+            tls: setup.snapshot.tls.clone(),
             socket_listeners: setup.sockets.iter().map(|edge| edge.listener).collect(),
             worker_count: setup.count,
             responses_len_max: pool.plan().slots_len() / RESPONSES_SHARE,
         });
-        gateway.set_tls(&setup.snapshot.tls);
         Ok(Self {
             setup,
             snapshot: Arc::clone(&setup.snapshot),

@@ -49,13 +49,14 @@ impl Worker<'_> {
     }
 
     pub(super) fn report(&self) -> WorkerReport {
-        let counts = self.gateway.counts();
+        let counts = self.gateway.counters();
         WorkerReport {
             worker: self.setup.index,
             counters: Counters {
                 quic: self.gateway.engine().stats().clone(),
                 connections_closed: counts.connections_closed.clone(),
                 http3: counts.http3.clone(),
+                broken_rules: counts.broken_rules.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
                 ring: self.ring.stats().clone(),
                 pool: PoolCounters { low_water_events: self.tally.low_water_events },

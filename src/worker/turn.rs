@@ -157,36 +157,53 @@ impl Worker<'_> {
         }
     }
 
-    /// Works the gateway's outputs off, or as many as a turn may send. Returns the time of the next
-    /// timer, or of more work.
+    /// Carries out the gateway's outputs, up to this turn's send budget. Returns when to run next:
+    /// the gateway's deadline, or `now` if more is left to be sent.
     pub(super) fn carry_out(&mut self, now: Instant) -> Option<Instant> {
         self.send_unsent();
         let (mut sent_len, mut deadline) = (0, Some(now));
         while sent_len < TURN_SEND_LEN_MAX {
-            if self.transmit.buffer.is_none() && self.transmit.unsent.is_none() {
-                self.transmit.buffer = self.pool.lease_vec();
+            while let Some(output) = self.gateway.poll(now) {
+                self.handle_output(now, output);
             }
-            match self.gateway.poll(now, &mut self.transmit.buffer) {
-                Output::Transmit { transmit, buffer } => {
-                    sent_len += transmit.len;
-                    self.send(transmit, buffer);
+            let transmit = self.transmit_buffer().and_then(|mut buffer| {
+                let transmit = self.gateway.poll_transmit(now, &mut buffer);
+                if transmit.is_none() {
+                    self.transmit.buffer = Some(buffer);
+                    return None;
                 }
-                Output::Connect { key, address, congestion } => {
-                    self.connect(now, key, &address, congestion.as_deref());
-                }
-                Output::Write { key, pieces } => self.write(now, key, pieces),
-                Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
-                Output::Close { key } => self.close(key),
-                Output::Access(record) if self.logs_access() => self.records.push(*record),
-                Output::Access(_) => {}
-                Output::Timeout(next) => {
-                    deadline = next;
-                    break;
-                }
-            }
+                transmit.map(|transmit| (transmit, buffer))
+            });
+            let Some((transmit, buffer)) = transmit else {
+                deadline = self.gateway.next_deadline();
+                break;
+            };
+            sent_len += transmit.len;
+            self.send(transmit, buffer);
         }
         self.hand_over_records();
         deadline
+    }
+
+    fn handle_output(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Connect { key, address, congestion } => {
+                self.connect(now, key, &address, congestion.as_deref());
+            }
+            Output::Write { key, pieces } => self.write(now, key, pieces),
+            Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
+            Output::Close { key } => self.close(key),
+            Output::Access(record) if self.logs_access() => self.records.push(*record),
+            Output::Access(_) => {}
+        }
+    }
+
+    /// An empty slot for the next batch, unless one waits for room in the ring or none is free.
+    fn transmit_buffer(&mut self) -> Option<Vec<u8>> {
+        if self.transmit.unsent.is_some() {
+            return None;
+        }
+        self.transmit.buffer.take().or_else(|| self.pool.lease_vec())
     }
 
     fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) {

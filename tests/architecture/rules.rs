@@ -2,7 +2,7 @@
 //! either the code goes another way, or the arrow is drawn here with its reason.
 
 /// Leaves anybody may use: they know nothing of the program.
-const LEAVES: &[&str] = &["base", "limits", "metrics", "deadlines", "planted"];
+const LEAVES: &[&str] = &["base", "message", "limits", "metrics", "deadlines", "planted"];
 
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("metrics", &[]),
     ("base", &[]),
+    ("message", &[]),
     ("deadlines", &[]),
     ("limits", &[]),
     ("planted", &[]),
@@ -84,7 +85,8 @@ const HOMES: &[(&str, &[&str])] = &[
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
 /// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
-pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "base", "deadlines"];
+pub const PROTOCOL_SIDE: &[&str] =
+    &["quic", "http3", "proxy", "gateway", "message", "base", "deadlines"];
 
 /// Where unsafe code lives.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];

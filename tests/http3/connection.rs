@@ -141,20 +141,16 @@ fn a_second_critical_stream_is_refused_even_after_the_first_was_typed_by_halves(
 #[test]
 fn critical_streams_live_as_long_as_the_connection() {
     for stream_type in [CONTROL, ENCODER, DECODER] {
-        for end in [Connection::handle_uni_end, Connection::handle_uni_reset] {
-            let mut connection = Connection::new(&SETTINGS);
-            connection.handle_uni(STREAM, Bytes::from(varint(stream_type))).unwrap();
-            let error = end(&mut connection, STREAM).unwrap_err();
-            assert_eq!(error.code, Code::ClosedCriticalStream);
-        }
+        let mut connection = Connection::new(&SETTINGS);
+        connection.handle_uni(STREAM, Bytes::from(varint(stream_type))).unwrap();
+        let error = connection.handle_uni_end(STREAM).unwrap_err();
+        assert_eq!(error.code, Code::ClosedCriticalStream);
     }
     // Before its type a stream may end, and one that nothing came on.
-    for end in [Connection::handle_uni_end, Connection::handle_uni_reset] {
-        let mut connection = Connection::new(&SETTINGS);
-        connection.handle_uni(STREAM, Bytes::from_static(&[0x40])).unwrap();
-        assert_eq!(end(&mut connection, STREAM), Ok(()));
-        assert_eq!(end(&mut connection, 6), Ok(()));
-    }
+    let mut connection = Connection::new(&SETTINGS);
+    connection.handle_uni(STREAM, Bytes::from_static(&[0x40])).unwrap();
+    assert_eq!(connection.handle_uni_end(STREAM), Ok(()));
+    assert_eq!(connection.handle_uni_end(6), Ok(()));
 }
 
 #[test]

@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use ringway::http3::RequestError::{self, BadRequest, Connection, Stream, TooLarge};
-use ringway::http3::{Code, ConnectionError, RequestEvent, RequestHead, Scheme};
+use ringway::http3::RequestError::{self, Connection, Refused, Stream};
+use ringway::http3::{Code, ConnectionError, RequestEvent};
+use ringway::message::{Head, Scheme, Target};
 
 use crate::*;
 
-fn head_of(lines: &[(&str, &[u8])]) -> Result<RequestHead, RequestError> {
+fn head_of(lines: &[(&str, &[u8])]) -> Result<Head, RequestError> {
     let (mut events, end) = run_bytes(&frame(HEADERS, &section(lines)));
     let packed = run_bytes(&frame(HEADERS, &packed_section(lines)));
-    assert_eq!((&events, end), (&packed.0, packed.1), "literal or packed is all the same");
+    assert_eq!((&events, &end), (&packed.0, &packed.1), "literal or packed is all the same");
     end?;
     match (events.pop(), events.pop()) {
         (Some(RequestEvent::Head(head)), None) => Ok(head),
@@ -23,8 +24,7 @@ fn kind(error: RequestError) -> String {
     match error {
         Connection(ConnectionError { code, .. }) => format!("connection {}", code.name()),
         Stream { code, .. } => format!("stream {}", code.name()),
-        TooLarge { .. } => "431".to_owned(),
-        BadRequest { .. } => "400".to_owned(),
+        Refused(refusal) => refusal.status.as_str().to_owned(),
     }
 }
 
@@ -69,9 +69,10 @@ fn a_whole_request() {
     let events = joined(events);
     let RequestEvent::Head(head) = &events[0] else { panic!("{events:?}") };
     assert_eq!(head.method, Method::POST);
-    assert_eq!(head.scheme, Some(Scheme::Https));
-    assert_eq!(head.authority.as_str(), "Example.com:8443");
-    assert_eq!(head.path.as_deref(), Some("/a%2Fb?c=d|e"));
+    assert_eq!(head.scheme(), Scheme::Https);
+    assert_eq!(head.authority().as_str(), "Example.com:8443");
+    assert_eq!((head.authority().host(), head.authority().port()), ("example.com", Some(8443)));
+    assert_eq!(head.path(), b"/a%2Fb?c=d|e");
     assert_eq!(head.content_length, Some(11));
     assert_eq!(
         head.fields,
@@ -215,7 +216,7 @@ fn refused_streams() {
     }
     for (what, bytes, expected) in cases {
         let (events, end) = run_bytes(&bytes);
-        assert_eq!(end.map_err(kind), Err(expected.to_owned()), "{what}");
+        assert_eq!(end.clone().map_err(kind), Err(expected.to_owned()), "{what}");
         let single = bytes.iter().map(|&byte| Bytes::copy_from_slice(&[byte]));
         let (single_events, single_end) = run(single, &SETTINGS);
         assert_eq!(single_end, end, "{what}, byte by byte");
@@ -267,6 +268,9 @@ fn refused_heads() {
         (&[(":path", b"/ HTTP/1.1\r\nx: y")], bad),
         (&[(":path", b"/\x7f")], bad),
         (&[(":path", b"/\xc3\xa4")], bad),
+        (&[(":path", b"/..")], bad),
+        (&[(":path", b"/%2e%2e/")], bad),
+        (&[(":path", b"/%00")], bad),
         // Authorities.
         (&[(":authority", b"")], malformed),
         (&[(":authority", REMOVED), ("host", b"")], malformed),
@@ -368,23 +372,23 @@ fn accepted_heads() {
         ["a", "example.com.", "1.2.3.4:1", "[::1]", "[2001:db8::1]:65535", "a_b-c~d.example"]
     {
         let lines = [&GET[..2], &[(":authority", authority.as_bytes()), (":path", b"/")]].concat();
-        assert_eq!(head_of(&lines).unwrap().authority.as_str(), authority);
+        assert_eq!(head_of(&lines).unwrap().authority().as_str(), authority);
         // The same told by host alone.
         let lines = [&GET[..2], &[(":path", b"/"), ("host", authority.as_bytes())]].concat();
         let head = head_of(&lines).unwrap();
-        assert_eq!((head.authority.as_str(), head.fields.len()), (authority, 0));
+        assert_eq!((head.authority().as_str(), head.fields.len()), (authority, 0));
     }
-    for path in ["/", "//x", "/..", "/%2e%2e/", "/?", "/a?b=/c?d", "/%00", "/{a}|^`\\\"<>"] {
+    for path in ["/", "//x", "/...", "/%2e%2e%2e/", "/?", "/a?b=/c?d", "/?%00", "/{a}|^`\\\"<>"] {
         let lines = [&GET[..3], &[(":path", path.as_bytes())]].concat();
-        assert_eq!(head_of(&lines).unwrap().path.as_deref(), Some(path));
+        assert_eq!(head_of(&lines).unwrap().path(), path.as_bytes());
     }
     let options = head_of(&get_with(&[(":method", b"OPTIONS"), (":path", b"*")])).unwrap();
-    assert_eq!(options.path.as_deref(), Some("*"));
+    assert_eq!(options.path(), b"*");
     let http = head_of(&get_with(&[(":scheme", b"HTTP"), (":method", b"brew")])).unwrap();
-    assert_eq!((http.scheme, http.method.as_str()), (Some(Scheme::Http), "brew"));
+    assert_eq!((http.scheme(), http.method.as_str()), (Scheme::Http, "brew"));
     let connect = [(":method", &b"CONNECT"[..]), (":authority", b"example.com:443")];
     let connect = head_of(&connect).unwrap();
-    assert_eq!((connect.scheme, connect.path), (None, None));
+    assert!(matches!(connect.target, Target::Connect { .. }));
     for (text, expected) in [("0", 0), ("007", 7)] {
         let lines = [GET, &[("content-length", text.as_bytes())]].concat();
         let body = frame(DATA, &b"1234567"[..expected]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringway::limits::{
     CONNECTION_RESPONSES_LEN_MAX, REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, SLOT_LEN,
 };
-use ringway::proxy::AccessRecord;
+use ringway::message::AccessRecord;
 
 use crate::client::Client;
 use crate::plan::{Plan, id_of};
@@ -44,7 +44,7 @@ impl Books {
 
     pub fn take(&mut self, record: AccessRecord) {
         self.record_count += 1;
-        let Some(path) = &record.path else { return };
+        let Some(path) = &record.request.path else { return };
         let id = id_of(std::str::from_utf8(path).expect("paths are ASCII"));
         let earlier = self.records.insert(id, record);
         assert!(earlier.is_none(), "request {id} has two access records");

@@ -48,6 +48,7 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
     let gateway = Gateway::new(GatewaySettings {
         config,
         engine: engine.unwrap(),
+        tls: tls.server.clone(),
         socket_listeners: vec![0],
         worker_count: 1,
         responses_len_max: scenario.responses_len_max,

@@ -289,19 +289,29 @@ impl World {
     fn run_gateway(&mut self) {
         self.gateway.set_memory_low(self.pool.is_low());
         loop {
-            if self.transmit_buffer.is_none() {
-                self.transmit_buffer = self.pool.lease_vec();
+            self.carry_out();
+            let Some(mut buffer) = self.transmit_buffer.take().or_else(|| self.pool.lease_vec())
+            else {
+                break;
+            };
+            let Some(transmit) = self.gateway.poll_transmit(self.now, &mut buffer) else {
+                self.transmit_buffer = Some(buffer);
+                break;
+            };
+            let to = transmit.destination;
+            let client = self.clients.iter_mut().find(|client| client.address == to);
+            if let Some(account) = client.and_then(|client| client.account.as_mut()) {
+                account.give(transmit.len);
             }
-            match self.gateway.poll(self.now, &mut self.transmit_buffer) {
-                Output::Transmit { transmit, buffer } => {
-                    let to = transmit.destination;
-                    let client = self.clients.iter_mut().find(|client| client.address == to);
-                    if let Some(account) = client.and_then(|client| client.account.as_mut()) {
-                        account.give(transmit.len);
-                    }
-                    let (number, delay) = self.socket.send(transmit, buffer);
-                    self.queue(delay, Happening::Sent(number));
-                }
+            let (number, delay) = self.socket.send(transmit, buffer);
+            self.queue(delay, Happening::Sent(number));
+        }
+        self.gateway_deadline = self.gateway.next_deadline();
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.gateway.poll(self.now) {
+            match output {
                 Output::Connect { key, .. } => {
                     self.note(3, key.index());
                     let due = self.wires.connect(key);
@@ -323,10 +333,6 @@ impl World {
                 Output::Access(record) => {
                     self.note(6, record.response_len as usize);
                     self.books.take(*record);
-                }
-                Output::Timeout(deadline) => {
-                    self.gateway_deadline = deadline;
-                    return;
                 }
             }
         }

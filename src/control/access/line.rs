@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 use crate::config::AccessFormat;
-use crate::worker::mailbox::{AccessRecord, Outcome};
+use crate::message::{AccessRecord, Outcome};
 
 /// Bytes of one value; what is longer is cut. Paths beyond this are attacks or mistakes, and a log
 /// of 64 KiB lines helps nobody to see which.
@@ -56,6 +56,8 @@ struct Values<'a> {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'static str>,
 }
 
 impl<'a> Values<'a> {
@@ -72,9 +74,9 @@ impl<'a> Values<'a> {
             time: wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
             client: record.client,
             sni: record.server_name.as_ref().map(|name| cut(name.as_bytes())),
-            method: record.method.as_ref().map(|method| cut(method.as_str().as_bytes())),
-            host: record.host.as_ref().map(|host| cut(host.as_bytes())),
-            path: record.path.as_ref().map(|path| cut(path)),
+            method: record.request.method.as_ref().map(|method| cut(method.as_str().as_bytes())),
+            host: record.request.authority.as_ref().map(|host| cut(host.as_bytes())),
+            path: record.request.path.as_ref().map(|path| cut(path)),
             status: record.status.map(|status| status.as_u16()),
             bytes_in: record.request_len,
             bytes_out: record.response_len,
@@ -85,6 +87,7 @@ impl<'a> Values<'a> {
             outcome,
             reason,
             error: record.error,
+            rule: record.rule,
         }
     }
 
@@ -205,9 +208,11 @@ mod tests {
         AccessRecord {
             client: "[2001:db8::1]:50000".parse().unwrap(),
             server_name: Some(Arc::from("example.com")),
-            method: Some(Method::GET),
-            host: Some(HeaderValue::from_static("example.com:443")),
-            path: Some(Bytes::from_static(b"/a?b=c")),
+            request: crate::message::Understood {
+                method: Some(Method::GET),
+                authority: Some(HeaderValue::from_static("example.com:443")),
+                path: Some(Bytes::from_static(b"/a?b=c")),
+            },
             status: Some(StatusCode::OK),
             request_len: 1,
             response_len: 2,
@@ -217,6 +222,7 @@ mod tests {
             upstream_duration: Some(Duration::from_micros(900)),
             protocol: "HTTP/3",
             error: None,
+            rule: None,
             outcome: Outcome::Complete,
         }
     }
@@ -246,9 +252,9 @@ mod tests {
         let now = clocks();
         let mut record = record(now.0);
         record.server_name = None;
-        record.method = None;
-        record.host = None;
-        record.path = None;
+        record.request.method = None;
+        record.request.authority = None;
+        record.request.path = None;
         record.status = None;
         record.upstream = None;
         record.upstream_duration = None;
@@ -279,7 +285,7 @@ mod tests {
         let hostile =
             "/\n\r\t\0\x1b[31m\x07\"\\\x7f\u{85}\u{9b}31m\u{2028}\u{2029}'\u{e9}</script>";
         let mut record = record(now.0);
-        record.path = Some(Bytes::from_static(hostile.as_bytes()));
+        record.request.path = Some(Bytes::from_static(hostile.as_bytes()));
         record.server_name = Some(Arc::from(hostile));
         let written = line(&record, AccessFormat::Json, now);
         let (body, newline) = written.split_at(written.len() - 1);
@@ -299,7 +305,7 @@ mod tests {
         let now = clocks();
         let mut record = record(now.0);
         let all: Vec<u8> = (0..=255).collect();
-        record.path = Some(Bytes::from(all.clone()));
+        record.request.path = Some(Bytes::from(all.clone()));
         let written = line(&record, AccessFormat::Json, now);
         let read: Value = serde_json::from_str(&written).unwrap();
         assert_eq!(read["path"], String::from_utf8_lossy(&all).as_ref());
@@ -310,7 +316,7 @@ mod tests {
     fn long_values_are_cut_with_a_mark() {
         let now = clocks();
         let mut record = record(now.0);
-        record.path = Some(Bytes::from(vec![b'a'; 64 * 1024]));
+        record.request.path = Some(Bytes::from(vec![b'a'; 64 * 1024]));
         let written = line(&record, AccessFormat::Json, now);
         assert!(written.len() < 3 * VALUE_LEN_MAX, "{}", written.len());
         let read: Value = serde_json::from_str(&written).unwrap();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::{AccessLog, AccessTarget};
-use crate::worker::mailbox::AccessRecord;
+use crate::message::{AccessRecord, Understood};
 
 #[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
 fn clock() -> (Instant, SystemTime) {
@@ -19,8 +19,11 @@ fn clock() -> (Instant, SystemTime) {
 /// A record whose path tells its number.
 fn record(number: usize) -> AccessRecord {
     AccessRecord {
-        method: Some(http::Method::GET),
-        path: Some(Bytes::from(format!("/{number}"))),
+        request: Understood {
+            method: Some(http::Method::GET),
+            authority: None,
+            path: Some(Bytes::from(format!("/{number}"))),
+        },
         status: Some(http::StatusCode::OK),
         ..AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
     }

@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use super::broken;
 use super::section::{Section, parse_trailers};
 use crate::limits::CHUNK_LINE_LEN_MAX;
-use crate::proxy::api::Fields;
+use crate::message::Fields;
 use crate::proxy::errors::Fault;
 
 /// What a decoder found.

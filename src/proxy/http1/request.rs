@@ -3,6 +3,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::Method;
 
+use crate::message::Head;
 use crate::proxy::api::Request;
 use crate::proxy::fields::{Nominated, put_field, put_request_fields};
 
@@ -21,17 +22,16 @@ pub(crate) enum Framing {
 
 impl Framing {
     /// The framing for a request, `ended` when no body follows its head.
-    pub(crate) fn of(request: &Request, ended: bool) -> Self {
-        let anticipates_content =
-            matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
-        match (request.content_length, ended) {
+    pub(crate) fn of(head: &Head, ended: bool) -> Self {
+        let anticipates_content = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+        match (head.content_length, ended) {
             (Some(len), _) => Self::Length(len),
             // RFC 9110 8.6: a method that anticipates content says so even when there is none.
             (None, true) if anticipates_content => Self::Length(0),
             (None, true) => Self::None,
             // Many clients end a GET's stream in a frame of its own: to announce a chunked body
             // then would be true to the letter, and some origins refuse such a GET.
-            (None, false) if request.method.is_safe() || request.method == Method::DELETE => {
+            (None, false) if head.method.is_safe() || head.method == Method::DELETE => {
                 Self::Undecided
             }
             (None, false) => Self::Chunked,
@@ -48,9 +48,9 @@ pub(crate) fn encode_head(
     trusted: bool,
 ) -> Bytes {
     let mut out = BytesMut::with_capacity(head_len_estimate(request));
-    out.put_slice(request.method.as_str().as_bytes());
+    out.put_slice(request.head.method.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(&request.path);
+    out.put_slice(request.head.path());
     out.put_slice(b" HTTP/1.1\r\n");
     put_field(&mut out, "host", host);
     put_request_fields(&mut out, request, nominated, trusted);
@@ -69,6 +69,6 @@ fn head_len_estimate(request: &Request) -> usize {
     let line_len = |(name, value): &(http::HeaderName, http::HeaderValue)| {
         name.as_str().len() + value.len() + b": \r\n".len()
     };
-    let fields_len: usize = request.fields.iter().map(line_len).sum();
-    request.path.len() + fields_len + 3 * request.authority.len() + 320
+    let fields_len: usize = request.head.fields.iter().map(line_len).sum();
+    request.head.path().len() + fields_len + 3 * request.head.authority().as_bytes().len() + 320
 }

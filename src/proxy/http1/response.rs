@@ -10,8 +10,8 @@ use super::broken;
 use super::chunked::{ChunkPart, ChunkedDecoder};
 use super::section::{Section, fields_of};
 use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX};
+use crate::message::Fields;
 use crate::planted::{Bug, is_planted};
-use crate::proxy::api::Fields;
 use crate::proxy::errors::Fault;
 use crate::proxy::fields::{Nominated, clean_response, clean_trailers};
 

@@ -7,7 +7,7 @@ use memchr::memchr2;
 
 use super::broken;
 use crate::limits::RESPONSE_FIELD_COUNT_MAX;
-use crate::proxy::api::Fields;
+use crate::message::Fields;
 use crate::proxy::errors::Fault;
 
 /// Collects lines up to and with the empty one.

@@ -18,7 +18,7 @@ struct Outcome {
     leftover_len: usize,
 }
 
-fn plain(fields: &crate::proxy::Fields) -> Vec<(String, String)> {
+fn plain(fields: &crate::message::Fields) -> Vec<(String, String)> {
     let plain = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     fields.iter().map(|(name, value)| (name.to_string(), plain(value))).collect()
 }

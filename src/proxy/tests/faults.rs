@@ -7,7 +7,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 fn put(rig: &mut Rig, body: &[u8]) -> ExchangeKey {
     let content_length = Some(body.len() as u64);
-    let key = rig.request(Request { content_length, ..request(Method::PUT, "/put") }, false);
+    let key = rig.request(with_length(content_length, request(Method::PUT, "/put")), false);
     rig.body(key, body);
     rig.end_of_request(key);
     key
@@ -211,8 +211,7 @@ fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
 #[test]
 fn a_put_is_tried_again_while_its_body_is_here() {
     let mut rig = Rig::new(config(2, 4, 0));
-    let exchange =
-        rig.request(Request { content_length: Some(4), ..request(Method::PUT, "/put") }, false);
+    let exchange = rig.request(with_length(Some(4), request(Method::PUT, "/put")), false);
     let first = rig.connected();
     rig.body(exchange, b"body");
     rig.end_of_request(exchange);

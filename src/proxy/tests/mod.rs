@@ -19,6 +19,10 @@ use crate::config::{
     Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
     LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
+use crate::message::{
+    AccessRecord, Authority, Fields, Head, Outcome, Refusal, ResetReason, Scheme, Target,
+    Understood,
+};
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,18 +89,25 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
 }
 
 pub(super) fn request(method: Method, path: &str) -> Request {
+    let authority = Authority::parse(Bytes::from_static(b"example.com")).unwrap();
+    let path = Bytes::copy_from_slice(path.as_bytes());
+    let for_options = method == Method::OPTIONS;
+    let target = match method {
+        Method::CONNECT => Target::Connect { authority },
+        _ => Target::parse(Scheme::Https, authority, path, for_options).unwrap(),
+    };
     Request {
-        method,
-        authority: HeaderValue::from_static("example.com"),
-        path: Bytes::copy_from_slice(path.as_bytes()),
-        scheme: http::uri::Scheme::HTTPS,
-        fields: Fields::new(),
-        content_length: None,
+        head: Head { method, target, fields: Fields::new(), content_length: None },
         client: ([192, 0, 2, 1], 4433).into(),
         server_name: None,
         listener: 0,
         misdirected: false,
     }
+}
+
+pub(super) fn with_length(content_length: Option<u64>, mut request: Request) -> Request {
+    request.head.content_length = content_length;
+    request
 }
 
 pub(super) fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
@@ -183,7 +194,7 @@ impl Rig {
 
     /// A POST of which the body is still to come.
     pub fn post(&mut self, content_length: Option<u64>) -> ExchangeKey {
-        self.request(Request { content_length, ..request(Method::POST, "/upload") }, false)
+        self.request(with_length(content_length, request(Method::POST, "/upload")), false)
     }
 
     /// A GET that is out on a connection.

@@ -82,7 +82,7 @@ impl Simulation {
         let len = if has_body { self.dice.random_range(0..3000) } else { 0 };
         let content_length = (has_body && self.dice.random_bool(0.5)).then_some(len as u64);
         let ended = !has_body || len == 0 && self.dice.random_bool(0.5);
-        let key = self.rig.request(Request { content_length, ..request(method, &path) }, ended);
+        let key = self.rig.request(with_length(content_length, request(method, &path)), ended);
         self.clients.insert(key, Client { to_send: len, ended });
         self.paths.insert(key, path);
     }

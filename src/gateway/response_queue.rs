@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use super::ledger::{CopyReason, Ledger};
 use crate::http3;
 use crate::limits::RESPONSE_PIECE_LEN_MIN;
+use crate::message::Fields;
 
 /// How the body is cut into DATA frames (RFC 9114 7.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl ResponseQueue {
     }
 
     /// Queues an interim head (1xx).
-    pub(super) fn push_interim(&mut self, status: http::StatusCode, fields: &http3::Fields) {
+    pub(super) fn push_interim(&mut self, status: http::StatusCode, fields: &Fields) {
         self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
     }
 
@@ -61,7 +62,7 @@ impl ResponseQueue {
     pub(super) fn push_head(
         &mut self,
         status: http::StatusCode,
-        fields: &http3::Fields,
+        fields: &Fields,
         body_len: Option<u64>,
     ) {
         let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
@@ -100,7 +101,7 @@ impl ResponseQueue {
     }
 
     /// Queues trailers.
-    pub(super) fn push_trailers(&mut self, fields: &http3::Fields) {
+    pub(super) fn push_trailers(&mut self, fields: &Fields) {
         self.frame(|out| http3::encode_trailers(pairs(fields), out));
     }
 
@@ -154,7 +155,7 @@ impl ResponseQueue {
     }
 }
 
-fn pairs(fields: &http3::Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+fn pairs(fields: &Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     fields.iter().map(|(name, value)| (name, value))
 }
 

@@ -1,14 +1,19 @@
-//! What the gateway counts: its own streams, and exchanges by their access records.
+//! The counters of a gateway: its own streams, and exchanges by their access records.
 
-use crate::metrics::{ConnectionsClosed, Histogram, Http3Counters, ProxyCounters};
-use crate::proxy::{AccessRecord, Outcome, Proxy};
+use crate::message::{AccessRecord, Outcome};
+use crate::metrics::{
+    BrokenRuleOutcome, BrokenRules, ConnectionsClosed, Histogram, Http3Counters, ProxyCounters,
+};
+use crate::proxy::Proxy;
 use crate::quic::CloseReason;
 
 /// Counts of one gateway since it was made.
 #[derive(Debug)]
-pub struct GatewayCounts {
+pub struct GatewayCounters {
     /// HTTP/3 framing.
     pub http3: Http3Counters,
+    /// Messages that broke a rule.
+    pub broken_rules: BrokenRules,
     /// Why connections ended.
     pub connections_closed: ConnectionsClosed,
     /// From a request's head to the end of its response.
@@ -18,10 +23,11 @@ pub struct GatewayCounts {
     exchanges: ProxyCounters,
 }
 
-impl GatewayCounts {
+impl GatewayCounters {
     pub(super) fn new() -> Self {
         Self {
             http3: Http3Counters::default(),
+            broken_rules: BrokenRules::default(),
             connections_closed: ConnectionsClosed::default(),
             request_duration: Histogram::new(),
             upstream_duration: Histogram::new(),
@@ -43,7 +49,7 @@ impl GatewayCounts {
         }
     }
 
-    pub(super) fn note_closed(&mut self, reason: &CloseReason) {
+    pub(super) fn count_closed(&mut self, reason: &CloseReason) {
         let closed = &mut self.connections_closed;
         *match reason {
             CloseReason::Local { .. } => &mut closed.gateway,
@@ -54,7 +60,7 @@ impl GatewayCounts {
         } += 1;
     }
 
-    pub(super) fn note_exchange(&mut self, record: &AccessRecord) {
+    pub(super) fn count_exchange(&mut self, record: &AccessRecord) {
         let counts = &mut self.exchanges;
         counts.request_body_bytes += record.request_len;
         counts.response_body_bytes += record.response_len;
@@ -65,6 +71,11 @@ impl GatewayCounts {
         }
         if let Some(status) = record.status {
             counts.count_response(status.as_u16());
+        }
+        if let Some(rule) = record.rule {
+            let status = record.status.map(|status| status.as_u16());
+            let outcome = status.map_or(BrokenRuleOutcome::Reset, BrokenRuleOutcome::Status);
+            self.broken_rules.count(outcome, rule);
         }
         if let Some(error) = record.error {
             counts.own_responses.count(record.status.map(|status| status.as_u16()));

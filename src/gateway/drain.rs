@@ -1,0 +1,145 @@
+//! How a connection ends in a drain (RFC 9114 5.2).
+//!
+//! ```text
+//!                                            a grace later                  a grace later
+//!  Serving --> Warned ----------------------> Refusing ---------------------> Leaving
+//!              GOAWAY, largest id:            GOAWAY, first stream not seen:  closes once
+//!              requests under way are served  later requests are rejected     nothing is left
+//! ```
+//!
+//! A grace is the time that a client needs to receive the GOAWAY and to be heard: a request that
+//! was under way when the drain began is served, and one that comes too late is rejected and may be
+//! sent elsewhere. Closing at once would throw away both the GOAWAY and the requests under way.
+
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::context::Context;
+use super::{Gateway, Owner};
+use crate::base::timers::Timer;
+use crate::http3::Code;
+use crate::quic::ConnectionKey;
+
+/// The drain of one connection, and the time of its next step.
+#[derive(Default)]
+pub(super) struct Drain {
+    phase: Phase,
+    timer: Timer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Phase {
+    #[default]
+    Serving,
+    Warned,
+    /// Requests from this stream on are rejected.
+    Refusing {
+        first_refused: u64,
+    },
+    /// The same, and the connection closes once nothing is left.
+    Leaving {
+        first_refused: u64,
+    },
+}
+
+impl Drain {
+    /// Returns whether a request on this stream is not processed any more.
+    pub(super) fn refuses(&self, stream: u64) -> bool {
+        match self.phase {
+            Phase::Serving | Phase::Warned => false,
+            Phase::Refusing { first_refused } | Phase::Leaving { first_refused } => {
+                stream >= first_refused
+            }
+        }
+    }
+
+    /// Takes the timer off the queue, before the connection goes.
+    pub(super) fn clear(&mut self, cx: &mut Context<'_>) {
+        cx.shared.timers.clear(&mut self.timer);
+    }
+
+    fn await_step(&mut self, key: ConnectionKey, cx: &mut Context<'_>) {
+        let rtt = cx.engine.rtt(key).unwrap_or_default();
+        let end = cx.shared.drain_end;
+        let left = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(cx.now));
+        cx.shared.timers.set(&mut self.timer, cx.now + grace(rtt, left), Owner::Drain(key));
+    }
+}
+
+impl Gateway {
+    /// Begins to drain every connection. Walks all of them: once, at the operator's word.
+    pub(super) fn drain_connections(&mut self, now: Instant) {
+        let (connections, mut cx) = self.lend(now);
+        for connection in connections.iter_mut() {
+            connection.begin_drain(&mut cx);
+        }
+    }
+}
+
+impl Connection {
+    /// Tells the client that no more requests are welcome, unless that was done.
+    pub(super) fn begin_drain(&mut self, cx: &mut Context<'_>) {
+        if self.drain.phase == Phase::Serving {
+            self.drain.phase = Phase::Warned;
+            self.send_goaway(STREAM_ID_LARGEST, cx);
+            self.drain.await_step(self.client.key, cx);
+        }
+    }
+
+    /// Takes the next step, if its time has come.
+    pub(super) fn handle_drain_timer(&mut self, cx: &mut Context<'_>) {
+        let owner = Owner::Drain(self.client.key);
+        if !cx.shared.timers.fires(&mut self.drain.timer, cx.now, owner) {
+            return;
+        }
+        match self.drain.phase {
+            Phase::Serving | Phase::Leaving { .. } => {}
+            Phase::Warned => {
+                let first_refused = self.next_request;
+                self.drain.phase = Phase::Refusing { first_refused };
+                self.send_goaway(first_refused, cx);
+                self.drain.await_step(self.client.key, cx);
+            }
+            Phase::Refusing { first_refused } => {
+                self.drain.phase = Phase::Leaving { first_refused };
+                self.close_if_drained(cx);
+            }
+        }
+    }
+
+    /// Closes the connection if it has been told to go, has had its time, and has nothing left.
+    pub(super) fn close_if_drained(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.drain.phase, Phase::Leaving { .. }) && self.is_quiet() {
+            cx.engine.close(cx.now, self.client.key, Code::NoError.value(), b"");
+        }
+    }
+}
+
+/// Returns how long one step waits, where `left` is left of the drain: three round trips with the
+/// client's delay of acknowledgements (25 ms, RFC 9000 18.2), so that one lost datagram is sent
+/// again in time.
+fn grace(rtt: Duration, left: Duration) -> Duration {
+    ((rtt + Duration::from_millis(25)) * 3).min(GRACE_MAX).min(left / 4)
+}
+
+/// Longest wait of one step: a client whose path is slower sends again elsewhere what gets lost.
+const GRACE_MAX: Duration = Duration::from_secs(2);
+
+/// The largest id of a client's bidirectional stream.
+const STREAM_ID_LARGEST: u64 = (1 << 62) - 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grace_lasts_three_round_trips_and_never_long() {
+        let ms = Duration::from_millis;
+        let long = Duration::from_secs(30);
+        assert_eq!(grace(ms(0), long), ms(75));
+        assert_eq!(grace(ms(100), long), ms(375));
+        assert_eq!(grace(ms(5_000), long), GRACE_MAX);
+        assert_eq!(grace(ms(100), ms(400)), ms(100), "both steps fit into the drain, twice");
+        assert_eq!(grace(ms(100), ms(0)), ms(0));
+    }
+}

@@ -1,0 +1,373 @@
+//! One request stream: from its bytes to the proxy (head, body, trailers, end), and from the
+//! proxy's response to its bytes.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::StreamRef;
+use super::connection::Client;
+use super::context::Context;
+use super::ledger::{CopyReason, Ledger};
+use super::response_queue::ResponseQueue;
+use super::{Owner, downstream_of};
+use crate::base::timers::Timer;
+use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStream};
+use crate::message::{Fields, Head, Refusal, ResetReason};
+use crate::metrics::BrokenRuleOutcome;
+use crate::planted::{Bug, is_planted};
+use crate::proxy::{ExchangeKey, Request};
+use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
+
+/// A request stream that either side has not ended.
+pub(super) struct Stream {
+    id: StreamId,
+    request: RequestStream,
+    phase: Phase,
+    trailers: Option<Fields>,
+    receiving: Receiving,
+    response: ResponseQueue,
+    /// The response was finished or reset.
+    responded: bool,
+    /// Ends the wait for the request's head.
+    head_timer: Timer,
+}
+
+/// How far the request has come.
+enum Phase {
+    /// Its head is not complete.
+    InHead,
+    /// Its head is complete; it is not known yet whether the request ends with it.
+    Decoded(Head),
+    /// The proxy has it.
+    Begun(ExchangeKey),
+    /// The proxy has ended it.
+    Over,
+}
+
+/// Whether more of the request is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    /// It is read as room allows.
+    Open,
+    /// Nothing comes: the client ended or reset its side, or was told to stop.
+    Closed,
+}
+
+/// What becomes of a stream after it acted.
+pub(super) enum Verdict {
+    /// It goes on, or is over by itself.
+    Continue,
+    /// Both of its sides end with this code.
+    Abandon(Code, Fault),
+    /// The connection ends.
+    Close(ConnectionError),
+}
+
+/// Who caused the end of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The client: it is charged to its budget of resets.
+    Client,
+    /// The upstream or the gateway.
+    Ours,
+}
+
+impl Stream {
+    pub(super) fn new(id: StreamId) -> Self {
+        Self {
+            id,
+            request: RequestStream::new(),
+            phase: Phase::InHead,
+            trailers: None,
+            receiving: Receiving::Open,
+            response: ResponseQueue::new(),
+            responded: false,
+            head_timer: Timer::default(),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.responded && self.receiving == Receiving::Closed
+    }
+
+    /// Body bytes of the response that the proxy counts as not taken.
+    pub(super) fn body_waiting_len(&self) -> usize {
+        self.response.body_waiting_len()
+    }
+
+    /// Starts the wait for the head, unless it has come.
+    pub(super) fn await_head(&mut self, client: &Client, cx: &mut Context<'_>) {
+        let is_awaited = matches!(self.phase, Phase::InHead | Phase::Decoded(_));
+        if is_awaited && self.receiving == Receiving::Open && !self.responded {
+            let due = cx.now + cx.shared.settings.head_timeout;
+            let owner = Owner::Head(self.at(client));
+            cx.shared.timers.set(&mut self.head_timer, due, owner);
+        }
+    }
+
+    /// Responds with 408 if the head did not come in time.
+    pub(super) fn handle_head_timer(
+        &mut self,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
+        let owner = Owner::Head(self.at(client));
+        let fires = cx.shared.timers.fires(&mut self.head_timer, cx.now, owner);
+        if !fires || self.responded || !matches!(self.phase, Phase::InHead) {
+            return Verdict::Continue;
+        }
+        let rule = "the request's head did not come whole in time";
+        self.refuse(Refusal::new(StatusCode::REQUEST_TIMEOUT, rule), client, cx)
+    }
+
+    /// Reads what the stream has and the exchange takes: when bytes came and when room came.
+    pub(super) fn read(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        while self.receiving == Receiving::Open {
+            let room = match self.phase {
+                Phase::Begun(exchange) => cx.proxy.body_room(exchange),
+                _ => HEAD_READ_LEN_MAX,
+            };
+            if room == 0 {
+                break;
+            }
+            let (mut len, request) = (0, &mut self.request);
+            let read = cx.engine.read(client.key, self.id, room, |chunk| {
+                len += chunk.len();
+                request.handle(chunk);
+            });
+            cx.shared.ledger.request_moved(len);
+            if len > 0
+                && let Err(error) = self.pass_events(client, cx)
+            {
+                return self.fail(error, client, cx);
+            }
+            match read {
+                Ok(Read::Full) => {}
+                Ok(Read::Blocked) => {
+                    self.begin_exchange(false, client, cx);
+                    break;
+                }
+                Ok(Read::End) => return self.end_request(client, cx),
+                Err(ReadError::Reset(_)) if is_planted(Bug::CutRequestLooksWhole) => {
+                    return self.end_request(client, cx);
+                }
+                Err(ReadError::Reset(_)) => {
+                    self.receiving = Receiving::Closed;
+                    cx.shared.counters.http3.streams_cancelled += 1;
+                    return Verdict::Abandon(Code::RequestCancelled, Fault::Client);
+                }
+                Err(ReadError::Gone) => self.receiving = Receiving::Closed,
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// Passes on what the bytes so far mean: pieces of the body together.
+    fn pass_events(
+        &mut self,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Result<(), RequestError> {
+        let mut body = std::mem::take(&mut cx.shared.body);
+        let outcome = loop {
+            match self.request.poll(&cx.shared.settings.http3) {
+                Ok(Some(RequestEvent::Head(head))) => self.phase = Phase::Decoded(head),
+                Ok(Some(RequestEvent::Body(piece))) => body.push(piece),
+                Ok(Some(RequestEvent::Trailers(fields))) => self.trailers = Some(fields),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if !body.is_empty() {
+            self.begin_exchange(false, client, cx);
+            if is_planted(Bug::CopiedBody) {
+                body.iter_mut().for_each(|piece| *piece = Bytes::copy_from_slice(piece));
+            }
+            if let Phase::Begun(exchange) = self.phase {
+                cx.proxy.handle_body(cx.now, exchange, body.drain(..));
+            }
+            body.clear();
+        }
+        cx.shared.body = body;
+        outcome
+    }
+
+    fn end_request(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        self.receiving = Receiving::Closed;
+        if let Err(error) = self.request.handle_end() {
+            return self.fail(error, client, cx);
+        }
+        let trailers = self.trailers.take();
+        let ends_with_head = trailers.is_none() && matches!(self.phase, Phase::Decoded(_));
+        self.begin_exchange(ends_with_head, client, cx);
+        if let (Phase::Begun(exchange), false) = (&self.phase, ends_with_head) {
+            cx.proxy.handle_end(cx.now, *exchange, trailers);
+        }
+        Verdict::Continue
+    }
+
+    /// Hands a decoded head to the proxy; `ended` when the request ends with it.
+    fn begin_exchange(&mut self, ended: bool, client: &mut Client, cx: &mut Context<'_>) {
+        if !matches!(self.phase, Phase::Decoded(_)) {
+            return;
+        }
+        let Some(address) = cx.engine.client_address(client.key) else { return };
+        let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            unreachable!("seen above")
+        };
+        let check = &mut client.authority_check;
+        let misdirected = check.misdirects(client.server_name.as_deref(), head.authority());
+        let request = Request {
+            head,
+            client: address,
+            server_name: client.server_name.clone(),
+            listener: client.listener,
+            misdirected,
+        };
+        let downstream = downstream_of(self.at(client));
+        let exchange = cx.proxy.handle_request(cx.now, downstream, request, ended);
+        self.phase = Phase::Begun(exchange);
+    }
+
+    /// Treats a request that breaks a rule the way the rule says.
+    fn fail(&mut self, error: RequestError, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        match error {
+            RequestError::Connection(error) => Verdict::Close(error),
+            RequestError::Stream { code, rule } => {
+                cx.shared.counters.http3.requests_malformed += 1;
+                cx.shared.counters.broken_rules.count(BrokenRuleOutcome::Reset, rule);
+                Verdict::Abandon(code, Fault::Client)
+            }
+            RequestError::Refused(refusal) => self.refuse(*refusal, client, cx),
+        }
+    }
+
+    /// Responds to a request that never becomes an exchange with an upstream.
+    fn refuse(&mut self, refusal: Refusal, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        if matches!(self.phase, Phase::Begun(_)) {
+            // Its response may have begun: only a reset is left.
+            return Verdict::Abandon(Code::ExcessiveLoad, Fault::Client);
+        }
+        let Some(address) = cx.engine.client_address(client.key) else {
+            return Verdict::Continue;
+        };
+        let (downstream, server_name) = (downstream_of(self.at(client)), &client.server_name);
+        let ended = self.receiving == Receiving::Closed;
+        let server_name = server_name.clone();
+        let exchange = cx.proxy.reject(cx.now, downstream, address, server_name, refusal, ended);
+        self.phase = Phase::Begun(exchange);
+        Verdict::Continue
+    }
+
+    /// Tells the client that no more of the request is wanted (RFC 9114 4.1).
+    pub(super) fn stop_request(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        if self.receiving == Receiving::Open {
+            self.receiving = Receiving::Closed;
+            cx.stop_sending(client.key, self.id, Code::NoError);
+        }
+        Verdict::Continue
+    }
+
+    /// Queues a part of the response, to be written when all inputs are in.
+    pub(super) fn respond(
+        &mut self,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+        push: impl FnOnce(&mut ResponseQueue, bool, &mut Ledger),
+    ) -> Verdict {
+        let before = self.response.pending_len();
+        push(&mut self.response, cx.shared.memory_low, &mut cx.shared.ledger);
+        let grown = self.response.pending_len() - before;
+        cx.shared.responses.charge(client, grown);
+        let at = self.at(client);
+        if cx.shared.unwritten.last() != Some(&at) {
+            cx.shared.unwritten.push(at);
+        }
+        Verdict::Continue
+    }
+
+    /// Cuts the response off: never a clean end (RFC 9114 4.1, H3_INTERNAL_ERROR).
+    pub(super) fn reset_response(&mut self, reason: ResetReason) -> Verdict {
+        self.phase = Phase::Over;
+        let fault = if reason.is_of_client() { Fault::Client } else { Fault::Ours };
+        Verdict::Abandon(Code::InternalError, fault)
+    }
+
+    /// Writes the response that waits, as far as the connection takes it.
+    pub(super) fn write(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+        while !self.responded {
+            if self.response.pending_len() == 0 {
+                if self.response.is_complete() && !is_planted(Bug::LostFin) {
+                    self.finish_response(client, cx);
+                }
+                break;
+            }
+            match cx.engine.write(client.key, self.id, self.response.pieces()) {
+                Ok(written) => {
+                    cx.shared.ledger.response_copied(CopyReason::Gather, written.bytes);
+                    let body_taken = self.response.taken(written.bytes, written.pieces);
+                    cx.shared.responses.discharge(client, written.bytes);
+                    if let (Phase::Begun(exchange), 1..) = (&self.phase, body_taken) {
+                        cx.proxy.handle_response_taken(cx.now, *exchange, body_taken);
+                    }
+                }
+                Err(WriteError::Blocked) => {
+                    if let Phase::Begun(exchange) = self.phase {
+                        cx.proxy.handle_response_blocked(cx.now, exchange);
+                    }
+                    break;
+                }
+                Err(WriteError::Gone) => break,
+                Err(WriteError::Stopped(_)) => {
+                    cx.shared.counters.http3.streams_cancelled += 1;
+                    return Verdict::Abandon(Code::RequestCancelled, Fault::Client);
+                }
+            }
+        }
+        Verdict::Continue
+    }
+
+    fn finish_response(&mut self, client: &mut Client, cx: &mut Context<'_>) {
+        let finished = cx.engine.finish(client.key, self.id).is_ok();
+        client.unacknowledged_count += usize::from(finished);
+        client.resets.give_back(cx.shared.settings.reset_count_max);
+        self.responded = true;
+    }
+
+    /// The stream leaves its connection: gives back what it holds of the accounts.
+    pub(super) fn clear(&mut self, client: &mut Client, cx: &mut Context<'_>) {
+        cx.shared.timers.clear(&mut self.head_timer);
+        cx.shared.responses.discharge(client, self.response.pending_len());
+    }
+
+    /// Ends both sides with `code`, as far as they have not ended.
+    pub(super) fn abandon(&self, key: ConnectionKey, code: Code, cx: &mut Context<'_>) {
+        if self.receiving == Receiving::Open {
+            cx.stop_sending(key, self.id, code);
+        }
+        if !self.responded {
+            cx.shared.counters.http3.streams_reset += 1;
+            cx.reset(key, self.id, code);
+        }
+        self.abort_exchange(cx);
+    }
+
+    /// The connection is gone.
+    pub(super) fn end(mut self, cx: &mut Context<'_>) {
+        cx.shared.timers.clear(&mut self.head_timer);
+        self.abort_exchange(cx);
+    }
+
+    fn abort_exchange(&self, cx: &mut Context<'_>) {
+        if let (Phase::Begun(exchange), false) = (&self.phase, self.responded) {
+            cx.proxy.handle_abort(cx.now, *exchange);
+        }
+    }
+
+    fn at(&self, client: &Client) -> StreamRef {
+        StreamRef { connection: client.key, stream: self.id }
+    }
+}
+
+/// Bytes read at a time before the head is known; http3 bounds what it keeps of them.
+const HEAD_READ_LEN_MAX: usize = 64 * 1024;

@@ -1,0 +1,419 @@
+//! Request targets: scheme, authority and path, each judged once, when it is parsed.
+//!
+//! The bytes that pass are routed on and forwarded as they came: nothing is decoded, folded or
+//! repaired. A path that some upstream could read as another one is refused, because a route would
+//! then guard another door than the one that opens.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+/// A rule that a value breaks, in words fit for a response and a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokenRule(pub &'static str);
+
+/// Where a request is meant to go (RFC 9110 7.1).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// A resource of an origin.
+    Origin {
+        /// The scheme that the client named.
+        scheme: Scheme,
+        /// Host and port.
+        authority: Authority,
+        /// Path and query.
+        path: Path,
+    },
+    /// The server as a whole, for OPTIONS only (`*`).
+    Asterisk {
+        /// The scheme that the client named.
+        scheme: Scheme,
+        /// Host and port.
+        authority: Authority,
+    },
+    /// A tunnel to the authority, for CONNECT only (RFC 9110 9.3.6).
+    Connect {
+        /// Host and port.
+        authority: Authority,
+    },
+}
+
+impl Target {
+    /// Parses the target of every method but CONNECT.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenRule`] where the path is none, or is `*` without `for_options`.
+    pub fn parse(
+        scheme: Scheme,
+        authority: Authority,
+        path: Bytes,
+        for_options: bool,
+    ) -> Result<Self, BrokenRule> {
+        if &path[..] != b"*" {
+            return Ok(Self::Origin { scheme, authority, path: Path::parse(path)? });
+        }
+        if !for_options {
+            return Err(BrokenRule("the path * is for OPTIONS only"));
+        }
+        Ok(Self::Asterisk { scheme, authority })
+    }
+
+    /// Returns authority and path as they came.
+    pub(super) fn into_parts(self) -> (HeaderValue, Bytes) {
+        match self {
+            Self::Origin { authority, path, .. } => (authority.text, path.0),
+            Self::Asterisk { authority, .. } => (authority.text, Bytes::from_static(b"*")),
+            Self::Connect { authority } => (authority.text, Bytes::new()),
+        }
+    }
+}
+
+/// The scheme of a request. Others than these two are refused: the gateway has nowhere to send
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `https`
+    Https,
+    /// `http`: a client may send it over HTTP/3 for an authority that allows it.
+    Http,
+}
+
+impl Scheme {
+    /// Parses a scheme, in any case (RFC 3986 3.1).
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenRule`] for every other scheme.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BrokenRule> {
+        if bytes.eq_ignore_ascii_case(b"https") {
+            Ok(Self::Https)
+        } else if bytes.eq_ignore_ascii_case(b"http") {
+            Ok(Self::Http)
+        } else {
+            Err(BrokenRule("the scheme is neither https nor http"))
+        }
+    }
+
+    /// The scheme in its normal form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Https => "https",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// Path and query of a request, valid in the one reading that is routed and forwarded: it starts
+/// with `/`, holds visible ASCII without `#`, and no segment of it is a dot segment to anybody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Path(Bytes);
+
+impl Path {
+    /// Parses a path with its query.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenRule`] for a path that is not forwarded.
+    pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
+        if bytes.first() != Some(&b'/') {
+            return Err(BrokenRule("the path does not start with a slash"));
+        }
+        // RFC 3986 3.3, 3.4, 3.5: no control, no space, nothing outside ASCII, no fragment.
+        if !bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
+            return Err(BrokenRule("the path holds a byte that a URI does not allow"));
+        }
+        let end = bytes.iter().position(|byte| *byte == b'?').unwrap_or(bytes.len());
+        check_segments(&bytes[..end])?;
+        Ok(Self(bytes))
+    }
+
+    /// Path and query, byte for byte as they came.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Path and query as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("a path is visible ASCII")
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Refuses segments that are `.` or `..` for some upstream: after percent-decoding, with `\`, `%2f`
+/// and `%5c` taken for slashes and `;parameters` left out (as application servers do).
+fn check_segments(path: &[u8]) -> Result<(), BrokenRule> {
+    const DOTS: BrokenRule =
+        BrokenRule("the path holds a dot segment; send the path it stands for");
+    let (mut dots, mut others, mut in_parameters) = (0u32, false, false);
+    let mut rest = path;
+    while let Some((byte, after)) = decode_first(rest) {
+        rest = after;
+        match byte {
+            0 => return Err(BrokenRule("the path holds an encoded NUL")),
+            b'/' | b'\\' => {
+                if !others && (dots == 1 || dots == 2) {
+                    return Err(DOTS);
+                }
+                (dots, others, in_parameters) = (0, false, false);
+            }
+            _ if in_parameters => {}
+            b';' => in_parameters = true,
+            b'.' => dots = dots.saturating_add(1),
+            _ => others = true,
+        }
+    }
+    if !others && (dots == 1 || dots == 2) { Err(DOTS) } else { Ok(()) }
+}
+
+/// The first byte, percent-decoded where its escape is well-formed, and the bytes after it.
+fn decode_first(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    if let [b'%', high, low, rest @ ..] = text
+        && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+    {
+        return Some(((high * 16 + low) as u8, rest));
+    }
+    text.split_first().map(|(byte, rest)| (*byte, rest))
+}
+
+/// Host and perhaps port of a request (RFC 3986 3.2, narrower): a name of letters, digits, `-`,
+/// `.`, `_` and `~`, an IPv4 address, or an IPv6 address in brackets; a colon is followed by a
+/// port from 1 to 65535.
+#[derive(Clone)]
+pub struct Authority {
+    text: HeaderValue,
+    host_len: usize,
+    /// The host in lower case, where it came otherwise.
+    lower: Option<Box<str>>,
+    port: Option<u16>,
+}
+
+impl Authority {
+    /// Parses an authority.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenRule`] for anything else than what the type says.
+    pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
+        // RFC 9110 4.2.4: to be treated as an error.
+        if bytes.contains(&b'@') {
+            return Err(BrokenRule("the authority holds user information"));
+        }
+        const NOT_ASCII: BrokenRule =
+            BrokenRule("the authority holds a character that a URI does not allow");
+        if !bytes.iter().all(u8::is_ascii_graphic) {
+            return Err(NOT_ASCII);
+        }
+        let text = std::str::from_utf8(&bytes).map_err(|_| NOT_ASCII)?;
+        let (host, port) = split_port(text)?;
+        let port = port.map(parse_port).transpose()?;
+        // RFC 1034 3.1: the dot at the end stands for the root and names nothing.
+        let host = host.strip_suffix('.').unwrap_or(host);
+        if host.is_empty() {
+            return Err(BrokenRule("the authority has no host"));
+        }
+        let has_upper = host.bytes().any(|byte| byte.is_ascii_uppercase());
+        let (host_len, lower) = (host.len(), has_upper.then(|| host.to_ascii_lowercase().into()));
+        let text = HeaderValue::from_maybe_shared(bytes).map_err(|_| NOT_ASCII)?;
+        Ok(Self { text, host_len, lower, port })
+    }
+
+    /// The authority byte for byte as it came.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+
+    /// The authority as text.
+    pub fn as_str(&self) -> &str {
+        self.text.to_str().expect("an authority is visible ASCII")
+    }
+
+    /// The host: lower case, without port and trailing dot, an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        self.lower.as_deref().unwrap_or_else(|| &self.as_str()[..self.host_len])
+    }
+
+    /// The port, where one was named.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+impl PartialEq for Authority {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// Host and port of an authority; the brackets of an IPv6 address stay.
+fn split_port(text: &str) -> Result<(&str, Option<&str>), BrokenRule> {
+    let Some(inner) = text.strip_prefix('[') else {
+        let (host, port) = match text.split_once(':') {
+            None => (text, None),
+            Some((host, port)) => (host, Some(port)),
+        };
+        let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+        if !host.bytes().all(is_name_byte) {
+            return Err(BrokenRule("the authority holds a character that no host name has"));
+        }
+        return Ok((host, port));
+    };
+    let (address, after) =
+        inner.split_once(']').ok_or(BrokenRule("the authority holds an unclosed '['"))?;
+    if address.parse::<Ipv6Addr>().is_err() {
+        return Err(BrokenRule("the authority holds a bad IPv6 address"));
+    }
+    let host = &text[..address.len() + 2];
+    match after.strip_prefix(':') {
+        Some(port) => Ok((host, Some(port))),
+        None if after.is_empty() => Ok((host, None)),
+        None => Err(BrokenRule("the authority holds text after ']'")),
+    }
+}
+
+/// Digits only (`parse` alone would take a sign), 1 to 65535.
+fn parse_port(text: &str) -> Result<u16, BrokenRule> {
+    let is_digits = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| is_digits && *port > 0);
+    port.ok_or(BrokenRule("the authority holds a bad port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_path(path: &'static str) -> Result<Path, BrokenRule> {
+        Path::parse(Bytes::from(path))
+    }
+
+    fn parse_authority(authority: &'static str) -> Result<Authority, BrokenRule> {
+        Authority::parse(Bytes::from(authority))
+    }
+
+    #[test]
+    fn paths_that_mean_another_path_are_refused() {
+        let refused = [
+            "",
+            "a",
+            "http://x/",
+            "*",
+            "/..",
+            "/../",
+            "/a/../b",
+            "/./",
+            "/.",
+            "/a/.",
+            "/%2e%2e",
+            "/%2E%2e/x",
+            "/.%2e/",
+            "/%2e",
+            "/a%2f..%2fb",
+            "/a/..%2f",
+            "/a/%2e%2e%2fb",
+            "/a\\..\\b",
+            "/a%5c..%5cb",
+            "/a/..;/b",
+            "/a/..;x=y/b",
+            "/a/.;",
+            "/%00",
+            "/a#b",
+            "/a b",
+            "/\u{e9}",
+            "/a\u{7f}",
+            "/a\r\n",
+            "/..?x",
+        ];
+        for path in refused {
+            assert!(parse_path(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn ordinary_paths_pass() {
+        let passed = [
+            "/",
+            "//x",
+            "/a",
+            "/a/",
+            "/a..b/..c/c..",
+            "/...",
+            "/a/.well-known",
+            "/%2ea",
+            "/a;b/c",
+            "/a?b=../..",
+            "/a?%00",
+            "/100%",
+            "/%zz",
+            "/a%252e%252e/b",
+            "/~a/(b)/{c}|d\"",
+        ];
+        for path in passed {
+            assert_eq!(parse_path(path).map(|path| path.0), Ok(Bytes::from(path)), "{path:?}");
+        }
+        let authority = || Authority::parse(Bytes::from_static(b"a")).unwrap();
+        let asterisk = |for_options| {
+            Target::parse(Scheme::Https, authority(), Bytes::from_static(b"*"), for_options)
+        };
+        assert!(matches!(asterisk(true), Ok(Target::Asterisk { .. })));
+        assert!(asterisk(false).is_err());
+    }
+
+    #[test]
+    fn authorities() {
+        let good = [
+            ("example.com", "example.com"),
+            ("EXAMPLE.com:443", "example.com"),
+            ("example.com.", "example.com"),
+            ("example.com.:8443", "example.com"),
+            ("[::1]:443", "[::1]"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("a_b", "a_b"),
+            ("a~b", "a~b"),
+            ("[2001:DB8::1]", "[2001:db8::1]"),
+        ];
+        for (authority, host) in good {
+            let parsed = parse_authority(authority).unwrap();
+            assert_eq!((parsed.as_str(), parsed.host()), (authority, host));
+        }
+        let bad = [
+            "",
+            ".",
+            ":443",
+            "a@b",
+            "user:pass@host",
+            "a:",
+            "a:b",
+            "a:0",
+            "a:65536",
+            "a:123456",
+            "a:-1",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[zz]",
+            "a b",
+            "a/b",
+            "a%41",
+            "\u{e9}",
+            "a:1:2",
+            "a,b",
+        ];
+        for authority in bad {
+            assert!(parse_authority(authority).is_err(), "{authority:?}");
+        }
+    }
+}
