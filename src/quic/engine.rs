@@ -321,7 +321,7 @@ impl Engine {
         self.stats.packets_lost += managed.newly_lost();
         self.window_budget += managed.windows.taken();
         self.listeners[managed.listener].count -= 1;
-        self.table.remove(index);
+        self.table.remove(key);
         match phase {
             Phase::Handshaking { .. } => {
                 self.handshaking -= 1;
