@@ -21,6 +21,7 @@
 
 // Leaves: they name no other module but these.
 mod base;
+pub mod cid;
 pub mod config;
 pub mod deadlines;
 pub mod limits;

@@ -9,10 +9,11 @@ use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::cid::CidMask;
 use crate::host::address::SockAddr;
 use crate::host::filter;
 use crate::host::offload::Offload;
-use crate::host::steering::{self, CidMask};
+use crate::host::steering;
 
 /// What to ask for when binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,11 +12,12 @@ use super::paths::{Paths, Way};
 use super::types::{Datagram, Transmit};
 use super::windows::Windows;
 use crate::base::timers::Timer;
+use crate::cid::CID_LEN;
 use crate::config::Retry;
 use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
 
 /// Byte 0 and the connection id of a short header (RFC 9000 17.3).
-const SHORT_HEADER_LEN: usize = 1 + super::CID_LEN;
+const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
 
 /// What the engine remembers of a datagram while quinn-proto has its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +56,7 @@ impl Engine {
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
         };
         let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
-        let short_id = short_id.and_then(|id| <[u8; super::CID_LEN]>::try_from(id).ok());
+        let short_id = short_id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
         let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {

@@ -2,7 +2,7 @@
 //! either the code goes another way, or the arrow is drawn here with its reason.
 
 /// Leaves anybody may use: they know nothing of the program.
-const LEAVES: &[&str] = &["base", "limits", "metrics", "deadlines", "planted"];
+const LEAVES: &[&str] = &["base", "cid", "limits", "metrics", "deadlines", "planted"];
 
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("metrics", &[]),
     ("base", &[]),
+    ("cid", &[]),
     ("deadlines", &[]),
     ("limits", &[]),
     ("planted", &[]),
