@@ -20,10 +20,12 @@
 //! ```
 
 // Leaves: they name no other module but these.
+pub mod address;
 mod base;
 pub mod cid;
 pub mod config;
 pub mod deadlines;
+pub mod hugepages;
 pub mod limits;
 pub mod metrics;
 #[doc(hidden)]

@@ -5,10 +5,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Worker;
+use crate::address::EndpointAddress;
 use crate::base::slab::KeyMap;
-use crate::config::EndpointAddress;
 use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
-use crate::ring::{ConnectError, ReceiveOutcome, StreamAddress, StreamError, StreamKey};
+use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
 
 /// The ring's key of each upstream connection.
 pub(super) type Upstreams = KeyMap<UpstreamKey, StreamKey>;
@@ -21,11 +21,7 @@ impl Worker<'_> {
         address: &EndpointAddress,
         congestion: Option<&str>,
     ) {
-        let address = match address {
-            EndpointAddress::Tcp(address) => StreamAddress::Tcp(*address),
-            EndpointAddress::Unix(path) => StreamAddress::Unix(path.clone()),
-        };
-        match self.ring.connect(key.to_bits(), &address, congestion) {
+        match self.ring.connect(key.to_bits(), address, congestion) {
             Ok(stream) => self.upstreams.insert(key, stream),
             Err(_full) => {
                 let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);

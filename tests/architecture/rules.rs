@@ -2,7 +2,8 @@
 //! either the code goes another way, or the arrow is drawn here with its reason.
 
 /// Leaves anybody may use: they know nothing of the program.
-const LEAVES: &[&str] = &["base", "cid", "limits", "metrics", "deadlines", "planted"];
+const LEAVES: &[&str] =
+    &["address", "base", "cid", "deadlines", "hugepages", "limits", "metrics", "planted"];
 
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -35,8 +36,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["config"]),
     ("config", &[]),
     ("metrics", &[]),
+    ("address", &[]),
     ("base", &[]),
     ("cid", &[]),
+    ("hugepages", &[]),
     ("deadlines", &[]),
     ("limits", &[]),
     ("planted", &[]),
