@@ -3,6 +3,10 @@
 //! Sockets are left in blocking mode: the ring waits in the kernel, and it would give back
 //! "would block" at once for a socket that asks not to block.
 
+mod filter;
+pub mod offload;
+mod steering;
+
 use std::fmt;
 use std::io;
 use std::mem;
@@ -11,9 +15,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::cid::CidMask;
 use crate::host::address::SockAddr;
-use crate::host::filter;
-use crate::host::offload::Offload;
-use crate::host::steering;
+
+use offload::Offload;
 
 /// What to ask for when binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
