@@ -16,10 +16,9 @@
 //! of instructions.
 
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
+use super::options::{OptionError, set_program};
 use crate::cid::{CID_LEN, CidMask, WORKER_INDEX_MAX};
-use crate::host::socket::OptionError;
 
 /// The most sockets of a group.
 const WORKERS_MAX: u16 = WORKER_INDEX_MAX + 1;
@@ -81,22 +80,8 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
 /// Attaches the steering program to the group that `socket` is in (or, before it is bound, will
 /// begin).
 pub fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
-    let fprog = libc::sock_fprog {
-        len: u16::try_from(program.len()).expect("the program has some thirty instructions"),
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
-    // reads it.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const fprog).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last("SO_ATTACH_REUSEPORT_CBPF")) }
+    let option = libc::SO_ATTACH_REUSEPORT_CBPF;
+    set_program(socket, option, program, "SO_ATTACH_REUSEPORT_CBPF")
 }
 
 // Instruction codes as in linux/bpf_common.h.
