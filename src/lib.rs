@@ -20,9 +20,11 @@
 //! ```
 
 // Leaves: they name no other module but these.
+pub mod address;
 mod base;
+pub mod cid;
 pub mod config;
-pub mod deadlines;
+pub mod hugepages;
 pub mod limits;
 pub mod message;
 pub mod metrics;

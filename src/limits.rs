@@ -53,11 +53,6 @@ pub const REGION_COUNT_MAX: usize = 64;
 
 const _: () = assert!(SLOT_LEN > DATAGRAM_LEN_MAX + 192);
 
-/// Highest worker index: it has seven bits in a connection id, the eighth tells the generation.
-pub const WORKER_INDEX_MAX: u16 = 127;
-
-const _: () = assert!(REGION_COUNT_MAX <= WORKER_INDEX_MAX as usize + 1);
-
 /// Unidirectional streams a client may open: HTTP/3 uses three (control, QPACK encoder and
 /// decoder, RFC 9114 6.2), and some are left for kinds that are reserved or unknown.
 pub const UNI_STREAM_COUNT_MAX: u32 = 8;

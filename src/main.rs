@@ -12,13 +12,13 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use ringway::cli::{self, Command, Exit};
 use ringway::config::{self, Config};
 use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
-use ringway::host::offload::Offload;
 use ringway::host::probe::{self, HostFacts};
+use ringway::host::socket::offload::Offload;
 use ringway::host::socket::{SocketGroup, SocketSettings};
 use ringway::host::{clock, cpu, eventfd};
 use ringway::limits::REGION_COUNT_MAX;
 use ringway::planted;
-use ringway::pool::{Hugepages, PoolAllocator, PoolPlan, RegionHandle, Regions};
+use ringway::pool::{PoolAllocator, PoolPlan, RegionHandle, Regions};
 use ringway::tls::{self, ServerTls};
 use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, WorkerOutcome, mailbox};
 use ringway::worker::{self, EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup};
@@ -220,15 +220,10 @@ impl Process {
 
     /// Maps a worker's memory from its own core, so that it lies near to that.
     fn lend_region(&self, core: Option<usize>) -> Result<RegionHandle, String> {
-        let hugepages = match self.config.runtime.hugepages {
-            config::Hugepages::Try => Hugepages::Try,
-            config::Hugepages::Require => Hugepages::Require,
-            config::Hugepages::Off => Hugepages::Off,
-        };
         let lent = thread::scope(|scope| {
             let lend = || {
                 let _near = core.map(cpu::pin_to);
-                self.regions.lend(hugepages)
+                self.regions.lend(self.config.runtime.hugepages)
             };
             scope.spawn(lend).join().expect("mapping memory does not panic")
         });

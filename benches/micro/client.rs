@@ -11,11 +11,10 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
     StreamId, TransportConfig, VarInt,
 };
+use ringway::cid::CidMask;
 use ringway::config;
 use ringway::http3::qpack::encode;
-use ringway::quic::{
-    CidMask, Datagram, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource, Transmit,
-};
+use ringway::quic::{Datagram, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource, Transmit};
 use ringway::tls::{ALPN_H3, ServerTls, provider};
 
 const HOST: &str = "localhost";

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use ringway::cid::CidMask;
 use ringway::host::clock;
 use ringway::host::socket::{SocketGroup, SocketSettings};
-use ringway::host::steering::CidMask;
 use ringway::ring::{Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait};
 
 use crate::pool::pool;

@@ -1,4 +1,4 @@
-//! Building blocks without knowledge of the program: a generational slab, a timer queue, QUIC's
+//! Data structures without knowledge of the program: generational slabs, a timer queue, QUIC's
 //! variable-length integers.
 #![forbid(unsafe_code)]
 

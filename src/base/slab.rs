@@ -1,10 +1,24 @@
-//! Slab with generations: a key that outlives its value finds nothing, never a stranger's value.
+//! Slabs with generations: a key that outlives its value finds nothing, never a later value.
+//!
+//! Three tables of one layout, which differ in who chooses the key of a value:
+//!
+//! ```text
+//!                   index            generation
+//!  Slab             the slab         the slab
+//!  IndexedSlab      the caller       the slab
+//!  KeyMap           the caller       the caller: a key of another slab
+//! ```
 
-/// A key of [`Slab`].
+use std::marker::PhantomData;
+
+use crate::planted::{Bug, is_planted};
+
+/// A key that consists of an index and a generation.
 pub(crate) trait SlabKey: Copy {
-    /// The key of slot `index` in its `generation`.
+    /// Returns the key of entry `index` in its `generation`.
     fn from_parts(index: u32, generation: u32) -> Self;
-    /// Index and generation.
+
+    /// Returns index and generation.
     fn parts(self) -> (u32, u32);
 }
 
@@ -27,74 +41,224 @@ macro_rules! slab_key {
                 (self.index, self.generation)
             }
         }
+
+        #[allow(dead_code, reason = "not every key is used as a number")]
+        impl $name {
+            /// Returns the index: small, and reused once the value is gone.
+            pub fn index(self) -> usize {
+                self.index as usize
+            }
+
+            /// Returns the key as one number, for code to which it is opaque.
+            pub fn to_bits(self) -> u64 {
+                u64::from(self.generation) << 32 | u64::from(self.index)
+            }
+
+            /// Returns the key whose [`Self::to_bits`] is `bits`.
+            pub fn from_bits(bits: u64) -> Self {
+                Self { index: bits as u32, generation: (bits >> 32) as u32 }
+            }
+        }
     };
 }
 pub(crate) use slab_key;
 
-use crate::planted::{Bug, is_planted};
-
-struct Slot<T> {
+#[derive(Debug)]
+struct Entry<V> {
+    /// Of the value, or of the last one.
     generation: u32,
-    value: Option<T>,
+    value: Option<V>,
 }
 
-/// Values in reused slots. A slot's generation grows with every removal.
-pub(crate) struct Slab<K, T> {
-    slots: Vec<Slot<T>>,
-    free: Vec<u32>,
-    key: std::marker::PhantomData<K>,
+/// Values under the keys of another slab, at most one for each index.
+#[derive(Debug)]
+pub(crate) struct KeyMap<K, V> {
+    entries: Vec<Entry<V>>,
+    len: usize,
+    key: PhantomData<K>,
 }
 
-impl<K: SlabKey, T> Slab<K, T> {
-    pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), key: std::marker::PhantomData }
+impl<K, V> Default for KeyMap<K, V> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), len: 0, key: PhantomData }
     }
+}
 
-    pub(crate) fn insert(&mut self, value: T) -> K {
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
-            assert!(slot.value.is_none(), "a slot on the free list holds a value");
-            slot.value = Some(value);
-            return K::from_parts(index, slot.generation);
+impl<K: SlabKey, V> KeyMap<K, V> {
+    /// Inserts `value` under `key`.
+    ///
+    /// # Panics
+    ///
+    /// If the index has a value: a slab reuses an index only after its value is gone, and by then
+    /// it must be gone from here too.
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        let (index, generation) = key.parts();
+        let index = index as usize;
+        if index >= self.entries.len() {
+            self.entries.resize_with(index + 1, || Entry { generation: 0, value: None });
         }
-        let index = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
-        self.slots.push(Slot { generation: 0, value: Some(value) });
-        K::from_parts(index, 0)
+        let entry = &mut self.entries[index];
+        assert!(entry.value.is_none(), "index {index} is in use");
+        *entry = Entry { generation, value: Some(value) };
+        self.len += 1;
     }
 
-    pub(crate) fn get(&self, key: K) -> Option<&T> {
+    pub(crate) fn get(&self, key: K) -> Option<&V> {
         let (index, generation) = key.parts();
-        let slot = self.slots.get(index as usize)?;
-        if slot.generation == generation { slot.value.as_ref() } else { None }
+        let entry = self.entries.get(index as usize)?;
+        if entry.generation == generation { entry.value.as_ref() } else { None }
     }
 
-    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
         let (index, generation) = key.parts();
-        let slot = self.slots.get_mut(index as usize)?;
-        let is_current = slot.generation == generation || is_planted(Bug::StaleKey);
-        if is_current { slot.value.as_mut() } else { None }
+        let entry = self.entries.get_mut(index as usize)?;
+        let is_current = entry.generation == generation || is_planted(Bug::StaleKey);
+        if is_current { entry.value.as_mut() } else { None }
     }
 
-    pub(crate) fn remove(&mut self, key: K) -> Option<T> {
+    /// Returns the value at `index` and its key.
+    pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
+        let entry = self.entries.get_mut(index)?;
+        let value = entry.value.as_mut()?;
+        Some((K::from_parts(index as u32, entry.generation), value))
+    }
+
+    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
         let (index, generation) = key.parts();
-        let slot = self.slots.get_mut(index as usize)?;
-        if slot.generation != generation {
+        let entry = self.entries.get_mut(index as usize)?;
+        if entry.generation != generation {
             return None;
         }
-        let value = slot.value.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
+        let value = entry.value.take()?;
+        self.len -= 1;
         Some(value)
     }
 
+    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.len
     }
 
-    /// Keys in use, by index. Walks all slots: for reload, shutdown and tests only.
+    /// Iterates over all values by index, to change them. Walks unused entries too.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.entries.iter_mut().filter_map(|entry| entry.value.as_mut())
+    }
+
+    /// Iterates over all values by index. Walks unused entries too: not for the data path.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
+        (0..).zip(&self.entries).filter_map(|(index, entry)| {
+            let value = entry.value.as_ref()?;
+            Some((K::from_parts(index, entry.generation), value))
+        })
+    }
+}
+
+/// Values at indexes that the caller chooses. An index gets a new generation with each value.
+#[derive(Debug)]
+pub(crate) struct IndexedSlab<K, V> {
+    map: KeyMap<K, V>,
+}
+
+impl<K, V> Default for IndexedSlab<K, V> {
+    fn default() -> Self {
+        Self { map: KeyMap::default() }
+    }
+}
+
+impl<K: SlabKey, V> IndexedSlab<K, V> {
+    /// Inserts `value` at `index`.
+    ///
+    /// # Panics
+    ///
+    /// If the index is in use.
+    pub(crate) fn insert_at(&mut self, index: usize, value: V) -> K {
+        let before = self.map.entries.get(index);
+        let generation = before.map_or(0, |entry| entry.generation.wrapping_add(1));
+        let index = u32::try_from(index).expect("fewer than 2^32 entries");
+        let key = K::from_parts(index, generation);
+        self.map.insert(key, value);
+        key
+    }
+
+    pub(crate) fn get(&self, key: K) -> Option<&V> {
+        self.map.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+        self.map.get_mut(key)
+    }
+
+    /// Returns the value at `index` and its key.
+    pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
+        self.map.at(index)
+    }
+
+    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
+        self.map.remove(key)
+    }
+
+    /// Returns the number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Returns the keys in use by index. Walks unused entries too: not for the data path.
     pub(crate) fn keys(&self) -> Vec<K> {
-        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.value.is_some());
-        live.map(|(index, slot)| K::from_parts(index as u32, slot.generation)).collect()
+        self.map.iter().map(|(key, _)| key).collect()
+    }
+}
+
+/// Values at indexes that the slab chooses: the one freed last, or a new one.
+#[derive(Debug)]
+pub(crate) struct Slab<K, V> {
+    values: IndexedSlab<K, V>,
+    free: Vec<u32>,
+}
+
+impl<K: SlabKey, V> Slab<K, V> {
+    pub(crate) fn new() -> Self {
+        Self::with_capacity(0)
+    }
+
+    /// Returns an empty slab that does not allocate for its first `len` values.
+    pub(crate) fn with_capacity(len: usize) -> Self {
+        let mut values = IndexedSlab::default();
+        values.map.entries.reserve(len);
+        Self { values, free: Vec::with_capacity(len) }
+    }
+
+    pub(crate) fn insert(&mut self, value: V) -> K {
+        let index = self.free.pop().map_or(self.values.len(), |index| index as usize);
+        self.values.insert_at(index, value)
+    }
+
+    pub(crate) fn get(&self, key: K) -> Option<&V> {
+        self.values.get(key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+        self.values.get_mut(key)
+    }
+
+    /// Returns the value at `index` and its key.
+    pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
+        self.values.at(index)
+    }
+
+    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
+        let value = self.values.remove(key)?;
+        self.free.push(key.parts().0);
+        Some(value)
+    }
+
+    /// Returns the number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Returns the keys in use by index. Walks unused entries too: not for the data path.
+    pub(crate) fn keys(&self) -> Vec<K> {
+        self.values.keys()
     }
 }
 
@@ -110,12 +274,74 @@ mod tests {
         let first = slab.insert("first");
         assert_eq!(slab.remove(first), Some("first"));
         let second = slab.insert("second");
-        assert_eq!(first.parts().0, second.parts().0, "the slot is used again");
+        assert_eq!(first.index(), second.index(), "the entry is used again");
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.get_mut(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&"second"));
         assert_eq!(slab.len(), 1);
         assert_eq!(slab.keys(), [second]);
+    }
+
+    #[test]
+    fn the_caller_may_choose_the_index() {
+        let mut slab: IndexedSlab<TestKey, &str> = IndexedSlab::default();
+        let first = slab.insert_at(5, "first");
+        assert_eq!(first.index(), 5);
+        assert_eq!(slab.at(5), Some((first, &mut "first")));
+        assert_eq!(slab.at(4), None);
+        assert_eq!(slab.remove(first), Some("first"));
+        assert_eq!(slab.at(5), None);
+        let second = slab.insert_at(5, "second");
+        assert_eq!((slab.get(first), slab.get(second)), (None, Some(&"second")));
+        assert_eq!((slab.len(), slab.keys()), (1, vec![second]));
+    }
+
+    #[test]
+    #[should_panic(expected = "index 5 is in use")]
+    fn an_index_has_one_value() {
+        let mut slab: IndexedSlab<TestKey, ()> = IndexedSlab::default();
+        slab.insert_at(5, ());
+        slab.insert_at(5, ());
+    }
+
+    #[test]
+    fn a_key_travels_as_a_number() {
+        let key = TestKey::from_parts(7, 9);
+        assert_eq!(TestKey::from_bits(key.to_bits()), key);
+        assert_eq!(key.to_bits(), 9 << 32 | 7);
+    }
+
+    /// Oracle: a sorted map, and for each index the one key that is in use.
+    #[test]
+    fn agrees_with_a_sorted_map() {
+        use rand::{Rng as _, SeedableRng as _};
+        use std::collections::BTreeMap;
+        let mut dice = rand::rngs::SmallRng::seed_from_u64(3);
+        let mut slab: Slab<TestKey, u32> = Slab::new();
+        let mut map: KeyMap<TestKey, u32> = KeyMap::default();
+        let mut model: BTreeMap<TestKey, u32> = BTreeMap::new();
+        let mut keys = Vec::new();
+        for value in 0..5_000 {
+            if dice.random_range(0..2) == 0 {
+                let key = slab.insert(value);
+                map.insert(key, value);
+                assert_eq!(model.insert(key, value), None, "no key is given out twice");
+                keys.push(key);
+            } else if !keys.is_empty() {
+                let key = keys[dice.random_range(0..keys.len())];
+                let expected = model.remove(&key);
+                assert_eq!(slab.remove(key), expected);
+                assert_eq!(map.remove(key), expected);
+            }
+            if let Some(&key) = keys.last() {
+                assert_eq!((slab.get(key), map.get(key)), (model.get(&key), model.get(&key)));
+                assert_eq!(map.get_mut(key).copied(), model.get(&key).copied());
+            }
+            assert_eq!((slab.len(), map.len()), (model.len(), model.len()));
+        }
+        assert_eq!(slab.keys(), model.keys().copied().collect::<Vec<_>>());
+        let walked: Vec<(TestKey, u32)> = map.iter().map(|(key, value)| (key, *value)).collect();
+        assert_eq!(walked, model.into_iter().collect::<Vec<_>>());
     }
 }

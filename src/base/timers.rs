@@ -1,22 +1,23 @@
-//! Deadlines of exchanges and upstream connections, exact and in O(log n).
+//! Timers: one queue of deadlines for many holders.
 //!
-//! Each owner keeps its [`Timer`]; the queue holds at most one entry for it. Most deadlines only
-//! ever move later (every piece of a body moves its own): then the entry stays where it is and is
-//! moved when it comes up, so the ordinary case costs a comparison; the same holds for a deadline
-//! that is taken away and set again. The price is that [`Timers::next`] may name an instant at
-//! which nothing is due.
+//! Each holder owns its [`Timer`]; the queue has at most one entry for it. Most deadlines only ever
+//! move later (every piece of a body moves its own, every acknowledgement that of loss detection).
+//! Then the entry stays where it is and moves when it comes up, so the ordinary case costs one
+//! comparison; the same holds for a deadline that is cleared and set again. A deadline that moves
+//! earlier moves its entry at once, in O(log n). The price of the stale entries is that
+//! [`Timers::next`] may return a time at which no timer fires.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// One owner's deadline.
+/// The deadline of one holder.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     due: Option<Instant>,
     entry: Option<(Instant, u64)>,
 }
 
-/// All deadlines, in order.
+/// The queue of all deadlines, the earliest first.
 pub(crate) struct Timers<K> {
     queue: BTreeMap<(Instant, u64), K>,
     sequence: u64,
@@ -27,7 +28,7 @@ impl<K: Copy> Timers<K> {
         Self { queue: BTreeMap::new(), sequence: 0 }
     }
 
-    /// Sets the deadline of `timer`, in place of an earlier one.
+    /// Sets the deadline of `timer`, replacing the one it had.
     pub(crate) fn set(&mut self, timer: &mut Timer, due: Instant, owner: K) {
         timer.due = Some(due);
         match timer.entry {
@@ -40,7 +41,7 @@ impl<K: Copy> Timers<K> {
         }
     }
 
-    /// Takes `timer` off the queue, before its owner goes.
+    /// Removes `timer` from the queue; to be called before its holder is dropped.
     pub(crate) fn clear(&mut self, timer: &mut Timer) {
         timer.due = None;
         if let Some(entry) = timer.entry.take() {
@@ -48,19 +49,20 @@ impl<K: Copy> Timers<K> {
         }
     }
 
-    /// No deadline is earlier than this.
+    /// Returns a time that no deadline is earlier than.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.queue.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes the first entry that has come up by `now`. Its owner must be told through
-    /// [`Timers::fires`] whether its deadline has come too.
+    /// Removes the first entry whose time is `now` or earlier and returns its owner, which must pass
+    /// its timer to [`Timers::fires`] at once.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let entry = self.queue.first_entry()?;
         if entry.key().0 > now { None } else { Some(entry.remove()) }
     }
 
-    /// Whether the deadline of `timer`, whose entry came up, has passed; puts it back if not.
+    /// Returns whether the deadline of `timer`, whose entry was popped, has passed. If it has not,
+    /// the timer goes back into the queue.
     pub(crate) fn fires(&mut self, timer: &mut Timer, now: Instant, owner: K) -> bool {
         timer.entry = None;
         match timer.due {
@@ -75,7 +77,7 @@ impl<K: Copy> Timers<K> {
         }
     }
 
-    /// Entries, those of disarmed timers included.
+    /// Returns the number of entries, those of disarmed timers included.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
@@ -89,13 +91,13 @@ impl<K: Copy> Timers<K> {
 }
 
 impl Timer {
-    /// Takes the deadline away in O(1): the entry stays, fires nobody, and serves the next
-    /// deadline. For owners that live on.
+    /// Clears the deadline in O(1): the entry stays in the queue without effect and serves the next
+    /// deadline. For holders that live on.
     pub(crate) fn disarm(&mut self) {
         self.due = None;
     }
 
-    /// Whether a deadline is set.
+    /// Returns whether a deadline is set.
     pub(crate) fn is_set(&self) -> bool {
         self.due.is_some()
     }
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// Fires everything due by `now`, as the machine does.
+    /// Fires everything due by `now`.
     fn run(timers: &mut Timers<usize>, owners: &mut [Timer], now: Instant) -> Vec<usize> {
         let mut fired = Vec::new();
         while let Some(owner) = timers.pop(now) {
@@ -116,6 +118,30 @@ mod tests {
             }
         }
         fired
+    }
+
+    #[test]
+    fn the_earliest_fires_first_and_only_when_due() {
+        let epoch = Instant::now();
+        let after = |seconds| epoch + Duration::from_secs(seconds);
+        let mut timers = Timers::new();
+        let mut owners: Vec<Timer> = (0..3).map(|_| Timer::default()).collect();
+        timers.set(&mut owners[0], after(3), 0);
+        timers.set(&mut owners[1], after(9), 1);
+        timers.set(&mut owners[2], after(2), 2);
+        // One moves earlier.
+        timers.set(&mut owners[1], after(1), 1);
+        assert_eq!(timers.next(), Some(after(1)));
+        assert!(run(&mut timers, &mut owners, epoch).is_empty());
+        assert_eq!(run(&mut timers, &mut owners, after(2)), [1, 2]);
+        assert!(run(&mut timers, &mut owners, after(2)).is_empty());
+        // One moves later: its entry comes up and goes back.
+        timers.set(&mut owners[0], after(5), 0);
+        assert_eq!(timers.next(), Some(after(3)));
+        assert!(run(&mut timers, &mut owners, after(4)).is_empty());
+        assert_eq!(timers.next(), Some(after(5)));
+        assert_eq!(run(&mut timers, &mut owners, after(5)), [0]);
+        assert_eq!(timers.next(), None);
     }
 
     #[test]

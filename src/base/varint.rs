@@ -1,17 +1,17 @@
-//! Variable-length integers of QUIC (RFC 9000 16): the first byte's upper two bits tell the
-//! length, 1, 2, 4 or 8 bytes.
+//! Variable-length integers of QUIC (RFC 9000 16): the upper two bits of the first byte encode the
+//! length of 1, 2, 4 or 8 bytes.
 
 use bytes::{BufMut, BytesMut};
 
-/// The largest value that the encoding holds.
+/// The largest value that can be encoded.
 pub(crate) const MAX: u64 = (1 << 62) - 1;
 
-/// Length of the integer that starts with `first`.
+/// Returns the length of an integer whose first byte is `first`.
 pub(crate) const fn len_by_first(first: u8) -> usize {
     1 << (first >> 6)
 }
 
-/// The integer at the start of `bytes` and its length; `None` when more bytes are needed.
+/// Returns the integer at the start of `bytes` and its length, or `None` if more bytes are needed.
 #[inline]
 pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
@@ -21,7 +21,11 @@ pub(crate) fn read(bytes: &[u8]) -> Option<(u64, usize)> {
     Some((value, len))
 }
 
-/// Appends `value` in its shortest form. `value` must be at most [`MAX`].
+/// Appends `value` in its shortest form.
+///
+/// # Panics
+///
+/// If `value` is greater than [`MAX`].
 pub(crate) fn write(value: u64, out: &mut BytesMut) {
     match value {
         0..=0x3f => out.put_u8(value as u8),
@@ -55,7 +59,7 @@ mod tests {
     ];
 
     #[test]
-    fn vectors_read_and_written() {
+    fn vectors_are_read_and_written() {
         for &(value, bytes) in VECTORS {
             assert_eq!(read(bytes), Some((value, bytes.len())));
             let mut out = BytesMut::new();

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::address::EndpointAddress;
+pub use crate::hugepages::Hugepages;
+
 /// The whole configuration of the process, checked. Built by [`super::parse`] only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -39,17 +42,6 @@ pub struct Runtime {
     pub hugepages: Hugepages,
     /// How long QUIT lets exchanges finish before it ends them.
     pub drain_timeout: Duration,
-}
-
-/// `pool.hugepages`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hugepages {
-    /// Use huge pages where the kernel has them, else say once how to reserve them.
-    Try,
-    /// Refuse to start without huge pages.
-    Require,
-    /// Plain pages.
-    Off,
 }
 
 /// `[admin] listen`
@@ -290,15 +282,6 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Share of requests against its siblings, 1..=1000.
     pub weight: u16,
-}
-
-/// `endpoints[].address`
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum EndpointAddress {
-    /// IP address and port (names are resolved when the configuration is loaded).
-    Tcp(SocketAddr),
-    /// A unix stream socket.
-    Unix(PathBuf),
 }
 
 /// `[limits]`: what one request may cost.

@@ -70,7 +70,7 @@ impl Gateway {
     /// Begins to drain every connection. Walks all of them: once, at the operator's word.
     pub(super) fn drain_connections(&mut self, now: Instant) {
         let (connections, mut cx) = self.lend(now);
-        for connection in connections.iter_mut() {
+        for connection in connections.values_mut() {
             connection.begin_drain(&mut cx);
         }
     }

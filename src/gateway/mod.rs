@@ -37,6 +37,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
 use crate::config::{Config, EndpointAddress};
 use crate::http3::Code;
@@ -47,7 +48,7 @@ use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId,
 use crate::tls::ServerTls;
 
 use budget::ResponseBudget;
-use connection::{Connection, Connections};
+use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
 
@@ -58,7 +59,7 @@ pub use ledger::{CopyReason, Ledger};
 pub struct Gateway {
     engine: Engine,
     proxy: Proxy,
-    connections: Connections,
+    connections: KeyMap<ConnectionKey, Connection>,
     shared: Shared,
     outputs: VecDeque<Output>,
 }
@@ -156,7 +157,7 @@ impl Gateway {
                 drain_end: None,
             },
             proxy: Proxy::new(config, worker_count),
-            connections: Connections::default(),
+            connections: KeyMap::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -261,7 +262,7 @@ impl Gateway {
 
     /// Returns whether nothing is left: no connection, no exchange.
     pub fn is_idle(&self) -> bool {
-        self.connections.is_empty() && self.proxy.is_idle()
+        self.connections.len() == 0 && self.proxy.is_idle()
     }
 
     /// The QUIC side, for its counters.
@@ -321,7 +322,7 @@ impl Gateway {
         match event {
             Event::Connected { server_name, socket } => {
                 match Connection::open(key, server_name, socket, &mut cx) {
-                    Ok(connection) => connections.insert(connection),
+                    Ok(connection) => connections.insert(key, connection),
                     Err(error) => cx.close(key, error),
                 }
             }
@@ -432,7 +433,7 @@ impl Gateway {
     }
 
     /// Splits the connections from what they are lent.
-    fn lend(&mut self, now: Instant) -> (&mut Connections, Context<'_>) {
+    fn lend(&mut self, now: Instant) -> (&mut KeyMap<ConnectionKey, Connection>, Context<'_>) {
         let Self { engine, proxy, connections, shared, .. } = self;
         (connections, Context { now, engine, proxy, shared })
     }

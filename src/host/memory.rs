@@ -20,21 +20,12 @@ use std::ptr::NonNull;
 
 use memmap2::MmapOptions;
 
+use crate::hugepages::Hugepages;
+
 /// Length of a huge page that is asked for.
 pub const HUGEPAGE_LEN: usize = 2 << 20;
 
 const HUGEPAGE_COUNTERS: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-
-/// Whether memory is to lie in huge pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hugepages {
-    /// Where the kernel has them, else the next best.
-    Try,
-    /// Refuse anything else.
-    Require,
-    /// Plain pages only.
-    Off,
-}
 
 /// What memory lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::mem;
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, Probe, opcode};
 
@@ -19,24 +16,12 @@ pub struct HostFacts {
     pub kernel: KernelRelease,
     /// What io_uring can do here, or why it may not be used.
     pub io_uring: Result<RingFeatures, RingRefusal>,
-    /// Bytes that the process may lock (registered buffers are charged, buffer rings are not).
-    pub memlock: Limit,
-    /// Open files.
-    pub nofile: Limit,
-    /// What UDP sockets can do here.
-    pub udp: UdpFeatures,
 }
 
 impl HostFacts {
     /// Asks the host.
     pub fn gather() -> HostFacts {
-        HostFacts {
-            kernel: KernelRelease::running(),
-            io_uring: probe_ring(),
-            memlock: Limit::of(libc::RLIMIT_MEMLOCK),
-            nofile: Limit::of(libc::RLIMIT_NOFILE),
-            udp: UdpFeatures::probe(),
-        }
+        HostFacts { kernel: KernelRelease::running(), io_uring: probe_ring() }
     }
 }
 
@@ -64,8 +49,9 @@ impl KernelRelease {
         KernelRelease { text: text.to_owned(), version }
     }
 
-    /// Whether it has all that the ring needs.
-    pub fn is_enough(&self) -> bool {
+    /// Returns whether it has all that the ring needs.
+    #[cfg(test)]
+    fn is_enough(&self) -> bool {
         self.version >= KERNEL_MIN
     }
 }
@@ -100,40 +86,6 @@ pub fn raise_nofile() -> Limit {
     // SAFETY: `wanted` is live for the call. Where it is refused, the soft limit stays and is told.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &wanted) };
     Limit::of(libc::RLIMIT_NOFILE)
-}
-
-/// Segmentation offload of UDP sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UdpFeatures {
-    /// One send carries many segments.
-    pub segmented_send: bool,
-    /// One receive brings many segments.
-    pub coalesced_receive: bool,
-}
-
-impl UdpFeatures {
-    fn probe() -> UdpFeatures {
-        let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else {
-            return UdpFeatures { segmented_send: false, coalesced_receive: false };
-        };
-        let accepts = |option: i32, value: i32| {
-            // SAFETY: `value` is live for the call and its length is given.
-            let outcome = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_UDP,
-                    option,
-                    (&raw const value).cast(),
-                    mem::size_of::<i32>() as libc::socklen_t,
-                )
-            };
-            outcome == 0
-        };
-        UdpFeatures {
-            segmented_send: accepts(libc::UDP_SEGMENT, 1200),
-            coalesced_receive: accepts(libc::UDP_GRO, 1),
-        }
-    }
 }
 
 /// What io_uring offers here beyond what the ring needs.
@@ -320,8 +272,8 @@ mod tests {
         let facts = HostFacts::gather();
         assert!(facts.kernel.is_enough(), "{:?}", facts.kernel);
         assert!(facts.io_uring.is_ok(), "{:?}", facts.io_uring);
-        assert!(facts.udp.segmented_send && facts.udp.coalesced_receive);
-        assert!(facts.nofile.soft > 0 && facts.nofile.soft <= facts.nofile.hard);
+        let nofile = nofile();
+        assert!(nofile.soft > 0 && nofile.soft <= nofile.hard);
     }
 
     #[test]

@@ -63,7 +63,8 @@ use std::marker::PhantomData;
 
 use bytes::BytesMut;
 
-pub use crate::host::memory::{Backing, Hugepages, Mapping};
+pub use crate::host::memory::{Backing, Mapping};
+pub use crate::hugepages::Hugepages;
 pub use alloc::PoolAllocator;
 pub use handover::{InKernel, Lease, Provided};
 pub use plan::{PlanError, PoolPlan};

@@ -21,7 +21,8 @@ use super::alloc;
 use super::plan::PoolPlan;
 use super::returns::Returns;
 use super::slots::Slots;
-use crate::host::memory::{self, HUGEPAGE_LEN, Hugepages, MapError, Mapping};
+use crate::host::memory::{self, HUGEPAGE_LEN, MapError, Mapping};
+use crate::hugepages::Hugepages;
 use crate::limits::{REGION_COUNT_MAX, SLOT_LEN};
 
 /// Least distance between two regions. Address space costs nothing, and pools of any smaller

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
-use crate::base::slab::{SlabKey as _, slab_key};
+use crate::base::slab::slab_key;
 use crate::config::EndpointAddress;
 use crate::message::{AccessRecord, Fields, Head, ResetReason};
 
@@ -35,24 +35,6 @@ slab_key! {
     /// [`Output::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
     /// come later are ignored, so the worker need not filter them.
     pub UpstreamKey
-}
-
-impl UpstreamKey {
-    /// Index of the connection among those that are there now: small, and used again later.
-    pub fn index(self) -> usize {
-        self.parts().0 as usize
-    }
-
-    /// The key as one number, to be carried through a ring's user data.
-    pub fn to_bits(self) -> u64 {
-        let (index, generation) = self.parts();
-        u64::from(generation) << 32 | u64::from(index)
-    }
-
-    /// The key that [`UpstreamKey::to_bits`] made.
-    pub fn from_bits(bits: u64) -> Self {
-        Self::from_parts(bits as u32, (bits >> 32) as u32)
-    }
 }
 
 /// A request and the client that it came from.

@@ -15,8 +15,8 @@ use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use crate::base::timers::Timers;
 use crate::config;
-use crate::deadlines::Deadlines;
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::QuicCounters;
 
@@ -32,7 +32,7 @@ pub struct Engine {
     pub(super) ids: WorkerIds,
     pub(super) listeners: Vec<Listener>,
     pub(super) table: Table,
-    deadlines: Deadlines,
+    timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
     pub(super) responses: Responses,
     /// Connections whose handshake is not complete.
@@ -45,9 +45,9 @@ pub struct Engine {
     pub(super) window_budget: u64,
     pub(super) stats: QuicCounters,
     /// Connections that datagrams have come for and that are not settled since.
-    pub(super) heard: Vec<usize>,
+    pub(super) heard: Vec<ConnectionKey>,
     /// Scratch of [`Engine::handle_timeout`].
-    due: Vec<usize>,
+    due: Vec<ConnectionKey>,
 }
 
 impl Engine {
@@ -69,7 +69,7 @@ impl Engine {
             listeners,
             settings,
             table: Table::default(),
-            deadlines: Deadlines::new(),
+            timers: Timers::new(),
             events: VecDeque::new(),
             responses: Responses::default(),
             handshaking: 0,
@@ -116,7 +116,7 @@ impl Engine {
     /// When [`Engine::handle_timeout`] is to be called next, once [`Engine::poll_event`] has given
     /// all that there is.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.next()
+        self.timers.next()
     }
 
     /// Does what is due. Each connection is looked at once: one whose next deadline has passed
@@ -124,26 +124,29 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.settle_heard();
         let mut due = std::mem::take(&mut self.due);
-        while let Some(index) = self.deadlines.pop_due(now) {
-            due.push(index);
+        while let Some(key) = self.timers.pop(now) {
+            let Some(managed) = self.table.get_mut(key) else { continue };
+            if self.timers.fires(&mut managed.timer, now, key) {
+                due.push(key);
+            }
         }
-        for index in due.drain(..) {
-            let Some((key, managed)) = self.table.at(index) else { continue };
+        for key in due.drain(..) {
+            let Some(managed) = self.table.get_mut(key) else { continue };
             if matches!(managed.phase, Phase::Handshaking { deadline } if deadline <= now) {
                 self.stats.handshakes_timed_out += 1;
-                self.abandon(index);
+                self.abandon(key);
                 continue;
             }
             if managed.moved_unasked {
                 // quinn-proto's timer is still that of what it sent to the old address, and it does
                 // not expect it on a path on which it has sent nothing. Sending comes first.
-                self.settle(index);
+                self.settle(key);
                 continue;
             }
             managed.connection.handle_timeout(now);
             self.stats.packets_lost += managed.newly_lost();
             self.table.mark_dirty(key);
-            self.settle(index);
+            self.settle(key);
         }
         self.due = due;
     }
@@ -160,10 +163,10 @@ impl Engine {
             return;
         }
         let mut heard = std::mem::take(&mut self.heard);
-        for index in heard.drain(..) {
-            if let Some((_, managed)) = self.table.at(index) {
+        for key in heard.drain(..) {
+            if let Some(managed) = self.table.get_mut(key) {
                 managed.is_heard = false;
-                self.settle(index);
+                self.settle(key);
             }
         }
         self.heard = heard;
@@ -202,16 +205,16 @@ impl Engine {
             let outcome = build(managed, now, self.settings.mtu_max, buffer);
             // Sent or not, timers have changed (pacing, loss detection).
             match outcome {
-                Built::Nothing => self.settle(key.index()),
+                Built::Nothing => self.settle(key),
                 Built::Refused => {
                     self.stats.probes_dropped += 1;
                     buffer.clear();
                     self.table.mark_dirty(key);
-                    self.settle(key.index());
+                    self.settle(key);
                 }
                 Built::Some(transmit) => {
                     self.table.mark_dirty(key);
-                    self.settle(key.index());
+                    self.settle(key);
                     return Some(transmit);
                 }
             }
@@ -250,8 +253,8 @@ impl Engine {
 
     /// Takes a connection's events, lets it talk with the endpoint, and notes its next deadline:
     /// after every input to it.
-    pub(super) fn settle(&mut self, index: usize) {
-        let Some((key, managed)) = self.table.at(index) else { return };
+    pub(super) fn settle(&mut self, key: ConnectionKey) {
+        let Some(managed) = self.table.get_mut(key) else { return };
         let mut drained = false;
         loop {
             while let Some(event) = managed.connection.poll() {
@@ -273,7 +276,7 @@ impl Engine {
             }
             let Some(event) = managed.connection.poll_endpoint_events() else { break };
             drained |= event.is_drained();
-            let reply = self.endpoint.handle_event(ConnectionHandle(index), event);
+            let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), event);
             if drained {
                 break;
             }
@@ -282,14 +285,11 @@ impl Engine {
             }
         }
         if drained {
-            return self.forget(index);
+            return self.forget(key);
         }
         match managed.deadline() {
-            Some(at) if self.deadlines.deadline(index) == Some(at) => {}
-            Some(at) => self.deadlines.set(index, at),
-            None => {
-                self.deadlines.clear(index);
-            }
+            Some(at) => self.timers.set(&mut managed.timer, at, key),
+            None => managed.timer.disarm(),
         }
     }
 
@@ -302,26 +302,25 @@ impl Engine {
         self.handshaking -= 1;
         self.stats.handshakes_failed += 1;
         self.table.mark_dirty(key);
-        self.settle(key.index());
+        self.settle(key);
     }
 
     /// Ends a handshake without a word: whoever began it has been silent, or is elsewhere.
-    pub(super) fn abandon(&mut self, index: usize) {
+    pub(super) fn abandon(&mut self, key: ConnectionKey) {
         let drained = EndpointEvent::drained();
-        let reply = self.endpoint.handle_event(ConnectionHandle(index), drained);
+        let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), drained);
         debug_assert!(reply.is_none(), "nothing is left of it to be told");
-        self.forget(index);
+        self.forget(key);
     }
 
     /// Drops what the endpoint has dropped.
-    fn forget(&mut self, index: usize) {
-        self.deadlines.clear(index);
-        let Some((key, managed)) = self.table.at(index) else { return };
+    fn forget(&mut self, key: ConnectionKey) {
+        let Some(mut managed) = self.table.remove(key) else { return };
+        self.timers.clear(&mut managed.timer);
         let phase = managed.phase;
         self.stats.packets_lost += managed.newly_lost();
         self.window_budget += managed.windows.taken();
         self.listeners[managed.listener].count -= 1;
-        self.table.remove(index);
         match phase {
             Phase::Handshaking { .. } => {
                 self.handshaking -= 1;

@@ -11,11 +11,13 @@ use super::managed::{Local, Managed, Phase};
 use super::paths::{Paths, Way};
 use super::types::{Datagram, Transmit};
 use super::windows::Windows;
+use crate::base::timers::Timer;
+use crate::cid::CID_LEN;
 use crate::config::Retry;
 use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
 
 /// Byte 0 and the connection id of a short header (RFC 9000 17.3).
-const SHORT_HEADER_LEN: usize = 1 + super::CID_LEN;
+const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
 
 /// What the engine remembers of a datagram while quinn-proto has its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +56,7 @@ impl Engine {
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
         };
         let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
-        let short_id = short_id.and_then(|id| <[u8; super::CID_LEN]>::try_from(id).ok());
+        let short_id = short_id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
         let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {
@@ -104,7 +106,7 @@ impl Engine {
         // its last handshake packet.
         let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), response);
         let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
-        let Some((_, managed)) = self.table.at(handle.0) else { return event };
+        let Some((key, managed)) = self.table.at(handle.0) else { return event };
         let first = managed.connection.remote_address();
         if first == remote || !matches!(managed.phase, Phase::Handshaking { .. }) {
             return event;
@@ -112,7 +114,7 @@ impl Engine {
         let unheard = managed.connection.stats().frame_rx.acks == 0;
         let repeated = credit::initial_destination(payload) == Some(&managed.first_destination[..]);
         let taken_as_from = if unheard && repeated {
-            self.abandon(handle.0);
+            self.abandon(key);
             remote
         } else {
             first
@@ -164,7 +166,7 @@ impl Engine {
             }
         }
         if !std::mem::replace(&mut managed.is_heard, true) {
-            self.heard.push(handle.0);
+            self.heard.push(key);
         }
         self.table.mark_dirty(key);
     }
@@ -249,6 +251,7 @@ impl Engine {
             paths: Paths::new(arrival.remote, credit),
             client: arrival.remote,
             windows: Windows::new(now, &listener.quic),
+            timer: Timer::default(),
             moved_unasked: false,
             dirty: false,
             is_heard: false,
@@ -256,7 +259,7 @@ impl Engine {
         };
         let key = self.table.insert(handle.0, managed);
         self.table.mark_dirty(key);
-        self.settle(handle.0);
+        self.settle(key);
     }
 
     /// Queues what the endpoint says to a stranger, and counts it by its kind.

@@ -8,6 +8,7 @@ use quinn_proto::{Connection, ConnectionId, FrameStats};
 use super::congestion;
 use super::paths::Paths;
 use super::windows::Windows;
+use crate::base::timers::Timer;
 
 /// How far a connection has come.
 ///
@@ -49,6 +50,8 @@ pub(super) struct Managed {
     /// The last address that the client has proved to be its own.
     pub(super) client: SocketAddr,
     pub(super) windows: Windows,
+    /// Its entry in the engine's queue of timers.
+    pub(super) timer: Timer,
     /// Whether it has moved to another address and not been asked since what it has to send there.
     pub(super) moved_unasked: bool,
     /// Whether it waits in the table's queue of senders.

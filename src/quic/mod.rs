@@ -43,7 +43,6 @@ mod tests;
 mod types;
 mod windows;
 
-pub use cid::{CID_LEN, CidMask};
 pub use engine::Engine;
 pub use quinn_proto::TimeSource;
 pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};

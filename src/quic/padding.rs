@@ -8,13 +8,14 @@ use std::any::Any;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use quinn_proto::coding::Codec as _;
 use quinn_proto::crypto::{
     CryptoError, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, ServerConfig,
     Session, UnsupportedVersion,
 };
 use quinn_proto::transport_parameters::TransportParameters;
-use quinn_proto::{ConnectionId, Side, TransportError, VarInt};
+use quinn_proto::{ConnectionId, Side, TransportError};
+
+use crate::base::varint;
 
 /// `inner`, with keys that cut the padding of what they open.
 pub(super) fn without_padding(inner: Arc<dyn ServerConfig>) -> Arc<dyn ServerConfig> {
@@ -215,7 +216,9 @@ fn after_frame(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
 
 /// A variable-length integer (RFC 9000 16).
 fn integer(rest: &mut &[u8]) -> Option<u64> {
-    VarInt::decode(rest).ok().map(VarInt::into_inner)
+    let (value, len) = varint::read(rest)?;
+    *rest = &rest[len..];
+    Some(value)
 }
 
 fn skip_integers(rest: &mut &[u8], count: usize) -> Option<()> {

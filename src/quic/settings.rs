@@ -11,9 +11,10 @@ use quinn_proto::{
     TransportConfig, ValidationTokenConfig, VarInt,
 };
 
-use super::cid::{CidMask, WorkerIds};
+use super::cid::WorkerIds;
 use super::padding::without_padding;
 use super::{congestion, windows};
+use crate::cid::{CidMask, WORKER_INDEX_MAX};
 use crate::config;
 use crate::limits;
 
@@ -49,7 +50,7 @@ pub struct EngineSettings {
     pub sockets: Vec<usize>,
     /// TLS settings of all listeners.
     pub tls: Arc<rustls::ServerConfig>,
-    /// Index of this worker, at most [`limits::WORKER_INDEX_MAX`].
+    /// Index of this worker, at most [`WORKER_INDEX_MAX`].
     pub worker: u16,
     /// How many workers share [`config::Quic::max_connections`], at least one.
     pub worker_count: u16,
@@ -98,7 +99,7 @@ impl fmt::Display for EngineError {
                 f,
                 "worker {index} can't be named in a connection id, the last one is {}; set \
                  runtime.workers lower",
-                limits::WORKER_INDEX_MAX
+                WORKER_INDEX_MAX
             ),
             Self::UnknownListener { socket, listener } => {
                 write!(f, "socket {socket} belongs to listener {listener}, which is not there")
@@ -144,7 +145,7 @@ impl Listener {
 
 impl EngineSettings {
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        if self.worker > limits::WORKER_INDEX_MAX {
+        if self.worker > WORKER_INDEX_MAX {
             return Err(EngineError::WorkerIndex(self.worker));
         }
         for (socket, &listener) in self.sockets.iter().enumerate() {

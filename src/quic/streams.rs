@@ -170,7 +170,7 @@ impl Engine {
         self.open -= 1;
         self.push_event(key, Event::Closed(CloseReason::Local { code }));
         self.table.mark_dirty(key);
-        self.settle(key.index());
+        self.settle(key);
     }
 
     /// Closes all connections, half-open ones too.

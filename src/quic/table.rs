@@ -1,107 +1,62 @@
-//! The connections of a worker, and which of them want to send.
+//! The connections of a worker, and the queue of those that may have something to send.
 //!
-//! quinn-proto numbers its connections by the index of a slab, and hands an index out again when a
-//! connection is gone. [`ConnectionKey`] adds a generation, so what was meant for the old one never
-//! reaches the new one.
+//! quinn-proto numbers its connections by the index of a slab and reuses the index of a connection
+//! that is gone. [`ConnectionKey`] adds a generation, so a key of the old one never reaches the new
+//! one.
 
 use std::collections::VecDeque;
 
 use super::managed::Managed;
+use crate::base::slab::{IndexedSlab, slab_key};
 
-/// Names one connection of one engine, for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionKey {
-    index: u32,
-    generation: u32,
+slab_key! {
+    /// The key of one connection of one engine, never given out twice.
+    pub ConnectionKey
 }
 
-impl ConnectionKey {
-    /// Index of the connection among those that are there now: small, and used again later.
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-
-    /// The key as one number, for those to whom it is opaque.
-    pub fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    /// The key that [`ConnectionKey::to_bits`] made.
-    pub fn from_bits(bits: u64) -> Self {
-        Self { index: bits as u32, generation: (bits >> 32) as u32 }
-    }
-}
-
-/// Index -> connection.
+/// The connections of an engine, and the queue of those that may have something to send.
 #[derive(Default)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
-    count: usize,
+    connections: IndexedSlab<ConnectionKey, Box<Managed>>,
     /// Connections that may have something to send, each at most once.
     dirty: VecDeque<ConnectionKey>,
 }
 
-#[derive(Default)]
-struct Slot {
-    generation: u32,
-    managed: Option<Box<Managed>>,
-}
-
 impl Table {
-    /// Count of connections, those that are closing included.
+    /// Returns the number of connections, closing ones included.
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.connections.len()
     }
 
+    /// Inserts a connection at the index that quinn-proto gave it.
     pub(super) fn insert(&mut self, index: usize, managed: Managed) -> ConnectionKey {
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, Slot::default);
-        }
-        let slot = &mut self.slots[index];
-        assert!(slot.managed.is_none(), "quinn-proto gave the index of a live connection out");
-        slot.managed = Some(Box::new(managed));
-        self.count += 1;
-        ConnectionKey { index: index as u32, generation: slot.generation }
+        self.connections.insert_at(index, Box::new(managed))
     }
 
-    pub(super) fn remove(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
-        assert!(slot.managed.take().is_some(), "a connection is removed once");
-        slot.generation = slot.generation.wrapping_add(1);
-        self.count -= 1;
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Managed>> {
+        self.connections.remove(key)
     }
 
-    /// The connection that is at `index` now.
+    /// Returns the connection that has `index` now.
     pub(super) fn at(&mut self, index: usize) -> Option<(ConnectionKey, &mut Managed)> {
-        let slot = self.slots.get_mut(index)?;
-        let key = ConnectionKey { index: index as u32, generation: slot.generation };
-        Some((key, slot.managed.as_deref_mut()?))
+        let (key, managed) = self.connections.at(index)?;
+        Some((key, managed))
     }
 
     pub(super) fn get(&self, key: ConnectionKey) -> Option<&Managed> {
-        let slot = self.slots.get(key.index())?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        slot.managed.as_deref()
+        self.connections.get(key).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Managed> {
-        let slot = self.slots.get_mut(key.index())?;
-        if slot.generation != key.generation {
-            return None;
-        }
-        slot.managed.as_deref_mut()
+        self.connections.get_mut(key).map(Box::as_mut)
     }
 
-    /// All connections, for the few things that concern all of them.
+    /// Returns the keys of all connections.
     pub(super) fn keys(&self) -> Vec<ConnectionKey> {
-        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.managed.is_some());
-        live.map(|(index, slot)| ConnectionKey { index: index as u32, generation: slot.generation })
-            .collect()
+        self.connections.keys()
     }
 
-    /// Puts a connection behind all others that want to send, unless it waits already.
+    /// Appends a connection to the queue of senders, unless it is queued already.
     pub(super) fn mark_dirty(&mut self, key: ConnectionKey) {
         let Some(managed) = self.get_mut(key) else { return };
         if !std::mem::replace(&mut managed.dirty, true) {
@@ -109,7 +64,7 @@ impl Table {
         }
     }
 
-    /// Takes the connection that has waited longest.
+    /// Removes and returns the connection that has been queued longest.
     pub(super) fn pop_dirty(&mut self) -> Option<ConnectionKey> {
         while let Some(key) = self.dirty.pop_front() {
             if let Some(managed) = self.get_mut(key) {

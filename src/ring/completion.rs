@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 
+use crate::base::slab::slab_key;
+
 /// One of the UDP sockets that were added to a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketIndex(pub(super) u16);
@@ -17,12 +19,10 @@ impl SocketIndex {
     }
 }
 
-/// A stream (TCP or unix) of a ring, valid from [`connect`](super::Ring::connect) until its
-/// [`Completion::Closed`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    pub(super) index: u32,
-    pub(super) generation: u32,
+slab_key! {
+    /// A stream (TCP or unix) of a ring, valid from [`connect`](super::Ring::connect) until its
+    /// [`Completion::Closed`].
+    pub StreamKey
 }
 
 /// There is no room for the operation now; it was not begun.

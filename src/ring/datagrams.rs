@@ -35,7 +35,7 @@ use super::completion::{
 use super::machine::{Event, Machine};
 use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
 use super::table::{Op, OpKey};
-use crate::host::offload::Offload;
+use crate::host::socket::offload::Offload;
 use crate::limits::DATAGRAM_LEN_MAX;
 use crate::metrics::{SendsLost, SocketOffload};
 use crate::planted::{Bug, is_planted};

@@ -21,6 +21,7 @@ use super::message::HEADER_LEN;
 use super::settings::RingSettings;
 use super::streams::{Stream, WriteOp};
 use super::table::{CANCEL, Op, OpKey, OpTable};
+use crate::base::slab::Slab;
 use crate::metrics::RingCounters;
 use crate::pool::{Pool, Provided};
 
@@ -62,8 +63,8 @@ pub(super) struct Machine {
     #[allow(clippy::vec_box, reason = "they go back into the table, where they must not move")]
     pub(super) spare_writes: Vec<Box<WriteOp>>,
 
-    pub(super) streams: Vec<Stream>,
-    pub(super) free_streams: Vec<u32>,
+    pub(super) streams: Slab<StreamKey, Stream>,
+    pub(super) streams_max: usize,
     /// Streams whose receive waits for buffers, in order.
     pub(super) starving: VecDeque<StreamKey>,
     /// The kernel had no memory for something that is to be armed: the next turn waits first.
@@ -79,7 +80,7 @@ impl Machine {
         let group = |id, target, header_len| {
             BufferGroup::new(id, target, header_len).map_err(RingError::Buffers)
         };
-        let streams = settings.streams_max;
+        let streams_max = settings.streams_max as usize;
         Ok(Machine {
             table: OpTable::new(settings.operation_count()),
             outbox: VecDeque::new(),
@@ -97,8 +98,8 @@ impl Machine {
             sends_max: settings.sends_max,
             spare_sends: Vec::new(),
             spare_writes: Vec::new(),
-            streams: (0..streams).map(|_| Stream::new()).collect(),
-            free_streams: (0..streams).rev().collect(),
+            streams: Slab::with_capacity(streams_max),
+            streams_max,
             starving: VecDeque::new(),
             lacks_memory: false,
             wake: None,
@@ -107,8 +108,8 @@ impl Machine {
     }
 
     /// A stream's place in the file table, behind those of the sockets.
-    pub(super) fn stream_file(&self, index: u32) -> u32 {
-        u32::from(self.sockets_max) + index
+    pub(super) fn stream_file(&self, key: StreamKey) -> u32 {
+        u32::from(self.sockets_max) + key.index() as u32
     }
 
     pub(super) fn watch_wake(&mut self, wake: Arc<File>) {
@@ -193,7 +194,8 @@ impl Machine {
     /// Asks for the end of each operation by its name: to cancel all at once, the kernel walks all
     /// that it holds anew for each.
     pub(super) fn cancel_each(&mut self) {
-        let cancels = self.table.keys().map(|key| opcode::AsyncCancel::new(key.0).build());
+        let cancels =
+            self.table.keys().into_iter().map(|key| opcode::AsyncCancel::new(key.0).build());
         self.outbox.extend(cancels.map(|entry| entry.user_data(CANCEL)));
     }
 

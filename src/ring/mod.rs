@@ -35,7 +35,6 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -49,10 +48,11 @@ pub use completion::{
 pub use kernel::RingError;
 pub use settings::RingSettings;
 
+use crate::address::EndpointAddress;
 use crate::host::address::SockAddr;
 use crate::host::clock;
-use crate::host::offload::Offload;
 use crate::host::probe;
+use crate::host::socket::offload::Offload;
 use crate::limits::{GATHER_COUNT_MAX, GATHER_COUNT_MIN};
 use crate::metrics::{RingCounters, SocketOffload};
 use crate::pool::Pool;
@@ -61,15 +61,6 @@ use machine::Machine;
 
 /// How long a ring that is dropped without [`Ring::shut_down`] waits for the kernel.
 const DROP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Where a stream leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamAddress {
-    /// A TCP address.
-    Tcp(SocketAddr),
-    /// A unix socket's path.
-    Unix(PathBuf),
-}
 
 /// How long a turn waits for a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +167,7 @@ impl Ring {
     pub fn connect(
         &mut self,
         tag: u64,
-        address: &StreamAddress,
+        address: &EndpointAddress,
         congestion: Option<&str>,
     ) -> Result<StreamKey, Full> {
         let (key, place) = self.machine.open_stream(tag)?;
@@ -385,13 +376,13 @@ impl std::error::Error for StillBusy {}
 
 /// Makes a stream's socket, in blocking mode: the ring waits in the kernel.
 fn open_stream_socket(
-    address: &StreamAddress,
+    address: &EndpointAddress,
     congestion: Option<&str>,
 ) -> io::Result<(OwnedFd, SockAddr)> {
     let (family, target) = match address {
-        StreamAddress::Tcp(address @ SocketAddr::V4(_)) => (libc::AF_INET, (*address).into()),
-        StreamAddress::Tcp(address @ SocketAddr::V6(_)) => (libc::AF_INET6, (*address).into()),
-        StreamAddress::Unix(path) => (libc::AF_UNIX, SockAddr::unix(path)?),
+        EndpointAddress::Tcp(address @ SocketAddr::V4(_)) => (libc::AF_INET, (*address).into()),
+        EndpointAddress::Tcp(address @ SocketAddr::V6(_)) => (libc::AF_INET6, (*address).into()),
+        EndpointAddress::Unix(path) => (libc::AF_UNIX, SockAddr::unix(path)?),
     };
     // SAFETY: takes three integers and touches no memory of ours.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };

@@ -24,6 +24,7 @@ use super::completion::{
 };
 use super::machine::{Event, Machine};
 use super::table::{CANCEL, Op, OpKey};
+use crate::base::slab::SlabKey as _;
 use crate::host::address::SockAddr;
 use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
 use crate::pool::Provided;
@@ -33,14 +34,12 @@ const POLL_FIRST: u16 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Free,
     Live,
     Closing,
 }
 
-/// A stream's place in the ring's table of streams.
+/// A stream of the ring.
 pub(super) struct Stream {
-    generation: u32,
     tag: u64,
     phase: Phase,
     /// Whether its place in the file table is taken.
@@ -58,11 +57,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new() -> Stream {
+    fn new(tag: u64) -> Stream {
         Stream {
-            generation: 0,
-            tag: 0,
-            phase: Phase::Free,
+            tag,
+            phase: Phase::Live,
             has_file: false,
             connect: None,
             receive: None,
@@ -101,7 +99,7 @@ impl WriteOp {
         // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
         let header: libc::msghdr = unsafe { mem::zeroed() };
         WriteOp {
-            stream: StreamKey { index: 0, generation: 0 },
+            stream: StreamKey::from_parts(0, 0),
             pieces: Vec::new(),
             next: 0,
             gone: 0,
@@ -207,14 +205,11 @@ impl ScatterOp {
 impl Machine {
     /// Takes a place for a stream. Answers with the place in the file table that is its own.
     pub(super) fn open_stream(&mut self, tag: u64) -> Result<(StreamKey, u32), Full> {
-        if self.is_ending {
+        if self.is_ending || self.streams.len() >= self.streams_max {
             return Err(Full);
         }
-        let index = self.free_streams.pop().ok_or(Full)?;
-        let stream = &mut self.streams[index as usize];
-        let generation = stream.generation;
-        *stream = Stream { generation, tag, phase: Phase::Live, ..Stream::new() };
-        Ok((StreamKey { index, generation }, self.stream_file(index)))
+        let key = self.streams.insert(Stream::new(tag));
+        Ok((key, self.stream_file(key)))
     }
 
     /// Begins to connect; the stream's socket lies in its place in the file table.
@@ -222,16 +217,16 @@ impl Machine {
         let op = Box::new(ConnectOp { stream: key, address });
         let (at, len) = (op.address.as_ptr(), op.address.len());
         let op_key = self.table.insert(Op::Connect(op));
-        let entry = opcode::Connect::new(Fixed(self.stream_file(key.index)), at, len).build();
+        let entry = opcode::Connect::new(Fixed(self.stream_file(key)), at, len).build();
         self.outbox.push_back(entry.user_data(op_key.0));
-        let stream = &mut self.streams[key.index as usize];
+        let stream = self.stream_mut(key);
         stream.has_file = true;
         stream.connect = Some(op_key);
     }
 
     /// Tells that a stream could not even begin to connect.
     pub(super) fn refuse_connect(&mut self, key: StreamKey, error: ConnectError) {
-        let tag = self.streams[key.index as usize].tag;
+        let tag = self.stream_mut(key).tag;
         self.ready.push_back(Completion::Connected { tag, outcome: Err(error) });
     }
 
@@ -250,16 +245,16 @@ impl Machine {
     }
 
     fn arm_receive(&mut self, key: StreamKey) {
-        let stream = &self.streams[key.index as usize];
+        let stream = self.stream_mut(key);
         if stream.has_more && stream.slot_count_max > 1 && self.arm_scatter(key) {
             return;
         }
         let op_key = self.table.insert(Op::Receive(key));
-        let stream = &mut self.streams[key.index as usize];
+        let stream = self.stream_mut(key);
         stream.receive = Some(op_key);
         // A response takes its time: a try before it is there would only come back empty.
         let order = if stream.has_more { 0 } else { POLL_FIRST };
-        let file = Fixed(self.stream_file(key.index));
+        let file = Fixed(self.stream_file(key));
         let group = self.stream_buffers.id();
         let entry = opcode::Recv::new(file, ptr::null_mut(), SLOT_LEN as u32)
             .buf_group(group)
@@ -272,7 +267,7 @@ impl Machine {
     /// Receives into several slots while the pool is not low: they count as its received bytes
     /// (`engine_pinned` of the plan).
     fn arm_scatter(&mut self, key: StreamKey) -> bool {
-        let slot_count_max = self.streams[key.index as usize].slot_count_max;
+        let slot_count_max = self.stream_mut(key).slot_count_max;
         let mut op = ScatterOp::new(key);
         while op.slots.len() < slot_count_max.min(RECEIVE_SLOT_COUNT_MAX) && !self.pool.is_low() {
             let Some(lease) = self.pool.lease() else { break };
@@ -281,15 +276,15 @@ impl Machine {
         if op.slots.is_empty() {
             return false;
         }
-        let entry = op.offer(Fixed(self.stream_file(key.index)));
+        let entry = op.offer(Fixed(self.stream_file(key)));
         let op_key = self.table.insert(Op::Scatter(op));
-        self.streams[key.index as usize].receive = Some(op_key);
+        self.stream_mut(key).receive = Some(op_key);
         self.outbox.push_back(entry.user_data(op_key.0));
         true
     }
 
     fn starve(&mut self, key: StreamKey) {
-        self.streams[key.index as usize].starves = true;
+        self.stream_mut(key).starves = true;
         self.starving.push_back(key);
     }
 
@@ -300,8 +295,8 @@ impl Machine {
         }
         for _ in 0..self.stream_buffers.provided_count() {
             let Some(key) = self.starving.pop_front() else { return };
-            let stream = &mut self.streams[key.index as usize];
-            if stream.generation == key.generation && mem::take(&mut stream.starves) {
+            let stream = self.streams.get_mut(key);
+            if stream.is_some_and(|stream| mem::take(&mut stream.starves)) {
                 self.arm_receive(key);
             }
         }
@@ -326,7 +321,7 @@ impl Machine {
             return Ok(());
         }
         let op_key = self.table.insert(Op::Write(op));
-        self.streams[key.index as usize].write = Some(op_key);
+        self.stream_mut(key).write = Some(op_key);
         self.issue_write(op_key);
         Ok(())
     }
@@ -341,7 +336,7 @@ impl Machine {
             self.outbox.push_back(entry.user_data(op_key.0));
             return;
         }
-        let file = Fixed(u32::from(self.sockets_max) + op.stream.index);
+        let file = Fixed(u32::from(self.sockets_max) + op.stream.index() as u32);
         let entry = op.offer(file);
         self.outbox.push_back(entry.user_data(op_key.0));
     }
@@ -364,30 +359,29 @@ impl Machine {
 
     /// Closes the descriptor of a closing stream once nothing of it is in flight.
     fn settle_close(&mut self, key: StreamKey) -> Option<Completion> {
-        let stream = &mut self.streams[key.index as usize];
+        let stream = self.stream_mut(key);
         let is_idle =
             stream.connect.is_none() && stream.receive.is_none() && stream.write.is_none();
         if stream.phase != Phase::Closing || !is_idle {
             return None;
         }
+        let tag = stream.tag;
         if mem::take(&mut stream.has_file) && !self.is_ending {
             let op_key = self.table.insert(Op::Close(key));
-            self.streams[key.index as usize].close = Some(op_key);
-            let entry = opcode::Close::new(Fixed(self.stream_file(key.index))).build();
+            self.stream_mut(key).close = Some(op_key);
+            let entry = opcode::Close::new(Fixed(self.stream_file(key))).build();
             self.outbox.push_back(entry.user_data(op_key.0));
             return None;
         }
-        stream.phase = Phase::Free;
-        stream.generation = stream.generation.wrapping_add(1);
-        self.free_streams.push(key.index);
-        Some(Completion::Closed { tag: self.streams[key.index as usize].tag })
+        self.streams.remove(key);
+        Some(Completion::Closed { tag })
     }
 
     pub(super) fn connected(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
         let Some(Op::Connect(op)) = self.table.remove(op_key) else {
             unreachable!("the caller has just found it");
         };
-        let stream = &mut self.streams[op.stream.index as usize];
+        let stream = self.stream_mut(op.stream);
         stream.connect = None;
         if stream.phase == Phase::Closing {
             return self.settle_close(op.stream);
@@ -434,7 +428,7 @@ impl Machine {
         event: Event,
         pieces: impl Iterator<Item = BytesMut>,
     ) -> Option<Completion> {
-        let stream = &mut self.streams[key.index as usize];
+        let stream = self.stream_mut(key);
         stream.receive = None;
         stream.has_more = cqueue::sock_nonempty(event.flags);
         if stream.phase == Phase::Closing {
@@ -508,12 +502,12 @@ impl Machine {
             },
         };
         let len = op.written;
-        let stream = &mut self.streams[key.index as usize];
-        let is_closing = stream.phase == Phase::Closing || self.is_ending;
+        let is_closing = self.is_ending || self.stream_mut(key).phase == Phase::Closing;
         if outcome.is_none() && !is_closing {
             self.issue_write(op_key);
             return None;
         }
+        let stream = self.stream_mut(key);
         stream.write = None;
         let tag = stream.tag;
         if let Some(Op::Write(mut op)) = self.table.remove(op_key) {
@@ -528,7 +522,7 @@ impl Machine {
 
     pub(super) fn closed(&mut self, op_key: OpKey, key: StreamKey) -> Option<Completion> {
         self.table.remove(op_key);
-        self.streams[key.index as usize].close = None;
+        self.stream_mut(key).close = None;
         self.settle_close(key)
     }
 
@@ -548,12 +542,16 @@ impl Machine {
     /// The stream, unless it is closing or gone; a key that is used after that is a caller's bug
     /// without consequences, and counted.
     fn live_stream(&mut self, key: StreamKey) -> Option<&mut Stream> {
-        let stream = &mut self.streams[key.index as usize];
-        let is_live = stream.generation == key.generation && stream.phase == Phase::Live;
+        let is_live = self.streams.get(key).is_some_and(|stream| stream.phase == Phase::Live);
         if !is_live {
             self.stats.stale_keys += 1;
             return None;
         }
-        Some(stream)
+        self.streams.get_mut(key)
+    }
+
+    /// Returns a stream of which the kernel holds an operation, or which is being opened or closed.
+    fn stream_mut(&mut self, key: StreamKey) -> &mut Stream {
+        self.streams.get_mut(key).expect("a stream stays until its last operation is over")
     }
 }

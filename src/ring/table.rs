@@ -1,48 +1,48 @@
-//! The op table: what the kernel holds, until its completion.
+//! The operation table: each operation that the kernel holds, until its completion.
 //!
-//! An operation's key is its place in the table with the place's generation, and travels through
-//! the kernel as user data. The generation changes whenever a place is freed, so a completion that
-//! comes too late names nobody.
+//! An operation's key travels through the kernel as user data. Its generation makes sure that a
+//! completion that comes too late finds nothing.
 //!
 //! ```text
-//!  user data:  | generation (32) | piece (8) | place (24) |
+//!  user data:  | generation (32) | piece (8) | index (24) |
 //! ```
 //!
-//! The piece tells apart the sends of one batch that go segment by segment.
+//! The piece distinguishes the sends of a batch that goes segment by segment.
 
 use super::completion::{SocketIndex, StreamKey};
 use super::datagrams::SendOp;
 use super::streams::{ConnectOp, ScatterOp, WriteOp};
+use crate::base::slab::{Slab, SlabKey};
 use crate::planted::{Bug, is_planted};
 
-/// User data of cancel requests: names no operation, since places end below.
+/// User data of cancel requests; no operation has it, since indexes end below.
 pub(super) const CANCEL: u64 = u64::MAX;
 
-/// Most places that a table has.
-pub(super) const PLACES_MAX: usize = (1 << 24) - 1;
+/// The most operations that a table holds.
+pub(super) const OPERATIONS_MAX: usize = (1 << 24) - 1;
 
+/// The key of an operation and of one of its pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OpKey(pub(super) u64);
 
+impl SlabKey for OpKey {
+    fn from_parts(index: u32, generation: u32) -> Self {
+        debug_assert!(index as usize <= OPERATIONS_MAX);
+        Self(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    fn parts(self) -> (u32, u32) {
+        (self.0 as u32 & 0xff_ffff, (self.0 >> 32) as u32)
+    }
+}
+
 impl OpKey {
-    fn new(place: u32, generation: u32) -> OpKey {
-        OpKey(u64::from(generation) << 32 | u64::from(place))
-    }
-
-    fn place(self) -> usize {
-        (self.0 & 0xff_ffff) as usize
-    }
-
-    fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    /// Which piece of the operation is meant.
+    /// Returns the number of the piece.
     pub(super) fn piece(self) -> u32 {
         (self.0 >> 24) as u32 & 0xff
     }
 
-    /// The same operation's key for one of its pieces.
+    /// Returns the key of another piece of the same operation.
     pub(super) fn with_piece(self, piece: u32) -> OpKey {
         debug_assert!(piece <= 0xff);
         OpKey(self.0 & !0xff00_0000 | u64::from(piece) << 24)
@@ -69,60 +69,50 @@ pub(super) enum Op {
     Wake,
 }
 
-struct Place {
-    generation: u32,
-    op: Option<Op>,
-}
-
+/// The operations in flight. It never grows: its users' own bounds add up to its length.
 pub(super) struct OpTable {
-    places: Vec<Place>,
-    free: Vec<u32>,
+    operations: Slab<OpKey, Op>,
+    len_max: usize,
 }
 
 impl OpTable {
-    pub(super) fn new(len: usize) -> OpTable {
-        assert!(len <= PLACES_MAX, "a place has 24 bits");
-        OpTable {
-            places: (0..len).map(|_| Place { generation: 0, op: None }).collect(),
-            free: (0..len as u32).rev().collect(),
-        }
+    pub(super) fn new(len_max: usize) -> OpTable {
+        assert!(len_max <= OPERATIONS_MAX, "an index has 24 bits");
+        OpTable { operations: Slab::with_capacity(len_max), len_max }
     }
 
-    /// Takes an operation in. The callers' own bounds add up to the table's length.
     pub(super) fn insert(&mut self, op: Op) -> OpKey {
-        let index = self.free.pop().expect("the table is as long as the sum of its users' bounds");
-        let place = &mut self.places[index as usize];
-        debug_assert!(place.op.is_none(), "a free place is empty");
-        place.op = Some(op);
-        OpKey::new(index, place.generation)
+        let has_room = self.operations.len() < self.len_max;
+        assert!(has_room, "the table is as long as the sum of its users' bounds");
+        self.operations.insert(op)
     }
 
     pub(super) fn get_mut(&mut self, key: OpKey) -> Option<&mut Op> {
-        self.place(key)?.op.as_mut()
-    }
-
-    fn place(&mut self, key: OpKey) -> Option<&mut Place> {
-        let place = self.places.get_mut(key.place())?;
-        let is_current = place.generation == key.generation() || is_planted(Bug::StaleOpKey);
-        is_current.then_some(place)
+        let key = self.planted_key(key);
+        self.operations.get_mut(key)
     }
 
     pub(super) fn remove(&mut self, key: OpKey) -> Option<Op> {
-        let place = self.place(key)?;
-        let op = place.op.take()?;
-        place.generation = place.generation.wrapping_add(1);
-        self.free.push(key.place() as u32);
-        Some(op)
+        let key = self.planted_key(key);
+        self.operations.remove(key)
     }
 
-    /// The keys of all operations in flight, each of its first piece.
-    pub(super) fn keys(&self) -> impl Iterator<Item = OpKey> {
-        let places = (0..).zip(&self.places).filter(|(_, place)| place.op.is_some());
-        places.map(|(index, place)| OpKey::new(index, place.generation))
+    /// Returns the keys of all operations in flight, each of its first piece.
+    pub(super) fn keys(&self) -> Vec<OpKey> {
+        self.operations.keys()
     }
 
+    /// Returns the number of operations in flight.
     pub(super) fn in_flight(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.operations.len()
+    }
+
+    /// Returns `key`, or the current key of its index where that bug is planted.
+    fn planted_key(&mut self, key: OpKey) -> OpKey {
+        if !is_planted(Bug::StaleOpKey) {
+            return key;
+        }
+        self.operations.at(key.parts().0 as usize).map_or(key, |(current, _)| current)
     }
 }
 
@@ -136,14 +126,14 @@ mod tests {
         let first = table.insert(Op::Wake);
         assert!(matches!(table.remove(first), Some(Op::Wake)));
         let second = table.insert(Op::ReceiveDatagrams(SocketIndex(3)));
-        assert_eq!(first.place(), second.place(), "the place is used again");
+        assert_eq!(first.parts().0, second.parts().0, "the index is used again");
         assert!(table.get_mut(first).is_none() && table.remove(first).is_none());
         assert!(matches!(table.get_mut(second), Some(Op::ReceiveDatagrams(SocketIndex(3)))));
         assert_eq!(table.in_flight(), 1);
     }
 
     #[test]
-    fn pieces_do_not_change_the_operation() {
+    fn the_keys_of_all_pieces_find_the_operation() {
         let mut table = OpTable::new(3);
         table.insert(Op::Wake);
         let key = table.insert(Op::Wake);

@@ -20,7 +20,7 @@ use super::machine::{Event, Machine};
 use super::settings::RingSettings;
 use super::table::{CANCEL, Op, OpKey};
 use crate::host::address::SockAddr;
-use crate::host::offload::Offload;
+use crate::host::socket::offload::Offload;
 use crate::limits::SLOT_LEN;
 use crate::pool::Pool;
 

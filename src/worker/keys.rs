@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::WorkerSetup;
+use crate::cid::CidMask;
 use crate::host::clock;
-use crate::host::steering;
 use crate::limits::WINDOW_BUDGET_LEN;
-use crate::quic::{self, EngineSettings, MTU_MAX_DEFAULT, TimeSource};
+use crate::quic::{EngineSettings, MTU_MAX_DEFAULT, TimeSource};
 
 /// Secrets that all workers share: any of them reads what another has written.
 #[derive(Clone)]
 pub struct ProcessKeys {
     /// Hides the worker's index in connection ids; the steering program has the same.
-    pub cid_mask: steering::CidMask,
+    pub cid_mask: CidMask,
     /// Key of stateless resets (RFC 9000 10.3.2).
     pub reset_key: [u8; 64],
     /// Key of Retry tokens (RFC 9000 8.1.4).
@@ -24,11 +24,7 @@ impl ProcessKeys {
     /// Draws new keys from `random`.
     pub fn generate(random: fn(&mut [u8])) -> Self {
         let [k1, k2, k3] = draw(random);
-        Self {
-            cid_mask: steering::CidMask { k1, k2, k3 },
-            reset_key: draw(random),
-            token_key: draw(random),
-        }
+        Self { cid_mask: CidMask { k1, k2, k3 }, reset_key: draw(random), token_key: draw(random) }
     }
 }
 
@@ -37,7 +33,6 @@ impl WorkerSetup {
     /// ids: a worker that begins anew must not repeat the ids of the one before.
     pub(super) fn engine_settings(&self) -> EngineSettings {
         let config = &self.snapshot.config;
-        let mask = self.keys.cid_mask;
         EngineSettings {
             listeners: config.listeners.iter().map(|listener| listener.quic.clone()).collect(),
             sockets: self.sockets.iter().map(|edge| edge.listener).collect(),
@@ -49,7 +44,7 @@ impl WorkerSetup {
             mtu_max: MTU_MAX_DEFAULT,
             seed: draw(self.random),
             cid_key: draw(self.random),
-            cid_mask: quic::CidMask { k1: mask.k1, k2: mask.k2, k3: mask.k3 },
+            cid_mask: self.keys.cid_mask,
             reset_key: self.keys.reset_key,
             token_key: self.keys.token_key,
             time_source: Arc::new(WallClock),

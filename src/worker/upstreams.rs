@@ -5,36 +5,13 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Worker;
-use crate::config::EndpointAddress;
+use crate::address::EndpointAddress;
+use crate::base::slab::KeyMap;
 use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
-use crate::ring::{ConnectError, ReceiveOutcome, StreamAddress, StreamError, StreamKey};
+use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
 
-/// A table by the index of the gateway's key; a stale key finds nothing.
-#[derive(Default)]
-pub(super) struct Upstreams {
-    streams: Vec<Option<(UpstreamKey, StreamKey)>>,
-}
-
-impl Upstreams {
-    fn insert(&mut self, key: UpstreamKey, stream: StreamKey) {
-        let index = key.index();
-        if index >= self.streams.len() {
-            self.streams.resize(index + 1, None);
-        }
-        self.streams[index] = Some((key, stream));
-    }
-
-    fn get(&self, key: UpstreamKey) -> Option<StreamKey> {
-        let (held, stream) = (*self.streams.get(key.index())?)?;
-        (held == key).then_some(stream)
-    }
-
-    fn remove(&mut self, key: UpstreamKey) -> Option<StreamKey> {
-        let stream = self.get(key)?;
-        self.streams[key.index()] = None;
-        Some(stream)
-    }
-}
+/// The ring's key of each upstream connection.
+pub(super) type Upstreams = KeyMap<UpstreamKey, StreamKey>;
 
 impl Worker<'_> {
     pub(super) fn connect(
@@ -44,11 +21,7 @@ impl Worker<'_> {
         address: &EndpointAddress,
         congestion: Option<&str>,
     ) {
-        let address = match address {
-            EndpointAddress::Tcp(address) => StreamAddress::Tcp(*address),
-            EndpointAddress::Unix(path) => StreamAddress::Unix(path.clone()),
-        };
-        match self.ring.connect(key.to_bits(), &address, congestion) {
+        match self.ring.connect(key.to_bits(), address, congestion) {
             Ok(stream) => self.upstreams.insert(key, stream),
             Err(_full) => {
                 let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);
@@ -58,7 +31,7 @@ impl Worker<'_> {
     }
 
     pub(super) fn write(&mut self, now: Instant, key: UpstreamKey, pieces: Vec<Bytes>) {
-        let Some(stream) = self.upstreams.get(key) else { return };
+        let Some(&stream) = self.upstreams.get(key) else { return };
         #[cfg(test)]
         self.setup.witness.see(&pieces);
         if self.ring.write(stream, pieces).is_err() {
@@ -69,7 +42,7 @@ impl Worker<'_> {
     }
 
     pub(super) fn receive(&mut self, key: UpstreamKey, slot_count_max: usize) {
-        if let Some(stream) = self.upstreams.get(key) {
+        if let Some(&stream) = self.upstreams.get(key) {
             self.ring.receive(stream, slot_count_max);
         }
     }

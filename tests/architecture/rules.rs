@@ -2,7 +2,8 @@
 //! either the code goes another way, or the arrow is drawn here with its reason.
 
 /// Leaves anybody may use: they know nothing of the program.
-const LEAVES: &[&str] = &["base", "message", "limits", "metrics", "deadlines", "planted"];
+const LEAVES: &[&str] =
+    &["address", "base", "cid", "hugepages", "limits", "message", "metrics", "planted"];
 
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -35,9 +36,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["config"]),
     ("config", &[]),
     ("metrics", &[]),
+    ("address", &[]),
     ("base", &[]),
     ("message", &[]),
-    ("deadlines", &[]),
+    ("cid", &[]),
+    ("hugepages", &[]),
     ("limits", &[]),
     ("planted", &[]),
 ];
@@ -85,8 +88,7 @@ const HOMES: &[(&str, &[&str])] = &[
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
 /// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
-pub const PROTOCOL_SIDE: &[&str] =
-    &["quic", "http3", "proxy", "gateway", "message", "base", "deadlines"];
+pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "message", "base"];
 
 /// Where unsafe code lives.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];

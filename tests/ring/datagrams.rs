@@ -6,10 +6,9 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use ringway::address::EndpointAddress;
 use ringway::pool::Pool;
-use ringway::ring::{
-    Completion, DatagramSend, LossReason, RingSettings, SendOutcome, StreamAddress, Wait,
-};
+use ringway::ring::{Completion, DatagramSend, LossReason, RingSettings, SendOutcome, Wait};
 
 use crate::harness::{Bench, PATIENCE, padded, pattern, peer, send, settings};
 
@@ -539,7 +538,7 @@ fn a_wait_ends_by_its_deadline_or_by_a_wake() {
     }
     assert!(bench.linger(Duration::from_millis(20)).is_empty(), "each write is told once");
     // Only here so that a ring with streams ends well too.
-    let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
+    let nobody = EndpointAddress::Unix("/nonexistent/ringway.sock".into());
     bench.ring.connect(1, &nobody, None).unwrap();
     bench.end();
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ringway::address::EndpointAddress;
 use ringway::host::{clock, probe};
 use ringway::limits::RECEIVE_SLOT_COUNT_MAX;
-use ringway::ring::{Ring, RingSettings, StreamAddress, Wait};
+use ringway::ring::{Ring, RingSettings, Wait};
 
 use crate::harness::{
     Bench, PATIENCE, assert_all_free, edge_socket, pattern, peer, pool, send, settings,
@@ -24,7 +25,7 @@ fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     let client = peer("127.0.0.1:0");
     bench.ring.watch_wake(Arc::new(ringway::host::eventfd::eventfd().unwrap()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let to = EndpointAddress::Tcp(listener.local_addr().unwrap());
     let streams: Vec<_> = (0..4).map(|tag| bench.ring.connect(tag, &to, None).unwrap()).collect();
     bench.linger(Duration::from_millis(10));
     let stuck = Bytes::from(vec![1; 50 << 20]);
@@ -69,7 +70,7 @@ fn thousands_of_idle_streams_end_at_once() {
     assert!(limit.soft > u64::from(STREAM_COUNT) + 100, "{limit:?}: raise `ulimit -Hn`");
     let mut bench = Bench::new(RingSettings { streams_max: STREAM_COUNT, ..settings() });
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let to = EndpointAddress::Tcp(listener.local_addr().unwrap());
     let mut far_ends = Vec::new();
     for tag in 0..STREAM_COUNT {
         let stream = bench.ring.connect(u64::from(tag), &to, None).unwrap();

@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringway::cid::CidMask;
 use ringway::host::clock;
 use ringway::host::socket::{SocketGroup, SocketSettings};
-use ringway::host::steering::CidMask;
 use ringway::limits::{SLOT_COUNT_MIN, SLOT_LEN};
 use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
 use ringway::ring::{Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait};

@@ -7,12 +7,12 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ringway::address::EndpointAddress;
 use ringway::host::clock;
 use ringway::limits::{GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX, RING_THREADS_MAX};
 use ringway::pool::Pool;
 use ringway::ring::{
-    Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamAddress, StreamError,
-    StreamKey, Wait,
+    Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamError, StreamKey, Wait,
 };
 
 use crate::harness::{Bench, PATIENCE, pattern, settings};
@@ -22,7 +22,7 @@ const TAG: u64 = 0xfeed_0000_0000_0001;
 /// A stream with its other end.
 fn connected(bench: &mut Bench) -> (StreamKey, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = StreamAddress::Tcp(listener.local_addr().unwrap());
+    let address = EndpointAddress::Tcp(listener.local_addr().unwrap());
     let key = bench.ring.connect(TAG, &address, None).unwrap();
     assert_eq!(connect_outcome(bench), Ok(()));
     let (far, _) = listener.accept().unwrap();
@@ -84,7 +84,7 @@ fn bytes_go_both_ways_over_tcp() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let mut bench = Bench::new(settings());
         let listener = TcpListener::bind(address).unwrap();
-        let to = StreamAddress::Tcp(listener.local_addr().unwrap());
+        let to = EndpointAddress::Tcp(listener.local_addr().unwrap());
         let key = bench.ring.connect(TAG, &to, None).unwrap();
         assert_eq!(connect_outcome(&mut bench), Ok(()));
         let (mut far, _) = listener.accept().unwrap();
@@ -158,7 +158,7 @@ fn a_unix_socket_is_a_stream_too() {
     let path = directory.path().join("upstream.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let mut bench = Bench::new(settings());
-    let key = bench.ring.connect(TAG, &StreamAddress::Unix(path), None).unwrap();
+    let key = bench.ring.connect(TAG, &EndpointAddress::Unix(path), None).unwrap();
     assert_eq!(connect_outcome(&mut bench), Ok(()));
     let (mut far, _) = listener.accept().unwrap();
     far.write_all(b"hello").unwrap();
@@ -178,10 +178,10 @@ fn refusals_to_connect_are_told_apart() {
     std::fs::write(&file, "").unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cases = [
-        (StreamAddress::Tcp(free), ConnectError::Refused),
-        (StreamAddress::Unix(directory.path().join("none")), ConnectError::NotFound),
-        (StreamAddress::Unix(file), ConnectError::Refused),
-        (StreamAddress::Unix("x".repeat(200).into()), ConnectError::NotFound),
+        (EndpointAddress::Tcp(free), ConnectError::Refused),
+        (EndpointAddress::Unix(directory.path().join("none")), ConnectError::NotFound),
+        (EndpointAddress::Unix(file), ConnectError::Refused),
+        (EndpointAddress::Unix("x".repeat(200).into()), ConnectError::NotFound),
     ];
     let mut bench = Bench::new(settings());
     for (address, expected) in cases {
@@ -322,7 +322,7 @@ fn a_connect_that_hangs_can_be_closed() {
     let mut bench = Bench::new(settings());
     let mut keys = Vec::new();
     for tag in 0..8 {
-        keys.push((tag, bench.ring.connect(tag, &StreamAddress::Tcp(address), None).unwrap()));
+        keys.push((tag, bench.ring.connect(tag, &EndpointAddress::Tcp(address), None).unwrap()));
     }
     let answered = bench.linger(Duration::from_millis(50));
     assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
@@ -352,12 +352,12 @@ fn connects_that_hang_on_a_unix_socket_hold_few_threads_and_hinder_nobody() {
     let _well = UnixListener::bind(&well).unwrap();
     let mut bench = Bench::new(RingSettings { streams_max: 512, ..settings() });
     for tag in 0..300 {
-        bench.ring.connect(tag, &StreamAddress::Unix(full.clone()), None).unwrap();
+        bench.ring.connect(tag, &EndpointAddress::Unix(full.clone()), None).unwrap();
     }
     bench.linger(Duration::from_millis(700));
     let threads = kernel_threads();
     assert!((1..=RING_THREADS_MAX).contains(&threads), "{threads} of them wait");
-    bench.ring.connect(1000, &StreamAddress::Unix(well), None).unwrap();
+    bench.ring.connect(1000, &EndpointAddress::Unix(well), None).unwrap();
     bench.until(|_, completion| match completion {
         Completion::Connected { tag: 1000, outcome: Ok(()) } => Break(()),
         other => panic!("{other:?}"),
@@ -385,7 +385,7 @@ fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
     assert_eq!(outcome, 0);
     let mut bench = Bench::new(settings());
     let keys: Vec<_> = (0..6)
-        .map(|tag| bench.ring.connect(tag, &StreamAddress::Unix(path.clone()), None).unwrap())
+        .map(|tag| bench.ring.connect(tag, &EndpointAddress::Unix(path.clone()), None).unwrap())
         .collect();
     let answered = bench.linger(Duration::from_millis(50));
     assert!(answered.len() < keys.len(), "some must hang: {answered:?}");
@@ -406,7 +406,7 @@ fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
 #[test]
 fn no_more_streams_than_promised() {
     let mut bench = Bench::new(settings());
-    let nobody = StreamAddress::Unix("/nonexistent/ringway.sock".into());
+    let nobody = EndpointAddress::Unix("/nonexistent/ringway.sock".into());
     let keys: Vec<_> = (0..64).map(|tag| bench.ring.connect(tag, &nobody, None).unwrap()).collect();
     assert_eq!(bench.ring.connect(64, &nobody, None), Err(Full));
     bench.ring.close(keys[5]);

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use quinn_proto::crypto::rustls::QuicClientConfig;
+use ringway::cid::CidMask;
 use ringway::config::{Certificate, CertificateSource, HostPattern};
 use ringway::gateway::{Gateway, GatewaySettings};
 use ringway::host::clock;
-use ringway::quic::{CidMask, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource};
+use ringway::quic::{Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource};
 use ringway::tls::{ServerTls, provider};
 
 use crate::client::Client;

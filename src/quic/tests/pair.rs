@@ -21,6 +21,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::super::cid::WorkerIds;
 use super::super::*;
+use crate::cid::CidMask;
 use crate::config::{self, Certificate, CertificateSource, Congestion, HostPattern, Retry};
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX, SLOT_LEN};
 use crate::tls::{self, ServerTls};

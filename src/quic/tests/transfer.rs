@@ -161,6 +161,8 @@ fn a_download_survives_rebinding() {
             changes += 1;
             let host = if changes == 3 { 9 } else { 7 };
             pair.client_address = SocketAddr::from(([198, 51, 100, host], 40_000 + changes as u16));
+            // A client that has nothing to send from its new address could not be found there.
+            pair.client_write(client, stream, &mut Bytes::from_static(b"!"));
         }
         ended
     });

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 
 use super::mailbox::{Command, Snapshot, WorkerEvent};
 use super::{Worker, WorkerEnd};
-use crate::host::{clock, offload};
+use crate::host::clock;
+use crate::host::socket::offload;
 use crate::metrics::{Copied, SendsLost};
 use crate::pool::Pool;
 use crate::ring::{Completion, Wait};

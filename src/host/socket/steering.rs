@@ -15,45 +15,16 @@
 //! belong to the same worker; the mask hides, it does not protect: the program must stay a handful
 //! of instructions.
 
-use crate::host::socket::OptionError;
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
-/// Length of the connection ids that we issue, in bytes.
-pub const CONNECTION_ID_LEN: usize = 8;
+use super::options::{OptionError, set_program};
+use crate::cid::{CID_LEN, CidMask, WORKER_INDEX_MAX};
 
-/// Most workers that an index can name (seven bits; the eighth is the generation).
-pub const WORKERS_MAX: u16 = 128;
+/// The most sockets of a group.
+const WORKERS_MAX: u16 = WORKER_INDEX_MAX + 1;
 
-/// What the program answers for "no index: hash".
+/// The program's result for datagrams that name no worker.
 const BY_HASH: u32 = 0xffff_ffff;
-
-/// The per-process key that masks worker indices in connection ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CidMask {
-    /// Selects bits of the id's byte 1.
-    pub k1: u8,
-    /// Is added to the id's byte 2.
-    pub k2: u8,
-    /// Is mixed in whole.
-    pub k3: u8,
-}
-
-impl CidMask {
-    /// The mask of byte 0, from the bytes behind it:
-    /// `(tail[0] & k1) ^ (tail[1] + k2 mod 256) ^ k3`.
-    ///
-    /// # Panics
-    /// If `tail` has fewer than two bytes.
-    pub fn mask(&self, tail: &[u8]) -> u8 {
-        (tail[0] & self.k1) ^ tail[1].wrapping_add(self.k2) ^ self.k3
-    }
-
-    /// The worker that a connection id of ours names.
-    pub fn worker(&self, id: &[u8; CONNECTION_ID_LEN]) -> u16 {
-        u16::from((id[0] ^ self.mask(&id[1..])) & 0x7f)
-    }
-}
 
 /// The steering program for `workers` sockets, bound in worker order.
 ///
@@ -61,7 +32,7 @@ impl CidMask {
 /// before every load.
 pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
-    let id_len = CONNECTION_ID_LEN as u32;
+    let id_len = CID_LEN as u32;
     let mut code = Assembler::default();
     code.load_len();
     code.jump_unless(JGE, 1 + id_len, Label::Hash);
@@ -109,22 +80,8 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
 /// Attaches the steering program to the group that `socket` is in (or, before it is bound, will
 /// begin).
 pub fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
-    let fprog = libc::sock_fprog {
-        len: u16::try_from(program.len()).expect("the program has some thirty instructions"),
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
-    // reads it.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const fprog).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last("SO_ATTACH_REUSEPORT_CBPF")) }
+    let option = libc::SO_ATTACH_REUSEPORT_CBPF;
+    set_program(socket, option, program, "SO_ATTACH_REUSEPORT_CBPF")
 }
 
 // Instruction codes as in linux/bpf_common.h.
@@ -305,10 +262,9 @@ mod tests {
         }
     }
 
-    fn id(worker: u16, generation: u8, seed: u64) -> [u8; CONNECTION_ID_LEN] {
-        let mut id = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-        id[0] = (generation << 7 | worker as u8) ^ MASK.mask(&id[1..]);
-        id
+    fn id(worker: u16, generation: u8, seed: u64) -> [u8; CID_LEN] {
+        let [_, tail @ ..] = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        MASK.id(worker, generation == 1, tail)
     }
 
     fn short(id: &[u8]) -> Vec<u8> {

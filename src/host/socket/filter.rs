@@ -5,9 +5,8 @@
 //! program that chooses the socket ([`steering`](super::steering)).
 
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 
-use crate::host::socket::OptionError;
+use super::options::{OptionError, set_program};
 
 /// RFC 9000 10.3: a packet with a short header of fewer bytes is never valid; one with a long header
 /// is longer.
@@ -20,30 +19,19 @@ const UDP_HEADER_LEN: u32 = 8;
 /// (GRO) is taken by its whole length.
 pub fn drop_short(socket: &UdpSocket) -> Result<(), OptionError> {
     let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
-    let mut program = [
+    let program = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, UDP_HEADER_LEN + DATAGRAM_LEN_MIN, 1),
         // How many bytes of it are kept.
         step(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
         step(libc::BPF_RET | libc::BPF_K, 0, 0),
     ];
-    let fprog = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
-    // reads it.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const fprog).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last("SO_ATTACH_FILTER")) }
+    set_program(socket, libc::SO_ATTACH_FILTER, &program, "SO_ATTACH_FILTER")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
     use std::time::Duration;
 
     use super::*;

@@ -3,41 +3,23 @@
 //! Sockets are left in blocking mode: the ring waits in the kernel, and it would give back
 //! "would block" at once for a socket that asks not to block.
 
+mod filter;
+pub mod offload;
+mod options;
+mod steering;
+
 use std::fmt;
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use crate::cid::CidMask;
 use crate::host::address::SockAddr;
-use crate::host::filter;
-use crate::host::offload::Offload;
-use crate::host::steering::{self, CidMask};
 
-/// What to ask for when binding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketSettings {
-    /// Receive buffer wanted, in bytes of payload and the kernel's own overhead.
-    pub receive_buffer_len: usize,
-    /// Send buffer wanted, likewise.
-    pub send_buffer_len: usize,
-}
+pub use options::{GrantedBuffers, OptionError, SocketSettings};
 
-impl Default for SocketSettings {
-    fn default() -> Self {
-        Self { receive_buffer_len: 4 << 20, send_buffer_len: 4 << 20 }
-    }
-}
-
-/// Buffer lengths that the kernel granted; without privilege it grants no more than
-/// `net.core.rmem_max` and `net.core.wmem_max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GrantedBuffers {
-    /// Receive buffer in bytes.
-    pub receive_len: usize,
-    /// Send buffer in bytes.
-    pub send_len: usize,
-}
+use offload::Offload;
+use options::{only_own_family, set_buffers, set_options};
 
 /// All workers' sockets for one address. The owner keeps it for the process's life: closing one
 /// socket renumbers the others, and the steering program names them by number.
@@ -150,33 +132,6 @@ impl std::error::Error for BindError {
     }
 }
 
-/// One call that the kernel refused.
-#[derive(Debug)]
-pub struct OptionError {
-    /// The call or the socket option, as the kernel names it.
-    pub what: &'static str,
-    /// The kernel's reason.
-    pub error: io::Error,
-}
-
-impl OptionError {
-    pub(super) fn last(what: &'static str) -> Self {
-        Self { what, error: io::Error::last_os_error() }
-    }
-
-    fn from_io(what: &'static str, error: io::Error) -> Self {
-        Self { what, error }
-    }
-}
-
-impl fmt::Display for OptionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.error)
-    }
-}
-
-impl std::error::Error for OptionError {}
-
 fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
     // SAFETY: takes three integers and touches no memory of ours.
@@ -209,103 +164,6 @@ fn await_free(address: SocketAddr) -> Result<(), OptionError> {
     outcome
 }
 
-fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
-    if address.is_ipv6() {
-        set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1, "IPV6_V6ONLY")?;
-    }
-    Ok(())
-}
-
-fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
-    only_own_family(socket, address)?;
-    set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1, "SO_REUSEPORT")?;
-    // RFC 9000 14: QUIC datagrams must not be fragmented; with PROBE the kernel sets DF and does
-    // not act on path MTU messages, which anyone may forge.
-    if address.is_ipv6() {
-        let level = libc::IPPROTO_IPV6;
-        let probe = libc::IPV6_PMTUDISC_PROBE;
-        set(socket, level, libc::IPV6_MTU_DISCOVER, probe, "IPV6_MTU_DISCOVER")?;
-        set(socket, level, libc::IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")?;
-        set(socket, level, libc::IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")
-    } else {
-        let level = libc::IPPROTO_IP;
-        let probe = libc::IP_PMTUDISC_PROBE;
-        set(socket, level, libc::IP_MTU_DISCOVER, probe, "IP_MTU_DISCOVER")?;
-        set(socket, level, libc::IP_PKTINFO, 1, "IP_PKTINFO")?;
-        set(socket, level, libc::IP_RECVTOS, 1, "IP_RECVTOS")
-    }
-}
-
-fn set_buffers(
-    socket: &UdpSocket,
-    settings: SocketSettings,
-) -> Result<GrantedBuffers, OptionError> {
-    let receive_len = grant(
-        socket,
-        settings.receive_buffer_len,
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        "SO_RCVBUF",
-    )?;
-    let send_len = grant(
-        socket,
-        settings.send_buffer_len,
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        "SO_SNDBUF",
-    )?;
-    Ok(GrantedBuffers { receive_len, send_len })
-}
-
-/// Asks for `wanted` with the privileged option, then with the ordinary one; returns what is
-/// granted. The kernel doubles the figure for its own overhead, the response undoes that.
-fn grant(
-    socket: &UdpSocket,
-    wanted: usize,
-    (forced, ordinary): (i32, i32),
-    what: &'static str,
-) -> Result<usize, OptionError> {
-    let value = i32::try_from(wanted).unwrap_or(i32::MAX / 2);
-    if set(socket, libc::SOL_SOCKET, forced, value, what).is_err() {
-        set(socket, libc::SOL_SOCKET, ordinary, value, what)?;
-    }
-    let mut granted: i32 = 0;
-    let mut len = mem::size_of::<i32>() as libc::socklen_t;
-    // SAFETY: `granted` and `len` are live, and `len` is the length of `granted`.
-    let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            ordinary,
-            (&raw mut granted).cast(),
-            &mut len,
-        )
-    };
-    if outcome != 0 {
-        return Err(OptionError::last(what));
-    }
-    Ok(usize::try_from(granted).unwrap_or(0) / 2)
-}
-
-/// Sets an option that is a number.
-pub(super) fn set(
-    socket: &impl AsRawFd,
-    level: i32,
-    option: i32,
-    value: i32,
-    what: &'static str,
-) -> Result<(), OptionError> {
-    // SAFETY: `value` is live for the call and its length is given.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            mem::size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
-}
-
 fn bind(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
     let address = SockAddr::from(address);
     // SAFETY: the pointer and length describe `address`, which is live for the call.
@@ -315,6 +173,8 @@ fn bind(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem;
+
     use super::*;
 
     const MASK: CidMask = CidMask { k1: 1, k2: 2, k3: 3 };

@@ -5,7 +5,7 @@
 use std::mem;
 use std::os::fd::AsRawFd;
 
-use super::socket::set;
+use super::options::set;
 
 /// Segmentation offload of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
