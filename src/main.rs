@@ -11,7 +11,8 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 
 use ringway::cli::{self, Command, Exit};
 use ringway::config::{self, Config};
-use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
+use ringway::control::{self, Control, ControlSettings, ExitReason};
+use ringway::demo::Demonstration;
 use ringway::host::offload::Offload;
 use ringway::host::probe::{self, HostFacts};
 use ringway::host::socket::{SocketGroup, SocketSettings};
@@ -56,21 +57,15 @@ fn check(path: &Path) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Runs without a file: a certificate made in memory, and an origin of our own.
+/// Runs without a file.
 fn demonstrate() -> Result<(), Exit> {
-    let origin = Origin::start().map_err(|error| {
+    let demonstration = Demonstration::start().map_err(|error| {
         cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
     })?;
-    let config = config::default_demo(origin.address());
+    let config = demonstration.config.clone();
     let tls = ServerTls::load_config(&config)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
-    let address = config.listeners[0].addresses[0];
-    let invitation = format!(
-        "ringway: a demonstration with a self-signed certificate and a built-in origin; try\n  \
-         curl --http3-only --insecure https://localhost:{}/",
-        address.port()
-    );
-    serve(config, tls, Some(invitation))
+    serve(config, tls, Some(demonstration.invitation()))
 }
 
 /// Serves until told to end. A demonstration has an invitation, which is printed once it serves,

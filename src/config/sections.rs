@@ -98,7 +98,7 @@ fn pool_len(item: &Item, size: u64) -> u64 {
 }
 
 fn admin(mut section: Section) -> Option<AdminAddress> {
-    let default = AdminAddress::Tcp(super::demo::admin_address());
+    let default = AdminAddress::Tcp(b::ADMIN_ADDRESS);
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,

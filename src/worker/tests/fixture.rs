@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, mailbox};
 use super::super::{EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup, run};
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::config::testing::minimal;
 use crate::host::eventfd;
 use crate::host::socket::{SocketGroup, SocketSettings};
 use crate::limits::SLOT_LEN;
@@ -54,18 +55,12 @@ pub(super) struct Running {
 }
 
 pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
-    start_in(region(slot_count), demo_config(origin))
+    start_in(region(slot_count), minimal(origin))
 }
 
 pub(super) fn region(slot_count: usize) -> RegionHandle {
     let plan = PoolPlan::new(slot_count * SLOT_LEN).unwrap();
     Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap().0
-}
-
-pub(super) fn demo_config(origin: SocketAddr) -> Config {
-    let mut config = config::default_demo(origin);
-    config.listeners[0].addresses = vec!["127.0.0.1:0".parse().unwrap()];
-    config
 }
 
 /// What the workers of a process share.
