@@ -75,7 +75,8 @@ impl Worker<'_> {
         match completion {
             Completion::Datagrams { socket, payload, source, destination, ecn, segment_len } => {
                 let ledger = self.gateway.ledger_mut();
-                let split = self.intake.split(&self.pool, ledger, source, payload, segment_len);
+                let split =
+                    self.slot_policy.split(&self.pool, ledger, source, payload, segment_len);
                 for payload in split {
                     let datagram = Datagram {
                         socket: socket.index() as u16,

@@ -10,8 +10,10 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, mailbox};
-use super::super::{EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup, run};
+use super::super::mailbox::{
+    Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
+};
+use super::super::{EdgeSocket, ProcessKeys, WorkerSetup, run};
 use crate::config::Config;
 use crate::config::testing::minimal;
 use crate::host::eventfd;
@@ -47,7 +49,7 @@ pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) mailbox: MailboxSender,
     pub(super) events: mpsc::UnboundedReceiver<WorkerEvent>,
-    pub(super) thread: JoinHandle<WorkerEnd>,
+    pub(super) thread: JoinHandle<WorkerOutcome>,
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
     /// Kept open as main keeps them.
@@ -156,7 +158,7 @@ impl Running {
     pub(super) fn stop(self) {
         self.tell(Command::Stop);
         let end = self.thread.join().expect("the thread itself does not panic");
-        assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+        assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
     }
 
     pub(super) async fn client(&self) -> Client {

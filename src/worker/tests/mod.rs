@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::mailbox::{Command, Snapshot, WorkerEvent};
-use super::{Worker, WorkerEnd};
+use super::Worker;
+use super::mailbox::{Command, Snapshot, WorkerEvent, WorkerOutcome};
 use crate::config::testing::minimal;
 use crate::host::{clock, offload};
 use crate::metrics::{Copied, SendsLost};
@@ -166,7 +166,7 @@ async fn a_drain_finishes_what_has_begun() {
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     assert_eq!(download.await.unwrap(), (200, 20_000_000));
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +183,7 @@ async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_t
     let turns = running.report().await.counters.worker.loop_turns - before;
     assert!(turns < 50, "{turns} turns while nothing was to be done");
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +228,7 @@ fn a_panic_outside_of_the_loop_ends_the_worker_by_a_word() {
     let _owner = Pool::attach(region.clone());
     let running = start_in(region, minimal(origin(Duration::ZERO)));
     let end = running.thread.join().expect("the thread itself does not panic");
-    assert!(matches!(end, WorkerEnd::Failed(_)), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Failed(_)), "{end:?}");
 }
 
 /// Panics until the next begin has to wait for almost half a second.
@@ -283,7 +283,7 @@ async fn a_worker_that_pauses_obeys() {
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[test]
