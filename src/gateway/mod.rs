@@ -22,7 +22,6 @@ mod counts;
 mod farewell;
 mod heads;
 mod intake;
-mod ledger;
 mod reset_budget;
 mod respond;
 mod response;
@@ -33,6 +32,7 @@ use std::time::Instant;
 
 use crate::config::{Config, EndpointAddress};
 use crate::http3::{Code, LocalSettings};
+use crate::metrics::{CopyReason, Ledger};
 use crate::proxy::{AccessRecord, Proxy, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, StreamId, Transmit};
 use crate::tls::ServerTls;
@@ -44,7 +44,6 @@ use farewell::Farewells;
 use heads::HeadDeadlines;
 
 pub use counts::GatewayCounts;
-pub use ledger::{CopyReason, Ledger};
 
 /// One worker's whole protocol side.
 pub struct Gateway {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Gateway, Output, StreamRef};
 use crate::http3::Code;
+use crate::metrics::{CopyReason, Ledger};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::{self, Downstream, ResetReason};
 use crate::quic::{ConnectionKey, WriteError};
@@ -67,7 +68,7 @@ impl Gateway {
     fn response(
         &mut self,
         downstream: Downstream,
-        push: impl FnOnce(&mut super::response::ResponseQueue, bool, &mut super::Ledger),
+        push: impl FnOnce(&mut super::response::ResponseQueue, bool, &mut Ledger),
     ) {
         let at = stream_of(downstream);
         let Some(stream) = self.connections.stream_mut(at) else { return };
@@ -105,7 +106,7 @@ impl Gateway {
             }
             match self.engine.write(at.connection, at.stream, stream.response.pieces()) {
                 Ok(written) => {
-                    self.ledger.response_copied(super::CopyReason::Gather, written.bytes);
+                    self.ledger.response_copied(CopyReason::Gather, written.bytes);
                     let body_taken = stream.response.taken(written.bytes, written.pieces);
                     let exchange = stream.exchange;
                     self.discharge_response(at.connection, written.bytes);

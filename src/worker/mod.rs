@@ -44,6 +44,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::gateway::{Gateway, GatewaySettings};
 use crate::host::{clock, cpu};
+use crate::metrics::{PoolCounters, WorkerCounters};
 use crate::planted;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
@@ -238,7 +239,11 @@ struct Worker<'a> {
     slot_policy: slot_policy::SlotPolicy,
     transmit: turn::TransmitState,
     records: mailbox::AccessBatch,
-    tally: report::Tally,
+    counters: WorkerCounters,
+    pool_counters: PoolCounters,
+    /// Whether the pool was below its low-water mark in the last turn.
+    was_memory_low: bool,
+    segmentation: report::SegmentationWatch,
     phase: Phase,
     /// When to receive again on sockets whose receive has failed.
     receive_again: Option<Instant>,
@@ -289,7 +294,10 @@ impl<'a> Worker<'a> {
             upstreams: upstreams::Upstreams::default(),
             transmit: turn::TransmitState::default(),
             records: Vec::new(),
-            tally: report::Tally { restarts, ..Default::default() },
+            counters: WorkerCounters { restarts, ..WorkerCounters::default() },
+            pool_counters: PoolCounters::default(),
+            was_memory_low: false,
+            segmentation: report::SegmentationWatch::default(),
             phase: Phase::Serving,
             receive_again: None,
         })

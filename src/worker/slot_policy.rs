@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
-use crate::gateway::{CopyReason, Ledger};
+use crate::metrics::{CopyReason, Ledger};
 use crate::pool::Pool;
 
 /// Decides where received bytes are kept.
