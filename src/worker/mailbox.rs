@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 use crate::metrics::WorkerReport;
-pub use crate::proxy::{AccessRecord, Outcome};
+pub use crate::proxy::{AccessRecord, Outcome, ResetReason};
 use crate::tls::ServerTls;
 
 /// Everything a worker runs by, replaced as a whole.
