@@ -42,14 +42,21 @@ pub enum Exit {
     Host,
 }
 
+impl Exit {
+    /// Returns the exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Well => 0,
+            Self::Configuration => 1,
+            Self::Usage => 2,
+            Self::Host => 3,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(match exit {
-            Exit::Well => 0,
-            Exit::Configuration => 1,
-            Exit::Usage => 2,
-            Exit::Host => 3,
-        })
+        ExitCode::from(exit.code())
     }
 }
 

@@ -46,6 +46,7 @@ pub mod quic;
 // Where both sides meet, the thread that steers, and the words of the person who starts it.
 pub mod cli;
 pub mod control;
+pub mod demo;
 pub mod worker;
 
 #[cfg(test)]

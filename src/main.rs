@@ -1,27 +1,26 @@
 //! The binary: parse, load, check the host, bind, start workers, wait, drain.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use ringway::cli::{self, Command, Exit};
 use ringway::config::{self, Config};
-use ringway::control::{self, Control, ControlSettings, ExitReason, Origin};
+use ringway::control::{self, Control, ControlSettings, ExitReason};
+use ringway::demo::Demonstration;
 use ringway::host::probe::{self, HostFacts};
 use ringway::host::socket::offload::Offload;
 use ringway::host::socket::{SocketGroup, SocketSettings};
 use ringway::host::{clock, cpu, eventfd};
 use ringway::limits::REGION_COUNT_MAX;
-use ringway::planted;
 use ringway::pool::{PoolAllocator, PoolPlan, RegionHandle, Regions};
 use ringway::tls::{self, ServerTls};
-use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, WorkerOutcome, mailbox};
-use ringway::worker::{self, EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup};
+use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
+use ringway::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
 
 /// Serves slots to whoever asks in pool mode, and the system's memory to everybody else.
 #[global_allocator]
@@ -56,21 +55,15 @@ fn check(path: &Path) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Runs without a file: a certificate made in memory, and an origin of our own.
+/// Runs without a file.
 fn demonstrate() -> Result<(), Exit> {
-    let origin = Origin::start().map_err(|error| {
+    let demonstration = Demonstration::start().map_err(|error| {
         cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
     })?;
-    let config = config::default_demo(origin.address());
+    let config = demonstration.config.clone();
     let tls = ServerTls::load_config(&config)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
-    let address = config.listeners[0].addresses[0];
-    let invitation = format!(
-        "ringway: a demonstration with a self-signed certificate and a built-in origin; try\n  \
-         curl --http3-only --insecure https://localhost:{}/",
-        address.port()
-    );
-    serve(config, tls, Some(invitation))
+    serve(config, tls, Some(demonstration.invitation()))
 }
 
 /// Serves until told to end. A demonstration has an invitation, which is printed once it serves,
@@ -98,8 +91,8 @@ fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
         ExitReason::WorkerLost | ExitReason::WorkersGone => Err(Exit::Host),
-        // Their threads cannot be ended one by one: the process takes them along.
-        ExitReason::WorkersHang => std::process::exit(3),
+        // A thread cannot be ended from outside; ending the process ends them all.
+        ExitReason::WorkersHang => std::process::exit(Exit::Host.code().into()),
     }
 }
 
@@ -174,7 +167,7 @@ impl Process {
             let (sender, mailbox) = mailbox(wake, access.clone());
             let setup = self.worker_setup(index, mailbox, events.clone())?;
             mailboxes.push(sender);
-            threads.push(start(setup).map_err(|error| error.to_string())?);
+            threads.push(worker::spawn(setup).map_err(|error| error.to_string())?);
         }
         drop((access, events));
         tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
@@ -257,22 +250,6 @@ fn bind_group(
         "bound"
     );
     Ok(group)
-}
-
-fn start(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
-        planted::plant_from_environment();
-        let (worker, events) = (setup.index, setup.events.clone());
-        let outcome = match worker::run(setup) {
-            WorkerEnd::Finished => WorkerOutcome::Finished,
-            WorkerEnd::Failed(why) => {
-                tracing::error!(worker, "worker ended: {why}");
-                WorkerOutcome::Failed
-            }
-        };
-        // Control may have ended first: then nobody needs to know.
-        let _ = events.send(WorkerEvent::Ended { worker, outcome });
-    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use quinn_proto::{
     StreamId, TransportConfig, VarInt,
 };
 use ringway::cid::CidMask;
-use ringway::config;
+use ringway::config::Config;
+use ringway::demo;
 use ringway::http3::qpack::encode;
 use ringway::quic::{Datagram, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource, Transmit};
 use ringway::tls::{ALPN_H3, ServerTls, provider};
@@ -22,8 +23,8 @@ const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), 40_000);
 
 /// The configuration of the demonstration, with an origin that nobody asks.
-pub fn configuration() -> config::Config {
-    config::default_demo(SocketAddr::from(([127, 0, 0, 1], 1)))
+pub fn configuration() -> Config {
+    demo::config(SocketAddr::from(([127, 0, 0, 1], 1)))
 }
 
 /// The wall clock stands still.

@@ -1,5 +1,6 @@
 //! Default, floor and ceiling of every key that holds a number, with the reason.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::limits;
@@ -14,6 +15,9 @@ pub(super) struct Bound<T> {
     /// The most.
     pub(super) max: T,
 }
+
+/// The default of `admin.listen`.
+pub(super) const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;

@@ -13,13 +13,14 @@
 
 mod bounds;
 mod checks;
-mod demo;
 mod environment;
 mod error;
 mod model;
 mod names;
 mod reader;
 mod sections;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -27,7 +28,6 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use demo::{DEMO_ADMIN_PORT, DEMO_PORT, default_demo};
 pub use error::{ConfigError, ConfigErrors};
 pub use model::*;
 

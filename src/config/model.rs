@@ -105,7 +105,7 @@ pub enum AccessFormat {
 /// One of `[[listeners]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
-    /// Name for logs and metrics.
+    /// Tells listeners apart in error messages.
     pub name: String,
     /// UDP addresses, at least one, distinct over all listeners.
     pub addresses: Vec<SocketAddr>,

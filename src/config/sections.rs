@@ -98,7 +98,7 @@ fn pool_len(item: &Item, size: u64) -> u64 {
 }
 
 fn admin(mut section: Section) -> Option<AdminAddress> {
-    let default = AdminAddress::Tcp(super::demo::admin_address());
+    let default = AdminAddress::Tcp(b::ADMIN_ADDRESS);
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,
@@ -154,7 +154,7 @@ fn limits(mut section: Section) -> Limits {
 }
 
 fn listener(mut section: Section, index: usize) -> Option<Listener> {
-    let name = section.item("name").and_then(|item| item.parsed(listener_name));
+    let name = section.item("name").and_then(|item| item.parsed(plain_name));
     let address = section.required("address", "write it like [\"0.0.0.0:443\", \"[::]:443\"]");
     let addresses = address.map(|item| {
         let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
@@ -179,16 +179,13 @@ fn listener(mut section: Section, index: usize) -> Option<Listener> {
     })
 }
 
-/// A name for logs and labels.
-fn listener_name(text: &str) -> Result<String, String> {
+/// The name of a listener or an upstream.
+fn plain_name(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if plain && (1..=64).contains(&text.len()) {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "is {text:?}, but must be 1 to 64 letters, digits, \"-\", \"_\" or \".\": it goes to logs \
-         and metrics"
-    ))
+    Err(format!("is {text:?}, but must be 1 to 64 letters, digits, \"-\", \"_\" or \".\""))
 }
 
 /// HTTP/3 only, for now; the others are refused by name.
@@ -314,7 +311,7 @@ fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {
     }
     let mut found = Vec::new();
     for (name, item) in named {
-        if let Err(message) = listener_name(&name) {
+        if let Err(message) = plain_name(&name) {
             item.refuse(format_args!("the name {message}"));
         }
         let value = item.section().map(|section| upstream(section, name));

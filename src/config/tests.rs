@@ -77,17 +77,6 @@ fn the_full_file_holds_every_key_with_its_default() {
 }
 
 #[test]
-fn the_demonstration_stands_on_loopback_only() {
-    let config = default_demo("127.0.0.1:5000".parse().unwrap());
-    assert!(config.listeners[0].addresses.iter().all(|address| address.ip().is_loopback()));
-    assert_eq!(config.listeners[0].addresses.len(), 2);
-    assert_eq!(config.certificates[0].source, CertificateSource::SelfSigned);
-    assert!(config.certificates[0].hosts[0].matches("localhost"));
-    let endpoint = &config.upstreams[config.routes[0].upstream].endpoints[0].address;
-    assert_eq!(*endpoint, EndpointAddress::Tcp("127.0.0.1:5000".parse().unwrap()));
-}
-
-#[test]
 fn values_come_from_the_environment() {
     let text = minimal_with("127.0.0.1:8080", "127.0.0.1:${PORT}");
     let text = format!("{text}\n[runtime]\nworkers = \"${{WORKERS:-auto}}\"");

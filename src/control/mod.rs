@@ -14,7 +14,6 @@
 
 mod access;
 mod admin;
-mod origin;
 mod signals;
 mod state;
 
@@ -31,7 +30,6 @@ use crate::config::{AccessLog, AdminAddress};
 use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 
 pub use access::LogCounts;
-pub use origin::Origin;
 
 use signals::Signal;
 use state::State;

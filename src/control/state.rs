@@ -72,7 +72,7 @@ impl State {
                 worker.life = Life::Ended;
                 match outcome {
                     WorkerOutcome::Finished => tracing::debug!("worker {index} ended"),
-                    WorkerOutcome::Failed => tracing::error!("worker {index} is gone"),
+                    WorkerOutcome::Failed(_) => tracing::error!("worker {index} is gone"),
                 }
             }
         }

@@ -64,7 +64,7 @@ fn worker(
         for command in &mailbox.commands {
             match (command, habit) {
                 (Command::Report(_), Habit::Fails) => {
-                    outcome = WorkerOutcome::Failed;
+                    outcome = WorkerOutcome::Failed("told to".to_owned());
                     break;
                 }
                 // A response that is kept and not given.
@@ -243,7 +243,7 @@ fn a_worker_that_fails_in_a_drain_changes_nothing() {
     let bench = Bench::started(&[Habit::Stays, Habit::Stays]);
     bench.signal(Signal::Drain);
     bench.wait_for("/readyz", "HTTP/1.1 503");
-    let outcome = WorkerOutcome::Failed;
+    let outcome = WorkerOutcome::Failed("told to".to_owned());
     bench.events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();
     bench.signal(Signal::Stop);
     assert_eq!(bench.end(), ExitReason::Stopped);

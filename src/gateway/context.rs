@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
-use super::ledger::Ledger;
 use super::{Owner, StreamRef};
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::{Code, ConnectionError, LocalSettings};
+use crate::metrics::Ledger;
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
 use crate::tls::ServerTls;

@@ -26,7 +26,6 @@ mod context;
 mod control_stream;
 mod counters;
 mod drain;
-mod ledger;
 mod reset_budget;
 mod response_queue;
 mod stream;
@@ -42,6 +41,7 @@ use crate::base::timers::Timers;
 use crate::config::{Config, EndpointAddress};
 use crate::http3::Code;
 use crate::message::AccessRecord;
+use crate::metrics::{CopyReason, Ledger};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::{self, Downstream, Proxy, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
@@ -53,7 +53,6 @@ use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
 
 pub use counters::GatewayCounters;
-pub use ledger::{CopyReason, Ledger};
 
 /// One worker's whole protocol side.
 pub struct Gateway {

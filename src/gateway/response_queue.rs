@@ -13,10 +13,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::ledger::{CopyReason, Ledger};
 use crate::http3;
 use crate::limits::RESPONSE_PIECE_LEN_MIN;
 use crate::message::Fields;
+use crate::metrics::{CopyReason, Ledger};
 
 /// How the body is cut into DATA frames (RFC 9114 7.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

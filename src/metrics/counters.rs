@@ -204,17 +204,33 @@ pub struct UpstreamFailures {
     pub protocol: u64,
 }
 
+/// Kind of an upstream's failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// The connection was refused.
+    ConnectRefused,
+    /// The connection took longer than `timeout.connect`.
+    ConnectTimeout,
+    /// The connection failed in another way.
+    ConnectFailed,
+    /// No response, or no more of it, within `timeout.response`.
+    ResponseTimeout,
+    /// The connection ended before the response was complete.
+    Terminated,
+    /// The response broke HTTP/1.1.
+    Protocol,
+}
+
 impl UpstreamFailures {
-    /// Counts one failure by its error type of RFC 9209 2.3; other types are no upstream's fault.
-    pub fn count(&mut self, error: &str) {
-        *match error {
-            "connection_refused" => &mut self.connect_refused,
-            "connection_timeout" => &mut self.connect_timeout,
-            "destination_ip_unroutable" => &mut self.connect_failed,
-            "http_response_timeout" | "connection_write_timeout" => &mut self.response_timeout,
-            "connection_terminated" | "http_response_incomplete" => &mut self.terminated,
-            "http_protocol_error" | "http_response_header_section_size" => &mut self.protocol,
-            _ => return,
+    /// Counts one failure.
+    pub fn count(&mut self, failure: UpstreamFailure) {
+        *match failure {
+            UpstreamFailure::ConnectRefused => &mut self.connect_refused,
+            UpstreamFailure::ConnectTimeout => &mut self.connect_timeout,
+            UpstreamFailure::ConnectFailed => &mut self.connect_failed,
+            UpstreamFailure::ResponseTimeout => &mut self.response_timeout,
+            UpstreamFailure::Terminated => &mut self.terminated,
+            UpstreamFailure::Protocol => &mut self.protocol,
         } += 1;
     }
 }
@@ -311,28 +327,77 @@ pub struct Ledger {
     pub response: Flow,
 }
 
+impl Ledger {
+    /// Counts bytes read from request streams.
+    pub fn request_moved(&mut self, len: usize) {
+        self.request.payload_bytes += len as u64;
+    }
+
+    /// Counts received bytes that were copied before they were decrypted.
+    pub fn request_copied(&mut self, reason: CopyReason, len: usize) {
+        self.request.copied_bytes.count(reason, len);
+    }
+
+    /// Counts body bytes of responses that were queued.
+    pub fn response_moved(&mut self, len: usize) {
+        self.response.payload_bytes += len as u64;
+    }
+
+    /// Counts bytes of responses that were copied.
+    pub fn response_copied(&mut self, reason: CopyReason, len: usize) {
+        self.response.copied_bytes.count(reason, len);
+    }
+}
+
 /// One direction of the ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flow {
     /// Payload bytes moved.
     pub payload_bytes: u64,
-    /// Of these, bytes that user space copied, by reason. A byte copied twice counts twice.
+    /// Those of them that user space copied, by reason. A byte copied twice counts twice.
     pub copied_bytes: Copied,
 }
 
-/// Why payload bytes were copied.
+/// Payload bytes copied, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// Gathered into a packet before it was sealed.
+    /// [`CopyReason::Gather`]
     pub gather: u64,
-    /// The piece was too small to pin a slot.
+    /// [`CopyReason::Small`]
     pub small: u64,
-    /// The connection held its quota of slots.
+    /// [`CopyReason::Quota`]
     pub quota: u64,
-    /// The pool was below its low-water mark.
+    /// [`CopyReason::LowWater`]
     pub low_water: u64,
-    /// The datagram was one of a handshake, which may be kept for long.
+    /// [`CopyReason::Handshake`]
     pub handshake: u64,
+}
+
+/// Reason why user space copied payload bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyReason {
+    /// quinn-proto gathers stream bytes into a packet before it seals the packet.
+    Gather,
+    /// A small piece, copied so that it does not pin a slot.
+    Small,
+    /// The flow held its quota of slots.
+    Quota,
+    /// The pool was below its low-water mark.
+    LowWater,
+    /// A datagram of a handshake, copied because a half-open connection may keep it for seconds.
+    Handshake,
+}
+
+impl Copied {
+    fn count(&mut self, reason: CopyReason, len: usize) {
+        *match reason {
+            CopyReason::Gather => &mut self.gather,
+            CopyReason::Small => &mut self.small,
+            CopyReason::Quota => &mut self.quota,
+            CopyReason::LowWater => &mut self.low_water,
+            CopyReason::Handshake => &mut self.handshake,
+        } += len as u64;
+    }
 }
 
 /// What a worker holds right now.

@@ -14,9 +14,9 @@ mod histogram;
 
 pub use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::{
-    ConnectionsClosed, Copied, Counters, Flow, Gauges, Http3Counters, Ledger, OwnResponses,
-    PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
-    UpstreamFailures, WorkerCounters,
+    ConnectionsClosed, Copied, CopyReason, Counters, Flow, Gauges, Http3Counters, Ledger,
+    OwnResponses, PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost,
+    SocketOffload, UpstreamFailure, UpstreamFailures, WorkerCounters,
 };
 pub use exposition::{ProcessFacts, exposition};
 pub use histogram::Histogram;

@@ -272,16 +272,15 @@ fn own_responses_and_failures_are_told_apart() {
     };
     assert_eq!(own, each_once);
     let mut failures = UpstreamFailures::default();
-    for error in [
-        "connection_refused",
-        "connection_timeout",
-        "destination_ip_unroutable",
-        "http_response_timeout",
-        "http_response_incomplete",
-        "http_protocol_error",
-        "connection_limit_reached",
+    for failure in [
+        UpstreamFailure::ConnectRefused,
+        UpstreamFailure::ConnectTimeout,
+        UpstreamFailure::ConnectFailed,
+        UpstreamFailure::ResponseTimeout,
+        UpstreamFailure::Terminated,
+        UpstreamFailure::Protocol,
     ] {
-        failures.count(error);
+        failures.count(failure);
     }
     #[rustfmt::skip]
     let each_once = UpstreamFailures {

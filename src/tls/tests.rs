@@ -86,7 +86,7 @@ fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
 #[test]
 fn strangers_are_refused_where_the_configuration_says_so() {
     let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
-    let mut config = config::default_demo("127.0.0.1:1".parse().unwrap());
+    let mut config = config::testing::minimal("127.0.0.1:1".parse().unwrap());
     config.certificates = certificates.to_vec();
     config.tls.unknown_server_name = UnknownServerName::Refuse;
     let tls = ServerTls::load_config(&config).unwrap();

@@ -72,19 +72,19 @@ impl WorkerEvent {
     /// The worker that ended without being told to, if this tells of one.
     pub fn lost_worker(&self) -> Option<u16> {
         match *self {
-            Self::Ended { worker, outcome: WorkerOutcome::Failed } => Some(worker),
+            Self::Ended { worker, outcome: WorkerOutcome::Failed(_) } => Some(worker),
             Self::Accepting { .. } | Self::Restarting { .. } | Self::Ended { .. } => None,
         }
     }
 }
 
 /// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerOutcome {
-    /// By command.
+    /// It was drained or stopped.
     Finished,
-    /// The host refused to go on, or a bug.
-    Failed,
+    /// It could not start, or could not go on, for this reason.
+    Failed(String),
 }
 
 /// Access records of one turn of a worker's loop.

@@ -8,156 +8,206 @@
 //!                      upstream bytes)                     writes, receives)
 //! ```
 //!
-//! A worker owns its ring, its pool, its sockets and its gateway; nothing is shared with another
-//! worker but memory that was handed over. When it panics or the kernel refuses to go on, the ring
-//! is emptied, everything else is dropped and a new worker begins on the same memory and the same
-//! sockets.
+//! A worker owns its ring, its pool, its sockets and its gateway. Workers share no memory except
+//! what is handed over. When a worker panics or the kernel refuses to go on, the ring is shut
+//! down, everything else is dropped, and a new worker starts on the same memory and sockets:
+//!
+//! ```text
+//!                 +------------------ restart, after a pause ------------------+
+//!                 v                                                            |
+//!   WorkerSetup: start ---> accept ---> turns ---> tear down ---> death? ------+--> Failed
+//!                                                                 |
+//!                                                                 +--> Finished (drained, stopped)
+//! ```
 
-mod intake;
 mod keys;
 pub mod mailbox;
 mod report;
-mod revival;
+mod restart;
+mod slot_policy;
 mod turn;
 mod upstreams;
 
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use crate::gateway::{Gateway, GatewaySettings};
-use crate::host::clock;
-use crate::host::cpu;
+use crate::host::{clock, cpu};
+use crate::metrics::{PoolCounters, WorkerCounters};
+use crate::planted;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
 use crate::ring::{Ring, RingSettings, SocketIndex};
-use mailbox::{Command, Mailbox, Snapshot, WorkerEvent};
-use revival::{Cause, Revival, Trace};
-use tokio::sync::mpsc::UnboundedSender;
+use mailbox::{Command, Mailbox, Snapshot, WorkerEvent, WorkerOutcome};
+use restart::{Cause, RestartPolicy};
 
 pub use keys::ProcessKeys;
 
-/// What a worker is started with. It outlives the worker: a new one begins from it.
+/// Part of the pool that responses waiting for clients may fill: one in two.
+const RESPONSES_SHARE: usize = 2;
+
+/// Time that the kernel has to release a dying worker's slots.
+const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything that a worker starts from. It outlives the worker: a restarted one uses it again.
 pub struct WorkerSetup {
-    /// Its place among the workers, from 0.
+    /// Index among the workers, from 0.
     pub index: u16,
-    /// Workers of the process.
+    /// Number of workers in the process.
     pub count: u16,
-    /// The core it is pinned to; `None` leaves it to the scheduler.
+    /// The core to pin the thread to; `None` leaves placement to the scheduler.
     pub core: Option<usize>,
-    /// Its memory.
+    /// The worker's memory.
     pub region: RegionHandle,
-    /// Its sockets, one per address.
+    /// The worker's sockets, one per address.
     pub sockets: Vec<EdgeSocket>,
-    /// What it runs by at first.
+    /// The configuration and TLS objects to start with.
     pub snapshot: Arc<Snapshot>,
     /// Keys that all workers of the process share.
     pub keys: ProcessKeys,
-    /// Where its own keys and seeds come from.
+    /// Source of the worker's own keys and seeds.
     pub random: fn(&mut [u8]),
-    /// How control speaks to it.
+    /// Commands from control, and the way of access records to it.
     pub mailbox: Mailbox,
-    /// How it speaks to control.
+    /// Events for control.
     pub events: UnboundedSender<WorkerEvent>,
-    /// Sees where bulk lies.
+    /// Records where bulk payload lies.
     #[cfg(test)]
     pub witness: Arc<tests::Witness>,
 }
 
-/// A bound UDP socket and the listener whose address it has.
+/// A bound UDP socket and the listener that its address belongs to.
 pub struct EdgeSocket {
-    /// The socket. The process keeps the original open for life.
+    /// A duplicate of the socket; the process keeps the original open until it ends.
     pub socket: UdpSocket,
     /// Index into the configuration's listeners.
     pub listener: usize,
 }
 
-/// How a worker came to its end.
-#[derive(Debug)]
-pub enum WorkerEnd {
-    /// It was drained or stopped.
-    Finished,
-    /// It could not begin, or the kernel went on refusing.
-    Failed(String),
+/// Starts a worker on a thread of its own, which sends its end as an event.
+pub fn spawn(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
+        planted::plant_from_environment();
+        let (worker, events) = (setup.index, setup.events.clone());
+        let outcome = run(setup);
+        if let WorkerOutcome::Failed(why) = &outcome {
+            tracing::error!(worker, "worker ended: {why}");
+        }
+        // Fails if control has ended first, and then no one needs the event.
+        let _ = events.send(WorkerEvent::Ended { worker, outcome });
+    })
 }
 
-/// Runs a worker on the calling thread until it is drained or stopped. A death ends its
-/// connections, is logged, and a new worker begins, after a pause where one died before; commands
-/// are obeyed meanwhile. A worker that the host refuses from the start, or goes on refusing, has
-/// failed.
-pub fn run(mut setup: WorkerSetup) -> WorkerEnd {
+/// Runs a worker on the calling thread until it is drained or stopped, and restarts it when it
+/// dies, after a pause unless it is the first death in a row. It has failed if it dies before it
+/// has ever accepted, if it dies while draining, or if the host keeps refusing.
+fn run(mut setup: WorkerSetup) -> WorkerOutcome {
     if let Some(core) = setup.core
         && let Err(error) = cpu::pin_to(core)
     {
         tracing::warn!(worker = setup.index, core, %error, "not pinned to its core");
     }
-    let mut revival = Revival::default();
+    let mut policy = RestartPolicy::default();
     let mut has_accepted = false;
     loop {
-        let mut trace = Trace::default();
-        // Should it panic while it begins or is torn down, its ring has ended all the same, or has
-        // aborted the process.
-        let life =
-            catch_unwind(AssertUnwindSafe(|| live(&setup, revival.restart_count(), &mut trace)));
-        let began_or_ended = || "it panicked while it began or ended".to_owned();
-        let (cause, why) = match life.unwrap_or_else(|_| Err((Cause::Failure, began_or_ended()))) {
-            Ok(()) => return WorkerEnd::Finished,
-            Err(death) => death,
+        let mut life = Life::default();
+        let Err(Death { cause, why }) = live(&setup, policy.restart_count(), &mut life) else {
+            return WorkerOutcome::Finished;
         };
-        if let Some(snapshot) = trace.snapshot {
+        if let Some(snapshot) = life.snapshot.take() {
             setup.snapshot = snapshot;
         }
-        has_accepted |= trace.accepted_at.is_some();
-        // Clients that were told to go wait for no new one.
-        let is_leaving = trace.accepted_at.is_some() && !trace.was_serving;
-        let lived = trace.accepted_at.map_or(Duration::ZERO, |at| clock::now() - at);
-        if !has_accepted || is_leaving {
-            return WorkerEnd::Failed(why);
+        has_accepted |= life.accepted_at.is_some();
+        if !has_accepted || life.was_leaving() {
+            return WorkerOutcome::Failed(why);
         }
-        let Some(pause) = revival.pause_after(cause, lived) else {
-            return WorkerEnd::Failed(format!("{why}; tried again in vain"));
+        let Some(pause) = policy.pause_after(cause, life.duration()) else {
+            return WorkerOutcome::Failed(format!("{why}; restarting it did not help"));
         };
-        let restarts = revival.restart_count();
         tracing::error!(
             worker = setup.index,
-            restarts,
+            restarts = policy.restart_count(),
             ?pause,
-            "worker died, a new one begins: {why}"
+            "worker died, restarting it: {why}"
         );
-        // Control may have ended first: then nobody needs to know.
+        // Fails if control has ended first, and then no one needs the event.
         let _ = setup.events.send(WorkerEvent::Restarting { worker: setup.index });
-        if !setup.rest(pause) {
-            return WorkerEnd::Finished;
+        if !setup.wait_to_restart(pause) {
+            return WorkerOutcome::Finished;
         }
     }
 }
 
-/// One worker's life. An error is its death, and what of.
-fn live(setup: &WorkerSetup, restarts: u64, trace: &mut Trace) -> Result<(), (Cause, String)> {
-    let mut worker = Worker::new(setup, restarts).map_err(|why| (Cause::Failure, why))?;
-    trace.accepted_at = Some(clock::now());
-    // Control may have ended first: then nobody needs to know.
-    let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
-    let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
-    trace.was_serving = worker.phase == Phase::Serving;
-    trace.snapshot = Some(Arc::clone(&worker.snapshot));
-    worker.tear_down();
-    match outcome {
-        Ok(outcome) => outcome.map_err(|error| (Cause::Failure, error.to_string())),
-        Err(_) => Err((Cause::Panic, "it panicked".to_owned())),
+/// What is known of one life of a worker, even if it ended in a panic.
+#[derive(Default)]
+struct Life {
+    /// The last snapshot applied.
+    snapshot: Option<Arc<Snapshot>>,
+    /// When its sockets began to receive.
+    accepted_at: Option<Instant>,
+    /// Its loop ended while it was neither draining nor closing.
+    was_serving: bool,
+}
+
+impl Life {
+    /// Returns true if it died while draining or closing: its clients have been told to go.
+    fn was_leaving(&self) -> bool {
+        self.accepted_at.is_some() && !self.was_serving
     }
+
+    fn duration(&self) -> Duration {
+        self.accepted_at.map_or(Duration::ZERO, |at| clock::now() - at)
+    }
+}
+
+/// The unexpected end of one life.
+struct Death {
+    cause: Cause,
+    why: String,
+}
+
+impl Death {
+    fn failure(why: impl ToString) -> Death {
+        Death { cause: Cause::Failure, why: why.to_string() }
+    }
+}
+
+/// One life: starts a worker, runs its loop and tears it down. A panic is caught wherever it
+/// happens; the ring has been shut down by then, or has aborted the process.
+fn live(setup: &WorkerSetup, restarts: u64, life: &mut Life) -> Result<(), Death> {
+    let whole = || {
+        let mut worker = Worker::new(setup, restarts).map_err(Death::failure)?;
+        life.accepted_at = Some(clock::now());
+        // Fails if control has ended first, and then no one needs the event.
+        let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
+        let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
+        life.was_serving = worker.phase == Phase::Serving;
+        life.snapshot = Some(Arc::clone(&worker.snapshot));
+        worker.tear_down();
+        match outcome {
+            Ok(outcome) => outcome.map_err(Death::failure),
+            Err(_) => Err(Death { cause: Cause::Panic, why: "it panicked".to_owned() }),
+        }
+    };
+    catch_unwind(AssertUnwindSafe(whole))
+        .unwrap_or_else(|_| Err(Death::failure("it panicked during its start or teardown")))
 }
 
 impl WorkerSetup {
-    /// Waits before the next worker begins, and obeys commands that cannot wait for it. False when
-    /// there shall be none: nobody is left to be drained.
-    fn rest(&mut self, pause: Duration) -> bool {
+    /// Waits until the next worker may start, and obeys commands meanwhile. Returns false if it is
+    /// told to end: no connections are left to drain.
+    fn wait_to_restart(&mut self, pause: Duration) -> bool {
         let end = clock::now() + pause;
         loop {
             let left = end.saturating_duration_since(clock::now());
@@ -166,7 +216,7 @@ impl WorkerSetup {
                 Ok(Command::Drain { .. } | Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     return false;
                 }
-                // The asker learns that nobody is there.
+                // Dropping the sender reports that no worker is running.
                 Ok(Command::Report(response)) => drop(response),
                 #[cfg(test)]
                 Ok(Command::Panic | Command::LoseSend) => {}
@@ -176,38 +226,36 @@ impl WorkerSetup {
     }
 }
 
-/// Responses that wait for clients may fill this part of the pool's length: one in two.
-const RESPONSES_SHARE: usize = 2;
-
-/// How long a dying worker waits for the kernel to let go of its slots.
-const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
-
 struct Worker<'a> {
     setup: &'a WorkerSetup,
-    /// What it runs by now.
+    /// The configuration and TLS objects in use.
     snapshot: Arc<Snapshot>,
     gateway: Gateway,
     ring: Ring,
     pool: Rc<Pool>,
-    /// The ring's names of the sockets, in the setup's order.
+    /// The sockets' indices in the ring, in the setup's order.
     sockets: Vec<SocketIndex>,
     upstreams: upstreams::Upstreams,
-    intake: intake::IntakePolicy,
+    slot_policy: slot_policy::SlotPolicy,
     transmit: turn::TransmitState,
     records: mailbox::AccessBatch,
-    tally: report::Tally,
+    counters: WorkerCounters,
+    pool_counters: PoolCounters,
+    /// Whether the pool was below its low-water mark in the last turn.
+    was_memory_low: bool,
+    segmentation: report::SegmentationWatch,
     phase: Phase,
-    /// When sockets whose receive was given up are tried again.
+    /// When to receive again on sockets whose receive has failed.
     receive_again: Option<Instant>,
 }
 
-/// Where in its life a worker is.
+/// Phase of a worker's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Finishing what has begun, until the deadline.
+    /// Finishing exchanges in flight, until the deadline.
     Draining(Instant),
-    /// Everything is closed; the last packets leave, until then at most.
+    /// Connections are closed; the last packets may leave until the deadline.
     Closing(Instant),
 }
 
@@ -240,23 +288,27 @@ impl<'a> Worker<'a> {
             snapshot: Arc::clone(&setup.snapshot),
             gateway,
             ring,
-            intake: intake::IntakePolicy::default(),
+            slot_policy: slot_policy::SlotPolicy::default(),
             pool,
             sockets,
             upstreams: upstreams::Upstreams::default(),
             transmit: turn::TransmitState::default(),
             records: Vec::new(),
-            tally: report::Tally { restarts, ..Default::default() },
+            counters: WorkerCounters { restarts, ..WorkerCounters::default() },
+            pool_counters: PoolCounters::default(),
+            was_memory_low: false,
+            segmentation: report::SegmentationWatch::default(),
             phase: Phase::Serving,
             receive_again: None,
         })
     }
 
-    /// Ends the ring before anything else goes: until then the kernel may write into slots.
+    /// Shuts the ring down before anything else is dropped: until then the kernel may write into
+    /// slots.
     fn tear_down(self) {
         if self.ring.shut_down(clock::now() + TEARDOWN_TIMEOUT).is_err() {
-            // A new worker would share memory with the kernel's unfinished business.
-            tracing::error!(worker = self.setup.index, "the kernel does not let go of buffers");
+            // A new worker would share its memory with operations still in flight.
+            tracing::error!(worker = self.setup.index, "the kernel does not release its buffers");
             std::process::abort();
         }
     }

@@ -1,48 +1,37 @@
-//! A worker's own counts, and its report of everybody's.
+//! What a worker reports: its counters and gauges, and a warning when sends are no longer segmented.
 
 use super::Worker;
-use crate::metrics::{Counters, Gauges, PoolCounters, PoolSlots, WorkerCounters, WorkerReport};
+use crate::metrics::{Counters, Gauges, PoolSlots, WorkerReport};
 
-/// What the loop itself counts.
+/// Notices that the kernel has refused to segment sends.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) turns: u64,
-    pub(super) sleeps: u64,
-    pub(super) commands: u64,
-    pub(super) restarts: u64,
-    pub(super) access_records_dropped: u64,
-    pub(super) low_water_events: u64,
-    pub(super) memory_low: bool,
-    /// Batches that the kernel had refused to segment when that was last looked at.
-    pub(super) gso_fallbacks: u64,
-    pub(super) is_unsegmented_told: bool,
-}
-
-impl Tally {
-    /// Counts each fall below the low-water mark once.
-    pub(super) fn note_memory(&mut self, low: bool) {
-        if low && !self.memory_low {
-            self.low_water_events += 1;
-        }
-        self.memory_low = low;
-    }
+pub(super) struct SegmentationWatch {
+    /// The ring's count of refused batches at the last look.
+    fallbacks: u64,
+    is_warned: bool,
 }
 
 impl Worker<'_> {
-    /// Says once that sends are no longer segmented: each datagram then costs a pass of its own
-    /// through the network stack.
+    /// Counts each fall of the pool below its low-water mark once.
+    pub(super) fn note_memory(&mut self, is_low: bool) {
+        self.pool_counters.low_water_events += u64::from(is_low && !self.was_memory_low);
+        self.was_memory_low = is_low;
+    }
+
+    /// Warns once when sends are no longer segmented: each datagram then passes through the network
+    /// stack by itself.
     pub(super) fn note_offload(&mut self) {
         let fallbacks = self.ring.stats().gso_fallbacks;
-        if std::mem::replace(&mut self.tally.gso_fallbacks, fallbacks) == fallbacks {
+        if std::mem::replace(&mut self.segmentation.fallbacks, fallbacks) == fallbacks {
             return;
         }
         let sockets = self.ring.socket_offload().gso_off;
-        if sockets > 0 && !std::mem::replace(&mut self.tally.is_unsegmented_told, true) {
+        if sockets > 0 && !std::mem::replace(&mut self.segmentation.is_warned, true) {
             tracing::warn!(
                 worker = self.setup.index,
                 sockets,
-                "the kernel refuses to segment sends (UDP_SEGMENT), each datagram is sent by \
-                 itself: the device lacks checksum offload (`ethtool -K DEVICE tx on`), or the \
+                "the kernel refuses to segment sends (UDP_SEGMENT), so each datagram is \
+                 sent by itself: the device lacks checksum offload (`ethtool -K DEVICE tx on`), or the \
                  route goes through IPsec; a restart tries again"
             );
         }
@@ -59,15 +48,9 @@ impl Worker<'_> {
                 broken_rules: counts.broken_rules.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
                 ring: self.ring.stats().clone(),
-                pool: PoolCounters { low_water_events: self.tally.low_water_events },
-                worker: WorkerCounters {
-                    loop_turns: self.tally.turns,
-                    commands: self.tally.commands,
-                    restarts: self.tally.restarts,
-                    access_records_dropped: self.tally.access_records_dropped,
-                    sleeps: self.tally.sleeps,
-                },
-                ledger: self.gateway.ledger().counts().clone(),
+                pool: self.pool_counters.clone(),
+                worker: self.counters.clone(),
+                ledger: self.gateway.ledger().clone(),
             },
             gauges: self.gauges(),
             request_duration: counts.request_duration.clone(),

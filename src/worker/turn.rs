@@ -33,8 +33,8 @@ impl Worker<'_> {
         loop {
             self.ring.submit_and_wait(wait)?;
             let now = clock::now();
-            self.tally.turns += 1;
-            self.tally.sleeps += u64::from(wait != Wait::No);
+            self.counters.loop_turns += 1;
+            self.counters.sleeps += u64::from(wait != Wait::No);
             while let Some(completion) = self.ring.poll_completion() {
                 self.handle_completion(now, completion);
             }
@@ -43,7 +43,7 @@ impl Worker<'_> {
             self.receive_again(now);
             self.pool.take_returns();
             let memory_low = self.pool.is_low();
-            self.tally.note_memory(memory_low);
+            self.note_memory(memory_low);
             self.note_offload();
             self.gateway.set_memory_low(memory_low);
             let mut deadline = self.carry_out(now);
@@ -75,7 +75,8 @@ impl Worker<'_> {
         match completion {
             Completion::Datagrams { socket, payload, source, destination, ecn, segment_len } => {
                 let ledger = self.gateway.ledger_mut();
-                let split = self.intake.split(&self.pool, ledger, source, payload, segment_len);
+                let split =
+                    self.slot_policy.split(&self.pool, ledger, source, payload, segment_len);
                 for payload in split {
                     let datagram = Datagram {
                         socket: socket.index() as u16,
@@ -127,7 +128,7 @@ impl Worker<'_> {
 
     fn handle_commands(&mut self, now: Instant) {
         while let Ok(command) = self.setup.mailbox.commands.try_recv() {
-            self.tally.commands += 1;
+            self.counters.commands += 1;
             match command {
                 Command::Apply(snapshot) => {
                     let config = Arc::clone(&snapshot.config);
@@ -243,7 +244,7 @@ impl Worker<'_> {
         let batch = std::mem::take(&mut self.records);
         if let Err(refused) = self.setup.mailbox.access.try_send(batch) {
             let (TrySendError::Full(batch) | TrySendError::Closed(batch)) = refused;
-            self.tally.access_records_dropped += batch.len() as u64;
+            self.counters.access_records_dropped += batch.len() as u64;
         }
     }
 

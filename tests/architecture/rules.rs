@@ -9,25 +9,19 @@ const LEAVES: &[&str] =
 const ARROWS: &[(&str, &[&str])] = &[
     // The root: the map of modules, and the allocator that serves pool slots.
     ("lib", &["pool::PoolAllocator"]),
-    (
-        "main",
-        &["cli", "serve", "control", "worker", "front", "host", "config", "tls", "pool", "demo"],
-    ),
-    // The binary's own story, in a file of its own.
-    ("serve", &["cli", "control", "worker", "front", "host", "config", "tls", "pool", "demo"]),
-    ("cli", &["control", "worker", "front", "host", "config", "tls", "demo"]),
-    ("demo", &["control", "worker", "host", "config", "tls"]),
-    // The steering thread reaches a worker by its mailbox only; it needs the one clock.
-    ("control", &["worker::mailbox", "config", "tls", "host::clock"]),
-    ("front", &["worker::mailbox", "config", "tls", "host::clock"]),
+    ("main", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
+    ("cli", &["config"]),
+    ("demo", &["config"]),
+    // The control thread reaches a worker by its mailbox only; it needs the one clock.
+    ("control", &["worker::mailbox", "config", "host::clock"]),
     // Where both sides meet.
-    ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "http3", "proxy"]),
+    ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
     // The protocol side. `quic`, `http3` and `proxy` never name each other.
     // The gateway hands new TLS settings on to the engine.
     ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
     ("http3", &[]),
-    ("proxy", &["config", "tls"]),
+    ("proxy", &["config"]),
     // The kernel side.
     ("ring", &["pool", "host"]),
     ("pool", &["host"]),
@@ -51,13 +45,13 @@ const GIVEN_AWAY: &[(&str, &str)] = &[("worker::mailbox", "proxy")];
 
 /// Outside crate -> the modules it lives in.
 const HOMES: &[(&str, &[&str])] = &[
-    ("io_uring", &["host", "pool", "ring"]),
+    ("io_uring", &["host", "ring"]),
     ("libc", &["host", "pool", "ring"]),
-    ("memmap2", &["host", "pool", "ring"]),
+    ("memmap2", &["host", "ring"]),
     ("libmimalloc_sys", &["pool"]),
     ("smallvec", &["gateway"]),
     ("quinn_proto", &["quic"]),
-    ("aws_lc_rs", &["quic", "tls"]),
+    ("aws_lc_rs", &["quic"]),
     // quinn-proto's settings are made from a `rustls::ServerConfig`, which tls hands out.
     ("rustls", &["tls", "quic"]),
     ("webpki", &["tls"]),
@@ -66,19 +60,19 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     ("tokio_uring", &["control"]),
     // In a worker only the channels of its mailbox.
-    ("tokio", &["main", "serve", "control", "front", "demo", "worker"]),
-    ("hyper", &["control", "front", "demo"]),
-    ("hyper_util", &["control", "front", "demo"]),
-    ("http_body_util", &["control", "front", "demo"]),
+    ("tokio", &["main", "control", "demo", "worker"]),
+    ("hyper", &["control", "demo"]),
+    ("hyper_util", &["control", "demo"]),
+    ("http_body_util", &["control", "demo"]),
     ("serde_json", &["control"]),
-    ("tracing_subscriber", &["main", "cli", "control"]),
-    ("clap", &["main", "cli"]),
-    ("serde", &["config", "control"]),
+    ("tracing_subscriber", &["cli"]),
+    ("clap", &["cli"]),
+    ("serde", &["control"]),
     ("toml", &["config"]),
     ("humantime", &["config", "control"]),
     ("bytesize", &["config"]),
     ("strsim", &["config"]),
-    ("ipnet", &["config", "proxy"]),
+    ("ipnet", &["config"]),
     ("httparse", &["proxy"]),
     ("itoa", &["proxy"]),
     ("memchr", &["proxy"]),

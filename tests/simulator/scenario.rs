@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use ringway::config::{self, Config, Congestion, Endpoint, EndpointAddress, Retry};
+use ringway::config::{Config, Congestion, Endpoint, EndpointAddress, Retry};
 use ringway::limits::SLOT_LEN;
 
 use crate::client::Manner;
@@ -97,7 +97,7 @@ impl Scenario {
 }
 
 pub fn demo() -> Config {
-    let mut config = config::default_demo("10.0.2.1:80".parse().unwrap());
+    let mut config = ringway::demo::config("10.0.2.1:80".parse().unwrap());
     config.limits.request_body_timeout = Duration::from_secs(20);
     config
 }

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 use crate::config::AccessFormat;
-use crate::message::{AccessRecord, Outcome};
+use crate::message::{AccessRecord, Outcome, ResetReason};
 
 /// Bytes of one value; what is longer is cut. Paths beyond this are attacks or mistakes, and a log
 /// of 64 KiB lines helps nobody to see which.
@@ -53,7 +53,7 @@ struct Values<'a> {
     protocol: &'a str,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ impl<'a> Values<'a> {
         let (outcome, reason) = match record.outcome {
             Outcome::Complete => ("complete", None),
             Outcome::Aborted => ("aborted", None),
-            Outcome::Reset(reason) => ("reset", Some(format!("{reason:?}"))),
+            Outcome::Reset(reason) => ("reset", Some(reason_text(reason))),
         };
         let age = now.saturating_duration_since(record.start);
         Values {
@@ -112,6 +112,19 @@ impl<'a> Values<'a> {
             self.bytes_out,
         );
         written.expect("a Vec takes all that is written to it");
+    }
+}
+
+/// The value of `reason`. Operators' tools match on it, so it does not change with the code.
+fn reason_text(reason: ResetReason) -> &'static str {
+    match reason {
+        ResetReason::UpstreamIncomplete => "upstream_incomplete",
+        ResetReason::UpstreamProtocol => "upstream_protocol",
+        ResetReason::UpstreamTimeout => "upstream_timeout",
+        ResetReason::RequestTooLarge => "request_too_large",
+        ResetReason::RequestMalformed => "request_malformed",
+        ResetReason::RequestTimeout => "request_timeout",
+        ResetReason::ResponseStalled => "response_stalled",
     }
 }
 
@@ -268,6 +281,25 @@ mod tests {
         assert_eq!(read["error"], "http_request_error");
         let combined = line(&record, AccessFormat::Combined, now);
         assert!(combined.contains("\"- - HTTP/3\" - 2 \"-\" \"-\"\n"), "{combined}");
+    }
+
+    #[test]
+    fn a_reset_has_a_reason_with_a_stable_text() {
+        let now = clocks();
+        for (reason, text) in [
+            (ResetReason::UpstreamIncomplete, "upstream_incomplete"),
+            (ResetReason::UpstreamProtocol, "upstream_protocol"),
+            (ResetReason::UpstreamTimeout, "upstream_timeout"),
+            (ResetReason::RequestTooLarge, "request_too_large"),
+            (ResetReason::RequestMalformed, "request_malformed"),
+            (ResetReason::RequestTimeout, "request_timeout"),
+            (ResetReason::ResponseStalled, "response_stalled"),
+        ] {
+            let record = AccessRecord { outcome: Outcome::Reset(reason), ..record(now.0) };
+            let written = line(&record, AccessFormat::Json, now);
+            let read: Value = serde_json::from_str(&written).unwrap();
+            assert_eq!((&read["outcome"], &read["reason"]), (&"reset".into(), &text.into()));
+        }
     }
 
     #[test]

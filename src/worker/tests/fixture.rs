@@ -10,9 +10,12 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, mailbox};
-use super::super::{EdgeSocket, ProcessKeys, WorkerEnd, WorkerSetup, run};
-use crate::config::{self, Config};
+use super::super::mailbox::{
+    Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
+};
+use super::super::{EdgeSocket, ProcessKeys, WorkerSetup, run};
+use crate::config::Config;
+use crate::config::testing::minimal;
 use crate::host::eventfd;
 use crate::host::socket::{SocketGroup, SocketSettings};
 use crate::limits::SLOT_LEN;
@@ -46,7 +49,7 @@ pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) mailbox: MailboxSender,
     pub(super) events: mpsc::UnboundedReceiver<WorkerEvent>,
-    pub(super) thread: JoinHandle<WorkerEnd>,
+    pub(super) thread: JoinHandle<WorkerOutcome>,
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
     /// Kept open as main keeps them.
@@ -54,18 +57,12 @@ pub(super) struct Running {
 }
 
 pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
-    start_in(region(slot_count), demo_config(origin))
+    start_in(region(slot_count), minimal(origin))
 }
 
 pub(super) fn region(slot_count: usize) -> RegionHandle {
     let plan = PoolPlan::new(slot_count * SLOT_LEN).unwrap();
     Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap().0
-}
-
-pub(super) fn demo_config(origin: SocketAddr) -> Config {
-    let mut config = config::default_demo(origin);
-    config.listeners[0].addresses = vec!["127.0.0.1:0".parse().unwrap()];
-    config
 }
 
 /// What the workers of a process share.
@@ -161,7 +158,7 @@ impl Running {
     pub(super) fn stop(self) {
         self.tell(Command::Stop);
         let end = self.thread.join().expect("the thread itself does not panic");
-        assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+        assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
     }
 
     pub(super) async fn client(&self) -> Client {

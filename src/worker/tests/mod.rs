@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::mailbox::{Command, Snapshot, WorkerEvent};
-use super::{Worker, WorkerEnd};
+use super::Worker;
+use super::mailbox::{Command, Snapshot, WorkerEvent, WorkerOutcome};
+use crate::config::testing::minimal;
 use crate::host::clock;
 use crate::host::socket::offload;
 use crate::metrics::{Copied, SendsLost};
@@ -26,7 +27,7 @@ async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
     const LEN: usize = 48 << 20;
     // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may have
     // on its way is within a flow's quota of this pool.
-    let mut config = demo_config(origin(Duration::ZERO));
+    let mut config = minimal(origin(Duration::ZERO));
     config.listeners[0].quic.stream_receive_window = 256 * 1024;
     let running = start_in(region(1800), config);
     let mut client = running.client().await;
@@ -86,7 +87,7 @@ async fn a_small_pool_serves_many_and_gets_all_slots_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_serves_without_the_kernels_offloads_and_tells() {
     const LEN: u64 = 5_000_000;
-    let process = Process::new(demo_config(origin(Duration::ZERO)), 1);
+    let process = Process::new(minimal(origin(Duration::ZERO)), 1);
     offload::hinder(&process.group.sockets[0]);
     let running = start_worker(region(256), &process, 0);
     let mut client = running.client().await;
@@ -166,7 +167,7 @@ async fn a_drain_finishes_what_has_begun() {
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     assert_eq!(download.await.unwrap(), (200, 20_000_000));
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,7 +184,7 @@ async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_t
     let turns = running.report().await.counters.worker.loop_turns - before;
     assert!(turns < 50, "{turns} turns while nothing was to be done");
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,7 +213,7 @@ async fn a_new_worker_runs_by_what_the_last_one_ran_by() {
     let mut running = start(origin(Duration::ZERO), 64);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     let nobody = "127.0.0.1:1".parse().unwrap();
-    let config = Arc::new(demo_config(nobody));
+    let config = Arc::new(minimal(nobody));
     running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
     assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502);
     running.tell(Command::Panic);
@@ -226,9 +227,9 @@ fn a_panic_outside_of_the_loop_ends_the_worker_by_a_word() {
     let region = region(64);
     // A bug in setting up: the region has an owner already.
     let _owner = Pool::attach(region.clone());
-    let running = start_in(region, demo_config(origin(Duration::ZERO)));
+    let running = start_in(region, minimal(origin(Duration::ZERO)));
     let end = running.thread.join().expect("the thread itself does not panic");
-    assert!(matches!(end, WorkerEnd::Failed(_)), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Failed(_)), "{end:?}");
 }
 
 /// Panics until the next begin has to wait for almost half a second.
@@ -243,7 +244,7 @@ async fn panic_until_it_pauses(running: &mut Running) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_cannot_begin_again_is_tried_until_it_can() {
     let memory = region(64);
-    let mut running = start_in(memory.clone(), demo_config(origin(Duration::ZERO)));
+    let mut running = start_in(memory.clone(), minimal(origin(Duration::ZERO)));
     panic_until_it_pauses(&mut running).await;
     // Somebody else has the region for a while.
     let (taken, release) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
@@ -274,7 +275,7 @@ async fn a_worker_that_pauses_obeys() {
     panic_until_it_pauses(&mut running).await;
     let (sender, receiver) = oneshot::channel();
     running.tell(Command::Report(sender));
-    let config = Arc::new(demo_config("127.0.0.1:1".parse().unwrap()));
+    let config = Arc::new(minimal("127.0.0.1:1".parse().unwrap()));
     running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
     assert!(receiver.await.is_err(), "nobody is there to report");
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
@@ -283,13 +284,13 @@ async fn a_worker_that_pauses_obeys() {
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
-    assert!(matches!(end, WorkerEnd::Finished), "{end:?}");
+    assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[test]
 fn a_worker_sleeps_no_longer_than_what_it_lacks_allows() {
     let (setup, _mailbox, _events) =
-        setup_in(region(64), &Process::new(demo_config(origin(Duration::ZERO)), 1), 0);
+        setup_in(region(64), &Process::new(minimal(origin(Duration::ZERO)), 1), 0);
     let mut worker = Worker::new(&setup, 0).unwrap();
     let now = clock::now();
     let deadline = worker.carry_out(now);
@@ -346,7 +347,7 @@ async fn whoever_does_not_read_leaves_slots_to_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_leaves_the_other_workers_connections_alone() {
-    let process = Process::new(demo_config(origin(Duration::ZERO)), 2);
+    let process = Process::new(minimal(origin(Duration::ZERO)), 2);
     let mut doomed = start_worker(region(64), &process, 0);
     let other = start_worker(region(64), &process, 1);
     // The kernel's hash spreads clients; go on until each worker has some.

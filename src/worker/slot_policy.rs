@@ -1,14 +1,15 @@
-//! A received bundle becomes datagrams, and it is decided once whether they stay in their slot.
+//! The slot policy: splits received bundles into datagrams, and decides whether they stay in their
+//! slot or are copied to the heap.
 //!
-//! One held byte pins a whole slot, and what quinn-proto holds cannot be moved afterwards. So a
-//! bundle is decrypted where it lies only while its flow holds less than its quota of slots and
-//! the pool is not low; otherwise each datagram moves to an exact heap buffer and the slot goes
-//! back in the same turn. A flow is a keyed hash of the client's address: it is known before any
-//! byte is parsed, and a collision costs copies, never correctness.
+//! A single held byte pins a whole slot, and bytes that quinn-proto holds cannot be moved later. A
+//! bundle is therefore decrypted in place only while its flow holds less than its quota of slots
+//! and the pool is not low. Otherwise each datagram is copied to a heap buffer of its length, and
+//! the slot is free again in the same turn. A flow is a keyed hash of the client's address: it is
+//! known before any byte is parsed, and a collision costs copies but is never wrong.
 //!
-//! The quota follows what is free: a flow may hold as many slots as the pool could still spare
-//! (dynamic thresholds, Choudhury and Hahne 1998). One upload alone may have half of the pool, a
-//! hundred share it evenly, and nobody can starve a newcomer.
+//! The quota is the number of slots that the pool could still spare (dynamic thresholds, Choudhury
+//! and Hahne 1998). A single upload may hold half of the pool, a hundred share it evenly, and a
+//! new flow always finds slots.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -16,17 +17,17 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
-use crate::gateway::{CopyReason, Ledger};
+use crate::metrics::{CopyReason, Ledger};
 use crate::pool::Pool;
 
-/// Decides where received bytes stay.
+/// Decides where received bytes are kept.
 #[derive(Default)]
-pub(super) struct IntakePolicy {
+pub(super) struct SlotPolicy {
     hasher: RandomState,
 }
 
-impl IntakePolicy {
-    /// Splits a bundle into its datagrams, in order, each `segment_len` bytes but the last.
+impl SlotPolicy {
+    /// Splits a bundle into its datagrams, in order. All but the last have `segment_len` bytes.
     pub(super) fn split(
         &self,
         pool: &Pool,
@@ -49,7 +50,7 @@ impl IntakePolicy {
         if let Some(reason) = reason {
             ledger.request_copied(reason, bundle.len());
         }
-        Datagrams { bundle, segment_len: segment_len.max(1), moves: reason.is_some() }
+        Datagrams { bundle, segment_len: segment_len.max(1), copies: reason.is_some() }
     }
 }
 
@@ -57,8 +58,8 @@ impl IntakePolicy {
 pub(super) struct Datagrams {
     bundle: BytesMut,
     segment_len: usize,
-    /// Each datagram moves to the heap.
-    moves: bool,
+    /// Copies each datagram to the heap.
+    copies: bool,
 }
 
 impl Iterator for Datagrams {
@@ -70,6 +71,6 @@ impl Iterator for Datagrams {
         }
         let len = self.segment_len.min(self.bundle.len());
         let datagram = self.bundle.split_to(len);
-        Some(if self.moves { BytesMut::from(&datagram[..]) } else { datagram })
+        Some(if self.copies { BytesMut::from(&datagram[..]) } else { datagram })
     }
 }

@@ -1,8 +1,9 @@
 //! The demonstration's origin: a small HTTP/1.1 server on loopback, on a thread of its own, so that
 //! `ringway` alone has something to forward to.
 //!
-//! `/` says what this is, `/bytes/N` streams N bytes of a known pattern, `/echo` streams a
-//! request's body back, `/headers` shows the request's head as the gateway forwarded it.
+//! `/` is a page about the demonstration, `/bytes/N` streams N bytes of a known pattern, `/echo`
+//! streams the request's body back, and `/headers` shows the request's head as the gateway
+//! forwarded it.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,14 +25,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-/// Most bytes of `/bytes/N`: 1 TiB.
-pub const BYTES_LEN_MAX: u64 = 1 << 40;
-/// Byte i of `/bytes/N` is i modulo this prime: no power of two hides a piece out of place.
-pub const PATTERN_PERIOD: usize = 251;
+/// Largest N of `/bytes/N`: 1 TiB.
+const BYTES_LEN_MAX: u64 = 1 << 40;
+/// Byte i of `/bytes/N` is i modulo this prime. A piece out of place shows, because no buffer length
+/// is a multiple of it.
+const PATTERN_PERIOD: usize = 251;
 
-/// Whole periods in one piece, about 64 KiB: every piece begins where the pattern does.
+/// Length of a piece: whole periods of the pattern, about 64 KiB.
 const PATTERN_LEN: usize = PATTERN_PERIOD * 261;
-/// After an accept that failed, so that the loop does not spin.
+/// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 static PATTERN: LazyLock<Bytes> =
@@ -39,7 +41,7 @@ static PATTERN: LazyLock<Bytes> =
 
 type Response = http::Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
-/// A running origin; dropping it ends it.
+/// A running origin. Dropping it stops it.
 pub struct Origin {
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
@@ -68,7 +70,7 @@ impl Origin {
         Ok(Origin { address, end: Some(end), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -78,13 +80,13 @@ impl Drop for Origin {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there has told its story on standard error.
+            // A panic of that thread has already been printed on standard error.
             let _ = thread.join();
         }
     }
 }
 
-/// Accepts for as long as its runtime lives.
+/// Accepts connections until the runtime is dropped.
 async fn accept(listener: TcpListener) {
     loop {
         match listener.accept().await {
@@ -93,7 +95,7 @@ async fn accept(listener: TcpListener) {
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service_fn(respond));
                 tokio::spawn(async move {
-                    // A client that broke HTTP or went away has had its response.
+                    // The client broke HTTP or went away: there is nothing to report.
                     let _ = connection.await;
                 });
             }
@@ -119,15 +121,13 @@ async fn respond(request: Request<Incoming>) -> Result<Response, Infallible> {
         "/headers" => plain(StatusCode::OK, head_text(&request)),
         _ => match path.strip_prefix("/bytes/") {
             Some(count) => pattern(count),
-            None => {
-                plain(StatusCode::NOT_FOUND, "here are /, /bytes/N, /echo and /headers\n".into())
-            }
+            None => plain(StatusCode::NOT_FOUND, "try /, /bytes/N, /echo or /headers\n".into()),
         },
     };
     Ok(response)
 }
 
-/// The page that says what this is.
+/// The front page.
 fn page(fields: &HeaderMap) -> Response {
     let via: Vec<_> = fields.get_all(VIA).iter().map(|via| escape_html(via.as_bytes())).collect();
     let via = match via.join(", ") {
@@ -149,7 +149,7 @@ fn page(fields: &HeaderMap) -> Response {
     response
 }
 
-/// Text of a stranger, to stand in HTML.
+/// Escapes text that came with a request for use in HTML.
 fn escape_html(text: &[u8]) -> String {
     let mut escaped = String::new();
     for c in String::from_utf8_lossy(text).chars() {
@@ -163,7 +163,7 @@ fn escape_html(text: &[u8]) -> String {
     escaped
 }
 
-/// The request's head, as it arrived here.
+/// The request's head as it arrived here.
 fn head_text(request: &Request<Incoming>) -> String {
     let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
     for (name, value) in request.headers() {
@@ -173,7 +173,7 @@ fn head_text(request: &Request<Incoming>) -> String {
     text
 }
 
-/// The request's body as it comes; its length, if the request told it.
+/// Streams the request's body back, with its content-length if the request had one.
 fn echo(request: Request<Incoming>) -> Response {
     let kind = request.headers().get(CONTENT_TYPE).cloned();
     let kind = kind.unwrap_or_else(|| HeaderValue::from_static("application/octet-stream"));
@@ -182,7 +182,7 @@ fn echo(request: Request<Incoming>) -> Response {
     response
 }
 
-/// As many bytes of the pattern as the path says.
+/// The pattern, of the length that the path asks for.
 fn pattern(count: &str) -> Response {
     let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
     let len = count.parse::<u64>().ok().filter(|len| digits && *len <= BYTES_LEN_MAX);
@@ -208,7 +208,7 @@ fn plain(status: StatusCode, text: String) -> Response {
     response
 }
 
-/// The pattern, cut off where `left` ends.
+/// The rest of a body made of the pattern.
 struct Pattern {
     left: u64,
 }
@@ -224,7 +224,7 @@ impl Body for Pattern {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        // Pieces are whole periods until the last, so that each begins where the pattern does.
+        // All pieces but the last are whole periods, so each starts at the beginning of the pattern.
         let len = self.left.min(PATTERN_LEN as u64);
         self.left -= len;
         Poll::Ready(Some(Ok(Frame::data(PATTERN.slice(..len as usize)))))
@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends one request and reads all that comes back: head, and body as it stands on the wire.
+    /// Sends one request and returns the response: its head, and its body as it was on the wire.
     fn ask(origin: &Origin, request: &[u8]) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(origin.address()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_the_pattern_of_the_length_asked_for() {
+    fn bytes_returns_the_pattern_in_the_requested_length() {
         let origin = Origin::start().unwrap();
         for len in [0, 1, 250, 251, PATTERN_LEN - 1, PATTERN_LEN, PATTERN_LEN + 1, 1_000_003] {
             let (head, body) = get(&origin, &format!("/bytes/{len}"));
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn echo_streams_back_while_the_body_comes() {
+    fn echo_streams_the_body_back_while_it_arrives() {
         let origin = Origin::start().unwrap();
         let (head, body) = ask(
             &origin,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_and_the_page_show_how_a_request_came() {
+    fn headers_and_the_page_show_the_request_as_it_was_forwarded() {
         let origin = Origin::start().unwrap();
         let (_, body) = ask(
             &origin,
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_paths_and_methods_are_refused() {
         let origin = Origin::start().unwrap();
         assert!(get(&origin, "/nothing").0.starts_with("HTTP/1.1 404"));
         let (head, _) = ask(&origin, b"DELETE / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_is_gone() {
+    fn dropping_the_origin_closes_its_port_and_connections() {
         let origin = Origin::start().unwrap();
         let address = origin.address();
         assert!(address.ip().is_loopback());

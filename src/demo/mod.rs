@@ -1,0 +1,39 @@
+//! The demonstration: what `ringway` serves when it is started without a configuration file.
+//!
+//! It listens on loopback with a self-signed certificate and forwards every request to an origin
+//! of its own, which runs on its own thread and runtime.
+
+mod config;
+mod origin;
+
+use std::io;
+
+use crate::config::Config;
+
+pub use config::config;
+pub use origin::Origin;
+
+/// A running origin, and the configuration of the gateway in front of it.
+pub struct Demonstration {
+    /// Forwards everything to the origin.
+    pub config: Config,
+    /// Serves until it is dropped.
+    _origin: Origin,
+}
+
+impl Demonstration {
+    /// Starts the origin on a free port of 127.0.0.1.
+    pub fn start() -> io::Result<Demonstration> {
+        let origin = Origin::start()?;
+        Ok(Demonstration { config: config(origin.address()), _origin: origin })
+    }
+
+    /// Returns a command to try, to be printed once the gateway serves.
+    pub fn invitation(&self) -> String {
+        let port = self.config.listeners[0].addresses[0].port();
+        format!(
+            "ringway: a demonstration with a self-signed certificate and a built-in origin; try\n  \
+             curl --http3-only --insecure https://localhost:{port}/"
+        )
+    }
+}
