@@ -115,7 +115,10 @@ fn wrong_arrows(from: &str, mention: &Mention, re_exports: &[ReExport]) -> Vec<S
     }
     let mut wrong = Vec::new();
     let is_module = rules::is_drawn(&mention.segments[1]);
-    if is_module && !rules::arrow_is_drawn(from, &path) {
+    if mention.segments[1] == rules::TESTING {
+        let is_product = from != rules::TESTING && !mention.in_test;
+        wrong.extend(is_product.then(|| format!("product code names `crate::{path}`")));
+    } else if is_module && !rules::arrow_is_drawn(from, &path) {
         wrong.push(format!("`{from}` may not name `crate::{path}`"));
     }
     for (by, target) in reached(&mention.segments, re_exports) {
