@@ -18,7 +18,8 @@ use crate::host::socket::{SocketGroup, SocketSettings};
 use crate::limits::SLOT_LEN;
 use crate::metrics::WorkerReport;
 use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
-use crate::tls::{ServerTls, fill_random, provider};
+use crate::testing::ClientTls;
+use crate::tls::{ServerTls, fill_random};
 
 /// Pieces of at least this length are bulk: framing and heads are shorter.
 pub(super) const BULK_LEN: usize = 1024;
@@ -165,17 +166,8 @@ impl Running {
     }
 
     pub(super) async fn client(&self) -> Client {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.tls.chain(None)[0].clone()).unwrap();
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
         let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+        endpoint.set_default_client_config(ClientTls::trusting_server(&self.tls).quic());
         let connection = endpoint.connect(self.address, "localhost").unwrap().await.unwrap();
         let quic = h3_quinn::Connection::new(connection);
         let (mut driver, requests) = h3::client::new(quic).await.unwrap();
