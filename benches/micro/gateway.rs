@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use quinn_proto::{Dir, StreamId};
 use ringway::gateway::{Gateway, GatewaySettings, Output};
-use ringway::host::clock;
 use ringway::limits::SLOT_LEN;
 use ringway::proxy::{UpstreamEvent, UpstreamKey};
 use ringway::quic::{Datagram, Transmit};
+use ringway::testing;
 
 use crate::client::{Client, configuration, engine_and_client, request_frame};
 
@@ -46,7 +46,7 @@ pub struct Input {
 impl World {
     /// Connected on both sides.
     pub fn new() -> Self {
-        let now = clock::now();
+        let now = testing::epoch();
         let (engine, client) = engine_and_client(now);
         let gateway = Gateway::new(GatewaySettings {
             config: Arc::new(configuration()),

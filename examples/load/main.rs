@@ -21,9 +21,10 @@ mod tls;
 mod work;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
+use ringway::host::clock::now;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -111,9 +112,4 @@ fn report(arguments: &Arguments, done: &Done) {
             moved as f64 / seconds / 1e6,
         );
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a client measures with its own clock")]
-fn now() -> Instant {
-    Instant::now()
 }
