@@ -11,8 +11,8 @@ use quinn_proto::{
     TransportConfig, VarInt,
 };
 use ringway::config;
-use ringway::http3::qpack::encode;
 use ringway::quic::{Datagram, Engine, Transmit};
+use ringway::testing::http3::put_headers;
 use ringway::testing::{self, ClientTls};
 use ringway::tls::ServerTls;
 
@@ -139,15 +139,7 @@ pub const REQUEST: [(&str, &str); 10] = [
 
 /// [`REQUEST`] as a HEADERS frame (RFC 9114 7.2.2).
 pub fn request_frame() -> Bytes {
-    let mut section = BytesMut::new();
-    encode::put_prefix(&mut section);
-    for (name, value) in REQUEST {
-        encode::put_line(name, value.as_bytes(), false, &mut section);
-    }
-    // Type 0x01, and the length as a variable-length integer of two bytes (RFC 9000 16).
-    let len = 0x4000 | u16::try_from(section.len()).expect("a short section");
-    let mut frame = BytesMut::from(&[0x01][..]);
-    frame.extend_from_slice(&len.to_be_bytes());
-    frame.extend_from_slice(&section);
+    let mut frame = BytesMut::new();
+    put_headers(REQUEST, &mut frame);
     frame.freeze()
 }

@@ -63,8 +63,7 @@ impl World {
             world.listen();
         }
         assert!(!world.client.connection.is_handshaking(), "five round trips are enough");
-        // Stream type 0x00, then an empty SETTINGS frame (RFC 9114 6.2.1, 7.2.4).
-        world.client.send(Dir::Uni, &[0x00, 0x04, 0x00], false);
+        world.client.send(Dir::Uni, &testing::http3::CONTROL_PREFACE, false);
         for _ in 0..100 {
             let input = world.ask();
             world.serve(input);

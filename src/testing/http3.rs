@@ -93,8 +93,8 @@ impl ResponseReader {
     fn end_frame(&mut self) -> Result<(), String> {
         if let Some((frame_type, 0)) = self.frame {
             self.frame = None;
-            // What follows the final head are trailers.
-            let section = self.section.split().freeze();
+            let section = std::mem::take(&mut self.section).freeze();
+            // After the final head only trailers follow.
             if frame_type == HEADERS && self.status().is_none() {
                 self.status = Some(status_of(&section)?);
             }
