@@ -11,8 +11,9 @@
 //! load --sink 127.0.0.1:8081  an HTTP/1.1 origin that takes bodies and forgets them
 //! ```
 //!
-//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of an
-//! response only what it must, so that it costs less than what it measures. It takes any certificate.
+//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of
+//! an response only what it must, so that it costs less than what it measures. It takes any
+//! certificate.
 
 mod client;
 mod link;
