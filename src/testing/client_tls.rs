@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::tls::{ALPN_H3, ServerTls, provider};
 
-/// What a client's TLS settings are made of. Tests change the fields that matter to them.
+/// Ingredients of a client's TLS settings. Tests change the fields that matter to them.
 #[derive(Debug)]
 pub struct ClientTls {
     /// The only certificates that the client trusts.

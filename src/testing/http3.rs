@@ -11,8 +11,8 @@ use crate::http3::qpack::{SectionReader, encode};
 const DATA: u64 = 0x00;
 const HEADERS: u64 = 0x01;
 
-/// What a client's control stream starts with: its type, and SETTINGS without entries (RFC 9114
-/// 6.2.1, 7.2.4).
+/// The start of a client's control stream: its type, and SETTINGS without entries (RFC 9114 6.2.1,
+/// 7.2.4).
 pub const CONTROL_PREFACE: [u8; 3] = [0x00, 0x04, 0x00];
 
 /// Appends a HEADERS frame with these field lines, pseudo-header fields first.

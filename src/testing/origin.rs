@@ -11,7 +11,7 @@ const STACK_LEN: usize = 256 * 1024;
 /// Longest piece of a body.
 const PIECE_LEN: usize = 64 * 1024;
 
-/// What becomes of a connection after a response.
+/// Whether a connection takes another request after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// It takes another request.
@@ -36,8 +36,8 @@ pub struct Body<'a> {
     is_chunked: bool,
 }
 
-/// Starts an origin. `accepted` sees each connection first, then `serve` gets its requests and writes
-/// the responses to the stream. An error ends the connection, as [`Next::Close`] does.
+/// Starts an origin. `accepted` sees each connection first, then `serve` gets its requests and
+/// writes the responses to the stream. An error ends the connection, as [`Next::Close`] does.
 ///
 /// # Panics
 ///

@@ -1,10 +1,12 @@
 //! The map of modules is kept: every path in `src/` follows an arrow of [`rules`], re-exports
 //! included; outside crates stay in their homes; the protocol side has no clock, randomness,
-//! files, threads, locks or unsafe code; unsafe code lives on the kernel side.
+//! files, threads, locks or unsafe code; unsafe code lives on the kernel side. [`tidy`] holds what
+//! the text of all files keeps to.
 
 mod planted;
 mod rules;
 mod scan;
+mod tidy;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
