@@ -49,6 +49,10 @@ pub mod control;
 pub mod demo;
 pub mod worker;
 
+// Fixtures that test suites share; product code never names them.
+#[doc(hidden)]
+pub mod testing;
+
 #[cfg(test)]
 #[global_allocator]
 static ALLOCATOR: pool::PoolAllocator = pool::PoolAllocator;

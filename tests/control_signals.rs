@@ -4,16 +4,12 @@
 
 use std::fs::File;
 use std::process::Command as Program;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use ringway::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
+use ringway::testing::clocks;
 use ringway::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
 use tokio::sync::mpsc;
-
-#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
-fn clock() -> (Instant, SystemTime) {
-    (Instant::now(), SystemTime::now())
-}
 
 fn kill(signal: &str) {
     let own = std::process::id().to_string();
@@ -30,7 +26,7 @@ fn quit_drains_and_the_others_are_survived() {
         drain_timeout: Duration::from_secs(10),
         invitation: None,
         version: "0.0.1",
-        clock,
+        clock: clocks,
     };
     let control = Control::prepare(settings).unwrap();
     let (access, access_receiver) = mpsc::channel(ACCESS_BATCH_COUNT_MAX);
@@ -46,7 +42,7 @@ fn quit_drains_and_the_others_are_survived() {
         kill("QUIT");
         let command = theirs.commands.recv().unwrap();
         let Command::Drain { deadline } = command else { panic!("something else than a drain") };
-        let left = deadline - clock().0;
+        let left = deadline - clocks().0;
         assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(10), "{left:?}");
         let outcome = WorkerOutcome::Finished;
         events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();

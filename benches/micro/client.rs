@@ -3,20 +3,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    StreamId, TransportConfig, VarInt,
+    Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, StreamId,
+    TransportConfig, VarInt,
 };
-use ringway::cid::CidMask;
 use ringway::config::Config;
 use ringway::demo;
-use ringway::http3::qpack::encode;
-use ringway::quic::{Datagram, Engine, EngineSettings, MTU_MAX_DEFAULT, TimeSource, Transmit};
-use ringway::tls::{ALPN_H3, ServerTls, provider};
+use ringway::quic::{Datagram, Engine, Transmit};
+use ringway::testing::http3::put_headers;
+use ringway::testing::{self, ClientTls};
+use ringway::tls::ServerTls;
 
 const HOST: &str = "localhost";
 const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
@@ -27,37 +26,14 @@ pub fn configuration() -> Config {
     demo::config(SocketAddr::from(([127, 0, 0, 1], 1)))
 }
 
-/// The wall clock stands still.
-struct Still;
-
-impl TimeSource for Still {
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
-
 /// An engine, and its only client.
 pub fn engine_and_client(now: Instant) -> (Engine, ServerTls, Client) {
     let config = configuration();
     let tls = ServerTls::load_config(&config).expect("a self-signed certificate");
-    let engine = Engine::new(EngineSettings {
-        listeners: vec![config.listeners[0].quic.clone()],
-        sockets: vec![0],
-        tls: tls.config(),
-        worker: 0,
-        worker_count: 1,
-        generation: false,
-        window_budget_len: 64 << 20,
-        mtu_max: MTU_MAX_DEFAULT,
-        seed: [1; 32],
-        cid_key: [2; 32],
-        cid_mask: CidMask { k1: 3, k2: 5, k3: 7 },
-        reset_key: [3; 64],
-        token_key: [4; 64],
-        time_source: Arc::new(Still),
-    });
+    let settings = testing::engine_settings(config.listeners[0].quic.clone(), &tls);
+    let engine = Engine::new(settings).expect("good settings");
     let client = Client::new(now, &tls);
-    (engine.expect("good settings"), tls, client)
+    (engine, tls, client)
 }
 
 /// A client with one connection.
@@ -70,17 +46,7 @@ pub struct Client {
 
 impl Client {
     fn new(now: Instant, server: &ServerTls) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        let leaf = server.chain(None).swap_remove(0);
-        roots.add(leaf).expect("a certificate that we made");
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider has TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![ALPN_H3.to_vec()];
-        let crypto = QuicClientConfig::try_from(tls).expect("TLS 1.3 only");
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut config = ClientTls::trusting_server(server).quic();
         let mut transport = TransportConfig::default();
         transport.stream_receive_window(VarInt::from_u32(16 << 20));
         config.transport_config(Arc::new(transport));
@@ -175,15 +141,7 @@ pub const REQUEST: [(&str, &str); 10] = [
 
 /// [`REQUEST`] as a HEADERS frame (RFC 9114 7.2.2).
 pub fn request_frame() -> Bytes {
-    let mut section = BytesMut::new();
-    encode::put_prefix(&mut section);
-    for (name, value) in REQUEST {
-        encode::put_line(name, value.as_bytes(), false, &mut section);
-    }
-    // Type 0x01, and the length as a variable-length integer of two bytes (RFC 9000 16).
-    let len = 0x4000 | u16::try_from(section.len()).expect("a short section");
-    let mut frame = BytesMut::from(&[0x01][..]);
-    frame.extend_from_slice(&len.to_be_bytes());
-    frame.extend_from_slice(&section);
+    let mut frame = BytesMut::new();
+    put_headers(REQUEST, &mut frame);
     frame.freeze()
 }

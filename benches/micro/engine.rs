@@ -7,9 +7,9 @@ use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use quinn_proto::{Dir, StreamId as ClientStream};
-use ringway::host::clock;
 use ringway::limits::SLOT_LEN;
 use ringway::quic::{ConnectionKey, Datagram, Engine, Event, StreamId, Transmit, WriteError};
+use ringway::testing;
 
 use crate::client::{Client, engine_and_client};
 
@@ -39,7 +39,7 @@ pub struct Pair {
 impl Pair {
     /// Connected, with congestion windows that leave room for a bundle and a batch.
     pub fn new() -> Self {
-        let now = clock::now();
+        let now = testing::epoch();
         let (engine, _, client) = engine_and_client(now);
         let buffer = Vec::with_capacity(SLOT_LEN);
         let (sent, stream, engine_stream) = (None, None, None);

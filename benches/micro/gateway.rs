@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use quinn_proto::{Dir, StreamId};
 use ringway::gateway::{Gateway, GatewaySettings, Output};
-use ringway::host::clock;
 use ringway::limits::SLOT_LEN;
 use ringway::proxy::{UpstreamEvent, UpstreamKey};
 use ringway::quic::{Datagram, Transmit};
+use ringway::testing;
 
 use crate::client::{Client, configuration, engine_and_client, request_frame};
 
@@ -46,7 +46,7 @@ pub struct Input {
 impl World {
     /// Connected on both sides.
     pub fn new() -> Self {
-        let now = clock::now();
+        let now = testing::epoch();
         let (engine, tls, client) = engine_and_client(now);
         let gateway = Gateway::new(GatewaySettings {
             config: Arc::new(configuration()),
@@ -64,8 +64,7 @@ impl World {
             world.listen();
         }
         assert!(!world.client.connection.is_handshaking(), "five round trips are enough");
-        // Stream type 0x00, then an empty SETTINGS frame (RFC 9114 6.2.1, 7.2.4).
-        world.client.send(Dir::Uni, &[0x00, 0x04, 0x00], false);
+        world.client.send(Dir::Uni, &testing::http3::CONTROL_PREFACE, false);
         for _ in 0..100 {
             let input = world.ask();
             world.serve(input);

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use http::{HeaderName, HeaderValue, Method};
 use ringway::config::{HostPattern, Route};
-use ringway::host::clock;
 use ringway::message::{Authority, Head, Path, Scheme, Target};
 use ringway::proxy::{Downstream, Output, Proxy, Request, UpstreamEvent, UpstreamKey};
+use ringway::testing;
 
 use crate::client::{REQUEST, configuration};
 
@@ -42,7 +42,7 @@ impl World {
         let host = Some(HostPattern::Exact("localhost".to_owned()));
         config.routes.push(Route { host, path_prefix: "/assets".to_owned(), upstream });
         let proxy = Proxy::new(Arc::new(config), 1);
-        let (now, request) = (clock::now(), request());
+        let (now, request) = (testing::epoch(), request());
         let mut world = Self { now, proxy, request, connection: None, written_len: 0 };
         world.send(world.request.clone());
         let key = world.connection.expect("a connection is asked for");

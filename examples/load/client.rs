@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
     VarInt,
@@ -15,6 +14,7 @@ use quinn_proto::{
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use ringway::testing;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::link::{Link, Request};
@@ -79,8 +79,7 @@ pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
 
 impl Client {
     fn new(server: SocketAddr, arguments: &Arguments) -> Result<Self, Failure> {
-        let crypto = QuicClientConfig::try_from(tls::config()?)?;
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut config = testing::quic_client(tls::config());
         let mut transport = TransportConfig::default();
         transport
             .receive_window(VarInt::from_u32(64 << 20))

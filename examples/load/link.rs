@@ -4,20 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use quinn_proto::coding::Codec as _;
+use bytes::{Bytes, BytesMut};
 use quinn_proto::{Connection, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError};
+use ringway::testing::http3::{CONTROL_PREFACE, ResponseReader, put_data_header, put_headers};
 
 use crate::work::Work;
 use crate::{Arguments, Failure};
 
-/// RFC 9114 7.2.1 and 7.2.2.
-const DATA: u64 = 0;
-const HEADERS: u64 = 1;
-/// A section without dynamic table whose first field is `:status: 200` (RFC 9204 B, index 25).
-const STATUS_200: [u8; 3] = [0x00, 0x00, 0xd9];
-/// Stream type, SETTINGS of no length (RFC 9114 6.2.1, 7.2.4).
-const CONTROL_PREFACE: &[u8] = &[0x00, 0x04, 0x00];
 const BODY_PIECE_LEN: usize = 256 * 1024;
 
 /// What every request consists of.
@@ -30,48 +23,23 @@ pub struct Request {
 
 impl Request {
     pub fn new(arguments: &Arguments) -> Arc<Self> {
-        let mut section = BytesMut::from(&[0x00, 0x00][..]);
-        let method = if arguments.upload > 0 { 20 } else { 17 };
-        // RFC 9204 4.5.2: indexed, static: the method, `:scheme: https`.
-        section.put_slice(&[0xc0 | method, 0xc0 | 23]);
-        put_literal(&mut section, 0, arguments.host.as_bytes());
-        put_literal(&mut section, 1, arguments.path.as_bytes());
-        if arguments.upload > 0 {
-            put_literal(&mut section, 4, arguments.upload.to_string().as_bytes());
-        }
         let mut head = BytesMut::new();
-        put_frame_header(&mut head, HEADERS, section.len() as u64);
-        head.extend_from_slice(&section);
+        let body_len = arguments.upload.to_string();
+        let mut lines = vec![
+            (":method", if arguments.upload > 0 { "POST" } else { "GET" }),
+            (":scheme", "https"),
+            (":authority", &arguments.host),
+            (":path", &arguments.path),
+        ];
         if arguments.upload > 0 {
-            put_frame_header(&mut head, DATA, arguments.upload);
+            lines.push(("content-length", &body_len));
+        }
+        put_headers(lines, &mut head);
+        if arguments.upload > 0 {
+            put_data_header(arguments.upload, &mut head);
         }
         let body_piece = Bytes::from(vec![0x75; BODY_PIECE_LEN]);
         Arc::new(Self { head: head.freeze(), body_len: arguments.upload, body_piece })
-    }
-}
-
-/// RFC 9204 4.5.4: a literal value for the static table's name of this index, below 15.
-fn put_literal(section: &mut BytesMut, name: u8, value: &[u8]) {
-    section.put_u8(0x50 | name);
-    // RFC 9204 4.1.1: an integer with a prefix of 7 bits.
-    match value.len() {
-        len @ 0..127 => section.put_u8(len as u8),
-        len => {
-            section.put_u8(127);
-            let mut rest = len - 127;
-            while rest >= 128 {
-                section.put_u8(rest as u8 | 0x80);
-                rest >>= 7;
-            }
-            section.put_u8(rest as u8);
-        }
-    }
-    section.put_slice(value);
-}
-
-fn put_frame_header(out: &mut BytesMut, kind: u64, len: u64) {
-    for value in [kind, len] {
-        VarInt::from_u64(value).expect("lengths are below 2^62").encode(out);
     }
 }
 
@@ -155,7 +123,7 @@ impl Link {
                     self.is_connected = true;
                     let control = self.connection.streams().open(Dir::Uni);
                     let control = control.ok_or("the server allows no control stream")?;
-                    self.connection.send_stream(control).write(CONTROL_PREFACE)?;
+                    self.connection.send_stream(control).write(&CONTROL_PREFACE)?;
                 }
                 Event::ConnectionLost { reason } => return Err(reason.into()),
                 Event::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
@@ -212,7 +180,7 @@ impl Link {
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => {
                     if let Some(exchange) = &mut exchange {
-                        work.response_len += exchange.response.take(&chunk.bytes)?;
+                        work.response_len += exchange.response.handle(&chunk.bytes)?;
                     }
                 }
                 Ok(None) => break true,
@@ -224,67 +192,13 @@ impl Link {
         if !is_over {
             return Ok(());
         }
-        match self.exchanges.remove(&id) {
-            Some(exchange) if exchange.response.is_whole() => work.answered(now, exchange.due),
-            Some(_) => Err("a response ended within a frame".into()),
-            None => Ok(()),
+        let Some(Exchange { due, response, .. }) = self.exchanges.remove(&id) else {
+            return Ok(());
+        };
+        match response.status() {
+            Some(200) if response.is_whole() => work.answered(now, due),
+            Some(200) => Err("a response ended within a frame".into()),
+            status => Err(format!("not answered 200: {status:?}").into()),
         }
     }
-}
-
-/// Reads of a response its status and how long its body is.
-#[derive(Default)]
-struct ResponseReader {
-    header: Vec<u8>,
-    /// The frame that is being read, and what is left of it.
-    frame: Option<(u64, u64)>,
-    /// The begin of the first HEADERS frame.
-    section: Vec<u8>,
-}
-
-impl ResponseReader {
-    /// Takes bytes; tells how many of them are body.
-    fn take(&mut self, mut bytes: &[u8]) -> Result<u64, Failure> {
-        let mut body_len = 0;
-        while !bytes.is_empty() {
-            let Some((kind, left)) = &mut self.frame else {
-                self.header.push(bytes[0]);
-                bytes = &bytes[1..];
-                self.frame = frame_header(&self.header);
-                if self.frame.is_some() {
-                    self.header.clear();
-                }
-                continue;
-            };
-            let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-            match *kind {
-                DATA => body_len += here as u64,
-                HEADERS if self.section.len() < STATUS_200.len() => {
-                    self.section.extend_from_slice(&bytes[..here]);
-                    let len = self.section.len().min(STATUS_200.len());
-                    if self.section[..len] != STATUS_200[..len] {
-                        return Err(format!("not answered 200: {:02x?}", self.section).into());
-                    }
-                }
-                _ => {}
-            }
-            *left -= here as u64;
-            bytes = &bytes[here..];
-            if *left == 0 {
-                self.frame = None;
-            }
-        }
-        Ok(body_len)
-    }
-
-    fn is_whole(&self) -> bool {
-        self.frame.is_none() && self.header.is_empty() && !self.section.is_empty()
-    }
-}
-
-/// Type and length of a frame (RFC 9114 7.1), once they are there.
-fn frame_header(mut bytes: &[u8]) -> Option<(u64, u64)> {
-    let kind = VarInt::decode(&mut bytes).ok()?;
-    let len = VarInt::decode(&mut bytes).ok()?;
-    Some((kind.into_inner(), len.into_inner()))
 }

@@ -11,8 +11,9 @@
 //! load --sink 127.0.0.1:8081  an HTTP/1.1 origin that takes bodies and forgets them
 //! ```
 //!
-//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of an
-//! response only what it must, so that it costs less than what it measures. It takes any certificate.
+//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of
+//! an response only what it must, so that it costs less than what it measures. It takes any
+//! certificate.
 
 mod client;
 mod link;
@@ -21,9 +22,10 @@ mod tls;
 mod work;
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
+use ringway::host::clock::now;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -111,9 +113,4 @@ fn report(arguments: &Arguments, done: &Done) {
             moved as f64 / seconds / 1e6,
         );
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a client measures with its own clock")]
-fn now() -> Instant {
-    Instant::now()
 }

@@ -2,28 +2,20 @@
 
 use std::sync::Arc;
 
+use ringway::testing::ClientTls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-use crate::Failure;
-
-/// A client's TLS settings, without resumption. AES-128-GCM comes first, as with browsers.
-pub fn config() -> Result<rustls::ClientConfig, Failure> {
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider
-        .cipher_suites
-        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-    let provider = Arc::new(provider);
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider }))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h3".to_vec()];
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(config)
+/// A client's TLS settings, without resumption. Its suites are the gateway's own: AES-128-GCM comes
+/// first, as with browsers.
+pub fn config() -> rustls::ClientConfig {
+    let resumption = rustls::client::Resumption::disabled();
+    let mut config = ClientTls { resumption, ..ClientTls::trusting_nobody() }.tls13();
+    let any = Arc::new(AnyCertificate { provider: Arc::clone(config.crypto_provider()) });
+    config.dangerous().set_certificate_verifier(any);
+    config
 }
 
 #[derive(Debug)]

@@ -104,7 +104,6 @@ impl Timer {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "the tests' epoch")]
 mod tests {
     use super::*;
     use std::time::Duration;
@@ -148,11 +147,10 @@ mod tests {
     fn agrees_with_a_list_of_deadlines() {
         use rand::{Rng as _, SeedableRng as _};
         let mut dice = rand::rngs::SmallRng::seed_from_u64(7);
-        let epoch = Instant::now();
         let mut timers = Timers::new();
         let mut owners: Vec<Timer> = (0..20).map(|_| Timer::default()).collect();
         let mut model: Vec<Option<Instant>> = vec![None; owners.len()];
-        let mut now = epoch;
+        let mut now = crate::testing::epoch();
         for _ in 0..20_000 {
             let owner = dice.random_range(0..owners.len());
             match dice.random_range(0..5) {

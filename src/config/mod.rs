@@ -10,6 +10,8 @@
 //!                          |             +-- environment, names       |
 //!                          +----------- refusals (all of them) -------+
 //! ```
+//!
+//! docs/decisions/configuration-by-hand.md says why no derive reads it.
 
 mod bounds;
 mod checks;

@@ -11,12 +11,8 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::metrics::WorkerReport;
+use crate::testing::clocks;
 use crate::worker::mailbox::{Mailbox, WorkerOutcome, mailbox};
-
-#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
-fn clock() -> (Instant, SystemTime) {
-    (Instant::now(), SystemTime::now())
-}
 
 fn settings(admin: Option<AdminAddress>) -> ControlSettings {
     ControlSettings {
@@ -26,7 +22,7 @@ fn settings(admin: Option<AdminAddress>) -> ControlSettings {
         drain_timeout: Duration::from_secs(20),
         invitation: None,
         version: "0.0.1",
-        clock,
+        clock: clocks,
     }
 }
 
@@ -147,7 +143,7 @@ impl Bench {
     }
 
     fn wait_for(&self, path: &str, start: &str) {
-        let begun = clock().0;
+        let begun = clocks().0;
         while !self.ask("GET", path).starts_with(start) {
             assert!(begun.elapsed() < Duration::from_secs(10), "{path} never said {start}");
         }
@@ -210,7 +206,7 @@ fn metrics_come_from_every_worker() {
 #[test]
 fn a_worker_that_hangs_is_told_and_does_not_hold_the_others_back() {
     let bench = Bench::started(&[Habit::Hangs, Habit::Good]);
-    let begun = clock().0;
+    let begun = clocks().0;
     let response = bench.ask("GET", "/metrics");
     let waited = begun.elapsed();
     assert!((1..5).contains(&waited.as_secs()), "{waited:?}");
@@ -287,7 +283,7 @@ fn a_drain_ends_at_its_deadline() {
 #[test]
 fn told_to_stop_twice_is_the_end_at_once() {
     let bench = Bench::started(&[Habit::Hangs]);
-    let begun = clock().0;
+    let begun = clocks().0;
     bench.signal(Signal::Unsupported("SIGHUP (reload)"));
     bench.signal(Signal::Stop);
     bench.signal(Signal::Stop);
@@ -379,5 +375,5 @@ fn line_count(path: &Path) -> usize {
 }
 
 fn record() -> crate::message::AccessRecord {
-    crate::message::AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
+    crate::message::AccessRecord::new(clocks().0, "192.0.2.1:1".parse().unwrap())
 }

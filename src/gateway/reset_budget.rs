@@ -58,11 +58,7 @@ const FILL_TIME: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[allow(clippy::disallowed_methods, reason = "the test's epoch; no test reads it again")]
-    fn epoch() -> Instant {
-        Instant::now()
-    }
+    use crate::testing::epoch;
 
     /// Charges until it is one too many; how often that went well.
     fn charges(budget: &mut ResetBudget, now: Instant, max: u32) -> u32 {

@@ -140,8 +140,7 @@ mod tests {
     }
 
     fn windows(quic: &config::Quic) -> Windows {
-        #[expect(clippy::disallowed_methods, reason = "an Instant can only be made from the clock")]
-        Windows::new(Instant::now(), quic)
+        Windows::new(crate::testing::epoch(), quic)
     }
 
     #[test]

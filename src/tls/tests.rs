@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config::{Certificate, CertificateSource};
+use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {
     HostPattern::Exact(name.to_owned())
@@ -46,9 +47,8 @@ impl Files {
 
 /// A chain and a key as PEM.
 fn pem_pair(names: &[&str]) -> (String, String) {
-    let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-    let made = rcgen::generate_simple_self_signed(names).unwrap();
-    (made.cert.pem(), made.signing_key.serialize_pem())
+    let made = TestCertificate::new(names);
+    (made.chain_pem, made.key_pem)
 }
 
 fn refusal(files: &Files, hosts: &[HostPattern]) -> String {
@@ -180,12 +180,11 @@ fn every_fault_names_its_file_and_the_way_out() {
 #[test]
 fn dates_and_modes_are_warnings() {
     use std::os::unix::fs::PermissionsExt as _;
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
-    params.not_before = rcgen::date_time_ymd(2024, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2024, 3, 31);
-    let cert = params.self_signed(&key).unwrap();
-    let files = Files::new(&cert.pem(), &key.serialize_pem());
+    let made = TestCertificate::with(&["example.com"], |params| {
+        params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2024, 3, 31);
+    });
+    let files = Files::new(&made.chain_pem, &made.key_pem);
     let hosts = [exact("example.com")];
     let tls = ServerTls::load(&[files.certificate(&hosts)]).unwrap();
     let on = |year, month, day| {

@@ -94,6 +94,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TestCertificate;
 
     #[test]
     fn days_match_known_dates() {
@@ -108,22 +109,19 @@ mod tests {
     /// Oracle: rcgen wrote the certificate with these dates, one in each form.
     #[test]
     fn reads_what_another_library_wrote() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2024, 2, 29);
-        params.not_after = rcgen::date_time_ymd(2051, 7, 4);
-        let certificate = params.self_signed(&key).unwrap();
-        let read = validity(certificate.der()).unwrap();
-        assert_eq!(read.not_before, params.not_before.unix_timestamp());
-        assert_eq!(read.not_after, params.not_after.unix_timestamp());
+        let from = rcgen::date_time_ymd(2024, 2, 29);
+        let until = rcgen::date_time_ymd(2051, 7, 4);
+        let made = TestCertificate::with(&["a.example"], |params| {
+            (params.not_before, params.not_after) = (from, until);
+        });
+        let read = validity(&made.der).unwrap();
+        assert_eq!(read.not_before, from.unix_timestamp());
+        assert_eq!(read.not_after, until.unix_timestamp());
     }
 
     #[test]
     fn any_cut_is_refused_without_a_panic() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
-        let certificate = params.self_signed(&key).unwrap();
-        let der = certificate.der();
+        let der = TestCertificate::new(&["a.example"]).der;
         for len in 0..der.len() {
             assert_eq!(validity(&der[..len]), None, "cut at {len}");
         }

@@ -1,10 +1,12 @@
 //! The map of modules is kept: every path in `src/` follows an arrow of [`rules`], re-exports
 //! included; outside crates stay in their homes; the protocol side has no clock, randomness,
-//! files, threads, locks or unsafe code; unsafe code lives on the kernel side.
+//! files, threads, locks or unsafe code; unsafe code lives on the kernel side. [`tidy`] holds what
+//! the text of all files keeps to.
 
 mod planted;
 mod rules;
 mod scan;
+mod tidy;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -115,7 +117,10 @@ fn wrong_arrows(from: &str, mention: &Mention, re_exports: &[ReExport]) -> Vec<S
     }
     let mut wrong = Vec::new();
     let is_module = rules::is_drawn(&mention.segments[1]);
-    if is_module && !rules::arrow_is_drawn(from, &path) {
+    if mention.segments[1] == rules::TESTING {
+        let is_product = from != rules::TESTING && !mention.in_test;
+        wrong.extend(is_product.then(|| format!("product code names `crate::{path}`")));
+    } else if is_module && !rules::arrow_is_drawn(from, &path) {
         wrong.push(format!("`{from}` may not name `crate::{path}`"));
     }
     for (by, target) in reached(&mention.segments, re_exports) {

@@ -172,6 +172,21 @@ fn files_for_tests_only_are_known_by_their_parent() {
 }
 
 #[test]
+fn fixtures_name_anything_and_only_tests_name_them() {
+    assert_clean(&[(
+        "testing/engine.rs",
+        "use crate::{quic::Engine, ring::Ring}; use tokio::net;",
+    )]);
+    assert_clean(&[("testing/mod.rs", "pub use crate::testing::engine::engine_settings;")]);
+    let text = "use crate::testing::epoch;";
+    assert_clean(&[("proxy/x.rs", &format!("#[cfg(test)] mod tests {{ {text} }}"))]);
+    assert_found(&[("proxy/x.rs", text)], "product code names `crate::testing::epoch`");
+    assert_found(&[("main.rs", "fn f() { ringway::testing::epoch(); }")], "product code names");
+    let relay = ("worker/relay.rs", "pub use crate::testing::epoch;");
+    assert_found(&[relay], "product code names");
+}
+
+#[test]
 fn a_new_module_is_drawn_before_it_is_used() {
     assert_found(&[("extras/mod.rs", "")], "module `extras` is not in");
 }

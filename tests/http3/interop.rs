@@ -5,45 +5,27 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::rustls;
+use quinn::crypto::rustls::QuicServerConfig;
+use ringway::config::{Certificate, CertificateSource, HostPattern};
 use ringway::http3::{
     Connection, RequestEvent, RequestStream, UniVerdict, encode_data_header, encode_response_head,
     encode_trailers,
 };
 use ringway::message::Fields;
+use ringway::testing::ClientTls;
+use ringway::tls::ServerTls;
 
 use crate::SETTINGS;
 
 fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let cert = certified.cert.der().clone();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-
-    let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.clone()], key.into())
-        .unwrap();
-    server.alpn_protocols = vec![b"h3".to_vec()];
-    let server = QuicServerConfig::try_from(server).unwrap();
+    let source = CertificateSource::SelfSigned;
+    let hosts = vec![HostPattern::Exact("localhost".to_owned())];
+    let tls = ServerTls::load(&[Certificate { hosts, source }]).unwrap();
+    let server = QuicServerConfig::try_from(tls.config()).unwrap();
     let server = quinn::ServerConfig::with_crypto(Arc::new(server));
-
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(cert).unwrap();
-    let mut client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![b"h3".to_vec()];
-    let client = QuicClientConfig::try_from(client).unwrap();
-
     let address = (Ipv4Addr::LOCALHOST, 0).into();
     let mut client_endpoint = quinn::Endpoint::client(address).unwrap();
-    client_endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(client)));
+    client_endpoint.set_default_client_config(ClientTls::trusting_server(&tls).quic());
     (quinn::Endpoint::server(server, address).unwrap(), client_endpoint)
 }
 

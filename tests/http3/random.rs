@@ -1,5 +1,5 @@
-//! Bytes that nobody meant: whatever comes, a response, never a panic; and the same response however
-//! the bytes are cut.
+//! Bytes that nobody meant: whatever comes, a response, never a panic; and the same response
+//! however the bytes are cut.
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;

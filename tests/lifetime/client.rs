@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use ringway::testing::ClientTls;
 
 use crate::body::{Check, Tag};
 use crate::gateway::Gateway;
@@ -36,17 +37,7 @@ impl Default for Manners {
 
 /// A connection without HTTP/3 of its own.
 pub async fn quic(gateway: &Gateway, manners: Manners) -> (quinn::Endpoint, quinn::Connection) {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(gateway.certificate.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = ClientTls::trusting(gateway.certificate.clone()).quic();
     let mut transport = quinn::TransportConfig::default();
     transport.stream_receive_window(manners.stream_window.into());
     transport.receive_window((64u32 << 20).into());

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ringway::testing::TestCertificate;
 use rustls::pki_types::CertificateDer;
 
 use crate::{now, pause};
@@ -52,12 +53,8 @@ impl Gateway {
 
     pub async fn start_with(settings: Settings, upstreams: &[(&str, SocketAddr)]) -> Gateway {
         let folder = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-        std::fs::write(folder.path().join("edge.pem"), made.cert.pem()).unwrap();
-        let key = folder.path().join("edge.key");
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&key, private).unwrap();
+        let made = TestCertificate::new(&["localhost"]);
+        made.write(folder.path());
         let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let file = folder.path().join("ringway.toml");
@@ -77,8 +74,7 @@ impl Gateway {
             }
         }
         let process = command.spawn().unwrap();
-        let certificate = made.cert.der().clone();
-        let mut gateway = Gateway { address, certificate, admin, process, folder };
+        let mut gateway = Gateway { address, certificate: made.der, admin, process, folder };
         let deadline = now() + Duration::from_secs(20);
         while gateway.page("/readyz").is_none_or(|page| !page.starts_with("HTTP/1.1 200")) {
             assert!(gateway.process.try_wait().unwrap().is_none(), "{}", gateway.log());
@@ -234,8 +230,8 @@ address = "{address}"
   idle_timeout = "{idle_timeout}"
 [[certificates]]
 hosts = ["localhost"]
-cert = "edge.pem"
-key = "edge.key"
+cert = "chain.pem"
+key = "key.pem"
 [limits]
 {limits}
 "#

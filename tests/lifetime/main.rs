@@ -22,7 +22,9 @@ mod tagged;
 mod upstreams;
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use ringway::host::clock::now;
 
 /// Runs a test on threads of its own, in whatever namespace the caller is.
 fn run<T>(test: impl Future<Output = T>) -> T {
@@ -31,11 +33,6 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(async {
         tokio::time::timeout(Duration::from_secs(150) + soak(), test).await.expect("it hangs")
     })
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 async fn pause(milliseconds: u64) {

@@ -12,13 +12,15 @@
 //! GET  /broken/LEN/TAG      half of TAG's body, then a reset
 //! ```
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::Duration;
+
+use ringway::testing::origin::{self, Body, Next, Request};
+use ringway::testing::sleep;
 
 use crate::body::{Check, Tag};
 
@@ -43,19 +45,13 @@ impl Seen {
 }
 
 pub fn start() -> (SocketAddr, Arc<Seen>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
     let seen = Arc::new(Seen::default());
     let theirs = Arc::clone(&seen);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (stream, seen) = (stream.unwrap(), Arc::clone(&theirs));
-            bound_buffers(&stream);
-            stream.set_nodelay(true).unwrap();
-            let serve = move || while serve(&stream, &seen).is_ok_and(|more| more) {};
-            thread::Builder::new().stack_size(256 * 1024).spawn(serve).unwrap();
-        }
-    });
+    let accepted = |stream: &TcpStream| {
+        bound_buffers(stream);
+        stream.set_nodelay(true).unwrap();
+    };
+    let address = origin::start(accepted, move |stream, request| serve(stream, request, &theirs));
     (address, seen)
 }
 
@@ -72,41 +68,22 @@ fn bound_buffers(stream: &TcpStream) {
     }
 }
 
-/// Serves one request. False or an error at the connection's end.
-fn serve(mut stream: &TcpStream, seen: &Seen) -> std::io::Result<bool> {
-    let mut reader = BufReader::with_capacity(64 * 1024, stream);
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(false);
-    }
+fn serve(mut stream: &TcpStream, request: Request<'_>, seen: &Seen) -> io::Result<Next> {
     seen.requests.fetch_add(1, Ordering::Relaxed);
-    let path = line.split(' ').nth(1).unwrap().to_owned();
-    let mut body_len = Some(0);
-    loop {
-        line.clear();
-        reader.read_line(&mut line)?;
-        let field = line.trim_end().to_ascii_lowercase();
-        match field.split_once(": ") {
-            Some(("transfer-encoding", _)) => body_len = None,
-            Some(("content-length", len)) => body_len = Some(len.parse().unwrap()),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    let mut body = Body { reader, left: body_len.unwrap_or(0), chunked: body_len.is_none() };
+    let Request { path, mut body } = request;
     let words: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match words[..] {
         ["tagged", len, tag] => send_tagged(stream, seen, len.parse().unwrap(), Tag::parse(tag))?,
         ["check", tag] => check(stream, seen, &mut body, Tag::parse(tag))?,
         ["stall", tag] => {
             while !seen.gate.load(Ordering::Relaxed) {
-                wait(10);
+                sleep(Duration::from_millis(10));
             }
             check(stream, seen, &mut body, Tag::parse(tag))?;
         }
         ["echo"] => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
-            while let Some(piece) = body.piece()? {
+            while let Some(piece) = body.next_piece()? {
                 write!(stream, "{:x}\r\n", piece.len())?;
                 stream.write_all(&piece)?;
                 stream.write_all(b"\r\n")?;
@@ -114,35 +91,36 @@ fn serve(mut stream: &TcpStream, seen: &Seen) -> std::io::Result<bool> {
             stream.write_all(b"0\r\n\r\n")?;
         }
         ["drip", len] => {
-            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n")?;
-            for _ in 0..len.parse::<u32>().unwrap() {
+            let len = len.parse().unwrap();
+            origin::write_head(stream, len)?;
+            for _ in 0..len {
                 stream.write_all(b"d")?;
-                wait(1000);
+                sleep(Duration::from_secs(1));
             }
         }
         [.., "hang-after-head"] => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n")?;
+            origin::write_head(stream, 10)?;
             wait_for_end(stream)?;
         }
         ["late"] => wait_for_end(stream)?,
         ["rst"] => {
             reset_at_end(stream);
-            return Ok(false);
+            return Ok(Next::Close);
         }
         ["broken", len, tag] => {
             let len: u64 = len.parse().unwrap();
-            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n")?;
+            origin::write_head(stream, len)?;
             stream.write_all(&Tag::parse(tag).bytes(0, len as usize / 2))?;
             reset_at_end(stream);
-            return Ok(false);
+            return Ok(Next::Close);
         }
-        _ => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?,
+        _ => origin::write_head(stream, 0)?,
     }
-    Ok(true)
+    Ok(Next::Keep)
 }
 
-fn send_tagged(mut stream: &TcpStream, seen: &Seen, len: u64, tag: Tag) -> std::io::Result<()> {
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n")?;
+fn send_tagged(mut stream: &TcpStream, seen: &Seen, len: u64, tag: Tag) -> io::Result<()> {
+    origin::write_head(stream, len)?;
     let mut at = 0;
     while at < len {
         // Lengths that fall on no boundary of anything.
@@ -154,57 +132,17 @@ fn send_tagged(mut stream: &TcpStream, seen: &Seen, len: u64, tag: Tag) -> std::
     Ok(())
 }
 
-fn check(
-    mut stream: &TcpStream,
-    seen: &Seen,
-    body: &mut Body<'_>,
-    tag: Tag,
-) -> std::io::Result<()> {
+fn check(mut stream: &TcpStream, seen: &Seen, body: &mut Body<'_>, tag: Tag) -> io::Result<()> {
     let mut check = Check::new(tag);
-    while let Some(piece) = body.piece()? {
+    while let Some(piece) = body.next_piece()? {
         if let Err(wrong) = check.feed(&piece) {
             seen.wrong.lock().unwrap().push(wrong);
-            return Err(std::io::ErrorKind::InvalidData.into());
+            return Err(io::ErrorKind::InvalidData.into());
         }
     }
     let text = check.len.to_string();
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len())
-}
-
-struct Body<'a> {
-    reader: BufReader<&'a TcpStream>,
-    /// Of the body, or of the chunk.
-    left: u64,
-    chunked: bool,
-}
-
-impl Body<'_> {
-    fn piece(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        if self.left == 0 && self.chunked {
-            let mut line = String::new();
-            self.reader.read_line(&mut line)?;
-            let cut = |_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-            self.left = u64::from_str_radix(line.trim_end(), 16).map_err(cut)?;
-            if self.left == 0 {
-                self.reader.read_line(&mut line)?;
-                self.chunked = false;
-            }
-        }
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let mut piece = vec![0; self.left.min(64 * 1024) as usize];
-        let len = self.reader.read(&mut piece)?;
-        if len == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        piece.truncate(len);
-        self.left -= len as u64;
-        if self.left == 0 && self.chunked {
-            self.reader.read_exact(&mut [0; 2])?;
-        }
-        Ok(Some(piece))
-    }
+    origin::write_head(stream, text.len() as u64)?;
+    stream.write_all(text.as_bytes())
 }
 
 /// Makes the connection's end a reset.
@@ -218,12 +156,7 @@ fn reset_at_end(stream: &TcpStream) {
     assert_eq!(outcome, 0);
 }
 
-fn wait_for_end(mut stream: &TcpStream) -> std::io::Result<()> {
+fn wait_for_end(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.read(&mut [0; 1]).map(drop)
-}
-
-#[allow(clippy::disallowed_methods, reason = "the origin's thread is outside of what is tested")]
-fn wait(milliseconds: u64) {
-    thread::sleep(Duration::from_millis(milliseconds));
 }

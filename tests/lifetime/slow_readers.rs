@@ -1,5 +1,5 @@
-//! Clients that take nothing of large responses: the origin is no longer read, memory stays bounded,
-//! others are served, and whoever reads again gets the rest.
+//! Clients that take nothing of large responses: the origin is no longer read, memory stays
+//! bounded, others are served, and whoever reads again gets the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,8 +104,8 @@ fn long_pool() -> Settings {
 }
 
 /// What waits is within the bounds of each connection and of the worker (half of its pool); to both
-/// come the receives that were under way when they were reached: of one slot for each stream, and of
-/// several for as many streams as these fit into the bound for.
+/// come the receives that were under way when they were reached: of one slot for each stream, and
+/// of several for as many streams as these fit into the bound for.
 fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u64, u64) {
     let waiting = gateway.metric("responses_waiting_bytes", "");
     let bound = (connections * CONNECTION_RESPONSES_LEN_MAX as u64).min(POOL_LEN / 2);

@@ -77,9 +77,10 @@ impl Books {
         }
     }
 
-    /// What waits of all responses of one client is within its connection's share, and what waits of all
-    /// clients' within the budget: but for one receive for each response, which it gets whatever waits
-    /// beside it. `given` is what came of each response; `waiting_len` is what the gateway says.
+    /// What waits of all responses of one client is within its connection's share, and what waits
+    /// of all clients' within the budget: but for one receive for each response, which it gets
+    /// whatever waits beside it. `given` is what came of each response; `waiting_len` is what the
+    /// gateway says.
     pub fn check_shares(
         &self,
         clients: &[Client],

@@ -175,7 +175,8 @@ impl Client {
         }
     }
 
-    /// Whether silence at its new address has ended its connection, and the gateway may not break it.
+    /// Whether silence at its new address has ended its connection, and the gateway may not break
+    /// it.
     pub fn is_out_of_reach(&self) -> bool {
         let timed_out = ConnectionError::TimedOut.to_string();
         let lost = self.requests.iter().any(|request| {
@@ -227,8 +228,9 @@ impl Client {
                 | Event::DatagramsUnblocked => {}
             }
         }
-        // Before the handshake is confirmed quinn-proto's client can fill its congestion window with
-        // requests, which a server must not read yet, and starve its own lost Finished for good.
+        // Before the handshake is confirmed quinn-proto's client can fill its congestion window
+        // with requests, which a server must not read yet, and starve its own lost Finished for
+        // good.
         if !self.established && self.connection.stats().frame_rx.handshake_done > 0 {
             self.established = true;
             // The handshake is none of it: the connection does not move before.

@@ -1,8 +1,8 @@
 //! The gateway in a simulated world: virtual time, a seeded bad network, a kernel that does what it
 //! may, origins that do what they should not.
 //!
-//! Each test runs worlds from seeds. A world that fails names its seed; the same seed gives the same
-//! world again: `RINGWAY_SEED=69 cargo test --test simulator`. docs/TESTING.md tells more.
+//! Each test runs worlds from seeds. A world that fails names its seed; the same seed gives the
+//! same world again: `RINGWAY_SEED=69 cargo test --test simulator`. docs/TESTING.md tells more.
 
 #![allow(clippy::unwrap_used, reason = "a world that cannot be built is a failed test")]
 
@@ -182,7 +182,8 @@ fn no_world_breaks_the_gateway() {
 /// Worlds of one ordinary run.
 const SEED_COUNT: u64 = 5_000;
 
-/// Worlds of a thousand that may end by a fault that is not ours: what else they would show is lost.
+/// Worlds of a thousand that may end by a fault that is not ours: what else they would show is
+/// lost.
 const FOREIGN_PERMILLE_MAX: u64 = 5;
 
 /// Clients in a thousand worlds that may be lost where nothing more may be sent to them.

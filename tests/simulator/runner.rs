@@ -83,7 +83,8 @@ pub fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     std::thread::scope(|scope| {
         for _ in 0..core_count {
             scope.spawn(|| {
-                // A failed world may hold slots of its thread's pool for ever: a new thread goes on.
+                // A failed world may hold slots of its thread's pool for ever: a new thread goes
+                // on.
                 while let Some(failure) =
                     in_new_thread(|| first_failure(&next, seeds.end, None, &marks))
                 {
@@ -176,9 +177,9 @@ fn hush() {
     HUSHED.set(true);
 }
 
-/// A debug assertion of quinn-proto 0.11.19 that does not hold after a client's address changed: the
-/// new path counts nothing in flight, and the loss timer of the old one still runs. A release sends
-/// one probe more than it must. Such a world ends there and says nothing of ours.
+/// A debug assertion of quinn-proto 0.11.19 that does not hold after a client's address changed:
+/// the new path counts nothing in flight, and the loss timer of the old one still runs. A release
+/// sends one probe more than it must. Such a world ends there and says nothing of ours.
 const FOREIGN: &str = "assertion failed: !self.peer_completed_address_validation()";
 
 /// How worlds that ended so are counted.

@@ -211,10 +211,9 @@ mod tests {
     use super::*;
 
     /// The same moment on both clocks; 2026-02-03T04:05:06.000007Z.
-    #[allow(clippy::disallowed_methods, reason = "a record's start is an Instant of this process")]
     fn clocks() -> (Instant, SystemTime) {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_770_091_506_000_007);
-        (Instant::now() + Duration::from_secs(60), wall)
+        (crate::testing::epoch() + Duration::from_secs(60), wall)
     }
 
     fn record(start: Instant) -> AccessRecord {

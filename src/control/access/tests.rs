@@ -10,11 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::config::{AccessLog, AccessTarget};
 use crate::message::{AccessRecord, Understood};
-
-#[allow(clippy::disallowed_methods, reason = "a test has no other clock")]
-fn clock() -> (Instant, SystemTime) {
-    (Instant::now(), SystemTime::now())
-}
+use crate::testing::clocks;
 
 /// A record whose path tells its number.
 fn record(number: usize) -> AccessRecord {
@@ -25,7 +21,7 @@ fn record(number: usize) -> AccessRecord {
             path: Some(Bytes::from(format!("/{number}"))),
         },
         status: Some(http::StatusCode::OK),
-        ..AccessRecord::new(clock().0, "192.0.2.1:1".parse().unwrap())
+        ..AccessRecord::new(clocks().0, "192.0.2.1:1".parse().unwrap())
     }
 }
 
@@ -46,7 +42,7 @@ fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
         let sink = open(log).unwrap();
         let counts = sink.counts();
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clock));
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
         for batch in batches {
             sender.send(batch).await.unwrap();
         }
@@ -83,9 +79,9 @@ fn a_line_does_not_wait_for_others() {
     tokio_uring::start(async {
         let sink = open(&file_log(&path)).unwrap();
         let (sender, receiver) = mpsc::channel(1);
-        tokio_uring::spawn(run(receiver, Some(sink), clock));
+        tokio_uring::spawn(run(receiver, Some(sink), clocks));
         sender.send(vec![record(1)]).await.unwrap();
-        let begun = clock().0;
+        let begun = clocks().0;
         while std::fs::read(&path).unwrap().is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(10), "the line never came");
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -154,7 +150,7 @@ fn a_pipe_that_nobody_reads_costs_lines_only() {
         let sink = Sink::with_thread(AccessFormat::Json, gate.clone()).unwrap();
         let counts = sink.counts();
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clock));
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
         for batch in 0..BATCHES {
             let records = (0..LINES).map(|number| record(batch * LINES + number));
             // Never waits longer than formatting takes: the log does not hold its senders back.
@@ -182,7 +178,7 @@ fn a_pipe_that_nobody_reads_costs_lines_only() {
 fn without_a_sink_records_are_thrown_away() {
     tokio_uring::start(async {
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, None, clock));
+        let task = tokio_uring::spawn(run(receiver, None, clocks));
         for _ in 0..10 {
             sender.send(vec![record(1)]).await.unwrap();
         }

@@ -164,11 +164,9 @@ pub(super) struct Rig {
 
 impl Rig {
     pub fn new(config: Config) -> Self {
-        #[allow(clippy::disallowed_methods, reason = "the test's epoch; no test reads it again")]
-        let now = Instant::now();
         Self {
             proxy: Proxy::new(Arc::new(config), 1),
-            now,
+            now: crate::testing::epoch(),
             seen: BTreeMap::new(),
             wires: BTreeMap::new(),
             closed: BTreeSet::new(),

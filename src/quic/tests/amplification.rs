@@ -5,24 +5,20 @@ use std::time::Duration;
 
 use super::super::*;
 use super::pair::{HOST, Pair, quic, settings};
-use crate::config::{Certificate, CertificateSource, HostPattern};
+use crate::config::{Certificate, HostPattern};
+use crate::testing::TestCertificate;
 use crate::tls::ServerTls;
 
 /// A chain of `count` certificates, each with many names.
 fn large_chain(count: usize) -> ServerTls {
-    let leaf = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
-    let mut chain = leaf.cert.pem();
+    let mut made = TestCertificate::new(&[HOST]);
     for index in 1..count {
-        let names = (0..40).map(|name| format!("name-{name}.of-{index}.example"));
-        let params = rcgen::CertificateParams::new(names.collect::<Vec<_>>()).unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        chain.push_str(&params.self_signed(&key).unwrap().pem());
+        let names: Vec<_> = (0..40).map(|name| format!("name-{name}.of-{index}.example")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        made.chain_pem.push_str(&TestCertificate::new(&names).chain_pem);
     }
     let directory = tempfile::tempdir().unwrap();
-    let (cert, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
-    std::fs::write(&cert, chain).unwrap();
-    std::fs::write(&key, leaf.signing_key.serialize_pem()).unwrap();
-    let source = CertificateSource::Files { cert, key };
+    let source = made.write(directory.path());
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
     ServerTls::load(&[Certificate { hosts, source }]).unwrap()
 }

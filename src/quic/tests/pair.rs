@@ -8,39 +8,28 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig,
-    TimeSource, TransportConfig,
+    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::super::cid::WorkerIds;
 use super::super::*;
-use crate::cid::CidMask;
 use crate::config::{self, Certificate, CertificateSource, Congestion, HostPattern, Retry};
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX, SLOT_LEN};
-use crate::tls::{self, ServerTls};
+use crate::testing::{self, ClientTls};
+use crate::tls::ServerTls;
 
 pub(super) const HOST: &str = "edge.test";
-pub(super) const MASK: CidMask = CidMask { k1: 0x5a, k2: 0x77, k3: 0xc1 };
+pub(super) use crate::testing::CID_MASK as MASK;
 pub(super) const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Times that a deadline may be due in a row before it counts as a spin.
 const DUE_TWICE_MAX: usize = 16;
-
-/// The wall clock stands still.
-struct Still;
-
-impl TimeSource for Still {
-    fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
-    }
-}
 
 pub(super) fn quic() -> config::Quic {
     config::Quic {
@@ -61,43 +50,7 @@ pub(super) fn server_tls() -> ServerTls {
 }
 
 pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
-    EngineSettings {
-        listeners: vec![quic],
-        sockets: vec![0, 0],
-        tls: tls.config(),
-        worker: 3,
-        worker_count: 1,
-        generation: false,
-        window_budget_len: 64 * 1024 * 1024,
-        mtu_max: MTU_MAX_DEFAULT,
-        seed: [1; 32],
-        cid_key: [2; 32],
-        cid_mask: MASK,
-        reset_key: [3; 64],
-        token_key: [4; 64],
-        time_source: Arc::new(Still),
-    }
-}
-
-/// A TLS client that trusts the server's certificate and no other.
-fn client_tls(
-    server: &ServerTls,
-    provider: rustls::crypto::CryptoProvider,
-) -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(server.chain(None)[0].clone()).unwrap();
-    let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    client.alpn_protocols = vec![tls::ALPN_H3.to_vec()];
-    client
-}
-
-#[expect(clippy::disallowed_methods, reason = "an Instant can only be made from the clock")]
-pub(super) fn start() -> Instant {
-    Instant::now()
+    EngineSettings { sockets: vec![0, 0], worker: 3, ..testing::engine_settings(quic, tls) }
 }
 
 /// A datagram on its way.
@@ -179,7 +132,7 @@ impl Pair {
         let ids = WorkerIds::new(100, false, MASK, &[8; 32]);
         endpoint.cid_generator(move || Box::new(ids.clone()));
         Self {
-            now: start(),
+            now: testing::epoch(),
             engine: Engine::new(settings).unwrap(),
             events: VecDeque::new(),
             client: Endpoint::new(Arc::new(endpoint), None, true, Some([7; 32])),
@@ -187,7 +140,7 @@ impl Pair {
             client_events: VecDeque::new(),
             client_address: SocketAddr::from(([198, 51, 100, 7], 40_000)),
             server_ip: SERVER_IP,
-            client_tls: client_tls(tls, tls::provider()),
+            client_tls: ClientTls::trusting_server(tls).tls13(),
             loss: 0.0,
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
@@ -215,13 +168,12 @@ impl Pair {
         tls: &ServerTls,
         provider: rustls::crypto::CryptoProvider,
     ) {
-        self.client_tls = client_tls(tls, provider);
+        self.client_tls = ClientTls { provider, ..ClientTls::trusting_server(tls) }.tls13();
     }
 
     /// Begins a connection on the client's side.
     pub(super) fn connect(&mut self) -> usize {
-        let crypto = QuicClientConfig::try_from(self.client_tls.clone()).unwrap();
-        let mut config = ClientConfig::new(Arc::new(crypto));
+        let mut config = testing::quic_client(self.client_tls.clone());
         let mut transport = TransportConfig::default();
         transport.stream_receive_window((8u32 << 20).into());
         config.transport_config(Arc::new(transport));

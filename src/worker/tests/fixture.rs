@@ -1,7 +1,7 @@
 //! Workers in threads, a client of another stack (quinn and h3), and an origin over loopback.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -21,7 +21,9 @@ use crate::host::socket::{SocketGroup, SocketSettings};
 use crate::limits::SLOT_LEN;
 use crate::metrics::WorkerReport;
 use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
-use crate::tls::{ServerTls, fill_random, provider};
+use crate::testing::origin::{self, Next, Request};
+use crate::testing::{self, ClientTls};
+use crate::tls::{ServerTls, fill_random};
 
 /// Pieces of at least this length are bulk: framing and heads are shorter.
 pub(super) const BULK_LEN: usize = 1024;
@@ -162,17 +164,8 @@ impl Running {
     }
 
     pub(super) async fn client(&self) -> Client {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.tls.chain(None)[0].clone()).unwrap();
-        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
-        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
         let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+        endpoint.set_default_client_config(ClientTls::trusting_server(&self.tls).quic());
         let connection = endpoint.connect(self.address, "localhost").unwrap().await.unwrap();
         let quic = h3_quinn::Connection::new(connection);
         let (mut driver, requests) = h3::client::new(quic).await.unwrap();
@@ -229,71 +222,26 @@ impl Client {
     }
 }
 
-/// An origin that responses `/bytes/N` with N bytes and everything else with nothing, and takes any
-/// body. `pause` is waited between pieces of 64 KiB of a response.
+/// An origin that sends N bytes for `/bytes/N` and an empty response for everything else, and takes
+/// any body. It waits for `pause` between pieces of 64 KiB of a response.
 pub(super) fn origin(pause: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            thread::spawn(move || while serve(stream.as_ref().unwrap(), pause).is_some() {});
-        }
-    });
-    address
+    origin::start(|_| {}, move |stream, request| serve(stream, request, pause))
 }
 
-/// Serves one request; `None` at the connection's end.
-pub(super) fn serve(mut stream: &TcpStream, pause: Duration) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
-    let path = line.split(' ').nth(1)?.to_owned();
-    let mut chunked = false;
-    let mut body_len = 0;
-    loop {
-        line.clear();
-        reader.read_line(&mut line).ok().filter(|len| *len > 0)?;
-        let field = line.trim_end().to_ascii_lowercase();
-        match field.split_once(": ") {
-            Some(("transfer-encoding", _)) => chunked = true,
-            Some(("content-length", len)) => body_len = len.parse().ok()?,
-            Some(_) => {}
-            None => break,
-        }
-    }
-    if chunked {
-        skip_chunks(&mut reader)?;
-    } else {
-        std::io::copy(&mut reader.take(body_len), &mut std::io::sink()).ok()?;
-    }
-    let len = path.strip_prefix("/bytes/").map_or(0, |text| text.parse().expect("a length"));
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n").ok()?;
+fn serve(mut stream: &TcpStream, mut request: Request<'_>, pause: Duration) -> io::Result<Next> {
+    request.body.discard()?;
+    let len = request.path.strip_prefix("/bytes/");
+    let len: usize = len.map_or(0, |text| text.parse().expect("a length"));
+    origin::write_head(stream, len as u64)?;
     let piece = vec![b'd'; 64 * 1024];
     let mut left = len;
     while left > 0 {
         let part = left.min(piece.len());
-        stream.write_all(&piece[..part]).ok()?;
+        stream.write_all(&piece[..part])?;
         left -= part;
         if !pause.is_zero() {
-            pause_for(pause);
+            testing::sleep(pause);
         }
     }
-    Some(())
-}
-
-pub(super) fn skip_chunks(reader: &mut BufReader<&TcpStream>) -> Option<()> {
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        let len = u64::from_str_radix(line.trim_end(), 16).ok()?;
-        std::io::copy(&mut reader.take(len + 2), &mut std::io::sink()).ok()?;
-        if len == 0 {
-            return Some(());
-        }
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the origin's thread is outside of what is tested")]
-pub(super) fn pause_for(pause: Duration) {
-    thread::sleep(pause);
+    Ok(Next::Keep)
 }
