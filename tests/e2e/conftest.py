@@ -1,4 +1,4 @@
-"""Fixtures, and the rule that a skipped test is a failure where CI is set."""
+"""Fixtures, and a hook that turns skipped tests into failures when CI is set."""
 
 import os
 import platform
@@ -36,7 +36,8 @@ def certificate(tmp_path_factory):
 
 @pytest.fixture
 def ipv6_addresses():
-    """Addresses of a loopback of the test's own. Named before `gateway`, which is to be in it."""
+    """Addresses on a loopback interface in a namespace of the test's own. A test that uses it must
+    name it before `gateway`, so that the gateway starts in the namespace."""
     with own_network():
         yield IPV6_ADDRESSES
 
@@ -50,7 +51,8 @@ def origin(tmp_path):
 
 @pytest.fixture
 def start(tmp_path, origin, certificate):
-    """Starts gateways with settings of the test's own; none outlives it or has panicked."""
+    """Returns a function that starts gateways with the given settings. At the end of the test each
+    is stopped, and must not have panicked."""
     started = []
 
     def start(**settings) -> Gateway:

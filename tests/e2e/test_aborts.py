@@ -1,4 +1,5 @@
-"""Clients that give up: what they held is given back, the origin is told, others are unhurt."""
+"""Clients that give up: everything they held is released, the origin learns of it, and other
+requests are not affected."""
 
 import asyncio
 import subprocess
@@ -12,12 +13,12 @@ from harness.curl import Curl
 
 
 def settled(before):
-    """For `Gateway.settle`: gauges and pool are where they were."""
+    """Returns a condition for `Gateway.settle`: gauges and pool are as they were before."""
 
     def wrong(now):
         if now.gauges() != before.gauges():
             return f"{now.gauges()} instead of {before.gauges()}"
-        # The worker may have a slot at hand for its next batch of packets.
+        # The worker may hold one slot for its next batch of packets.
         if now.slots_out() > max(before.slots_out(), 1):
             return f"{now.slots_out()} slots are out instead of {before.slots_out()}"
         if now.slots_total() != before.slots_total():
@@ -48,7 +49,7 @@ async def test_client_resets_mid_upload(gateway, origin, host):
         exchange = client.open("POST", "/upload", end=False)
         await exchange.send_body(5 * MIB, end=False)
         exchange.reset()
-        # Beside the client: its reset may have to wait until acknowledgements come in.
+        # In another thread: the client's reset may have to wait for acknowledgements.
         await asyncio.to_thread(origin.settle, "uploads_broken", 1)
         assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
     assert origin.counts()["uploads_whole"] == 0
@@ -58,15 +59,16 @@ async def test_client_resets_mid_upload(gateway, origin, host):
 
 @pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
 @h3.run
-async def test_cut_upload_never_looks_whole(gateway, origin, sized):
-    """A reset right behind the last sent byte: the origin must not take it for the end."""
+async def test_an_aborted_upload_never_looks_complete_to_the_origin(gateway, origin, sized):
+    """The client resets right after the last byte it sent. The origin must not take this for the
+    end of the body."""
     async with h3.connection(gateway) as client:
         for length in (0, 10, 100 * KIB):
             broken = origin.counts()["uploads_broken"]
             fields = [("content-length", str(length + 10))] if sized else []
             exchange = client.open("POST", "/upload", fields, end=False)
             await exchange.send_body(length, end=False)
-            # The origin has it open before the reset comes.
+            # Give the request time to reach the origin before the reset.
             await asyncio.sleep(0.3)
             exchange.reset()
             origin.settle("uploads_broken", broken + 1)
@@ -75,7 +77,7 @@ async def test_cut_upload_never_looks_whole(gateway, origin, sized):
 
 @h3.run
 async def test_short_body_is_a_message_error(gateway, origin):
-    """RFC 9114 4.1.2: content-length and DATA disagree."""
+    """RFC 9114 4.1.2: content-length differs from the length of the DATA frames."""
     async with h3.connection(gateway) as client:
         for sent in (b"", b"12345"):
             exchange = client.open("POST", "/upload", [("content-length", "10")], end=False)
@@ -115,7 +117,7 @@ async def test_connection_closed_with_all_streams_open(gateway, origin):
 
 @h3.run
 async def test_client_vanishes(start):
-    """No close, no reset: the idle timeout takes it all back."""
+    """The client sends neither a close nor a reset. The idle timeout releases everything."""
     gateway = start(idle_timeout="2s")
     before = gateway.metrics()
     async with h3.connection(gateway) as client:
@@ -128,7 +130,7 @@ async def test_client_vanishes(start):
 
 
 class Silence:
-    """A transport that drops all."""
+    """A transport that drops every datagram."""
 
     def sendto(self, *_):
         pass
@@ -140,7 +142,7 @@ class Silence:
 @pytest.mark.parametrize("way", ["download", "upload"])
 @pytest.mark.parametrize("end", ["closes", "vanishes"])
 def test_curl_gives_up(has_curl, start, origin, tmp_path, way, end):
-    """In the middle of a body: by its own time limit, or killed."""
+    """curl stops in the middle of a body, by its own time limit or because it is killed."""
     gateway = start(idle_timeout="3s")
     before = gateway.metrics()
     curl = Curl(gateway)
@@ -166,7 +168,7 @@ def test_curl_gives_up(has_curl, start, origin, tmp_path, way, end):
 
 
 @h3.run
-async def test_many_aborts_leave_nothing(gateway, origin):
+async def test_many_aborts_leave_nothing_behind(gateway, origin):
     before = gateway.metrics()
     async with h3.connection(gateway) as client:
         for round_number in range(10):

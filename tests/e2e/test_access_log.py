@@ -1,4 +1,4 @@
-"""One JSON line for each request, whatever became of it."""
+"""The access log has one JSON line for each request, whatever its outcome."""
 
 import datetime
 
@@ -7,7 +7,7 @@ from harness.bodies import MIB
 
 
 @h3.run
-async def test_lines_tell_what_happened(gateway, origin):
+async def test_each_request_has_a_line_with_its_outcome(gateway, origin):
     async with h3.connection(gateway) as client:
         await client.get("/bytes/1000?q=1")
         await client.post("/echo", 5000)
@@ -36,7 +36,7 @@ async def test_lines_tell_what_happened(gateway, origin):
 
 
 @h3.run
-async def test_hostile_text_stays_in_its_line(gateway):
+async def test_quotes_backslashes_and_long_paths_stay_on_one_line(gateway):
     async with h3.connection(gateway) as client:
         paths = ['/bytes/1?"quote"', "/bytes/1?back\\slash", "/bytes/1?" + "x" * 8000]
         for path in paths:

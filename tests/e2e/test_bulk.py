@@ -1,4 +1,5 @@
-"""A gigabyte each way: every byte right, memory flat, payload copied only for a reason."""
+"""One gigabyte in each direction: the bytes are right, memory does not grow, and payload is copied
+only for a counted reason."""
 
 import json
 import threading
@@ -13,9 +14,10 @@ from harness.curl import Curl
 GROWTH_MAX = 24 * MIB
 
 QUOTA_SHARE_MAX = 0.05
-"""Of an upload. On loopback, datagrams of a client without segmentation offload come in a slot
-each, so one that runs ahead of the origin reaches its quota of slots. Usual is 0.0 %, on a busy
-machine too: what remains is for moments in which the origin does not run at all."""
+"""Share of an upload that may be copied for the quota. On loopback, each datagram of a client
+without segmentation offload takes a slot, so a client that runs ahead of the origin reaches its
+quota. The usual share is 0.0 %, even on a busy machine. The rest allows for moments in which the
+origin does not run at all."""
 
 HANDSHAKE_LEN_MAX = 16 * 1024
 
@@ -32,7 +34,7 @@ def slots_back(gateway, out_before):
 
 
 def copied(gateway, direction: str) -> dict[str, float]:
-    """Payload bytes that the gateway copied, by reason."""
+    """Returns the payload bytes that the gateway copied, by reason."""
     metrics = gateway.metrics()
     return {
         reason: metrics.sum("payload_copied_bytes_total", direction=direction, reason=reason)
@@ -41,7 +43,8 @@ def copied(gateway, direction: str) -> dict[str, float]:
 
 
 def assert_hardly_copied(now: dict[str, float], length: int):
-    """Of an upload. The datagrams of the handshake are copied too: they carry no payload."""
+    """Checks the copies of an upload. Datagrams of the handshake are always copied; they carry no
+    payload."""
     assert now.pop("quota") <= QUOTA_SHARE_MAX * length
     assert 0 < now.pop("handshake") <= HANDSHAKE_LEN_MAX
     assert not any(now.values()), f"an upload's payload was copied: {now}"
@@ -98,8 +101,8 @@ def test_gigabyte_up(bulk, tmp_path):
     slots_back(bulk, out_before)
 
 
-def test_upload_at_a_pace_is_hardly_copied(bulk, tmp_path):
-    """The origin keeps up, but for moments in which this machine does something else."""
+def test_a_paced_upload_is_hardly_copied(bulk, tmp_path):
+    """The origin keeps up with this upload, except when the machine is busy with something else."""
     length = 64 * MIB
     file = tmp_path / "upload"
     with file.open("wb") as out:
@@ -114,8 +117,9 @@ def test_upload_at_a_pace_is_hardly_copied(bulk, tmp_path):
 
 @pytest.mark.timeout(120)
 @h3.run
-async def test_slow_reader_holds_nobody_up(start, has_curl):
-    """A reader at 1 MB/s of a large body, from a small pool: others are served as ever."""
+async def test_a_slow_reader_does_not_delay_others(start, has_curl):
+    """One client reads a large body at 1 MB/s from a gateway with a small pool. Others are served
+    as usual."""
     gateway = start(pool="8MiB")
     out_before = gateway.metrics().slots_out()
     code = []

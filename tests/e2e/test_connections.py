@@ -1,4 +1,4 @@
-"""Upstream connections are kept and used again, and only when that is safe."""
+"""Upstream connections are reused, and only when that is safe."""
 
 import asyncio
 import pathlib
@@ -14,7 +14,7 @@ def sysctl(name: str) -> list[str]:
 
 
 @h3.run
-async def test_keep_alive_is_used_again(gateway, origin):
+async def test_idle_upstream_connections_are_reused(gateway, origin):
     for _ in range(2):
         async with h3.connection(gateway) as client:
             for number in range(1, 11):
@@ -29,7 +29,7 @@ async def test_keep_alive_is_used_again(gateway, origin):
 
 
 @h3.run
-async def test_connections_have_the_congestion_control_of_their_upstream(start, origin):
+async def test_upstream_connections_use_the_configured_congestion_control(start, origin):
     systems = sysctl("tcp_congestion_control")[0]
     other = next(name for name in sysctl("tcp_allowed_congestion_control") if name != systems)
     gateway = start(extra=f"""
@@ -52,7 +52,7 @@ congestion = "{other}"
 
 
 @h3.run
-async def test_connections_are_not_kept_after_close(gateway, origin):
+async def test_connections_that_end_their_response_by_closing_are_not_reused(gateway, origin):
     async with h3.connection(gateway) as client:
         for _ in range(3):
             assert (await client.get("/close/100")).sha256 == bodies.digest(100)
@@ -60,7 +60,7 @@ async def test_connections_are_not_kept_after_close(gateway, origin):
 
 
 @h3.run
-async def test_parallel_requests_take_connections_of_their_own(gateway, origin):
+async def test_parallel_requests_use_separate_upstream_connections(gateway, origin):
     async with h3.connection(gateway) as client:
         exchanges = [client.open("GET", "/slow-head?seconds=1") for _ in range(10)]
         began = asyncio.get_running_loop().time()
@@ -71,7 +71,7 @@ async def test_parallel_requests_take_connections_of_their_own(gateway, origin):
 
 
 @h3.run
-async def test_kept_connections_close_when_idle(start, origin):
+async def test_idle_upstream_connections_close_after_their_timeout(start, origin):
     gateway = start(upstream_idle="1s")
     async with h3.connection(gateway) as client:
         await client.get("/bytes/10")
@@ -81,8 +81,9 @@ async def test_kept_connections_close_when_idle(start, origin):
 
 
 @h3.run
-async def test_origin_restarts(start, tmp_path):
-    """Kept connections that the origin ended are noticed before a request is lost on them."""
+async def test_requests_succeed_after_the_origin_has_restarted(start, tmp_path):
+    """The gateway notices that idle connections were closed by the origin before a request is lost
+    on one."""
     folder = tmp_path / "restarting"
     folder.mkdir()
     first = Origin(folder)

@@ -1,5 +1,5 @@
-"""Several workers behind the same addresses: each connection stays with the worker that its ids
-name, wherever the client's datagrams come from."""
+"""Several workers behind the same addresses: a connection stays with the worker that its connection
+ids name, wherever the client's datagrams come from."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from harness.gateway import free_ports
 from harness.relay import Relay
 
 HANDSHAKE_OF_OURS = 0xE0
-"""A long header of version 1, type Handshake (RFC 9000 17.2.4), with the fixed bit."""
+"""First byte of a long header: type Handshake (RFC 9000 17.2.4), with the fixed bit."""
 
 
 def by_worker(gateway, name: str, **labels) -> list[float]:
-    """One number for each worker, in order."""
+    """Returns one number for each worker, in order."""
     workers = range(gateway.settings["workers"])
     return [gateway.metrics().sum(name, worker=str(worker), **labels) for worker in workers]
 
@@ -40,7 +40,7 @@ def assert_all_reached_their_worker(gateway, connections: int):
 
 
 def bound_sockets(gateway, port: int) -> tuple[int, int]:
-    """How many UDP sockets of the process are bound to the port, on IPv4 and on IPv6."""
+    """Returns how many UDP sockets of the process are bound to the port, on IPv4 and on IPv6."""
     folder = pathlib.Path(f"/proc/{gateway.process.pid}")
     links = []
     for descriptor in (folder / "fd").iterdir():
@@ -56,12 +56,12 @@ def bound_sockets(gateway, port: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_a_socket_for_each_worker_and_address(start, workers):
+def test_each_worker_has_a_socket_for_each_address(start, workers):
     gateway = start(workers=workers)
     assert bound_sockets(gateway, gateway.port) == (workers, workers)
 
 
-def test_workers_keep_to_a_core_each(start):
+def test_each_worker_is_pinned_to_its_own_core(start):
     cores = sorted(os.sched_getaffinity(0))
     gateway = start(workers=len(cores))
     pinned = []
@@ -73,8 +73,8 @@ def test_workers_keep_to_a_core_each(start):
 
 @h3.run
 async def test_connections_spread_over_workers(start):
-    """48 connections on both stacks: by the kernel's hash, no worker of four stays without, and
-    each counts its own requests."""
+    """48 connections over IPv4 and IPv6. The kernel's hash gives each of four workers at least one,
+    and each worker counts its own requests."""
     gateway = start(workers=4)
 
     async def one(number: int):
@@ -93,7 +93,7 @@ async def test_connections_spread_over_workers(start):
 
 @h3.run
 async def test_several_listeners(start):
-    """Two more listeners with settings of their own, one of them with two addresses."""
+    """Two further listeners have their own settings; one has two addresses."""
     ports = [free_ports()[0] for _ in range(2)]
     more = f"""
 [[listeners]]
@@ -121,8 +121,8 @@ address = ["127.0.0.1:{ports[1]}", "[::1]:{ports[1]}"]
 
 @contextlib.asynccontextmanager
 async def talking_connection(relay, host: str):
-    """A connection whose client always has something to say. A client that only listens cannot
-    know that its NAT forgot it, and no server can reach it."""
+    """A connection whose client sends all the time. A client that only listens cannot know that its
+    NAT dropped the mapping, and no server can reach it then."""
     async def talk():
         for number in range(1_000):
             await asyncio.sleep(0.1)
@@ -141,26 +141,26 @@ async def talking_connection(relay, host: str):
     (1, "127.0.0.1", "never", range(1, 8)),
     (4, "127.0.0.1", "never", range(1, 8)),
     (4, "::1", "never", range(1, 8)),
-    # The token in datagram 2 stands for the address that it came from: who moves right behind it
-    # is refused with INVALID_TOKEN (RFC 9000 8.1.2).
+    # The token in datagram 2 is bound to its source address: a client that moves right after it is
+    # refused with INVALID_TOKEN (RFC 9000 8.1.2).
     (4, "127.0.0.1", "always", [1, *range(3, 8)]),
 ], ids=["one-worker", "ipv4", "ipv6", "retry"])
 @h3.run
-async def test_rebinding_while_a_connection_begins(start, workers, host, retry, places):
-    """The port changes behind the first, second .. datagram of the client. By the kernel's hash
-    alone, three of four connections would go to another worker of four."""
+async def test_a_port_change_while_a_connection_starts(start, workers, host, retry, places):
+    """The client's port changes after its first, second, ... datagram. With the kernel's hash
+    alone, three of four connections would then reach the wrong one of four workers."""
     gateway = start(workers=workers, retry=retry)
     relays = await moved_while_it_begins(gateway, host, places)
     assert all(len(relay.sources) == 4 for relay in relays.values()), "not all have moved"
 
 
 @h3.run
-async def test_a_new_address_while_a_connection_begins(start):
+async def test_an_address_change_while_a_connection_starts(start):
     await new_address_while_it_begins(start(workers=4, retry="never"), "127.0.0.1")
 
 
 @h3.run
-async def test_a_new_address_over_ipv6_while_a_connection_begins(ipv6_addresses, start):
+async def test_an_address_change_over_ipv6_while_a_connection_starts(ipv6_addresses, start):
     gateway = start(workers=4, retry="never")
     await new_address_while_it_begins(gateway, "::1", addrs=ipv6_addresses)
 
@@ -173,8 +173,8 @@ async def new_address_while_it_begins(gateway, host, **rules):
 
 
 async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Relay]:
-    """Two connections for each place, that move behind their datagram of this number. Responses with
-    the relays, ended."""
+    """Runs two connections for each place; each moves after its datagram of that number. Returns
+    the stopped relays."""
 
     async def one(place: int, seed: int):
         async with talking_connection(relays[place], host) as client:
@@ -192,7 +192,8 @@ async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Rel
         began = time.monotonic()
         await asyncio.gather(*(one(*pair) for pair in pairs))
         took = time.monotonic() - began
-    # A worker that keeps the place of who has gone holds them up until its timeout of ten seconds.
+    # A worker that kept the state of the old address would delay them until its handshake timeout
+    # of ten seconds.
     assert took < 10, f"{took:.1f} s"
     gateway.assert_alive()
     metrics = gateway.metrics()
@@ -205,9 +206,9 @@ async def moved_while_it_begins(gateway, host, places, **rules) -> dict[int, Rel
 @pytest.mark.parametrize("rules", [{"rebind_port": 0.1}, {"rebind_addr": 0.1}],
                          ids=["port", "address"])
 @h3.run
-async def test_rebinding_again_and_again_with_four_workers(start, rules):
-    """Twelve clients move up to ten times each a second; no datagram reaches a worker that does
-    not have its connection."""
+async def test_repeated_rebinding_with_four_workers(start, rules):
+    """Twelve clients each move up to ten times a second. No datagram reaches a worker that does not
+    have the connection."""
     gateway = start(workers=4)
 
     async def one(number: int):
@@ -228,9 +229,9 @@ async def test_rebinding_again_and_again_with_four_workers(start, rules):
 
 
 @h3.run
-async def test_a_client_that_moved_is_told_and_trusted_by_its_new_address(start):
-    """What upstreams and the access log hear of a client is where it is now; that it began in a
-    trusted network does not count once it has left."""
+async def test_a_moved_client_is_reported_and_trusted_by_its_new_address(start):
+    """Upstreams and the access log get the client's current address. It is no longer trusted once
+    it has left the trusted network."""
     port = free_ports()[0]
     gateway = start(extra=f"""
 [[listeners]]
@@ -257,9 +258,9 @@ trusted_proxies = ["127.0.0.1/32"]
 
 
 @h3.run
-async def test_a_client_is_not_believed_to_be_where_it_only_pretends_to_be(start):
-    """A client writes a trusted address on its packets and adds responses to challenges that it has
-    never seen."""
+async def test_a_spoofed_source_address_is_not_trusted(start):
+    """A client spoofs a trusted source address and sends PATH_RESPONSE frames for challenges that
+    it has never received."""
     port, trusted = free_ports()[0], "127.0.0.9"
     gateway = start(extra=f"""
 [[listeners]]
@@ -280,7 +281,8 @@ trusted_proxies = ["{trusted}/32"]
                 quic._network_paths[0].remote_challenges.append(bytes([number] * 8))
                 for datagram, _ in quic.datagrams_to_send(asyncio.get_running_loop().time()):
                     pretended.sendto(datagram, ("127.0.0.1", port))
-            # The gateway has them all before it hears the client at home again.
+            # Wait until the gateway has received all of them before the client sends from its own
+            # address.
             gateway.settle(lambda metrics: None if metrics.sum("requests_total") >= 4
                            else "requests are missing")
             client.transmit = transmit
@@ -292,9 +294,10 @@ trusted_proxies = ["{trusted}/32"]
     assert {line["client"].split(":")[0] for line in gateway.access_lines(4)} == {"127.0.0.1"}
 
 
-def test_ids_of_no_worker_are_counted_and_never_answered(start, host):
-    """All 256 first bytes of an id: an index has seven bits, so two of them name each worker; they
-    may be answered with a reset, since the connection may have been there. The others may not."""
+def test_datagrams_with_foreign_connection_ids_are_counted_and_dropped(start, host):
+    """Sends all 256 values of an id's first byte. Two values name each worker, since an index has
+    seven bits. For these a stateless reset may come back, since the connection may have existed.
+    The others get no reply."""
     workers = 2
     gateway = start(workers=workers)
     tail = random.Random(7).randbytes(7 + 91)
@@ -303,7 +306,7 @@ def test_ids_of_no_worker_are_counted_and_never_answered(start, host):
         raw.connect((host, gateway.port))
         for first in range(256):
             raw.send(bytes([0x40, first]) + tail)
-        # Too short for an id or for a packet: dropped by the kernel. And just long enough.
+        # Lengths that the kernel drops as too short, and one that is just long enough.
         for length in (1, 5, 8, 19, 20):
             raw.send(b"\x40" + tail[:length])
         gateway.settle(lambda metrics: None if metrics.sum(
@@ -319,14 +322,15 @@ def test_ids_of_no_worker_are_counted_and_never_answered(start, host):
     assert metrics.sum("datagrams_total", direction="in") == 257
     assert 1 <= len(resets) <= 2 * workers
     assert metrics.sum("stateless_responses_total", kind="reset") == len(resets)
-    # RFC 9000 10.3: it looks like a short header, and is shorter than what it answers.
+    # RFC 9000 10.3: a reset looks like a short header and is shorter than the datagram it replies
+    # to.
     assert all(reset[0] & 0xC0 == 0x40 and len(reset) < 100 for reset in resets)
 
 
 @h3.run
-async def test_a_live_connection_survives_datagrams_under_its_neighbours_ids(start):
-    """Somebody writes datagrams with the ids of live connections, and with ids one bit away, from
-    other ports: they are counted or dropped, and every connection goes on."""
+async def test_connections_survive_forged_datagrams_with_similar_ids(start):
+    """Datagrams arrive from other ports under the ids of live connections, and under ids that
+    differ in one bit. They are counted or dropped, and every connection continues."""
     gateway = start(workers=4)
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(h3.connection(gateway)) for _ in range(8)]
@@ -339,7 +343,7 @@ async def test_a_live_connection_survives_datagrams_under_its_neighbours_ids(sta
                 for bit in (0, 1, 2, 4, 8, 16, 32, 64):
                     flipped = bytes([own[0] ^ bit]) + own[1:]
                     raw.sendto(b"\x40" + flipped + bytes(60), ("127.0.0.1", gateway.port))
-        # Of the eight ids, the bits 4 to 64 make an index that no worker has.
+        # With bits 4 to 64 flipped, five of the eight ids name a worker that does not exist.
         gateway.settle(lambda metrics: None if metrics.sum(
             "datagrams_dropped_total", reason="foreign_id") >= before + 8 * 5 else "not counted")
         for number, client in enumerate(clients):
@@ -348,12 +352,12 @@ async def test_a_live_connection_survives_datagrams_under_its_neighbours_ids(sta
     assert dropped(gateway, "foreign_id") == before + 8 * 5
 
 
-def test_handshake_packets_go_by_their_id_too(start):
-    """A datagram that begins with a Handshake packet goes to the worker in its id, from any port:
-    sixty ports to one id, and one worker sees them all."""
+def test_handshake_packets_are_steered_by_connection_id(start):
+    """A datagram that begins with a Handshake packet goes to the worker named by its id, from any
+    port: one worker receives everything that is sent to one id from many ports."""
     gateway = start(workers=4)
-    # Whichever worker this id names, or none: find one that does. An id that names none goes by the
-    # port, so a dozen go to one worker by chance once in four million.
+    # Find an id for each worker. Datagrams under an id that names no worker are distributed by
+    # port, so a dozen of them reach the same worker by chance only once in four million tries.
     id_of = {}
     for first in range(256):
         before = by_worker(gateway, "datagrams_total", direction="in")
@@ -375,7 +379,7 @@ def test_handshake_packets_go_by_their_id_too(start):
 
 
 def send_handshake(gateway, destination_id: bytes):
-    """A Handshake packet from a fresh port; nobody can decrypt it."""
+    """Sends a Handshake packet that cannot be decrypted, from a new port."""
     length = 60
     head = bytes([HANDSHAKE_OF_OURS, 0, 0, 0, 1, len(destination_id)]) + destination_id
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as raw:
@@ -384,7 +388,7 @@ def send_handshake(gateway, destination_id: bytes):
 
 
 def settled(gateway, count: int) -> list[float]:
-    """Datagrams in, for each worker, once there are so many in all."""
+    """Waits for `count` datagrams in total. Returns the number for each worker."""
     end = time.monotonic() + 5
     while sum(now := by_worker(gateway, "datagrams_total", direction="in")) < count:
         assert time.monotonic() < end, f"{sum(now)} datagrams came, not {count}"

@@ -1,4 +1,4 @@
-"""`ringway` alone: serves at once, and the line it prints to try works."""
+"""`ringway` without arguments: it serves at once, and the command that it prints works."""
 
 import asyncio
 import pathlib
@@ -15,7 +15,7 @@ from harness.gateway import Gateway, binary
 
 
 class Demonstration(Gateway):
-    """The gateway without a configuration."""
+    """The gateway, started without a configuration."""
 
     def __init__(self, folder):
         self.folder, self.authority, self.process = folder, None, None
@@ -35,7 +35,7 @@ class Demonstration(Gateway):
         return self
 
     def is_bound(self) -> bool:
-        """Whether its UDP port is open on both stacks."""
+        """Returns whether its UDP port is bound on IPv4 and IPv6."""
         tables = [pathlib.Path(f"/proc/net/{name}").read_text() for name in ("udp", "udp6")]
         return all(f":{self.port:04X} " in table for table in tables)
 
@@ -48,7 +48,7 @@ def demonstration(tmp_path):
 
 
 @h3.run
-async def test_it_serves(demonstration, host):
+async def test_the_demonstration_serves_requests(demonstration, host):
     async with h3.connection(demonstration, host) as client:
         page = await client.open("GET", "/", authority="localhost").wait()
         assert (page.status, page.end) == (200, "clean")
@@ -68,7 +68,7 @@ async def test_it_serves(demonstration, host):
     assert await asyncio.to_thread(demonstration.wait, 5) == 0
 
 
-def test_the_printed_line_works(demonstration, has_curl):
+def test_the_printed_command_works(demonstration, has_curl):
     words = shlex.split(demonstration.line)
     assert words[0] == "curl", words
     done = subprocess.run([*curl.command(), *words[1:], "--silent", "--include"],

@@ -1,5 +1,5 @@
-"""Faults upstream: the client gets the right status, or an error, never a short body that looks
-whole."""
+"""Upstream faults: the client gets the right status or an error, never a truncated body that looks
+complete."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ CURL_TRIES_MAX = 5
 
 
 async def assert_serves(client):
-    """The connection and the gateway are still well."""
+    """Checks that the connection still serves requests."""
     response = await client.get("/bytes/1000")
     assert (response.status, response.sha256) == (200, bodies.digest(1000))
 
 
 def assert_own(response, status: int, *tokens: str):
-    """A response of the gateway's own making that tells why (RFC 9209)."""
+    """Checks that the gateway made this response itself and gave the reason (RFC 9209)."""
     assert (response.status, response.end) == (status, "clean")
     said = response.field("proxy-status")
     assert said and said.startswith("ringway"), response.fields
@@ -56,7 +56,7 @@ def test_upstream_down_is_502_for_curl(has_curl, gateway):
 
 
 @h3.run
-async def test_late_head_is_504(start, origin):
+async def test_a_late_response_head_is_504(start, origin):
     gateway = start(response_timeout="1s")
     async with h3.connection(gateway) as client:
         assert_own(await client.get("/slow-head?seconds=30"), 504, "http_response_timeout")
@@ -65,7 +65,7 @@ async def test_late_head_is_504(start, origin):
 
 
 @h3.run
-async def test_stalled_body_is_an_error(start):
+async def test_a_stalled_response_body_ends_in_a_reset(start):
     gateway = start(response_timeout="1s")
     async with h3.connection(gateway) as client:
         response = await client.get("/drip/2000?piece=1000&pause=30")
@@ -111,7 +111,7 @@ def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_pat
         upload = Curl(gateway).upload(f"/die-upload/{MIB}?how={how}", file, "--include")
         text, errors = upload.communicate(timeout=30)
         assert origin.counts()["requests"] == count, "an upload that had begun was sent again"
-        # STOP_SENDING that reaches curl before its next write makes that fail, and curl gives up
+        # If STOP_SENDING reaches curl before its next write, that write fails. curl then gives up
         # instead of reading the response that came with it (RFC 9114 4.1).
         if upload.returncode != CURL_HTTP3_ERROR or b"send" not in errors:
             break
@@ -121,7 +121,7 @@ def test_origin_dies_mid_upload_for_curl(has_curl, gateway, origin, how, tmp_pat
 
 
 @h3.run
-async def test_hang_up_without_an_response(gateway, origin):
+async def test_an_origin_that_hangs_up_without_a_response_is_502(gateway, origin):
     async with h3.connection(gateway) as client:
         before = origin.counts()["requests"]
         assert_own(await client.post("/hang-up", 10), 502, "connection_terminated")
@@ -158,7 +158,7 @@ async def test_body_over_the_limit_is_413(start, origin):
 
 
 @h3.run
-async def test_requests_wait_for_a_connection_then_503(gateway):
+async def test_requests_beyond_the_queue_are_503(gateway):
     # One connection upstream and a queue of two.
     async with h3.connection(gateway) as client:
         path = "/slow-head?seconds=1"
@@ -192,7 +192,7 @@ async def test_fields_over_the_limit_are_431(gateway):
 
 @h3.run
 async def test_origin_responses_are_not_mixed_up_after_faults(gateway):
-    """After any fault the next responses belong to their own requests."""
+    """After each fault, the next response belongs to its own request."""
     async with h3.connection(gateway) as client:
         for number in range(30):
             fault = ["/die/5000", "/hang-up", "/close/100", "/status/204", "/die-chunked/9000"]
@@ -203,8 +203,8 @@ async def test_origin_responses_are_not_mixed_up_after_faults(gateway):
 
 
 @h3.run
-async def test_uploads_to_a_slow_origin_are_held_back(gateway):
-    """The client is throttled to the origin's pace, and nothing is lost."""
+async def test_uploads_to_a_slow_origin_are_throttled(gateway):
+    """The client is slowed down to the origin's pace, and no byte is lost."""
     async with h3.connection(gateway) as client:
         response = await client.post("/upload?pause=0.02", 20 * MIB)
         assert json.loads(response.text)["sha256"] == bodies.digest(20 * MIB)

@@ -1,4 +1,5 @@
-"""What the host has or refuses: huge pages, io_uring. Each refusal is one line with the way out."""
+"""Huge pages and io_uring, available or refused by the host. Each refusal is one line that says
+what helps."""
 
 import json
 import re
@@ -23,7 +24,7 @@ async def assert_serves(gateway):
 
 
 @h3.run
-async def test_required_huge_pages_hold_the_pools(start):
+async def test_pools_are_in_huge_pages_when_required(start):
     with reserved_hugepages(2 * PAGES_EACH):
         gateway = start(workers=2, pool=POOL, hugepages="require")
         assert hugetlb_len(gateway.process.pid) == 2 * PAGES_EACH * 2 * MIB
@@ -33,7 +34,7 @@ async def test_required_huge_pages_hold_the_pools(start):
 
 
 @h3.run
-async def test_without_huge_pages_the_log_says_once_what_reserves_them(start):
+async def test_the_log_says_once_how_to_reserve_missing_huge_pages(start):
     with reserved_hugepages(0):
         gateway = start(workers=2, pool=POOL, hugepages="try")
         said = re.findall(r"sysctl -w vm\.nr_hugepages=(\d+)", gateway.text())
@@ -48,14 +49,14 @@ def run(configuration, **settings) -> subprocess.CompletedProcess:
 
 
 def refusal(done: subprocess.CompletedProcess) -> str:
-    """The one line that tells of it, behind what the log says."""
+    """Returns the one line of the refusal, without the log."""
     assert done.returncode == 3, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("ringway: ")]
     assert len(lines) == 1 and "panicked" not in done.stderr, done.stderr
     return lines[0]
 
 
-def test_required_huge_pages_that_are_not_there_refuse_the_start(start, tmp_path, certificate):
+def test_missing_huge_pages_refuse_the_start_when_required(start, tmp_path, certificate):
     settings = {"workers": 2, "pool": POOL, "hugepages": "require"}
     configuration = Gateway(tmp_path, "127.0.0.1:1", certificate, **settings).configure()
     with reserved_hugepages(0):
@@ -63,12 +64,12 @@ def test_required_huge_pages_that_are_not_there_refuse_the_start(start, tmp_path
     assert 'pool.hugepages is "require"' in line
     said = int(re.search(r"`sysctl -w vm\.nr_hugepages=(\d+)`", line)[1])
     assert said == 2 * PAGES_EACH
-    # With what it said, it starts.
+    # It starts with the number that it asked for.
     with reserved_hugepages(said):
         start(**settings).stop()
 
 
-def test_a_filter_that_refuses_io_uring_is_told(tmp_path, certificate):
+def test_a_seccomp_filter_that_refuses_io_uring_is_reported(tmp_path, certificate):
     configuration = Gateway(tmp_path, "127.0.0.1:1", certificate).configure()
     line = refusal(run(configuration, preexec_fn=without_io_uring()))
     assert "seccomp" in line
@@ -76,15 +77,15 @@ def test_a_filter_that_refuses_io_uring_is_told(tmp_path, certificate):
         assert way_out in line
 
 
-def test_a_refused_demonstration_invites_nobody():
+def test_a_demonstration_that_cannot_start_prints_no_command():
     done = subprocess.run([str(binary())], capture_output=True, text=True, timeout=20,
                           preexec_fn=without_io_uring())
     assert "seccomp" in refusal(done)
     assert done.stdout == "", "it says what to try before it knows that it can serve"
 
 
-def test_a_demonstration_whose_address_is_taken_invites_nobody(tmp_path):
-    """The first one has printed its line, so it has bound its ports."""
+def test_a_demonstration_whose_port_is_taken_prints_no_command(tmp_path):
+    """The first demonstration has printed its command, so its ports are bound."""
     with subprocess.Popen([str(binary())], stdout=subprocess.PIPE, text=True,
                           stderr=subprocess.DEVNULL) as first:
         try:

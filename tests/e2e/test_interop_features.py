@@ -1,5 +1,5 @@
-"""What QUIC offers besides streams, with foreign clients: ciphers, Retry, resumption, key update,
-ECN, migration, thousands of streams. Each is asked of the client's own records."""
+"""Features of QUIC with other implementations as clients: ciphers, Retry, resumption, key update,
+ECN, migration, thousands of streams. Each is checked in the client's own records."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ def test_chacha20_with_ngtcp2_and_key_update(has_ngtcp2, gateway, tmp_path):
 def test_chacha20_with_curl(has_curl, gateway):
     done = Curl(gateway).run(f"/bytes/{MIB}", "--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256",
                              "--verbose")
-    # curl tells what it offers; the response can have been encrypted with nothing else.
+    # curl reports what it offers; the response cannot have been encrypted with anything else.
     offered = b"TLS 1.3 cipher selection: TLS_CHACHA20_POLY1305_SHA256\n"
     assert offered in done.stderr, done.stderr.decode()
     assert hashlib.sha256(done.stdout).hexdigest() == bodies.digest(MIB)
@@ -74,7 +74,7 @@ def test_two_thousand_small_files_with_curl(has_curl, gateway, tmp_path):
 
 
 def test_retry(has_ngtcp2, has_curl, start, host, tmp_path):
-    """Every client is asked for its token once, and is let in with it."""
+    """Each client gets one Retry and is accepted with its token."""
     gateway = start(retry="always", workers=2)
 
     async def by_aioquic():
@@ -93,7 +93,8 @@ def test_retry(has_ngtcp2, has_curl, start, host, tmp_path):
 
 
 def test_retry_over_a_bad_network(start, tmp_path):
-    """A lost Retry, and a lost Initial behind it: there is one more of each, and one connection."""
+    """A Retry is lost, and then the Initial that follows. Each is repeated once, and there is one
+    connection."""
     gateway = start(retry="always")
 
     async def by_aioquic():
@@ -110,7 +111,7 @@ def test_retry_over_a_bad_network(start, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 @h3.run
 async def test_resumption_with_aioquic(start, workers):
-    """The second handshake needs no certificate, whichever worker it comes to."""
+    """The second handshake sends no certificate, whichever worker it reaches."""
     gateway = start(workers=workers)
     tickets = []
     async with h3.connection(gateway, keep_ticket=tickets.append) as client:
@@ -129,7 +130,8 @@ def test_resumption_with_ngtcp2(has_ngtcp2, gateway, certificate, tmp_path):
                "--wait-for-ticket", "--disable-early-data"]
 
     def handshake_len(name: str) -> int:
-        """Length of what the gateway says under Handshake keys: its certificate is in there."""
+        """Returns the length of the gateway's CRYPTO data in Handshake packets, which includes its
+        certificate."""
         done = ngtcp2.fetch(gateway, tmp_path / name, [100], *options)
         lines = done.lines("frm rx", "Handshake CRYPTO")
         return sum(int(re.search(r"len=(\d+)", line)[1]) for line in lines)
@@ -155,7 +157,7 @@ async def test_key_update_with_aioquic(gateway):
 
 
 def test_key_update_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
-    """While packets of both phases are under way, and some are lost."""
+    """Keys are updated while packets of both key phases are in flight and some are lost."""
     with Relay(gateway, delay=10, loss=0.03) as relay:
         done = ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB], "--key-update=60ms")
     assert done.lines("key update confirmed")
@@ -164,7 +166,7 @@ def test_key_update_with_ngtcp2(has_ngtcp2, gateway, tmp_path):
 
 
 def test_ecn_marks(has_ngtcp2, gateway, host, tmp_path):
-    """Every datagram is marked, both ways, and acknowledgements tell of the marks, both ways."""
+    """Every datagram is marked in both directions, and acknowledgements report the marks."""
     with Relay(gateway, host, delay=2) as relay:
         done = ngtcp2.fetch(relay, tmp_path / "client", [300 * KIB], host=host)
     assert relay.down.ect == relay.down.seen > 200
@@ -173,26 +175,26 @@ def test_ecn_marks(has_ngtcp2, gateway, host, tmp_path):
     assert told and int(re.search(r"ect0=(\d+)", told[-1])[1]) > 10
 
 
-def test_ecn_congestion_is_told_and_heeded(has_ngtcp2, gateway, tmp_path):
+def test_ecn_congestion_marks_are_reported_and_obeyed(has_ngtcp2, gateway, tmp_path):
     with Relay(gateway, delay=2, ce=0.1) as relay:
         done = ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB])
     assert relay.up.ce_made > 3 and relay.down.ce_made > 10
     told = done.lines("frm rx", "ACK", "ce=")
     assert 0 < int(re.search(r"\bce=(\d+)", told[-1])[1]) <= relay.up.ce_made
-    # After so many marks each way, both still mark: the counts were found right.
+    # Both sides still mark their datagrams, so the reported counts were accepted.
     assert relay.down.ect == relay.down.seen
 
 
-def test_ecn_marks_end_where_the_path_clears_them(has_ngtcp2, gateway, tmp_path):
-    """RFC 9000 13.4.2: a path on which the marks do not arrive gets none."""
+def test_ecn_marking_stops_on_a_path_that_clears_marks(has_ngtcp2, gateway, tmp_path):
+    """RFC 9000 13.4.2: an endpoint stops marking if the marks do not arrive."""
     with Relay(gateway, delay=2, bleach=True) as relay:
         ngtcp2.fetch(relay, tmp_path / "client", [600 * KIB])
     assert 0 < relay.down.ect < relay.down.seen / 2
 
 
 def marked_and_watched(client) -> list[tuple[int, int, int]]:
-    """From now on the client marks what it sends as ECT(0), which aioquic does not do by itself.
-    The list grows with what acknowledgements tell: counts of ECT(0), ECT(1) and CE."""
+    """Makes the client mark its datagrams as ECT(0), which aioquic does not do by itself. Returns a
+    list that grows with each acknowledgement's counts of ECT(0), ECT(1) and CE."""
     socket_of_it = client._transport.get_extra_info("socket")
     for option in ((socket.IPPROTO_IP, socket.IP_TOS), (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)):
         socket_of_it.setsockopt(*option, ECT_0)
@@ -213,8 +215,8 @@ def marked_and_watched(client) -> list[tuple[int, int, int]]:
 
 @h3.run
 async def test_ecn_marks_of_aioquic_are_counted(gateway, host):
-    """The gateway tells of the marks that come to it, CE apart. Of its own marks this client tells
-    nothing, so they end (RFC 9000 13.4.2.1)."""
+    """The gateway reports the marks that it receives, CE separately. This client reports no marks,
+    so the gateway stops marking (RFC 9000 13.4.2.1)."""
     with Relay(gateway, host, delay=2, ce=0.1) as relay:
         async with h3.connection(relay, host) as client:
             told = marked_and_watched(client)
@@ -229,7 +231,7 @@ async def test_ecn_marks_of_aioquic_are_counted(gateway, host):
     assert 0 < relay.down.ect < relay.down.seen / 2
 
 
-def test_ecn_marks_end_for_a_curl_that_does_not_tell_of_them(has_curl, gateway, host):
+def test_ecn_marking_stops_for_curl_which_reports_no_counts(has_curl, gateway, host):
     with Relay(gateway, host, delay=2, ce=0.1) as relay:
         done = Curl(relay, host).download(f"/bytes/{MIB}")
     assert done == (0, MIB, bodies.digest(MIB))
@@ -237,7 +239,8 @@ def test_ecn_marks_end_for_a_curl_that_does_not_tell_of_them(has_curl, gateway, 
 
 
 def moved_upload(gateway, folder, host, *options) -> ngtcp2.Run:
-    """An upload during which the client takes another port, long enough to go on well after that."""
+    """Runs an upload during which the client changes its port, and which continues well after
+    that."""
     length = 32 * MIB
     file = folder / "body"
     with file.open("wb") as out:
@@ -253,18 +256,19 @@ def moved_upload(gateway, folder, host, *options) -> ngtcp2.Run:
 
 
 def test_migration_with_ngtcp2(has_ngtcp2, start, host, tmp_path):
-    """The client probes the new path, then moves (RFC 9000 9.2), and takes a fresh id along."""
+    """The client probes the new path, then migrates (RFC 9000 9.2) and uses a new connection id."""
     gateway = start(workers=2)
     done = moved_upload(gateway, tmp_path, host)
     ids = {re.search(r"dcid=(\S+)", line)[1] for line in done.lines("pkt tx", "type=1RTT")}
     assert len(ids) >= 2, "it went on under the same connection id"
-    assert done.lines("frm rx", "PATH_RESPONSE"), "the gateway did not answer"
+    assert done.lines("frm rx", "PATH_RESPONSE"), "the gateway did not respond"
     assert done.lines("frm rx", "PATH_CHALLENGE"), "the gateway did not ask"
     assert gateway.metrics().sum("connections_accepted_total") == 1
 
 
 def test_nat_rebinding_with_ngtcp2(has_ngtcp2, start, host, tmp_path):
-    """The client goes on from the new port under the same id; the gateway asks there first."""
+    """The client continues from the new port under the same connection id. The gateway validates
+    the new path."""
     gateway = start(workers=2)
     done = moved_upload(gateway, tmp_path, host, "--nat-rebinding")
     assert done.lines("frm rx", "PATH_CHALLENGE"), "the gateway did not ask"

@@ -1,7 +1,8 @@
-"""Three foreign clients over bad networks: every body arrives byte for byte, over one connection.
+"""Three other implementations over bad networks: every body arrives byte for byte, on one
+connection.
 
-The relay stands in for the network. Each case also asks the relay whether the fault did occur: a
-network that was good after all would prove nothing.
+A relay plays the network. Each test also checks with the relay that the fault occurred, since a
+network without the fault would prove nothing.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ LINK = {"delay": 15, "rate": 10, "queue": 25}
 
 
 async def by_aioquic(relay, folder, host, length):
-    """A download and an upload at once."""
+    """Downloads and uploads at the same time."""
     async with h3.connection(relay, host) as client:
         uploading = asyncio.ensure_future(client.post("/upload", length, seed=7, seconds=25))
         response = await client.get(f"/bytes/{length}", seconds=25)
@@ -30,7 +31,7 @@ async def by_aioquic(relay, folder, host, length):
 
 
 async def by_ngtcp2(relay, folder, host, length):
-    """Three downloads at once, of one length in all."""
+    """Downloads three bodies at the same time, `length` bytes in all."""
     lengths = [length // 8, length // 4, length // 8 * 5]
     await asyncio.to_thread(ngtcp2.fetch, relay, folder, lengths, host=host, seconds=25)
 
@@ -50,8 +51,8 @@ def clients(has_curl, has_ngtcp2):
 
 
 def through(gateway, clients, folder, rules, length, host="127.0.0.1") -> dict[str, Relay]:
-    """Each client's transfer over a bad network of its own, on one connection, all at the same
-    time. The relays have the counts."""
+    """Runs each client's transfer on one connection over a bad network of its own, all at the same
+    time. Returns the relays with their counts."""
     async def one(name, client):
         try:
             await client(relays[name], folder / name, host, length)
@@ -67,18 +68,18 @@ def through(gateway, clients, folder, rules, length, host="127.0.0.1") -> dict[s
     gateway.assert_alive()
     metrics = gateway.metrics()
     assert metrics.sum("connections_accepted_total") == len(clients)
-    # A wrong byte in a connection id can make it one that is unknown, and that deserves a reset.
+    # A corrupted connection id may be an unknown one, for which a reset is right.
     assert metrics.sum("stateless_responses_total", kind="reset") == 0 or "corrupt" in rules
     return relays
 
 
-def test_the_usual_link(gateway, clients, tmp_path, host):
+def test_an_ordinary_link(gateway, clients, tmp_path, host):
     for relay in through(gateway, clients, tmp_path, LINK, 400 * KIB, host).values():
         assert relay.down.seen_len > 400 * KIB
 
 
 def test_300_ms_each_way(gateway, clients, tmp_path):
-    """Clients repeat their Initial before the response comes: it is one connection all the same."""
+    """Clients repeat their Initial before the reply arrives. There is still one connection."""
     rules = {"delay": 300, "keep_heads": 9}
     for name, relay in through(gateway, clients, tmp_path, rules, 64 * KIB).items():
         assert relay.down.seen_len > 64 * KIB
@@ -97,7 +98,7 @@ def test_loss(gateway, clients, tmp_path):
 def test_corruption(gateway, clients, tmp_path):
     for relay in through(gateway, clients, tmp_path, {"delay": 10, "corrupt": 0.03},
                          600 * KIB).values():
-        # A client sends few datagrams here: of its own alone, often none is hit.
+        # The client sends few datagrams here, so often none of them is corrupted.
         assert relay.down.corrupted + relay.up.corrupted > 3
 
 
@@ -107,18 +108,19 @@ def test_reordering_and_duplication(gateway, clients, tmp_path):
         assert relay.down.doubled > 10 and relay.up.doubled > 3
 
 
-def test_nothing_passes_for_two_seconds(gateway, clients, tmp_path):
+def test_a_blackout_of_two_seconds(gateway, clients, tmp_path):
     rules = LINK | {"rate": 4, "blackhole": (0.4, 2.0)}
     for relay in through(gateway, clients, tmp_path, rules, 500 * KIB).values():
         assert relay.up.lost + relay.down.lost > 2
 
 
 def test_a_path_that_carries_1300_bytes(gateway, clients, tmp_path, host):
-    """MTU discovery asks for more, and does not take the loss for congestion or an end."""
+    """MTU discovery probes for more and does not take the lost probes for congestion or for a lost
+    connection."""
     longest = 1300 - (48 if host == "::1" else 28)
     relays = through(gateway, clients, tmp_path, {"delay": 5, "mtu": longest}, 600 * KIB, host)
     for name, relay in relays.items():
-        # curl's OpenSSL takes no datagram over 1,200 bytes, and says so.
+        # curl's OpenSSL announces that it accepts no datagram over 1,200 bytes.
         assert relay.down.lost > 0 or name == "curl", "nothing was probed"
         assert 1200 <= relay.down.longest <= longest
 
@@ -126,16 +128,17 @@ def test_a_path_that_carries_1300_bytes(gateway, clients, tmp_path, host):
 @pytest.mark.parametrize("rules", [
     {"rebind_port": 0.25}, {"rebind_addr": 0.25}, {"rebind_port": 0.25, "loss": 0.02},
 ], ids=["port", "address", "port-and-loss"])
-def test_rebinding_again_and_again(gateway, clients, tmp_path, rules):
-    """A NAT that forgets: the client does not know that its address changes."""
+def test_repeated_rebinding(gateway, clients, tmp_path, rules):
+    """A NAT drops its mapping. The client does not know that its address has changed."""
     for relay in through(gateway, clients, tmp_path, LINK | rules, 900 * KIB).values():
         assert len(relay.sources) >= 4, f"only from {relay.sources}"
 
 
 @pytest.mark.parametrize("moves", [1, 1000])
-def test_rebinding_when_the_response_to_the_challenge_is_lost(gateway, has_ngtcp2, tmp_path, moves):
-    """What ngtcp2 sends again is a probing packet (RFC 9000 9.1), by which it has not moved: the
-    gateway must still find it, or both would wait for each other until the idle timeout."""
+def test_rebinding_when_the_path_response_is_lost(gateway, has_ngtcp2, tmp_path, moves):
+    """ngtcp2 sends only a probing packet again (RFC 9000 9.1), which does not migrate the
+    connection. The gateway must find the client all the same, or both wait for each other until the
+    idle timeout."""
     rules = LINK | {"rebind_port": 0.25, "rebinds_max": moves, "lose_responses": 3}
     with Relay(gateway, **rules) as relay:
         ngtcp2.fetch(relay, tmp_path / "ngtcp2", [600 * KIB], seconds=25)
@@ -157,7 +160,8 @@ def test_new_addresses_over_ipv6(ipv6_addresses, gateway, clients, tmp_path):
 
 @pytest.mark.parametrize("fault", ["loss", "corrupt"])
 def test_handshakes_over_a_bad_network(start, has_ngtcp2, tmp_path, fault):
-    """Both clients, a fifth of all datagrams, twelve handshakes: all of them come about."""
+    """A fifth of all datagrams is lost or corrupted. Twelve handshakes of two clients all
+    succeed."""
     gateway = start()
 
     async def by_one_aioquic():

@@ -1,4 +1,4 @@
-"""Start, check, drain, stop: exit codes and what clients see."""
+"""Start, check, drain and stop: exit codes, and what clients see."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ def ringway(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def configuration(tmp_path, certificate):
-    """A configuration file that is right."""
+    """A valid configuration file."""
     return Gateway(tmp_path, "127.0.0.1:1", certificate).configure()
 
 
@@ -38,7 +38,7 @@ def test_check_of_a_good_file(configuration):
     assert ringway("-t", "--config", str(configuration)).returncode == 0
 
 
-def test_check_names_key_line_and_way_out(configuration):
+def test_check_names_the_key_the_line_and_the_fix(configuration):
     text = configuration.read_text()
     configuration.write_text(text.replace("drain_timeout", "drain_timeot"))
     line = text.splitlines().index('drain_timeout = "20s"') + 1
@@ -66,8 +66,9 @@ def test_check_of_a_missing_certificate(configuration):
 @pytest.mark.parametrize("pool, is_well", [
     ("4MiB", False), ("6MiB", True), ("2176MiB", True), ("2178MiB", False), ("4GiB", False),
 ])
-def test_check_knows_what_a_pool_may_be(configuration, pool, is_well):
-    """What `check` takes, a worker can divide into slots; the rest is refused where it stands."""
+def test_check_accepts_exactly_the_pool_sizes_that_work(configuration, pool, is_well):
+    """`check` accepts the sizes that a worker can divide into slots. It refuses others and names
+    their line."""
     text = configuration.read_text().replace('per_worker = "32MiB"', f'per_worker = "{pool}"')
     configuration.write_text(text)
     line = next(n for n, line in enumerate(text.splitlines(), 1) if "per_worker" in line)
@@ -115,7 +116,7 @@ async def test_quit_finishes_downloads(gateway, host):
         assert gateway.admin_get("/healthz")[0] == 200
         response = await exchange.wait()
         assert (response.end, response.sha256) == ("clean", bodies.digest(length))
-        # The client stays; the drain ends all the same.
+        # The drain ends although the client stays connected.
         assert await asyncio.to_thread(gateway.wait, 15) == 0
 
 
@@ -136,7 +137,7 @@ async def test_quit_finishes_uploads(gateway):
 
 
 @h3.run
-async def test_quit_ends_by_its_deadline(start):
+async def test_quit_ends_at_the_drain_timeout(start):
     gateway = start(drain_timeout="2s")
     async with h3.connection(gateway) as client:
         exchange = client.open("GET", "/drip/100000?piece=100&pause=0.1")

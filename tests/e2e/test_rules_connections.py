@@ -1,5 +1,5 @@
-"""Rules of RFC 9114 and RFC 9204 that end a connection, each with its code on the wire; and what
-must be borne."""
+"""Rules of RFC 9114 and RFC 9204 whose violation ends the connection, each with its code on the
+wire, and input that must be ignored."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ def one_id(frame_type: int, value: int) -> bytes:
     return frame(frame_type, varint(value))
 
 
-# Bytes of a unidirectional stream that is the client's first, and the code.
+# What the client sends on its first unidirectional stream, and the expected error code.
 FIRST_STREAMS = {
     "no SETTINGS": (CONTROL + one_id(GOAWAY, 0), 0x10A),
     "grease before SETTINGS": (CONTROL + frame(GREASE), 0x10A),
@@ -56,7 +56,7 @@ FIRST_STREAMS = {
     "insert count increment 0": (DECODER + b"\x00", 0x202),
 }
 
-# Bytes of a request stream, its end, and the code.
+# What the client sends on a request stream before its end, and the expected error code.
 REQUESTS = {
     "DATA first": (frame(DATA, b"x"), 0x105),
     "SETTINGS": (head() + settings(), 0x105),
@@ -85,7 +85,7 @@ REQUESTS = {
 
 
 @h3.run
-async def test_every_code_of_the_first_stream(gateway):
+async def test_connection_errors_on_the_first_unidirectional_stream(gateway):
     for name, (data, code) in FIRST_STREAMS.items():
         async with raw.connection(gateway, control=False) as client:
             client.open_uni(data)
@@ -94,7 +94,7 @@ async def test_every_code_of_the_first_stream(gateway):
 
 
 @h3.run
-async def test_every_code_of_a_request_stream(gateway):
+async def test_connection_errors_on_a_request_stream(gateway):
     for name, (data, code) in REQUESTS.items():
         async with raw.connection(gateway) as client:
             client.request(data)
@@ -103,12 +103,12 @@ async def test_every_code_of_a_request_stream(gateway):
 
 
 @h3.run
-async def test_critical_streams_live_as_long_as_the_connection(gateway):
+async def test_closing_or_repeating_a_critical_stream_is_an_error(gateway):
     for first in (CONTROL + settings(), ENCODER, DECODER):
         for how in ("end", "reset", "second"):
             async with raw.connection(gateway, control=False) as client:
                 stream = client.open_uni(first)
-                # It was read before it ends.
+                # The stream is read before it ends.
                 await client.ping()
                 if how == "end":
                     client.send(stream, b"", end=True)
@@ -121,17 +121,17 @@ async def test_critical_streams_live_as_long_as_the_connection(gateway):
 
 
 @h3.run
-async def test_our_control_stream_cannot_be_stopped(gateway):
+async def test_stopping_our_control_stream_is_an_error(gateway):
     async with raw.connection(gateway) as client:
         await client.ask(head(path=b"/bytes/1"))
-        # Server-initiated unidirectional streams begin with 3; ours is the first and only one.
+        # The first server-initiated unidirectional stream is 3, and the gateway opens no other.
         client._quic.stop_stream(3, 0)
         client.transmit()
         assert await client.close_code() == 0x104
 
 
 @h3.run
-async def test_grease_is_borne_everywhere(gateway):
+async def test_reserved_frames_and_settings_are_ignored(gateway):
     async with raw.connection(gateway, control=False) as client:
         more = frame(GREASE, b"x" * 1000) + frame(GREASE + 0x1F) + one_id(MAX_PUSH_ID, 7)
         stream = client.open_uni(CONTROL + settings((GREASE, 7), (6, 65536), (1, 4096), (7, 16)))
@@ -143,7 +143,7 @@ async def test_grease_is_borne_everywhere(gateway):
         greased += frame(HEADERS, section([(b"x-t", b"v")])) + frame(GREASE, b"!")
         response = await client.ask(greased)
         assert (response.outcome, response.body) == ("200", b"hello")
-        # A frame of 2^62 - 1 bytes never ends; what came of it is not held.
+        # A frame of 2^62 - 1 bytes never ends. Its bytes must not be kept.
         before = gateway.rss_len()
         endless = head(b"POST", b"/upload") + varint(GREASE) + b"\xff" * 8
         endless = client.request(endless, end=False)
@@ -155,8 +155,8 @@ async def test_grease_is_borne_everywhere(gateway):
 
 
 @h3.run
-async def test_unknown_streams_are_refused_one_by_one(gateway):
-    """1,000 of them: never more than the credit at once, and the connection serves on."""
+async def test_streams_of_unknown_types_are_refused_without_a_connection_error(gateway):
+    """Opens 875 of them, never more at once than allowed. The connection still serves requests."""
     async with raw.connection(gateway) as client:
         for _ in range(125):
             opened = []
@@ -172,7 +172,7 @@ async def test_unknown_streams_are_refused_one_by_one(gateway):
 
 
 @h3.run
-async def test_streams_that_end_before_their_type_are_borne(gateway):
+async def test_streams_that_end_before_their_type_are_ignored(gateway):
     async with raw.connection(gateway) as client:
         client.open_uni(b"", end=True)
         client.open_uni(b"\x40", end=True)
@@ -181,7 +181,7 @@ async def test_streams_that_end_before_their_type_are_borne(gateway):
 
 
 @h3.run
-async def test_request_streams_without_a_request(gateway):
+async def test_request_streams_without_a_request_are_reset(gateway):
     async with raw.connection(gateway) as client:
         assert (await client.ask(b"")).outcome == "reset 0x10d"
         assert (await client.ask(frame(GREASE))).outcome == "reset 0x10d"
@@ -190,8 +190,8 @@ async def test_request_streams_without_a_request(gateway):
 
 @h3.run
 async def test_sections_over_the_limit_are_431(gateway):
-    """Before the section is held: by the length that its frame tells, by its fields' number, by
-    what it grows to."""
+    """A section is refused before it is stored: by the length of its frame, by the number of its
+    fields, or by its decoded size."""
     async with raw.connection(gateway) as client:
         many = head(more=[(b"x", b"")] * 1000)
         long = head(more=[(b"x-%d" % n, b"v" * 1000) for n in range(40)])
@@ -200,7 +200,7 @@ async def test_sections_over_the_limit_are_431(gateway):
         assert declared.stopped is not None
         for data in (many, long, varint(HEADERS) + varint(1 << 20) + b"\0" * (1 << 20)):
             assert (await client.ask(data)).outcome == "431"
-        # '0' has five bits in the Huffman code: 32 KiB of it come as 20 KiB.
+        # '0' takes five bits in the Huffman code: 20 KiB decode to 32 KiB.
         packed = prefixed(0x80, 7, 20 * 1024 + 1) + b"\0" * (20 * 1024) + b"\x07"
         grown = section([]) + prefixed(0x20, 3, 1) + b"x" + packed
         assert (await client.ask(frame(HEADERS, grown))).outcome == "431"
@@ -209,8 +209,8 @@ async def test_sections_over_the_limit_are_431(gateway):
 
 @pytest.mark.parametrize("how", ["reset", "stop", "malformed", "early reset"])
 @h3.run
-async def test_too_many_requests_that_come_to_nothing(gateway, how):
-    """CVE-2023-44487, CVE-2025-8671: the budget ends, and with it the connection."""
+async def test_too_many_cancelled_or_broken_requests_end_the_connection(gateway, how):
+    """CVE-2023-44487, CVE-2025-8671: the connection ends when its reset budget is used up."""
     before = gateway.metrics()
     async with raw.connection(gateway) as client:
         count = 0
@@ -236,7 +236,7 @@ async def test_too_many_requests_that_come_to_nothing(gateway, how):
     assert after.sum(name, reason="excessive_load") == before.sum(name, reason="excessive_load") + 1
     assert after.sum(name, reason="rule") == before.sum(name, reason="rule")
     gateway.settle(lambda now: None if now.gauges() == before.gauges() else now.gauges())
-    # A client that also lets requests finish goes on for ever.
+    # A client that also completes requests is never cut off.
     async with raw.connection(gateway) as client:
         for _ in range(150):
             exchanges = [client.request(head(path=b"/slow-head"), end=False) for _ in range(3)]
@@ -247,7 +247,7 @@ async def test_too_many_requests_that_come_to_nothing(gateway, how):
 
 
 @h3.run
-async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
+async def test_goaway_lets_running_requests_finish_and_rejects_later_ones(gateway):
     async with raw.connection(gateway) as client:
         await client.until(lambda: len(client.control) >= 2)
         assert client.control[:2] == CONTROL + b"\x04", "SETTINGS come first (RFC 9114 6.2.1)"
@@ -261,7 +261,7 @@ async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
         on_its_way = client.request(head(path=b"/slow-head?seconds=1"))
         begun.append(on_its_way)
         await client.until(lambda: len(client.control) > before + len(first))
-        # The first of the stream ids 0, 4, 8, 12, 16 that was not seen.
+        # Streams 0, 4, 8, 12 and 16 were seen; 20 is the first that was not.
         assert client.control[before:] == first + one_id(GOAWAY, 20)
         late = [client.request(head(path=b"/bytes/1")) for _ in range(2)]
         for exchange in late:
@@ -273,9 +273,9 @@ async def test_goaway_lets_what_has_begun_finish_and_rejects_the_rest(gateway):
 
 
 @h3.run
-async def test_a_request_on_its_way_when_a_drain_begins_is_answered(gateway):
-    """A quarter of a second passes between the drain and the request's arrival, on a connection that
-    has nothing else open; then the gateway has nothing to wait for."""
+async def test_a_request_in_flight_when_a_drain_begins_is_served(gateway):
+    """The request arrives a quarter of a second after the drain has begun, on a connection that has
+    no other request."""
     with Relay(gateway, delay=250) as relay:
         async with raw.connection(relay) as client:
             assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
@@ -302,7 +302,7 @@ async def test_a_drain_with_idle_connections_is_quick(gateway):
 
 @h3.run
 async def test_misdirected_requests_are_421(gateway):
-    """`/head/only` is routed for every host, and the certificate is not for every host."""
+    """`/head/only` is routed for every host, but the certificate does not cover every host."""
     async with raw.connection(gateway) as client:
         for authority in (b"other.test", b"sub.e2e.test", b"192.0.2.1", b"[2001:db8::1]:443"):
             response = await client.ask(head(path=b"/head/only", authority=authority))
@@ -310,7 +310,7 @@ async def test_misdirected_requests_are_421(gateway):
         for authority in (b"small.test", b"LOCALHOST:443", b"e2e.test."):
             response = await client.ask(head(path=b"/head/only", authority=authority))
             assert response.outcome == "200", authority
-    # Who asked for that name in the handshake could do no better elsewhere.
+    # A client that asked for that name in the handshake would fare no better on another connection.
     async with raw.connection(gateway, server_name="other.test", verify=False) as client:
         response = await client.ask(head(path=b"/head/only", authority=b"other.test"))
         assert response.outcome == "200"
@@ -319,7 +319,7 @@ async def test_misdirected_requests_are_421(gateway):
 
 
 @h3.run
-async def test_unknown_server_names_are_refused_where_told(start):
+async def test_unknown_server_names_are_refused_when_configured(start):
     gateway = start(extra='\n[tls]\nunknown_server_name = "refuse"\n')
     async with raw.connection(gateway) as client:
         assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
@@ -330,7 +330,7 @@ async def test_unknown_server_names_are_refused_where_told(start):
 
 
 @h3.run
-async def test_an_endpoint_that_is_down_costs_no_response(start, origin):
+async def test_an_endpoint_that_is_down_fails_no_request(start, origin):
     extra = f"""
 [[routes]]
 match = {{ host = "localhost" }}
@@ -345,4 +345,4 @@ health = {{ pause = "300ms", max_pause = "1h" }}
             response = await client.ask(head(path=b"/bytes/10", authority=b"localhost"))
             assert response.outcome == "200"
         tried = gateway.metrics().sum("upstream_retries_total")
-        assert 1 <= tried <= 3, "set aside after the first refusal"
+        assert 1 <= tried <= 3, "ejected after the first refusal"

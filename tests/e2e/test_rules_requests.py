@@ -1,5 +1,5 @@
-"""Requests that break rules: each is refused by itself, and the upstream sees exactly the requests
-that were well, one for each stream, whatever the bytes of the others."""
+"""Requests that break rules: each is refused by itself. The upstream sees exactly the valid
+requests, one for each stream, whatever bytes the others contain."""
 
 import asyncio
 
@@ -29,8 +29,8 @@ def with_trailer(name: bytes, value: bytes) -> bytes:
 
 
 def bad_bytes():
-    """Each of the bytes that end a line or a field somewhere, in each place of a request. TAB may
-    stand inside a value."""
+    """Yields requests with each byte that some parser takes for the end of a line or a field, in
+    each part of a request. TAB is allowed inside a value."""
     for text, is_tab in [*((text, False) for text in ends_of_something()), (b"\t", True)]:
         inside = b"a" + text + b"b"
         yield with_line(b"x" + text + b"y", b"v"), {MALFORMED}
@@ -140,7 +140,7 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
         for number, (data, outcomes) in enumerate(sent):
             bad = await client.ask(data)
             assert bad.outcome in outcomes, (data, bad)
-            # The next one on the same connections, and a body that would be read as a request.
+            # A valid request on the same connections follows. Its body looks like a request.
             good = head(b"POST", f"/good/{number}".encode(), more=[(b"content-length", b"14")])
             good = await client.ask(good + frame(DATA, b"GET / HTTP/1.1"))
             assert (good.outcome, good.body) == ("200", b"ok"), (data, good)
@@ -150,7 +150,8 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
     ]
     assert recorder.wrong == []
     cut = [request for request in recorder.requests if not request.whole]
-    # A body that is cut may have begun; its connection has ended and carries nothing else.
+    # A truncated body may have been started. Its connection was closed and carried nothing after
+    # it.
     with_bodies = (bad_lengths, bad_bytes, bad_trailers, bad_names_and_values)
     assert not cut or cases in with_bodies, cut
     for request in cut:
@@ -160,8 +161,8 @@ async def test_no_bad_request_reaches_the_upstream(start, recorder, cases):
 
 
 @h3.run
-async def test_a_wrong_value_is_told_by_an_response_that_ends_the_stream(start, recorder):
-    """RFC 9114 4.1.2: the response may stand for H3_MESSAGE_ERROR. A body is not waited for."""
+async def test_an_invalid_value_gets_a_400_response_that_ends_the_stream(start, recorder):
+    """RFC 9114 4.1.2 allows a response before the error. The gateway does not wait for the body."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for data in (head(b"POST", b"/a b"), head(b"POST", authority=b"a@e2e.test"),
@@ -177,12 +178,12 @@ async def test_a_wrong_value_is_told_by_an_response_that_ends_the_stream(start, 
 
 
 @h3.run
-async def test_fin_alone_does_not_complete_a_body(start, recorder):
-    """The end in a frame of its own, after the upstream has part of the body."""
+async def test_a_fin_alone_does_not_complete_a_short_body(start, recorder):
+    """The FIN comes by itself, after the upstream has received part of the body."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for cut in (b"", frame(DATA, b"hell"), frame(DATA, b"hell") + b"\x00"):
-            # Fixed length, and chunked with a frame that is cut.
+            # Bodies that are shorter than their content-length, one cut inside a frame.
             before = len(recorder.requests)
             data = head(b"POST", more=[(b"content-length", b"5")]) + cut
             exchange = client.request(data, end=False)
@@ -202,7 +203,7 @@ async def test_fin_alone_does_not_complete_a_body(start, recorder):
 
 
 @h3.run
-async def test_what_is_passed_on_is_passed_on_in_one_form(start, recorder):
+async def test_requests_are_forwarded_in_one_canonical_form(start, recorder):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         async def upstream_got(data: bytes):
@@ -236,7 +237,7 @@ async def test_what_is_passed_on_is_passed_on_in_one_form(start, recorder):
 
 
 @h3.run
-async def test_a_client_does_not_speak_for_others(start, recorder):
+async def test_forwarding_fields_of_clients_are_replaced(start, recorder):
     gateway = start(origin=recorder.address)
     lies = [
         (b"x-forwarded-for", b"10.0.0.1"), (b"x-forwarded-proto", b"http"),
@@ -258,15 +259,15 @@ async def test_a_client_does_not_speak_for_others(start, recorder):
 
 
 @h3.run
-async def test_a_trusted_proxy_speaks_for_its_clients(start, recorder):
-    """What it says of them is believed, and added to."""
+async def test_forwarding_fields_of_trusted_proxies_are_extended(start, recorder):
+    """The proxy's fields are kept, and the gateway appends its own."""
     gateway = start(origin=recorder.address, trusted_proxies=["10.0.0.0/8", "127.0.0.1/32"])
     said = [
         (b"x-forwarded-for", b"198.51.100.7"), (b"x-forwarded-for", b"198.51.100.8"),
         (b"x-forwarded-proto", b"http"), (b"x-forwarded-host", b"shop.test"),
         (b"x-forwarded-port", b"80"), (b"forwarded", b"for=198.51.100.7;proto=http"),
         (b"x-real-ip", b"198.51.100.7"), (b"via", b"2 front"),
-        # Nobody is believed that an upstream could take for the same.
+        # Names that an upstream could confuse with these are dropped, even from a trusted proxy.
         (b"x_forwarded_for", b"10.0.0.1"), (b"proxy", b"http://10.0.0.1"),
     ]
     async with raw.connection(gateway) as client:
@@ -283,7 +284,7 @@ async def test_a_trusted_proxy_speaks_for_its_clients(start, recorder):
         assert got.values("via") == [b"2 front, 3 ringway"]
         assert got.values("host") == [b"e2e.test"]
         assert b"10.0.0.1" not in got.head
-        # What it does not say is said for it, by the scheme that it asks with.
+        # Fields that the proxy did not send are added, with the scheme of its request.
         for scheme in (b"https", b"http"):
             assert (await client.ask(head(scheme=scheme))).outcome == "200"
             got = recorder.requests[-1]
@@ -293,7 +294,7 @@ async def test_a_trusted_proxy_speaks_for_its_clients(start, recorder):
 
 
 @h3.run
-async def test_a_neighbour_of_a_trusted_proxy_is_not_believed(start, recorder):
+async def test_addresses_outside_the_trusted_networks_are_not_trusted(start, recorder):
     gateway = start(origin=recorder.address, trusted_proxies=["127.0.0.2/31", "::1/128"])
     async with raw.connection(gateway) as client:
         lies = [(b"x-forwarded-for", b"198.51.100.7"), (b"x-forwarded-proto", b"http")]
@@ -304,7 +305,7 @@ async def test_a_neighbour_of_a_trusted_proxy_is_not_believed(start, recorder):
 
 
 @h3.run
-async def test_expect_is_answered_here(start, recorder):
+async def test_expect_100_continue_is_handled_by_the_gateway(start, recorder):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         more = [(b"expect", b"100-continue"), (b"content-length", b"5")]
@@ -320,8 +321,9 @@ async def test_expect_is_answered_here(start, recorder):
 
 
 @h3.run
-async def test_streams_and_requests_are_one_to_one(start, recorder):
-    """Many streams at once: as many requests, each whole, on connections of their own."""
+async def test_each_stream_becomes_exactly_one_request(start, recorder):
+    """Many streams at once become as many requests, each complete and on a connection of its
+    own."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         exchanges = [

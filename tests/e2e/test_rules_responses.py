@@ -1,5 +1,5 @@
-"""Upstreams that response wrongly: 502 before the response's head has been passed on, a reset after it;
-what is cut never ends clean, and the next request is answered by its own response."""
+"""Invalid responses from upstreams: 502 before the head has been forwarded, a reset after it. A
+truncated response never ends cleanly, and the next request gets its own response."""
 
 import asyncio
 import collections
@@ -74,7 +74,7 @@ CUT = {
 
 
 class Script:
-    """What the upstream does with the request for `/bad`; all else is 200."""
+    """What the upstream does with a request for `/bad`; all others get 200."""
 
     def __init__(self):
         self.steps: list = []
@@ -96,14 +96,14 @@ def recorder(script):
 
 
 async def assert_well(client):
-    """The next requests get their own responses."""
+    """Checks that the next requests get their own responses."""
     for _ in range(2):
         response = await client.ask(head(path=b"/good"))
         assert (response.outcome, response.body) == ("200", b"ok"), response
 
 
 async def assert_discarded(recorder, connection: int):
-    """The connection ended, and the request was the last on it."""
+    """Checks that the upstream connection has been closed."""
     for _ in range(100):
         if connection in recorder.ended:
             break
@@ -112,14 +112,14 @@ async def assert_discarded(recorder, connection: int):
 
 
 @h3.run
-async def test_a_bad_head_is_502(start, recorder, script):
+async def test_an_invalid_response_head_is_502(start, recorder, script):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
         for name, response in BAD_HEADS.items():
             script.steps = ["read", response + POISON, "fin"]
             got = await client.ask(head(b"POST", b"/bad"))
             assert got.outcome == "502", (name, got)
-            # At most the interim responses that may be passed on.
+            # At most as many interim responses as may be forwarded.
             assert len(got.status) <= 9, (name, got.status)
             assert b"poison" not in got.body
             await assert_discarded(recorder, recorder.requests[-1].connection)
@@ -127,7 +127,7 @@ async def test_a_bad_head_is_502(start, recorder, script):
 
 
 @h3.run
-async def test_a_bad_body_is_a_reset(start, recorder, script):
+async def test_an_invalid_response_body_is_a_reset(start, recorder, script):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
         for name, response in BAD_BODIES.items():
@@ -141,7 +141,7 @@ async def test_a_bad_body_is_a_reset(start, recorder, script):
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @h3.run
-async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
+async def test_a_truncated_response_never_ends_cleanly(start, recorder, script, how):
     gateway = start(origin=recorder.address, response_timeout="2s")
     async with raw.connection(gateway) as client:
         for name, response in CUT.items():
@@ -149,7 +149,7 @@ async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
             got = await client.ask(head(b"POST", b"/bad"))
             assert got.outcome == "reset 0x102", (name, got)
             await assert_well(client)
-        # Without a length the connection's end is the response's end, a reset is not.
+        # Without a length, the response ends with the connection, but not with a reset of it.
         script.steps = ["read", lines() + b"hello", 0.05, how]
         got = await client.ask(head(b"POST", b"/bad"))
         assert got.outcome == {"fin": "200", "rst": "reset 0x102"}[how], got
@@ -157,8 +157,9 @@ async def test_truncation_is_never_a_clean_end(start, recorder, script, how):
 
 
 @h3.run
-async def test_responses_without_a_body_have_none(start, recorder, script):
-    """HEAD, 204 and 304: what comes behind the head is nobody's, and ends the connection."""
+async def test_bytes_after_a_response_without_a_body_are_discarded(start, recorder, script):
+    """HEAD, 204 and 304: bytes after the head belong to no response, and the connection is
+    closed."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for method, status, length in [
@@ -174,7 +175,7 @@ async def test_responses_without_a_body_have_none(start, recorder, script):
             connection = recorder.requests[-1].connection
             await assert_discarded(recorder, connection)
             await assert_well(client)
-            # Without anything behind it the connection serves on.
+            # Without such bytes the connection is reused.
             script.steps = ["read", response]
             await client.ask(head(method, b"/bad"))
             connection = recorder.requests[-1].connection
@@ -183,7 +184,7 @@ async def test_responses_without_a_body_have_none(start, recorder, script):
 
 
 @h3.run
-async def test_left_over_bytes_are_nobodys_response(start, recorder, script):
+async def test_bytes_after_a_whole_response_are_discarded(start, recorder, script):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for response in (OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"):
@@ -198,7 +199,7 @@ async def test_left_over_bytes_are_nobodys_response(start, recorder, script):
 
 
 @h3.run
-async def test_interim_responses_are_passed_on_and_never_mixed(start, recorder, script):
+async def test_interim_responses_are_forwarded_separately(start, recorder, script):
     gateway = start(origin=recorder.address)
     hints = lines(b"link: </a.css>; rel=preload", status=b"103 Early Hints")
     async with raw.connection(gateway) as client:
@@ -211,7 +212,7 @@ async def test_interim_responses_are_passed_on_and_never_mixed(start, recorder, 
 
 
 @h3.run
-async def test_fields_of_the_connection_stay_on_it(start, recorder, script):
+async def test_connection_fields_are_not_forwarded(start, recorder, script):
     gateway = start(origin=recorder.address)
     fields = [
         b"connection: x-secret, keep-alive", b"x-secret: 1", b"keep-alive: timeout=5",
@@ -230,7 +231,7 @@ async def test_fields_of_the_connection_stay_on_it(start, recorder, script):
 
 
 @h3.run
-async def test_early_responses_end_the_upload_and_their_connection(start, recorder, script):
+async def test_early_responses_stop_the_upload_and_close_the_connection(start, recorder, script):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         for status in (b"413 Too Large", b"200 OK"):
@@ -248,7 +249,7 @@ async def test_early_responses_end_the_upload_and_their_connection(start, record
 
 
 @h3.run
-async def test_a_cut_upload_ends_its_connection(start, recorder, script):
+async def test_an_aborted_upload_closes_its_upstream_connection(start, recorder, script):
     gateway = start(origin=recorder.address)
     script.steps = ["read", OK]
     async with raw.connection(gateway) as client:
@@ -268,9 +269,9 @@ async def test_a_cut_upload_ends_its_connection(start, recorder, script):
 
 
 @h3.run
-async def test_what_was_sent_is_not_sent_again(start, recorder, script):
-    """An upstream that takes the request and ends the connection: a POST is told to its client, a
-    GET is tried once more at most."""
+async def test_requests_that_were_sent_are_retried_only_if_idempotent(start, recorder, script):
+    """The upstream reads the request and closes the connection. A POST gets 502; an idempotent
+    request is retried once at most."""
     gateway = start(origin=recorder.address)
     script.steps = ["read", "fin"]
     async with raw.connection(gateway) as client:
@@ -282,14 +283,15 @@ async def test_what_was_sent_is_not_sent_again(start, recorder, script):
                 got = await client.ask(head(method, b"/bad"))
                 assert got.outcome == "502"
                 count = len(recorder.requests) - before
-                # A sole endpoint is asked again only where the connection was a kept one.
+                # The only endpoint is tried again only if the connection had been idle.
                 assert count == (tries if kept else 1), (method, kept, count)
 
 
 @h3.run
-async def test_a_kept_connection_that_ends_as_the_request_is_sent(start, recorder, script):
-    """The upstream is gone when the request's first bytes come, and answers with a reset: whether
-    it has seen them cannot be known. RFC 9110 9.2.2 lets an idempotent request be sent again."""
+async def test_an_idle_connection_that_is_reset_as_a_request_is_sent(start, recorder, script):
+    """The upstream has closed the connection when the request arrives, and resets it. The gateway
+    cannot know whether the request was seen. RFC 9110 9.2.2 allows an idempotent one to be sent
+    again."""
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:
         body = frame(DATA, b"hello")
@@ -303,7 +305,8 @@ async def test_a_kept_connection_that_ends_as_the_request_is_sent(start, recorde
             got = await client.ask(head(method, b"/good") + more)
             assert got.outcome == ("200" if is_again else "502"), (method, got)
             await assert_discarded(recorder, kept)
-            # What came to the old connection was never read: here it is seen at most once.
+            # The recorder never read what came on the old connection, so it sees each request at
+            # most once.
             again = recorder.requests[before:]
             assert [one.line for one in again] == [f"{method.decode()} /good HTTP/1.1"] * is_again
             assert all(one.connection != kept for one in again)
@@ -312,9 +315,9 @@ async def test_a_kept_connection_that_ends_as_the_request_is_sent(start, recorde
 
 
 @h3.run
-async def test_kept_connections_that_end_while_requests_begin(start, recorder, script):
-    """The upstream ends idle connections after 20 ms, and requests come about then: what could be
-    sent again is always answered, and what could not reaches the upstream at most once."""
+async def test_idle_connections_that_end_as_requests_start(start, recorder, script):
+    """The upstream closes idle connections after 20 ms, about when the next request is sent. An
+    idempotent request always gets its response; another reaches the upstream at most once."""
     gateway = start(origin=recorder.address)
     script.steps = ["read", OK, 0.02, "fin"]
     dice = random.Random(1)

@@ -1,4 +1,4 @@
-"""Bodies arrive byte for byte, in both directions, with both clients, on both stacks."""
+"""Bodies arrive byte for byte, in both directions, with both clients, over IPv4 and IPv6."""
 
 import asyncio
 import hashlib
@@ -115,7 +115,7 @@ async def test_echo_streams_both_ways_at_once(gateway, host):
         for sized in (True, False):
             response = await client.post("/echo", length, seed=2, sized=sized)
             assert (response.end, response.sha256) == ("clean", bodies.digest(length, 2))
-        # The response's first bytes come while the request is still open.
+        # The response starts while the request is still open.
         exchange = client.open("POST", "/echo", end=False)
         exchange.send(b"first")
         await exchange.received(5)
@@ -151,12 +151,12 @@ async def test_head_has_no_body(gateway, host):
         response = await client.open("HEAD", "/bytes/1000").wait()
         assert (response.status, response.length, response.end) == (200, 0, "clean")
         assert response.field("content-length") == "1000"
-        # The connection upstream is fit for the next request.
+        # The upstream connection can take the next request.
         assert (await client.get("/bytes/10")).sha256 == bodies.digest(10)
 
 
 def test_head_by_curl(has_curl, gateway, host):
-    """Two on one connection: the second would read what the first had left."""
+    """Two requests on one connection: the second would read any bytes that the first had left."""
     curl = Curl(gateway, host)
     done = curl.run("/chunked/1000", "--head", curl.base + "/bytes/1000")
     assert done.returncode == 0, done.stderr.decode()
@@ -184,7 +184,7 @@ async def test_upstream_on_a_unix_socket(start, origin):
 
 
 @h3.run
-async def test_the_request_arrives_as_it_was(gateway):
+async def test_the_request_arrives_unchanged(gateway):
     fields = [("user-agent", "tests"), ("x-twice", "1"), ("x-twice", "2"),
               ("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]
     async with h3.connection(gateway) as client:

@@ -1,7 +1,7 @@
-"""An independent witness of copies, not the gateway's own count: a preloaded memcpy and memmove
-(witness/copies.c says what it can see and what not). Payload that lies in the buffer pool is not
-copied on its way up, and once for each packet on its way down; every other copy is one that the
-ledger names."""
+"""Copies as counted by an independent witness: a preloaded memcpy and memmove (witness/copies.c
+says what it can see and what not). Payload in the buffer pool is not copied on its way to the
+upstream, and copied once per packet on its way to the client. The gateway's ledger names every
+other copy."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from harness.witness import Witness
 
 BODY_LEN = 96 * MIB
 REASONS = ("gather", "small", "quota", "low_water", "handshake")
-# One client's.
+# For one client.
 HANDSHAKE_LEN_MAX = 8 * KIB
 DATAGRAM_LEN_MAX = 1500
 
 
 def debug_binary() -> pathlib.Path:
-    """The debug build, which can be told to copy. The tests in Rust are run on it too."""
+    """Returns the debug build, in which a copy can be planted. The Rust tests build it too."""
     named = os.environ.get("RINGWAY_DEBUG_BIN")
     return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
 
@@ -37,7 +37,7 @@ def has_load():
 
 @pytest.fixture
 def watched(start, tmp_path):
-    """Starts a gateway with a witness beside it."""
+    """Returns a function that starts a gateway with a witness."""
 
     def watched(program: pathlib.Path | None = None, pool: str = "64MiB", **environment: str):
         folder = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
@@ -48,7 +48,7 @@ def watched(start, tmp_path):
 
 
 class Watch:
-    """What the witness saw and the gateway counted, while something ran."""
+    """What the witness saw and the gateway counted while the block ran."""
 
     def __init__(self, gateway, seen: Witness):
         self.gateway, self.witness = gateway, seen
@@ -65,7 +65,7 @@ class Watch:
         return int(self.after.sum(name, **labels) - self.page.sum(name, **labels))
 
     def copied(self, direction: str) -> dict[str, int]:
-        """The ledger: bytes copied, by reason."""
+        """Returns the ledger's copied bytes, by reason."""
         return {reason: self.counted("payload_copied_bytes_total", direction=direction,
                                      reason=reason) for reason in REASONS}
 
@@ -81,34 +81,34 @@ def upload(gateway, seen: Witness) -> Watch:
 
 
 def assert_agree(watch: Watch, named_len: int):
-    """The ledger names every long copy that was seen. What it names besides are short ones: a few
-    datagrams have less than 200 bytes, and so have the ends of bodies."""
+    """Checks that the ledger names every long copy that was seen. The rest of what it names must be
+    short copies: a few datagrams and the ends of bodies have less than 200 bytes."""
     long_len, all_len = watch.seen.bytes, watch.seen.bytes + watch.seen.short_bytes
     assert long_len <= named_len <= all_len, watch.where()
 
 
-def test_every_copy_goes_through_what_the_witness_stands_in_for():
-    """A memcpy of the binary's own, or another function that copies, would be out of its sight."""
+def test_the_binary_has_no_copying_function_that_the_witness_misses():
+    """The witness could not see a memcpy inside the binary, or another function that copies."""
     for program in (binary(), debug_binary()):
         taken, own = witness.copying_symbols(program)
         assert (taken, own) == (witness.INTERPOSED, set()), program
 
 
-def test_a_bulk_upload_is_never_copied(watched, has_load):
+def test_a_bulk_upload_is_not_copied(watched, has_load):
     watch = upload(*watched())
     ledger = watch.copied("request")
     print(f"{watch.seen.copies} copies of {watch.seen.bytes} bytes; ledger {ledger}")
-    # The handshake's own datagrams leave their slots, and nothing else does.
+    # Only datagrams of the handshake are copied out of their slots.
     assert 0 < ledger["handshake"] <= HANDSHAKE_LEN_MAX
     assert sum(ledger.values()) == ledger["handshake"], ledger
     assert_agree(watch, ledger["handshake"])
 
 
-def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
+def test_a_bulk_download_is_copied_once_per_packet(watched, has_load):
     gateway, seen = watched()
     with Watch(gateway, seen) as watch:
         load.run(gateway, f"/bytes/{BODY_LEN}")
-    # A packet's payload may lie in two pieces of the response: then its one copy has two parts.
+    # A packet's payload may come from two pieces of the response. Its copy then has two parts.
     gathers = watch.seen.copies - watch.seen.continued
     datagrams = watch.counted("datagrams_total", direction="out")
     lost = watch.counted("packets_lost_total")
@@ -119,17 +119,17 @@ def test_a_bulk_download_is_copied_once_for_each_packet(watched, has_load):
           f"parts; {datagrams} datagrams of {sent_len} bytes, {lost} lost; ledger {ledger}")
     assert 0.97 * datagrams <= gathers <= datagrams, watch.where()
     assert watch.seen.bytes - handshake_len <= sent_len, watch.where()
-    # The ledger counts a byte once, however often it is sent; probes are not among the lost.
+    # The ledger counts a byte once, however often it is sent. Probes are not counted as lost.
     again_len = lost * DATAGRAM_LEN_MAX + 0.005 * BODY_LEN
     assert watch.seen.bytes - handshake_len <= BODY_LEN + again_len, watch.where()
     assert watch.seen.bytes - handshake_len >= 0.98 * BODY_LEN, watch.where()
     assert BODY_LEN <= ledger.pop("gather") <= BODY_LEN + 4 * KIB
-    # The origin's bytes come as TCP has them: the end of a burst may be a small piece.
+    # The end of a burst from the origin may be a small piece.
     assert ledger.pop("small") <= 0.02 * BODY_LEN
     assert not any(ledger.values()), ledger
 
 
-def test_small_responses_are_copied_for_the_reason_that_the_ledger_names(watched, has_load):
+def test_small_responses_are_copied_as_the_ledger_says(watched, has_load):
     gateway, seen = watched()
     count, length = 500, 5_000
     with Watch(gateway, seen) as watch:
@@ -138,14 +138,14 @@ def test_small_responses_are_copied_for_the_reason_that_the_ledger_names(watched
     print(f"{watch.seen.bytes} bytes in {watch.seen.copies} copies; ledger {ledger}")
     assert ledger["small"] == count * length
     assert (ledger["quota"], ledger["low_water"]) == (0, 0), ledger
-    # From there the packets are made: the gather reads the heap, so the pool is read once.
+    # Packets are then gathered from the heap, so the pool is read only once.
     assert_agree(watch, ledger["small"] + watch.copied("request")["handshake"])
 
 
-def test_a_connection_over_its_quota_is_copied_out_for_that_reason(
+def test_datagrams_over_the_quota_are_copied_as_the_ledger_says(
     watched, has_curl, tmp_path
 ):
-    """A client without segmentation offload fills a slot with each datagram."""
+    """Each datagram of a client without segmentation offload takes a slot."""
     file = tmp_path / "upload"
     with file.open("wb") as out:
         out.writelines(bodies.pieces(BODY_LEN))
@@ -162,7 +162,7 @@ def test_a_connection_over_its_quota_is_copied_out_for_that_reason(
 
 
 def test_the_witness_sees_a_planted_copy(watched, has_load):
-    """The same build twice: a copy that the ledger does not know, and none."""
+    """Runs the same build without and with a copy that the ledger does not count."""
     program = debug_binary()
     if not program.is_file():
         pytest.skip(f"{program} is not there: `cargo test --no-run --test lifetime` makes it")

@@ -1,1 +1,1 @@
-"""What the tests stand on: an origin, the gateway as a process, and two HTTP/3 clients."""
+"""The test harness: an origin, the gateway as a process, and HTTP/3 clients."""

@@ -1,5 +1,5 @@
-"""Bodies that both ends can make for themselves: a keystream without a period, so that a piece
-lost, doubled, moved or taken from another body always changes the digest."""
+"""Bodies that both ends can compute: a keystream without a period, so that a piece that is lost,
+repeated, moved or taken from another body always changes the digest."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ PIECE_LEN = 256 * KIB
 
 
 def pieces(length: int, seed: int = 0, piece_len: int = PIECE_LEN) -> Iterator[bytes]:
-    """The body `seed` of `length` bytes, piece by piece."""
+    """Yields the body `seed` of `length` bytes, piece by piece."""
     key = hashlib.sha256(b"ringway body %d" % seed).digest()
     keystream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     zeros = bytes(piece_len)
@@ -25,13 +25,13 @@ def pieces(length: int, seed: int = 0, piece_len: int = PIECE_LEN) -> Iterator[b
 
 
 def body(length: int, seed: int = 0) -> bytes:
-    """The whole body at once; for small ones."""
+    """Returns the whole body; for small ones."""
     return b"".join(pieces(length, seed))
 
 
 @functools.cache
 def digest(length: int, seed: int = 0) -> str:
-    """SHA-256 of the body, in hex."""
+    """Returns the SHA-256 of the body, in hex."""
     sha = hashlib.sha256()
     for piece in pieces(length, seed):
         sha.update(piece)
@@ -39,6 +39,6 @@ def digest(length: int, seed: int = 0) -> str:
 
 
 def demo_body(length: int) -> bytes:
-    """What the demonstration's own origin serves under /bytes/N: byte i is i mod 251."""
+    """Returns what the demonstration's origin serves under /bytes/N: byte i is i mod 251."""
     block = bytes(range(251))
     return (block * (length // 251 + 1))[:length]

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests, and what it signs."""
+"""A certificate authority for the tests, and the certificates that it signs."""
 
 import dataclasses
 import datetime
@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 @dataclasses.dataclass
 class Certificate:
-    """PEM files: the authority to trust, the chain to serve, its key."""
+    """PEM files: the authority to trust, the chain to serve, and its key."""
 
     authority: pathlib.Path
     cert: pathlib.Path

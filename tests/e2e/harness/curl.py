@@ -1,4 +1,4 @@
-"""curl with HTTP/3: the system's own if it can, else the one in the trixie folder."""
+"""curl with HTTP/3: the system's if it has HTTP/3, else the one in the trixie folder."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ TRIXIE = REPOSITORY / "scripts/trixie"
 
 @functools.cache
 def command() -> tuple[str, ...] | None:
-    """How to call a curl that speaks HTTP/3; `None` when there is none."""
+    """Returns the command for a curl with HTTP/3; `None` when there is none."""
     own = shutil.which("curl")
     if own and "HTTP3" in output(own, "--version"):
         return (own,)
@@ -29,7 +29,7 @@ def output(*command: str) -> str:
 
 
 class Curl:
-    """Calls to one gateway."""
+    """Runs curl against one gateway."""
 
     def __init__(self, gateway, host: str = "127.0.0.1"):
         self.gateway = gateway
@@ -42,12 +42,13 @@ class Curl:
         ]
 
     def run(self, path: str, *arguments: str, **settings) -> subprocess.CompletedProcess:
-        """One call, output captured as bytes."""
+        """Runs one command and captures its output as bytes."""
         line = [*self.arguments, *arguments, self.base + path]
         return subprocess.run(line, capture_output=True, timeout=300, **settings)
 
     def download(self, path: str, *arguments: str, watch=None) -> tuple[int, int, str]:
-        """Fetches without keeping: (exit code, length, SHA-256). `watch` is called as it comes."""
+        """Downloads a body and discards it. Returns exit code, length and SHA-256. Calls `watch`
+        with the length so far."""
         line = [*self.arguments, *arguments, self.base + path]
         sha, length = hashlib.sha256(), 0
         with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
@@ -59,7 +60,7 @@ class Curl:
         return process.returncode, length, sha.hexdigest()
 
     def upload(self, path: str, file: pathlib.Path, *arguments: str) -> subprocess.Popen:
-        """Starts sending a file with its length; the response comes on standard output."""
+        """Starts an upload of a file with its length. The response goes to standard output."""
         line = [*self.arguments, *arguments, "--upload-file", str(file), "-X", "POST",
                 self.base + path]
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""The gateway as a process: its configuration, its ports, its end."""
+"""The gateway as a process: its configuration, its ports, and how it stops."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 
 
 def binary() -> pathlib.Path:
-    """The program under test."""
+    """Returns the program under test."""
     named = os.environ.get("RINGWAY_BIN")
     return pathlib.Path(named) if named else REPOSITORY / "target/release/ringway"
 
@@ -111,7 +111,7 @@ timeout = {{ connect = "2s", response = "5s", idle = "30s" }}
 
 
 class Gateway:
-    """A running gateway. `stop` tells its exit code."""
+    """A running gateway. `stop` returns its exit code."""
 
     environment: dict[str, str] = {}  # What its own has besides ours.
 
@@ -134,7 +134,7 @@ class Gateway:
         self.process: subprocess.Popen | None = None
 
     def configure(self) -> pathlib.Path:
-        """Writes the configuration file."""
+        """Writes the configuration file and returns its path."""
         file = self.folder / "ringway.toml"
         file.write_text(CONFIGURATION.format(**self.settings))
         return file
@@ -166,11 +166,11 @@ class Gateway:
         raise AssertionError(f"the gateway is not ready after {seconds} s:\n{self.text()}")
 
     def text(self) -> str:
-        """What it wrote to standard output and standard error."""
+        """Returns what it wrote to standard output and standard error."""
         return self.log.read_text(errors="replace")
 
     def admin_get(self, path: str) -> tuple[int, str]:
-        """Status and text of one of the admin endpoint's pages."""
+        """Returns status and text of a page of the admin endpoint."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as page:
                 return page.status, page.read().decode()
@@ -183,19 +183,19 @@ class Gateway:
         return Metrics(text)
 
     def rss_len(self) -> int:
-        """Resident memory in bytes."""
+        """Returns the resident memory in bytes."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
     def cpu_seconds(self) -> tuple[float, float]:
-        """User and system time so far."""
+        """Returns user and system time so far."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         ticks = os.sysconf("SC_CLK_TCK")
         return int(fields[11]) / ticks, int(fields[12]) / ticks
 
     def access_lines(self, count: int, seconds: float = 5) -> list[dict]:
-        """The access log once it has at least `count` lines."""
+        """Returns the access log once it has at least `count` lines."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.access_log.exists():
@@ -207,7 +207,8 @@ class Gateway:
         raise AssertionError(f"fewer than {count} access log lines after {seconds} s")
 
     def settle(self, wanted, seconds: float = 20):
-        """Reads the metrics until `wanted(metrics)` is `None`; else it is what is still wrong."""
+        """Reads the metrics until `wanted(metrics)` returns `None`. Anything else it returns says
+        what is still wrong."""
         end = time.monotonic() + seconds
         while (wrong := wanted(self.metrics())) is not None:
             assert time.monotonic() < end, f"not settled after {seconds} s: {wrong}"
@@ -221,14 +222,14 @@ class Gateway:
         self.process.send_signal(number)
 
     def wait(self, seconds: float) -> int:
-        """Its exit code."""
+        """Waits for its end and returns the exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {seconds} s:\n{self.text()}") from None
 
     def stop(self) -> int | None:
-        """Ends it whatever state it is in."""
+        """Ends it, whatever state it is in, and returns the exit code."""
         if self.process is None:
             return None
         if self.process.poll() is None:
@@ -273,5 +274,5 @@ class Origin:
 
 
 def closed_port() -> int:
-    """A TCP port on which nobody listens."""
+    """Returns a TCP port that nobody listens on."""
     return free_ports()[1]

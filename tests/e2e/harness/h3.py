@@ -1,4 +1,4 @@
-"""An HTTP/3 client on aioquic that tells apart how a response ended."""
+"""An HTTP/3 client on aioquic that distinguishes how a response ended."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ AUTHORITY = "e2e.test"
 
 @dataclasses.dataclass
 class Response:
-    """What came back on one stream."""
+    """The response on one stream."""
 
     status: int | None = None
     fields: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -36,7 +36,7 @@ class Response:
     """The error code with `reset` and `connection`."""
 
     def field(self, name: str) -> str | None:
-        """The only value of this field."""
+        """Returns the only value of this field."""
         values = [value for field, value in self.fields if field == name]
         assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
         return values[0] if values else None
@@ -59,7 +59,7 @@ class Exchange:
         self.client.transmit()
 
     async def send_body(self, length: int, seed: int = 0, end: bool = True):
-        """Sends a body, never more than 4 MiB ahead of what the peer took."""
+        """Sends a body, at most 4 MiB ahead of what the peer has acknowledged."""
         left = length
         for piece in bodies.pieces(length, seed):
             left -= len(piece)
@@ -72,12 +72,12 @@ class Exchange:
             self.send(b"", True)
 
     def unsent_len(self) -> int:
-        """Bytes of the request that the peer has not acknowledged."""
+        """Returns the bytes of the request that the peer has not acknowledged."""
         stream = self.client._quic._streams.get(self.stream)
         return 0 if stream is None else stream.sender._buffer_stop - stream.sender._buffer_start
 
     def reset(self, code: int = ErrorCode.H3_REQUEST_CANCELLED):
-        """Gives up both directions, as a browser does that leaves a page."""
+        """Resets both directions, as a browser does when the user leaves a page."""
         quic = self.client._quic
         for give_up in (quic.stop_stream, quic.reset_stream):
             with contextlib.suppress(AssertionError, ValueError):  # that direction has ended
@@ -85,7 +85,7 @@ class Exchange:
         self.client.transmit()
 
     async def received(self, length: int, seconds: float = 30):
-        """Waits until so much of the response's body is here."""
+        """Waits until this much of the response's body has arrived."""
         async with asyncio.timeout(seconds):
             while self.response.length < length and not self._done.done():
                 self._moved.clear()
@@ -100,7 +100,7 @@ class Exchange:
         return self.response
 
     async def wait(self, seconds: float = 60) -> Response:
-        """Waits for the response's end, however it ends."""
+        """Waits for the end of the response, however it ends."""
         async with asyncio.timeout(seconds):
             return await asyncio.shield(self._done)
 
@@ -132,8 +132,8 @@ class Exchange:
 
 
 class Framing(H3Connection):
-    """aioquic's framing holds every response to its content-length; a response to HEAD tells the
-    length of a body that does not come (RFC 9110 8.6)."""
+    """aioquic's framing, without its check of content-length for responses to HEAD, which have no
+    body (RFC 9110 8.6)."""
 
     def __init__(self, quic):
         super().__init__(quic)
@@ -180,11 +180,12 @@ class Client(QuicConnectionProtocol):
         return exchange
 
     async def get(self, path: str, fields=(), seconds: float = 60) -> Response:
-        """A request without a body, to its end."""
+        """Sends a request without a body and waits for the response."""
         return await self.open("GET", path, fields).wait(seconds)
 
     async def post(self, path: str, length: int, seed=0, sized=True, seconds=60.0) -> Response:
-        """A request with a body; `sized` sends a content-length."""
+        """Sends a request with a body and waits for the response; `sized` sends a
+        content-length."""
         fields = [("content-length", str(length))] if sized else []
         exchange = self.open("POST", path, fields, end=False)
         sending = asyncio.ensure_future(exchange.send_body(length, seed))
@@ -196,8 +197,8 @@ class Client(QuicConnectionProtocol):
 
 @contextlib.asynccontextmanager
 async def connection(gateway, host: str = "127.0.0.1", *, keep_ticket=None, **settings):
-    """A connection to the gateway that trusts the tests' certificate authority only. `keep_ticket`
-    is called with each session ticket, which `session_ticket` resumes."""
+    """Opens a connection to the gateway that trusts only the tests' certificate authority.
+    `keep_ticket` is called with each session ticket; `session_ticket` resumes with one."""
     configuration = QuicConfiguration(
         is_client=True, alpn_protocols=H3_ALPN, server_name=AUTHORITY,
         max_data=16 * bodies.MIB, max_stream_data=8 * bodies.MIB, **settings,
@@ -221,7 +222,7 @@ async def connection(gateway, host: str = "127.0.0.1", *, keep_ticket=None, **se
 
 
 def run(test):
-    """Runs an async test to its end: `@h3.run` above `async def test_..`."""
+    """Decorator that runs an async test: `@h3.run` above `async def test_..`."""
     import functools
 
     @functools.wraps(test)

@@ -1,4 +1,4 @@
-"""What the host gives and refuses, for one test: huge pages, io_uring, addresses."""
+"""Changes what the host offers for the time of one test: huge pages, io_uring, addresses."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ BPF_LOAD_WORD, BPF_JUMP_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
 
 @contextlib.contextmanager
 def reserved_hugepages(count: int):
-    """So many huge pages of 2 MiB are reserved, on the whole machine; then as many as before."""
+    """Reserves this many huge pages of 2 MiB on the whole machine, then restores the number."""
     before = NR_HUGEPAGES.read_text()
     if int(before) == count:
         yield
@@ -40,15 +40,15 @@ def reserved_hugepages(count: int):
 
 
 def hugetlb_len(pid: int) -> int:
-    """Bytes of the process that lie in reserved huge pages, as the kernel accounts them."""
+    """Returns the bytes of the process in reserved huge pages, as the kernel accounts them."""
     smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text()
     return sum(int(kib) * 1024 for kib in re.findall(r"^Private_Hugetlb: +(\d+) kB", smaps, re.M))
 
 
 @contextlib.contextmanager
 def own_network():
-    """Moves this thread, and all that it starts meanwhile, to a network namespace of its own, whose
-    loopback has `IPV6_ADDRESSES` beside `::1`."""
+    """Moves this thread, and everything that it starts meanwhile, into a network namespace of its
+    own, whose loopback has `IPV6_ADDRESSES` in addition to `::1`."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open("/proc/thread-self/ns/net") as outside:
         if libc.unshare(CLONE_NEWNET) != 0:
@@ -70,9 +70,9 @@ class Filter(ctypes.Structure):
 
 
 def without_io_uring():
-    """A function for the child between fork and exec: from then on a seccomp filter refuses it
-    `io_uring_setup` with EPERM, as the default profile of container engines does. It concerns this
-    child alone and needs no rights."""
+    """Returns a function for the child process to call between fork and exec. It installs a seccomp
+    filter that refuses `io_uring_setup` with EPERM, as the default profile of container engines
+    does. Only this child is affected, and no privileges are needed."""
     steps = [
         (BPF_LOAD_WORD, 0, 0, 0),  # the system call's number
         (BPF_JUMP_EQUAL, 0, 1, IO_URING_SETUP),

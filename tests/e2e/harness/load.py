@@ -1,4 +1,4 @@
-"""The project's load client (`examples/load`), which sends and receives segmented batches."""
+"""The load client (`examples/load`), which sends and receives segmented batches."""
 
 import os
 import pathlib
@@ -9,13 +9,13 @@ from .h3 import AUTHORITY
 
 
 def client() -> pathlib.Path:
-    """The program: `cargo build --release --example load` makes it."""
+    """Returns the program, which `cargo build --release --example load` builds."""
     named = os.environ.get("RINGWAY_LOAD")
     return pathlib.Path(named) if named else REPOSITORY / "target/release/examples/load"
 
 
 def run(gateway, path: str, upload: int = 0, requests: int = 1, streams: int = 1):
-    """Requests over one connection, `upload` bytes with each; all of them are to succeed."""
+    """Sends requests over one connection, each with `upload` bytes. All must succeed."""
     command = [
         client(), "--connect", f"127.0.0.1:{gateway.port}", "--host", AUTHORITY, "--path", path,
         "--connections", 1, "--streams", streams, "--requests", requests, "--upload", upload,

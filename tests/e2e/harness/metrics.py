@@ -21,8 +21,8 @@ class Metrics:
             self.samples.append((match["name"], labels, float(match["value"])))
 
     def sum(self, name: str, **labels: str) -> float:
-        """The sum over all workers of the samples that carry these labels. A family that is not
-        there is an error: a misspelt name must not read as zero."""
+        """Returns the sum, over all workers, of the samples with these labels. An unknown family is
+        an error, so that a misspelt name does not read as zero."""
         found = [
             value
             for sample, own, value in self.samples
@@ -32,14 +32,14 @@ class Metrics:
         return sum(found)
 
     def gauges(self) -> dict[str, float]:
-        """What must return to where it was when all clients are gone and all is closed. Kept-alive
-        upstream connections are not in it: they stay by design, and each holds a receive."""
+        """Returns the gauges that must be as before once all clients are gone. Idle upstream
+        connections are not included: they stay open, each with a receive."""
         names = ["connections_open", "connections_handshaking", "exchanges_active",
                  "requests_waiting"]
         return {name: self.sum(name) for name in names}
 
     def slots_out(self) -> float:
-        """Pool slots that somebody holds besides the kernel's receive queues."""
+        """Returns the pool slots in use, without those provided to the kernel."""
         return self.sum("pool_slots", state="owned") + self.sum("pool_slots", state="in_kernel")
 
     def slots_total(self) -> float:

@@ -1,5 +1,5 @@
 """ngtcp2's example client (`gtlsclient`, on GnuTLS), the system's own or the one in the trixie
-folder. It tells every packet and frame, so a test can ask what went over the wire."""
+folder. It logs every packet and frame, so a test can check what was on the wire."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from .h3 import AUTHORITY
 
 @functools.cache
 def command() -> tuple[str, ...] | None:
-    """How to call the client; `None` when there is none."""
+    """Returns the command for the client; `None` when there is none."""
     if own := shutil.which("gtlsclient"):
         return (own,)
     inside = (str(TRIXIE), "run", "gtlsclient")
@@ -31,7 +31,7 @@ class Run:
     folder: pathlib.Path
 
     def lines(self, *parts: str) -> list[str]:
-        """Lines of the log that contain all of these."""
+        """Returns the lines of the log that contain all of these."""
         return [line for line in self.log.splitlines() if all(part in line for part in parts)]
 
     def assert_body(self, length: int):
@@ -44,15 +44,15 @@ class Run:
 
 def run(gateway, folder: pathlib.Path, paths: list[str], *options: str,
         host: str = "127.0.0.1", seconds: float = 30) -> Run:
-    """Requests these paths, all at once, over one connection. Answers go to files in `folder`, by
-    the last part of the path."""
+    """Requests these paths at the same time over one connection. Responses go to files in `folder`,
+    named by the last part of the path."""
     folder.mkdir(exist_ok=True)
     line = [
         *command(), "--no-quic-dump", "--no-http-dump", "--exit-on-all-streams-close",
         "--sni", AUTHORITY, "--download", str(folder), *options, host, str(gateway.port),
         *(f"https://{AUTHORITY}:{gateway.port}{path}" for path in paths),
     ]
-    # One that hangs is ended; what is missing then fails the test with the log's end.
+    # A client that hangs is killed. The missing bodies then fail the test with the end of the log.
     log = folder.with_suffix(".log")
     with log.open("wb") as out:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
@@ -65,7 +65,7 @@ def run(gateway, folder: pathlib.Path, paths: list[str], *options: str,
 
 
 def fetch(gateway, folder: pathlib.Path, lengths: Iterable[int], *options: str, **named) -> Run:
-    """Gets bodies of these lengths and compares them."""
+    """Downloads bodies of these lengths and compares them."""
     lengths = list(lengths)
     done = run(gateway, folder, [f"/bytes/{length}" for length in lengths], *options, **named)
     for length in lengths:

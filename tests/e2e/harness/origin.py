@@ -1,5 +1,5 @@
-"""A scripted HTTP/1.1 origin, in a process of its own: what it does with a connection is in the
-path, and it counts what it saw.
+"""A scripted HTTP/1.1 origin in a process of its own. The path of a request says what it does with
+the connection, and it counts what it saw.
 
     GET  /bytes/N          N bytes with content-length          ?seed=
     GET  /chunked/N        N bytes in chunks of odd lengths     ?trailers=1
@@ -7,17 +7,17 @@ path, and it counts what it saw.
     GET  /die/N            claims N bytes, ends after some      ?after= &how=fin|rst
     GET  /die-chunked/N    the same with chunks
     GET  /drip/N           N bytes slowly                       ?piece= &pause=
-    GET  /slow-head        answers late                         ?seconds=
-    GET  /status/CODE      an empty answer with that status
+    GET  /slow-head        responds late                        ?seconds=
+    GET  /status/CODE      an empty response with that status
     GET  /head             the request's head as JSON
-    GET  /hang-up          ends the connection without a response
+    GET  /hang-up          closes the connection without a response
     POST /upload           {length, sha256, ..} of the body     ?pause= (before each read)
-    POST /echo             the body again, while it comes
+    POST /echo             the body again, as it arrives
     POST /die-upload/N     ends after N bytes of the body       ?how=fin|rst
     POST /refuse           413 at once, the body unread
 
 Run as a program it prints one line of JSON, {"port": .., "control": .., "unix": ..}, and serves
-until its standard input ends. The control port answers any request with the counts.
+until its standard input ends. The control port responds to any request with the counts.
 """
 
 import argparse
@@ -57,11 +57,11 @@ class Counts:
 
 
 class Broken(Exception):
-    """The other side ended in the middle of a message."""
+    """The other side closed in the middle of a message."""
 
 
 class Request:
-    """One request; its body is read by whoever wants it."""
+    """One request. Its body is read by the code that handles the path."""
 
     def __init__(self, reader, head: bytes):
         self.reader = reader
@@ -80,7 +80,7 @@ class Request:
         return [value for field, value in self.fields if field.lower() == name]
 
     def pieces(self):
-        """The body as it comes; `Broken` when it ends early."""
+        """Yields the body as it arrives. Raises `Broken` when it ends early."""
         if self.chunked:
             yield from self._chunks()
         else:
@@ -115,7 +115,7 @@ class Request:
 
 
 class Connection(socketserver.BaseRequestHandler):
-    """One connection: requests, one after the other, until either side ends it."""
+    """One connection: requests, one after the other, until either side closes it."""
 
     server: "Origin"
 
@@ -167,15 +167,15 @@ class Connection(socketserver.BaseRequestHandler):
             self.request.close()
 
     def end_after_what_comes(self):
-        """Ends without a reset, which unread bytes in the socket would make of it: a reset
-        overtakes a response."""
+        """Closes without a reset. Unread bytes in the socket would cause one, and a reset overtakes
+        the response."""
         self.request.shutdown(socket.SHUT_WR)
         self.request.settimeout(5)
         while self.request.recv(READ_LEN):
             pass
 
     def is_gone_within(self, seconds: float) -> bool:
-        """Waits, or less long when the other side ends the connection."""
+        """Waits this long, or until the other side closes the connection."""
         readable, _, _ = select.select([self.request], [], [], seconds)
         return bool(readable) and self.request.recv(1, socket.MSG_PEEK) == b""
 
@@ -300,7 +300,7 @@ class Connection(socketserver.BaseRequestHandler):
 
 
 def read_head(reader) -> bytes | None:
-    """A request's head; `None` when the connection ended between requests."""
+    """Returns a request's head; `None` when the connection ended between requests."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         line = reader.readline(HEAD_LEN_MAX)

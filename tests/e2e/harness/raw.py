@@ -1,4 +1,4 @@
-"""An HTTP/3 client that sends whatever bytes it is told: aioquic's QUIC, and frames by hand."""
+"""An HTTP/3 client that sends any bytes: aioquic's QUIC, with frames written by hand."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ GREASE = 0x1F * 7 + 0x21
 
 
 def varint(value: int) -> bytes:
-    """RFC 9000 16."""
+    """Encodes a variable-length integer (RFC 9000 16)."""
     for bits, first in ((6, 0x00), (14, 0x40), (30, 0x80), (62, 0xC0)):
         if value < 1 << bits:
             whole = value.to_bytes((bits + 2) // 8, "big")
@@ -34,7 +34,7 @@ def frame(frame_type: int, payload: bytes = b"") -> bytes:
 
 
 def prefixed(first: int, bits: int, value: int) -> bytes:
-    """RFC 9204 4.1.1."""
+    """Encodes a prefixed integer (RFC 9204 4.1.1)."""
     limit = (1 << bits) - 1
     if value < limit:
         return bytes([first | value])
@@ -46,7 +46,8 @@ def prefixed(first: int, bits: int, value: int) -> bytes:
 
 
 def section(lines) -> bytes:
-    """A field section of literals as they are given: any byte may stand in a name or a value."""
+    """Encodes a field section of literals, as they are given: names and values may hold any
+    byte."""
     out = b"\0\0"
     for name, value in lines:
         out += prefixed(0x20, 3, len(name)) + name + prefixed(0, 7, len(value)) + value
@@ -54,7 +55,7 @@ def section(lines) -> bytes:
 
 
 def head(method=b"GET", path=b"/", authority=AUTHORITY.encode(), scheme=b"https", more=()) -> bytes:
-    """A HEADERS frame; `None` leaves a pseudo-header field out."""
+    """Returns a HEADERS frame; `None` leaves out a pseudo-header field."""
     pseudo = [(b":method", method), (b":scheme", scheme), (b":authority", authority),
               (b":path", path)]
     return frame(HEADERS, section([line for line in pseudo if line[1] is not None] + list(more)))
@@ -62,7 +63,7 @@ def head(method=b"GET", path=b"/", authority=AUTHORITY.encode(), scheme=b"https"
 
 @dataclasses.dataclass
 class Exchange:
-    """What came on one stream."""
+    """What arrived on one stream."""
 
     stream: int
     received: bytes = b""
@@ -101,7 +102,7 @@ class Exchange:
 
     @property
     def outcome(self) -> str:
-        """The final status of a clean answer, else how it ended."""
+        """Returns the final status of a response that ended cleanly, else how it ended."""
         final = [status for status in self.status if status >= 200]
         return str(final[0]) if self.end == "clean" and final else self.end
 
@@ -116,7 +117,7 @@ def take_varint(data: bytes):
 
 
 class Client(QuicConnectionProtocol):
-    """One connection. It opens a control stream with empty SETTINGS by `open_control` only."""
+    """One connection. Only `open_control` opens a control stream, with empty SETTINGS."""
 
     def __init__(self, *arguments, **named):
         super().__init__(*arguments, **named)
@@ -160,7 +161,7 @@ class Client(QuicConnectionProtocol):
         self.transmit()
 
     def request(self, data: bytes, end=True) -> Exchange:
-        """Opens a request stream with these bytes."""
+        """Opens a request stream and sends these bytes."""
         stream = self._quic.get_next_available_stream_id()
         exchange = self.exchanges[stream] = Exchange(stream)
         if self.closed:
@@ -173,7 +174,7 @@ class Client(QuicConnectionProtocol):
         self.transmit()
 
     async def until(self, wanted, seconds: float = 10):
-        """Waits until `wanted()`, which events may make true."""
+        """Waits until events have made `wanted()` true."""
         async with asyncio.timeout(seconds):
             while not wanted():
                 self._moved.clear()
@@ -184,11 +185,11 @@ class Client(QuicConnectionProtocol):
         return exchange
 
     async def ask(self, data: bytes, end=True) -> Exchange:
-        """A request to its end."""
+        """Sends a request and waits for the end of its stream."""
         return await self.ended(self.request(data, end))
 
     async def close_code(self, seconds: float = 10) -> int:
-        """The code with which the gateway closes the connection."""
+        """Returns the code with which the gateway closes the connection."""
         await self.until(lambda: self.closed, seconds)
         return self.closed.error_code
 

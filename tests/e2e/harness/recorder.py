@@ -1,4 +1,4 @@
-"""An upstream that keeps every byte it is sent, and answers by a script.
+"""An upstream that keeps every byte it is sent, and responds by a script.
 
 It runs in threads of the test's own process. Its reading is strict: where a head or a body is not
 exactly HTTP/1.1 as it must be sent, the connection is noted as `wrong`.
@@ -16,7 +16,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 @dataclasses.dataclass
 class Recorded:
-    """One request as it came."""
+    """One request as it arrived."""
 
     connection: int
     head: bytes
@@ -29,7 +29,7 @@ class Recorded:
         return self.head.split(b"\r\n", 1)[0].decode("latin-1")
 
     def values(self, name: str) -> list[bytes]:
-        """The values of all fields of this name, in any case."""
+        """Returns the values of all fields of this name, whatever its case."""
         lines = [line.split(b": ", 1) for line in self.head.split(b"\r\n")[1:]]
         return [value for key, value in lines if key.decode("latin-1").lower() == name]
 
@@ -39,9 +39,10 @@ class Cut(Exception):
 
 
 class Recorder:
-    """`script(request)` gives steps: bytes are sent, numbers are slept, "fin" and "rst" end the
-    connection, "read" waits for the rest of the request's body, "leave" for the next request, and
-    ends the connection without reading a byte of it. Without a script all is 200."""
+    """`script(request)` returns steps. Bytes are sent. A number is a pause in seconds. "fin" and
+    "rst" close the connection. "read" waits for the rest of the request's body. "leave" waits for
+    the next request and closes the connection without reading a byte of it. Without a script every
+    response is 200."""
 
     def __init__(self, script=None):
         self.script = script or (lambda request: ["read", OK])
@@ -58,7 +59,7 @@ class Recorder:
         self._listener.close()
 
     def raw(self) -> bytes:
-        """All bytes of all connections."""
+        """Returns all bytes of all connections."""
         with self._lock:
             return b"".join(bytes(one) for one in self.connections)
 
@@ -140,7 +141,7 @@ class Recorder:
 
 
 class Reader:
-    """Reads a connection and keeps what it read."""
+    """Reads a connection and keeps what was read."""
 
     def __init__(self, connection, kept: bytearray, lock):
         self.connection, self.kept, self.lock, self.buffer = connection, kept, lock, b""

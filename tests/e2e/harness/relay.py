@@ -1,5 +1,5 @@
-"""A bad network for UDP in user space, in a process of its own: it stands between clients and the
-gateway, and forgets, delays, bends or doubles what passes. No rights are needed.
+"""A bad UDP network in user space, in a process of its own. It sits between clients and the
+gateway, and drops, delays, corrupts or repeats datagrams. It needs no privileges.
 
 Each client has a socket of its own towards the gateway. "up" is from client to gateway. Datagrams
 are counted from 1, for each client and direction. ECN marks are carried across. All choices come
@@ -21,8 +21,8 @@ import time
 
 ECN_CE = 3
 BUFFER_LEN = 4 << 20
-HEADERS_LEN = 28  # of IPv4 and UDP: they count where a rate is kept
-LONG = 1200  # RFC 9000 8.2: what carries a PATH_RESPONSE is at least so long
+HEADERS_LEN = 28  # of IPv4 and UDP: they count toward the rate
+LONG = 1200  # RFC 9000 8.2: a datagram with a PATH_RESPONSE is at least this long
 HELD_BACK_S = 0.012  # how long a reordered datagram waits
 
 
@@ -67,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
 
 @dataclasses.dataclass
 class Direction:
-    """What went one way."""
+    """Counts for one direction."""
 
     seen: int = 0
     seen_len: int = 0
@@ -83,7 +83,7 @@ class Direction:
 
 
 class Network:
-    """Rules, counts and the two queues."""
+    """The rules, the counts and both queues."""
 
     def __init__(self, rules, loop):
         self.rules, self.loop = rules, loop
@@ -118,7 +118,7 @@ class Network:
         return bytes(bent)
 
     def carry(self, way: str, datagram: bytes, ecn: int, number: int, deliver):
-        """`deliver(datagram, ecn)` is called never, now, later, or twice."""
+        """Calls `deliver(datagram, ecn)` not at all, now, later, or twice."""
         rules, counts, now = self.rules, self.counts[way], time.monotonic()
         self.first_at = self.first_at or now
         counts.seen += 1
@@ -180,8 +180,8 @@ class Flow:
         self.open("::1" if ":" in to[0] else "127.0.0.1")
 
     def open(self, ip: str):
-        """Takes a new port. What still comes to the old one is not read: its mapping is gone, but
-        nobody answers with ICMP either."""
+        """Takes a new port. Datagrams to the old one are not read: the mapping is gone, and no ICMP
+        message is sent either."""
         if self.socket:
             self.network.loop.remove_reader(self.socket)
             self.retired.append(self.socket)
@@ -211,7 +211,7 @@ class Flow:
             self.loses_long = False
             self.network.counts["up"].lost += 1
             return
-        by = self.socket  # a delayed datagram leaves from where it was on its way
+        by = self.socket  # a delayed datagram leaves from the port that it was sent through
         self.pass_on("up", datagram, ecn, lambda *late: send(by, *late, self.to))
         if self.counts["up"] in rules.rebind_at:
             self.move(self.next_address() if rules.rebind_at_addr else self.ip)
@@ -240,13 +240,13 @@ def udp_socket(address: tuple[str, int]) -> socket.socket:
 
 
 def receive(from_socket: socket.socket):
-    """Up to 64 datagrams with their ECN marks."""
+    """Receives up to 64 datagrams with their ECN marks."""
     for _ in range(64):
         try:
             datagram, ancillary, _, peer = from_socket.recvmsg(65_536, 64)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # an ICMP answer to something sent before
+        except OSError:  # an ICMP error for an earlier datagram
             continue
         ecn = 0
         for level, kind, value in ancillary:
@@ -262,7 +262,7 @@ def send(by: socket.socket, datagram: bytes, ecn: int, peer):
         kind = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
     try:
         by.sendmsg([datagram], [(*kind, struct.pack("i", ecn))] if ecn else [], 0, peer)
-    except OSError:  # a full buffer or an ICMP answer: a loss as good as any
+    except OSError:  # a full buffer or an ICMP error: counts as a loss
         pass
 
 
@@ -290,10 +290,10 @@ def main():
 
 
 class Relay:
-    """The relay as a process, in front of a gateway. Clients take it for the gateway.
+    """The relay as a process, in front of a gateway. Clients connect to it as to the gateway.
 
     `with Relay(gateway, "::1", delay=15, rebind_port=1) as relay:`; after it, `relay.up`,
-    `relay.down` and `relay.sources` tell what passed.
+    `relay.down` and `relay.sources` say what passed.
     """
 
     def __init__(self, gateway, host: str = "127.0.0.1", **rules):

@@ -8,10 +8,10 @@ import subprocess
 import tempfile
 
 SOURCE = pathlib.Path(__file__).resolve().parents[1] / "witness/copies.c"
-# Neither memcpy's body nor the loops that stand in for it may become calls of memcpy.
+# The compiler must not turn memcpy's own body, or its loops, into calls of memcpy.
 FLAGS = ["-shared", "-fPIC", "-O2", "-fno-builtin", "-fno-tree-loop-distribute-patterns",
          "-Wall", "-Wextra", "-Werror"]
-# What a C library offers that copies. The witness stands in for the first two.
+# The functions of a C library that copy. The witness replaces the first two.
 INTERPOSED = {"memcpy", "memmove"}
 COPYING = INTERPOSED | {
     "bcopy", "memccpy", "mempcpy", "__memcpy_chk", "__memmove_chk", "__mempcpy_chk", "swab",
@@ -25,7 +25,7 @@ SITE_COUNT = 64
 
 @functools.cache
 def library() -> pathlib.Path:
-    """The preload library, built once a run."""
+    """Builds the preload library, once per run, and returns it."""
     built = pathlib.Path(tempfile.mkdtemp(prefix="ringway-witness-")) / "copies.so"
     command = ["cc", *FLAGS, "-o", str(built), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)
@@ -33,7 +33,7 @@ def library() -> pathlib.Path:
 
 
 def copying_symbols(program: pathlib.Path) -> tuple[set[str], set[str]]:
-    """Functions that copy: those that the program takes from libraries, and those it has itself."""
+    """Returns the copying functions that the program imports, and those that it contains."""
     def names(*options: str) -> set[str]:
         lines = subprocess.run(["nm", *options, str(program)], capture_output=True, text=True,
                                check=True).stdout.splitlines()
@@ -45,8 +45,8 @@ def copying_symbols(program: pathlib.Path) -> tuple[set[str], set[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """One reading, or the difference of two. Long copies are those of 200 bytes or more; all are
-    copies that read from the pools' range."""
+    """One reading, or the difference of two. Only copies that read from the pools' range are
+    counted. Long copies are those of 200 bytes or more."""
 
     ranges: int
     range_start: int
@@ -72,18 +72,18 @@ class Counts:
 
 
 class Witness:
-    """The witness of one gateway: settings to start it with, then what it saw."""
+    """The witness of one gateway: the settings to start it with, then what it saw."""
 
     def __init__(self, folder: pathlib.Path, program: pathlib.Path):
         self.file, self.program = folder / "copies", program
 
     def settings(self, **environment: str) -> dict:
-        """What to start the gateway with."""
+        """Returns the settings to start the gateway with."""
         preload = {"LD_PRELOAD": str(library()), "RINGWAY_WITNESS": str(self.file)}
         return {"program": self.program, "environment": preload | environment}
 
     def read(self) -> Counts:
-        """The counts so far."""
+        """Returns the counts so far."""
         data = self.file.read_bytes()
         assert len(data) == HEAD.size + SITE_COUNT * SITE.size, "not this witness's file"
         sites = SITE.iter_unpack(data[HEAD.size:])
@@ -93,11 +93,11 @@ class Witness:
         return counts
 
     def where(self, counts: Counts) -> str:
-        """Who made the long copies, for people: lines of the source, innermost first."""
+        """Returns where the long copies were made, as source lines, innermost first."""
         lines = []
         for caller, (copies, length) in sorted(counts.sites.items(), key=lambda site: -site[1][0]):
             if copies:
-                # The address is the one to return to: the call lies before it.
+                # The return address: the call is just before it.
                 place = subprocess.run(
                     ["addr2line", "--exe", str(self.program), "--inlines", "--functions",
                      "--demangle", "--pretty-print", hex(caller - 1)],
