@@ -9,8 +9,7 @@ use quinn_proto::{ConnectionHandle, Dir, Endpoint, EndpointEvent, StreamEvent, V
 
 use super::cid::WorkerIds;
 use super::congestion;
-use super::intake::outgoing;
-use super::managed::{Managed, Phase};
+use super::connection::{Connection, Phase};
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
@@ -125,26 +124,26 @@ impl Engine {
         self.settle_heard();
         let mut due = std::mem::take(&mut self.due);
         while let Some(key) = self.timers.pop(now) {
-            let Some(managed) = self.table.get_mut(key) else { continue };
-            if self.timers.fires(&mut managed.timer, now, key) {
+            let Some(connection) = self.table.get_mut(key) else { continue };
+            if self.timers.fires(&mut connection.timer, now, key) {
                 due.push(key);
             }
         }
         for key in due.drain(..) {
-            let Some(managed) = self.table.get_mut(key) else { continue };
-            if matches!(managed.phase, Phase::Handshaking { deadline } if deadline <= now) {
+            let Some(connection) = self.table.get_mut(key) else { continue };
+            if matches!(connection.phase, Phase::Handshaking { deadline } if deadline <= now) {
                 self.stats.handshakes_timed_out += 1;
                 self.abandon(key);
                 continue;
             }
-            if managed.moved_unasked {
+            if connection.moved_unasked {
                 // quinn-proto's timer is still that of what it sent to the old address, and it does
                 // not expect it on a path on which it has sent nothing. Sending comes first.
                 self.settle(key);
                 continue;
             }
-            managed.connection.handle_timeout(now);
-            self.stats.packets_lost += managed.newly_lost();
+            connection.proto.handle_timeout(now);
+            self.stats.packets_lost += connection.newly_lost();
             self.table.mark_dirty(key);
             self.settle(key);
         }
@@ -164,8 +163,8 @@ impl Engine {
         }
         let mut heard = std::mem::take(&mut self.heard);
         for key in heard.drain(..) {
-            if let Some(managed) = self.table.get_mut(key) {
-                managed.is_heard = false;
+            if let Some(connection) = self.table.get_mut(key) {
+                connection.is_heard = false;
                 self.settle(key);
             }
         }
@@ -201,8 +200,8 @@ impl Engine {
     fn poll_connections(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         loop {
             let key = self.table.pop_dirty()?;
-            let managed = self.table.get_mut(key)?;
-            let outcome = build(managed, now, self.settings.mtu_max, buffer);
+            let connection = self.table.get_mut(key)?;
+            let outcome = build(connection, now, self.settings.mtu_max, buffer);
             // Sent or not, timers have changed (pacing, loss detection).
             match outcome {
                 Built::Nothing => self.settle(key),
@@ -254,13 +253,13 @@ impl Engine {
     /// Takes a connection's events, lets it talk with the endpoint, and notes its next deadline:
     /// after every input to it.
     pub(super) fn settle(&mut self, key: ConnectionKey) {
-        let Some(managed) = self.table.get_mut(key) else { return };
+        let Some(connection) = self.table.get_mut(key) else { return };
         let mut drained = false;
         loop {
-            while let Some(event) = managed.connection.poll() {
-                let phase = managed.phase;
-                translate(key, managed, event, &mut self.events);
-                match (phase, managed.phase) {
+            while let Some(event) = connection.proto.poll() {
+                let phase = connection.phase;
+                translate(key, connection, event, &mut self.events);
+                match (phase, connection.phase) {
                     (Phase::Handshaking { .. }, Phase::Open) => {
                         self.handshaking -= 1;
                         self.open += 1;
@@ -274,31 +273,31 @@ impl Engine {
                     _ => {}
                 }
             }
-            let Some(event) = managed.connection.poll_endpoint_events() else { break };
+            let Some(event) = connection.proto.poll_endpoint_events() else { break };
             drained |= event.is_drained();
             let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), event);
             if drained {
                 break;
             }
             if let Some(reply) = reply {
-                managed.connection.handle_event(reply);
+                connection.proto.handle_event(reply);
             }
         }
         if drained {
             return self.forget(key);
         }
-        match managed.deadline() {
-            Some(at) => self.timers.set(&mut managed.timer, at, key),
-            None => managed.timer.disarm(),
+        match connection.deadline() {
+            Some(at) => self.timers.set(&mut connection.timer, at, key),
+            None => connection.timer.disarm(),
         }
     }
 
     /// Closes a connection that the application has not heard of.
     pub(super) fn close_handshaking(&mut self, now: Instant, key: ConnectionKey, code: u64) {
-        let Some(managed) = self.table.get_mut(key) else { return };
+        let Some(connection) = self.table.get_mut(key) else { return };
         let code = VarInt::from_u64(code).unwrap_or_default();
-        managed.connection.close(now, code, bytes::Bytes::new());
-        managed.phase = Phase::Closed;
+        connection.proto.close(now, code, bytes::Bytes::new());
+        connection.phase = Phase::Closed;
         self.handshaking -= 1;
         self.stats.handshakes_failed += 1;
         self.table.mark_dirty(key);
@@ -315,12 +314,12 @@ impl Engine {
 
     /// Drops what the endpoint has dropped.
     fn forget(&mut self, key: ConnectionKey) {
-        let Some(mut managed) = self.table.remove(key) else { return };
-        self.timers.clear(&mut managed.timer);
-        let phase = managed.phase;
-        self.stats.packets_lost += managed.newly_lost();
-        self.window_budget += managed.windows.taken();
-        self.listeners[managed.listener].count -= 1;
+        let Some(mut connection) = self.table.remove(key) else { return };
+        self.timers.clear(&mut connection.timer);
+        let phase = connection.phase;
+        self.stats.packets_lost += connection.newly_lost();
+        self.window_budget += connection.windows.taken();
+        self.listeners[connection.listener].count -= 1;
         match phase {
             Phase::Handshaking { .. } => {
                 self.handshaking -= 1;
@@ -346,27 +345,27 @@ enum Built {
 }
 
 /// Lets a connection write into `buffer`, within what its address may be sent.
-fn build(managed: &mut Managed, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>) -> Built {
-    managed.moved_unasked = false;
-    let mtu = usize::from(managed.connection.current_mtu());
+fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>) -> Built {
+    connection.moved_unasked = false;
+    let mtu = usize::from(connection.proto.current_mtu());
     let room = buffer.capacity().min(DATAGRAM_LEN_MAX) / mtu;
-    managed.follow();
+    connection.follow();
     // Once the handshake is done, one datagram may be an MTU probe, longer than the MTU.
-    let len = if managed.connection.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
-    let count = managed.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
+    let len = if connection.proto.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
+    let count = connection.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
     if count == 0 {
         // The client's next datagram earns more.
         return Built::Nothing;
     }
-    if managed.connection.is_closed() {
-        congestion::lift(&managed.connection);
+    if connection.proto.is_closed() {
+        congestion::lift(&connection.proto);
     }
-    let Some(transmit) = managed.connection.poll_transmit(now, count, buffer) else {
+    let Some(transmit) = connection.proto.poll_transmit(now, count, buffer) else {
         buffer.clear();
         return Built::Nothing;
     };
-    match managed.paths.send(transmit.destination, transmit.size, managed.local) {
-        Some(way) => Built::Some(outgoing(&transmit, way)),
+    match connection.paths.send(transmit.destination, transmit.size, connection.local) {
+        Some(path) => Built::Some(Transmit::new(&transmit, path)),
         None => Built::Refused,
     }
 }
@@ -374,30 +373,30 @@ fn build(managed: &mut Managed, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>
 /// quinn-proto's events -> ours.
 fn translate(
     key: ConnectionKey,
-    managed: &mut Managed,
+    connection: &mut Connection,
     event: quinn_proto::Event,
     events: &mut VecDeque<(ConnectionKey, Event)>,
 ) {
     match event {
         quinn_proto::Event::Connected => {
-            managed.phase = Phase::Open;
-            managed.paths.prove();
+            connection.phase = Phase::Open;
+            connection.paths.prove();
             events.push_back((
                 key,
                 Event::Connected {
-                    server_name: server_name(managed),
-                    socket: managed.local.socket,
+                    server_name: server_name(connection),
+                    socket: connection.local.socket,
                 },
             ));
         }
         quinn_proto::Event::ConnectionLost { reason } => {
-            if managed.phase == Phase::Open {
+            if connection.phase == Phase::Open {
                 events.push_back((key, Event::Closed(CloseReason::of(reason))));
             }
-            managed.phase = Phase::Closed;
+            connection.phase = Phase::Closed;
         }
-        quinn_proto::Event::Stream(event) if managed.is_open() => {
-            translate_stream(key, managed, event, events);
+        quinn_proto::Event::Stream(event) if connection.is_open() => {
+            translate_stream(key, connection, event, events);
         }
         // What streams did before a close is of no use after it; datagrams are not offered.
         quinn_proto::Event::Stream(_)
@@ -409,13 +408,13 @@ fn translate(
 
 fn translate_stream(
     key: ConnectionKey,
-    managed: &mut Managed,
+    connection: &mut Connection,
     event: StreamEvent,
     events: &mut VecDeque<(ConnectionKey, Event)>,
 ) {
     let event = match event {
         StreamEvent::Opened { dir } => {
-            while let Some(id) = managed.connection.streams().accept(dir) {
+            while let Some(id) = connection.proto.streams().accept(dir) {
                 events.push_back((key, Event::StreamOpened(id.into())));
             }
             return;
@@ -438,7 +437,7 @@ fn translate_stream(
     }
 }
 
-fn server_name(managed: &Managed) -> Option<String> {
-    let data = managed.connection.crypto_session().handshake_data()?;
+fn server_name(connection: &Connection) -> Option<String> {
+    let data = connection.proto.crypto_session().handshake_data()?;
     data.downcast::<HandshakeData>().ok()?.server_name
 }

@@ -28,10 +28,10 @@
 
 mod cid;
 mod congestion;
+mod connection;
 mod credit;
+mod demux;
 mod engine;
-mod intake;
-mod managed;
 mod padding;
 mod paths;
 mod responses;

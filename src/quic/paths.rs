@@ -23,7 +23,7 @@
 use std::net::SocketAddr;
 
 use super::credit::Credit;
-use super::managed::Local;
+use super::types::{Local, Path};
 use crate::limits::FREE_DATAGRAM_COUNT_MAX;
 
 /// Where a connection is, was, and is probed from.
@@ -40,13 +40,6 @@ pub(super) struct Paths {
     is_elsewhere: bool,
     /// Datagrams that may still go unearned before the client proves an address.
     free_left: u8,
-}
-
-/// Where a built datagram leaves, and to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Way {
-    pub(super) destination: SocketAddr,
-    pub(super) local: Local,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -149,11 +142,11 @@ impl Paths {
         destination: SocketAddr,
         len: usize,
         usual: Local,
-    ) -> Option<Way> {
-        let usual = Way { destination, local: usual };
+    ) -> Option<Path> {
+        let usual = Path { destination, local: usual };
         if destination == self.remote {
-            if let Some(way) = self.is_elsewhere.then(|| self.send_probed(len)).flatten() {
-                return Some(way);
+            if let Some(path) = self.is_elsewhere.then(|| self.send_probed(len)).flatten() {
+                return Some(path);
             }
             self.credit.sent(len);
             return Some(usual);
@@ -166,13 +159,13 @@ impl Paths {
     }
 
     /// On the account of the address that is not the current one.
-    fn send_probed(&mut self, len: usize) -> Option<Way> {
+    fn send_probed(&mut self, len: usize) -> Option<Path> {
         let probed = self.probed.as_mut()?;
         if probed.credit.datagram_count(len, 1) == 0 {
             return None;
         }
         probed.credit.sent(len);
-        Some(Way { destination: probed.remote, local: probed.local })
+        Some(Path { destination: probed.remote, local: probed.local })
     }
 }
 
@@ -187,8 +180,8 @@ mod tests {
         SocketAddr::from(([192, 0, 2, host], 4433))
     }
 
-    fn way(host: u8, local: Local) -> Option<Way> {
-        Some(Way { destination: address(host), local })
+    fn path(host: u8, local: Local) -> Option<Path> {
+        Some(Path { destination: address(host), local })
     }
 
     fn proven_at(host: u8) -> Paths {
@@ -203,10 +196,10 @@ mod tests {
         assert_eq!(paths.send(address(2), 1200, HERE), None);
         paths.received(address(2), THERE, 1200);
         for _ in 0..3 {
-            assert_eq!(paths.send(address(2), 1200, HERE), way(2, THERE));
+            assert_eq!(paths.send(address(2), 1200, HERE), path(2, THERE));
         }
         assert_eq!(paths.send(address(2), 1200, HERE), None);
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         // A third address takes the place of the second.
         paths.received(address(3), HERE, 1200);
         assert_eq!(paths.send(address(2), 1, HERE), None);
@@ -219,7 +212,7 @@ mod tests {
         assert!(paths.follow(address(2)));
         assert!(!paths.is_proven());
         assert_eq!(paths.datagram_count(1200, 64), 1);
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "the old path is asked too");
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "the old path is asked too");
         assert_eq!(paths.datagram_count(1200, 64), 1, "and does not count");
         paths.send(address(2), 1200, HERE);
         assert_eq!(paths.datagram_count(1200, 64), 0);
@@ -262,16 +255,16 @@ mod tests {
         paths.received(address(2), THERE, 60);
         paths.heard(address(2), false);
         assert_eq!(paths.datagram_count(1200, 64), 1, "one at a time");
-        assert_eq!(paths.send(address(1), 1200, HERE), way(2, THERE));
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "no more is earned");
+        assert_eq!(paths.send(address(1), 1200, HERE), path(2, THERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "no more is earned");
         paths.received(address(2), THERE, 740);
         paths.heard(address(2), false);
-        assert_eq!(paths.send(address(1), 1200, HERE), way(2, THERE), "3 x 800 - 1,200");
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), path(2, THERE), "3 x 800 - 1,200");
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         // It speaks from where it was again.
         paths.received(address(2), THERE, 1200);
         paths.heard(address(1), false);
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         assert_eq!(paths.datagram_count(1200, 64), 64);
     }
 
@@ -281,11 +274,11 @@ mod tests {
         paths.received(address(2), THERE, 1200);
         paths.heard(address(2), true);
         assert_eq!(paths.datagram_count(1200, 64), 64);
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE));
-        assert_eq!(paths.send(address(2), 1200, HERE), way(2, THERE), "the probe is answered");
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
+        assert_eq!(paths.send(address(2), 1200, HERE), path(2, THERE), "the probe is answered");
         // It moves there.
         paths.heard(address(2), false);
         paths.follow(address(2));
-        assert_eq!(paths.send(address(1), 1200, HERE), way(1, HERE), "the old path is asked too");
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "the old path is asked too");
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn_proto::{Dir, FinishError, VarInt};
 
+use super::connection::{Connection, Phase};
 use super::engine::Engine;
-use super::managed::{Managed, Phase};
 use super::table::ConnectionKey;
 use super::types::{CloseReason, Event, StreamId};
 use crate::limits::READ_CHUNK_COUNT_MAX;
@@ -71,8 +71,8 @@ impl Engine {
         mut take: impl FnMut(Bytes),
     ) -> Result<Read, ReadError> {
         let id = receives(stream).ok_or(ReadError::Gone)?;
-        let managed = self.open_mut(key).ok_or(ReadError::Gone)?;
-        let mut receive = managed.connection.recv_stream(id);
+        let connection = self.open_mut(key).ok_or(ReadError::Gone)?;
+        let mut receive = connection.proto.recv_stream(id);
         let mut chunks = receive.read(true).map_err(|_| ReadError::Gone)?;
         let (mut room, mut count_left) = (len_max, READ_CHUNK_COUNT_MAX);
         let read = loop {
@@ -108,8 +108,8 @@ impl Engine {
         pieces: &mut [Bytes],
     ) -> Result<Written, WriteError> {
         let id = sends(stream).ok_or(WriteError::Gone)?;
-        let managed = self.open_mut(key).ok_or(WriteError::Gone)?;
-        let written = managed.connection.send_stream(id).write_chunks(pieces);
+        let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
+        let written = connection.proto.send_stream(id).write_chunks(pieces);
         // A refused write may have to tell the client that it blocks us.
         self.table.mark_dirty(key);
         match written {
@@ -123,8 +123,8 @@ impl Engine {
     /// Ends a stream after what was written. [`Event::SendFinished`] tells when all has arrived.
     pub fn finish(&mut self, key: ConnectionKey, stream: StreamId) -> Result<(), WriteError> {
         let id = sends(stream).ok_or(WriteError::Gone)?;
-        let managed = self.open_mut(key).ok_or(WriteError::Gone)?;
-        let finished = managed.connection.send_stream(id).finish();
+        let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
+        let finished = connection.proto.send_stream(id).finish();
         self.table.mark_dirty(key);
         finished.map_err(|error| match error {
             FinishError::Stopped(code) => WriteError::Stopped(code.into()),
@@ -135,8 +135,8 @@ impl Engine {
     /// Abandons sending on a stream (RESET_STREAM). What was written may never arrive.
     pub fn reset(&mut self, key: ConnectionKey, stream: StreamId, code: u64) -> Result<(), Gone> {
         let id = sends(stream).ok_or(Gone)?;
-        let managed = self.open_mut(key).ok_or(Gone)?;
-        let reset = managed.connection.send_stream(id).reset(error_code(code));
+        let connection = self.open_mut(key).ok_or(Gone)?;
+        let reset = connection.proto.send_stream(id).reset(error_code(code));
         self.table.mark_dirty(key);
         reset.map_err(|_| Gone)
     }
@@ -149,24 +149,24 @@ impl Engine {
         code: u64,
     ) -> Result<(), Gone> {
         let id = receives(stream).ok_or(Gone)?;
-        let managed = self.open_mut(key).ok_or(Gone)?;
-        let stopped = managed.connection.recv_stream(id).stop(error_code(code));
+        let connection = self.open_mut(key).ok_or(Gone)?;
+        let stopped = connection.proto.recv_stream(id).stop(error_code(code));
         self.table.mark_dirty(key);
         stopped.map_err(|_| Gone)
     }
 
     /// Opens a stream on which only we send; `None` where the client allows no more, or is gone.
     pub fn open_uni(&mut self, key: ConnectionKey) -> Option<StreamId> {
-        let id = self.open_mut(key)?.connection.streams().open(Dir::Uni)?;
+        let id = self.open_mut(key)?.proto.streams().open(Dir::Uni)?;
         Some(id.into())
     }
 
     /// Closes a connection with an application error code; what is unsent is thrown away. A
     /// `Closed` event follows at once.
     pub fn close(&mut self, now: Instant, key: ConnectionKey, code: u64, reason: &[u8]) {
-        let Some(managed) = self.open_mut(key) else { return };
-        managed.connection.close(now, error_code(code), Bytes::copy_from_slice(reason));
-        managed.phase = Phase::Closed;
+        let Some(connection) = self.open_mut(key) else { return };
+        connection.proto.close(now, error_code(code), Bytes::copy_from_slice(reason));
+        connection.phase = Phase::Closed;
         self.open -= 1;
         self.push_event(key, Event::Closed(CloseReason::Local { code }));
         self.table.mark_dirty(key);
@@ -176,7 +176,7 @@ impl Engine {
     /// Closes all connections, half-open ones too.
     pub fn close_all(&mut self, now: Instant, code: u64, reason: &[u8]) {
         for key in self.table.keys() {
-            match self.table.get(key).map(|managed| managed.phase) {
+            match self.table.get(key).map(|connection| connection.phase) {
                 Some(Phase::Open) => self.close(now, key, code, reason),
                 Some(Phase::Handshaking { .. }) => self.close_handshaking(now, key, code),
                 Some(Phase::Closed) | None => {}
@@ -192,7 +192,7 @@ impl Engine {
 
     /// Where packets go, which changes with the first packet from elsewhere.
     pub fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
-        Some(self.table.get(key)?.connection.remote_address())
+        Some(self.table.get(key)?.proto.remote_address())
     }
 
     /// The socket and the address of ours where the connection was heard of last.
@@ -203,16 +203,16 @@ impl Engine {
 
     /// Smoothed round-trip time (RFC 9002 5.3).
     pub fn rtt(&self, key: ConnectionKey) -> Option<Duration> {
-        Some(self.table.get(key)?.connection.rtt())
+        Some(self.table.get(key)?.proto.rtt())
     }
 
     /// Whether the application may still use the connection.
     pub fn is_open(&self, key: ConnectionKey) -> bool {
-        self.table.get(key).is_some_and(Managed::is_open)
+        self.table.get(key).is_some_and(Connection::is_open)
     }
 
-    fn open_mut(&mut self, key: ConnectionKey) -> Option<&mut Managed> {
-        self.table.get_mut(key).filter(|managed| managed.is_open())
+    fn open_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.table.get_mut(key).filter(|connection| connection.is_open())
     }
 }
 

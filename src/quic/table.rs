@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use super::managed::Managed;
+use super::connection::Connection;
 use crate::base::slab::{IndexedSlab, slab_key};
 
 slab_key! {
@@ -17,7 +17,7 @@ slab_key! {
 /// The connections of an engine, and the queue of those that may have something to send.
 #[derive(Default)]
 pub(super) struct Table {
-    connections: IndexedSlab<ConnectionKey, Box<Managed>>,
+    connections: IndexedSlab<ConnectionKey, Box<Connection>>,
     /// Connections that may have something to send, each at most once.
     dirty: VecDeque<ConnectionKey>,
 }
@@ -29,25 +29,25 @@ impl Table {
     }
 
     /// Inserts a connection at the index that quinn-proto gave it.
-    pub(super) fn insert(&mut self, index: usize, managed: Managed) -> ConnectionKey {
-        self.connections.insert_at(index, Box::new(managed))
+    pub(super) fn insert(&mut self, index: usize, connection: Connection) -> ConnectionKey {
+        self.connections.insert_at(index, Box::new(connection))
     }
 
-    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Managed>> {
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
         self.connections.remove(key)
     }
 
     /// Returns the connection that has `index` now.
-    pub(super) fn at(&mut self, index: usize) -> Option<(ConnectionKey, &mut Managed)> {
-        let (key, managed) = self.connections.at(index)?;
-        Some((key, managed))
+    pub(super) fn at(&mut self, index: usize) -> Option<(ConnectionKey, &mut Connection)> {
+        let (key, connection) = self.connections.at(index)?;
+        Some((key, connection))
     }
 
-    pub(super) fn get(&self, key: ConnectionKey) -> Option<&Managed> {
+    pub(super) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
         self.connections.get(key).map(Box::as_ref)
     }
 
-    pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Managed> {
+    pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
         self.connections.get_mut(key).map(Box::as_mut)
     }
 
@@ -58,8 +58,8 @@ impl Table {
 
     /// Appends a connection to the queue of senders, unless it is queued already.
     pub(super) fn mark_dirty(&mut self, key: ConnectionKey) {
-        let Some(managed) = self.get_mut(key) else { return };
-        if !std::mem::replace(&mut managed.dirty, true) {
+        let Some(connection) = self.get_mut(key) else { return };
+        if !std::mem::replace(&mut connection.dirty, true) {
             self.dirty.push_back(key);
         }
     }
@@ -67,8 +67,8 @@ impl Table {
     /// Removes and returns the connection that has been queued longest.
     pub(super) fn pop_dirty(&mut self) -> Option<ConnectionKey> {
         while let Some(key) = self.dirty.pop_front() {
-            if let Some(managed) = self.get_mut(key) {
-                managed.dirty = false;
+            if let Some(connection) = self.get_mut(key) {
+                connection.dirty = false;
                 return Some(key);
             }
         }

@@ -38,6 +38,36 @@ pub struct Transmit {
     pub segment_len: Option<usize>,
 }
 
+impl Transmit {
+    pub(super) fn new(transmit: &quinn_proto::Transmit, path: Path) -> Self {
+        let Path { destination, local } = path;
+        let same_family = |ip: &IpAddr| ip.is_ipv4() == destination.is_ipv4();
+        Self {
+            socket: local.socket,
+            destination,
+            source: local.ip.filter(same_family),
+            ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
+            len: transmit.size,
+            segment_len: transmit.segment_size,
+        }
+    }
+}
+
+/// The socket and the address of ours that a datagram came to, so that the response leaves from
+/// there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Local {
+    pub(super) socket: u16,
+    pub(super) ip: Option<IpAddr>,
+}
+
+/// Both ends of the path that a datagram takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Path {
+    pub(super) destination: SocketAddr,
+    pub(super) local: Local,
+}
+
 /// What happened to a connection. Each `Connected` is followed by exactly one `Closed` of the same
 /// key, and nothing of that key comes after it.
 #[derive(Debug, Clone, PartialEq, Eq)]

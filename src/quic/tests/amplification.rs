@@ -69,7 +69,7 @@ fn the_bound_holds_all_the_time_until_the_address_is_proven() {
         pair.connect();
         let connected = pair.run(Duration::from_secs(9), |pair| {
             let proven = pair.engine.table.keys().first().is_some_and(|&key| {
-                pair.engine.table.get(key).is_some_and(|managed| managed.paths.is_proven())
+                pair.engine.table.get(key).is_some_and(|connection| connection.paths.is_proven())
             });
             let (received, sent) = (pair.bytes_to_server, bytes_out(pair));
             assert!(proven || sent <= 3 * received, "{sent} bytes for {received}");
@@ -157,7 +157,7 @@ fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
     assert!(pair.run(Duration::from_secs(5), |pair| asked(pair) == 1200 && given_up(pair)));
     pair.clients.get_mut(&client).unwrap().ping();
     assert!(pair.run(Duration::from_secs(1), |pair| {
-        pair.engine.table.get(key).is_some_and(|managed| managed.client == there)
+        pair.engine.table.get(key).is_some_and(|connection| connection.client == there)
     }));
 }
 

@@ -1,12 +1,13 @@
 //! One connection: quinn-proto's, and what the engine knows about it besides.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
-use quinn_proto::{Connection, ConnectionId, FrameStats};
+use quinn_proto::{ConnectionId, FrameStats};
 
 use super::congestion;
 use super::paths::Paths;
+use super::types::Local;
 use super::windows::Windows;
 use crate::base::timers::Timer;
 
@@ -31,16 +32,9 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// Where a datagram came in, so a response can leave the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Local {
-    pub(super) socket: u16,
-    pub(super) ip: Option<IpAddr>,
-}
-
-/// A connection under the engine's care.
-pub(super) struct Managed {
-    pub(super) connection: Connection,
+/// A connection of quinn-proto and what the engine keeps beside it.
+pub(super) struct Connection {
+    pub(super) proto: quinn_proto::Connection,
     pub(super) listener: usize,
     pub(super) phase: Phase,
     /// The id that the client made up for its first Initial.
@@ -62,14 +56,14 @@ pub(super) struct Managed {
     pub(super) lost_counted: u64,
 }
 
-impl Managed {
+impl Connection {
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
 
     /// When the connection is to be looked at next.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        let timer = self.connection.poll_timeout();
+        let timer = self.proto.poll_timeout();
         match self.phase {
             Phase::Handshaking { deadline } => Some(timer.map_or(deadline, |at| at.min(deadline))),
             Phase::Open | Phase::Closed => timer,
@@ -78,9 +72,9 @@ impl Managed {
 
     /// Follows quinn-proto to the address where the connection is now; tells whether it moved.
     pub(super) fn follow(&mut self) -> bool {
-        let moved = self.paths.follow(self.connection.remote_address());
+        let moved = self.paths.follow(self.proto.remote_address());
         if moved {
-            congestion::forget_acknowledged(&self.connection);
+            congestion::forget_acknowledged(&self.proto);
         }
         moved
     }
@@ -89,8 +83,8 @@ impl Managed {
     /// writes a foreign address on its packets never sees one. A PATH_RESPONSE by itself says
     /// nothing, since only quinn-proto knows whether it is the right one.
     pub(super) fn note_client(&mut self) {
-        let remote = self.connection.remote_address();
-        if self.client != remote && congestion::was_acknowledged(&self.connection) {
+        let remote = self.proto.remote_address();
+        if self.client != remote && congestion::was_acknowledged(&self.proto) {
             self.client = remote;
             self.paths.renew_free();
         }
@@ -98,13 +92,13 @@ impl Managed {
 
     /// Packets lost since the last call.
     pub(super) fn newly_lost(&mut self) -> u64 {
-        let lost = self.connection.stats().path.lost_packets;
+        let lost = self.proto.stats().path.lost_packets;
         lost - std::mem::replace(&mut self.lost_counted, lost)
     }
 
     /// Frames of authentic packets so far.
     pub(super) fn evidence(&self) -> Evidence {
-        let frames = self.connection.stats().frame_rx;
+        let frames = self.proto.stats().frame_rx;
         Evidence {
             frame_count: frame_count(&frames),
             path_challenge_count: frames.path_challenge,

@@ -1,15 +1,15 @@
 //! Datagrams in: to the connection they belong to, or to the decision about a new one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
 
+use super::connection::{Connection, Phase};
 use super::credit::{self, Credit};
 use super::engine::Engine;
-use super::managed::{Local, Managed, Phase};
-use super::paths::{Paths, Way};
-use super::types::{Datagram, Transmit};
+use super::paths::Paths;
+use super::types::{Datagram, Local, Path, Transmit};
 use super::windows::Windows;
 use crate::base::timers::Timer;
 use crate::cid::CID_LEN;
@@ -106,13 +106,14 @@ impl Engine {
         // its last handshake packet.
         let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), response);
         let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
-        let Some((key, managed)) = self.table.at(handle.0) else { return event };
-        let first = managed.connection.remote_address();
-        if first == remote || !matches!(managed.phase, Phase::Handshaking { .. }) {
+        let Some((key, connection)) = self.table.at(handle.0) else { return event };
+        let first = connection.proto.remote_address();
+        if first == remote || !matches!(connection.phase, Phase::Handshaking { .. }) {
             return event;
         }
-        let unheard = managed.connection.stats().frame_rx.acks == 0;
-        let repeated = credit::initial_destination(payload) == Some(&managed.first_destination[..]);
+        let unheard = connection.proto.stats().frame_rx.acks == 0;
+        let repeated =
+            credit::initial_destination(payload) == Some(&connection.first_destination[..]);
         let taken_as_from = if unheard && repeated {
             self.abandon(key);
             remote
@@ -129,43 +130,44 @@ impl Engine {
         event: ConnectionEvent,
         arrival: Arrival,
     ) {
-        let Some((key, managed)) = self.table.at(handle.0) else {
+        let Some((key, connection)) = self.table.at(handle.0) else {
             debug_assert!(false, "quinn-proto knows a connection that the engine does not");
             return;
         };
         // Only asked for where something follows from the datagram being authentic.
-        let unproven = !managed.paths.is_proven();
-        let unusual =
-            unproven || managed.local != arrival.local || !managed.paths.is_at(arrival.remote);
-        let before = unusual.then(|| managed.evidence());
-        managed.connection.handle_event(event);
-        let remote = managed.connection.remote_address();
-        let moved = managed.follow();
-        managed.moved_unasked |= moved;
-        managed.paths.received(arrival.remote, arrival.local, arrival.len);
+        let unproven = !connection.paths.is_proven();
+        let unusual = unproven
+            || connection.local != arrival.local
+            || !connection.paths.is_at(arrival.remote);
+        let before = unusual.then(|| connection.evidence());
+        connection.proto.handle_event(event);
+        let remote = connection.proto.remote_address();
+        let moved = connection.follow();
+        connection.moved_unasked |= moved;
+        connection.paths.received(arrival.remote, arrival.local, arrival.len);
         if let Some(before) = before {
-            let after = managed.evidence();
+            let after = connection.evidence();
             let is_authentic = after.frame_count > before.frame_count;
             if is_authentic {
                 let probes = after.path_challenge_count > before.path_challenge_count;
-                managed.paths.heard(arrival.remote, probes);
+                connection.paths.heard(arrival.remote, probes);
             }
             if is_authentic && arrival.remote == remote {
-                managed.local = arrival.local;
+                connection.local = arrival.local;
                 let answered = !moved && after.path_response_count > before.path_response_count;
                 if unproven && (answered || arrival.claims_handshake_only) {
-                    managed.paths.prove();
+                    connection.paths.prove();
                 }
             }
         }
-        managed.note_client();
-        if managed.is_open() {
-            managed.windows.received(arrival.len);
-            if !managed.is_heard {
-                managed.windows.grow(now, &mut managed.connection, &mut self.window_budget);
+        connection.note_client();
+        if connection.is_open() {
+            connection.windows.received(arrival.len);
+            if !connection.is_heard {
+                connection.windows.grow(now, &mut connection.proto, &mut self.window_budget);
             }
         }
-        if !std::mem::replace(&mut managed.is_heard, true) {
+        if !std::mem::replace(&mut connection.is_heard, true) {
             self.heard.push(key);
         }
         self.table.mark_dirty(key);
@@ -228,8 +230,7 @@ impl Engine {
         let server = listener.server(incoming.remote_address().ip());
         let server = Some(std::sync::Arc::clone(server));
         self.stats.handshakes_started += 1;
-        let (handle, connection) = match self.endpoint.accept(incoming, now, &mut response, server)
-        {
+        let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
             Ok(accepted) => accepted,
             Err(error) => {
                 self.stats.handshakes_failed += 1;
@@ -242,8 +243,8 @@ impl Engine {
         self.responses.give_back(response);
         listener.count += 1;
         self.handshaking += 1;
-        let managed = Managed {
-            connection,
+        let connection = Connection {
+            proto,
             listener: index,
             phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
             first_destination,
@@ -257,7 +258,7 @@ impl Engine {
             is_heard: false,
             lost_counted: 0,
         };
-        let key = self.table.insert(handle.0, managed);
+        let key = self.table.insert(handle.0, connection);
         self.table.mark_dirty(key);
         self.settle(key);
     }
@@ -276,24 +277,10 @@ impl Engine {
             _ => self.stats.resets += 1,
         }
         let local = Local { socket, ip: transmit.src_ip };
-        let way = Way { destination: transmit.destination, local };
-        let transmit = outgoing(&transmit, way);
+        let path = Path { destination: transmit.destination, local };
+        let transmit = Transmit::new(&transmit, path);
         if !self.responses.push(transmit, bytes) {
             self.stats.responses_dropped += 1;
         }
-    }
-}
-
-/// quinn-proto's words -> ours.
-pub(super) fn outgoing(transmit: &quinn_proto::Transmit, way: Way) -> Transmit {
-    let Way { destination, local } = way;
-    let same_family = |ip: &IpAddr| ip.is_ipv4() == destination.is_ipv4();
-    Transmit {
-        socket: local.socket,
-        destination,
-        source: local.ip.filter(same_family),
-        ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
-        len: transmit.size,
-        segment_len: transmit.segment_size,
     }
 }
