@@ -40,7 +40,7 @@ impl TimeSource for Still {
 /// An engine, and its only client.
 pub fn engine_and_client(now: Instant) -> (Engine, Client) {
     let config = configuration();
-    let tls = ServerTls::load_config(&config).expect("a self-signed certificate");
+    let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed certificate");
     let engine = Engine::new(EngineSettings {
         listeners: vec![config.listeners[0].quic.clone()],
         sockets: vec![0],

@@ -107,7 +107,9 @@ fn tls() -> &'static Tls {
             key: write("key.pem", key.serialize_pem()),
         };
         let hosts = vec![HostPattern::Exact("localhost".into())];
-        let server = ServerTls::load(&[Certificate { hosts, source }]).unwrap();
+        let server =
+            ServerTls::load(&[Certificate { hosts, source }], ringway::config::Tls::default())
+                .unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate.der().clone()).unwrap();
         let mut client = rustls::ClientConfig::builder_with_provider(Arc::new(provider()))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::pair::{HOST, Pair, quic, settings};
-use crate::config::{Certificate, CertificateSource, HostPattern};
+use crate::config::{Certificate, CertificateSource, HostPattern, Tls};
 use crate::tls::ServerTls;
 
 /// A chain of `count` certificates, each with many names.
@@ -24,7 +24,7 @@ fn large_chain(count: usize) -> ServerTls {
     std::fs::write(&key, leaf.signing_key.serialize_pem()).unwrap();
     let source = CertificateSource::Files { cert, key };
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
-    ServerTls::load(&[Certificate { hosts, source }]).unwrap()
+    ServerTls::load(&[Certificate { hosts, source }], Tls::default()).unwrap()
 }
 
 fn bytes_out(pair: &Pair) -> u64 {
