@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
     let config = config::load(path).map_err(|errors| refuse(&errors))?;
-    let tls = ServerTls::load_config(&config).map_err(|error| refuse(&error))?;
+    let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
     Ok((config, tls))
 }
 
@@ -61,7 +61,7 @@ fn demonstrate() -> Result<(), Exit> {
         cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
     })?;
     let config = demonstration.config.clone();
-    let tls = ServerTls::load_config(&config)
+    let tls = ServerTls::load(&config.certificates, config.tls)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
     serve(config, tls, Some(demonstration.invitation()))
 }

@@ -29,7 +29,7 @@ pub fn configuration() -> Config {
 /// An engine, and its only client.
 pub fn engine_and_client(now: Instant) -> (Engine, ServerTls, Client) {
     let config = configuration();
-    let tls = ServerTls::load_config(&config).expect("a self-signed certificate");
+    let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed certificate");
     let settings = testing::engine_settings(config.listeners[0].quic.clone(), &tls);
     let engine = Engine::new(settings).expect("good settings");
     let client = Client::new(now, &tls);

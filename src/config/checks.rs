@@ -2,16 +2,30 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use super::bounds::ADDRESS_COUNT_MAX;
 use super::model::{Certificate, HostPattern, Listener, Route, Upstream};
 use super::reader::{Item, nearest};
-use super::sections::NamedRoute;
 
 /// A value and where it stands.
 pub(super) struct Found<'a, T> {
     pub(super) value: T,
     pub(super) item: Item<'a>,
+}
+
+/// A name that refers to another section, and its place in the file.
+pub(super) struct Reference {
+    pub(super) name: String,
+    pub(super) span: Range<usize>,
+    pub(super) key: String,
+}
+
+/// A route whose upstream is not resolved yet.
+pub(super) struct NamedRoute {
+    pub(super) host: Option<HostPattern>,
+    pub(super) path_prefix: String,
+    pub(super) upstream: Reference,
 }
 
 /// Names and addresses are distinct over all listeners.
@@ -72,7 +86,7 @@ pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream
     let names: Vec<&str> = upstreams.iter().map(|found| found.value.name.as_str()).collect();
     let mut resolved = Vec::new();
     for found in routes {
-        let NamedRoute { host, path_prefix, upstream: (name, span, key) } = found.value;
+        let NamedRoute { host, path_prefix, upstream: Reference { name, span, key } } = found.value;
         match names.binary_search(&name.as_str()) {
             Ok(upstream) => resolved.push(Route { host, path_prefix, upstream }),
             Err(_) => {

@@ -85,9 +85,8 @@ fn parse_noting_absent(
             None => reader.refuse_whole(message),
         }
     }
-    // What a broken file seems to say would only lead astray.
-    let config =
-        if syntax.is_empty() { sections::read(Section::root(&table, &reader)) } else { None };
+    // The content of a file with syntax errors would only be misread.
+    let config = syntax.is_empty().then(|| sections::read(Section::root(&table, &reader)));
     let (errors, absent) = reader.into_parts();
     match config {
         Some(config) if errors.is_empty() => Ok((config, absent)),

@@ -203,16 +203,17 @@ impl HostPattern {
 }
 
 /// `[tls]`: what holds for all certificates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tls {
     /// What a client is shown that asks for no name, or for one that no certificate serves.
     pub unknown_server_name: UnknownServerName,
 }
 
 /// `tls.unknown_server_name`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnknownServerName {
     /// The first certificate.
+    #[default]
     Default,
     /// None: the handshake fails.
     Refuse,

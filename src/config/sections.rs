@@ -1,18 +1,13 @@
 //! Every section of the file, top down: which keys it has and what they become.
 
-use std::ops::Range;
-
 use super::bounds as b;
+use super::checks::{self, Found, NamedRoute, Reference};
 use super::model::*;
 use super::names;
 use super::reader::{Item, Reader, Section};
-use super::{checks, checks::Found};
 
-/// A name as written, and where.
-pub(super) type Reference = (String, Range<usize>, String);
-
-/// Reads the whole file. `None`, or refusals at the reader: it does not pass.
-pub(super) fn read<'a>(mut root: Section<'a>) -> Option<Config> {
+/// Reads the whole file. If the reader has refusals, the configuration is not to be used.
+pub(super) fn read(mut root: Section) -> Config {
     let runtime = runtime(root.section("runtime"));
     let admin = admin(root.section("admin"));
     let log = log(root.section("log"));
@@ -25,16 +20,19 @@ pub(super) fn read<'a>(mut root: Section<'a>) -> Option<Config> {
     let limits = limits(root.section("limits"));
     root.finish();
 
-    let listeners = listeners.map(|item| each(item, listener)).unwrap_or_default();
-    let certificates = certificates.map(|item| each(item, certificate)).unwrap_or_default();
-    let routes = routes.map(|item| each(item, route)).unwrap_or_default();
+    let listeners = listeners
+        .map(|item| each(item, |section, index| Some(listener(section, index))))
+        .unwrap_or_default();
+    let certificates =
+        certificates.map(|item| each(item, |section, _| certificate(section))).unwrap_or_default();
+    let routes = routes.map(|item| each(item, |section, _| route(section))).unwrap_or_default();
     let mut upstreams = upstreams.map(all_upstreams).unwrap_or_default();
     upstreams.sort_by(|one, other| one.value.name.cmp(&other.value.name));
 
     checks::listeners(&listeners);
     checks::certificates(&certificates);
     let routes = checks::routes(routes, &upstreams);
-    Some(Config {
+    Config {
         runtime,
         admin,
         log,
@@ -44,11 +42,14 @@ pub(super) fn read<'a>(mut root: Section<'a>) -> Option<Config> {
         routes,
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
         limits,
-    })
+    }
 }
 
 /// Reads each table of a list that must not be empty.
-fn each<'a, T>(item: Item<'a>, read: fn(Section<'a>, usize) -> Option<T>) -> Vec<Found<'a, T>> {
+fn each<'a, T>(
+    item: Item<'a>,
+    read: impl Fn(Section<'a>, usize) -> Option<T>,
+) -> Vec<Found<'a, T>> {
     let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
     let items = item.list();
     if items.is_empty() {
@@ -153,7 +154,7 @@ fn limits(mut section: Section) -> Limits {
     limits
 }
 
-fn listener(mut section: Section, index: usize) -> Option<Listener> {
+fn listener(mut section: Section, index: usize) -> Listener {
     let name = section.item("name").and_then(|item| item.parsed(plain_name));
     let address = section.required("address", "write it like [\"0.0.0.0:443\", \"[::]:443\"]");
     let addresses = address.map(|item| {
@@ -171,12 +172,12 @@ fn listener(mut section: Section, index: usize) -> Option<Listener> {
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
     let quic = quic(section.section("quic"));
     section.finish();
-    Some(Listener {
+    Listener {
         name: name.unwrap_or_else(|| format!("listener-{index}")),
         addresses: addresses.unwrap_or_default(),
         trusted_proxies,
         quic,
-    })
+    }
 }
 
 /// The name of a listener or an upstream.
@@ -255,7 +256,7 @@ fn quic(mut section: Section) -> Quic {
     quic
 }
 
-fn certificate(mut section: Section, _: usize) -> Option<Certificate> {
+fn certificate(mut section: Section) -> Option<Certificate> {
     let hosts = section.required("hosts", "write it like [\"example.com\", \"*.example.com\"]");
     let hosts = hosts.map(|item| {
         let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
@@ -283,14 +284,7 @@ fn tls(mut section: Section) -> Tls {
     Tls { unknown_server_name }
 }
 
-/// A route whose upstream is still a name.
-pub(super) struct NamedRoute {
-    pub(super) host: Option<HostPattern>,
-    pub(super) path_prefix: String,
-    pub(super) upstream: Reference,
-}
-
-fn route(mut section: Section, _: usize) -> Option<NamedRoute> {
+fn route(mut section: Section) -> Option<NamedRoute> {
     let mut matching = section.section("match");
     let host = matching.item("host").and_then(|item| item.parsed(names::host_pattern));
     let path_prefix = matching.item("path_prefix").and_then(|item| item.parsed(names::path_prefix));
@@ -298,7 +292,7 @@ fn route(mut section: Section, _: usize) -> Option<NamedRoute> {
     let upstream = section.required("upstream", "name one of [upstreams.NAME]");
     section.finish();
     let item = upstream?;
-    let upstream = (item.string()?, item.span(), item.key.clone());
+    let upstream = Reference { name: item.string()?, span: item.span(), key: item.key.clone() };
     let path_prefix = path_prefix.unwrap_or_else(|| "/".to_owned());
     Some(NamedRoute { host, path_prefix, upstream })
 }

@@ -29,8 +29,6 @@ use tokio::time::timeout_at;
 use crate::config::{AccessLog, AdminAddress};
 use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 
-pub use access::LogCounts;
-
 use signals::Signal;
 use state::State;
 

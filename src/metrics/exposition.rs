@@ -9,8 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS};
-use super::{Histogram, WorkerReport};
+use super::WorkerReport;
+use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
 
 /// Labels of one time series.
 type Labels = Vec<(&'static str, String)>;
@@ -62,8 +62,8 @@ impl Collector for Everything {
                 metric.encode_gauge(&value)
             })?;
         }
-        for (name, help, histogram) in HISTOGRAMS {
-            self.encode_histogram(&mut encoder, name, help, *histogram)?;
+        for family in HISTOGRAMS {
+            self.encode_histogram(&mut encoder, family)?;
         }
         Ok(())
     }
@@ -81,9 +81,9 @@ impl Everything {
         let mut metric =
             encoder.encode_descriptor(family.name, family.help, unit.as_ref(), kind)?;
         for report in &self.reports {
-            for (labels, value) in family.series {
-                let labels = worker_labels(report, labels);
-                write(metric.encode_family(&labels)?, value(report))?;
+            for series in family.series {
+                let labels = worker_labels(report, series.labels);
+                write(metric.encode_family(&labels)?, (series.value)(report))?;
             }
         }
         Ok(())
@@ -108,16 +108,18 @@ impl Everything {
     fn encode_histogram(
         &self,
         encoder: &mut DescriptorEncoder,
-        name: &str,
-        help: &str,
-        histogram: fn(&WorkerReport) -> &Histogram,
+        family: &HistogramFamily,
     ) -> fmt::Result {
         let unit = Unit::Seconds;
-        let mut metric =
-            encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+        let mut metric = encoder.encode_descriptor(
+            family.name,
+            family.help,
+            Some(&unit),
+            MetricType::Histogram,
+        )?;
         for report in &self.reports {
             let labels = worker_labels(report, &[]);
-            let histogram = histogram(report);
+            let histogram = (family.value)(report);
             metric.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                 histogram.sum_seconds(),
                 histogram.count(),

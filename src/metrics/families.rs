@@ -3,8 +3,12 @@
 
 use super::{Histogram, WorkerReport};
 
-/// Labels and the value of one time series of a worker.
-type Series = (&'static [(&'static str, &'static str)], fn(&WorkerReport) -> u64);
+/// One time series of a worker.
+pub(super) struct Series {
+    /// Label names and values, besides the worker's.
+    pub(super) labels: &'static [(&'static str, &'static str)],
+    pub(super) value: fn(&WorkerReport) -> u64,
+}
 
 /// A family: one name, one or more time series a worker.
 pub(super) struct Family {
@@ -28,7 +32,20 @@ macro_rules! family {
 /// `{label = "value"} path.to.the.number`, separated by commas.
 macro_rules! series {
     ($({$($key:ident = $value:literal),*} $($path:ident).+),+) => {
-        &[$((&[$((stringify!($key), $value)),*], |report| report.$($path).+)),+]
+        &[$(Series {
+            labels: &[$((stringify!($key), $value)),*],
+            value: |report| report.$($path).+,
+        }),+]
+    };
+}
+
+/// The responses of one status class, which lie in an array.
+macro_rules! class {
+    ($class:literal, $index:literal) => {
+        Series {
+            labels: &[("class", $class)],
+            value: |report| report.counters.proxy.responses[$index],
+        }
     };
 }
 
@@ -177,15 +194,14 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("access_records_dropped", "Access records dropped, because control was behind",
         {} counters.worker.access_records_dropped),
 
-    // Status classes lie in an array.
     Family {
         name: "responses", help: "Final responses, by status class", bytes: false,
         series: &[
-            (&[("class", "1xx")], |report| report.counters.proxy.responses[0]),
-            (&[("class", "2xx")], |report| report.counters.proxy.responses[1]),
-            (&[("class", "3xx")], |report| report.counters.proxy.responses[2]),
-            (&[("class", "4xx")], |report| report.counters.proxy.responses[3]),
-            (&[("class", "5xx")], |report| report.counters.proxy.responses[4]),
+            class!("1xx", 0),
+            class!("2xx", 1),
+            class!("3xx", 2),
+            class!("4xx", 3),
+            class!("5xx", 4),
         ],
     },
 ];
@@ -221,15 +237,23 @@ pub(super) const GAUGES: &[Family] = &[
         {offload = "zero_copy", state = "off"} gauges.socket_offload.zero_copy_off),
 ];
 
-/// A worker's histogram of one kind: name, help, where it lies.
-type HistogramFamily = (&'static str, &'static str, fn(&WorkerReport) -> &Histogram);
+/// A family of histograms, one per worker.
+pub(super) struct HistogramFamily {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) value: fn(&WorkerReport) -> &Histogram,
+}
 
 /// Latencies, in seconds.
 pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
-    ("request_duration", "From a request's first byte to its response's last", |report| {
-        &report.request_duration
-    }),
-    ("upstream_duration", "From a request's hand-over upstream to its response's end", |report| {
-        &report.upstream_duration
-    }),
+    HistogramFamily {
+        name: "request_duration",
+        help: "Time from a request's first byte to its response's last",
+        value: |report| &report.request_duration,
+    },
+    HistogramFamily {
+        name: "upstream_duration",
+        help: "Time from a request's hand-over to an upstream connection to the end of its response",
+        value: |report| &report.upstream_duration,
+    },
 ];

@@ -47,12 +47,6 @@ impl Histogram {
         self.record_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Adds all that `other` holds.
-    pub fn merge(&mut self, other: &Self) {
-        self.inner.add(&other.inner).expect("all histograms have the same bounds");
-        self.sum_micros = self.sum_micros.saturating_add(other.sum_micros);
-    }
-
     /// How many durations were recorded.
     pub fn count(&self) -> u64 {
         self.inner.len()
@@ -61,12 +55,6 @@ impl Histogram {
     /// The sum of all durations, in seconds.
     pub fn sum_seconds(&self) -> f64 {
         micros_to_seconds(self.sum_micros)
-    }
-
-    /// The duration in microseconds that the share `quantile` (0 to 1) does not exceed, within one
-    /// percent.
-    pub fn quantile_micros(&self, quantile: f64) -> u64 {
-        self.inner.value_at_quantile(quantile)
     }
 
     /// (upper bound in seconds, durations in this bucket alone), the last bound infinite. The
@@ -153,22 +141,5 @@ mod tests {
         assert_eq!(histogram.count(), 3);
         assert_eq!(histogram.buckets().last().unwrap().1, 2);
         assert_eq!(histogram.buckets()[0].1, 1);
-    }
-
-    #[test]
-    fn merged_is_the_sum() {
-        let mut one = Histogram::new();
-        let mut other = Histogram::new();
-        for micros in 1..1000 {
-            one.record_micros(micros);
-            other.record_micros(micros * 1000);
-        }
-        let mut both = one.clone();
-        both.merge(&other);
-        assert_eq!(both.count(), one.count() + other.count());
-        for ((a, b), c) in one.buckets().iter().zip(other.buckets()).zip(both.buckets()) {
-            assert_eq!(a.1 + b.1, c.1);
-        }
-        assert!((980..=1020).contains(&both.quantile_micros(0.5)));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::exposition::ProcessFacts;
-use super::families::{COUNTERS, GAUGES, HISTOGRAMS};
+use super::families::{COUNTERS, GAUGES, HISTOGRAMS, Series};
 use super::*;
 
 /// One time series: name and labels as written, and the value.
@@ -100,7 +100,7 @@ fn every_family_is_there_for_every_worker() {
     let names = COUNTERS.iter().chain(GAUGES).map(|family| {
         format!("ringway_{}{}", family.name, if family.bytes { "_bytes" } else { "" })
     });
-    let histograms = HISTOGRAMS.iter().map(|family| format!("ringway_{}_seconds", family.0));
+    let histograms = HISTOGRAMS.iter().map(|family| format!("ringway_{}_seconds", family.name));
     for name in names.chain(histograms) {
         assert!(types.contains_key(&name), "{name} has no TYPE");
         for worker in ["worker=\"0\"", "worker=\"9\""] {
@@ -120,7 +120,7 @@ fn each_series_reads_its_own_field() {
     let mut seen = BTreeSet::new();
     fill(&mut report, &mut next);
     for family in COUNTERS.iter().chain(GAUGES) {
-        for (labels, value) in family.series {
+        for Series { labels, value } in family.series {
             assert!(seen.insert(value(&report)), "{} {labels:?}", family.name);
             assert_ne!(value(&report), 0, "{} {labels:?} is not filled", family.name);
         }

@@ -224,9 +224,9 @@ fn check_hosts(
     Ok(())
 }
 
-type ChainAndKey = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn self_signed(hosts: &[HostPattern]) -> Result<ChainAndKey, TlsError> {
+fn self_signed(
+    hosts: &[HostPattern],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let names = hosts.iter().map(|host| match host {
         HostPattern::Exact(name) => name.clone(),
         HostPattern::Wildcard(parent) => format!("*.{parent}"),

@@ -57,28 +57,19 @@ struct Shared {
 }
 
 impl ServerTls {
-    /// Reads and checks all `certificates`; strangers are shown the first.
-    pub fn load(certificates: &[config::Certificate]) -> Result<Self, TlsError> {
+    /// Reads and checks `certificates`.
+    pub fn load(certificates: &[config::Certificate], tls: config::Tls) -> Result<Self, TlsError> {
         let ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::settings)?;
-        Self::build(certificates, UnknownServerName::Default, ticketer)
+        Self::build(certificates, tls.unknown_server_name, ticketer)
     }
 
-    /// Reads and checks what `config` says of TLS.
-    pub fn load_config(config: &config::Config) -> Result<Self, TlsError> {
-        let ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::settings)?;
-        Self::build(&config.certificates, config.tls.unknown_server_name, ticketer)
-    }
-
-    /// Other certificates under the same settings: tickets given out before stay good.
-    pub fn reload(&self, certificates: &[config::Certificate]) -> Result<Self, TlsError> {
-        let unknown = self.shared.certificates.unknown;
-        Self::build(certificates, unknown, Arc::clone(&self.shared.ticketer))
-    }
-
-    /// The same for a changed configuration.
-    pub fn reload_config(&self, config: &config::Config) -> Result<Self, TlsError> {
-        let unknown = config.tls.unknown_server_name;
-        Self::build(&config.certificates, unknown, Arc::clone(&self.shared.ticketer))
+    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay valid.
+    pub fn reload(
+        &self,
+        certificates: &[config::Certificate],
+        tls: config::Tls,
+    ) -> Result<Self, TlsError> {
+        Self::build(certificates, tls.unknown_server_name, Arc::clone(&self.shared.ticketer))
     }
 
     /// The settings for QUIC connections.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Certificate, CertificateSource};
+use crate::config::{Certificate, CertificateSource, Tls};
 use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {
@@ -52,18 +52,21 @@ fn pem_pair(names: &[&str]) -> (String, String) {
 }
 
 fn refusal(files: &Files, hosts: &[HostPattern]) -> String {
-    let error = ServerTls::load(&[files.certificate(hosts)]).unwrap_err();
+    let error = ServerTls::load(&[files.certificate(hosts)], Tls::default()).unwrap_err();
     assert!(error.file().is_some());
     error.to_string()
 }
 
 #[test]
 fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
-    let tls = ServerTls::load(&[
-        in_memory(&[exact("first.test")]),
-        in_memory(&[wildcard("example.com")]),
-        in_memory(&[exact("api.example.com"), exact("example.com")]),
-    ])
+    let tls = ServerTls::load(
+        &[
+            in_memory(&[exact("first.test")]),
+            in_memory(&[wildcard("example.com")]),
+            in_memory(&[exact("api.example.com"), exact("example.com")]),
+        ],
+        Tls::default(),
+    )
     .unwrap();
     let chosen = |name: Option<&str>| {
         let chain = tls.chain(name);
@@ -86,15 +89,12 @@ fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
 #[test]
 fn strangers_are_refused_where_the_configuration_says_so() {
     let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
-    let mut config = config::testing::minimal("127.0.0.1:1".parse().unwrap());
-    config.certificates = certificates.to_vec();
-    config.tls.unknown_server_name = UnknownServerName::Refuse;
-    let tls = ServerTls::load_config(&config).unwrap();
+    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
+    let tls = ServerTls::load(&certificates, refuse).unwrap();
     assert!(tls.chain(None).is_empty() && tls.chain(Some("stranger.test")).is_empty());
     assert!(!tls.chain(Some("a.example.com")).is_empty());
-    assert!(tls.reload(&certificates).unwrap().chain(None).is_empty(), "a reload keeps the policy");
-    config.tls.unknown_server_name = UnknownServerName::Default;
-    assert!(!tls.reload_config(&config).unwrap().chain(None).is_empty());
+    assert!(tls.reload(&certificates, refuse).unwrap().chain(None).is_empty());
+    assert!(!tls.reload(&certificates, Tls::default()).unwrap().chain(None).is_empty());
 }
 
 #[test]
@@ -102,10 +102,10 @@ fn a_request_is_misdirected_where_another_connection_would_do_better() {
     let (cert, key) = pem_pair(&["example.com", "*.example.com", "192.0.2.1", "2001:db8::1"]);
     let files = Files::new(&cert, &key);
     // The leaf names more than the operator has listed.
-    let tls = ServerTls::load(&[
-        files.certificate(&[exact("example.com")]),
-        in_memory(&[exact("other.test")]),
-    ])
+    let tls = ServerTls::load(
+        &[files.certificate(&[exact("example.com")]), in_memory(&[exact("other.test")])],
+        Tls::default(),
+    )
     .unwrap();
     for (server_name, host, expected) in [
         (Some("example.com"), "example.com", false),
@@ -133,7 +133,7 @@ fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
     let (cert, key) = pem_pair(&["example.com", "*.example.com"]);
     let files = Files::new(&cert, &key);
     let certificate = files.certificate(&[exact("example.com"), wildcard("example.com")]);
-    let tls = ServerTls::load(std::slice::from_ref(&certificate)).unwrap();
+    let tls = ServerTls::load(std::slice::from_ref(&certificate), Tls::default()).unwrap();
     assert_eq!(
         tls.warnings(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1 << 30)),
         [""; 0]
@@ -143,7 +143,7 @@ fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
     assert_eq!(config.max_early_data_size, 0);
     assert_eq!(config.send_tls13_tickets, 1);
     let ticket = config.ticketer.encrypt(b"session").unwrap();
-    let next = tls.reload(&[certificate]).unwrap();
+    let next = tls.reload(&[certificate], Tls::default()).unwrap();
     assert_eq!(next.config().ticketer.decrypt(&ticket).unwrap(), b"session");
 }
 
@@ -186,7 +186,7 @@ fn dates_and_modes_are_warnings() {
     });
     let files = Files::new(&made.chain_pem, &made.key_pem);
     let hosts = [exact("example.com")];
-    let tls = ServerTls::load(&[files.certificate(&hosts)]).unwrap();
+    let tls = ServerTls::load(&[files.certificate(&hosts)], Tls::default()).unwrap();
     let on = |year, month, day| {
         let seconds = rcgen::date_time_ymd(year, month, day).unix_timestamp() as u64;
         tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).join("; ")
@@ -196,7 +196,7 @@ fn dates_and_modes_are_warnings() {
     assert!(on(2024, 3, 21).contains("expires in 10 days"));
     assert!(on(2024, 4, 10).contains("expired 10 days ago"));
     std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let tls = ServerTls::load(&[files.certificate(&hosts)]).unwrap();
+    let tls = ServerTls::load(&[files.certificate(&hosts)], Tls::default()).unwrap();
     let warnings =
         tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_706_745_600));
     assert_eq!(warnings.len(), 1);
@@ -205,6 +205,6 @@ fn dates_and_modes_are_warnings() {
 
 #[test]
 fn no_certificate_is_refused() {
-    let error = ServerTls::load(&[]).unwrap_err();
+    let error = ServerTls::load(&[], Tls::default()).unwrap_err();
     assert!(error.to_string().contains("[[certificates]]"));
 }

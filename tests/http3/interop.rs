@@ -20,7 +20,8 @@ use crate::SETTINGS;
 fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
     let source = CertificateSource::SelfSigned;
     let hosts = vec![HostPattern::Exact("localhost".to_owned())];
-    let tls = ServerTls::load(&[Certificate { hosts, source }]).unwrap();
+    let tls =
+        ServerTls::load(&[Certificate { hosts, source }], ringway::config::Tls::default()).unwrap();
     let server = QuicServerConfig::try_from(tls.config()).unwrap();
     let server = quinn::ServerConfig::with_crypto(Arc::new(server));
     let address = (Ipv4Addr::LOCALHOST, 0).into();

@@ -77,7 +77,9 @@ fn tls() -> &'static Tls {
         let folder = tempfile::tempdir().unwrap();
         let source = made.write(folder.path());
         let hosts = vec![HostPattern::Exact("localhost".into())];
-        let server = ServerTls::load(&[Certificate { hosts, source }]).unwrap();
+        let server =
+            ServerTls::load(&[Certificate { hosts, source }], ringway::config::Tls::default())
+                .unwrap();
         // A ticket from another world would make this one another.
         let resumption = rustls::client::Resumption::disabled();
         let client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();

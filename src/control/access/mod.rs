@@ -15,8 +15,7 @@ use tokio::time::timeout_at;
 use crate::config::AccessFormat;
 use crate::worker::mailbox::AccessBatch;
 
-pub use sink::LogCounts;
-pub(super) use sink::{Sink, open};
+pub(super) use sink::{LogCounts, Sink, open};
 
 /// A buffer this long goes to the sink at once.
 const FLUSH_LEN: usize = 64 * 1024;

@@ -18,7 +18,7 @@ use super::Chunk;
 
 /// What became of lines.
 #[derive(Debug, Default)]
-pub struct LogCounts {
+pub(in crate::control) struct LogCounts {
     written: AtomicU64,
     dropped: AtomicU64,
 }

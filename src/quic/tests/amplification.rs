@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::pair::{HOST, Pair, quic, settings};
-use crate::config::{Certificate, HostPattern};
+use crate::config::{Certificate, HostPattern, Tls};
 use crate::testing::TestCertificate;
 use crate::tls::ServerTls;
 
@@ -20,7 +20,7 @@ fn large_chain(count: usize) -> ServerTls {
     let directory = tempfile::tempdir().unwrap();
     let source = made.write(directory.path());
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
-    ServerTls::load(&[Certificate { hosts, source }]).unwrap()
+    ServerTls::load(&[Certificate { hosts, source }], Tls::default()).unwrap()
 }
 
 fn bytes_out(pair: &Pair) -> u64 {

@@ -19,7 +19,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::super::cid::WorkerIds;
 use super::super::*;
-use crate::config::{self, Certificate, CertificateSource, Congestion, HostPattern, Retry};
+use crate::config::{self, Certificate, CertificateSource, Congestion, HostPattern, Retry, Tls};
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX, SLOT_LEN};
 use crate::testing::{self, ClientTls};
 use crate::tls::ServerTls;
@@ -46,7 +46,8 @@ pub(super) fn quic() -> config::Quic {
 
 pub(super) fn server_tls() -> ServerTls {
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
-    ServerTls::load(&[Certificate { hosts, source: CertificateSource::SelfSigned }]).unwrap()
+    ServerTls::load(&[Certificate { hosts, source: CertificateSource::SelfSigned }], Tls::default())
+        .unwrap()
 }
 
 pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
