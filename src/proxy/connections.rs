@@ -8,9 +8,10 @@ use http::StatusCode;
 use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
-use super::http1::response::ResponsePart;
+use super::fields::{clean_response, clean_trailers};
 use super::machine::{Owner, Proxy};
 use super::upstream::Role;
+use crate::http1::{Fields, Part};
 use crate::planted::{Bug, is_planted};
 
 impl Proxy {
@@ -186,7 +187,7 @@ impl Proxy {
         let looks_whole = is_planted(Bug::TruncatedAsCleanEnd)
             && self.exchanges.get(exchange).is_some_and(has_head);
         if is_response_end || looks_whole {
-            self.give(now, key, exchange, ResponsePart::End(None), false);
+            self.give(now, key, exchange, Part::End(Fields::new()), false);
             return;
         }
         let state = self.exchanges.get(exchange).expect("a busy one's exchange exists");
@@ -220,7 +221,7 @@ impl Proxy {
                 Ok(None) => break,
                 Err(fault) => {
                     self.note_failure(now, key);
-                    return self.fail(now, exchange_key, fault);
+                    return self.fail(now, exchange_key, fault.into());
                 }
             }
         }
@@ -243,20 +244,22 @@ impl Proxy {
         now: Instant,
         key: UpstreamKey,
         exchange_key: ExchangeKey,
-        part: ResponsePart,
+        part: Part,
         leftover: bool,
     ) -> bool {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         let (downstream, exchange_key) = (exchange.downstream, exchange_key);
         let is_last = match part {
             // The gateway has said 100 itself where it was waited for.
-            ResponsePart::Interim(StatusCode::CONTINUE, _) => false,
-            ResponsePart::Interim(status, fields) => {
-                let exchange = exchange_key;
+            Part::Interim(head) if head.status == StatusCode::CONTINUE => false,
+            Part::Interim(mut head) => {
+                clean_response(&mut head.fields, &head.options);
+                let (exchange, status, fields) = (exchange_key, head.status, head.fields);
                 self.outputs.push_back(Output::Interim { downstream, exchange, status, fields });
                 false
             }
-            ResponsePart::Head(head) => {
+            Part::Head(mut head) => {
+                clean_response(&mut head.fields, &head.options);
                 exchange.note_head(head.status);
                 // No second try after this: the head that would be sent again is let go.
                 if let Some(request) = &mut exchange.request {
@@ -273,14 +276,16 @@ impl Proxy {
                 self.note_response(key);
                 head.ended
             }
-            ResponsePart::Body(piece) => {
+            Part::Body(piece) => {
                 exchange.response.pending_len += piece.len();
                 let exchange = exchange_key;
                 self.outputs.push_back(Output::ResponseBody { downstream, exchange, piece });
                 false
             }
-            ResponsePart::End(trailers) => {
+            Part::End(mut trailers) => {
                 let exchange = exchange_key;
+                clean_trailers(&mut trailers);
+                let trailers = (!trailers.is_empty()).then_some(trailers);
                 self.outputs.push_back(Output::ResponseEnd { downstream, exchange, trailers });
                 true
             }

@@ -10,11 +10,11 @@ use super::api::{
 };
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
-use super::fields::{Nominated, clean_trailers, expects_continue, max_forwards};
-use super::http1::request::Framing;
+use super::fields::{clean_trailers, expects_continue, max_forwards};
 use super::machine::{Owner, Proxy};
 use super::routes::{BadTarget, check_path, host_of};
 use super::upstream::GroupKey;
+use crate::http1::{ConnectionOptions, Framing};
 use crate::limits::RESPONSE_STALL_TIMEOUT;
 use crate::planted::{Bug, is_planted};
 
@@ -35,7 +35,7 @@ impl Proxy {
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         let admitted = self.admit(&request, ended);
         exchange.body.ended = ended;
-        exchange.framing = Framing::of(&request, ended);
+        exchange.framing = Framing::of(&request.method, request.content_length, ended);
         exchange.trusted = self.is_trusted(&request);
         if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
             // QUIC is always secured, whatever `:scheme` says.
@@ -331,7 +331,7 @@ impl Proxy {
         if request.misdirected {
             return Err(Fault::Misdirected);
         }
-        if Nominated::read(&request.fields).is_none() {
+        if ConnectionOptions::read(&request.fields).is_none() {
             return Err(Fault::BadRequest("the connection field names too many fields"));
         }
         if ended && request.content_length.is_some_and(|len| len > 0) {

@@ -34,7 +34,6 @@ mod errors;
 mod exchange;
 mod fields;
 mod health;
-mod http1;
 mod idle;
 mod machine;
 mod placement;

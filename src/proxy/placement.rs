@@ -5,13 +5,12 @@ use std::time::Instant;
 use super::api::{ExchangeKey, Output, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::Stage;
-use super::fields::Nominated;
+use super::fields::encode_head;
 use super::health::Failure;
-use super::http1::request::encode_head;
-use super::http1::response::ResponseDecoder;
 use super::machine::{Owner, Proxy};
 use super::upstream::{Choice, Connection, GroupKey, Role};
 use crate::base::timers::Timer;
+use crate::http1::{ConnectionOptions, ResponseDecoder};
 
 impl Proxy {
     /// Finds a connection for an arrived exchange, or a place in the queue, or answers 503.
@@ -229,7 +228,8 @@ impl Proxy {
         connection.role = Role::Busy(key, decoder);
         let group = self.groups.get(connection.group).expect("a used group exists");
         let host = group.host_for(connection.endpoint, request.authority.as_bytes());
-        let nominated = Nominated::read(&request.fields).expect("checked when it was admitted");
+        let nominated =
+            ConnectionOptions::read(&request.fields).expect("checked when it was admitted");
         let head = encode_head(request, &nominated, host, exchange.framing, exchange.trusted);
         exchange.unsent_head = Some(head);
         self.pump_later(key);

@@ -20,11 +20,11 @@ use bytes::Bytes;
 use super::api::{ExchangeKey, UpstreamKey};
 use super::balance::Balance;
 use super::health::Health;
-use super::http1::response::ResponseDecoder;
 use super::idle::{IdleList, Links};
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
+use crate::http1::ResponseDecoder;
 
 slab_key! {
     /// One upstream group.

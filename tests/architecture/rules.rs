@@ -21,12 +21,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("front", &["worker::mailbox", "config", "tls", "host::clock"]),
     // Where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "http3", "proxy"]),
-    // The protocol side. `quic`, `http3` and `proxy` never name each other.
+    // The protocol side. `quic`, `http3` and `proxy` never name each other. The proxy is a client
+    // of upstreams: it uses their protocol's codec.
     // The gateway hands new TLS settings on to the engine.
     ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
+    ("http1", &[]),
     ("http3", &[]),
-    ("proxy", &["config", "tls"]),
+    ("proxy", &["http1", "config", "tls"]),
     // The kernel side.
     ("ring", &["pool", "host"]),
     ("pool", &["host"]),
@@ -75,16 +77,17 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bytesize", &["config"]),
     ("strsim", &["config"]),
     ("ipnet", &["config", "proxy"]),
-    ("httparse", &["proxy"]),
+    ("httparse", &["http1"]),
     ("itoa", &["proxy"]),
-    ("memchr", &["proxy"]),
+    ("memchr", &["http1"]),
 ];
 
 /// Outside crates that carry values between modules, or only watch.
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
 /// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
-pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "base", "deadlines"];
+pub const PROTOCOL_SIDE: &[&str] =
+    &["quic", "http3", "http1", "proxy", "gateway", "base", "deadlines"];
 
 /// Where unsafe code lives.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];

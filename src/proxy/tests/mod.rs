@@ -1,10 +1,10 @@
 //! Tests of the whole machine, in memory and virtual time, against a scripted upstream.
 
-mod codec;
 mod faults;
 mod flows;
 mod health;
 mod requests;
+mod response_fields;
 mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
