@@ -11,7 +11,7 @@ use quinn_proto::{Dir, StreamId};
 use ringway::gateway::{Gateway, GatewaySettings, Output};
 use ringway::host::clock;
 use ringway::limits::SLOT_LEN;
-use ringway::proxy::{UpstreamEvent, UpstreamKey};
+use ringway::proxy::{UpstreamCommand, UpstreamEvent, UpstreamKey};
 use ringway::quic::{Datagram, Transmit};
 
 use crate::client::{Client, configuration, engine_and_client, request_frame};
@@ -129,15 +129,17 @@ impl World {
             self.spare.extend(buffer);
             match output {
                 Output::Transmit { transmit, buffer } => self.sent.push((transmit, buffer)),
-                Output::Connect { key, .. } => {
+                Output::Upstream(UpstreamCommand::Connect { key, .. }) => {
                     self.gateway.handle_upstream(self.now, key, UpstreamEvent::Connected);
                 }
-                Output::Write { key, .. } => {
+                Output::Upstream(UpstreamCommand::Write { key, .. }) => {
                     self.asked = Some(key);
                     self.gateway.handle_upstream(self.now, key, UpstreamEvent::Wrote);
                 }
-                Output::Close { .. } => panic!("the origin's connection is kept"),
-                Output::Receive { .. } | Output::Access(_) => {}
+                Output::Upstream(UpstreamCommand::Close { .. }) => {
+                    panic!("the origin's connection is kept")
+                }
+                Output::Upstream(UpstreamCommand::Receive { .. }) | Output::Access(_) => {}
                 Output::Timeout(_) => return,
             }
         }

@@ -25,7 +25,7 @@ use super::respond::stream_of;
 use super::{Gateway, Output, StreamRef};
 use crate::limits::{CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{Downstream, UpstreamKey};
+use crate::proxy::{Downstream, UpstreamCommand, UpstreamKey};
 use crate::quic::ConnectionKey;
 
 /// What waits in the whole worker.
@@ -74,7 +74,7 @@ impl Gateway {
         }
     }
 
-    /// Passes a receive on, or holds it back while its client takes too little.
+    /// Passes a receive on, or pauses it while its client takes too little.
     pub(super) fn receive(
         &mut self,
         now: Instant,
@@ -83,8 +83,11 @@ impl Gateway {
     ) {
         let at = downstream.map(stream_of);
         match at.map_or(1, |at| self.receive_slot_count(at)) {
-            0 => self.proxy.hold(now, key),
-            slot_count_max => self.outputs.push_back(Output::Receive { key, slot_count_max }),
+            0 => self.proxy.pause_receive(now, key),
+            slot_count_max => {
+                let command = UpstreamCommand::Receive { key, downstream, slot_count_max };
+                self.outputs.push_back(Output::Upstream(command));
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! quic + http3 + proxy as one sans-IO machine: inputs in, outputs out.
 //!
 //! ```text
-//!  handle_datagram --> engine --events--> intake --request--> proxy --Connect, Write,--> poll
-//!                        ^                                      |      Receive, Close
+//!  handle_datagram --> engine --events--> intake --request--> proxy --UpstreamCommand--> poll
+//!                        ^                                      |
 //!  handle_upstream ------|----------------------------------->--|
 //!                        |                                      | answer
 //!  poll (a buffer) <-- engine <--write-- answer queues <--------'
@@ -31,9 +31,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{Config, EndpointAddress};
+use crate::config::Config;
 use crate::http3::{Code, LocalSettings};
-use crate::proxy::{AccessRecord, Proxy, UpstreamEvent, UpstreamKey};
+use crate::proxy::{AccessRecord, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, StreamId, Transmit};
 use crate::tls::ServerTls;
 
@@ -88,34 +88,8 @@ pub enum Output {
         /// The buffer that was given to [`Gateway::poll`].
         buffer: Vec<u8>,
     },
-    /// Open a connection to an upstream's endpoint.
-    Connect {
-        /// Its name from now on.
-        key: UpstreamKey,
-        /// Where.
-        address: EndpointAddress,
-        /// With which congestion control of TCP; `None` is the system's.
-        congestion: Option<Arc<str>>,
-    },
-    /// Write `pieces` whole, in order; answered by [`UpstreamEvent::Wrote`].
-    Write {
-        /// Which connection.
-        key: UpstreamKey,
-        /// Head bytes and body slices.
-        pieces: Vec<Bytes>,
-    },
-    /// Receive once. Held back while its client, or the worker, has too much waiting.
-    Receive {
-        /// Which connection.
-        key: UpstreamKey,
-        /// Slots that the receive may fill.
-        slot_count_max: usize,
-    },
-    /// Close; the key is never used again.
-    Close {
-        /// Which connection.
-        key: UpstreamKey,
-    },
+    /// Act on an upstream connection.
+    Upstream(UpstreamCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
     /// Nothing more to do before this time or the next input.

@@ -5,62 +5,65 @@ use std::time::Instant;
 use super::{Gateway, Output, StreamRef};
 use crate::http3::Code;
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{self, Downstream, ResetReason};
+use crate::proxy::{self, Downstream, DownstreamCommand, ResetReason, UpstreamCommand};
 use crate::quic::{ConnectionKey, WriteError};
 
 impl Gateway {
     pub(super) fn handle_proxy_output(&mut self, now: Instant, output: proxy::Output) {
-        use proxy::Output as From;
         match output {
-            From::Connect { key, address, congestion } => {
-                self.outputs.push_back(Output::Connect { key, address, congestion });
+            proxy::Output::Upstream(UpstreamCommand::Receive { key, downstream, .. }) => {
+                self.receive(now, key, downstream);
             }
-            From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
-            From::Receive { key, downstream } => self.receive(now, key, downstream),
-            From::Close { key } => self.outputs.push_back(Output::Close { key }),
-            From::Access(record) => {
+            proxy::Output::Upstream(command) => self.outputs.push_back(Output::Upstream(command)),
+            proxy::Output::Downstream { to, command, .. } => {
+                self.handle_downstream(now, to, command);
+            }
+            proxy::Output::Access(record) => {
                 self.counts.note_exchange(&record);
                 self.outputs.push_back(Output::Access(record));
             }
-            From::Interim { downstream, status, fields, .. } => {
-                self.response(downstream, |response, _, _| {
+        }
+    }
+
+    fn handle_downstream(&mut self, now: Instant, to: Downstream, command: DownstreamCommand) {
+        match command {
+            DownstreamCommand::Interim { status, fields } => {
+                self.response(to, |response, _, _| {
                     response.push_interim(status, &fields);
                     if is_planted(Bug::DoubleResponse) {
                         response.push_head(http::StatusCode::OK, &fields, None);
                     }
                 });
             }
-            From::ResponseHead { downstream, status, fields, content_length, ended, .. } => {
+            DownstreamCommand::Head { status, fields, content_length, ended } => {
                 let body_len = content_length.filter(|_| !ended);
-                self.response(downstream, |response, _, _| {
+                self.response(to, |response, _, _| {
                     response.push_head(status, &fields, body_len);
                     if ended {
                         response.end();
                     }
                 });
             }
-            From::ResponseBody { downstream, piece, .. } => {
-                self.response(downstream, |response, memory_low, ledger| {
+            DownstreamCommand::Body(piece) => {
+                self.response(to, |response, memory_low, ledger| {
                     response.push_body(piece, memory_low, ledger);
                 });
             }
-            From::ResponseEnd { downstream, trailers, .. } => {
-                self.response(downstream, |response, _, _| {
+            DownstreamCommand::End(trailers) => {
+                self.response(to, |response, _, _| {
                     if let Some(fields) = trailers {
                         response.push_trailers(&fields);
                     }
                     response.end();
                 });
             }
-            From::ResponseReset { downstream, reason, .. } => {
-                self.reset_response(now, downstream, reason);
-            }
-            From::StopRequest { downstream, .. } => {
-                let at = stream_of(downstream);
+            DownstreamCommand::Reset(reason) => self.reset_response(now, to, reason),
+            DownstreamCommand::StopRequest => {
+                let at = stream_of(to);
                 self.close_intake(at, Code::NoError);
                 self.forget_if_over(now, at);
             }
-            From::BodyRoom { downstream, .. } => self.read_request(now, stream_of(downstream)),
+            DownstreamCommand::BodyRoom => self.read_request(now, stream_of(to)),
         }
     }
 

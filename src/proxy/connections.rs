@@ -5,7 +5,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use http::StatusCode;
 
-use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
+use super::api::{
+    DownstreamCommand, ExchangeKey, Output, UpstreamCommand, UpstreamEvent, UpstreamKey,
+};
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
 use super::fields::{clean_response, clean_trailers};
@@ -51,10 +53,10 @@ impl Proxy {
         }
     }
 
-    /// The last [`Output::Receive`] is not made: the client takes too little of this response, of which
+    /// The last [`UpstreamCommand::Receive`] is not made: the client takes too little of this response, of which
     /// something must wait for it. It is asked for anew when the client takes something; until then
     /// the upstream is not late, whatever it does.
-    pub fn hold(&mut self, now: Instant, key: UpstreamKey) {
+    pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Role::Busy(exchange, _) = &connection.role else {
             unreachable!("a receive is held back for a response that has begun")
@@ -91,11 +93,12 @@ impl Proxy {
         exchange.body.take_pieces(exchange.framing, &mut pieces);
         if !pieces.is_empty() {
             connection.writing = true;
-            self.outputs.push_back(Output::Write { key: connection_key, pieces });
+            let write = UpstreamCommand::Write { key: connection_key, pieces };
+            self.outputs.push_back(Output::Upstream(write));
         }
         if exchange.body.has_room_again() && !is_planted(Bug::ForgottenBodyRoom) {
             let downstream = exchange.downstream;
-            self.outputs.push_back(Output::BodyRoom { downstream, exchange: key });
+            self.respond(downstream, key, DownstreamCommand::BodyRoom);
             self.set_body_timer(now, key);
         }
         self.set_upstream_timer(now, key);
@@ -254,8 +257,9 @@ impl Proxy {
             Part::Interim(head) if head.status == StatusCode::CONTINUE => false,
             Part::Interim(mut head) => {
                 clean_response(&mut head.fields, &head.options);
-                let (exchange, status, fields) = (exchange_key, head.status, head.fields);
-                self.outputs.push_back(Output::Interim { downstream, exchange, status, fields });
+                let (status, fields) = (head.status, head.fields);
+                let command = DownstreamCommand::Interim { status, fields };
+                self.respond(downstream, exchange_key, command);
                 false
             }
             Part::Head(mut head) => {
@@ -265,28 +269,25 @@ impl Proxy {
                 if let Some(request) = &mut exchange.request {
                     request.fields = Vec::new();
                 }
-                self.outputs.push_back(Output::ResponseHead {
-                    downstream,
-                    exchange: exchange_key,
+                let command = DownstreamCommand::Head {
                     status: head.status,
                     fields: head.fields,
                     content_length: head.content_length,
                     ended: head.ended,
-                });
+                };
+                self.respond(downstream, exchange_key, command);
                 self.note_response(key);
                 head.ended
             }
             Part::Body(piece) => {
                 exchange.response.pending_len += piece.len();
-                let exchange = exchange_key;
-                self.outputs.push_back(Output::ResponseBody { downstream, exchange, piece });
+                self.respond(downstream, exchange_key, DownstreamCommand::Body(piece));
                 false
             }
             Part::End(mut trailers) => {
-                let exchange = exchange_key;
                 clean_trailers(&mut trailers);
                 let trailers = (!trailers.is_empty()).then_some(trailers);
-                self.outputs.push_back(Output::ResponseEnd { downstream, exchange, trailers });
+                self.respond(downstream, exchange_key, DownstreamCommand::End(trailers));
                 true
             }
         };

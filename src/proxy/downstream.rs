@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::api::{
-    AccessRecord, Downstream, ExchangeKey, Fields, Outcome, Output, Refused, Request,
+    AccessRecord, Downstream, DownstreamCommand, ExchangeKey, Fields, Outcome, Output, Refused,
+    Request,
 };
 use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
@@ -51,7 +52,7 @@ impl Proxy {
         if awaits_continue {
             // RFC 9110 10.1.1: the gateway takes the body itself, so it is the one to say so.
             let (status, fields) = (StatusCode::CONTINUE, Fields::new());
-            self.outputs.push_back(Output::Interim { downstream, exchange: key, status, fields });
+            self.respond(downstream, key, DownstreamCommand::Interim { status, fields });
         }
         let exchange = self.exchanges.get_mut(key).expect("inserted above");
         if exchange.framing == Framing::Undecided {
@@ -133,7 +134,7 @@ impl Proxy {
     }
 
     /// Request body bytes that the exchange takes now; 0: stop reading the client until
-    /// [`Output::BodyRoom`]. An exchange that is over takes and drops them.
+    /// [`DownstreamCommand::BodyRoom`]. An exchange that is over takes and drops them.
     pub fn body_room(&self, key: ExchangeKey) -> usize {
         match self.exchanges.get(key) {
             Some(exchange) => exchange.body.room(),
@@ -217,7 +218,7 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(key).expect("an exchange that fails exists");
         if exchange.response.head_given {
             let (downstream, reason) = (exchange.downstream, fault.reset_reason());
-            self.outputs.push_back(Output::ResponseReset { downstream, exchange: key, reason });
+            self.respond(downstream, key, DownstreamCommand::Reset(reason));
             self.end(now, key, Outcome::Reset(reason));
         } else {
             self.response_by_self(now, key, fault);
@@ -227,12 +228,25 @@ impl Proxy {
         }
     }
 
+    pub(super) fn respond(
+        &mut self,
+        to: Downstream,
+        exchange: ExchangeKey,
+        command: DownstreamCommand,
+    ) {
+        self.outputs.push_back(Output::Downstream { to, exchange, command });
+    }
+
     /// Asks the client for no more of its request.
     pub(super) fn stop_request(&mut self, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("a request to stop exists");
         if !exchange.body.ended && !exchange.body.stopped {
             let downstream = exchange.downstream;
-            self.outputs.push_back(Output::StopRequest { downstream, exchange: key });
+            self.respond(downstream, key, DownstreamCommand::StopRequest);
+            let exchange = self.exchanges.get_mut(key).expect("found above");
+            exchange.body.stop();
+            exchange.body_timer.disarm();
+            return;
         }
         exchange.body.stop();
         exchange.body_timer.disarm();
@@ -281,19 +295,14 @@ impl Proxy {
         let method = exchange.request.as_ref().map(|request| &request.method);
         let ended = method.or(exchange.record.method.as_ref()) == Some(&Method::HEAD);
         let content_length = Some(body.len() as u64);
-        self.outputs.push_back(Output::ResponseHead {
-            downstream,
-            exchange: key,
-            status,
-            fields,
-            content_length,
-            ended,
-        });
         if !ended {
             exchange.response.pending_len += body.len();
-            self.outputs.push_back(Output::ResponseBody { downstream, exchange: key, piece: body });
-            let trailers = None;
-            self.outputs.push_back(Output::ResponseEnd { downstream, exchange: key, trailers });
+        }
+        let head = DownstreamCommand::Head { status, fields, content_length, ended };
+        self.respond(downstream, key, head);
+        if !ended {
+            self.respond(downstream, key, DownstreamCommand::Body(body));
+            self.respond(downstream, key, DownstreamCommand::End(None));
         }
         self.stop_request(key);
         self.end_if_taken(now, key);

@@ -14,7 +14,7 @@
 //!       +----------+                  | queue     |    +------------+
 //!            |                        +-----------+           |
 //!            v                                                v
-//!   ResponseHead, ResponseBody, ResponseEnd               Connect, Write, Receive, Close
+//!       DownstreamCommand                               UpstreamCommand
 //! ```
 //!
 //! Payload passes through as [`bytes::Bytes`]: it is cut, framed and counted here, never copied.
@@ -23,7 +23,7 @@
 //!
 //! - the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
 //! - the upstream: `Receive` is not asked for while too much of its response waits for the client, or
-//!   is refused by [`Proxy::hold`] while too much of all of that client's responses does.
+//!   is refused by [`Proxy::pause_receive`] while too much of all of that client's responses does.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -44,8 +44,9 @@ mod upstream;
 mod tests;
 
 pub use api::{
-    AccessRecord, Counts, Downstream, ExchangeKey, Fields, Outcome, Output, Refused, Request,
-    ResetReason, Tally, TransportFault, UpstreamEvent, UpstreamKey,
+    AccessRecord, Counts, Downstream, DownstreamCommand, ExchangeKey, Fields, Outcome, Output,
+    Refused, Request, ResetReason, Tally, TransportFault, UpstreamCommand, UpstreamEvent,
+    UpstreamKey,
 };
 pub use machine::Proxy;
 pub use routes::host_of;

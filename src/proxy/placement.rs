@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::api::{ExchangeKey, Output, UpstreamKey};
+use super::api::{ExchangeKey, Output, UpstreamCommand, UpstreamKey};
 use super::errors::Fault;
 use super::exchange::Stage;
 use super::fields::encode_head;
@@ -156,7 +156,8 @@ impl Proxy {
         connection.receiving = true;
         let exchange = connection.role.exchange().and_then(|exchange| self.exchanges.get(exchange));
         let downstream = exchange.map(|exchange| exchange.downstream);
-        self.outputs.push_back(Output::Receive { key, downstream });
+        let receive = UpstreamCommand::Receive { key, downstream, slot_count_max: 1 };
+        self.outputs.push_back(Output::Upstream(receive));
         true
     }
 
@@ -186,7 +187,8 @@ impl Proxy {
         let timer = &mut self.connections.get_mut(connection).expect("inserted above").timer;
         self.timers.set(timer, due, Owner::Connection(connection));
         let congestion = group.config.congestion.clone();
-        self.outputs.push_back(Output::Connect { key: connection, address, congestion });
+        let connect = UpstreamCommand::Connect { key: connection, address, congestion };
+        self.outputs.push_back(Output::Upstream(connect));
     }
 
     /// Opens a connection in the place of an idle one.
@@ -307,7 +309,7 @@ impl Proxy {
         if connection.trial {
             endpoint.health.trial_ended();
         }
-        self.outputs.push_back(Output::Close { key });
+        self.outputs.push_back(Output::Upstream(UpstreamCommand::Close { key }));
         connection.group
     }
 }

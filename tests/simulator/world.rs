@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringway::gateway::{Gateway, Output};
 use ringway::pool::Pool;
-use ringway::proxy::UpstreamKey;
+use ringway::proxy::{UpstreamCommand, UpstreamKey};
 use ringway::quic::Transmit;
 
 use crate::books::Books;
@@ -302,24 +302,7 @@ impl World {
                     let (number, delay) = self.socket.send(transmit, buffer);
                     self.queue(delay, Happening::Sent(number));
                 }
-                Output::Connect { key, .. } => {
-                    self.note(3, key.index());
-                    let due = self.wires.connect(key);
-                    self.queue_due(due);
-                }
-                Output::Write { key, pieces } => {
-                    self.note(4, pieces.iter().map(Bytes::len).sum());
-                    let dues = self.wires.write(key, pieces);
-                    self.queue_due(dues);
-                }
-                Output::Receive { key, .. } => {
-                    let due = self.wires.receive(key);
-                    self.queue_due(Some(due));
-                }
-                Output::Close { key } => {
-                    let due = self.wires.close(key);
-                    self.queue_due(due);
-                }
+                Output::Upstream(command) => self.carry_out_upstream(command),
                 Output::Access(record) => {
                     self.note(6, record.response_len as usize);
                     self.books.take(*record);
@@ -328,6 +311,29 @@ impl World {
                     self.gateway_deadline = deadline;
                     return;
                 }
+            }
+        }
+    }
+
+    fn carry_out_upstream(&mut self, command: UpstreamCommand) {
+        match command {
+            UpstreamCommand::Connect { key, .. } => {
+                self.note(3, key.index());
+                let due = self.wires.connect(key);
+                self.queue_due(due);
+            }
+            UpstreamCommand::Write { key, pieces } => {
+                self.note(4, pieces.iter().map(Bytes::len).sum());
+                let dues = self.wires.write(key, pieces);
+                self.queue_due(dues);
+            }
+            UpstreamCommand::Receive { key, .. } => {
+                let due = self.wires.receive(key);
+                self.queue_due(Some(due));
+            }
+            UpstreamCommand::Close { key } => {
+                let due = self.wires.close(key);
+                self.queue_due(due);
             }
         }
     }
