@@ -8,8 +8,8 @@ use http::StatusCode;
 use super::api::{
     DownstreamCommand, ExchangeKey, Output, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
-use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
+use super::faults::Fault;
 use super::fields::{clean_response, clean_trailers};
 use super::machine::{Owner, Proxy};
 use super::upstream::Role;

@@ -9,8 +9,8 @@ use super::api::{
     AccessRecord, Downstream, DownstreamCommand, ExchangeKey, Fields, Outcome, Output, Refused,
     Request,
 };
-use super::errors::Fault;
 use super::exchange::{Exchange, Stage};
+use super::faults::Fault;
 use super::fields::{clean_trailers, expects_continue, max_forwards};
 use super::machine::{Owner, Proxy};
 use super::routes::{BadTarget, check_path, host_of};

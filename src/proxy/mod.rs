@@ -27,14 +27,11 @@
 #![forbid(unsafe_code)]
 
 mod api;
-mod balance;
 mod connections;
 mod downstream;
-mod errors;
 mod exchange;
+mod faults;
 mod fields;
-mod health;
-mod idle;
 mod machine;
 mod placement;
 mod routes;

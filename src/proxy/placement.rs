@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::api::{ExchangeKey, Output, UpstreamCommand, UpstreamKey};
-use super::errors::Fault;
 use super::exchange::Stage;
+use super::faults::Fault;
 use super::fields::encode_head;
-use super::health::Failure;
 use super::machine::{Owner, Proxy};
+use super::upstream::Failure;
 use super::upstream::{Choice, Connection, GroupKey, Role};
 use crate::base::timers::Timer;
 use crate::http1::{ConnectionOptions, ResponseDecoder};

@@ -1,11 +1,11 @@
 //! Tests of the whole machine, in memory and virtual time, against a scripted upstream.
 
-mod faults;
+mod ejection;
+mod failures;
 mod flows;
-mod health;
-mod requests;
+mod random_schedules;
+mod request_heads;
 mod response_fields;
-mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
