@@ -39,6 +39,7 @@ pub mod ring;
 
 // The protocol side: sans-IO, no unsafe.
 pub mod gateway;
+mod http1;
 pub mod http3;
 pub mod proxy;
 pub mod quic;

@@ -10,7 +10,7 @@ use divan::Bencher;
 use quinn_proto::{Dir, StreamId};
 use ringway::gateway::{Gateway, GatewaySettings, Output};
 use ringway::limits::SLOT_LEN;
-use ringway::proxy::{UpstreamEvent, UpstreamKey};
+use ringway::proxy::{UpstreamCommand, UpstreamEvent, UpstreamKey};
 use ringway::quic::{Datagram, Transmit};
 use ringway::testing;
 
@@ -138,15 +138,17 @@ impl World {
 
     fn handle(&mut self, output: Output) {
         match output {
-            Output::Connect { key, .. } => {
+            Output::Upstream(UpstreamCommand::Connect { key, .. }) => {
                 self.gateway.handle_upstream(self.now, key, UpstreamEvent::Connected);
             }
-            Output::Write { key, .. } => {
+            Output::Upstream(UpstreamCommand::Write { key, .. }) => {
                 self.asked = Some(key);
                 self.gateway.handle_upstream(self.now, key, UpstreamEvent::Wrote);
             }
-            Output::Close { .. } => panic!("the origin's connection is kept"),
-            Output::Receive { .. } | Output::Access(_) => {}
+            Output::Upstream(UpstreamCommand::Close { .. }) => {
+                panic!("the origin's connection is kept")
+            }
+            Output::Upstream(UpstreamCommand::Receive { .. }) | Output::Access(_) => {}
         }
     }
 }

@@ -11,7 +11,9 @@ use divan::Bencher;
 use http::{HeaderName, HeaderValue, Method};
 use ringway::config::{HostPattern, Route};
 use ringway::message::{Authority, Head, Path, Scheme, Target};
-use ringway::proxy::{Downstream, Output, Proxy, Request, UpstreamEvent, UpstreamKey};
+use ringway::proxy::{
+    Downstream, Output, Proxy, Request, UpstreamCommand, UpstreamEvent, UpstreamKey,
+};
 use ringway::testing;
 
 use crate::client::{REQUEST, configuration};
@@ -75,11 +77,13 @@ impl World {
     fn settle(&mut self) {
         while let Some(output) = self.proxy.poll(self.now) {
             match output {
-                Output::Connect { key, .. } => self.connection = Some(key),
-                Output::Write { pieces, .. } => {
+                Output::Upstream(UpstreamCommand::Connect { key, .. }) => {
+                    self.connection = Some(key)
+                }
+                Output::Upstream(UpstreamCommand::Write { pieces, .. }) => {
                     self.written_len += pieces.iter().map(Bytes::len).sum::<usize>();
                 }
-                Output::Close { .. } => panic!("the connection is kept"),
+                Output::Upstream(UpstreamCommand::Close { .. }) => panic!("the connection is kept"),
                 _ => {}
             }
         }

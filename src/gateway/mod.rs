@@ -1,10 +1,10 @@
 //! quic + http3 + proxy as one sans-IO machine: inputs in, outputs out.
 //!
 //! ```text
-//!  handle_datagram --> engine --events--> connection --request--> proxy --Connect, Write,--> poll
-//!                        ^                   stream                  |      Receive, Close
+//!  handle_datagram --> engine --events--> connection --request--> proxy --UpstreamCommand--> poll
+//!                        ^                   stream                  |
 //!  handle_upstream ------|--------------------------------------->---|
-//!                        |                                           | response
+//!                        |                                           | DownstreamCommand
 //!  poll_transmit  <--- engine <--write--- response queue <-----------'
 //! ```
 //!
@@ -34,16 +34,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
-use crate::config::{Config, EndpointAddress};
+use crate::config::Config;
 use crate::http3::Code;
 use crate::message::AccessRecord;
 use crate::metrics::{CopyReason, Ledger};
-use crate::planted::{Bug, is_planted};
-use crate::proxy::{self, Downstream, Proxy, UpstreamEvent, UpstreamKey};
+use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
 use crate::tls::ServerTls;
 
@@ -82,34 +79,8 @@ struct StreamRef {
 /// What the gateway wants done.
 #[derive(Debug)]
 pub enum Output {
-    /// Open a connection to an upstream's endpoint.
-    Connect {
-        /// Its name from now on.
-        key: UpstreamKey,
-        /// Where.
-        address: EndpointAddress,
-        /// With which congestion control of TCP; `None` is the system's.
-        congestion: Option<Arc<str>>,
-    },
-    /// Write `pieces` whole, in order; answered by [`UpstreamEvent::Wrote`].
-    Write {
-        /// Which connection.
-        key: UpstreamKey,
-        /// Head bytes and body slices.
-        pieces: Vec<Bytes>,
-    },
-    /// Receive once. Held back while its client, or the worker, has too much waiting.
-    Receive {
-        /// Which connection.
-        key: UpstreamKey,
-        /// Slots that the receive may fill.
-        slot_count_max: usize,
-    },
-    /// Close; the key is never used again.
-    Close {
-        /// Which connection.
-        key: UpstreamKey,
-    },
+    /// Act on an upstream connection.
+    Upstream(UpstreamCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
 }
@@ -341,69 +312,21 @@ impl Gateway {
     }
 
     fn handle_proxy_output(&mut self, now: Instant, output: proxy::Output) {
-        use proxy::Output as From;
         match output {
-            From::Connect { key, address, congestion } => {
-                self.outputs.push_back(Output::Connect { key, address, congestion });
+            proxy::Output::Upstream(UpstreamCommand::Receive { key, downstream, .. }) => {
+                self.receive(now, key, downstream);
             }
-            From::Write { key, pieces } => self.outputs.push_back(Output::Write { key, pieces }),
-            From::Receive { key, downstream } => self.receive(now, key, downstream),
-            From::Close { key } => self.outputs.push_back(Output::Close { key }),
-            From::Access(record) => {
+            proxy::Output::Upstream(command) => self.outputs.push_back(Output::Upstream(command)),
+            proxy::Output::Downstream { to, command, .. } => {
+                self.on_stream(now, stream_of(to), |stream, client, cx| {
+                    stream.handle(command, client, cx)
+                });
+            }
+            proxy::Output::Access(record) => {
                 self.shared.counters.count_exchange(&record);
                 self.outputs.push_back(Output::Access(record));
             }
-            From::Interim { downstream, status, fields, .. } => {
-                self.respond(now, downstream, |queue, _, _| {
-                    queue.push_interim(status, &fields);
-                    if is_planted(Bug::DoubleResponse) {
-                        queue.push_head(http::StatusCode::OK, &fields, None);
-                    }
-                });
-            }
-            From::ResponseHead { downstream, status, fields, content_length, ended, .. } => {
-                let body_len = content_length.filter(|_| !ended);
-                self.respond(now, downstream, |queue, _, _| {
-                    queue.push_head(status, &fields, body_len);
-                    if ended {
-                        queue.end();
-                    }
-                });
-            }
-            From::ResponseBody { downstream, piece, .. } => {
-                self.respond(now, downstream, |queue, memory_low, ledger| {
-                    queue.push_body(piece, memory_low, ledger);
-                });
-            }
-            From::ResponseEnd { downstream, trailers, .. } => {
-                self.respond(now, downstream, |queue, _, _| {
-                    if let Some(fields) = trailers {
-                        queue.push_trailers(&fields);
-                    }
-                    queue.end();
-                });
-            }
-            From::ResponseReset { downstream, reason, .. } => {
-                let at = stream_of(downstream);
-                self.on_stream(now, at, |stream, _, _| stream.reset_response(reason));
-            }
-            From::StopRequest { downstream, .. } => {
-                self.on_stream(now, stream_of(downstream), Stream::stop_request);
-            }
-            From::BodyRoom { downstream, .. } => {
-                self.on_stream(now, stream_of(downstream), Stream::read);
-            }
         }
-    }
-
-    fn respond(
-        &mut self,
-        now: Instant,
-        downstream: Downstream,
-        push: impl FnOnce(&mut response_queue::ResponseQueue, bool, &mut Ledger),
-    ) {
-        let at = stream_of(downstream);
-        self.on_stream(now, at, |stream, client, cx| stream.respond(client, cx, push));
     }
 
     /// Passes a receive on, or pauses it while its client takes too little.
@@ -413,8 +336,11 @@ impl Gateway {
             Some(self.shared.responses.receive_slot_count(connection, at.stream))
         });
         match slot_count.unwrap_or(1) {
-            0 => self.proxy.hold(now, key),
-            slot_count_max => self.outputs.push_back(Output::Receive { key, slot_count_max }),
+            0 => self.proxy.pause_receive(now, key),
+            slot_count_max => {
+                let command = UpstreamCommand::Receive { key, downstream, slot_count_max };
+                self.outputs.push_back(Output::Upstream(command));
+            }
         }
     }
 

@@ -17,6 +17,8 @@ use crate::http3;
 use crate::limits::RESPONSE_PIECE_LEN_MIN;
 use crate::message::Fields;
 use crate::metrics::{CopyReason, Ledger};
+use crate::planted::{Bug, is_planted};
+use crate::proxy::DownstreamCommand;
 
 /// How the body is cut into DATA frames (RFC 9114 7.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,18 +55,39 @@ impl ResponseQueue {
         }
     }
 
+    /// Queues a part of the response. `memory_low` moves large pieces off their slots too.
+    pub(super) fn push(&mut self, part: DownstreamCommand, memory_low: bool, ledger: &mut Ledger) {
+        match part {
+            DownstreamCommand::Interim { status, fields } => {
+                self.push_interim(status, &fields);
+                if is_planted(Bug::DoubleResponse) {
+                    self.push_head(http::StatusCode::OK, &fields, None);
+                }
+            }
+            DownstreamCommand::Head { status, fields, content_length, ended } => {
+                self.push_head(status, &fields, content_length.filter(|_| !ended));
+                self.ended = ended;
+            }
+            DownstreamCommand::Body(piece) => self.push_body(piece, memory_low, ledger),
+            DownstreamCommand::End(trailers) => {
+                if let Some(fields) = trailers {
+                    self.frame(|out| http3::encode_trailers(pairs(&fields), out));
+                }
+                self.ended = true;
+            }
+            DownstreamCommand::Reset(_)
+            | DownstreamCommand::StopRequest
+            | DownstreamCommand::BodyRoom => unreachable!("the stream carries these out itself"),
+        }
+    }
+
     /// Queues an interim head (1xx).
-    pub(super) fn push_interim(&mut self, status: http::StatusCode, fields: &Fields) {
+    fn push_interim(&mut self, status: http::StatusCode, fields: &Fields) {
         self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
     }
 
     /// Queues the final head; `body_len` is the body's length where it is known in advance.
-    pub(super) fn push_head(
-        &mut self,
-        status: http::StatusCode,
-        fields: &Fields,
-        body_len: Option<u64>,
-    ) {
+    fn push_head(&mut self, status: http::StatusCode, fields: &Fields, body_len: Option<u64>) {
         let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
         self.open.reserve(HEAD_LEN_USUAL + body_here);
         self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
@@ -77,7 +100,7 @@ impl ResponseQueue {
     }
 
     /// Queues a piece of the body. `memory_low` moves large pieces off their slots too.
-    pub(super) fn push_body(&mut self, piece: Bytes, memory_low: bool, ledger: &mut Ledger) {
+    fn push_body(&mut self, piece: Bytes, memory_low: bool, ledger: &mut Ledger) {
         if piece.is_empty() {
             return;
         }
@@ -98,16 +121,6 @@ impl ResponseQueue {
         };
         ledger.response_copied(reason, piece.len());
         self.open.extend_from_slice(&piece);
-    }
-
-    /// Queues trailers.
-    pub(super) fn push_trailers(&mut self, fields: &Fields) {
-        self.frame(|out| http3::encode_trailers(pairs(fields), out));
-    }
-
-    /// No more is queued.
-    pub(super) fn end(&mut self) {
-        self.ended = true;
     }
 
     /// Everything that waits, in order.

@@ -12,9 +12,9 @@ use super::{Owner, downstream_of};
 use crate::base::timers::Timer;
 use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStream};
 use crate::message::{Fields, Head, Refusal, ResetReason};
-use crate::metrics::{BrokenRuleOutcome, CopyReason, Ledger};
+use crate::metrics::{BrokenRuleOutcome, CopyReason};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{ExchangeKey, Request};
+use crate::proxy::{DownstreamCommand, ExchangeKey, Request};
 use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
 
 /// A request stream that either side has not ended.
@@ -258,35 +258,44 @@ impl Stream {
         Verdict::Continue
     }
 
-    /// Tells the client that no more of the request is wanted (RFC 9114 4.1).
-    pub(super) fn stop_request(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
-        if self.receiving == Receiving::Open {
-            self.receiving = Receiving::Closed;
-            cx.stop_sending(client.key, self.id, Code::NoError);
+    /// Carries out a command of the proxy.
+    pub(super) fn handle(
+        &mut self,
+        command: DownstreamCommand,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
+        match command {
+            DownstreamCommand::Reset(reason) => return self.reset_response(reason),
+            DownstreamCommand::StopRequest => self.stop_request(client, cx),
+            DownstreamCommand::BodyRoom => return self.read(client, cx),
+            part => self.respond(part, client, cx),
         }
         Verdict::Continue
     }
 
+    /// Tells the client that no more of the request is wanted (RFC 9114 4.1).
+    fn stop_request(&mut self, client: &Client, cx: &mut Context<'_>) {
+        if self.receiving == Receiving::Open {
+            self.receiving = Receiving::Closed;
+            cx.stop_sending(client.key, self.id, Code::NoError);
+        }
+    }
+
     /// Queues a part of the response, to be written when all inputs are in.
-    pub(super) fn respond(
-        &mut self,
-        client: &mut Client,
-        cx: &mut Context<'_>,
-        push: impl FnOnce(&mut ResponseQueue, bool, &mut Ledger),
-    ) -> Verdict {
+    fn respond(&mut self, part: DownstreamCommand, client: &mut Client, cx: &mut Context<'_>) {
         let before = self.response.pending_len();
-        push(&mut self.response, cx.shared.memory_low, &mut cx.shared.ledger);
+        self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);
         let grown = self.response.pending_len() - before;
         cx.shared.responses.charge(client, grown);
         let at = self.at(client);
         if cx.shared.unwritten.last() != Some(&at) {
             cx.shared.unwritten.push(at);
         }
-        Verdict::Continue
     }
 
     /// Cuts the response off: never a clean end (RFC 9114 4.1, H3_INTERNAL_ERROR).
-    pub(super) fn reset_response(&mut self, reason: ResetReason) -> Verdict {
+    fn reset_response(&mut self, reason: ResetReason) -> Verdict {
         self.phase = Phase::Over;
         let fault = if reason.is_of_client() { Fault::Client } else { Fault::Ours };
         Verdict::Abandon(Code::InternalError, fault)

@@ -31,8 +31,8 @@ slab_key! {
 }
 
 slab_key! {
-    /// One upstream connection. Each [`Output::Connect`] is followed by exactly one
-    /// [`Output::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
+    /// One upstream connection. Each [`UpstreamCommand::Connect`] is followed by exactly one
+    /// [`UpstreamCommand::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
     /// come later are ignored, so the worker need not filter them.
     pub UpstreamKey
 }
@@ -59,18 +59,18 @@ pub enum UpstreamEvent {
     Connected,
     /// It could not be made.
     ConnectFailed(TransportFault),
-    /// The bytes that one [`Output::Receive`] asked for; at least one.
+    /// The bytes that one [`UpstreamCommand::Receive`] asked for; at least one.
     Received(BytesMut),
-    /// A part of the bytes that one [`Output::Receive`] asked for; the others follow at once, the
+    /// A part of the bytes that one [`UpstreamCommand::Receive`] asked for; the others follow at once, the
     /// last of them as `Received`.
     ReceivedPart(BytesMut),
     /// The peer sends no more (takes the place of `Received`).
     End,
     /// The connection broke while it was read or waited on.
     Failed(TransportFault),
-    /// The whole of the last [`Output::Write`] was taken by the kernel.
+    /// The whole of the last [`UpstreamCommand::Write`] was taken by the kernel.
     Wrote,
-    /// The last [`Output::Write`] failed. What the peer sent before may still be read.
+    /// The last [`UpstreamCommand::Write`] failed. What the peer sent before may still be read.
     WriteFailed(TransportFault),
 }
 
@@ -94,104 +94,88 @@ pub enum TransportFault {
 /// What the proxy wants done, in order.
 #[derive(Debug)]
 pub enum Output {
-    /// Open a connection. Answer with `Connected` or `ConnectFailed`.
+    /// Act on an upstream connection.
+    Upstream(UpstreamCommand),
+    /// Act on a client's request stream.
+    Downstream {
+        /// Which request stream.
+        to: Downstream,
+        /// Whose response it is.
+        exchange: ExchangeKey,
+        /// What to do there.
+        command: DownstreamCommand,
+    },
+    /// An exchange is over.
+    Access(Box<AccessRecord>),
+}
+
+/// An action on an upstream connection.
+#[derive(Debug)]
+pub enum UpstreamCommand {
+    /// Open a connection. Report `Connected` or `ConnectFailed`.
     Connect {
         /// The new connection.
         key: UpstreamKey,
         /// Where to.
         address: EndpointAddress,
-        /// With which congestion control of TCP; `None` is the system's.
+        /// The TCP congestion control to use; `None` is the system's.
         congestion: Option<Arc<str>>,
     },
-    /// Write all of `pieces` in order, then tell `Wrote`. Never two at once for one connection.
+    /// Write all of `pieces` in order, then report `Wrote`. Never two at once on one connection.
     Write {
         /// The connection.
         key: UpstreamKey,
         /// At most [`crate::limits::UPSTREAM_WRITE_PIECES_MAX`], none empty.
         pieces: Vec<Bytes>,
     },
-    /// Read one piece (up to a slot). Never two at once for one connection.
+    /// Receive once. Never two at once on one connection.
     Receive {
         /// The connection.
         key: UpstreamKey,
-        /// Whose response it is, if anybody's: while that client takes too little, the receive may be
-        /// refused by [`super::Proxy::hold`].
+        /// Whose response is read, if there is one. While that client takes too little, the receive
+        /// may be refused by [`super::Proxy::pause_receive`].
         downstream: Option<Downstream>,
+        /// Slots that the receive may fill: 1, unless the owner of the proxy grants more.
+        slot_count_max: usize,
     },
-    /// Close the connection, whatever is in flight on it or became of it. The key is dead.
+    /// Close the connection, whatever its state. The key is dead.
     Close {
         /// The connection.
         key: UpstreamKey,
     },
-    /// Send an interim (1xx) answer.
+}
+
+/// An action on a client's request stream.
+#[derive(Debug)]
+pub enum DownstreamCommand {
+    /// Send an interim response (1xx).
     Interim {
-        /// To whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
         /// 100, 102, 103...
         status: StatusCode,
         /// Fields, ready to send.
         fields: Fields,
     },
     /// Send the response's head.
-    ResponseHead {
-        /// To whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
+    Head {
         /// Status, 200..=599.
         status: StatusCode,
         /// Fields, ready to send, `content-length` among them where there is one.
         fields: Fields,
-        /// What `content-length` says, for information.
+        /// The value of `content-length`.
         content_length: Option<u64>,
-        /// Nothing follows: no `ResponseBody`, no `ResponseEnd`.
+        /// Nothing follows: no `Body`, no `End`.
         ended: bool,
     },
-    /// Send a piece of the response's body; account for it by `handle_response_taken`.
-    ResponseBody {
-        /// To whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
-        /// Not empty.
-        piece: Bytes,
-    },
-    /// The response is whole.
-    ResponseEnd {
-        /// To whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
-        /// Trailer fields, ready to send, not empty.
-        trailers: Option<Fields>,
-    },
+    /// Send a piece of the response's body, not empty; report it by `handle_response_taken`.
+    Body(Bytes),
+    /// End the response, with trailer fields where there are any (then not empty).
+    End(Option<Fields>),
     /// Cut the response off and stop reading the request. The exchange is over.
-    ResponseReset {
-        /// To whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
-        /// Why.
-        reason: ResetReason,
-    },
-    /// No more of the request's body is wanted; the response goes on or is whole.
-    StopRequest {
-        /// From whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
-    },
-    /// `body_room` was 0 and is not any more.
-    BodyRoom {
-        /// From whom.
-        downstream: Downstream,
-        /// Whose.
-        exchange: ExchangeKey,
-    },
-    /// An exchange is over.
-    Access(Box<AccessRecord>),
+    Reset(ResetReason),
+    /// Stop reading the request's body. The response goes on or is complete.
+    StopRequest,
+    /// Read on: `body_room` was 0 and is not any more.
+    BodyRoom,
 }
 
 /// How much there is of everything, for metrics and drain.

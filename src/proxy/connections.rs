@@ -5,12 +5,16 @@ use std::time::Instant;
 use bytes::BytesMut;
 use http::StatusCode;
 
-use super::api::{ExchangeKey, Output, UpstreamEvent, UpstreamKey};
-use super::errors::Fault;
+use super::api::{
+    DownstreamCommand, ExchangeKey, Output, UpstreamCommand, UpstreamEvent, UpstreamKey,
+};
 use super::exchange::{Exchange, Stage};
-use super::http1::response::ResponsePart;
+use super::faults::Fault;
+use super::fields::{clean_response, clean_trailers};
 use super::machine::{Owner, Proxy};
 use super::upstream::Role;
+use crate::http1::Part;
+use crate::message::Fields;
 use crate::planted::{Bug, is_planted};
 
 impl Proxy {
@@ -50,10 +54,10 @@ impl Proxy {
         }
     }
 
-    /// The last [`Output::Receive`] is not made: the client takes too little of this response, of which
+    /// The last [`UpstreamCommand::Receive`] is not made: the client takes too little of this response, of which
     /// something must wait for it. It is asked for anew when the client takes something; until then
     /// the upstream is not late, whatever it does.
-    pub fn hold(&mut self, now: Instant, key: UpstreamKey) {
+    pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Role::Busy(exchange, _) = &connection.role else {
             unreachable!("a receive is held back for a response that has begun")
@@ -90,11 +94,12 @@ impl Proxy {
         exchange.body.take_pieces(exchange.framing, &mut pieces);
         if !pieces.is_empty() {
             connection.writing = true;
-            self.outputs.push_back(Output::Write { key: connection_key, pieces });
+            let write = UpstreamCommand::Write { key: connection_key, pieces };
+            self.outputs.push_back(Output::Upstream(write));
         }
         if exchange.body.has_room_again() && !is_planted(Bug::ForgottenBodyRoom) {
             let downstream = exchange.downstream;
-            self.outputs.push_back(Output::BodyRoom { downstream, exchange: key });
+            self.respond(downstream, key, DownstreamCommand::BodyRoom);
             self.set_body_timer(now, key);
         }
         self.set_upstream_timer(now, key);
@@ -186,7 +191,7 @@ impl Proxy {
         let looks_whole = is_planted(Bug::TruncatedAsCleanEnd)
             && self.exchanges.get(exchange).is_some_and(has_head);
         if is_response_end || looks_whole {
-            self.give(now, key, exchange, ResponsePart::End(None), false);
+            self.give(now, key, exchange, Part::End(Fields::new()), false);
             return;
         }
         let state = self.exchanges.get(exchange).expect("a busy one's exchange exists");
@@ -220,7 +225,7 @@ impl Proxy {
                 Ok(None) => break,
                 Err(fault) => {
                     self.note_failure(now, key);
-                    return self.fail(now, exchange_key, fault);
+                    return self.fail(now, exchange_key, fault.into());
                 }
             }
         }
@@ -243,45 +248,47 @@ impl Proxy {
         now: Instant,
         key: UpstreamKey,
         exchange_key: ExchangeKey,
-        part: ResponsePart,
+        part: Part,
         leftover: bool,
     ) -> bool {
         let exchange = self.exchanges.get_mut(exchange_key).expect("a busy one's exchange exists");
         let (downstream, exchange_key) = (exchange.downstream, exchange_key);
         let is_last = match part {
             // The gateway has said 100 itself where it was waited for.
-            ResponsePart::Interim(StatusCode::CONTINUE, _) => false,
-            ResponsePart::Interim(status, fields) => {
-                let exchange = exchange_key;
-                self.outputs.push_back(Output::Interim { downstream, exchange, status, fields });
+            Part::Interim(head) if head.status == StatusCode::CONTINUE => false,
+            Part::Interim(mut head) => {
+                clean_response(&mut head.fields, &head.options);
+                let (status, fields) = (head.status, head.fields);
+                let command = DownstreamCommand::Interim { status, fields };
+                self.respond(downstream, exchange_key, command);
                 false
             }
-            ResponsePart::Head(head) => {
+            Part::Head(mut head) => {
+                clean_response(&mut head.fields, &head.options);
                 exchange.note_head(head.status);
                 // No second try after this: the head that would be sent again is let go.
                 if let Some(request) = &mut exchange.request {
                     request.head.fields = Vec::new();
                 }
-                self.outputs.push_back(Output::ResponseHead {
-                    downstream,
-                    exchange: exchange_key,
+                let command = DownstreamCommand::Head {
                     status: head.status,
                     fields: head.fields,
                     content_length: head.content_length,
                     ended: head.ended,
-                });
+                };
+                self.respond(downstream, exchange_key, command);
                 self.note_response(key);
                 head.ended
             }
-            ResponsePart::Body(piece) => {
+            Part::Body(piece) => {
                 exchange.response.pending_len += piece.len();
-                let exchange = exchange_key;
-                self.outputs.push_back(Output::ResponseBody { downstream, exchange, piece });
+                self.respond(downstream, exchange_key, DownstreamCommand::Body(piece));
                 false
             }
-            ResponsePart::End(trailers) => {
-                let exchange = exchange_key;
-                self.outputs.push_back(Output::ResponseEnd { downstream, exchange, trailers });
+            Part::End(mut trailers) => {
+                clean_trailers(&mut trailers);
+                let trailers = (!trailers.is_empty()).then_some(trailers);
+                self.respond(downstream, exchange_key, DownstreamCommand::End(trailers));
                 true
             }
         };

@@ -7,13 +7,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::api::{Downstream, ExchangeKey, Output, Request};
-use super::errors::Fault;
+use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request};
 use super::exchange::{Exchange, Stage};
-use super::fields::{Nominated, clean_trailers, expects_continue, max_forwards};
-use super::http1::request::Framing;
+use super::faults::Fault;
+use super::fields::{clean_trailers, expects_continue, max_forwards};
 use super::machine::{Owner, Proxy};
 use super::upstream::GroupKey;
+use crate::http1::{ConnectionOptions, Framing};
 use crate::limits::RESPONSE_STALL_TIMEOUT;
 use crate::message::{AccessRecord, Fields, Outcome, Refusal, Scheme};
 use crate::planted::{Bug, is_planted};
@@ -35,7 +35,8 @@ impl Proxy {
         let mut exchange = Exchange::new(downstream, self.bounds(), record);
         let admitted = self.admit(&request, ended);
         exchange.body.ended = ended;
-        exchange.framing = Framing::of(&request.head, ended);
+        let head = &request.head;
+        exchange.framing = Framing::of(&head.method, head.content_length, ended);
         exchange.trusted = self.is_trusted(&request);
         if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
             // QUIC is always secured, whatever `:scheme` says.
@@ -51,7 +52,7 @@ impl Proxy {
         if awaits_continue {
             // RFC 9110 10.1.1: the gateway takes the body itself, so it is the one to say so.
             let (status, fields) = (StatusCode::CONTINUE, Fields::new());
-            self.outputs.push_back(Output::Interim { downstream, exchange: key, status, fields });
+            self.respond(downstream, key, DownstreamCommand::Interim { status, fields });
         }
         let exchange = self.exchanges.get_mut(key).expect("inserted above");
         if exchange.framing == Framing::Undecided {
@@ -133,7 +134,7 @@ impl Proxy {
     }
 
     /// Request body bytes that the exchange takes now; 0: stop reading the client until
-    /// [`Output::BodyRoom`]. An exchange that is over takes and drops them.
+    /// [`DownstreamCommand::BodyRoom`]. An exchange that is over takes and drops them.
     pub fn body_room(&self, key: ExchangeKey) -> usize {
         match self.exchanges.get(key) {
             Some(exchange) => exchange.body.room(),
@@ -216,7 +217,7 @@ impl Proxy {
         let exchange = self.exchanges.get_mut(key).expect("an exchange that fails exists");
         if exchange.response.head_given {
             let (downstream, reason) = (exchange.downstream, fault.reset_reason());
-            self.outputs.push_back(Output::ResponseReset { downstream, exchange: key, reason });
+            self.respond(downstream, key, DownstreamCommand::Reset(reason));
             self.end(now, key, Outcome::Reset(reason));
         } else {
             self.response_by_self(now, key, fault);
@@ -226,12 +227,25 @@ impl Proxy {
         }
     }
 
+    pub(super) fn respond(
+        &mut self,
+        to: Downstream,
+        exchange: ExchangeKey,
+        command: DownstreamCommand,
+    ) {
+        self.outputs.push_back(Output::Downstream { to, exchange, command });
+    }
+
     /// Asks the client for no more of its request.
     pub(super) fn stop_request(&mut self, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(key).expect("a request to stop exists");
         if !exchange.body.ended && !exchange.body.stopped {
             let downstream = exchange.downstream;
-            self.outputs.push_back(Output::StopRequest { downstream, exchange: key });
+            self.respond(downstream, key, DownstreamCommand::StopRequest);
+            let exchange = self.exchanges.get_mut(key).expect("found above");
+            exchange.body.stop();
+            exchange.body_timer.disarm();
+            return;
         }
         exchange.body.stop();
         exchange.body_timer.disarm();
@@ -280,19 +294,14 @@ impl Proxy {
         let method = exchange.request.as_ref().map(|request| &request.head.method);
         let ended = method.or(exchange.record.request.method.as_ref()) == Some(&Method::HEAD);
         let content_length = Some(body.len() as u64);
-        self.outputs.push_back(Output::ResponseHead {
-            downstream,
-            exchange: key,
-            status,
-            fields,
-            content_length,
-            ended,
-        });
         if !ended {
             exchange.response.pending_len += body.len();
-            self.outputs.push_back(Output::ResponseBody { downstream, exchange: key, piece: body });
-            let trailers = None;
-            self.outputs.push_back(Output::ResponseEnd { downstream, exchange: key, trailers });
+        }
+        let head = DownstreamCommand::Head { status, fields, content_length, ended };
+        self.respond(downstream, key, head);
+        if !ended {
+            self.respond(downstream, key, DownstreamCommand::Body(body));
+            self.respond(downstream, key, DownstreamCommand::End(None));
         }
         self.stop_request(key);
         self.end_if_taken(now, key);
@@ -331,7 +340,7 @@ impl Proxy {
         if *misdirected {
             return Err(Fault::Misdirected);
         }
-        if Nominated::read(&head.fields).is_none() {
+        if ConnectionOptions::read(&head.fields).is_none() {
             return Err(Fault::BadRequest("the connection field names too many fields"));
         }
         if ended && head.content_length.is_some_and(|len| len > 0) {

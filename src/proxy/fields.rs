@@ -13,52 +13,37 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use bytes::{BufMut as _, BytesMut};
-use http::header::{CONNECTION, MAX_FORWARDS, VIA};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderValue, Method};
 
 use super::api::Request;
-use crate::limits::NOMINATED_COUNT_MAX;
+use crate::http1::{ConnectionOptions, Framing, put_field, put_framing, put_request_line};
 use crate::message::{Fields, Head};
 
-/// What `connection` fields say: options of the connection, and names of fields that go no further.
-#[derive(Debug, Default)]
-pub(crate) struct Nominated {
-    /// The connection ends with this message.
-    pub(crate) close: bool,
-    /// The connection is to persist.
-    pub(crate) keep_alive: bool,
-    names: Vec<String>,
+/// Writes a request's head for an upstream whose Host is `host`.
+pub(crate) fn encode_head(
+    request: &Request,
+    nominated: &ConnectionOptions,
+    host: &[u8],
+    framing: Framing,
+    trusted: bool,
+) -> Bytes {
+    let mut out = BytesMut::with_capacity(head_len_estimate(request));
+    put_request_line(&mut out, &request.head.method, request.head.path());
+    put_field(&mut out, "host", host);
+    put_request_fields(&mut out, request, nominated, trusted);
+    put_framing(&mut out, framing);
+    out.freeze()
 }
 
-impl Nominated {
-    /// Reads all `connection` fields; `None` when they name too many.
-    pub(crate) fn read(fields: &Fields) -> Option<Self> {
-        let mut read = Self::default();
-        let values = fields.iter().filter(|(name, _)| name == CONNECTION);
-        let tokens = values.flat_map(|(_, value)| value.as_bytes().split(|byte| *byte == b','));
-        let tokens = tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty());
-        for (index, token) in tokens.enumerate() {
-            if index == NOMINATED_COUNT_MAX {
-                return None;
-            }
-            if token.eq_ignore_ascii_case(b"close") {
-                read.close = true;
-            } else if token.eq_ignore_ascii_case(b"keep-alive") {
-                read.keep_alive = true;
-            } else {
-                read.names.push(String::from_utf8_lossy(token).to_ascii_lowercase());
-            }
-        }
-        Some(read)
-    }
-
-    /// Whether `name` (lower case) is nominated.
-    pub(crate) fn holds(&self, name: &str) -> bool {
-        self.names.iter().any(|nominated| nominated == name)
-            || self.close && name == "close"
-            || self.keep_alive && name == "keep-alive"
-    }
+/// Returns a length that most heads fit in: the client's bytes and the gateway's own lines.
+fn head_len_estimate(request: &Request) -> usize {
+    let line_len = |(name, value): &(http::HeaderName, http::HeaderValue)| {
+        name.as_str().len() + value.len() + b": \r\n".len()
+    };
+    let fields_len: usize = request.head.fields.iter().map(line_len).sum();
+    request.head.path().len() + fields_len + 3 * request.head.authority().as_bytes().len() + 320
 }
 
 /// RFC 9110 7.6.1: fields that concern one connection only.
@@ -113,19 +98,11 @@ pub(crate) fn max_forwards(head: &Head) -> Result<Option<u64>, &'static str> {
     Ok(Some(text.parse().unwrap_or(u64::MAX)))
 }
 
-/// Writes one field line.
-pub(crate) fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
-    out.put_slice(name.as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
-
 /// Writes the fields of a request that an upstream is told, but for Host and framing.
-pub(crate) fn put_request_fields(
+fn put_request_fields(
     out: &mut BytesMut,
     request: &Request,
-    nominated: &Nominated,
+    nominated: &ConnectionOptions,
     trusted: bool,
 ) {
     let mut has_cookie = false;
@@ -136,7 +113,7 @@ pub(crate) fn put_request_fields(
             || is_own_of_request(name)
             || name.contains('_')
             || !trusted && name.starts_with("x-forwarded-")
-            || nominated.holds(name);
+            || nominated.nominates(name);
         if dropped {
             continue;
         }
@@ -246,11 +223,11 @@ fn put_address(out: &mut BytesMut, address: IpAddr) {
 }
 
 /// Takes away what the upstream's fields say to the gateway only, and adds Via.
-pub(crate) fn clean_response(fields: &mut Fields, nominated: &Nominated) {
+pub(crate) fn clean_response(fields: &mut Fields, nominated: &ConnectionOptions) {
     fields.retain(|(name, _)| {
         let name = name.as_str();
         // The body's length is the message's, not the connection's, whatever is nominated.
-        !is_hop_by_hop(name) && (name == "content-length" || !nominated.holds(name))
+        !is_hop_by_hop(name) && (name == "content-length" || !nominated.nominates(name))
     });
     fields.push((VIA, HeaderValue::from_static("1.1 ringway")));
 }

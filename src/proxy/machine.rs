@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::api::{Counts, ExchangeKey, Output, Tally, UpstreamKey};
-use super::errors::Fault;
 use super::exchange::{Bounds, Exchange};
+use super::faults::Fault;
 use super::routes::RouteTable;
 use super::upstream::{Connection, Group, GroupKey, Role};
 use crate::base::slab::Slab;

@@ -14,7 +14,7 @@
 //!       +----------+                  | queue     |    +------------+
 //!            |                        +-----------+           |
 //!            v                                                v
-//!   ResponseHead, ResponseBody, ResponseEnd               Connect, Write, Receive, Close
+//!       DownstreamCommand                               UpstreamCommand
 //! ```
 //!
 //! Payload passes through as [`bytes::Bytes`]: it is cut, framed and counted here, never copied.
@@ -23,19 +23,15 @@
 //!
 //! - the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
 //! - the upstream: `Receive` is not asked for while too much of its response waits for the client, or
-//!   is refused by [`Proxy::hold`] while too much of all of that client's responses does.
+//!   is refused by [`Proxy::pause_receive`] while too much of all of that client's responses does.
 #![forbid(unsafe_code)]
 
 mod api;
-mod balance;
 mod connections;
 mod downstream;
-mod errors;
 mod exchange;
+mod faults;
 mod fields;
-mod health;
-mod http1;
-mod idle;
 mod machine;
 mod placement;
 mod routes;
@@ -45,7 +41,7 @@ mod upstream;
 mod tests;
 
 pub use api::{
-    Counts, Downstream, ExchangeKey, Output, Request, Tally, TransportFault, UpstreamEvent,
-    UpstreamKey,
+    Counts, Downstream, DownstreamCommand, ExchangeKey, Output, Request, Tally, TransportFault,
+    UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
 pub use machine::Proxy;

@@ -2,16 +2,15 @@
 
 use std::time::Instant;
 
-use super::api::{ExchangeKey, Output, UpstreamKey};
-use super::errors::Fault;
+use super::api::{ExchangeKey, Output, UpstreamCommand, UpstreamKey};
 use super::exchange::Stage;
-use super::fields::Nominated;
-use super::health::Failure;
-use super::http1::request::encode_head;
-use super::http1::response::ResponseDecoder;
+use super::faults::Fault;
+use super::fields::encode_head;
 use super::machine::{Owner, Proxy};
+use super::upstream::Failure;
 use super::upstream::{Choice, Connection, GroupKey, Role};
 use crate::base::timers::Timer;
+use crate::http1::{ConnectionOptions, ResponseDecoder};
 
 impl Proxy {
     /// Finds a connection for an arrived exchange, or a place in the queue, or answers 503.
@@ -157,7 +156,8 @@ impl Proxy {
         connection.receiving = true;
         let exchange = connection.role.exchange().and_then(|exchange| self.exchanges.get(exchange));
         let downstream = exchange.map(|exchange| exchange.downstream);
-        self.outputs.push_back(Output::Receive { key, downstream });
+        let receive = UpstreamCommand::Receive { key, downstream, slot_count_max: 1 };
+        self.outputs.push_back(Output::Upstream(receive));
         true
     }
 
@@ -187,7 +187,8 @@ impl Proxy {
         let timer = &mut self.connections.get_mut(connection).expect("inserted above").timer;
         self.timers.set(timer, due, Owner::Connection(connection));
         let congestion = group.config.congestion.clone();
-        self.outputs.push_back(Output::Connect { key: connection, address, congestion });
+        let connect = UpstreamCommand::Connect { key: connection, address, congestion };
+        self.outputs.push_back(Output::Upstream(connect));
     }
 
     /// Opens a connection in the place of an idle one.
@@ -230,7 +231,7 @@ impl Proxy {
         let group = self.groups.get(connection.group).expect("a used group exists");
         let host = group.host_for(connection.endpoint, request.head.authority().as_bytes());
         let nominated =
-            Nominated::read(&request.head.fields).expect("checked when it was admitted");
+            ConnectionOptions::read(&request.head.fields).expect("checked when it was admitted");
         let head = encode_head(request, &nominated, host, exchange.framing, exchange.trusted);
         exchange.unsent_head = Some(head);
         self.pump_later(key);
@@ -308,7 +309,7 @@ impl Proxy {
         if connection.trial {
             endpoint.health.trial_ended();
         }
-        self.outputs.push_back(Output::Close { key });
+        self.outputs.push_back(Output::Upstream(UpstreamCommand::Close { key }));
         connection.group
     }
 }

@@ -11,7 +11,7 @@ use crate::gateway::Output;
 use crate::host::clock;
 use crate::limits::TURN_SEND_LEN_MAX;
 use crate::pool::Pool;
-use crate::proxy::UpstreamKey;
+use crate::proxy::{UpstreamCommand, UpstreamKey};
 use crate::quic::{Datagram, Transmit};
 use crate::ring::{Completion, DatagramSend, RingError, SocketIndex, Wait};
 
@@ -188,14 +188,22 @@ impl Worker<'_> {
 
     fn handle_output(&mut self, now: Instant, output: Output) {
         match output {
-            Output::Connect { key, address, congestion } => {
-                self.connect(now, key, &address, congestion.as_deref());
-            }
-            Output::Write { key, pieces } => self.write(now, key, pieces),
-            Output::Receive { key, slot_count_max } => self.receive(key, slot_count_max),
-            Output::Close { key } => self.close(key),
+            Output::Upstream(command) => self.act_upstream(now, command),
             Output::Access(record) if self.logs_access() => self.records.push(*record),
             Output::Access(_) => {}
+        }
+    }
+
+    fn act_upstream(&mut self, now: Instant, command: UpstreamCommand) {
+        match command {
+            UpstreamCommand::Connect { key, address, congestion } => {
+                self.connect(now, key, &address, congestion.as_deref());
+            }
+            UpstreamCommand::Write { key, pieces } => self.write(now, key, pieces),
+            UpstreamCommand::Receive { key, slot_count_max, .. } => {
+                self.receive(key, slot_count_max);
+            }
+            UpstreamCommand::Close { key } => self.close(key),
         }
     }
 

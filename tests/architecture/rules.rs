@@ -16,12 +16,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("control", &["worker::mailbox", "config", "host::clock"]),
     // Where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
-    // The protocol side. `quic`, `http3` and `proxy` never name each other.
+    // The protocol side. `quic`, `http3`, `http1` and `proxy` never name each other, with one
+    // exception: the proxy is a client of upstreams and uses their protocol's codec.
     // The gateway hands new TLS settings on to the engine.
     ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
+    ("http1", &[]),
     ("http3", &[]),
-    ("proxy", &["config"]),
+    ("proxy", &["http1", "config"]),
     // The kernel side.
     ("ring", &["pool", "host"]),
     ("pool", &["host"]),
@@ -76,16 +78,17 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bytesize", &["config"]),
     ("strsim", &["config"]),
     ("ipnet", &["config"]),
-    ("httparse", &["proxy"]),
+    ("httparse", &["http1"]),
     ("itoa", &["proxy"]),
-    ("memchr", &["proxy"]),
+    ("memchr", &["http1"]),
 ];
 
 /// Outside crates that carry values between modules, or only watch.
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
 /// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
-pub const PROTOCOL_SIDE: &[&str] = &["quic", "http3", "proxy", "gateway", "message", "base"];
+pub const PROTOCOL_SIDE: &[&str] =
+    &["quic", "http3", "http1", "proxy", "gateway", "message", "base"];
 
 /// Where unsafe code lives.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];

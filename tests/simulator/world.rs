@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringway::gateway::{Gateway, Output};
 use ringway::pool::Pool;
-use ringway::proxy::UpstreamKey;
+use ringway::proxy::{UpstreamCommand, UpstreamKey};
 use ringway::quic::Transmit;
 
 use crate::books::Books;
@@ -312,28 +312,34 @@ impl World {
     fn carry_out(&mut self) {
         while let Some(output) = self.gateway.poll(self.now) {
             match output {
-                Output::Connect { key, .. } => {
-                    self.note(3, key.index());
-                    let due = self.wires.connect(key);
-                    self.queue_due(due);
-                }
-                Output::Write { key, pieces } => {
-                    self.note(4, pieces.iter().map(Bytes::len).sum());
-                    let dues = self.wires.write(key, pieces);
-                    self.queue_due(dues);
-                }
-                Output::Receive { key, .. } => {
-                    let due = self.wires.receive(key);
-                    self.queue_due(Some(due));
-                }
-                Output::Close { key } => {
-                    let due = self.wires.close(key);
-                    self.queue_due(due);
-                }
+                Output::Upstream(command) => self.carry_out_upstream(command),
                 Output::Access(record) => {
                     self.note(6, record.response_len as usize);
                     self.books.take(*record);
                 }
+            }
+        }
+    }
+
+    fn carry_out_upstream(&mut self, command: UpstreamCommand) {
+        match command {
+            UpstreamCommand::Connect { key, .. } => {
+                self.note(3, key.index());
+                let due = self.wires.connect(key);
+                self.queue_due(due);
+            }
+            UpstreamCommand::Write { key, pieces } => {
+                self.note(4, pieces.iter().map(Bytes::len).sum());
+                let dues = self.wires.write(key, pieces);
+                self.queue_due(dues);
+            }
+            UpstreamCommand::Receive { key, .. } => {
+                let due = self.wires.receive(key);
+                self.queue_due(Some(due));
+            }
+            UpstreamCommand::Close { key } => {
+                let due = self.wires.close(key);
+                self.queue_due(due);
             }
         }
     }

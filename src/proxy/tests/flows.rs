@@ -213,7 +213,7 @@ fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
 #[test]
 fn a_receive_that_is_held_back_makes_nobody_late() {
     let mut rig = Rig::new(config(1, 1, 0));
-    (rig.takes, rig.holds) = (false, true);
+    (rig.takes, rig.pauses) = (false, true);
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
     assert!(rig.wires[&upstream].receiving, "nothing waits");
@@ -236,7 +236,7 @@ fn a_receive_that_is_held_back_makes_nobody_late() {
 fn an_response_that_is_held_back_ends_by_the_clients_fault() {
     for leaves in [false, true] {
         let mut rig = Rig::new(config(1, 1, 0));
-        (rig.takes, rig.holds) = (false, true);
+        (rig.takes, rig.pauses) = (false, true);
         let (exchange, upstream) = rig.active_get();
         rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
         let ended = if leaves {
@@ -249,7 +249,7 @@ fn an_response_that_is_held_back_ends_by_the_clients_fault() {
         assert_eq!(rig.record().outcome, ended);
         assert!(!rig.is_open(upstream));
         rig.proxy.handle_response_taken(rig.now, exchange, 3);
-        rig.proxy.hold(rig.now, upstream);
+        rig.proxy.pause_receive(rig.now, upstream);
         assert!(rig.proxy.poll(rig.now).is_none(), "both keys are dead");
         rig.assert_nothing_left();
     }

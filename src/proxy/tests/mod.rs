@@ -1,11 +1,11 @@
 //! Tests of the whole machine, in memory and virtual time, against a scripted upstream.
 
-mod codec;
-mod faults;
+mod ejection;
+mod failures;
 mod flows;
-mod health;
-mod requests;
-mod simulation;
+mod random_schedules;
+mod request_heads;
+mod response_fields;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -157,8 +157,8 @@ pub(super) struct Rig {
     pub records: Vec<AccessRecord>,
     /// Responses are taken as they come.
     pub takes: bool,
-    /// Receives are held back for who has something waiting.
-    pub holds: bool,
+    /// Receives are paused for a client that has something waiting.
+    pub pauses: bool,
     streams: u64,
 }
 
@@ -173,7 +173,7 @@ impl Rig {
             connects: VecDeque::new(),
             records: Vec::new(),
             takes: true,
-            holds: false,
+            pauses: false,
             streams: 0,
         }
     }
@@ -321,85 +321,85 @@ impl Rig {
 
     fn apply(&mut self, output: Output) {
         match output {
-            Output::Connect { key, address, .. } => {
+            Output::Upstream(command) => self.apply_upstream(command),
+            Output::Downstream { to, exchange, command } => {
+                self.apply_downstream(to, exchange, command);
+            }
+            Output::Access(record) => self.records.push(*record),
+        }
+    }
+
+    fn apply_upstream(&mut self, command: UpstreamCommand) {
+        match command {
+            UpstreamCommand::Connect { key, address, .. } => {
                 let wire = Wire { address: Some(address), ..Wire::default() };
                 assert!(self.wires.insert(key, wire).is_none() && !self.closed.contains(&key));
                 self.connects.push_back(key);
             }
-            Output::Write { key, pieces } => {
+            UpstreamCommand::Write { key, pieces } => {
                 let wire = self.wires.get_mut(&key).expect("written to after its close");
                 assert!(!std::mem::replace(&mut wire.writing, true), "two writes at once");
                 assert!(pieces.len() <= crate::limits::UPSTREAM_WRITE_PIECES_MAX);
                 assert!(!pieces.is_empty() && pieces.iter().all(|piece| !piece.is_empty()));
                 wire.written.extend(pieces.concat());
             }
-            Output::Receive { key, downstream } => {
+            UpstreamCommand::Receive { key, downstream, slot_count_max } => {
+                assert_eq!(slot_count_max, 1);
                 let wire = self.wires.get_mut(&key).expect("read after its close");
                 let untaken = |seen: &Seen| seen.downstream == downstream && seen.untaken_len > 0;
-                if self.holds && downstream.is_some() && self.seen.values().any(untaken) {
-                    return self.proxy.hold(self.now, key);
+                if self.pauses && downstream.is_some() && self.seen.values().any(untaken) {
+                    return self.proxy.pause_receive(self.now, key);
                 }
                 assert!(!std::mem::replace(&mut wire.receiving, true), "two receives at once");
             }
-            Output::Close { key } => {
+            UpstreamCommand::Close { key } => {
                 assert!(self.wires.remove(&key).is_some(), "closed twice");
                 self.closed.insert(key);
                 self.connects.retain(|connect| *connect != key);
             }
-            Output::Access(record) => self.records.push(*record),
-            output => self.apply_response(output),
         }
     }
 
-    fn apply_response(&mut self, output: Output) {
-        let takes = self.takes;
-        match output {
-            Output::Interim { exchange, status, .. } => {
-                let seen = see(&mut self.seen, exchange);
+    fn apply_downstream(&mut self, to: Downstream, key: ExchangeKey, command: DownstreamCommand) {
+        let seen = see(&mut self.seen, key);
+        match command {
+            DownstreamCommand::Interim { status, .. } => {
                 assert!(seen.status.is_none() && status.is_informational());
                 seen.interim.push(status);
             }
-            Output::ResponseHead { downstream, exchange, status, fields, ended, .. } => {
-                let seen = see(&mut self.seen, exchange);
-                seen.downstream = Some(downstream);
+            DownstreamCommand::Head { status, fields, ended, .. } => {
+                seen.downstream = Some(to);
                 assert!(seen.status.replace(status).is_none(), "two heads");
                 assert!(!status.is_informational());
                 (seen.fields, seen.whole) = (fields, ended);
             }
-            Output::ResponseBody { exchange, piece, .. } => {
-                let seen = see(&mut self.seen, exchange);
+            DownstreamCommand::Body(piece) => {
                 assert!(seen.status.is_some() && !seen.whole && !piece.is_empty());
                 seen.body.extend_from_slice(&piece);
-                if takes {
-                    self.proxy.handle_response_taken(self.now, exchange, piece.len());
+                if self.takes {
+                    self.proxy.handle_response_taken(self.now, key, piece.len());
                 } else {
                     seen.untaken_len += piece.len();
-                    self.proxy.handle_response_blocked(self.now, exchange);
+                    self.proxy.handle_response_blocked(self.now, key);
                 }
             }
-            Output::ResponseEnd { exchange, trailers, .. } => {
-                let seen = see(&mut self.seen, exchange);
+            DownstreamCommand::End(trailers) => {
                 assert!(seen.status.is_some() && !std::mem::replace(&mut seen.whole, true));
                 assert!(trailers.as_ref().is_none_or(|trailers| !trailers.is_empty()));
                 seen.trailers = trailers;
             }
-            Output::ResponseReset { exchange, reason, .. } => {
-                let seen = see(&mut self.seen, exchange);
+            DownstreamCommand::Reset(reason) => {
                 assert!(seen.status.is_some(), "only what has begun is cut off");
                 assert!(!seen.whole || reason == ResetReason::ResponseStalled);
                 seen.reset = Some(reason);
             }
-            Output::StopRequest { exchange, .. } => {
-                assert!(
-                    !std::mem::replace(&mut see(&mut self.seen, exchange).stopped, true),
-                    "stopped twice"
-                );
+            DownstreamCommand::StopRequest => {
+                assert!(!std::mem::replace(&mut seen.stopped, true), "stopped twice");
             }
-            Output::BodyRoom { exchange, .. } => {
-                see(&mut self.seen, exchange).room_told += 1;
-                assert!(self.proxy.body_room(exchange) > 0);
+            DownstreamCommand::BodyRoom => {
+                seen.room_told += 1;
+                assert!(self.proxy.body_room(key) > 0);
             }
-            _ => unreachable!("handled by the caller"),
         }
     }
 }

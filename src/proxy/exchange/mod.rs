@@ -21,16 +21,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::api::{Downstream, Request, UpstreamKey};
-use super::http1::chunked::{CHUNK_END, last_chunk, size_line};
-use super::http1::request::Framing;
-use super::upstream::{Avoid, GroupKey};
 use crate::base::timers::Timer;
+use crate::http1::{CHUNK_END, Framing, last_chunk, size_line};
 use crate::limits::{
     REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
     UPSTREAM_WRITE_PIECES_MAX,
 };
 use crate::message::{AccessRecord, Fields, Outcome};
+use crate::proxy::api::{Downstream, Request, UpstreamKey};
+use crate::proxy::upstream::{Avoid, GroupKey};
 
 /// How far an exchange has come on its way to a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

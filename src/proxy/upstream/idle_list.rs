@@ -2,9 +2,9 @@
 //!
 //! A list through the connections themselves: each idle one names its neighbours.
 
-use super::api::UpstreamKey;
-use super::upstream::{Connection, Role};
+use super::group::{Connection, Role};
 use crate::base::slab::Slab;
+use crate::proxy::api::UpstreamKey;
 
 /// Both ends of the list.
 #[derive(Debug, Default)]

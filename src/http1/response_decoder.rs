@@ -1,4 +1,4 @@
-//! Reads one response, with its interim ones, from pieces that are cut anywhere.
+//! Decodes one response, with its interim responses, from pieces that are cut anywhere.
 
 use std::mem::MaybeUninit;
 
@@ -6,39 +6,41 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
-use super::broken;
 use super::chunked::{ChunkPart, ChunkedDecoder};
-use super::section::{Section, fields_of};
+use super::connection_options::ConnectionOptions;
+use super::field_section::{Section, fields_of};
+use super::{Error, broken};
 use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX};
 use crate::message::Fields;
 use crate::planted::{Bug, is_planted};
-use crate::proxy::errors::Fault;
-use crate::proxy::fields::{Nominated, clean_response, clean_trailers};
 
-/// What a decoder found.
+/// A part of a response.
 #[derive(Debug, PartialEq)]
-pub(crate) enum ResponsePart {
-    /// An interim response (1xx but 101).
-    Interim(StatusCode, Fields),
-    /// The final response's head.
+pub(crate) enum Part {
+    /// The head of an interim response (1xx other than 101).
+    Interim(ResponseHead),
+    /// The head of the final response.
     Head(ResponseHead),
     /// A piece of its body, not empty.
     Body(Bytes),
-    /// Its end, unless the head told it.
-    End(Option<Fields>),
+    /// Its end, unless the head was the end, with the trailer fields (may be empty).
+    End(Fields),
 }
 
-/// A final response's head, its fields ready to pass on.
+/// The head of one response.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
+    /// All fields, with at most one `content-length`.
     pub(crate) fields: Fields,
+    /// The connection options among the fields.
+    pub(crate) options: ConnectionOptions,
     pub(crate) content_length: Option<u64>,
     /// No body follows.
     pub(crate) ended: bool,
 }
 
-/// Reads the response to one request.
+/// The decoder of the response to one request.
 #[derive(Debug)]
 pub(crate) struct ResponseDecoder {
     state: State,
@@ -69,36 +71,36 @@ impl ResponseDecoder {
         }
     }
 
-    /// Whether the response is whole.
+    /// Returns whether the response is complete.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    /// Whether the final head is still to come.
+    /// Returns whether the final head is still to come.
     pub(crate) fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head(_))
     }
 
-    /// Whether the connection may serve another request, as far as the response tells.
+    /// Returns whether the response is complete and lets the connection persist.
     pub(crate) fn keeps_alive(&self) -> bool {
         self.is_done() && self.keeps_alive
     }
 
-    /// The next part at the front of `piece`; `None` when more is needed or the response is whole
-    /// (then what is left in `piece` is nobody's).
-    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<ResponsePart>, Fault> {
+    /// Returns the next part at the front of `piece`, or `None` when more bytes are needed or the
+    /// response is complete. What a complete response leaves in `piece` does not belong to it.
+    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<Part>, Error> {
         match &mut self.state {
             State::Done => Ok(None),
             State::Length { remaining: 0 } => {
                 self.state = State::Done;
-                Ok(Some(ResponsePart::End(None)))
+                Ok(Some(Part::End(Fields::new())))
             }
             _ if piece.is_empty() => Ok(None),
             State::UntilClose => {
                 if is_planted(Bug::DroppedTailByte) && piece.len() > 1 {
                     piece.truncate(piece.len() - 1);
                 }
-                Ok(Some(ResponsePart::Body(piece.split().freeze())))
+                Ok(Some(Part::Body(piece.split().freeze())))
             }
             State::Head(section) => {
                 check_protocol(section, piece)?;
@@ -110,22 +112,21 @@ impl ResponseDecoder {
             State::Length { remaining } => {
                 let len = usize::try_from(*remaining).unwrap_or(usize::MAX).min(piece.len());
                 *remaining -= len as u64;
-                Ok(Some(ResponsePart::Body(piece.split_to(len).freeze())))
+                Ok(Some(Part::Body(piece.split_to(len).freeze())))
             }
             State::Chunked(decoder) => match decoder.decode(piece)? {
-                Some(ChunkPart::Payload(payload)) => Ok(Some(ResponsePart::Body(payload))),
-                Some(ChunkPart::End(mut trailers)) => {
+                Some(ChunkPart::Payload(payload)) => Ok(Some(Part::Body(payload))),
+                Some(ChunkPart::End(trailers)) => {
                     self.state = State::Done;
-                    clean_trailers(&mut trailers);
-                    Ok(Some(ResponsePart::End((!trailers.is_empty()).then_some(trailers))))
+                    Ok(Some(Part::End(trailers)))
                 }
                 None => Ok(None),
             },
         }
     }
 
-    /// Whether the end of the connection is the end of the response (RFC 9112 6.3, rule 8), rather
-    /// than in the midst of it.
+    /// Returns whether the end of the connection ends the response (RFC 9112 6.3, rule 8) rather
+    /// than truncates it.
     pub(crate) fn ends_with_connection(&mut self) -> bool {
         let ends = matches!(self.state, State::UntilClose);
         if ends {
@@ -134,15 +135,13 @@ impl ResponseDecoder {
         ends
     }
 
-    fn take_head(&mut self, section: &Bytes) -> Result<ResponsePart, Fault> {
+    fn take_head(&mut self, section: &Bytes) -> Result<Part, Error> {
         let (status, version, mut fields) = parse_head(section)?;
-        let nominated = Nominated::read(&fields)
+        let options = ConnectionOptions::read(&fields)
             .ok_or(broken("the response's connection field names too many fields"))?;
         let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
-        let keeps_alive = keeps_alive(version, &nominated, &fields);
-        clean_response(&mut fields, &nominated);
         if status.is_informational() {
-            // RFC 9110 15.2.2: 101 answers an upgrade, and none was asked for.
+            // RFC 9110 15.2.2: 101 accepts an upgrade, and none was asked for.
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(broken("the upstream switches protocols without being asked"));
             }
@@ -152,30 +151,34 @@ impl ResponseDecoder {
             }
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);
-            return Ok(ResponsePart::Interim(status, fields));
+            let (content_length, ended) = (None, false);
+            return Ok(Part::Interim(ResponseHead {
+                status,
+                fields,
+                options,
+                content_length,
+                ended,
+            }));
         }
-        self.keeps_alive = keeps_alive && framing != BodyFraming::UntilClose;
+        let persists = persists(version, &options, &fields);
+        self.keeps_alive = persists && framing != BodyFraming::UntilClose;
         self.state = match framing {
             BodyFraming::None | BodyFraming::Length(0) => State::Done,
             BodyFraming::Length(remaining) => State::Length { remaining },
             BodyFraming::Chunked => State::Chunked(ChunkedDecoder::new(self.head_len_max)),
             BodyFraming::UntilClose => State::UntilClose,
         };
-        // RFC 9110 8.6: no length in 204; where an origin says one, it is not passed on.
-        let says_length = status != StatusCode::NO_CONTENT;
-        let content_length = content_length(&fields)?.filter(|_| says_length);
-        say_length_once(&mut fields, content_length);
-        Ok(ResponsePart::Head(ResponseHead {
-            status,
-            fields,
-            content_length,
-            ended: self.is_done(),
-        }))
+        // RFC 9110 8.6: a 204 has no content-length. One that an origin sends is dropped.
+        let may_have_length = status != StatusCode::NO_CONTENT;
+        let content_length = content_length(&fields)?.filter(|_| may_have_length);
+        normalize_length(&mut fields, content_length);
+        let ended = self.is_done();
+        Ok(Part::Head(ResponseHead { status, fields, options, content_length, ended }))
     }
 }
 
 /// Refuses what is not HTTP/1.x from its first byte on, rather than when no end of line comes.
-fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Fault> {
+fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Error> {
     let expected = b"HTTP/1.".iter().skip(section.len());
     if expected.zip(piece).any(|(expected, byte)| expected != byte) {
         return Err(broken("the upstream does not answer in HTTP/1.x"));
@@ -184,7 +187,7 @@ fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Fault> {
 }
 
 /// Status, minor version and fields of a whole head.
-fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Fault> {
+fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
     let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -204,7 +207,7 @@ fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Fault> {
     Ok((status, version, fields_of(section, response.headers)?))
 }
 
-/// How long a response's body is (RFC 9112 6.3).
+/// How a response's body is delimited (RFC 9112 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyFraming {
     None,
@@ -214,7 +217,7 @@ enum BodyFraming {
 }
 
 impl BodyFraming {
-    fn of(status: StatusCode, version: u8, to_head: bool, fields: &Fields) -> Result<Self, Fault> {
+    fn of(status: StatusCode, version: u8, to_head: bool, fields: &Fields) -> Result<Self, Error> {
         let length = content_length(fields)?;
         let chunked = is_chunked(fields)?;
         let never_has_body = status.is_informational() || status == StatusCode::NO_CONTENT;
@@ -241,8 +244,8 @@ impl BodyFraming {
     }
 }
 
-/// The one value of all `content-length` lines.
-fn content_length(fields: &Fields) -> Result<Option<u64>, Fault> {
+/// Returns the one value of all `content-length` lines.
+fn content_length(fields: &Fields) -> Result<Option<u64>, Error> {
     let mut length = None;
     for (_, value) in fields.iter().filter(|(name, _)| name == CONTENT_LENGTH) {
         // RFC 9110 8.6: digits only; "+5", "5,5", "0x5" are not.
@@ -258,20 +261,21 @@ fn content_length(fields: &Fields) -> Result<Option<u64>, Fault> {
     Ok(length)
 }
 
-/// Equal lengths on several lines are one length (RFC 9112 6.3, rule 5), in one form.
-fn say_length_once(fields: &mut Fields, length: Option<u64>) {
-    let mut is_said = length.is_none();
+/// Leaves one `content-length` line of several equal ones (RFC 9112 6.3, rule 5), without leading
+/// zeros.
+fn normalize_length(fields: &mut Fields, length: Option<u64>) {
+    let mut is_kept = length.is_none();
     fields.retain(|(name, value)| {
         let has_usual_form = value.len() == 1 || !value.as_bytes().starts_with(b"0");
-        name != CONTENT_LENGTH || has_usual_form && !std::mem::replace(&mut is_said, true)
+        name != CONTENT_LENGTH || has_usual_form && !std::mem::replace(&mut is_kept, true)
     });
-    if let (Some(len), false) = (length, is_said) {
+    if let (Some(len), false) = (length, is_kept) {
         fields.push((CONTENT_LENGTH, HeaderValue::from(len)));
     }
 }
 
-/// Whether the body is chunked; any other coding is refused, none was offered in TE.
-fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
+/// Returns whether the body is chunked. Any other coding is refused: TE offered none.
+fn is_chunked(fields: &Fields) -> Result<bool, Error> {
     let mut codings = fields.iter().filter(|(name, _)| name == TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (None, _) => Ok(false),
@@ -280,11 +284,11 @@ fn is_chunked(fields: &Fields) -> Result<bool, Fault> {
     }
 }
 
-/// RFC 9112 9.3: whether the connection persists after this response.
-fn keeps_alive(version: u8, nominated: &Nominated, fields: &Fields) -> bool {
-    if nominated.close {
+/// Returns whether the connection persists after this response (RFC 9112 9.3).
+fn persists(version: u8, options: &ConnectionOptions, fields: &Fields) -> bool {
+    if options.close {
         return false;
     }
     let has_connection = fields.iter().any(|(name, _)| name == CONNECTION);
-    version == 1 || has_connection && nominated.keep_alive
+    version == 1 || has_connection && options.keep_alive
 }

@@ -5,6 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETR
 use http::{HeaderValue, StatusCode};
 
 use super::api::TransportFault;
+use crate::http1;
 use crate::message::{Fields, ResetReason};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -52,6 +53,15 @@ pub(crate) enum Fault {
     WriteTimeout,
     /// The client took nothing of the response for too long.
     ResponseStalled,
+}
+
+impl From<http1::Error> for Fault {
+    fn from(error: http1::Error) -> Self {
+        match error {
+            http1::Error::Malformed(rule) => Self::Protocol(rule),
+            http1::Error::TooLong => Self::HeadTooLong,
+        }
+    }
 }
 
 impl Fault {

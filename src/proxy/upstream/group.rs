@@ -17,14 +17,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::api::{ExchangeKey, UpstreamKey};
 use super::balance::Balance;
 use super::health::Health;
-use super::http1::response::ResponseDecoder;
-use super::idle::{IdleList, Links};
+use super::idle_list::{IdleList, Links};
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
+use crate::http1::ResponseDecoder;
+use crate::proxy::api::{ExchangeKey, UpstreamKey};
 
 slab_key! {
     /// One upstream group.

@@ -1,46 +1,45 @@
-//! Finds the end of a head or trailer section, wherever its pieces are cut, and refuses line ends
-//! that are not CRLF.
+//! A head or trailer section: finds its end, wherever its pieces are cut, and refuses line ends
+//! other than CRLF.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use memchr::memchr2;
 
-use super::broken;
+use super::{Error, broken};
 use crate::limits::RESPONSE_FIELD_COUNT_MAX;
 use crate::message::Fields;
-use crate::proxy::errors::Fault;
 
-/// Collects lines up to and with the empty one.
+/// A section that is being received, up to and including its empty line.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
-    /// What came before the current piece.
+    /// Bytes from before the current piece.
     kept: BytesMut,
     /// The last byte seen was CR.
     after_cr: bool,
-    /// Bytes of the current line without its end.
+    /// Bytes of the current line, without its end.
     line_len: usize,
     /// Bytes seen.
     len: usize,
 }
 
 impl Section {
-    /// Bytes that came so far.
+    /// Returns the number of bytes seen so far.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Takes bytes from the front of `piece`; gives the whole section once its empty line is there.
-    /// A section within one piece is a slice of it; one across pieces is copied together, so that
-    /// a head that comes in crumbs pins no piece.
+    /// Takes bytes from the front of `piece`. Returns the whole section once its empty line has
+    /// come. A section within one piece is a slice of it. One that spans pieces is copied, so that
+    /// a head which arrives in small pieces does not pin any of them.
     pub(crate) fn take(
         &mut self,
         piece: &mut BytesMut,
         len_max: usize,
-    ) -> Result<Option<Bytes>, Fault> {
+    ) -> Result<Option<Bytes>, Error> {
         let end = self.find_end(piece)?;
         let taken_len = end.unwrap_or(piece.len());
         if self.len + taken_len > len_max {
-            return Err(Fault::HeadTooLong);
+            return Err(Error::TooLong);
         }
         self.len += taken_len;
         if end.is_some() && self.kept.is_empty() {
@@ -51,8 +50,8 @@ impl Section {
         Ok(end.map(|_| std::mem::take(&mut self.kept).freeze()))
     }
 
-    /// Index behind the empty line's LF.
-    fn find_end(&mut self, piece: &[u8]) -> Result<Option<usize>, Fault> {
+    /// Returns the index after the empty line's LF.
+    fn find_end(&mut self, piece: &[u8]) -> Result<Option<usize>, Error> {
         let mut at = 0;
         while let Some(first) = piece.get(at) {
             if self.after_cr {
@@ -77,8 +76,9 @@ impl Section {
     }
 }
 
-/// Turns parsed field lines into fields whose values are slices of `section`.
-pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Fault> {
+/// Converts parsed field lines into fields whose values are slices of `section`. There is capacity
+/// for one more: a proxy adds `via`.
+pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Error> {
     let mut fields = Fields::with_capacity(lines.len() + 1);
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes())
@@ -94,8 +94,8 @@ pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Resu
     Ok(fields)
 }
 
-/// Parses a trailer section (ends with the empty line).
-pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Fault> {
+/// Parses a trailer section, its empty line included.
+pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Error> {
     let mut lines = [httparse::EMPTY_HEADER; RESPONSE_FIELD_COUNT_MAX];
     match httparse::parse_headers(section, &mut lines) {
         Ok(httparse::Status::Complete((len, lines))) if len == section.len() => {

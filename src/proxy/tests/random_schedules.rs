@@ -66,7 +66,7 @@ impl Simulation {
             }
             36..45 => self.take(),
             45 => self.rig.takes = !self.rig.takes,
-            46 => self.rig.holds = !self.rig.holds,
+            46 => self.rig.pauses = !self.rig.pauses,
             47..57 => self.connect(),
             _ => self.move_a_wire(),
         }

@@ -1,51 +1,51 @@
-//! The chunked coding (RFC 9112 7.1), both ways. Payload is never copied: decoding cuts slices,
-//! encoding puts lines around slices.
+//! The chunked transfer coding (RFC 9112 7.1). Payload is never copied: the decoder returns slices
+//! of its input, and the encoder puts lines around the payload.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::broken;
-use super::section::{Section, parse_trailers};
+use super::field_section::{Section, parse_trailers};
+use super::request_head::put_field;
+use super::{Error, broken};
 use crate::limits::CHUNK_LINE_LEN_MAX;
 use crate::message::Fields;
-use crate::proxy::errors::Fault;
 
-/// What a decoder found.
+/// A part of a chunked body.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ChunkPart {
     /// Payload, not empty.
     Payload(Bytes),
-    /// The last chunk and the trailer section are there.
+    /// The last chunk, with the trailer section (may be empty).
     End(Fields),
 }
 
-/// Reads one chunked body.
+/// The decoder of one chunked body.
 #[derive(Debug)]
 pub(crate) struct ChunkedDecoder {
     state: State,
-    /// Length of the current size line.
+    /// Length of the current line of framing.
     line_len: usize,
     trailers_len_max: usize,
 }
 
 #[derive(Debug)]
 enum State {
-    /// In the size; so many digits of it were read.
+    /// In the chunk size, after this many digits.
     Size { len: u64, digit_count: u8 },
-    /// In white space before an extension.
+    /// In the white space before an extension.
     Space { len: u64 },
     /// In an extension.
     Extension { len: u64 },
-    /// LF of the size line.
+    /// Before the LF of the size line.
     SizeEnd { len: u64 },
-    /// Payload.
+    /// In the payload.
     Payload { remaining: u64 },
-    /// CR behind the payload.
+    /// Before the CR that follows the payload.
     PayloadCr,
-    /// LF behind the payload.
+    /// Before the LF that follows the payload.
     PayloadLf,
-    /// Trailer section.
+    /// In the trailer section.
     Trailers(Section),
-    /// The end was told.
+    /// The end was returned.
     Done,
 }
 
@@ -54,8 +54,9 @@ impl ChunkedDecoder {
         Self { state: State::Size { len: 0, digit_count: 0 }, line_len: 0, trailers_len_max }
     }
 
-    /// The next part at the front of `piece`; `None` when it is used up or the body is over.
-    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<ChunkPart>, Fault> {
+    /// Returns the next part at the front of `piece`, or `None` when `piece` is used up or the
+    /// body is over.
+    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<ChunkPart>, Error> {
         loop {
             match &mut self.state {
                 State::Done => return Ok(None),
@@ -83,8 +84,8 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Takes one byte of framing.
-    fn step(&mut self, byte: u8) -> Result<(), Fault> {
+    /// Reads one byte of framing.
+    fn step(&mut self, byte: u8) -> Result<(), Error> {
         self.line_len += 1;
         if self.line_len > CHUNK_LINE_LEN_MAX {
             return Err(broken("a chunk-size line of the response is too long"));
@@ -129,23 +130,23 @@ impl ChunkedDecoder {
     }
 }
 
-/// The size line of a chunk of `len` bytes, not 0.
+/// Returns the size line of a chunk of `len` bytes, not 0.
 pub(crate) fn size_line(len: usize) -> Bytes {
     assert!(len > 0, "a chunk of size 0 would end the body");
     Bytes::from(format!("{len:x}\r\n"))
 }
 
-/// The line end behind a chunk's payload.
+/// The line end that follows a chunk's payload.
 pub(crate) const CHUNK_END: Bytes = Bytes::from_static(b"\r\n");
 
-/// The last chunk with the trailer section.
+/// Returns the last chunk with the trailer section.
 pub(crate) fn last_chunk(trailers: Option<&Fields>) -> Bytes {
     let Some(trailers) = trailers else {
         return Bytes::from_static(b"0\r\n\r\n");
     };
     let mut out = BytesMut::from(&b"0\r\n"[..]);
     for (name, value) in trailers {
-        crate::proxy::fields::put_field(&mut out, name.as_str(), value.as_bytes());
+        put_field(&mut out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
     out.freeze()
