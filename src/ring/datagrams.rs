@@ -22,10 +22,9 @@
 //! way at all says something about its peer, whom a stranger may have chosen, not about the socket.
 
 use std::io;
-use std::net::SocketAddr;
 
 use bytes::Buf;
-use io_uring::types::{Fixed, Timespec};
+use io_uring::types::Fixed;
 use io_uring::{cqueue, opcode};
 
 use super::buffers::filled;
@@ -33,13 +32,14 @@ use super::completion::{
     Completion, DatagramSend, Failure, Full, LossReason, SendOutcome, SocketIndex, kind_of,
 };
 use super::machine::{Event, Machine};
-use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
+use super::message::{self, HEADER_LEN, Unusable};
+use super::send::{Backoff, Method, SendOp};
 use super::table::{Op, OpKey};
 use crate::host::socket::offload::Offload;
 use crate::limits::DATAGRAM_LEN_MAX;
 use crate::metrics::{SendsLost, SocketOffload};
 use crate::planted::{Bug, is_planted};
-use crate::pool::{InKernel, Pool, Provided};
+use crate::pool::Provided;
 
 /// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
 pub(super) const SEGMENTS_MAX: usize = 64;
@@ -83,119 +83,18 @@ pub(super) struct Socket {
     header: Box<libc::msghdr>,
 }
 
-/// What a send's bytes lie in while the kernel reads them.
-enum HeldBuffer {
-    Slot(InKernel),
-    Heap(Vec<u8>),
-}
-
-/// A batch in flight.
-pub(super) struct SendOp {
-    socket: SocketIndex,
-    buffer: Option<HeldBuffer>,
-    payload: *const u8,
-    len: usize,
-    segment_len: usize,
-    route: Route,
-    whole: SendMessage,
-    /// One message per segment once it is split; never grows while the kernel reads it.
-    split: Vec<SendMessage>,
-    /// Completions that are still to come from the kernel.
-    outstanding: u32,
-    /// The kernel was asked not to copy.
-    is_zero_copy: bool,
-    /// Pieces to be sent again.
-    again: u64,
-    retries: u8,
-    /// The kernel had no buffers for a piece: rest before the next try.
-    needs_rest: bool,
-    is_resting: bool,
-    /// It was split because the kernel refused to segment it.
-    was_refused: bool,
-    /// The kernel refused not to copy it.
-    was_to_be_copied: bool,
-    lost: Option<LossReason>,
-    rest: Timespec,
-}
-
-impl SendOp {
-    fn new() -> SendOp {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        SendOp {
-            socket: SocketIndex(0),
-            buffer: None,
-            payload: std::ptr::null(),
-            len: 0,
-            segment_len: 0,
-            route: Route { destination: nowhere, source: None, ecn: 0 },
-            whole: SendMessage::new(),
-            split: Vec::new(),
-            outstanding: 0,
-            is_zero_copy: false,
-            again: 0,
-            retries: 0,
-            needs_rest: false,
-            is_resting: false,
-            was_refused: false,
-            was_to_be_copied: false,
-            lost: None,
-            rest: Timespec::new().nsec(1_000_000),
+impl Socket {
+    /// Remembers what the kernel refused on the way to a batch that was sent by `method`.
+    fn learn(&mut self, method: Method) {
+        match method {
+            Method::Copy | Method::ZeroCopy | Method::Split => {}
+            Method::CopyAfterRefusal => self.is_zero_copy = false,
+            Method::SplitAfterRefusal => self.unsegmented = UNSEGMENTED_BATCHES,
+            Method::SplitAfterBoth => {
+                self.is_zero_copy = false;
+                self.unsegmented = UNSEGMENTED_BATCHES;
+            }
         }
-    }
-
-    fn begin(&mut self, socket: SocketIndex, send: DatagramSend, pool: &Pool) {
-        let len = send.buffer.len();
-        self.socket = socket;
-        self.len = len;
-        self.payload = send.buffer.as_ptr();
-        self.segment_len = send.segment_len.map_or(len, |wanted| len.min(usize::from(wanted)));
-        self.route = Route { destination: send.destination, source: send.source, ecn: send.ecn };
-        self.buffer = Some(if Pool::contains(self.payload) {
-            HeldBuffer::Slot(pool.send(send.buffer))
-        } else {
-            HeldBuffer::Heap(send.buffer)
-        });
-        self.split.clear();
-        (self.outstanding, self.again, self.retries) = (0, 0, 0);
-        (self.needs_rest, self.is_resting, self.was_refused) = (false, false, false);
-        (self.is_zero_copy, self.was_to_be_copied) = (false, false);
-        self.lost = None;
-    }
-
-    fn is_batch(&self) -> bool {
-        self.len > self.segment_len
-    }
-
-    fn prepare_whole(&mut self) {
-        let segment_len = self.is_batch().then_some(self.segment_len as u16);
-        self.whole.prepare(self.route, self.payload, self.len, segment_len);
-        self.again = 1;
-    }
-
-    fn prepare_split(&mut self) {
-        let count = self.len.div_ceil(self.segment_len);
-        self.split.clear();
-        self.split.resize_with(count, SendMessage::new);
-        for (index, message) in self.split.iter_mut().enumerate() {
-            let at = index * self.segment_len;
-            let len = self.segment_len.min(self.len - at);
-            message.prepare(self.route, self.payload.wrapping_add(at), len, None);
-        }
-        self.again = u64::MAX >> (64 - count);
-    }
-
-    fn message(&self, piece: u32) -> &SendMessage {
-        if self.split.is_empty() { &self.whole } else { &self.split[piece as usize] }
-    }
-
-    fn take_buffer(&mut self) -> Vec<u8> {
-        let mut buffer = match self.buffer.take() {
-            Some(HeldBuffer::Slot(slot)) => slot.complete(),
-            Some(HeldBuffer::Heap(buffer)) => buffer,
-            None => unreachable!("a batch in flight has its buffer"),
-        };
-        buffer.clear();
-        buffer
     }
 }
 
@@ -350,11 +249,14 @@ impl Machine {
         let socket = &mut self.sockets[index.index()];
         if op.is_batch() && socket.unsegmented > 0 {
             socket.unsegmented -= 1;
+            op.method = Method::Split;
             op.prepare_split();
         } else {
             op.prepare_whole();
             let is_long = len.div_ceil(op.segment_len) >= ZERO_COPY_SEGMENTS_MIN;
-            op.is_zero_copy = socket.is_zero_copy && is_long;
+            if socket.is_zero_copy && is_long {
+                op.method = Method::ZeroCopy;
+            }
         }
         let key = self.table.insert(Op::Send(op));
         self.issue_send(key);
@@ -373,7 +275,7 @@ impl Machine {
             pieces &= pieces - 1;
             op.outstanding += 1;
             let message = op.message(piece).as_ptr();
-            let entry = if op.is_zero_copy {
+            let entry = if op.method == Method::ZeroCopy {
                 self.stats.zero_copy_sends += 1;
                 opcode::SendMsgZc::new(file, message).ioprio(REPORT_USAGE).build()
             } else {
@@ -388,8 +290,8 @@ impl Machine {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("the caller has just found it");
         };
-        if op.is_resting {
-            op.is_resting = false;
+        if op.backoff == Backoff::UnderWay {
+            op.backoff = Backoff::None;
             return self.settle_send(key);
         }
         if cqueue::notif(flags) {
@@ -406,49 +308,55 @@ impl Machine {
         // Of a zero-copy send there is more to come: the notification.
         op.outstanding -= u32::from(!cqueue::more(flags));
         if result < 0 {
-            let is_segmented = op.is_batch() && op.split.is_empty();
-            let lost = match Failure::from_result(result) {
-                // Not in this kernel, not for this socket, or no more pages may be pinned; whether the
-                // batch is at fault shows when it is copied.
-                Failure::Final(libc::EINVAL | libc::EOPNOTSUPP)
-                | Failure::NoBuffers
-                | Failure::NoMemory
-                    if op.is_zero_copy =>
-                {
-                    self.stats.zero_copy_refused += 1;
-                    op.was_to_be_copied = true;
-                    op.is_zero_copy = false;
-                    op.again |= 1 << key.piece();
-                    None
-                }
-                Failure::Final(libc::EIO | libc::EINVAL) if is_segmented => {
-                    self.stats.gso_fallbacks += 1;
-                    op.was_refused = true;
-                    // A datagram by itself is not worth it.
-                    op.is_zero_copy = false;
-                    op.prepare_split();
-                    None
-                }
-                // A send that would block waits in the kernel; this is a signal's doing.
-                Failure::Again => {
-                    op.again |= 1 << key.piece();
-                    None
-                }
-                Failure::NoBuffers | Failure::NoMemory if op.retries < RETRIES_MAX => {
-                    op.again |= 1 << key.piece();
-                    op.needs_rest = true;
-                    None
-                }
-                Failure::NoBuffers | Failure::NoMemory => Some(LossReason::NoBuffers),
-                Failure::Cancelled => Some(LossReason::Cancelled),
-                Failure::Final(errno) => Some(LossReason::from_errno(errno)),
-            };
-            if let Some(reason) = lost {
-                op.lost = Some(reason);
-                *counter_of(&mut self.stats.sends_lost, reason) += 1;
-            }
+            self.send_failed(key, Failure::from_result(result));
         }
         self.settle_send(key)
+    }
+
+    /// Decides what follows from the failure of a piece: another try, another method, or its loss.
+    fn send_failed(&mut self, key: OpKey, failure: Failure) {
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("the caller has just found it");
+        };
+        let piece = 1 << key.piece();
+        let reason = match failure {
+            // Not in this kernel, not for this socket, or no more pages may be pinned. Whether the
+            // batch is at fault shows when it is copied.
+            Failure::Final(libc::EINVAL | libc::EOPNOTSUPP)
+            | Failure::NoBuffers
+            | Failure::NoMemory
+                if let Some(method) = op.method.refused_zero_copy() =>
+            {
+                self.stats.zero_copy_refused += 1;
+                op.method = method;
+                op.again |= piece;
+                return;
+            }
+            Failure::Final(libc::EIO | libc::EINVAL)
+                if op.is_batch()
+                    && let Some(method) = op.method.refused_segmentation() =>
+            {
+                self.stats.gso_fallbacks += 1;
+                op.method = method;
+                op.prepare_split();
+                return;
+            }
+            // A send that would block waits in the kernel: a signal has interrupted this one.
+            Failure::Again => {
+                op.again |= piece;
+                return;
+            }
+            Failure::NoBuffers | Failure::NoMemory if op.retries < RETRIES_MAX => {
+                op.again |= piece;
+                op.backoff = Backoff::Due;
+                return;
+            }
+            Failure::NoBuffers | Failure::NoMemory => LossReason::NoBuffers,
+            Failure::Cancelled => LossReason::Cancelled,
+            Failure::Final(errno) => LossReason::from_errno(errno),
+        };
+        op.lost = Some(reason);
+        *counter_of(&mut self.stats.sends_lost, reason) += 1;
     }
 
     /// Sends on what is to be sent again, or ends the batch.
@@ -461,14 +369,16 @@ impl Machine {
             return None;
         }
         if op.again != 0 && !self.is_ending {
-            if std::mem::take(&mut op.needs_rest) {
-                op.is_resting = true;
-                op.retries += 1;
-                self.stats.send_retries += 1;
-                let entry = opcode::Timeout::new(&raw const op.rest).build();
-                self.outbox.push_back(entry.user_data(key.0));
-            } else {
-                self.issue_send(key);
+            match op.backoff {
+                Backoff::Due => {
+                    op.backoff = Backoff::UnderWay;
+                    op.retries += 1;
+                    self.stats.send_retries += 1;
+                    let entry = opcode::Timeout::new(&raw const op.rest).build();
+                    self.outbox.push_back(entry.user_data(key.0));
+                }
+                Backoff::None => self.issue_send(key),
+                Backoff::UnderWay => unreachable!("its completion comes before anything else"),
             }
             return None;
         }
@@ -485,11 +395,7 @@ impl Machine {
             return None;
         }
         if op.lost.is_none() {
-            let socket = &mut self.sockets[op.socket.index()];
-            socket.is_zero_copy &= !op.was_to_be_copied;
-            if op.was_refused {
-                socket.unsegmented = UNSEGMENTED_BATCHES;
-            }
+            self.sockets[op.socket.index()].learn(op.method);
         }
         let (socket, buffer) = (op.socket, op.take_buffer());
         let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);

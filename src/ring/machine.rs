@@ -15,9 +15,10 @@ use io_uring::{cqueue, opcode, squeue};
 
 use super::buffers::BufferGroup;
 use super::completion::{Completion, Failure, StreamKey};
-use super::datagrams::{SendOp, Socket};
+use super::datagrams::Socket;
 use super::kernel::RingError;
 use super::message::HEADER_LEN;
+use super::send::SendOp;
 use super::settings::RingSettings;
 use super::streams::{Stream, WriteOp};
 use super::table::{CANCEL, Op, OpKey, OpTable};

@@ -7,6 +7,7 @@
 //!      mod.rs         Ring: the caller's side, and how a ring ends
 //!      machine.rs     all but the kernel: events become completions
 //!      datagrams.rs   UDP: multishot receives, segmented sends
+//!      send.rs        a batch of datagrams in flight
 //!      streams.rs     TCP and unix: connect, receive, write, close
 //!      table.rs       what the kernel holds, until its completion
 //!      buffers.rs     slots that the kernel may fill
@@ -24,6 +25,7 @@ mod datagrams;
 mod kernel;
 mod machine;
 mod message;
+mod send;
 mod settings;
 mod streams;
 mod table;
