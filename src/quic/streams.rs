@@ -4,7 +4,7 @@
 //! now. Then the response is `Gone`, and the application does what it would do anyway when it learns
 //! of the end.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,8 @@ use quinn_proto::{Dir, FinishError, VarInt};
 use super::connection::{Connection, Phase};
 use super::engine::Engine;
 use super::table::ConnectionKey;
+#[cfg(test)]
+use super::types::Local;
 use super::types::{CloseReason, Event, StreamId};
 use crate::limits::READ_CHUNK_COUNT_MAX;
 
@@ -190,29 +192,31 @@ impl Engine {
         Some(self.table.get(key)?.client)
     }
 
-    /// Where packets go, which changes with the first packet from elsewhere.
-    pub fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
-        Some(self.table.get(key)?.proto.remote_address())
-    }
-
-    /// The socket and the address of ours where the connection was heard of last.
-    pub fn local(&self, key: ConnectionKey) -> Option<(u16, Option<IpAddr>)> {
-        let local = self.table.get(key)?.local;
-        Some((local.socket, local.ip))
-    }
-
     /// Smoothed round-trip time (RFC 9002 5.3).
     pub fn rtt(&self, key: ConnectionKey) -> Option<Duration> {
         Some(self.table.get(key)?.proto.rtt())
     }
 
-    /// Whether the application may still use the connection.
-    pub fn is_open(&self, key: ConnectionKey) -> bool {
-        self.table.get(key).is_some_and(Connection::is_open)
-    }
-
     fn open_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
         self.table.get_mut(key).filter(|connection| connection.is_open())
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    /// Returns the address that packets go to, which changes with the first packet from elsewhere.
+    pub(super) fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
+        Some(self.table.get(key)?.proto.remote_address())
+    }
+
+    /// Returns the socket and the address of ours that the connection was last heard at.
+    pub(super) fn local(&self, key: ConnectionKey) -> Option<Local> {
+        Some(self.table.get(key)?.local)
+    }
+
+    /// Returns whether the application may still use the connection.
+    pub(super) fn is_open(&self, key: ConnectionKey) -> bool {
+        self.table.get(key).is_some_and(Connection::is_open)
     }
 }
 
