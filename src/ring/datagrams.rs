@@ -1,12 +1,12 @@
 //! Datagrams: multishot receives and batched sends.
 //!
-//! A receive stays armed until the kernel ends it (no buffer, no room in the completion queue);
-//! then it is armed again with the next submission.
+//! A receive stays armed until the kernel ends it (no buffer, or no room in the completion queue).
+//! It is then armed again with the next submission.
 //!
-//! A batch goes as one segmented send. What may happen to it:
+//! A batch is sent by one segmented send. Its possible outcomes:
 //!
 //! ```text
-//!             +--- no buffers: rest 1 ms ---+
+//!             +--- no buffers: backoff 1 ms +
 //!             v                             |
 //!  batch --> whole ---------------------------> Sent | Lost
 //!             | EIO, EINVAL                 |
@@ -14,12 +14,14 @@
 //!           split into its segments ----------> Sent | Lost
 //! ```
 //!
-//! A long batch goes by a zero-copy send first: the device reads the slot, which is ours again when
-//! the kernel has notified so. It reports whether it had to copy after all (loopback, a device
-//! without scatter-gather); then, or when it refuses, the socket goes on without.
+//! A long batch is sent by a zero-copy send first: the device reads the slot, which is ours again
+//! after the kernel's notification. That reports whether the kernel had to copy after all
+//! (loopback, a device without scatter-gather). Then, or after a refusal, the socket no longer uses
+//! zero copy.
 //!
-//! What the kernel refuses is remembered only once the batch went another way: a batch that goes no
-//! way at all says something about its peer, whom a stranger may have chosen, not about the socket.
+//! A refusal is remembered for the socket only once the batch was sent by another method. A batch
+//! that cannot be sent at all may be the fault of its destination, which an attacker may have
+//! chosen.
 
 use std::io;
 
@@ -36,30 +38,28 @@ use super::message::{self, HEADER_LEN, Unusable};
 use super::send::{Backoff, Method, SendOp};
 use super::table::{Op, OpKey};
 use crate::host::socket::offload::Offload;
-use crate::limits::DATAGRAM_LEN_MAX;
+use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::{SendsLost, SocketOffload};
 use crate::planted::{Bug, is_planted};
 use crate::pool::Provided;
 
-/// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
-pub(super) const SEGMENTS_MAX: usize = 64;
-
-/// How often a send is repeated while the kernel has no buffers, 1 ms apart.
+/// The most retries of a send while the kernel has no buffers, 1 ms apart.
 const RETRIES_MAX: u8 = 8;
 
-/// Failures in a row after which receiving on a socket is given up: an error of the network does
-/// not repeat without a datagram in between, a broken descriptor does.
+/// Consecutive failures after which receiving on a socket stops: a network error does not repeat
+/// without a datagram in between, a broken descriptor does.
 const FAILURES_MAX: u32 = 64;
 
-/// Fewest segments of a batch that is worth a zero-copy send: pinning pages and a second completion
-/// cost about as much as copying this many.
+/// Fewest segments of a zero-copy send: pinning pages and a second completion cost about as much as
+/// copying this many.
 const ZERO_COPY_SEGMENTS_MIN: usize = 16;
 
-/// Batches that go segment by segment after the kernel refused to segment one, before it is asked
-/// again: a single route may have refused (IPsec), and the socket serves all routes.
+/// Batches that are sent segment by segment after the kernel refused to segment one, before the
+/// next try: a single route may have refused (IPsec), and the socket serves all routes.
 pub(super) const UNSEGMENTED_BATCHES: u32 = 1024;
 
-/// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification tells whether it copied.
+/// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification reports whether the kernel
+/// copied.
 const REPORT_USAGE: u16 = 8;
 
 /// From linux/io_uring.h (IORING_NOTIF_USAGE_ZC_COPIED).
@@ -69,17 +69,17 @@ const USAGE_COPIED: i32 = i32::MIN;
 pub(super) struct Socket {
     file: u32,
     receive: Option<OpKey>,
-    /// To be armed with the next submission.
+    /// Whether to arm the receive with the next submission.
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
-    /// Whether one receive may bring many datagrams.
+    /// Whether one receive may carry many datagrams (UDP_GRO).
     is_coalescing: bool,
-    /// Batches that are still to go segment by segment.
+    /// Batches still to be sent segment by segment.
     unsegmented: u32,
-    /// Whether long batches leave without being copied, as far as is known.
+    /// Whether zero-copy sends work, as far as is known.
     is_zero_copy: bool,
-    /// The receive's template; the kernel reads it when the receive is armed.
+    /// The message header that a receive is armed with.
     header: Box<libc::msghdr>,
 }
 
@@ -120,7 +120,7 @@ impl Machine {
             *(if socket.is_coalescing { &mut counts.gro_on } else { &mut counts.gro_off }) += 1;
             let is_segmenting = socket.unsegmented == 0;
             *(if is_segmenting { &mut counts.gso_on } else { &mut counts.gso_off }) += 1;
-            // What is sent datagram by datagram has no long batches.
+            // A socket that sends datagram by datagram has no long batches.
             let is_zero_copy = socket.is_zero_copy && is_segmenting;
             let zero_copy = (&mut counts.zero_copy_on, &mut counts.zero_copy_off);
             *(if is_zero_copy { zero_copy.0 } else { zero_copy.1 }) += 1;
@@ -133,8 +133,8 @@ impl Machine {
         socket.is_wanted = socket.receive.is_none();
     }
 
-    /// Arms the receives that are to be armed, once there are buffers to receive into. All sockets
-    /// share them, and the first may take them all: it is the last one the next time.
+    /// Arms the wanted receives once there are buffers. All sockets share these and the first may
+    /// use them up, so it is the last one the next time.
     pub(super) fn arm_sockets(&mut self) {
         if self.is_ending || self.datagram_buffers.provided_count() == 0 {
             return;
@@ -162,7 +162,7 @@ impl Machine {
         }
     }
 
-    /// Whether a receive waits for buffers.
+    /// Returns whether a receive waits for buffers.
     pub(super) fn sockets_starve(&self) -> bool {
         self.sockets.iter().any(|socket| socket.is_wanted)
     }
@@ -245,7 +245,10 @@ impl Machine {
         self.sends_in_flight += 1;
         let mut op = self.spare_sends.pop().unwrap_or_else(|| Box::new(SendOp::new()));
         op.begin(index, send, &self.pool);
-        assert!(len.div_ceil(op.segment_len) <= SEGMENTS_MAX, "a batch has at most 64 segments");
+        assert!(
+            len.div_ceil(op.segment_len) <= SEGMENT_COUNT_MAX,
+            "a batch has at most 64 segments"
+        );
         let socket = &mut self.sockets[index.index()];
         if op.is_batch() && socket.unsegmented > 0 {
             socket.unsegmented -= 1;
@@ -263,7 +266,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives the kernel the pieces that are to be sent (again).
+    /// Submits the pieces that are to be sent, or sent again.
     fn issue_send(&mut self, key: OpKey) {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("a send stays in the table until its last completion");
@@ -305,7 +308,7 @@ impl Machine {
         if is_planted(Bug::EarlyBatchReturn) && cqueue::more(flags) && result >= 0 {
             return Some(self.return_early(key));
         }
-        // Of a zero-copy send there is more to come: the notification.
+        // A zero-copy send has a second completion: the notification.
         op.outstanding -= u32::from(!cqueue::more(flags));
         if result < 0 {
             self.send_failed(key, Failure::from_result(result));
@@ -359,7 +362,7 @@ impl Machine {
         *counter_of(&mut self.stats.sends_lost, reason) += 1;
     }
 
-    /// Sends on what is to be sent again, or ends the batch.
+    /// Sends again the pieces that need it, or ends the batch.
     fn settle_send(&mut self, key: OpKey) -> Option<Completion> {
         let key = key.with_piece(0);
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
@@ -403,7 +406,7 @@ impl Machine {
         Some(Completion::Sent { socket, buffer, outcome })
     }
 
-    /// What a planted bug does.
+    /// The effect of a planted bug.
     fn return_early(&mut self, key: OpKey) -> Completion {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("the caller has just found it");

@@ -395,7 +395,8 @@ fn open_stream_socket(
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     if family != libc::AF_UNIX {
-        // Refusals are borne: of the first it costs latency, of the second a little CPU time.
+        // Refusals are ignored: without the first option latency is higher, without the second the
+        // system's congestion control is used.
         set_tcp_option(&file, libc::TCP_NODELAY, &libc::c_int::from(true).to_ne_bytes());
         if let Some(name) = congestion {
             set_tcp_option(&file, libc::TCP_CONGESTION, name.as_bytes());

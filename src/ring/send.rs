@@ -14,7 +14,7 @@ pub(super) enum HeldBuffer {
     Heap(Vec<u8>),
 }
 
-/// How a batch is sent, and what the kernel refused before.
+/// The method of sending a batch, including what the kernel refused before.
 ///
 /// ```text
 ///            zero copy refused            segmentation refused
@@ -65,7 +65,7 @@ impl Method {
 /// The pause before the next try of a send for which the kernel had no buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backoff {
-    /// None: what is to be sent again is sent at once.
+    /// None: pieces are sent again at once.
     None,
     /// To begin when no piece is in flight.
     Due,
