@@ -1,5 +1,5 @@
-//! Every bound of the program, with its reason. A bound that an operator may change is a
-//! configuration key: its default, floor and ceiling stand in the `config` module.
+//! Every fixed bound of the program, with its reason. A bound that an operator may change is a
+//! configuration key: its default, minimum and maximum are in the `config` module.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ pub const SLOT_LEN: usize = 68 * 1024;
 /// most that one segmented send may carry.
 pub const DATAGRAM_LEN_MAX: usize = 65_507;
 
-/// Pieces of a response shorter than this are moved to an exact heap buffer: quinn-proto holds them
-/// until they are acknowledged, and one held byte pins a whole slot.
+/// Pieces of a response shorter than this are copied to a heap buffer of their length: quinn-proto
+/// holds them until they are acknowledged, and one held byte pins a whole slot.
 pub const RESPONSE_PIECE_LEN_MIN: usize = 16 * 1024;
 
-/// Bytes of one response that may wait for the connection to take them before its upstream is no
-/// longer read.
+/// Bytes of one response that may wait for the client's connection before its upstream is no longer
+/// read (backpressure).
 pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;
 
-/// Bytes of all responses of one connection that may wait for it to take them before its upstreams are
-/// no longer read. Eight streams at their own bound: more at once gains a client nothing.
+/// Bytes of all responses of one connection that may wait for it before its upstreams are no longer
+/// read. Eight streams at their own bound: a client gains nothing from more at once.
 pub const CONNECTION_RESPONSES_LEN_MAX: usize = 8 * RESPONSE_PENDING_LEN_MAX;
 
-/// Slots that one receive from an upstream fills at most, where the kernel is known to have more than
-/// one holds. Each receive makes the kernel acknowledge what was read and wakes the sender: a gigabyte
-/// costs less the fewer there are.
+/// The most slots that one receive from an upstream fills, if the kernel is known to have more
+/// bytes than one slot holds. Each receive makes the kernel acknowledge the bytes read and wake the
+/// sender, so fewer receives cost less per byte.
 pub const RECEIVE_SLOT_COUNT_MAX: usize = 4;
 
-/// Bytes of one request body that may wait for the upstream to take them before the client's
-/// stream is no longer read (flow control then holds the client back).
+/// Bytes of one request body that may wait for the upstream before the client's stream is no longer
+/// read (flow control then stops the client).
 pub const REQUEST_PENDING_LEN_MAX: usize = 256 * 1024;
 
 /// Longest payload of an HTTP/3 SETTINGS frame that is read, in bytes: the settings known to any
@@ -40,8 +40,8 @@ pub const SETTINGS_LEN_MAX: usize = 1024;
 /// decoder stream, and others until their type is known.
 pub const UNI_STREAM_HELD_COUNT_MAX: usize = 16;
 
-/// Fewest slots a pool works with: the sum of what its holders need at least
-/// (the pool's plan names them). 64 slots are 4.25 MiB.
+/// Fewest slots of a pool: the sum of its holders' minimum needs (see the pool's plan). 64 slots
+/// are 4.25 MiB.
 pub const SLOT_COUNT_MIN: u32 = 64;
 
 /// Most slots of one pool (2.1 GiB): a buffer ring has at most 32,768 entries and names each by 16
@@ -57,20 +57,20 @@ const _: () = assert!(SLOT_LEN > DATAGRAM_LEN_MAX + 192);
 /// decoder, RFC 9114 6.2), and some are left for kinds that are reserved or unknown.
 pub const UNI_STREAM_COUNT_MAX: u32 = 8;
 
-/// Receive window that a connection starts with, in bytes: one whole stream window and a half, so
-/// that one stalled upload does not stop the others. It grows with what the client really sends.
+/// Receive window that a connection starts with, in bytes: one and a half stream windows, so that
+/// one stalled upload does not stop the others. It grows with the client's sending rate.
 pub const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
 
-/// Send window that a connection starts with, in bytes: unacknowledged response bytes that are held
-/// for it. It grows with the congestion window.
+/// Send window that a connection starts with, in bytes: the bound of unacknowledged response bytes
+/// held for it. It grows with the congestion window.
 pub const SEND_WINDOW_START: u32 = 1024 * 1024;
 
-/// Handshakes of one worker that may be unfinished before an adaptive listener asks for a proof of
-/// the address (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.
+/// Half-open handshakes of one worker from which on an adaptive listener requires address
+/// validation (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.
 pub const HALF_OPEN_RETRY_COUNT: usize = 256;
 
-/// Handshakes of one worker that may be unfinished at all while their addresses are unproven; more
-/// Initials are dropped without a response. Reached only where Retry is turned off.
+/// The most half-open handshakes of one worker with unvalidated addresses; further Initials are
+/// dropped without a response. Reached only if Retry is turned off.
 pub const HALF_OPEN_COUNT_MAX: usize = 1024;
 
 /// Initial packets that quinn-proto may hold undecided, for one connection and for all. The engine
@@ -79,20 +79,22 @@ pub const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
 /// See [`INCOMING_BUFFER_LEN_MAX`].
 pub const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
 
-/// Responses that belong to no connection (Retry, version negotiation, reset, refusal) and wait to be
-/// sent; more are dropped, since a flood of strangers must not cost memory.
+/// Queued responses that belong to no connection (Retry, version negotiation, reset, refusal); more
+/// are dropped, since a flood of datagrams must not cost memory.
 pub const RESPONSE_COUNT_MAX: usize = 256;
 
 /// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
 pub const SEGMENT_COUNT_MAX: usize = 64;
 
-/// Datagrams that may go to addresses which a client has moved to before they are earned there
-/// (RFC 9000 8.1), until it proves that one of them is its own. Clients whose NAT is restless, or that
-/// lose the response, need two or three; who names strangers' addresses has this many sent to them.
+/// Datagrams that a connection may send to unvalidated paths beyond their anti-amplification limit
+/// (RFC 9000 8.1) until it validates one. Clients behind a NAT that rebinds often, or that lose the
+/// response, need two or three. A client that names third parties can have at most this many sent
+/// to them.
 pub const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
 
-/// Time from a client's first datagram to the end of its handshake. A silent client would else be
-/// held for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of probes).
+/// Time from a client's first datagram to the end of its handshake. A silent client would otherwise
+/// hold its state for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of
+/// probes).
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Unread handshake bytes of one connection; RFC 9000 7.5 asks for 4,096 at least, a ClientHello
@@ -102,28 +104,29 @@ pub const CRYPTO_BUFFER_LEN_MAX: usize = 16 * 1024;
 const _: () = assert!(HALF_OPEN_RETRY_COUNT <= HALF_OPEN_COUNT_MAX);
 const _: () = assert!(SEGMENT_COUNT_MAX * 1200 > DATAGRAM_LEN_MAX, "length decides at any MTU");
 
-/// Bytes that the windows of all connections of one worker may grow by, above their start values.
+/// Bytes by which the windows of all connections of one worker may grow above their start values.
 pub const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;
 
-/// Bytes of datagrams that a turn builds before it hands them to the kernel, which copies them: more
-/// would have left the core's own cache by then, and the slots that come back would be cold.
+/// Bytes of datagrams that a turn builds before it submits them to the kernel, which copies them:
+/// with more, the first would have left the core's cache by then, and reused slots would be cold.
 pub const TURN_SEND_LEN_MAX: usize = 256 * 1024;
 
-/// Submissions that one enter carries; a turn that has more enters again.
+/// Submissions per io_uring_enter call; a turn with more calls it again.
 pub const SUBMISSION_QUEUE_LEN: u32 = 512;
 
-/// Completions that the kernel can note down before it must keep them aside (slower, counted).
+/// Completions that fit the completion queue; the kernel keeps further ones in a list (slower,
+/// counted).
 pub const COMPLETION_QUEUE_LEN: u32 = 8192;
 
-/// How long a worker under load lets completions gather before it is woken: far below what a request
-/// takes on any network, and a wake-up costs 3 to 5 us.
+/// How long a worker under load waits for completions to gather: far below the latency of a request
+/// on any network, while a wake-up costs 3 to 5 us.
 pub const GATHER_TIME: Duration = Duration::from_micros(50);
 
-/// Completions of a turn from which on the next ones are gathered; a worker that is less busy is
-/// woken by the first.
+/// Completions of a turn from which on the next turn gathers them; after a less busy turn, the
+/// worker is woken by the first.
 pub const GATHER_COUNT_MIN: u32 = 16;
 
-/// Completions that are gathered at most.
+/// The most completions that are gathered.
 pub const GATHER_COUNT_MAX: u32 = 128;
 
 /// UDP sockets of one worker: one per address that the configuration listens on.
@@ -132,60 +135,60 @@ pub const RING_SOCKETS_MAX: u16 = 64;
 /// Datagram batches of one worker that the kernel may hold at once.
 pub const RING_SENDS_MAX: u32 = 1024;
 
-/// Upstream connections of one worker. A configured pool is smaller; this bounds the op table.
+/// Upstream connections of one worker. A configured pool is smaller; this bounds the operation
+/// table.
 pub const RING_STREAMS_MAX: u32 = 16_384;
 
-/// Threads in which the kernel waits for a worker's operations that cannot wait otherwise: connects
-/// to a unix socket whose backlog is full. Each would get one of its own, up to all connections of
-/// an upstream; those beyond wait in line, and a connect that need not wait passes them by.
+/// Kernel threads for a worker's blocking operations: connects to a unix socket whose backlog is
+/// full. Without this bound each would get a thread, up to all connections of an upstream. Further
+/// ones are queued; a connect that need not block is not held up by them.
 pub const RING_THREADS_MAX: u32 = 16;
 
-/// Pieces of one request body that may wait for the upstream: each may pin a pool slot, so a
-/// client that sends single bytes is held back by this bound before the one in bytes. What is read
-/// of a stream at once may pass it.
+/// Pieces of one request body that may wait for the upstream: each may pin a pool slot, so a client
+/// that sends single bytes reaches this bound before the one in bytes. A single read of a stream
+/// may exceed it.
 pub const REQUEST_PENDING_PIECES_MAX: usize = 256;
 
-/// Chunks of one stream that are read at once; a client may send single bytes.
+/// Chunks per read of a stream; a client may send single bytes.
 pub const READ_CHUNK_COUNT_MAX: usize = 256;
 
-/// Free room in a request's queue below which none is offered, so that a client is not read in
-/// crumbs.
+/// Free room in a request's queue below which its stream is not read, to avoid many small reads.
 pub const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
 
-/// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024): all that may wait of a body that
-/// comes in full packets.
+/// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024): enough for all waiting bytes of
+/// a body that arrives in full packets.
 pub const UPSTREAM_WRITE_PIECES_MAX: usize = 256;
 
 /// Fields of one response head or trailer section from an upstream; more is 502.
 pub const RESPONSE_FIELD_COUNT_MAX: usize = 128;
 
-/// Interim (1xx) answers passed on for one request; more is 502.
+/// Interim (1xx) responses forwarded for one request; more is 502.
 pub const RESPONSE_INTERIM_COUNT_MAX: u32 = 8;
 
 /// Length of a chunk-size line from an upstream, extensions included, in bytes.
 pub const CHUNK_LINE_LEN_MAX: usize = 256;
 
-/// Names that a `connection` field may nominate; real ones name one or two, and each costs a
-/// comparison for every field.
+/// Names that a `connection` field may list; real ones list one or two, and each costs a comparison
+/// for every field.
 pub const NOMINATED_COUNT_MAX: usize = 32;
 
-/// How long a client may take no byte of a response that waits for it before the response is given
-/// up: flow control lets it stall for ever while it keeps its connection alive.
+/// How long a client may accept no byte of a waiting response before the response is reset: with
+/// flow control, a client that keeps its connection alive could stall a response forever.
 pub const RESPONSE_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
 const _: () = assert!(REQUEST_ROOM_LEN_MIN <= REQUEST_PENDING_LEN_MAX / 4);
 const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MAX <= 1024);
 
-/// The pause before a worker that died for the second time in a row begins anew. It doubles with
+/// Backoff before the restart of a worker that died for the second time in a row. It doubles with
 /// each death.
 pub const WORKER_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest such pause: so long a share of new clients gets no response.
+/// The longest such backoff: for this time a share of new clients gets no response.
 pub const WORKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// A worker that lived so long is well: the next death is a first one.
+/// A worker that ran for this long is healthy: its next death counts as the first.
 pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
-/// Begins that the host may refuse in a row before the process makes room for a new one: eleven
-/// seconds in all, while memory that the kernel frees late comes back within one.
+/// Consecutive start failures of a worker after which the process exits, so that its supervisor can
+/// restart it: eleven seconds in all, while memory that the kernel frees late is back within one.
 pub const WORKER_FAILURE_COUNT_MAX: u32 = 8;

@@ -1,50 +1,50 @@
-//! Bugs that can be planted, so that a test can show that the simulator or the witness of copies
-//! finds them.
+//! Bugs that can be planted, so that tests can show that the simulator or the copy witness finds
+//! them.
 //!
-//! Each stands where its real sister would: one condition at the place that it names. They exist in
-//! builds with debug assertions only; in a release [`is_planted`] is `false` to the compiler and
-//! nothing of them is left. docs/decisions/planted-bugs.md has the reasons.
+//! Each is one condition where the real bug would be. They exist in builds with debug assertions
+//! only: in a release [`is_planted`] is a constant `false`, and the compiler removes them. The
+//! reasons are in docs/decisions/planted-bugs.md.
 
-/// A bug.
+/// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A slot is ours again while the kernel still reads it. (Not freed: the pool would see the
+    /// A slot is reused while the kernel still reads it. (It is not freed: the pool would detect
     /// writes to free memory and abort the process, as it should.)
     EarlySlotRelease,
-    /// A response that ends without further bytes is not ended.
+    /// A response that ends without further bytes is not finished.
     LostFin,
     /// The head of a response with interim responses is sent twice.
     DoubleResponse,
-    /// A key finds whoever has its place now.
+    /// A stale key finds the value that has its index now.
     StaleKey,
-    /// An upstream is read on although the client takes nothing.
+    /// An upstream is read although the client accepts nothing: no backpressure.
     WrongCredit,
-    /// Responses of one client, and of all, wait without a bound but each one's own.
+    /// Only each response is bounded, not the responses of one client or of all.
     BoundlessResponses,
     /// The last byte of a piece that ends with its connection is dropped.
     DroppedTailByte,
-    /// A connection is kept although bytes of its request are still to come.
+    /// An upstream connection is kept for reuse although its request is not completely sent.
     PooledDirtyConnection,
-    /// A response that breaks off looks whole.
+    /// A truncated response looks complete.
     TruncatedAsCleanEnd,
-    /// A client whose body was held back is not told to go on.
+    /// A request body that was paused is never resumed.
     ForgottenBodyRoom,
-    /// An exchange in the queue stays when its client leaves.
+    /// A queued exchange stays when its client is gone.
     LeakedExchange,
     /// An exchange that is cut off is logged twice.
     DoubleRecord,
     /// A request that was cut off is ended cleanly towards the upstream.
     CutRequestLooksWhole,
-    /// The body of a request is moved off its slot, and the ledger is not told.
+    /// A request body is copied off its slot without an entry in the ledger.
     CopiedBody,
-    /// A completion that comes too late finds the operation that has its place now.
+    /// A late completion finds the operation that has its index now.
     StaleOpKey,
-    /// A batch that is sent without a copy is ours again while the device still reads it.
+    /// The buffer of a zero-copy send is returned while the device still reads it.
     EarlyBatchReturn,
 }
 
 impl Bug {
-    /// Those that change what a client or an origin sees, or the books: the simulator's to find.
+    /// The bugs that clients, origins or the books can notice, for the simulator to find.
     pub const SIMULATED: [Self; 13] = [
         Self::EarlySlotRelease,
         Self::LostFin,
@@ -61,7 +61,7 @@ impl Bug {
         Self::CutRequestLooksWhole,
     ];
 
-    /// Those in the ring: for its own simulation to find.
+    /// The bugs in the ring, for its own simulation to find.
     pub const IN_THE_RING: [Self; 2] = [Self::StaleOpKey, Self::EarlyBatchReturn];
 }
 
@@ -70,14 +70,14 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// Plants `bug` in everything that runs on this thread from now on, or takes it out again.
+/// Plants `bug` in all code that runs on this thread from now on, or removes the planted one.
 #[cfg(debug_assertions)]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
-/// Plants on this thread the bug that the environment names: for tests that need a process of the
-/// gateway. What cannot be seen from outside of one has no name here.
+/// Plants on this thread the bug that the environment names, for tests that run the gateway as a
+/// process. Bugs that cannot be noticed from outside have no name here.
 ///
 /// # Panics
 ///
@@ -91,25 +91,25 @@ pub fn plant_from_environment() {
     }
 }
 
-/// A release does not look there.
+/// Does nothing in a release.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn plant_from_environment() {}
 
-/// No bug can be planted in a release.
+/// Panics in a release if `bug` is one.
 #[cfg(not(debug_assertions))]
 pub fn plant(bug: Option<Bug>) {
     assert_eq!(bug, None, "bugs are planted in builds with debug assertions only");
 }
 
-/// Whether `bug` is planted on this thread.
+/// Returns whether `bug` is planted on this thread.
 #[cfg(debug_assertions)]
 #[inline]
 pub(crate) fn is_planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Never, in a release.
+/// Returns `false` in a release.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn is_planted(_: Bug) -> bool {

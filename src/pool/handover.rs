@@ -145,8 +145,9 @@ impl InKernel {
         self.bytes.as_ptr()
     }
 
-    /// Bytes to send.
-    pub fn filled_len(&self) -> usize {
+    /// Returns the number of bytes to send.
+    #[cfg(test)]
+    pub(crate) fn filled_len(&self) -> usize {
         self.bytes.len()
     }
 

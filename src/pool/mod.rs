@@ -230,8 +230,9 @@ impl Pool {
         self.region.plan()
     }
 
-    /// The memory of all slots, in one piece: its first byte and its length.
-    pub fn span(&self) -> (*mut u8, usize) {
+    /// Returns the memory of all slots, which is contiguous: its first byte and its length.
+    #[cfg(test)]
+    pub(crate) fn span(&self) -> (*mut u8, usize) {
         (self.region.base().as_ptr(), self.plan().slots_len())
     }
 

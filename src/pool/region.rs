@@ -120,6 +120,7 @@ impl Region {
         &self.plan
     }
 
+    #[cfg(test)]
     pub(super) fn base(&self) -> NonNull<u8> {
         self.base
     }

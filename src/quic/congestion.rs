@@ -1,12 +1,12 @@
-//! Congestion control that lets a close out, and tells when a client has proved its address.
+//! Congestion control that lets a CONNECTION_CLOSE leave and reports path validation.
 //!
-//! quinn-proto holds a CONNECTION_CLOSE back while stream data waits and the congestion window is
-//! full. It reads no acknowledgements once it is closed, so the window stays full and the close is
-//! never sent: the client would wait for its idle timeout. A close is not counted as in flight
-//! (RFC 9002 2), so the window is opened for it.
+//! quinn-proto withholds a CONNECTION_CLOSE while stream data is queued and the congestion window
+//! is full. A closed connection processes no acknowledgements, so the window would stay full, the
+//! close would never be sent, and the client would wait for its idle timeout. A close does not
+//! count as in flight (RFC 9002 2), so the window is opened for it.
 //!
-//! quinn-proto does not tell either when a PATH_RESPONSE is the right one. But it keeps
-//! acknowledgements from its controller until then, so the first one that comes is the proof.
+//! Nor does quinn-proto report when path validation succeeds. But it withholds acknowledgements
+//! from its controller until then, so the first acknowledgement is the proof.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use quinn_proto::{Connection, RttEstimator};
 
 use crate::config::Congestion;
 
-/// Makes the controllers of a listener's connections.
+/// Returns the factory of the controllers of a listener's connections.
 pub(super) fn factory(kind: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
     Arc::new(Factory(kind))
 }
 
-/// Lets the close of a closed connection out, however full its window is.
+/// Opens the window of a closed connection, so that its close can leave.
 pub(super) fn lift(connection: &Connection) {
     if connection.congestion_state().window() == u64::MAX {
         return;
@@ -35,19 +35,20 @@ pub(super) fn lift(connection: &Connection) {
     }
 }
 
-/// The connection has moved to another address: whatever was acknowledged before does not count.
+/// Forgets earlier acknowledgements, after the connection moved to another address.
 pub(super) fn forget_acknowledged(connection: &Connection) {
     if let Some(switches) = switches(connection) {
         switches.acknowledged.store(false, Ordering::Relaxed);
     }
 }
 
-/// Whether the client has acknowledged anything since, and its address was proven then.
+/// Returns whether the client acknowledged anything since, on a validated path.
 pub(super) fn was_acknowledged(connection: &Connection) -> bool {
     switches(connection).is_some_and(|switches| switches.acknowledged.load(Ordering::Relaxed))
 }
 
-/// quinn-proto lends its controller for reading only; a copy shares the switches.
+/// Returns the switches of a connection's controller. quinn-proto lends the controller read-only,
+/// but a clone of it shares the switches.
 fn switches(connection: &Connection) -> Option<Arc<Switches>> {
     let copy = connection.congestion_state().clone_box().into_any();
     copy.downcast::<Switchable>().ok().map(|copy| copy.switches)
@@ -66,12 +67,12 @@ impl ControllerFactory for Factory {
     }
 }
 
-/// What the engine and a controller tell each other.
+/// Flags shared by the engine and a controller.
 #[derive(Default)]
 struct Switches {
-    /// The window is open.
+    /// Whether the window is open.
     lifted: AtomicBool,
-    /// Something was acknowledged while no PATH_CHALLENGE was open.
+    /// Whether something was acknowledged while no PATH_CHALLENGE was outstanding.
     acknowledged: AtomicBool,
 }
 

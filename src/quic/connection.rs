@@ -1,4 +1,4 @@
-//! One connection: quinn-proto's, and what the engine knows about it besides.
+//! One connection: quinn-proto's, and the engine's own state for it.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::types::Local;
 use super::windows::Windows;
 use crate::base::timers::Timer;
 
-/// How far a connection has come.
+/// The state of a connection.
 ///
 /// ```text
 ///  Handshaking --Connected--> Open --closed by either side, lost--> Closed --drained--> gone
@@ -21,14 +21,14 @@ use crate::base::timers::Timer;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The application has not heard of it.
+    /// Before `Connected`: the application does not know of it.
     Handshaking {
-        /// When it is given up.
+        /// When the handshake times out.
         deadline: Instant,
     },
     /// Between `Connected` and `Closed`.
     Open,
-    /// Kept for a while to response late packets with the close (RFC 9000 10.2).
+    /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
     Closed,
 }
 
@@ -37,22 +37,22 @@ pub(super) struct Connection {
     pub(super) proto: quinn_proto::Connection,
     pub(super) listener: usize,
     pub(super) phase: Phase,
-    /// The id that the client made up for its first Initial.
+    /// The destination id of the client's first Initial, which the client chose.
     pub(super) first_destination: ConnectionId,
     pub(super) local: Local,
     pub(super) paths: Paths,
-    /// The last address that the client has proved to be its own.
+    /// The client's last validated address.
     pub(super) client: SocketAddr,
     pub(super) windows: Windows,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,
-    /// Whether it has moved to another address and not been asked since what it has to send there.
+    /// Whether it has moved to another address and has not been polled for datagrams since.
     pub(super) moved_unasked: bool,
-    /// Whether it waits in the table's queue of senders.
+    /// Whether it is in the table's queue of senders.
     pub(super) dirty: bool,
-    /// Whether it stands in the engine's list of those that have heard something.
+    /// Whether it is in the engine's list of connections to settle.
     pub(super) is_heard: bool,
-    /// Lost packets that the engine's counters have already.
+    /// Lost packets that the engine's counters include already.
     pub(super) lost_counted: u64,
 }
 
@@ -61,7 +61,7 @@ impl Connection {
         self.phase == Phase::Open
     }
 
-    /// When the connection is to be looked at next.
+    /// Returns the connection's next deadline.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {
@@ -70,7 +70,7 @@ impl Connection {
         }
     }
 
-    /// Follows quinn-proto to the address where the connection is now; tells whether it moved.
+    /// Follows quinn-proto to the connection's current address. Returns whether it moved.
     pub(super) fn follow(&mut self) -> bool {
         let moved = self.paths.follow(self.proto.remote_address());
         if moved {
@@ -79,9 +79,9 @@ impl Connection {
         moved
     }
 
-    /// Takes the current address for the client's once that has answered the challenge to it: who
-    /// writes a foreign address on its packets never sees one. A PATH_RESPONSE by itself says
-    /// nothing, since only quinn-proto knows whether it is the right one.
+    /// Adopts the current path's address as the client's once the path is validated: an attacker
+    /// that spoofs a source address never receives the challenge. A PATH_RESPONSE alone is no
+    /// proof, since only quinn-proto knows whether it is the right one.
     pub(super) fn note_client(&mut self) {
         let remote = self.proto.remote_address();
         if self.client != remote && congestion::was_acknowledged(&self.proto) {
@@ -90,13 +90,13 @@ impl Connection {
         }
     }
 
-    /// Packets lost since the last call.
+    /// Returns the number of packets lost since the last call.
     pub(super) fn newly_lost(&mut self) -> u64 {
         let lost = self.proto.stats().path.lost_packets;
         lost - std::mem::replace(&mut self.lost_counted, lost)
     }
 
-    /// Frames of authentic packets so far.
+    /// Returns the numbers of frames received in authentic packets so far.
     pub(super) fn evidence(&self) -> Evidence {
         let frames = self.proto.stats().frame_rx;
         Evidence {
@@ -107,8 +107,8 @@ impl Connection {
     }
 }
 
-/// What was received and proved authentic. quinn-proto does not tell which packets did, but counts
-/// their frames.
+/// Counts of frames in authentic packets. quinn-proto does not report which packets were authentic,
+/// but it counts their frames.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence {
     pub(super) frame_count: u64,
@@ -116,7 +116,7 @@ pub(super) struct Evidence {
     pub(super) path_response_count: u64,
 }
 
-/// All frames but padding.
+/// Returns the number of all frames but PADDING.
 fn frame_count(frames: &FrameStats) -> u64 {
     let FrameStats {
         acks,

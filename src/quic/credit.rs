@@ -1,25 +1,25 @@
-//! What may be sent to an address before it is known to be the client's own.
+//! The anti-amplification limit of an address that is not validated yet.
 //!
-//! A stranger can write any source address on a datagram, so until the address is validated an
-//! endpoint sends at most three times the bytes that it received (RFC 9000 8.1). quinn-proto lets a
-//! whole datagram go while any of that is left, which makes 3.19 times of one Initial. So the
-//! engine keeps its own account, asks it *before* a datagram is built, and never drops a built one:
-//! what quinn-proto has built counts as sent there.
+//! Source addresses can be spoofed, so until an address is validated an endpoint sends at most
+//! three times the bytes that it received from there (RFC 9000 8.1). quinn-proto sends a whole
+//! datagram while any byte of that is left, up to 3.19 times one Initial. So the engine keeps its
+//! own account and checks it *before* a datagram is built; a built datagram is never dropped, since
+//! quinn-proto counts it as sent.
 //!
-//! The account is closed by one of three: a Retry token, a packet under Handshake keys, or the end
-//! of the handshake. When a client moves, its new address gets a new account ([`super::paths`]),
-//! closed by a PATH_RESPONSE.
+//! An address is validated by a Retry token, a packet under Handshake keys, or the end of the
+//! handshake. When a client moves, its new address gets a new account ([`super::paths`]), which
+//! ends with a PATH_RESPONSE.
 
 use crate::base::varint;
 
-/// RFC 9000 8.1.
+/// Bytes that may be sent for each byte received (RFC 9000 8.1).
 const AMPLIFICATION_MAX: u64 = 3;
 
 /// The account of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Credit {
     validated: bool,
-    /// One datagram may go before it is earned.
+    /// Whether one datagram may be sent beyond the limit.
     first_is_free: bool,
     received: u64,
     sent: u64,
@@ -30,10 +30,11 @@ impl Credit {
         Self { validated, first_is_free: false, received: 0, sent: 0 }
     }
 
-    /// Lets one datagram go unearned, unless one has gone before. A client that does not know that it
-    /// moved (its NAT gave it another port) sends acknowledgements of 40 bytes, which never add up
-    /// to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): without it the connection would be lost.
-    /// Only who has finished a handshake can make it go to a stranger.
+    /// Permits one datagram beyond the limit, unless one was sent already. A client that does not
+    /// know that it moved (its NAT gave it another port) sends acknowledgements of 40 bytes, which
+    /// never add up to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): the connection would be
+    /// lost. Only a client that has completed a handshake can direct this datagram to a third
+    /// party.
     pub(super) fn grant_first(&mut self) {
         self.first_is_free = true;
     }
@@ -42,8 +43,8 @@ impl Credit {
         self.first_is_free
     }
 
-    /// RFC 9000 8.1: all bytes of datagrams attributed to the connection count, those of packets
-    /// that were discarded too.
+    /// Adds received bytes. All bytes of datagrams attributed to the connection count, including
+    /// those of discarded packets (RFC 9000 8.1).
     pub(super) fn received(&mut self, len: usize) {
         self.received += len as u64;
     }
@@ -60,7 +61,7 @@ impl Credit {
         self.validated
     }
 
-    /// How many datagrams of `len` bytes may leave, at most `count_max`.
+    /// Returns how many datagrams of `len` bytes may be sent, at most `count_max`.
     pub(super) fn datagram_count(self, len: usize, count_max: usize) -> usize {
         if self.validated {
             return count_max;
@@ -77,14 +78,14 @@ const INITIAL: u8 = 0;
 const HANDSHAKE: u8 = 2;
 const VERSION_1: [u8; 4] = [0, 0, 0, 1];
 
-/// Whether a datagram has a long header in front: all of them belong to handshakes.
+/// Returns whether a datagram begins with a long header; all such datagrams belong to handshakes.
 pub(super) fn has_long_header(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & LONG_HEADER != 0)
 }
 
-/// Whether every long-header packet of a datagram claims to be a Handshake packet, and there is
-/// one. Their keys come from a response of ours, so if one of them proves authentic, the sender has
-/// received it (RFC 9000 8.1). That it does is not told here.
+/// Returns whether a datagram has a long-header packet and each of them claims to be a Handshake
+/// packet. Their keys derive from our response, so if one is authentic, the sender has received
+/// that (RFC 9000 8.1). Authenticity is not checked here.
 pub(super) fn claims_handshake_only(mut datagram: &[u8]) -> bool {
     let mut found = false;
     while has_long_header(datagram) {
@@ -97,7 +98,7 @@ pub(super) fn claims_handshake_only(mut datagram: &[u8]) -> bool {
     found
 }
 
-/// The destination connection id of a datagram that begins with an Initial (RFC 9000 17.2.2).
+/// Returns the destination connection id if a datagram begins with an Initial (RFC 9000 17.2.2).
 pub(super) fn initial_destination(datagram: &[u8]) -> Option<&[u8]> {
     let (&first, rest) = datagram.split_first()?;
     let rest = rest.strip_prefix(&VERSION_1)?;
@@ -108,7 +109,8 @@ pub(super) fn initial_destination(datagram: &[u8]) -> Option<&[u8]> {
     rest.get(..usize::from(destination_len))
 }
 
-/// Splits one Handshake packet off (RFC 9000 17.2.4); `None` where it is none, or is cut.
+/// Returns what follows a Handshake packet (RFC 9000 17.2.4), or `None` if `packet` does not begin
+/// with a complete one.
 fn handshake_packet(packet: &[u8]) -> Option<&[u8]> {
     let (&first, rest) = packet.split_first()?;
     let rest = rest.strip_prefix(&VERSION_1)?;
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_initial_is_worth_three_datagrams() {
+    fn one_initial_permits_three_datagrams() {
         let mut credit = Credit::new(false);
         assert_eq!(credit.datagram_count(1200, 64), 0);
         credit.received(1200);
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_initial_tells_its_destination() {
+    fn the_destination_of_an_initial_is_read() {
         let initial = long(0, 1, 30);
         assert_eq!(initial_destination(&initial), Some(&[1, 1][..]));
         assert_eq!(initial_destination(&long(2, 1, 30)), None, "a Handshake packet");
@@ -183,7 +185,7 @@ mod tests {
         let handshake = long(2, 1, 30);
         assert!(claims_handshake_only(&handshake));
         assert!(claims_handshake_only(&[handshake.clone(), handshake.clone()].concat()));
-        // What follows with a short header is one packet to the end.
+        // A packet with a short header extends to the end of the datagram.
         assert!(claims_handshake_only(&[handshake.clone(), vec![0x40; 30]].concat()));
         assert!(!claims_handshake_only(&[handshake.clone(), long(0, 1, 30)].concat()));
         assert!(!claims_handshake_only(&[long(0, 1, 30), handshake.clone()].concat()));

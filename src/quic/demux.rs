@@ -1,4 +1,4 @@
-//! Datagrams in: to the connection they belong to, or to the decision about a new one.
+//! Demultiplexing: each datagram goes to its connection, or to the decision about a new one.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -16,10 +16,10 @@ use crate::cid::CID_LEN;
 use crate::config::Retry;
 use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
 
-/// Byte 0 and the connection id of a short header (RFC 9000 17.3).
+/// Length of byte 0 and the connection id of a short header (RFC 9000 17.3).
 const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
 
-/// What the engine remembers of a datagram while quinn-proto has its bytes.
+/// Facts about a datagram, kept while quinn-proto has its bytes.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     remote: SocketAddr,
@@ -29,22 +29,23 @@ struct Arrival {
 }
 
 impl Engine {
-    /// Whether a datagram with this payload is copied as it is taken in: those of handshakes are.
+    /// Returns whether a datagram with this payload is copied when handled: those of handshakes
+    /// are.
     pub fn copies(payload: &[u8]) -> bool {
         credit::has_long_header(payload)
     }
 
-    /// Takes a datagram in.
+    /// Handles a received datagram.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         let Datagram { socket, mut remote, local_ip, ecn, payload } = datagram;
         if let SocketAddr::V6(remote) = &mut remote {
-            // A label of the network's (RFC 6437), no part of the address: it may change under way.
+            // The flow label (RFC 6437) is not part of the address: the network may change it.
             remote.set_flowinfo(0);
         }
         self.stats.datagrams_in += 1;
         self.stats.bytes_in += payload.len() as u64;
         if remote.port() == 0 {
-            // Forged: nothing can be sent there, and a handshake would wait for nobody.
+            // Forged: nothing can be sent to port 0, so a handshake could never complete.
             self.stats.datagrams_from_port_0 += 1;
             return;
         }
@@ -84,14 +85,15 @@ impl Engine {
         }
     }
 
-    /// Hands a datagram of a handshake to quinn-proto, which drops it when it comes from another
-    /// address than the first one did. A NAT may forget a client in the middle of its handshake:
+    /// Passes a datagram of a handshake to quinn-proto, which drops it if it comes from another
+    /// address than the first one. A NAT may rebind in the middle of a handshake:
     ///
-    /// - A client that has our connection id has heard us: its datagram is taken as from the first
-    ///   address. quinn-proto sees it move with its first packet behind the handshake.
-    /// - One that repeats its first Initial has not: our response went to where it was. The handshake
-    ///   begins anew, with the new address to prove, as it does on a worker that knows nothing of
-    ///   it. Only who has seen that Initial can have this done.
+    /// - A client that uses our connection id has received our response: its datagram is passed on
+    ///   as if from the first address. quinn-proto sees it move with its first packet after the
+    ///   handshake.
+    /// - A client that repeats its first Initial has not: our response went to its old address. The
+    ///   handshake starts again with the new address to validate, as on a worker without state for
+    ///   it. Only an attacker that has seen that Initial can cause this.
     fn route_long(
         &mut self,
         now: Instant,
@@ -101,9 +103,9 @@ impl Engine {
         response: &mut Vec<u8>,
     ) -> Option<DatagramEvent> {
         let Arrival { remote, local, .. } = arrival;
-        // Half-open connections may keep parts of these for seconds, and one kept byte would pin
-        // a whole slot of the pool. Of a request there is at most what the client sent along with
-        // its last handshake packet.
+        // Copied: half-open connections may keep parts of these for seconds, and one kept byte
+        // would pin a whole slot of the pool. They carry at most the part of a request that the
+        // client sent along with its last handshake packet.
         let event = self.endpoint.handle(now, remote, local.ip, ecn, payload.into(), response);
         let Some(DatagramEvent::ConnectionEvent(handle, _)) = event else { return event };
         let Some((key, connection)) = self.table.at(handle.0) else { return event };
@@ -134,7 +136,7 @@ impl Engine {
             debug_assert!(false, "quinn-proto knows a connection that the engine does not");
             return;
         };
-        // Only asked for where something follows from the datagram being authentic.
+        // Collected only if the datagram's authenticity has consequences.
         let unproven = !connection.paths.is_proven();
         let unusual = unproven
             || connection.local != arrival.local
@@ -173,8 +175,8 @@ impl Engine {
         self.table.mark_dirty(key);
     }
 
-    /// Decides about a client that wants to begin. Each `Incoming` must be handed back to the
-    /// endpoint by accept, refuse, retry or ignore: dropping one leaks its entry there.
+    /// Decides about a new connection. Each `Incoming` must be handed back to the endpoint by
+    /// accept, refuse, retry or ignore: dropping one leaks its entry there.
     fn handle_incoming(
         &mut self,
         now: Instant,
@@ -200,7 +202,7 @@ impl Engine {
                 return match self.endpoint.retry(incoming, &mut response) {
                     Ok(transmit) => self.response(transmit, response, socket),
                     Err(error) => {
-                        // An address that a Retry token names is validated; still, hand it back.
+                        // Not reached: an address with a Retry token is validated. Hand it back.
                         self.endpoint.ignore(error.into_incoming());
                         self.responses.give_back(response);
                     }
@@ -263,7 +265,7 @@ impl Engine {
         self.settle(key);
     }
 
-    /// Queues what the endpoint says to a stranger, and counts it by its kind.
+    /// Queues a response that belongs to no connection and counts it by kind.
     fn response(&mut self, transmit: quinn_proto::Transmit, bytes: Vec<u8>, socket: u16) {
         match bytes.first_chunk::<5>() {
             Some([_, 0, 0, 0, 0]) if credit::has_long_header(&bytes) => {

@@ -1,4 +1,4 @@
-//! The engine: quinn-proto's endpoint, its connections, and the turn that each input makes.
+//! The engine: quinn-proto's endpoint, its connections, and the processing of each input.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,38 +19,38 @@ use crate::config;
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::QuicCounters;
 
-/// How far back the queue of events is searched for the same one. A bundle of datagrams for one
-/// stream says `Readable` for each of them.
+/// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
+/// stream causes a `Readable` for each of them.
 const EVENT_LOOK_BACK: usize = 8;
 
 /// The QUIC side of one worker: all sockets, all listeners, all connections.
 pub struct Engine {
     settings: EngineSettings,
     pub(super) endpoint: Endpoint,
-    /// Only to know our ids; the endpoint has its own copy to make them.
+    /// Recognizes our ids; the endpoint has its own copy, which generates them.
     pub(super) ids: WorkerIds,
     pub(super) listeners: Vec<Listener>,
     pub(super) table: Table,
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
     pub(super) responses: Responses,
-    /// Connections whose handshake is not complete.
+    /// The number of connections whose handshake is not complete.
     pub(super) handshaking: usize,
-    /// Connections between `Connected` and `Closed`.
+    /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
-    /// Whether clients may begin; false in a drain.
+    /// Whether new connections are accepted; false in a drain.
     pub(super) accepting: bool,
-    /// What windows may still grow by, of all connections together.
+    /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
     pub(super) stats: QuicCounters,
-    /// Connections that datagrams have come for and that are not settled since.
+    /// Connections that received datagrams since they were last settled.
     pub(super) heard: Vec<ConnectionKey>,
-    /// Scratch of [`Engine::handle_timeout`].
+    /// Scratch memory of [`Engine::handle_timeout`].
     due: Vec<ConnectionKey>,
 }
 
 impl Engine {
-    /// Makes an engine without connections.
+    /// Returns an engine without connections.
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         settings.check()?;
         let listeners = settings
@@ -58,7 +58,7 @@ impl Engine {
             .iter()
             .map(|quic| Listener::new(&settings, quic))
             .collect::<Result<Vec<_>, _>>()?;
-        // What decides before a listener is known (tokens, Initial keys) is the same in all.
+        // The settings used before a listener is known (tokens, Initial keys) are the same in all.
         let server = listeners.first().map(|listener| Arc::clone(&listener.over_ipv4));
         let endpoint = Endpoint::new(Arc::new(settings.endpoint()), server, true, None);
         Ok(Self {
@@ -80,7 +80,7 @@ impl Engine {
         })
     }
 
-    /// New connections get these TLS settings; those that are there keep theirs.
+    /// Sets the TLS settings of new connections; existing connections keep theirs.
     pub fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) -> Result<(), EngineError> {
         let before = std::mem::replace(&mut self.settings.tls, tls);
         let listeners = std::mem::take(&mut self.settings.listeners);
@@ -92,7 +92,8 @@ impl Engine {
         result
     }
 
-    /// New connections get these settings, one for each listener; their number can't change.
+    /// Sets the QUIC settings of new connections, one for each listener. The number of listeners
+    /// can't change.
     pub fn set_quic(&mut self, listeners: Vec<config::Quic>) -> Result<(), EngineError> {
         assert_eq!(listeners.len(), self.listeners.len(), "listeners live as long as the process");
         self.set_listeners(&listeners)?;
@@ -112,14 +113,14 @@ impl Engine {
         Ok(())
     }
 
-    /// When [`Engine::handle_timeout`] is to be called next, once [`Engine::poll_event`] has given
-    /// all that there is.
+    /// Returns when to call [`Engine::handle_timeout`] next. To be asked once
+    /// [`Engine::poll_event`] has returned `None`. There may be nothing to do then.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Does what is due. Each connection is looked at once: one whose next deadline has passed
-    /// already may have to send first, and waits for the next call.
+    /// Handles the timers that are due, one per connection: a connection whose next deadline has
+    /// passed too may have to send first, and is handled by the next call.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.settle_heard();
         let mut due = std::mem::take(&mut self.due);
@@ -137,8 +138,9 @@ impl Engine {
                 continue;
             }
             if connection.moved_unasked {
-                // quinn-proto's timer is still that of what it sent to the old address, and it does
-                // not expect it on a path on which it has sent nothing. Sending comes first.
+                // quinn-proto's timer still belongs to packets sent to the old address, and
+                // quinn-proto does not expect it on a path on which it has sent nothing. So it must
+                // send first.
                 self.settle(key);
                 continue;
             }
@@ -150,13 +152,13 @@ impl Engine {
         self.due = due;
     }
 
-    /// What happened, oldest first.
+    /// Returns the oldest event.
     pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
         self.settle_heard();
         self.events.pop_front()
     }
 
-    /// Settles the connections that datagrams have come for: once, however many came for it.
+    /// Settles the connections that received datagrams, each once.
     fn settle_heard(&mut self) {
         if self.heard.is_empty() {
             return;
@@ -171,11 +173,11 @@ impl Engine {
         self.heard = heard;
     }
 
-    /// Writes the next datagrams into `buffer`: answers to strangers first, then those of one
-    /// connection, which goes behind all others that want to send.
+    /// Writes the next datagrams into `buffer`: first the responses that belong to no connection,
+    /// then those of one connection, which then goes to the end of the queue of senders.
     ///
-    /// The buffer must be empty and have room for a datagram of the longest MTU. It is never moved:
-    /// as many datagrams are made as fit.
+    /// The buffer must be empty and have room for a datagram of the longest MTU. It is never
+    /// reallocated: as many datagrams are built as fit.
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         assert!(buffer.is_empty(), "a transmit buffer is handed in empty");
         assert!(
@@ -202,7 +204,7 @@ impl Engine {
             let key = self.table.pop_dirty()?;
             let connection = self.table.get_mut(key)?;
             let outcome = build(connection, now, self.settings.mtu_max, buffer);
-            // Sent or not, timers have changed (pacing, loss detection).
+            // Timers (pacing, loss detection) change whether or not something was sent.
             match outcome {
                 Built::Nothing => self.settle(key),
                 Built::Refused => {
@@ -220,23 +222,23 @@ impl Engine {
         }
     }
 
-    /// Connections now, by how far they have come.
+    /// Returns the numbers of connections by state.
     pub fn counts(&self) -> ConnectionCounts {
         let closing = self.table.count() - self.open - self.handshaking;
         ConnectionCounts { open: self.open, handshaking: self.handshaking, closing }
     }
 
-    /// What was counted since the engine was made.
+    /// Returns the counters since the engine was made.
     pub fn stats(&self) -> &QuicCounters {
         &self.stats
     }
 
-    /// Refuses clients that want to begin (CONNECTION_REFUSED) from now on, in a drain.
+    /// Refuses new connections (CONNECTION_REFUSED) from now on, for a drain.
     pub fn refuse_new(&mut self) {
         self.accepting = false;
     }
 
-    /// Bytes that windows may still grow by.
+    /// Returns the bytes that windows may still grow by.
     pub fn window_budget_left(&self) -> u64 {
         self.window_budget
     }
@@ -250,8 +252,8 @@ impl Engine {
         self.events.push_back((key, event));
     }
 
-    /// Takes a connection's events, lets it talk with the endpoint, and notes its next deadline:
-    /// after every input to it.
+    /// Processes a connection's events, passes events between it and the endpoint, and sets its
+    /// timer. To be called after every input to the connection.
     pub(super) fn settle(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let mut drained = false;
@@ -292,7 +294,7 @@ impl Engine {
         }
     }
 
-    /// Closes a connection that the application has not heard of.
+    /// Closes a connection that the application does not know of.
     pub(super) fn close_handshaking(&mut self, now: Instant, key: ConnectionKey, code: u64) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let code = VarInt::from_u64(code).unwrap_or_default();
@@ -304,15 +306,15 @@ impl Engine {
         self.settle(key);
     }
 
-    /// Ends a handshake without a word: whoever began it has been silent, or is elsewhere.
+    /// Ends a handshake without sending anything: the client is silent, or has moved.
     pub(super) fn abandon(&mut self, key: ConnectionKey) {
         let drained = EndpointEvent::drained();
         let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), drained);
-        debug_assert!(reply.is_none(), "nothing is left of it to be told");
+        debug_assert!(reply.is_none(), "the connection is gone and takes no event");
         self.forget(key);
     }
 
-    /// Drops what the endpoint has dropped.
+    /// Drops a connection that the endpoint has dropped.
     fn forget(&mut self, key: ConnectionKey) {
         let Some(mut connection) = self.table.remove(key) else { return };
         self.timers.clear(&mut connection.timer);
@@ -325,8 +327,8 @@ impl Engine {
                 self.handshaking -= 1;
                 self.stats.handshakes_failed += 1;
             }
-            // quinn-proto says why it closes whatever was open; if it does not, the application
-            // must hear of it all the same.
+            // quinn-proto reports why an open connection ends. Should it not, the application must
+            // still get its `Closed`.
             Phase::Open => {
                 self.open -= 1;
                 self.push_event(key, Event::Closed(CloseReason::Local { code: 0 }));
@@ -336,25 +338,25 @@ impl Engine {
     }
 }
 
-/// What one connection had to send.
+/// The outcome of building datagrams for one connection.
 enum Built {
     Nothing,
     Some(Transmit),
-    /// A probe of another path, larger than what came from there allows.
+    /// A probe of another path that exceeds the anti-amplification limit of its address.
     Refused,
 }
 
-/// Lets a connection write into `buffer`, within what its address may be sent.
+/// Lets a connection write into `buffer` within the anti-amplification limit of its address.
 fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut Vec<u8>) -> Built {
     connection.moved_unasked = false;
     let mtu = usize::from(connection.proto.current_mtu());
     let room = buffer.capacity().min(DATAGRAM_LEN_MAX) / mtu;
     connection.follow();
-    // Once the handshake is done, one datagram may be an MTU probe, longer than the MTU.
+    // After the handshake, one datagram may be an MTU probe, which is longer than the MTU.
     let len = if connection.proto.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
     let count = connection.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
     if count == 0 {
-        // The client's next datagram earns more.
+        // The client's next datagram raises the limit.
         return Built::Nothing;
     }
     if connection.proto.is_closed() {
@@ -370,7 +372,7 @@ fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut V
     }
 }
 
-/// quinn-proto's events -> ours.
+/// Translates an event of quinn-proto.
 fn translate(
     key: ConnectionKey,
     connection: &mut Connection,
@@ -398,7 +400,7 @@ fn translate(
         quinn_proto::Event::Stream(event) if connection.is_open() => {
             translate_stream(key, connection, event, events);
         }
-        // What streams did before a close is of no use after it; datagrams are not offered.
+        // Stream events are dropped after a close; unreliable datagrams are not offered.
         quinn_proto::Event::Stream(_)
         | quinn_proto::Event::HandshakeDataReady
         | quinn_proto::Event::DatagramReceived

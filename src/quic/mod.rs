@@ -1,4 +1,4 @@
-//! QUIC v1 (RFC 9000, 9001, 9002) as a machine without sockets: datagrams and time in, events and
+//! QUIC v1 (RFC 9000, 9001, 9002) as a sans-IO state machine: datagrams and time in, events and
 //! datagrams out.
 //!
 //! ```text
@@ -13,17 +13,17 @@
 //! The [`Engine`] owns one quinn-proto `Endpoint` and its connections, and adds what an edge needs
 //! and quinn-proto leaves to its user:
 //!
-//! - **Every input touches one connection.** It is *settled* (its events are taken, its timer is
-//!   put into the deadline queue) and marked *dirty* when it may have something to send. Nothing in
-//!   a turn walks all connections.
-//! - **Bounds**: half-open handshakes by count and by time, connections by share, windows that grow
-//!   out of one budget, a strict account of bytes before an address is validated.
-//! - **Ids that steer**: each connection id names its worker, and ids of other workers are never
-//!   answered with a reset.
-//! - **Keys with generations**: what is asked of a connection that has gone is answered `Gone`.
+//! - **Every input touches one connection.** The connection is *settled* (its events are processed,
+//!   its timer is set) and marked *dirty* if it may have something to send. Nothing in a turn walks
+//!   all connections.
+//! - **Bounds**: half-open handshakes by number and by time, connections by share, windows that
+//!   grow out of one budget, a strict anti-amplification limit.
+//! - **Steering**: each connection id names its worker, and ids of other workers never cause a
+//!   stateless reset.
+//! - **Keys with generations**: an operation on a connection that is gone returns `Gone`.
 //!
-//! A client's fault ends its connection with the code the standard names; a stranger's bytes are
-//! counted and dropped; neither ends the worker.
+//! A client's protocol violation ends its connection with the code that the standard defines; bytes
+//! that belong to no connection are counted and dropped. Neither ends the worker.
 #![forbid(unsafe_code)]
 
 mod cid;

@@ -1,8 +1,9 @@
-//! Padding at the end of packets is gone before quinn-proto reads their frames.
+//! Removal of trailing PADDING before quinn-proto parses a packet's frames.
 //!
-//! quinn-proto takes PADDING a byte at a time, at some 15 ns each: the padded packets of a handshake
-//! and its MTU probes cost as much as its signature, and a stranger's padding more than any other
-//! byte that one can send. Keys see each packet right after it is opened, so they cut it there.
+//! quinn-proto parses PADDING byte by byte, at some 15 ns each: the padding of a handshake and its
+//! MTU probes costs as much CPU time as its signature, and for an attacker padding is the most
+//! expensive byte to send. Packet keys see each packet right after decryption, so they remove it
+//! there.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use quinn_proto::{ConnectionId, Side, TransportError};
 
 use crate::base::varint;
 
-/// `inner`, with keys that cut the padding of what they open.
+/// Wraps `inner` so that its keys remove the padding of packets that they decrypt.
 pub(super) fn without_padding(inner: Arc<dyn ServerConfig>) -> Arc<dyn ServerConfig> {
     Arc::new(Server(inner))
 }
@@ -121,7 +122,7 @@ impl PacketKey for CuttingKey {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.0.decrypt(packet, header, payload)?;
-        // A packet without any frame is a fault (RFC 9000 12.4), one of padding alone is not.
+        // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not.
         let len = len_without_padding(payload).max(1);
         payload.truncate(len);
         Ok(())
@@ -140,11 +141,11 @@ impl PacketKey for CuttingKey {
     }
 }
 
-/// PADDING (RFC 9000 19.1).
+/// The type of a PADDING frame (RFC 9000 19.1).
 const PADDING: u8 = 0;
 
-/// Where the PADDING frames begin that end a packet; its length, where it has none or is none of
-/// our business (a frame that is not known or does not end).
+/// Returns the length of a packet's payload without its trailing PADDING frames: the whole length
+/// if there are none, or if a frame is unknown or extends to the end of the packet.
 fn len_without_padding(payload: &[u8]) -> usize {
     if payload.last() != Some(&PADDING) {
         return payload.len();
@@ -166,7 +167,7 @@ fn len_without_padding(payload: &[u8]) -> usize {
     payload.len()
 }
 
-/// What follows a frame (RFC 9000 19) of which `rest` is all but the type.
+/// Returns what follows a frame (RFC 9000 19); `rest` is the payload after the frame's type.
 fn after_frame(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
     match kind {
         // PING, HANDSHAKE_DONE, IMMEDIATE_ACK (of the ACK frequency draft, in quinn's MTU probes).
@@ -176,7 +177,7 @@ fn after_frame(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
             skip_integers(&mut rest, 2)?;
             let range_count = integer(&mut rest)?;
             skip_integers(&mut rest, 1)?;
-            // Ranges that are not there end the loop.
+            // Missing ranges end the loop.
             for _ in 0..range_count {
                 skip_integers(&mut rest, 2)?;
             }
@@ -214,7 +215,7 @@ fn after_frame(kind: u8, mut rest: &[u8]) -> Option<&[u8]> {
     Some(rest)
 }
 
-/// A variable-length integer (RFC 9000 16).
+/// Reads a variable-length integer (RFC 9000 16).
 fn integer(rest: &mut &[u8]) -> Option<u64> {
     let (value, len) = varint::read(rest)?;
     *rest = &rest[len..];
@@ -238,7 +239,7 @@ fn skip_bytes(rest: &mut &[u8]) -> Option<()> {
 mod tests {
     use super::*;
 
-    /// One of each frame that a client sends, each of which ends with zeros.
+    /// One of each frame that a client sends, most of them ending in zeros.
     const FRAMES: [&[u8]; 15] = [
         &[0x01],
         &[0x1f],
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_told_from_the_zeros_of_each_frame() {
+    fn padding_is_distinguished_from_the_zeros_that_end_a_frame() {
         for (index, frame) in FRAMES.iter().enumerate() {
             for padding_len in [0, 1, 700] {
                 let payload = padded(&[FRAMES[0], &[PADDING; 3], frame], padding_len);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_without_a_length_and_what_is_not_known_stay_whole() {
+    fn payloads_with_an_unbounded_or_unknown_frame_stay_whole() {
         // A STREAM frame to the packet's end, a long form of PING's type, RFC 9221, a cut ACK.
         let odd: [&[u8]; 4] = [&[0x0c, 4, 0], &[0x40, 0x01], &[0x31, 1], &[0x02, 5, 0, 0x7f, 0xff]];
         for frame in odd {
@@ -286,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn padding_alone_and_nothing_at_all() {
+    fn padding_alone_and_the_empty_payload() {
         assert_eq!(len_without_padding(&[PADDING; 1200]), 0);
         assert_eq!(len_without_padding(&[]), 0);
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn arbitrary_bytes_do_not_panic_and_lose_only_padding() {
         use rand::{Rng as _, SeedableRng as _};
         let mut dice = rand::rngs::SmallRng::seed_from_u64(1);
         for _ in 0..20_000 {

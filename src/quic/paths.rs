@@ -1,4 +1,4 @@
-//! The addresses of one connection, and what each of them may be sent.
+//! The paths of one connection, and the anti-amplification limit of each.
 //!
 //! ```text
 //!   handshake        the client moves (RFC 9000 9)              it answers a PATH_CHALLENGE
@@ -7,18 +7,18 @@
 //!                                                            +--> no response: back to A
 //! ```
 //!
-//! quinn-proto decides where a connection is; what is kept here follows it. It lets one datagram go
-//! to a new address while anything is left of its own account, and MTU probes without asking: the
-//! account here is what holds.
+//! quinn-proto decides which path is current; the state here follows it. quinn-proto sends a whole
+//! datagram to a new address while any byte of its own limit is left, and MTU probes regardless of
+//! it. The account kept here is the one that is enforced.
 //!
-//! A client whose NAT forgets it knows nothing of that. Should its response to the challenge be lost,
-//! quinn-proto goes back to A, where nobody is, and what the client sends again may be probing packets
-//! only (RFC 9000 9.1), by which it has not moved: each would wait for the other. So while a client is
-//! heard elsewhere, and does not say that it probes, datagrams for A go to where it is heard, on that
-//! address's account. Its response moves the connection there.
+//! A client does not notice that its NAT has rebound. If its response to the challenge is lost,
+//! quinn-proto returns to A, where the client no longer is, and the client may repeat only probing
+//! packets (RFC 9000 9.1), which do not move the connection: each side would wait for the other. So
+//! while a client is heard from another address, and not because it probes a path, datagrams for A
+//! go to that address, on its account. The client's response then moves the connection there.
 //!
-//! Free datagrams are few: a client that named one address after the other and proved none would have
-//! each of them sent one.
+//! Free datagrams are few: a client could otherwise name one address after the other, validate
+//! none, and have a datagram sent to each.
 
 use std::net::SocketAddr;
 
@@ -26,19 +26,19 @@ use super::credit::Credit;
 use super::types::{Local, Path};
 use crate::limits::FREE_DATAGRAM_COUNT_MAX;
 
-/// Where a connection is, was, and is probed from.
+/// The current, the previous and the probed path of a connection.
 #[derive(Debug)]
 pub(super) struct Paths {
     remote: SocketAddr,
     credit: Credit,
-    /// The last proven address before `remote`.
+    /// The last validated address before `remote`.
     proven: Option<SocketAddr>,
-    /// Another address that the client has sent from, to probe a path (RFC 9000 9.1). One is
-    /// remembered: answering probes of several at a time is nobody's right.
+    /// Another address that the client has sent from, to probe a path (RFC 9000 9.1). Only one is
+    /// kept: no client may expect responses to probes of several at a time.
     probed: Option<Probed>,
-    /// The client was last heard from there, and not because it probes a path.
+    /// Whether the client was last heard from there, and not because it probes a path.
     is_elsewhere: bool,
-    /// Datagrams that may still go unearned before the client proves an address.
+    /// Free datagrams left until the client validates an address.
     free_left: u8,
 }
 
@@ -55,22 +55,23 @@ impl Paths {
         Self { remote, credit, proven: None, probed: None, is_elsewhere: false, free_left }
     }
 
-    /// Whether the current address is proven.
+    /// Returns whether the current path is validated.
     pub(super) fn is_proven(&self) -> bool {
         self.credit.is_validated()
     }
 
-    /// Whether the client is known to be at `from`, the current address, and nowhere else.
+    /// Returns whether `from` is the current address and the client was not heard from another
+    /// since.
     pub(super) fn is_at(&self, from: SocketAddr) -> bool {
         from == self.remote && !self.is_elsewhere
     }
 
-    /// The current address has proven itself.
+    /// Marks the current path as validated.
     pub(super) fn prove(&mut self) {
         self.credit.validate();
     }
 
-    /// Follows the connection to `remote`; tells whether it moved.
+    /// Follows the connection to `remote`. Returns whether it moved.
     pub(super) fn follow(&mut self, remote: SocketAddr) -> bool {
         if remote == self.remote {
             return false;
@@ -88,9 +89,10 @@ impl Paths {
         true
     }
 
-    /// Takes note of an authentic datagram, received before; `probes` where it has a PATH_CHALLENGE.
+    /// Records that a datagram passed to [`Self::received`] was authentic. `probes` is set if it
+    /// has a PATH_CHALLENGE.
     pub(super) fn heard(&mut self, from: SocketAddr, probes: bool) {
-        // From the address before, it is only late.
+        // A datagram from the previous address is only late.
         let is_late = self.proven == Some(from);
         self.is_elsewhere = from != self.remote && !is_late && !probes;
         if let Some(mut probed) = self.probed.filter(|_| self.is_elsewhere)
@@ -102,7 +104,8 @@ impl Paths {
         }
     }
 
-    /// The client is at home at the current address: whoever writes a foreign one proves none.
+    /// Restores the free datagrams, once the client has validated a new path: an attacker that
+    /// spoofs addresses validates none.
     pub(super) fn renew_free(&mut self) {
         self.free_left = FREE_DATAGRAM_COUNT_MAX;
     }
@@ -113,7 +116,7 @@ impl Paths {
         left.is_some()
     }
 
-    /// Takes `len` received bytes into account.
+    /// Credits `len` received bytes to the account of `from`.
     pub(super) fn received(&mut self, from: SocketAddr, local: Local, len: usize) {
         if from == self.remote {
             return self.credit.received(len);
@@ -126,16 +129,17 @@ impl Paths {
         self.probed = Some(probed);
     }
 
-    /// How many datagrams of `len` bytes may be built for the current address.
+    /// Returns how many datagrams of `len` bytes may be built for the current address.
     pub(super) fn datagram_count(&self, len: usize, count_max: usize) -> usize {
-        // Of those that may have to go elsewhere, each by itself.
+        // One at a time while datagrams may be redirected to another address.
         let count_max = if self.is_elsewhere { count_max.min(1) } else { count_max };
         self.credit.datagram_count(len, count_max)
     }
 
-    /// Whether a built datagram may leave, and how; `usual` is where the connection is heard. What
-    /// goes to the current address was asked for before. What goes elsewhere probes a path: the last
-    /// proven address may be sent it, any other what it has earned, since a client can put a victim's
+    /// Returns the path of a built datagram, or `None` if it must not leave. `usual` is the local
+    /// end that the connection was last heard at. A datagram to the current address was checked by
+    /// [`Self::datagram_count`]. One to another address probes a path: it may leave for the last
+    /// validated address, and for others within their limit, since a client can name a victim's
     /// address there.
     pub(super) fn send(
         &mut self,
@@ -158,7 +162,7 @@ impl Paths {
         self.send_probed(len)
     }
 
-    /// On the account of the address that is not the current one.
+    /// Charges a datagram to the account of the probed address.
     fn send_probed(&mut self, len: usize) -> Option<Path> {
         let probed = self.probed.as_mut()?;
         if probed.credit.datagram_count(len, 1) == 0 {
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_of_another_path_is_answered_with_three_times_at_most() {
+    fn a_probe_of_another_path_gets_a_response_of_three_times_its_length_at_most() {
         let mut paths = proven_at(1);
         assert_eq!(paths.send(address(2), 1200, HERE), None, "nothing came from there");
         paths.received(address(2), THERE, 40);
@@ -200,13 +204,13 @@ mod tests {
         }
         assert_eq!(paths.send(address(2), 1200, HERE), None);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
-        // A third address takes the place of the second.
+        // A third address replaces the second.
         paths.received(address(3), HERE, 1200);
         assert_eq!(paths.send(address(2), 1, HERE), None);
     }
 
     #[test]
-    fn who_moves_begins_anew_and_who_comes_back_does_not() {
+    fn a_new_address_must_be_validated_and_the_previous_one_need_not() {
         let mut paths = proven_at(1);
         assert!(!paths.follow(address(1)));
         assert!(paths.follow(address(2)));
@@ -216,7 +220,7 @@ mod tests {
         assert_eq!(paths.datagram_count(1200, 64), 1, "and does not count");
         paths.send(address(2), 1200, HERE);
         assert_eq!(paths.datagram_count(1200, 64), 0);
-        // It moves on before it has answered: the proven address stays the first.
+        // It moves on before its response: the validated address stays the first.
         assert!(paths.follow(address(3)));
         assert!(paths.follow(address(1)));
         assert!(paths.is_proven());
@@ -228,9 +232,9 @@ mod tests {
         assert!(paths.is_proven());
     }
 
-    /// Packets that are repeated from one strange address after the other, and from both in turn.
+    /// Packets that an attacker repeats from two spoofed addresses in turn.
     #[test]
-    fn free_datagrams_are_few_until_an_address_is_proven() {
+    fn free_datagrams_are_limited_until_an_address_is_validated() {
         let mut paths = proven_at(1);
         for proofs in 0..2 {
             let mut sent = 0;
@@ -250,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_heard_elsewhere_is_sent_one_datagram_there_then_three_times() {
+    fn a_client_heard_elsewhere_is_sent_one_free_datagram_there_then_three_times_its_bytes() {
         let mut paths = proven_at(1);
         paths.received(address(2), THERE, 60);
         paths.heard(address(2), false);
@@ -261,7 +265,7 @@ mod tests {
         paths.heard(address(2), false);
         assert_eq!(paths.send(address(1), 1200, HERE), path(2, THERE), "3 x 800 - 1,200");
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
-        // It speaks from where it was again.
+        // The client is heard from the old address again.
         paths.received(address(2), THERE, 1200);
         paths.heard(address(1), false);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
@@ -269,14 +273,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_probes_a_path_is_where_it_was() {
+    fn a_client_that_probes_a_path_has_not_moved() {
         let mut paths = proven_at(1);
         paths.received(address(2), THERE, 1200);
         paths.heard(address(2), true);
         assert_eq!(paths.datagram_count(1200, 64), 64);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         assert_eq!(paths.send(address(2), 1200, HERE), path(2, THERE), "the probe is answered");
-        // It moves there.
+        // The client moves there.
         paths.heard(address(2), false);
         paths.follow(address(2));
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "the old path is asked too");

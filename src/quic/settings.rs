@@ -1,4 +1,4 @@
-//! What an engine is made with, and quinn-proto's settings made of it: each bound set on purpose.
+//! The engine's settings, and quinn-proto's settings made from them, each bound set on purpose.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,15 +18,15 @@ use crate::cid::{CidMask, WORKER_INDEX_MAX};
 use crate::config;
 use crate::limits;
 
-/// Longest UDP payload over IPv4 on a 1500-byte link, where MTU discovery stops unless told otherwise.
+/// Longest UDP payload over IPv4 on a 1500-byte link: the default upper bound of MTU discovery.
 pub const MTU_MAX_DEFAULT: u16 = 1472;
 
-/// How much longer the header of IPv6 is than that of IPv4 (RFC 8200 3): so much sooner MTU discovery
-/// stops there.
+/// Difference between the header lengths of IPv6 and IPv4 (RFC 8200 3): the upper bound of MTU
+/// discovery over IPv6 is this much lower.
 const IPV6_HEADER_EXTRA: u16 = 20;
 
-/// MTU discovery ends when the next probe would be less than this much longer: within it the result
-/// is right where something takes a few bytes of a 1500-byte link (PPPoE takes 8).
+/// MTU discovery ends when the next probe would be longer by less than this. The result is then
+/// still right on a 1500-byte link with a few bytes of overhead (PPPoE takes 8).
 const MTU_STEP_MIN: u16 = 10;
 
 /// Smallest datagram size of QUIC (RFC 9000 14).
@@ -38,11 +38,11 @@ const VERSIONS: [u32; 1] = [1];
 /// At most one stateless reset in this time: 50 a second (RFC 9000 10.3.3 asks for a limit).
 const RESET_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// A Retry token is used at once or not at all (RFC 9000 8.1.4).
+/// Lifetime of a Retry token: a client uses it at once or not at all (RFC 9000 8.1.4).
 const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15);
 
-/// What an [`super::Engine`] is made with. Time and randomness come in here, so that the same
-/// settings and the same inputs give the same run.
+/// Settings of an [`super::Engine`]. Time and randomness are among them, so that the same settings
+/// and inputs give the same run.
 pub struct EngineSettings {
     /// One for each listener.
     pub listeners: Vec<config::Quic>,
@@ -52,19 +52,19 @@ pub struct EngineSettings {
     pub tls: Arc<rustls::ServerConfig>,
     /// Index of this worker, at most [`WORKER_INDEX_MAX`].
     pub worker: u16,
-    /// How many workers share [`config::Quic::max_connections`], at least one.
+    /// Number of workers that share [`config::Quic::max_connections`], at least one.
     pub worker_count: u16,
-    /// Bit that tells the ids of a process from those of the one it replaces.
+    /// Bit that distinguishes the ids of a process from those of the one it replaces.
     pub generation: bool,
     /// Bytes that the windows of all connections of this worker may grow by.
     pub window_budget_len: u64,
-    /// Where MTU discovery stops over IPv4; [`MTU_MAX_DEFAULT`] outside of tests.
+    /// Upper bound of MTU discovery over IPv4; [`MTU_MAX_DEFAULT`] outside of tests.
     pub mtu_max: u16,
     /// Seed of everything random in the QUIC layer (TLS has its own randomness).
     pub seed: [u8; 32],
     /// Key of this worker's connection ids; no two workers have the same.
     pub cid_key: [u8; 32],
-    /// Hides the worker's index; the same in all workers and in the steering program.
+    /// Masks the worker's index; the same in all workers and in the steering program.
     pub cid_mask: CidMask,
     /// Key of stateless resets; the same in all workers.
     pub reset_key: [u8; 64],
@@ -74,12 +74,12 @@ pub struct EngineSettings {
     pub time_source: Arc<dyn TimeSource>,
 }
 
-/// Why no engine could be made: a fault of the program or of its configuration checks.
+/// The reason why an engine cannot be made: a bug of the program or of its configuration checks.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EngineError {
     /// More workers than a connection id can name.
     WorkerIndex(u16),
-    /// A socket belongs to a listener that is not there.
+    /// A socket belongs to a listener that does not exist.
     UnknownListener {
         /// The socket's number.
         socket: usize,
@@ -102,11 +102,11 @@ impl fmt::Display for EngineError {
                 WORKER_INDEX_MAX
             ),
             Self::UnknownListener { socket, listener } => {
-                write!(f, "socket {socket} belongs to listener {listener}, which is not there")
+                write!(f, "socket {socket} belongs to listener {listener}, which does not exist")
             }
-            Self::IdleTimeout => f.write_str("quic.idle_timeout is longer than QUIC can say"),
+            Self::IdleTimeout => f.write_str("quic.idle_timeout exceeds what QUIC can encode"),
             Self::InitialCipherSuite => f.write_str(
-                "the TLS settings lack TLS13_AES_128_GCM_SHA256, which QUIC needs to begin",
+                "the TLS settings lack TLS13_AES_128_GCM_SHA256, which QUIC's Initial packets need",
             ),
         }
     }
@@ -114,19 +114,19 @@ impl fmt::Display for EngineError {
 
 impl std::error::Error for EngineError {}
 
-/// One listener as the engine needs it.
+/// The engine's state of one listener.
 pub(super) struct Listener {
     pub(super) quic: config::Quic,
     pub(super) over_ipv4: Arc<ServerConfig>,
     pub(super) over_ipv6: Arc<ServerConfig>,
     /// This worker's share of the connections.
     pub(super) count_max: usize,
-    /// Connections now, those that are closing included.
+    /// Current connections, closing ones included.
     pub(super) count: usize,
 }
 
 impl Listener {
-    /// A listener without connections.
+    /// Returns a listener without connections.
     pub(super) fn new(settings: &EngineSettings, quic: &config::Quic) -> Result<Self, EngineError> {
         Ok(Self {
             over_ipv4: settings.server(quic, settings.mtu_max)?,
@@ -137,7 +137,7 @@ impl Listener {
         })
     }
 
-    /// quinn-proto's settings for a client at `address`.
+    /// Returns quinn-proto's settings for a client at `address`.
     pub(super) fn server(&self, address: IpAddr) -> &Arc<ServerConfig> {
         if address.is_ipv4() { &self.over_ipv4 } else { &self.over_ipv6 }
     }
@@ -170,14 +170,14 @@ impl EngineSettings {
             .grease_quic_bit(true)
             .min_reset_interval(RESET_INTERVAL_MIN)
             .rng_seed(Some(self.seed));
-        // What we can receive: a slot holds any datagram. Peers probe for what the path can carry.
+        // The longest datagram we can receive: a slot holds any. Peers probe the path themselves.
         endpoint
             .max_udp_payload_size(limits::DATAGRAM_LEN_MAX as u16)
             .expect("the longest IPv4 payload is in quinn-proto's range");
         endpoint
     }
 
-    /// quinn-proto's settings for one listener, over paths of at most `mtu_max`.
+    /// Returns quinn-proto's settings for one listener over paths of at most `mtu_max`.
     fn server(&self, quic: &config::Quic, mtu_max: u16) -> Result<Arc<ServerConfig>, EngineError> {
         let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
             .map_err(|_| EngineError::InitialCipherSuite)?;
@@ -185,8 +185,8 @@ impl EngineSettings {
         let crypto = without_padding(Arc::new(crypto));
         let mut server = ServerConfig::new(crypto, Arc::new(token_key));
         let mut validation = ValidationTokenConfig::default();
-        // No NEW_TOKEN: a token that can be replayed would validate whoever replays it, and
-        // remembering the used ones is state that strangers fill.
+        // No NEW_TOKEN: a replayed token would validate an attacker's address, and a record of used
+        // tokens would be memory that unauthenticated peers can fill.
         validation.sent(0).log(Arc::new(NoneTokenLog));
         server
             .transport_config(Arc::new(self.transport(quic, mtu_max)?))
@@ -229,7 +229,7 @@ impl EngineSettings {
     }
 }
 
-/// This worker's share of `connection_count`, rounded up: the shares may add up to a few more.
+/// Returns this worker's share of `connection_count`, rounded up: the sum may be a few more.
 fn share(connection_count: u32, worker_count: u16) -> usize {
     connection_count.div_ceil(u32::from(worker_count.max(1))) as usize
 }

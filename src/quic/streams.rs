@@ -1,10 +1,9 @@
-//! What the application does with connections and streams.
+//! The application's operations on connections and streams.
 //!
-//! Everything here may come late: the connection may have closed, or its place may be another's by
-//! now. Then the response is `Gone`, and the application does what it would do anyway when it learns
-//! of the end.
+//! Each may come too late: the connection may have closed, or its index may belong to another by
+//! now. Then it returns `Gone`, and the application does what it does on the end of a connection.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +12,8 @@ use quinn_proto::{Dir, FinishError, VarInt};
 use super::connection::{Connection, Phase};
 use super::engine::Engine;
 use super::table::ConnectionKey;
+#[cfg(test)]
+use super::types::Local;
 use super::types::{CloseReason, Event, StreamId};
 use crate::limits::READ_CHUNK_COUNT_MAX;
 
@@ -20,49 +21,49 @@ use crate::limits::READ_CHUNK_COUNT_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
-/// What follows the bytes that a read found.
+/// The state of a stream after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// As much as was asked for came; there may be more.
+    /// All the bytes asked for were read; there may be more.
     Full,
-    /// Nothing yet; a [`Event::Readable`] will tell.
+    /// No more for now; a [`Event::Readable`] follows.
     Blocked,
-    /// The client finished the stream, and all of it has been read.
+    /// The client finished the stream, and all of it is read.
     End,
 }
 
-/// Why there is nothing more to read.
+/// The reason why nothing more can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadError {
-    /// The client reset the stream, for this reason.
+    /// The client reset the stream with this code.
     Reset(u64),
     /// The connection or the stream is no longer there, or reading was stopped.
     Gone,
 }
 
-/// What a write took.
+/// The amount that a write accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes.
+    /// Bytes accepted.
     pub bytes: usize,
-    /// Pieces taken as a whole; of the next one the front may be taken.
+    /// Pieces accepted as a whole; a prefix of the next one may be accepted too.
     pub pieces: usize,
 }
 
-/// Why a write took nothing.
+/// The reason why a write accepted nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteError {
-    /// No room now; a [`Event::Writable`] will tell.
+    /// No room now; a [`Event::Writable`] follows.
     Blocked,
-    /// The client wants no more of the stream, for this reason.
+    /// The client sent STOP_SENDING with this code.
     Stopped(u64),
     /// The connection or the stream is no longer there, or is finished or reset.
     Gone,
 }
 
 impl Engine {
-    /// Gives `take` the chunks that follow what was read before, `len_max` bytes at most and
-    /// [`READ_CHUNK_COUNT_MAX`] chunks: the client's credit is reckoned once for all of them.
+    /// Passes the next chunks of a stream to `take`, at most `len_max` bytes and
+    /// [`READ_CHUNK_COUNT_MAX`] chunks. Flow control credit is computed once for all of them.
     pub fn read(
         &mut self,
         key: ConnectionKey,
@@ -92,15 +93,15 @@ impl Engine {
                 }
             }
         };
-        // Reading earns the client flow control credit, which has to be told.
+        // Reading frees flow control credit, which must be sent to the client.
         if chunks.finalize().should_transmit() {
             self.table.mark_dirty(key);
         }
         read
     }
 
-    /// Gives `pieces` to a stream, as much as it takes; what was taken is cut off their fronts.
-    /// They are held until the client has acknowledged them.
+    /// Writes as much of `pieces` to a stream as it accepts, and cuts the accepted bytes off their
+    /// fronts. They are held until the client has acknowledged them.
     pub fn write(
         &mut self,
         key: ConnectionKey,
@@ -110,7 +111,7 @@ impl Engine {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
         let written = connection.proto.send_stream(id).write_chunks(pieces);
-        // A refused write may have to tell the client that it blocks us.
+        // A refused write may cause a DATA_BLOCKED or STREAM_DATA_BLOCKED frame.
         self.table.mark_dirty(key);
         match written {
             Ok(written) => Ok(Written { bytes: written.bytes, pieces: written.chunks }),
@@ -120,7 +121,8 @@ impl Engine {
         }
     }
 
-    /// Ends a stream after what was written. [`Event::SendFinished`] tells when all has arrived.
+    /// Ends a stream after the bytes written so far. [`Event::SendFinished`] follows when all of
+    /// them are acknowledged.
     pub fn finish(&mut self, key: ConnectionKey, stream: StreamId) -> Result<(), WriteError> {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
@@ -132,7 +134,7 @@ impl Engine {
         })
     }
 
-    /// Abandons sending on a stream (RESET_STREAM). What was written may never arrive.
+    /// Resets a stream (RESET_STREAM). Written bytes may never arrive.
     pub fn reset(&mut self, key: ConnectionKey, stream: StreamId, code: u64) -> Result<(), Gone> {
         let id = sends(stream).ok_or(Gone)?;
         let connection = self.open_mut(key).ok_or(Gone)?;
@@ -141,7 +143,7 @@ impl Engine {
         reset.map_err(|_| Gone)
     }
 
-    /// Asks the client to send no more on a stream (STOP_SENDING); what is unread is thrown away.
+    /// Asks the client to send no more on a stream (STOP_SENDING) and discards unread bytes.
     pub fn stop_sending(
         &mut self,
         key: ConnectionKey,
@@ -155,14 +157,14 @@ impl Engine {
         stopped.map_err(|_| Gone)
     }
 
-    /// Opens a stream on which only we send; `None` where the client allows no more, or is gone.
+    /// Opens a unidirectional stream. Returns `None` if the client allows no more, or is gone.
     pub fn open_uni(&mut self, key: ConnectionKey) -> Option<StreamId> {
         let id = self.open_mut(key)?.proto.streams().open(Dir::Uni)?;
         Some(id.into())
     }
 
-    /// Closes a connection with an application error code; what is unsent is thrown away. A
-    /// `Closed` event follows at once.
+    /// Closes a connection with an application error code and discards unsent bytes. Queues its
+    /// `Closed` event.
     pub fn close(&mut self, now: Instant, key: ConnectionKey, code: u64, reason: &[u8]) {
         let Some(connection) = self.open_mut(key) else { return };
         connection.proto.close(now, error_code(code), Bytes::copy_from_slice(reason));
@@ -173,7 +175,7 @@ impl Engine {
         self.settle(key);
     }
 
-    /// Closes all connections, half-open ones too.
+    /// Closes all connections, including half-open ones.
     pub fn close_all(&mut self, now: Instant, code: u64, reason: &[u8]) {
         for key in self.table.keys() {
             match self.table.get(key).map(|connection| connection.phase) {
@@ -184,31 +186,15 @@ impl Engine {
         }
     }
 
-    /// Who the client is: the last address that it has proved to be its own. When it moves, that
-    /// is the old one until the new one is proven (RFC 9000 8.2).
+    /// Returns the client's last validated address. After a move, that is the old one until path
+    /// validation of the new one succeeds (RFC 9000 8.2).
     pub fn client_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
         Some(self.table.get(key)?.client)
     }
 
-    /// Where packets go, which changes with the first packet from elsewhere.
-    pub fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
-        Some(self.table.get(key)?.proto.remote_address())
-    }
-
-    /// The socket and the address of ours where the connection was heard of last.
-    pub fn local(&self, key: ConnectionKey) -> Option<(u16, Option<IpAddr>)> {
-        let local = self.table.get(key)?.local;
-        Some((local.socket, local.ip))
-    }
-
-    /// Smoothed round-trip time (RFC 9002 5.3).
+    /// Returns the smoothed round-trip time (RFC 9002 5.3).
     pub fn rtt(&self, key: ConnectionKey) -> Option<Duration> {
         Some(self.table.get(key)?.proto.rtt())
-    }
-
-    /// Whether the application may still use the connection.
-    pub fn is_open(&self, key: ConnectionKey) -> bool {
-        self.table.get(key).is_some_and(Connection::is_open)
     }
 
     fn open_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
@@ -216,16 +202,34 @@ impl Engine {
     }
 }
 
-/// The id where we may receive on that stream.
+#[cfg(test)]
+impl Engine {
+    /// Returns the address that packets go to, which changes with the first packet from elsewhere.
+    pub(super) fn remote_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
+        Some(self.table.get(key)?.proto.remote_address())
+    }
+
+    /// Returns the socket and the address of ours that the connection was last heard at.
+    pub(super) fn local(&self, key: ConnectionKey) -> Option<Local> {
+        Some(self.table.get(key)?.local)
+    }
+
+    /// Returns whether the application may still use the connection.
+    pub(super) fn is_open(&self, key: ConnectionKey) -> bool {
+        self.table.get(key).is_some_and(Connection::is_open)
+    }
+}
+
+/// Returns the id if we may receive on that stream.
 fn receives(stream: StreamId) -> Option<quinn_proto::StreamId> {
     stream.proto().filter(|_| stream.is_bidirectional() || stream.is_from_client())
 }
 
-/// The id where we may send on that stream.
+/// Returns the id if we may send on that stream.
 fn sends(stream: StreamId) -> Option<quinn_proto::StreamId> {
     stream.proto().filter(|_| stream.is_bidirectional() || !stream.is_from_client())
 }
 
 fn error_code(code: u64) -> VarInt {
-    VarInt::from_u64(code).expect("our error codes are below 2^62, as RFC 9000 20.2 has them")
+    VarInt::from_u64(code).expect("our error codes are below 2^62 (RFC 9000 20.2)")
 }

@@ -1,4 +1,4 @@
-//! What goes into an engine and what comes out.
+//! The engine's inputs and outputs.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,15 +9,15 @@ use quinn_proto::ConnectionError;
 /// A datagram that was received: one segment of a GRO bundle.
 #[derive(Debug)]
 pub struct Datagram {
-    /// Number of the socket it came to.
+    /// Number of the receiving socket.
     pub socket: u16,
-    /// Who sent it.
+    /// Its source address.
     pub remote: SocketAddr,
-    /// Which of our addresses it was sent to, where the kernel told.
+    /// Its destination address, if the kernel reported it.
     pub local_ip: Option<IpAddr>,
     /// The ECN bits of its IP header (RFC 3168).
     pub ecn: u8,
-    /// The UDP payload. It is decrypted where it lies, and stream data stays in it.
+    /// The UDP payload. It is decrypted in place, and stream data stays in it.
     pub payload: BytesMut,
 }
 
@@ -26,15 +26,15 @@ pub struct Datagram {
 pub struct Transmit {
     /// Number of the socket to send from.
     pub socket: u16,
-    /// Whom to send to.
+    /// The destination address.
     pub destination: SocketAddr,
-    /// Which of our addresses to send from; of the destination's family.
+    /// The source address, of the destination's family.
     pub source: Option<IpAddr>,
     /// The ECN bits to set.
     pub ecn: u8,
     /// Bytes in the buffer.
     pub len: usize,
-    /// Length of each datagram but the last, where there are several.
+    /// Length of each datagram but the last, if there are several.
     pub segment_len: Option<usize>,
 }
 
@@ -53,47 +53,47 @@ impl Transmit {
     }
 }
 
-/// The socket and the address of ours that a datagram came to, so that the response leaves from
-/// there.
+/// The local end of a path: the socket and the address that a datagram came to, from which its
+/// response leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) socket: u16,
     pub(super) ip: Option<IpAddr>,
 }
 
-/// Both ends of the path that a datagram takes.
+/// Both ends of the path of a datagram that leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Path {
     pub(super) destination: SocketAddr,
     pub(super) local: Local,
 }
 
-/// What happened to a connection. Each `Connected` is followed by exactly one `Closed` of the same
-/// key, and nothing of that key comes after it.
+/// An event of a connection. Each `Connected` is followed by exactly one `Closed` of the same key,
+/// which is the last event of that key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The handshake is complete.
     Connected {
-        /// The name the client asked for (SNI).
+        /// The server name that the client sent (SNI).
         server_name: Option<String>,
-        /// Number of the socket it came to.
+        /// Number of the socket that received it.
         socket: u16,
     },
     /// The client opened a stream; it may be readable already.
     StreamOpened(StreamId),
     /// A stream may have data, an end or a reset to read.
     Readable(StreamId),
-    /// A stream that took no more may take more.
+    /// A stream that was blocked may accept more.
     Writable(StreamId),
-    /// All that was written to a finished stream has been acknowledged.
+    /// All bytes of a finished stream are acknowledged.
     SendFinished(StreamId),
-    /// The client wants no more of a stream (STOP_SENDING), for this reason.
+    /// The client sent STOP_SENDING for a stream, with this code.
     Stopped(StreamId, u64),
     /// The connection is over. Its streams are gone.
     Closed(CloseReason),
 }
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
     /// We closed it.
@@ -105,26 +105,26 @@ pub enum CloseReason {
     Peer {
         /// The application's error code.
         code: u64,
-        /// What the client says about it: any bytes.
+        /// The client's reason phrase: any bytes.
         reason: Bytes,
     },
     /// The client's QUIC stack closed it.
     PeerTransport {
         /// RFC 9000 20.1.
         code: u64,
-        /// What the client says about it: any bytes.
+        /// The client's reason phrase: any bytes.
         reason: Bytes,
     },
     /// The client broke a rule of QUIC or TLS.
     Violation {
         /// RFC 9000 20.1.
         code: u64,
-        /// Which rule.
+        /// The rule.
         reason: String,
     },
     /// The client sent a stateless reset: it has forgotten the connection.
     Reset,
-    /// Nothing was heard for the idle timeout.
+    /// Nothing was received for the idle timeout.
     IdleTimeout,
 }
 
@@ -143,7 +143,7 @@ impl CloseReason {
             ConnectionError::Reset => Self::Reset,
             ConnectionError::TimedOut => Self::IdleTimeout,
             ConnectionError::LocallyClosed => Self::Local { code: 0 },
-            // Neither is said of a connection that a server has accepted.
+            // Neither occurs on a connection that a server has accepted.
             error @ (ConnectionError::VersionMismatch | ConnectionError::CidsExhausted) => {
                 Self::Violation { code: 0, reason: error.to_string() }
             }
@@ -179,12 +179,12 @@ impl fmt::Display for CloseReason {
 pub struct StreamId(u64);
 
 impl StreamId {
-    /// Whether both sides may send.
+    /// Returns whether both sides may send.
     pub fn is_bidirectional(self) -> bool {
         self.0 & 2 == 0
     }
 
-    /// Whether the client opened it.
+    /// Returns whether the client opened it.
     pub fn is_from_client(self) -> bool {
         self.0 & 1 == 0
     }
@@ -218,13 +218,13 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// Connections of an engine now.
+/// The numbers of an engine's connections by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectionCounts {
     /// Between `Connected` and `Closed`.
     pub open: usize,
     /// Not yet `Connected`.
     pub handshaking: usize,
-    /// Closed, kept a little longer to response late packets.
+    /// Closed, kept for a while to answer late packets.
     pub closing: usize,
 }

@@ -1,6 +1,6 @@
-//! Windows that grow with what a connection is seen to need.
+//! Flow control windows that grow with the measured needs of a connection.
 //!
-//! Both windows are memory that a client can make the gateway hold: response bytes until they are
+//! Both windows bound memory that a client can make the gateway hold: response bytes until they are
 //! acknowledged, request bytes until they are read. So they start small and grow only on evidence:
 //!
 //! - the **send window** follows the congestion window, which is the measured product of bandwidth
@@ -8,8 +8,7 @@
 //! - the **receive window** doubles when the client fills half of it within one round trip (it
 //!   can't do that unless the data is also read: unread data earns no credit).
 //!
-//! What all connections of a worker have grown by comes out of one budget, and goes back to it when
-//! a connection ends.
+//! All growth is taken from one budget per worker and returns to it when a connection ends.
 
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ use quinn_proto::{Connection, VarInt};
 use crate::config;
 use crate::limits::{RECEIVE_WINDOW_START, SEND_WINDOW_START};
 
-/// Smaller steps of the send window are not worth the call.
+/// Smallest step by which the send window grows.
 const SEND_STEP_MIN: u64 = 128 * 1024;
 
 /// The windows of one connection.
@@ -28,7 +27,7 @@ pub(super) struct Windows {
     send_max: u64,
     receive: u64,
     receive_max: u64,
-    /// What both have taken from the worker's budget.
+    /// Bytes that both have taken from the worker's budget.
     taken: u64,
     round_start: Instant,
     round_received: u64,
@@ -47,18 +46,18 @@ impl Windows {
         }
     }
 
-    /// What goes back to the budget when the connection ends.
+    /// Returns the bytes that go back to the budget when the connection ends.
     pub(super) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// Takes a received datagram of `len` bytes into account.
+    /// Counts a received datagram of `len` bytes.
     pub(super) fn received(&mut self, len: usize) {
         self.round_received += len as u64;
     }
 
-    /// Lets the windows grow by what has been seen: once for all datagrams of a turn. `budget` is
-    /// what all connections of the worker may still grow by.
+    /// Grows the windows as measured, once for all datagrams of a turn. `budget` is the number of
+    /// bytes by which all connections of the worker may still grow.
     pub(super) fn grow(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
         let congestion_window = connection.congestion_state().window();
         if let Some(send) = self.grow_send(congestion_window, budget) {
@@ -95,7 +94,7 @@ impl Windows {
         Some(self.receive)
     }
 
-    /// Takes up to `step` from the budget; `None` where nothing is to be had.
+    /// Takes up to `step` from the budget; `None` if it is empty.
     fn take(&mut self, step: u64, budget: &mut u64) -> Option<u64> {
         let step = step.min(*budget);
         if step == 0 {
@@ -107,12 +106,12 @@ impl Windows {
     }
 }
 
-/// The send window a connection starts with.
+/// Returns the send window that a connection starts with.
 pub(super) fn send_start(quic: &config::Quic) -> u64 {
     u64::from(SEND_WINDOW_START.min(quic.send_window_max))
 }
 
-/// The receive window a connection starts with.
+/// Returns the receive window that a connection starts with.
 pub(super) fn receive_start(quic: &config::Quic) -> u64 {
     u64::from(RECEIVE_WINDOW_START.min(quic.receive_window_max))
 }

@@ -1,8 +1,8 @@
 //! Buffer rings: slots that the kernel may fill, a group for datagrams and one for streams.
 //!
-//! A group is a ring of entries in memory shared with the kernel. We write entries and then move
-//! the tail, once a turn; the kernel takes entries in order and names the one it filled by its id.
-//! Ids of the two groups do not overlap, so an id alone tells whose slot it is.
+//! A group is a ring of entries in memory shared with the kernel. We write entries and then advance
+//! the tail, once per turn; the kernel takes entries in order and reports a filled one by its id.
+//! The ids of the two groups do not overlap, so an id alone identifies the group.
 
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,22 +14,22 @@ use memmap2::MmapMut;
 use crate::limits::SLOT_LEN;
 use crate::pool::{Pool, Provided};
 
-/// Most slots that a group provides.
+/// The most slots that a group provides.
 pub(super) const PROVIDED_MAX: u16 = 1024;
 
-/// A group, with all slots that it has given to the kernel.
+/// A group and all slots that it has provided to the kernel.
 pub(super) struct BufferGroup {
     id: u16,
     first_buffer_id: u16,
-    /// How many slots it is to have with the kernel.
+    /// Number of slots to keep provided.
     target: u16,
-    /// Bytes in front of the payload, of which the kernel writes only some.
+    /// Length of the header before the payload, which the kernel writes only in parts.
     header_len: usize,
     provided: Vec<Option<Provided>>,
     free_ids: Vec<u16>,
     tail: u16,
     is_dirty: bool,
-    /// The entries; stays in place, and alive for longer than the kernel's ring.
+    /// The entries; never moved, and freed only after the kernel's ring.
     memory: MmapMut,
 }
 
@@ -59,24 +59,24 @@ impl BufferGroup {
         self.provided.len() as u16
     }
 
-    /// The address of the entries, page-aligned, for their registration.
+    /// Returns the page-aligned address of the entries, for their registration.
     pub(super) fn address(&self) -> u64 {
         self.memory.as_ptr().expose_provenance() as u64
     }
 
-    /// Slots that the kernel has.
+    /// Returns the number of slots that the kernel has.
     pub(super) fn provided_count(&self) -> u16 {
         self.entry_count() - self.free_ids.len() as u16
     }
 
-    /// Provides free slots until the kernel has a quarter of what it is to have, whatever the
-    /// pool's state. Nothing is seen before [`publish`](Self::publish).
+    /// Provides free slots up to a quarter of the target, whatever the pool's state. The kernel
+    /// sees them only after [`publish`](Self::publish).
     pub(super) fn fill_floor(&mut self, pool: &Pool) {
         self.fill_to(self.target.div_ceil(4), pool, |_| true);
     }
 
-    /// Provides the rest, as long as the pool is not low: its last slots are for sends, which
-    /// free slots.
+    /// Provides slots up to the target while the pool is not low: its last slots are for sends,
+    /// which free slots.
     pub(super) fn fill(&mut self, pool: &Pool) {
         self.fill_to(self.target, pool, |pool| !pool.is_low());
     }
@@ -87,16 +87,16 @@ impl BufferGroup {
             let id = self.free_ids.pop().expect("fewer are provided than there are entries");
             let provided = pool.provide(lease);
             // The kernel leaves gaps in a header (behind an address, behind control data): what is
-            // read there later is zero, never an earlier owner's bytes or memory nobody has written.
-            // SAFETY: the slot is longer than a header and nobody's but ours: the kernel does not
-            // know of it before `publish`.
+            // read there later is zero, never an earlier owner's bytes or memory nobody has
+            // written. SAFETY: the slot is longer than a header and nobody's but ours: the kernel
+            // does not know of it before `publish`.
             unsafe { provided.address().write_bytes(0, self.header_len) };
             self.write_entry(provided.address(), self.first_buffer_id + id);
             self.provided[usize::from(id)] = Some(provided);
         }
     }
 
-    /// Lets the kernel see what was provided: one store.
+    /// Makes the provided slots visible to the kernel with one store.
     pub(super) fn publish(&mut self) {
         if self.is_dirty {
             self.is_dirty = false;
@@ -110,7 +110,7 @@ impl BufferGroup {
         }
     }
 
-    /// The slot that the kernel names by `buffer_id`, if it has it from this group.
+    /// Returns the slot that a completion names by `buffer_id`, if it is of this group.
     pub(super) fn take(&mut self, buffer_id: u16) -> Option<Provided> {
         let id = buffer_id.checked_sub(self.first_buffer_id)?;
         let provided = self.provided.get_mut(usize::from(id))?.take()?;
@@ -122,7 +122,8 @@ impl BufferGroup {
     ///
     /// # Safety
     ///
-    /// The kernel has let go of them: the caller has unregistered the group, and no operation that chose from it is in flight.
+    /// The kernel no longer uses them: the caller has unregistered the group, and no operation that
+    /// selects from it is in flight.
     pub(super) unsafe fn reclaim_all(&mut self) {
         for (id, provided) in self.provided.iter_mut().enumerate() {
             if let Some(provided) = provided.take() {
@@ -143,7 +144,7 @@ impl BufferGroup {
         ids.zip(&self.provided).filter(|(_, slot)| slot.is_some()).map(|(id, _)| id).collect()
     }
 
-    /// The first bytes of a provided slot, as they are before the kernel writes there.
+    /// Returns the first bytes of a provided slot before the kernel writes there.
     #[cfg(test)]
     pub(super) fn read_slot(&self, buffer_id: u16, len: usize) -> Vec<u8> {
         let place = usize::from(buffer_id - self.first_buffer_id);
@@ -183,8 +184,8 @@ impl BufferGroup {
 
 /// Takes the first `len` bytes of a slot that the kernel has filled and named in a completion.
 pub(super) fn filled(provided: Provided, len: usize) -> BytesMut {
-    // SAFETY: the completion said that the slot is filled up to `len` bytes from its beginning; what
-    // the kernel left out of a header was written when the slot was provided. A slot that a
+    // SAFETY: the completion said that the slot is filled up to `len` bytes from its beginning;
+    // what the kernel left out of a header was written when the slot was provided. A slot that a
     // completion named is no longer in the buffer ring.
     unsafe { provided.complete(len) }
 }

@@ -1,4 +1,4 @@
-//! What comes out of the ring: typed completions, no kernel numbers.
+//! The ring's output: typed completions without the kernel's numbers.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use crate::base::slab::slab_key;
 pub struct SocketIndex(pub(super) u16);
 
 impl SocketIndex {
-    /// Its place in the order of adding.
+    /// Returns its index in the order of [`add_socket`](super::Ring::add_socket) calls.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -25,7 +25,7 @@ slab_key! {
     pub StreamKey
 }
 
-/// There is no room for the operation now; it was not begun.
+/// The error that there is no room for an operation now; it was not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
@@ -43,77 +43,77 @@ impl std::error::Error for Full {}
 pub struct DatagramSend {
     /// The payload, in a pool slot or on the heap; 1 to 65,507 bytes, at most 64 segments.
     pub buffer: Vec<u8>,
-    /// Where to.
+    /// The destination address.
     pub destination: SocketAddr,
-    /// The address that it leaves from; heeded only when its family is the destination's.
+    /// The source address; ignored unless its family is the destination's.
     pub source: Option<IpAddr>,
     /// The two ECN bits.
     pub ecn: u8,
-    /// Length of a segment; `None`, or at least the buffer's length, is one datagram.
+    /// Length of a segment; `None`, or at least the buffer's length, means one datagram.
     pub segment_len: Option<u16>,
 }
 
-/// What has happened.
+/// A completed operation, or another event of the ring.
 #[derive(Debug)]
 pub enum Completion {
-    /// Datagrams of one peer have come in: `payload` is one, or several of `segment_len` bytes
-    /// each, the last maybe shorter. Never empty.
+    /// Datagrams of one peer: `payload` is one, or several of `segment_len` bytes each, of which
+    /// the last may be shorter. Never empty.
     Datagrams {
-        /// On which socket.
+        /// The socket.
         socket: SocketIndex,
-        /// The payload, in a pool slot, nothing in front of it.
+        /// The payload, in a pool slot, without headers.
         payload: BytesMut,
-        /// Who sent it.
+        /// The source address.
         source: SocketAddr,
-        /// The address that it was sent to.
+        /// The destination address.
         destination: Option<IpAddr>,
         /// The two ECN bits.
         ecn: u8,
         /// Length of a segment, 1 to the payload's length.
         segment_len: usize,
     },
-    /// Receiving on a socket failed again and again and was given up.
+    /// Receiving on a socket failed repeatedly and was stopped.
     ReceiveStopped {
-        /// On which socket.
+        /// The socket.
         socket: SocketIndex,
         /// The last failure.
         reason: io::ErrorKind,
     },
-    /// A send is over.
+    /// A send is complete.
     Sent {
-        /// On which socket.
+        /// The socket.
         socket: SocketIndex,
         /// Its buffer, cleared, its capacity intact.
         buffer: Vec<u8>,
-        /// What became of it.
+        /// Its outcome.
         outcome: SendOutcome,
     },
-    /// A connect is over. After a failure the stream is still to be closed.
+    /// A connect is complete. Even after a failure the caller must close the stream.
     Connected {
-        /// The caller's name for the stream.
+        /// The caller's tag of the stream.
         tag: u64,
-        /// Whether it is connected.
+        /// Success, or the reason of the failure.
         outcome: Result<(), ConnectError>,
     },
-    /// An armed receive is over.
+    /// A receive is complete, or a part of it.
     Received {
-        /// The caller's name for the stream.
+        /// The caller's tag of the stream.
         tag: u64,
-        /// What came.
+        /// Bytes, the end of the stream, or a failure.
         outcome: ReceiveOutcome,
     },
-    /// A write is over.
+    /// A write is complete.
     Wrote {
-        /// The caller's name for the stream.
+        /// The caller's tag of the stream.
         tag: u64,
-        /// Bytes that the kernel took, all of them when well.
+        /// Bytes that the kernel took: all of them after success.
         len: usize,
-        /// Whether all went.
+        /// Success, or the reason of the failure.
         outcome: Result<(), StreamError>,
     },
-    /// The stream is closed; its key and tag name nothing any more.
+    /// The stream is closed; its key is no longer valid.
     Closed {
-        /// The caller's name for the stream.
+        /// The caller's tag of the stream.
         tag: u64,
     },
     /// The watched eventfd was written.
@@ -121,7 +121,7 @@ pub enum Completion {
 }
 
 impl Completion {
-    /// The stream that it is about, if one.
+    /// Returns the tag of the stream that it belongs to, if any.
     pub(super) fn stream_tag(&self) -> Option<u64> {
         match *self {
             Completion::Connected { tag, .. }
@@ -136,7 +136,7 @@ impl Completion {
     }
 }
 
-/// What became of a send.
+/// The outcome of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
     /// The kernel took all of it.
@@ -145,16 +145,16 @@ pub enum SendOutcome {
     Lost(LossReason),
 }
 
-/// Why this host lost a datagram.
+/// The reason why this host lost a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LossReason {
-    /// Longer than the path takes (normal for an MTU probe).
+    /// Longer than the path MTU (normal for an MTU probe).
     TooLong,
     /// No route, or the network or host is down.
     Unreachable,
-    /// A packet filter or the like refuses.
+    /// Refused, by a packet filter or the like.
     Refused,
-    /// The kernel stayed without buffers.
+    /// The kernel had no buffers, even after retries.
     NoBuffers,
     /// The ring was shut down first.
     Cancelled,
@@ -162,12 +162,12 @@ pub enum LossReason {
     Other,
 }
 
-/// What a receive brought.
+/// The outcome of a receive.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReceiveOutcome {
     /// Bytes, in a pool slot.
     Bytes(BytesMut),
-    /// Bytes, in a pool slot, and the next ones of the same receive come with the next completion.
+    /// Bytes, in a pool slot; the next completion has more of the same receive.
     Part(BytesMut),
     /// The peer has ended its side.
     End,
@@ -175,10 +175,10 @@ pub enum ReceiveOutcome {
     Failed(StreamError),
 }
 
-/// Why a connect failed.
+/// The reason why a connect failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectError {
-    /// Nobody listens there.
+    /// No socket listens at the address.
     Refused,
     /// No response.
     TimedOut,
@@ -190,7 +190,7 @@ pub enum ConnectError {
     Forbidden,
     /// No local port is free for this address.
     NoLocalPort,
-    /// This process has no file descriptor left, or the system none.
+    /// This process or the system has no file descriptor left.
     NoDescriptor,
     /// Anything else.
     Other(io::ErrorKind),
@@ -217,16 +217,16 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-/// Why a stream broke.
+/// The reason why a stream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamError {
     /// The peer reset it.
     Reset,
-    /// The peer reads no more.
+    /// The peer no longer reads.
     BrokenPipe,
-    /// The peer's host answers no more.
+    /// The peer's host no longer responds.
     TimedOut,
-    /// No route any more.
+    /// There is no route any more.
     Unreachable,
     /// Anything else.
     Other(io::ErrorKind),
@@ -246,14 +246,14 @@ impl fmt::Display for StreamError {
 
 impl std::error::Error for StreamError {}
 
-/// How the kernel's word on an operation is taken.
+/// The meaning of the kernel's error for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Try again now.
+    /// Retry now.
     Again,
-    /// Try again when buffers are back: for a receive, those that we provide.
+    /// Retry when buffers are available: for a receive, those that we provide.
     NoBuffers,
-    /// Try again when the kernel has memory, of which nothing tells.
+    /// Retry when the kernel has memory, which nothing signals.
     NoMemory,
     /// It was cancelled.
     Cancelled,
@@ -262,7 +262,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Reads a negative result.
+    /// Classifies a negative result.
     pub(super) fn from_result(result: i32) -> Failure {
         debug_assert!(result < 0, "a failure is negative");
         match -result {

@@ -1,12 +1,12 @@
 //! Datagrams: multishot receives and batched sends.
 //!
-//! A receive stays armed until the kernel ends it (no buffer, no room in the completion queue);
-//! then it is armed again with the next submission.
+//! A receive stays armed until the kernel ends it (no buffer, or no room in the completion queue).
+//! It is then armed again with the next submission.
 //!
-//! A batch goes as one segmented send. What may happen to it:
+//! A batch is sent by one segmented send. Its possible outcomes:
 //!
 //! ```text
-//!             +--- no buffers: rest 1 ms ---+
+//!             +--- no buffers: backoff 1 ms +
 //!             v                             |
 //!  batch --> whole ---------------------------> Sent | Lost
 //!             | EIO, EINVAL                 |
@@ -14,18 +14,19 @@
 //!           split into its segments ----------> Sent | Lost
 //! ```
 //!
-//! A long batch goes by a zero-copy send first: the device reads the slot, which is ours again when
-//! the kernel has notified so. It reports whether it had to copy after all (loopback, a device
-//! without scatter-gather); then, or when it refuses, the socket goes on without.
+//! A long batch is sent by a zero-copy send first: the device reads the slot, which is ours again
+//! after the kernel's notification. That reports whether the kernel had to copy after all
+//! (loopback, a device without scatter-gather). Then, or after a refusal, the socket no longer uses
+//! zero copy.
 //!
-//! What the kernel refuses is remembered only once the batch went another way: a batch that goes no
-//! way at all says something about its peer, whom a stranger may have chosen, not about the socket.
+//! A refusal is remembered for the socket only once the batch was sent by another method. A batch
+//! that cannot be sent at all may be the fault of its destination, which an attacker may have
+//! chosen.
 
 use std::io;
-use std::net::SocketAddr;
 
 use bytes::Buf;
-use io_uring::types::{Fixed, Timespec};
+use io_uring::types::Fixed;
 use io_uring::{cqueue, opcode};
 
 use super::buffers::filled;
@@ -33,33 +34,32 @@ use super::completion::{
     Completion, DatagramSend, Failure, Full, LossReason, SendOutcome, SocketIndex, kind_of,
 };
 use super::machine::{Event, Machine};
-use super::message::{self, HEADER_LEN, Route, SendMessage, Unusable};
+use super::message::{self, HEADER_LEN, Unusable};
+use super::send::{Backoff, Method, SendOp};
 use super::table::{Op, OpKey};
 use crate::host::socket::offload::Offload;
-use crate::limits::DATAGRAM_LEN_MAX;
+use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::{SendsLost, SocketOffload};
 use crate::planted::{Bug, is_planted};
-use crate::pool::{InKernel, Pool, Provided};
+use crate::pool::Provided;
 
-/// Most segments of one send (UDP_MAX_SEGMENTS of kernels before 6.11).
-pub(super) const SEGMENTS_MAX: usize = 64;
-
-/// How often a send is repeated while the kernel has no buffers, 1 ms apart.
+/// The most retries of a send while the kernel has no buffers, 1 ms apart.
 const RETRIES_MAX: u8 = 8;
 
-/// Failures in a row after which receiving on a socket is given up: an error of the network does
-/// not repeat without a datagram in between, a broken descriptor does.
+/// Consecutive failures after which receiving on a socket stops: a network error does not repeat
+/// without a datagram in between, a broken descriptor does.
 const FAILURES_MAX: u32 = 64;
 
-/// Fewest segments of a batch that is worth a zero-copy send: pinning pages and a second completion
-/// cost about as much as copying this many.
+/// Fewest segments of a zero-copy send: pinning pages and a second completion cost about as much as
+/// copying this many.
 const ZERO_COPY_SEGMENTS_MIN: usize = 16;
 
-/// Batches that go segment by segment after the kernel refused to segment one, before it is asked
-/// again: a single route may have refused (IPsec), and the socket serves all routes.
+/// Batches that are sent segment by segment after the kernel refused to segment one, before the
+/// next try: a single route may have refused (IPsec), and the socket serves all routes.
 pub(super) const UNSEGMENTED_BATCHES: u32 = 1024;
 
-/// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification tells whether it copied.
+/// From linux/io_uring.h (IORING_SEND_ZC_REPORT_USAGE): the notification reports whether the kernel
+/// copied.
 const REPORT_USAGE: u16 = 8;
 
 /// From linux/io_uring.h (IORING_NOTIF_USAGE_ZC_COPIED).
@@ -69,133 +69,32 @@ const USAGE_COPIED: i32 = i32::MIN;
 pub(super) struct Socket {
     file: u32,
     receive: Option<OpKey>,
-    /// To be armed with the next submission.
+    /// Whether to arm the receive with the next submission.
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
-    /// Whether one receive may bring many datagrams.
+    /// Whether one receive may carry many datagrams (UDP_GRO).
     is_coalescing: bool,
-    /// Batches that are still to go segment by segment.
+    /// Batches still to be sent segment by segment.
     unsegmented: u32,
-    /// Whether long batches leave without being copied, as far as is known.
+    /// Whether zero-copy sends work, as far as is known.
     is_zero_copy: bool,
-    /// The receive's template; the kernel reads it when the receive is armed.
+    /// The message header that a receive is armed with.
     header: Box<libc::msghdr>,
 }
 
-/// What a send's bytes lie in while the kernel reads them.
-enum HeldBuffer {
-    Slot(InKernel),
-    Heap(Vec<u8>),
-}
-
-/// A batch in flight.
-pub(super) struct SendOp {
-    socket: SocketIndex,
-    buffer: Option<HeldBuffer>,
-    payload: *const u8,
-    len: usize,
-    segment_len: usize,
-    route: Route,
-    whole: SendMessage,
-    /// One message per segment once it is split; never grows while the kernel reads it.
-    split: Vec<SendMessage>,
-    /// Completions that are still to come from the kernel.
-    outstanding: u32,
-    /// The kernel was asked not to copy.
-    is_zero_copy: bool,
-    /// Pieces to be sent again.
-    again: u64,
-    retries: u8,
-    /// The kernel had no buffers for a piece: rest before the next try.
-    needs_rest: bool,
-    is_resting: bool,
-    /// It was split because the kernel refused to segment it.
-    was_refused: bool,
-    /// The kernel refused not to copy it.
-    was_to_be_copied: bool,
-    lost: Option<LossReason>,
-    rest: Timespec,
-}
-
-impl SendOp {
-    fn new() -> SendOp {
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        SendOp {
-            socket: SocketIndex(0),
-            buffer: None,
-            payload: std::ptr::null(),
-            len: 0,
-            segment_len: 0,
-            route: Route { destination: nowhere, source: None, ecn: 0 },
-            whole: SendMessage::new(),
-            split: Vec::new(),
-            outstanding: 0,
-            is_zero_copy: false,
-            again: 0,
-            retries: 0,
-            needs_rest: false,
-            is_resting: false,
-            was_refused: false,
-            was_to_be_copied: false,
-            lost: None,
-            rest: Timespec::new().nsec(1_000_000),
+impl Socket {
+    /// Remembers what the kernel refused on the way to a batch that was sent by `method`.
+    fn learn(&mut self, method: Method) {
+        match method {
+            Method::Copy | Method::ZeroCopy | Method::Split => {}
+            Method::CopyAfterRefusal => self.is_zero_copy = false,
+            Method::SplitAfterRefusal => self.unsegmented = UNSEGMENTED_BATCHES,
+            Method::SplitAfterBoth => {
+                self.is_zero_copy = false;
+                self.unsegmented = UNSEGMENTED_BATCHES;
+            }
         }
-    }
-
-    fn begin(&mut self, socket: SocketIndex, send: DatagramSend, pool: &Pool) {
-        let len = send.buffer.len();
-        self.socket = socket;
-        self.len = len;
-        self.payload = send.buffer.as_ptr();
-        self.segment_len = send.segment_len.map_or(len, |wanted| len.min(usize::from(wanted)));
-        self.route = Route { destination: send.destination, source: send.source, ecn: send.ecn };
-        self.buffer = Some(if Pool::contains(self.payload) {
-            HeldBuffer::Slot(pool.send(send.buffer))
-        } else {
-            HeldBuffer::Heap(send.buffer)
-        });
-        self.split.clear();
-        (self.outstanding, self.again, self.retries) = (0, 0, 0);
-        (self.needs_rest, self.is_resting, self.was_refused) = (false, false, false);
-        (self.is_zero_copy, self.was_to_be_copied) = (false, false);
-        self.lost = None;
-    }
-
-    fn is_batch(&self) -> bool {
-        self.len > self.segment_len
-    }
-
-    fn prepare_whole(&mut self) {
-        let segment_len = self.is_batch().then_some(self.segment_len as u16);
-        self.whole.prepare(self.route, self.payload, self.len, segment_len);
-        self.again = 1;
-    }
-
-    fn prepare_split(&mut self) {
-        let count = self.len.div_ceil(self.segment_len);
-        self.split.clear();
-        self.split.resize_with(count, SendMessage::new);
-        for (index, message) in self.split.iter_mut().enumerate() {
-            let at = index * self.segment_len;
-            let len = self.segment_len.min(self.len - at);
-            message.prepare(self.route, self.payload.wrapping_add(at), len, None);
-        }
-        self.again = u64::MAX >> (64 - count);
-    }
-
-    fn message(&self, piece: u32) -> &SendMessage {
-        if self.split.is_empty() { &self.whole } else { &self.split[piece as usize] }
-    }
-
-    fn take_buffer(&mut self) -> Vec<u8> {
-        let mut buffer = match self.buffer.take() {
-            Some(HeldBuffer::Slot(slot)) => slot.complete(),
-            Some(HeldBuffer::Heap(buffer)) => buffer,
-            None => unreachable!("a batch in flight has its buffer"),
-        };
-        buffer.clear();
-        buffer
     }
 }
 
@@ -221,7 +120,7 @@ impl Machine {
             *(if socket.is_coalescing { &mut counts.gro_on } else { &mut counts.gro_off }) += 1;
             let is_segmenting = socket.unsegmented == 0;
             *(if is_segmenting { &mut counts.gso_on } else { &mut counts.gso_off }) += 1;
-            // What is sent datagram by datagram has no long batches.
+            // A socket that sends datagram by datagram has no long batches.
             let is_zero_copy = socket.is_zero_copy && is_segmenting;
             let zero_copy = (&mut counts.zero_copy_on, &mut counts.zero_copy_off);
             *(if is_zero_copy { zero_copy.0 } else { zero_copy.1 }) += 1;
@@ -234,8 +133,8 @@ impl Machine {
         socket.is_wanted = socket.receive.is_none();
     }
 
-    /// Arms the receives that are to be armed, once there are buffers to receive into. All sockets
-    /// share them, and the first may take them all: it is the last one the next time.
+    /// Arms the wanted receives once there are buffers. All sockets share these and the first may
+    /// use them up, so it is the last one the next time.
     pub(super) fn arm_sockets(&mut self) {
         if self.is_ending || self.datagram_buffers.provided_count() == 0 {
             return;
@@ -263,7 +162,7 @@ impl Machine {
         }
     }
 
-    /// Whether a receive waits for buffers.
+    /// Returns whether a receive waits for buffers.
     pub(super) fn sockets_starve(&self) -> bool {
         self.sockets.iter().any(|socket| socket.is_wanted)
     }
@@ -346,22 +245,28 @@ impl Machine {
         self.sends_in_flight += 1;
         let mut op = self.spare_sends.pop().unwrap_or_else(|| Box::new(SendOp::new()));
         op.begin(index, send, &self.pool);
-        assert!(len.div_ceil(op.segment_len) <= SEGMENTS_MAX, "a batch has at most 64 segments");
+        assert!(
+            len.div_ceil(op.segment_len) <= SEGMENT_COUNT_MAX,
+            "a batch has at most 64 segments"
+        );
         let socket = &mut self.sockets[index.index()];
         if op.is_batch() && socket.unsegmented > 0 {
             socket.unsegmented -= 1;
+            op.method = Method::Split;
             op.prepare_split();
         } else {
             op.prepare_whole();
             let is_long = len.div_ceil(op.segment_len) >= ZERO_COPY_SEGMENTS_MIN;
-            op.is_zero_copy = socket.is_zero_copy && is_long;
+            if socket.is_zero_copy && is_long {
+                op.method = Method::ZeroCopy;
+            }
         }
         let key = self.table.insert(Op::Send(op));
         self.issue_send(key);
         Ok(())
     }
 
-    /// Gives the kernel the pieces that are to be sent (again).
+    /// Submits the pieces that are to be sent, or sent again.
     fn issue_send(&mut self, key: OpKey) {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("a send stays in the table until its last completion");
@@ -373,7 +278,7 @@ impl Machine {
             pieces &= pieces - 1;
             op.outstanding += 1;
             let message = op.message(piece).as_ptr();
-            let entry = if op.is_zero_copy {
+            let entry = if op.method == Method::ZeroCopy {
                 self.stats.zero_copy_sends += 1;
                 opcode::SendMsgZc::new(file, message).ioprio(REPORT_USAGE).build()
             } else {
@@ -388,8 +293,8 @@ impl Machine {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("the caller has just found it");
         };
-        if op.is_resting {
-            op.is_resting = false;
+        if op.backoff == Backoff::UnderWay {
+            op.backoff = Backoff::None;
             return self.settle_send(key);
         }
         if cqueue::notif(flags) {
@@ -403,55 +308,61 @@ impl Machine {
         if is_planted(Bug::EarlyBatchReturn) && cqueue::more(flags) && result >= 0 {
             return Some(self.return_early(key));
         }
-        // Of a zero-copy send there is more to come: the notification.
+        // A zero-copy send has a second completion: the notification.
         op.outstanding -= u32::from(!cqueue::more(flags));
         if result < 0 {
-            let is_segmented = op.is_batch() && op.split.is_empty();
-            let lost = match Failure::from_result(result) {
-                // Not in this kernel, not for this socket, or no more pages may be pinned; whether the
-                // batch is at fault shows when it is copied.
-                Failure::Final(libc::EINVAL | libc::EOPNOTSUPP)
-                | Failure::NoBuffers
-                | Failure::NoMemory
-                    if op.is_zero_copy =>
-                {
-                    self.stats.zero_copy_refused += 1;
-                    op.was_to_be_copied = true;
-                    op.is_zero_copy = false;
-                    op.again |= 1 << key.piece();
-                    None
-                }
-                Failure::Final(libc::EIO | libc::EINVAL) if is_segmented => {
-                    self.stats.gso_fallbacks += 1;
-                    op.was_refused = true;
-                    // A datagram by itself is not worth it.
-                    op.is_zero_copy = false;
-                    op.prepare_split();
-                    None
-                }
-                // A send that would block waits in the kernel; this is a signal's doing.
-                Failure::Again => {
-                    op.again |= 1 << key.piece();
-                    None
-                }
-                Failure::NoBuffers | Failure::NoMemory if op.retries < RETRIES_MAX => {
-                    op.again |= 1 << key.piece();
-                    op.needs_rest = true;
-                    None
-                }
-                Failure::NoBuffers | Failure::NoMemory => Some(LossReason::NoBuffers),
-                Failure::Cancelled => Some(LossReason::Cancelled),
-                Failure::Final(errno) => Some(LossReason::from_errno(errno)),
-            };
-            if let Some(reason) = lost {
-                op.lost = Some(reason);
-                *counter_of(&mut self.stats.sends_lost, reason) += 1;
-            }
+            self.send_failed(key, Failure::from_result(result));
         }
         self.settle_send(key)
     }
 
-    /// Sends on what is to be sent again, or ends the batch.
+    /// Decides what follows from the failure of a piece: another try, another method, or its loss.
+    fn send_failed(&mut self, key: OpKey, failure: Failure) {
+        let Some(Op::Send(op)) = self.table.get_mut(key) else {
+            unreachable!("the caller has just found it");
+        };
+        let piece = 1 << key.piece();
+        let reason = match failure {
+            // Not in this kernel, not for this socket, or no more pages may be pinned. Whether the
+            // batch is at fault shows when it is copied.
+            Failure::Final(libc::EINVAL | libc::EOPNOTSUPP)
+            | Failure::NoBuffers
+            | Failure::NoMemory
+                if let Some(method) = op.method.refused_zero_copy() =>
+            {
+                self.stats.zero_copy_refused += 1;
+                op.method = method;
+                op.again |= piece;
+                return;
+            }
+            Failure::Final(libc::EIO | libc::EINVAL)
+                if op.is_batch()
+                    && let Some(method) = op.method.refused_segmentation() =>
+            {
+                self.stats.gso_fallbacks += 1;
+                op.method = method;
+                op.prepare_split();
+                return;
+            }
+            // A send that would block waits in the kernel: a signal has interrupted this one.
+            Failure::Again => {
+                op.again |= piece;
+                return;
+            }
+            Failure::NoBuffers | Failure::NoMemory if op.retries < RETRIES_MAX => {
+                op.again |= piece;
+                op.backoff = Backoff::Due;
+                return;
+            }
+            Failure::NoBuffers | Failure::NoMemory => LossReason::NoBuffers,
+            Failure::Cancelled => LossReason::Cancelled,
+            Failure::Final(errno) => LossReason::from_errno(errno),
+        };
+        op.lost = Some(reason);
+        *counter_of(&mut self.stats.sends_lost, reason) += 1;
+    }
+
+    /// Sends again the pieces that need it, or ends the batch.
     fn settle_send(&mut self, key: OpKey) -> Option<Completion> {
         let key = key.with_piece(0);
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
@@ -461,14 +372,16 @@ impl Machine {
             return None;
         }
         if op.again != 0 && !self.is_ending {
-            if std::mem::take(&mut op.needs_rest) {
-                op.is_resting = true;
-                op.retries += 1;
-                self.stats.send_retries += 1;
-                let entry = opcode::Timeout::new(&raw const op.rest).build();
-                self.outbox.push_back(entry.user_data(key.0));
-            } else {
-                self.issue_send(key);
+            match op.backoff {
+                Backoff::Due => {
+                    op.backoff = Backoff::UnderWay;
+                    op.retries += 1;
+                    self.stats.send_retries += 1;
+                    let entry = opcode::Timeout::new(&raw const op.rest).build();
+                    self.outbox.push_back(entry.user_data(key.0));
+                }
+                Backoff::None => self.issue_send(key),
+                Backoff::UnderWay => unreachable!("its completion comes before anything else"),
             }
             return None;
         }
@@ -485,11 +398,7 @@ impl Machine {
             return None;
         }
         if op.lost.is_none() {
-            let socket = &mut self.sockets[op.socket.index()];
-            socket.is_zero_copy &= !op.was_to_be_copied;
-            if op.was_refused {
-                socket.unsegmented = UNSEGMENTED_BATCHES;
-            }
+            self.sockets[op.socket.index()].learn(op.method);
         }
         let (socket, buffer) = (op.socket, op.take_buffer());
         let outcome = op.lost.map_or(SendOutcome::Sent, SendOutcome::Lost);
@@ -497,7 +406,7 @@ impl Machine {
         Some(Completion::Sent { socket, buffer, outcome })
     }
 
-    /// What a planted bug does.
+    /// The effect of a planted bug.
     fn return_early(&mut self, key: OpKey) -> Completion {
         let Some(Op::Send(op)) = self.table.get_mut(key) else {
             unreachable!("the caller has just found it");

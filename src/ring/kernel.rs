@@ -1,4 +1,4 @@
-//! The kernel's end: setting the rings up, entering, registering.
+//! The kernel's end of a ring: setup, io_uring_enter, registrations.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,21 +16,21 @@ use super::settings::RingSettings;
 use crate::host::probe::{OPERATIONS, RingFeatures, RingRefusal};
 use crate::limits::{GATHER_TIME, RING_THREADS_MAX};
 
-// From linux/io_uring.h: a ring's own descriptor, registered, spares a look-up at each enter.
+// From linux/io_uring.h: a registered ring descriptor saves a look-up at each enter.
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
-/// One operation more than the ring needs, where the kernel knows it.
+/// An operation that the ring uses only if the kernel supports it.
 const ZERO_COPY: u8 = opcode::SendMsgZc::CODE;
 
 /// All registrations after the start, from linux/io_uring.h: unregister files, update files,
 /// unregister the ring's descriptor, unregister a buffer ring, cancel synchronously.
 const REGISTRATIONS: [u8; 5] = [3, 6, UNREGISTER_RING_FDS as u8, 23, 24];
 
-/// How long an enter rests for which the kernel had no memory.
+/// Pause of an enter for which the kernel had no memory.
 const MEMORY_REST_MS: libc::c_int = 1;
 
-/// The ring cannot be made, or not be used any longer.
+/// The reason why a ring cannot be made, or no longer be used.
 #[derive(Debug)]
 pub enum RingError {
     /// io_uring is refused.
@@ -48,7 +48,7 @@ pub enum RingError {
     Socket(io::Error),
     /// An enter failed.
     Enter(io::Error),
-    /// The kernel had no memory to keep completions: what it holds is no longer known.
+    /// The kernel had no memory to keep completions: its operations are no longer known.
     CompletionsLost,
 }
 
@@ -82,12 +82,12 @@ pub(super) struct Kernel {
     /// The ring's index among this thread's registered rings.
     registered: Option<u32>,
     enter_flags: EnterFlags,
-    /// It can gather completions for a while before it wakes us (Linux 6.12).
+    /// Whether the kernel can wait a while for completions to gather (Linux 6.12).
     gathers: bool,
     features: RingFeatures,
 }
 
-/// As the kernel lays out the registration of a ring's descriptor.
+/// The kernel's layout of the registration of a ring's descriptor.
 #[repr(C)]
 struct RingFd {
     offset: u32,
@@ -131,9 +131,9 @@ impl Kernel {
         self.features
     }
 
-    /// Ends the setup: from here on the ring does what it is for, and nothing else. Should an
-    /// attacker gain control of the worker, the ring opens no files and makes no sockets for him:
-    /// seccomp does not see what a ring does.
+    /// Ends the setup: from here on the ring is restricted to the operations that it needs. An
+    /// attacker in control of the worker cannot open files or sockets through it, which seccomp
+    /// would not see.
     pub(super) fn enable(&mut self) -> Result<(), RingError> {
         let flags = squeue::Flags::FIXED_FILE | squeue::Flags::BUFFER_SELECT;
         let mut restrictions: Vec<Restriction> = OPERATIONS
@@ -164,12 +164,12 @@ impl Kernel {
         .map_err(RingError::Buffers)
     }
 
-    /// After this the kernel takes no more slots from the group.
+    /// Unregisters a group: the kernel takes no more slots from it.
     pub(super) fn unregister_group(&mut self, group: &BufferGroup) -> io::Result<()> {
         self.ring.submitter().unregister_buf_ring(group.id())
     }
 
-    /// Puts a file at its place in the file table; the table keeps it open.
+    /// Enters a file into the file table, which keeps it open.
     pub(super) fn register_file(&mut self, place: u32, file: &OwnedFd) -> io::Result<()> {
         self.ring.submitter().register_files_update(place, &[file.as_raw_fd()]).map(drop)
     }
@@ -179,7 +179,7 @@ impl Kernel {
         self.ring.submitter().unregister_files()
     }
 
-    /// Moves submissions into the queue while it has room. Returns whether all fitted.
+    /// Moves submissions into the queue while it has room. Returns whether all fit.
     pub(super) fn queue(&mut self, outbox: &mut VecDeque<squeue::Entry>) -> bool {
         let mut queue = self.ring.submission();
         while let Some(entry) = outbox.front() {
@@ -193,14 +193,13 @@ impl Kernel {
         true
     }
 
-    /// Whether the kernel has not taken what was queued.
+    /// Returns whether the kernel has not taken the queued submissions.
     pub(super) fn queue_is_full(&mut self) -> bool {
         self.ring.submission().is_full()
     }
 
-    /// Submits what is queued and waits for `wanted` completions, at most for `timeout`. Where it
-    /// wants several, one is enough once [`GATHER_TIME`] is over; a kernel that cannot gather waits
-    /// for one.
+    /// Submits the queue and waits for `wanted` completions, at most for `timeout`. If several are
+    /// wanted, one is enough after [`GATHER_TIME`]; a kernel that cannot gather waits for one.
     pub(super) fn enter(
         &mut self,
         wanted: u32,
@@ -238,11 +237,11 @@ impl Kernel {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // The time is over, a signal came, or completions are to be taken first: what was not
-            // submitted is still queued.
+            // The timeout, a signal, or completions that must be taken first: submissions that were
+            // not made are still queued.
             Some(libc::ETIME | libc::EINTR | libc::EBUSY) => Ok(()),
-            // The kernel is short of memory for now. It did not wait as it was told to, and the
-            // next turn would ask again at once.
+            // The kernel is short of memory for now. It did not wait as told, and the next turn
+            // would retry at once.
             Some(libc::EAGAIN | libc::ENOMEM) => {
                 if !self.has_events() {
                     // SAFETY: no descriptors are passed; the call only lets the time pass.
@@ -255,7 +254,7 @@ impl Kernel {
         }
     }
 
-    /// Whether the kernel keeps completions aside because the queue is full.
+    /// Returns whether the kernel keeps completions in a list because the queue is full.
     pub(super) fn overflows(&mut self) -> bool {
         self.ring.submission().cq_overflow()
     }
@@ -269,9 +268,9 @@ impl Kernel {
         Some(Event { user_data: entry.user_data(), result: entry.result(), flags: entry.flags() })
     }
 
-    /// Asks the kernel to cancel everything it has, waiting for it at most for `timeout`.
+    /// Cancels all operations and waits for that at most for `timeout`.
     pub(super) fn cancel_all(&mut self, timeout: Duration) {
-        // Not found, or not over in time: the op table tells whether something is left.
+        // Not found, or not done in time: the operation table shows whether any is left.
         let _ = self
             .ring
             .submitter()
@@ -288,7 +287,7 @@ impl Drop for Kernel {
     }
 }
 
-/// Registers the ring's own descriptor with this thread; without it each enter looks it up.
+/// Registers the ring's own descriptor with this thread, so that an enter need not look it up.
 fn register_ring(fd: RawFd) -> Option<u32> {
     let mut update = RingFd { offset: u32::MAX, reserved: 0, fd: u64::from(fd.cast_unsigned()) };
     (register(fd, REGISTER_RING_FDS, &mut update) == 1).then_some(update.offset)
@@ -324,7 +323,7 @@ mod tests {
         assert!(kernel.ring.submitter().register_files_sparse(4).is_err());
     }
 
-    /// Has the calling thread's every enter fail with `errno`.
+    /// Makes every enter of the calling thread fail with `errno`.
     fn refuse_enters(errno: i32) {
         let step =
             |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
@@ -345,7 +344,7 @@ mod tests {
         assert_eq!(outcome, 0);
     }
 
-    /// A kernel without memory takes no submissions, and answers at once however long the wait.
+    /// A kernel without memory takes no submissions and returns at once, however long the wait.
     #[test]
     fn an_enter_without_memory_rests() {
         for errno in [libc::EAGAIN, libc::ENOMEM] {

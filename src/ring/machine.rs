@@ -1,5 +1,5 @@
-//! The ring without its kernel: operations go out as submissions, events come in and become
-//! completions. Tests feed it events that a real kernel hardly ever sends.
+//! The ring without its kernel: operations become submissions, events become completions. Tests
+//! feed it events that a real kernel rarely sends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,9 +15,10 @@ use io_uring::{cqueue, opcode, squeue};
 
 use super::buffers::BufferGroup;
 use super::completion::{Completion, Failure, StreamKey};
-use super::datagrams::{SendOp, Socket};
+use super::datagrams::Socket;
 use super::kernel::RingError;
 use super::message::HEADER_LEN;
+use super::send::SendOp;
 use super::settings::RingSettings;
 use super::streams::{Stream, WriteOp};
 use super::table::{CANCEL, Op, OpKey, OpTable};
@@ -28,7 +29,7 @@ use crate::pool::{Pool, Provided};
 /// See [`Machine::longest_wait`].
 pub(super) const STARVED_WAIT_MAX: Duration = Duration::from_millis(5);
 
-/// A completion as the kernel words it.
+/// A completion queue entry of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) user_data: u64,
@@ -38,12 +39,12 @@ pub(super) struct Event {
 
 pub(super) struct Machine {
     pub(super) table: OpTable,
-    /// Submissions that the kernel has not seen.
+    /// Submissions that are not in the kernel's queue yet.
     pub(super) outbox: VecDeque<squeue::Entry>,
     /// Completions that needed no kernel.
     pub(super) ready: VecDeque<Completion>,
     pub(super) stats: RingCounters,
-    /// Whether the ring is being shut down: nothing is begun any more.
+    /// Whether the ring is shutting down: no operation is begun any more.
     pub(super) is_ending: bool,
 
     pub(super) pool: Rc<Pool>,
@@ -52,9 +53,9 @@ pub(super) struct Machine {
 
     pub(super) sockets: Vec<Socket>,
     pub(super) sockets_max: u16,
-    /// Where the sockets' order begins when their receives are armed.
+    /// The first socket whose receive is armed.
     pub(super) first_to_arm: usize,
-    /// Whether the kernel knows sends without a copy at all.
+    /// Whether the kernel supports zero-copy sends.
     pub(super) has_zero_copy: bool,
     pub(super) sends_in_flight: u32,
     pub(super) sends_max: u32,
@@ -65,13 +66,13 @@ pub(super) struct Machine {
 
     pub(super) streams: Slab<StreamKey, Stream>,
     pub(super) streams_max: usize,
-    /// Streams whose receive waits for buffers, in order.
+    /// Streams whose receive waits for buffers, first in, first out.
     pub(super) starving: VecDeque<StreamKey>,
-    /// The kernel had no memory for something that is to be armed: the next turn waits first.
+    /// Whether the kernel had no memory for an operation: the next turn arms nothing.
     lacks_memory: bool,
 
     wake: Option<Arc<File>>,
-    /// To be armed with the next submission.
+    /// Whether to arm the wake-up in the next turn.
     wake_is_wanted: bool,
 }
 
@@ -107,7 +108,7 @@ impl Machine {
         })
     }
 
-    /// A stream's place in the file table, behind those of the sockets.
+    /// Returns a stream's index in the file table, which begins with the sockets.
     pub(super) fn stream_file(&self, key: StreamKey) -> u32 {
         u32::from(self.sockets_max) + key.index() as u32
     }
@@ -127,9 +128,10 @@ impl Machine {
         }
     }
 
-    /// Before a submission: gives the kernel slots and arms what waited for them. Each group gets
-    /// a quarter of its slots first, datagrams before streams; the rest only while the pool is not
-    /// low. So neither holds the other up, and neither takes the slots that sends need.
+    /// Provides slots to the kernel and arms the receives that waited for them, before a
+    /// submission. Each group gets a quarter of its slots first, datagrams before streams, and the
+    /// rest only while the pool is not low. So neither starves the other, nor takes the slots that
+    /// sends need.
     pub(super) fn replenish(&mut self) {
         if !self.is_ending {
             let pool = &*self.pool;
@@ -150,20 +152,21 @@ impl Machine {
         self.arm_starving();
     }
 
-    /// Has the next turn arm nothing: what the kernel had no memory for would fail again at once.
+    /// Makes the next turn arm nothing, since an operation that the kernel had no memory for would
+    /// fail again at once.
     pub(super) fn rest_for_memory(&mut self) {
         self.stats.no_memory += 1;
         self.lacks_memory = true;
     }
 
-    /// How long a turn may wait at most while something waits of which no completion tells: a slot
-    /// may come back from another thread, and the kernel may have memory for submissions again.
+    /// Returns the longest wait of a turn while something is pending that no completion signals: a
+    /// slot that another thread frees, or memory of the kernel for submissions.
     pub(super) fn longest_wait(&self) -> Option<Duration> {
         let starves = !self.starving.is_empty() || self.sockets_starve() || self.wake_is_wanted;
         (starves || !self.outbox.is_empty()).then_some(STARVED_WAIT_MAX)
     }
 
-    /// Turns an event into what it means, if it means anything to the caller.
+    /// Processes an event. Returns its completion, if it has one for the caller.
     pub(super) fn complete(&mut self, event: Event) -> Option<Completion> {
         self.stats.completions += 1;
         let provided = cqueue::buffer_select(event.flags)
@@ -191,8 +194,8 @@ impl Machine {
         }
     }
 
-    /// Asks for the end of each operation by its name: to cancel all at once, the kernel walks all
-    /// that it holds anew for each.
+    /// Cancels each operation by its key. To cancel all at once, the kernel would search all
+    /// operations anew for each.
     pub(super) fn cancel_each(&mut self) {
         let cancels =
             self.table.keys().into_iter().map(|key| opcode::AsyncCancel::new(key.0).build());
@@ -205,7 +208,7 @@ impl Machine {
             return None;
         }
         if let Some(wake) = &self.wake {
-            // Sets the counter to zero. In non-blocking mode it fails when another read was first.
+            // Resets the counter. It is non-blocking, so it fails if another read came first.
             let _ = (&**wake).read(&mut [0u8; 8]);
         }
         if result < 0 && Failure::from_result(result) == Failure::NoMemory {

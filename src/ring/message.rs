@@ -1,7 +1,7 @@
-//! Message headers: what the kernel writes in front of a received datagram, and what it reads for
-//! a send.
+//! Message headers: those that the kernel writes before a received datagram, and those that it
+//! reads for a send.
 //!
-//! A multishot receive lays each datagram out like this, in one slot:
+//! The layout of a datagram in a slot, by a multishot receive:
 //!
 //! ```text
 //!  | lengths, flags | peer's address | control data | payload ...
@@ -18,7 +18,7 @@ const LENGTHS_LEN: usize = 16;
 const NAME_LEN: usize = 32;
 const CONTROL_LEN: usize = 144;
 
-/// Bytes in front of the payload of a received datagram.
+/// Length of the header before the payload of a received datagram.
 pub(super) const HEADER_LEN: usize = LENGTHS_LEN + NAME_LEN + CONTROL_LEN;
 
 const CMSG_HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
@@ -30,7 +30,7 @@ const _: () = assert!(NAME_LEN >= mem::size_of::<libc::sockaddr_in6>());
 const _: () = assert!((LENGTHS_LEN + NAME_LEN).is_multiple_of(CMSG_ALIGN));
 const _: () = assert!(CONTROL_LEN >= (CMSG_HEADER_LEN + 24) + 2 * (CMSG_HEADER_LEN + 8));
 
-/// The template that a multishot receive is armed with; only its lengths count.
+/// Returns the header that a multishot receive is armed with; the kernel uses only its lengths.
 pub(super) fn receive_header() -> Box<libc::msghdr> {
     // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -39,7 +39,7 @@ pub(super) fn receive_header() -> Box<libc::msghdr> {
     Box::new(header)
 }
 
-/// What stands in front of a received payload.
+/// The parsed header of a received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrival {
     pub(super) source: SocketAddr,
@@ -49,7 +49,7 @@ pub(super) struct Arrival {
     pub(super) payload_len: usize,
 }
 
-/// Why a received datagram is dropped.
+/// The reason why a received datagram is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unusable {
     Truncated,
@@ -57,7 +57,7 @@ pub(super) enum Unusable {
     Unreadable,
 }
 
-/// Reads the header of a filled slot.
+/// Parses the header of a filled slot.
 pub(super) fn read_arrival(slot: &[u8]) -> Result<Arrival, Unusable> {
     let (header, payload) = slot.split_at_checked(HEADER_LEN).ok_or(Unusable::Unreadable)?;
     let number = |at: usize| {
@@ -123,7 +123,7 @@ fn read_control(mut control: &[u8], arrival: &mut Arrival) {
     }
 }
 
-/// Where a datagram goes, from where, how marked.
+/// The addresses and the ECN bits of datagrams to send.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
     pub(super) destination: SocketAddr,
@@ -156,7 +156,7 @@ impl SendMessage {
         }
     }
 
-    /// Fills the header in for `len` bytes at `payload`, cut into segments if a length is given.
+    /// Fills in the header for `len` bytes at `payload`, cut into segments if a length is given.
     pub(super) fn prepare(
         &mut self,
         route: Route,
@@ -203,7 +203,7 @@ impl SendMessage {
         self.header.msg_controllen = self.control_len;
     }
 
-    /// The header, for the kernel.
+    /// Returns the header for the kernel.
     pub(super) fn as_ptr(&self) -> *const libc::msghdr {
         &raw const self.header
     }
@@ -311,7 +311,7 @@ mod tests {
         let mut foreign = whole.clone();
         foreign[LENGTHS_LEN] = 99;
         assert_eq!(told(&foreign), Unusable::Unreadable);
-        // A segment length that makes no sense is no reason to lose a datagram.
+        // An invalid segment length is no reason to lose a datagram.
         for len in [-1i32, 0, 4, i32::MAX] {
             let gro = cmsg(libc::SOL_UDP, libc::UDP_GRO, &len.to_ne_bytes());
             assert_eq!(read_arrival(&slot(source, &gro, &[1, 2, 3], 0)).unwrap().segment_len, 3);

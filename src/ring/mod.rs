@@ -4,19 +4,20 @@
 //!   caller --- send, connect, receive, write, close ---> machine --- submissions ---> kernel
 //!   caller <-------------- completions ----------------- machine <------ events ----- kernel
 //!
-//!      mod.rs         Ring: the caller's side, and how a ring ends
-//!      machine.rs     all but the kernel: events become completions
+//!      mod.rs         Ring: the caller's interface, and shutdown
+//!      machine.rs     everything but the kernel: events become completions
 //!      datagrams.rs   UDP: multishot receives, segmented sends
+//!      send.rs        a batch of datagrams in flight
 //!      streams.rs     TCP and unix: connect, receive, write, close
-//!      table.rs       what the kernel holds, until its completion
+//!      table.rs       operations that the kernel holds, until their completion
 //!      buffers.rs     slots that the kernel may fill
 //!      message.rs     message headers and control data
 //!      kernel.rs      setup, enter, register
 //! ```
 //!
-//! Whatever the kernel may read or write lies in the op table (sends, writes, addresses) or in a
-//! buffer group (slots to fill) until the completion, so a caller hands values over and gets them
-//! back. The kernel's words (error numbers, flags, results) end here.
+//! All memory that the kernel may read or write is owned by the operation table (sends, writes,
+//! addresses) or by a buffer group (slots to fill) until the completion: a caller moves values in
+//! and gets them back. The kernel's terms (error numbers, flags, results) do not leave this module.
 
 mod buffers;
 mod completion;
@@ -24,6 +25,7 @@ mod datagrams;
 mod kernel;
 mod machine;
 mod message;
+mod send;
 mod settings;
 mod streams;
 mod table;
@@ -67,15 +69,15 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum Wait {
     /// Not at all.
     No,
-    /// Until one comes or the time is there.
+    /// Until a completion or the given time.
     Until(Instant),
-    /// Until one comes.
+    /// Until a completion.
     Forever,
 }
 
 /// A worker's ring. It belongs to the thread that made it.
 pub struct Ring {
-    // The order matters: the kernel's end goes first, the memory it was shown after.
+    // Drop order: the kernel's end first, then the memory that it may access.
     kernel: Kernel,
     machine: Machine,
     /// Events of this turn so far.
@@ -84,7 +86,8 @@ pub struct Ring {
     _claim: Claim,
 }
 
-/// The one ring of its pool; forgotten with a ring that did not end, so that there is no other.
+/// The claim that a pool has one ring; leaked with a ring that did not shut down, so that the pool
+/// never has another.
 struct Claim {
     pool: Rc<Pool>,
 }
@@ -137,19 +140,18 @@ impl Ring {
         Ok(self.machine.add_socket(place as u32, offload))
     }
 
-    /// Watches an eventfd in non-blocking mode: each time it was written there is one
-    /// [`Completion::Woken`].
+    /// Watches an eventfd in non-blocking mode: each write to it causes a [`Completion::Woken`].
     pub fn watch_wake(&mut self, wake: Arc<File>) {
         self.machine.watch_wake(wake);
     }
 
-    /// Receives datagrams on a socket from the next turn on, for good: where the kernel ends the
-    /// receive it is armed again.
+    /// Receives datagrams on a socket from the next turn on. A receive that the kernel ends is
+    /// armed again.
     pub fn receive_datagrams(&mut self, socket: SocketIndex) {
         self.machine.receive_datagrams(socket);
     }
 
-    /// Sends a batch of datagrams; [`Completion::Sent`] gives its buffer back.
+    /// Sends a batch of datagrams; [`Completion::Sent`] returns its buffer.
     ///
     /// # Panics
     /// If the batch is empty, longer than 65,507 bytes, or has more than 64 segments.
@@ -161,9 +163,10 @@ impl Ring {
         self.machine.send_datagrams(socket, send)
     }
 
-    /// Begins to connect a stream. [`Completion::Connected`] with the `tag` tells how it went;
-    /// after a failure too the stream is to be closed. TCP runs with this `congestion` control, by
-    /// the kernel's name for it, or with the system's where there is none or the kernel refuses it.
+    /// Begins to connect a stream. [`Completion::Connected`] with the `tag` has the outcome; the
+    /// caller closes the stream even after a failure. TCP uses the congestion control that the
+    /// kernel knows by the name `congestion`, or the system's default if there is no name or the
+    /// kernel refuses it.
     pub fn connect(
         &mut self,
         tag: u64,
@@ -185,15 +188,15 @@ impl Ring {
         Ok(key)
     }
 
-    /// Receives once on a connected stream: at most a slot's bytes, or those of `slot_count_max` slots
-    /// ([`RECEIVE_SLOT_COUNT_MAX`](crate::limits::RECEIVE_SLOT_COUNT_MAX) at most) where the kernel
-    /// is known to have more. While a receive is armed, a further call does nothing.
+    /// Receives once on a connected stream: at most one slot of bytes, or `slot_count_max` slots
+    /// ([`RECEIVE_SLOT_COUNT_MAX`](crate::limits::RECEIVE_SLOT_COUNT_MAX) at most) if the kernel is
+    /// known to have more. Does nothing while a receive is armed.
     pub fn receive(&mut self, stream: StreamKey, slot_count_max: usize) {
         self.machine.receive(stream, slot_count_max);
     }
 
-    /// Writes all `pieces` to a connected stream; [`Completion::Wrote`] comes when all are gone or
-    /// the stream is broken. One write at a time: while one is in flight, the pieces come back.
+    /// Writes all `pieces` to a connected stream; [`Completion::Wrote`] follows when all are
+    /// written or the stream is broken. While another write is in flight, returns the pieces.
     pub fn write(
         &mut self,
         stream: StreamKey,
@@ -202,14 +205,14 @@ impl Ring {
         self.machine.write(stream, pieces)
     }
 
-    /// Closes a stream, whatever it is doing. [`Completion::Closed`] is the next and last that is
-    /// heard of it, but for completions that [`Ring::poll_completion`] has given out already.
+    /// Closes a stream in any state. [`Completion::Closed`] is the only completion of the stream
+    /// that [`Ring::poll_completion`] returns from now on.
     pub fn close(&mut self, stream: StreamKey) {
         self.machine.close(stream);
     }
 
-    /// One turn: gives the kernel free slots, submits what was asked for since the last turn, and
-    /// waits for a completion as told. Returning early is allowed.
+    /// Runs one turn: provides free slots to the kernel, submits the operations since the last
+    /// turn, and waits for a completion as told. It may return early.
     pub fn submit_and_wait(&mut self, wait: Wait) -> Result<(), RingError> {
         self.machine.replenish();
         if self.kernel.overflows() {
@@ -218,7 +221,7 @@ impl Ring {
         while !self.kernel.queue(&mut self.machine.outbox) {
             self.enter(0, None)?;
             if self.kernel.queue_is_full() {
-                // The kernel is short of memory: the rest goes with the next turn.
+                // The kernel is short of memory: the next turn submits the rest.
                 break;
             }
         }
@@ -240,7 +243,7 @@ impl Ring {
         }
     }
 
-    /// What has happened, until `None`: then it is time for the next turn.
+    /// Returns the next completion, or `None` when it is time for the next turn.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         if let Some(completion) = self.machine.ready.pop_front() {
             return Some(completion);
@@ -254,24 +257,24 @@ impl Ring {
         None
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn stats(&self) -> &RingCounters {
         &self.machine.stats
     }
 
-    /// What the kernel does for the sockets, as far as is known by now.
+    /// Returns which offloads the sockets use, as far as is known by now.
     pub fn socket_offload(&self) -> SocketOffload {
         self.machine.socket_offload()
     }
 
-    /// Operations that the kernel holds.
+    /// Returns the number of operations that the kernel holds.
     pub fn operations_in_flight(&self) -> usize {
         self.machine.table.in_flight()
     }
 
-    /// Ends the ring: cancels everything, waits until the kernel holds nothing, gives all slots
-    /// back to the pool. Where the kernel does not let go in time, the ring's memory is left to it
-    /// for good, and the slots it has stay out of the pool.
+    /// Shuts the ring down: cancels all operations, waits until the kernel holds none, and returns
+    /// all slots to the pool. If the kernel does not finish in time, the ring's memory is leaked,
+    /// and the slots that the kernel holds stay out of the pool.
     pub fn shut_down(mut self, deadline: Instant) -> Result<(), StillBusy> {
         if self.quiesce(deadline) {
             return Ok(());
@@ -297,7 +300,7 @@ impl Ring {
             while let Some(event) = self.kernel.next_event() {
                 drop(self.machine.complete(event));
             }
-            // What was never submitted is submitted now: then it ends as all else does.
+            // Operations not yet submitted are submitted now, so that they complete too.
             let is_queued = self.kernel.queue(&mut self.machine.outbox);
             let in_flight = self.machine.table.in_flight();
             if is_queued && in_flight == 0 {
@@ -306,7 +309,7 @@ impl Ring {
             if clock::now() >= deadline || self.kernel.enter(0, None).is_err() {
                 return false;
             }
-            // What no cancel named: the later pieces of a batch.
+            // Cancels the operations that no cancel named: the later pieces of a batch.
             if is_queued && in_flight == before {
                 self.kernel.cancel_all(ROUND);
             }
@@ -323,12 +326,12 @@ impl Ring {
             // SAFETY: it was unregistered in the line before, and no operation is in flight.
             unsafe { group.reclaim_all() };
         }
-        // What a panic in here has dropped on its way, nobody completes any more.
+        // Slots whose owners a panic in this module dropped will never be completed.
         // SAFETY: the kernel holds nothing of this ring, and `new` saw to it that no other ring
         // gives it slots of this pool. The ring's own hand-overs were all in the table and the
         // groups, which are empty now; no other module calls `provide` or `send`.
         unsafe { self.machine.pool.release_abandoned() };
-        // Closes what streams are still open; their peers see it now, not at some later time.
+        // Closes the remaining streams, so that their peers notice now.
         let _ = self.kernel.unregister_files();
         self.is_over = true;
         true
@@ -338,9 +341,9 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if !self.is_over && !self.quiesce(clock::now() + DROP_TIMEOUT) {
-            // The kernel may still write into slots that would be handed out again: wrong bytes
-            // to somebody are worse than a restart.
-            eprintln!("ringway: the kernel does not let go of a worker's buffers, aborting");
+            // The kernel may still write into slots that would be reused: corrupted data is worse
+            // than a restart.
+            eprintln!("ringway: the kernel does not release a worker's buffers, aborting");
             std::process::abort();
         }
     }
@@ -352,14 +355,14 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// How many completions the next turn waits for after one that had `event_count`. Under load each
-/// wake-up costs more than what it brings, so as many are gathered once more, for a moment; a turn
-/// that had few is followed by the next event, whenever it comes.
+/// Returns the number of completions that the next turn waits for after one with `event_count`.
+/// Under load a wake-up costs more than the work it brings, so the next turn gathers as many, for a
+/// short time. After a turn with few, the first completion wakes the worker.
 fn wanted_after(event_count: u32) -> u32 {
     if event_count < GATHER_COUNT_MIN { 1 } else { event_count.min(GATHER_COUNT_MAX) }
 }
 
-/// The kernel did not let go of a ring's memory in time.
+/// The error that the kernel did not release a ring's memory in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StillBusy {
     /// Operations that it still holds.
@@ -374,7 +377,7 @@ impl fmt::Display for StillBusy {
 
 impl std::error::Error for StillBusy {}
 
-/// Makes a stream's socket, in blocking mode: the ring waits in the kernel.
+/// Opens a stream's socket, in blocking mode, since the ring waits in the kernel.
 fn open_stream_socket(
     address: &EndpointAddress,
     congestion: Option<&str>,
@@ -392,7 +395,8 @@ fn open_stream_socket(
     // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
     let file = unsafe { OwnedFd::from_raw_fd(fd) };
     if family != libc::AF_UNIX {
-        // Refusals are borne: of the first it costs latency, of the second a little CPU time.
+        // Refusals are ignored: without the first option latency is higher, without the second the
+        // system's congestion control is used.
         set_tcp_option(&file, libc::TCP_NODELAY, &libc::c_int::from(true).to_ne_bytes());
         if let Some(name) = congestion {
             set_tcp_option(&file, libc::TCP_CONGESTION, name.as_bytes());

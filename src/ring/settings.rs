@@ -1,24 +1,24 @@
-//! What a ring is made by.
+//! Settings of a ring.
 
 use crate::limits;
 
-/// Bounds of a ring. Each is a promise: below it, an operation is not refused.
+/// Bounds of a ring. Below each bound, an operation is never refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingSettings {
-    /// Length of the submission queue, a power of two. What does not fit goes with a further
-    /// enter in the same turn.
+    /// Length of the submission queue, a power of two. Further submissions are made by
+    /// another enter in the same turn.
     pub submission_count: u32,
     /// Length of the completion queue, a power of two.
     pub completion_count: u32,
-    /// Slots to be kept with the kernel for datagrams.
+    /// Slots to keep provided for datagrams.
     pub datagram_buffers: u16,
-    /// Slots to be kept with the kernel for streams.
+    /// Slots to keep provided for streams.
     pub stream_buffers: u16,
-    /// Most UDP sockets.
+    /// The most UDP sockets.
     pub sockets_max: u16,
-    /// Most batches of datagrams in flight.
+    /// The most batches of datagrams in flight.
     pub sends_max: u32,
-    /// Most streams; fewer where the process may not have so many files.
+    /// The most streams; reduced to the process's limit of open files.
     pub streams_max: u32,
 }
 
@@ -37,7 +37,7 @@ impl Default for RingSettings {
 }
 
 impl RingSettings {
-    /// Operations that may be in flight at once: one receive per socket, the batches, two per
+    /// Returns the most operations in flight at once: one receive per socket, the batches, two per
     /// stream (receive and write, or connect, or close), the wake-up.
     pub(super) fn operation_count(&self) -> usize {
         let per_stream = 2 * self.streams_max as usize;

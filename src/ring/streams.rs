@@ -7,8 +7,8 @@
 //!                                                       then close the descriptor
 //! ```
 //!
-//! A stream has at most one receive and one write in flight. While it is closing, completions
-//! that still come are swallowed here, their buffers given back.
+//! A stream has at most one receive and one write in flight. Completions that come while it is
+//! closing are dropped here, and their buffers freed.
 
 use std::mem;
 use std::ptr;
@@ -42,17 +42,17 @@ enum Phase {
 pub(super) struct Stream {
     tag: u64,
     phase: Phase,
-    /// Whether its place in the file table is taken.
+    /// Whether its entry in the file table is in use.
     has_file: bool,
     connect: Option<OpKey>,
     receive: Option<OpKey>,
     write: Option<OpKey>,
     close: Option<OpKey>,
-    /// A receive waits for buffers, or for the kernel to have memory.
+    /// Whether a receive waits for buffers, or for the kernel to have memory.
     starves: bool,
-    /// The kernel had more bytes than the last receive took.
+    /// Whether the kernel had more bytes than the last receive took.
     has_more: bool,
-    /// Slots that the receive asked for last may fill.
+    /// The most slots that the last requested receive may fill.
     slot_count_max: usize,
 }
 
@@ -83,13 +83,13 @@ pub(super) struct ConnectOp {
 pub(super) struct WriteOp {
     stream: StreamKey,
     pieces: Vec<Bytes>,
-    /// The first piece that is not all gone, and how much of it is.
+    /// The first piece that is not completely written, and its written bytes.
     next: usize,
     gone: usize,
     written: usize,
     vectors: Vec<libc::iovec>,
     header: libc::msghdr,
-    /// The kernel had no memory for it: it rests before it goes on.
+    /// Whether it pauses because the kernel had no memory for it.
     is_resting: bool,
     rest: Timespec,
 }
@@ -119,7 +119,7 @@ impl WriteOp {
         self.advance(0);
     }
 
-    /// Takes note that `len` more bytes are gone, and lets go of the pieces they were.
+    /// Records that `len` more bytes are written, and drops completely written pieces.
     fn advance(&mut self, len: usize) {
         self.written += len;
         self.gone += len;
@@ -138,7 +138,7 @@ impl WriteOp {
         self.next == self.pieces.len()
     }
 
-    /// A submission of what is left: of one piece without the detour of a message header.
+    /// Returns a submission of the rest; a single piece needs no message header.
     fn offer(&mut self, file: Fixed) -> squeue::Entry {
         self.vectors.clear();
         let mut gone = self.gone;
@@ -148,7 +148,7 @@ impl WriteOp {
             self.vectors.push(libc::iovec { iov_base, iov_len: rest.len() });
         }
         if let [single] = self.vectors[..] {
-            // A longer one than this goes in parts, as a short write does.
+            // A longer piece is written in parts, as after a short write.
             let len = u32::try_from(single.iov_len).unwrap_or(u32::MAX);
             let at = single.iov_base.cast_const().cast();
             return opcode::Send::new(file, at, len).flags(libc::MSG_NOSIGNAL).build();
@@ -160,7 +160,7 @@ impl WriteOp {
     }
 }
 
-/// A receive of bytes that the kernel is known to have, into several slots.
+/// A receive into several slots, of bytes that the kernel is known to have.
 pub(super) struct ScatterOp {
     stream: StreamKey,
     slots: Vec<Provided>,
@@ -177,7 +177,7 @@ impl ScatterOp {
         Box::new(ScatterOp { stream, slots, vectors: [nothing; RECEIVE_SLOT_COUNT_MAX], header })
     }
 
-    /// A submission that takes what is there and does not wait for more.
+    /// Returns a submission that takes the available bytes and does not wait for more.
     fn offer(&mut self, file: Fixed) -> squeue::Entry {
         for (vector, slot) in self.vectors.iter_mut().zip(&self.slots) {
             *vector = libc::iovec { iov_base: slot.address().cast(), iov_len: SLOT_LEN };
@@ -188,7 +188,7 @@ impl ScatterOp {
         opcode::RecvMsg::new(file, &raw mut self.header).flags(flags).build()
     }
 
-    /// The first `len` bytes in order; slots that got none go back to the pool.
+    /// Returns the first `len` bytes in order; unused slots go back to the pool.
     fn into_pieces(self, mut len: usize) -> impl Iterator<Item = BytesMut> {
         self.slots.into_iter().filter_map(move |slot| {
             let here = len.min(SLOT_LEN);
@@ -203,7 +203,7 @@ impl ScatterOp {
 }
 
 impl Machine {
-    /// Takes a place for a stream. Answers with the place in the file table that is its own.
+    /// Adds a stream. Returns its key and its index in the file table.
     pub(super) fn open_stream(&mut self, tag: u64) -> Result<(StreamKey, u32), Full> {
         if self.is_ending || self.streams.len() >= self.streams_max {
             return Err(Full);
@@ -212,7 +212,7 @@ impl Machine {
         Ok((key, self.stream_file(key)))
     }
 
-    /// Begins to connect; the stream's socket lies in its place in the file table.
+    /// Begins to connect; the stream's socket is in the file table.
     pub(super) fn connect(&mut self, key: StreamKey, address: SockAddr) {
         let op = Box::new(ConnectOp { stream: key, address });
         let (at, len) = (op.address.as_ptr(), op.address.len());
@@ -224,7 +224,7 @@ impl Machine {
         stream.connect = Some(op_key);
     }
 
-    /// Tells that a stream could not even begin to connect.
+    /// Queues the completion of a connect that could not be submitted.
     pub(super) fn refuse_connect(&mut self, key: StreamKey, error: ConnectError) {
         let tag = self.stream_mut(key).tag;
         self.ready.push_back(Completion::Connected { tag, outcome: Err(error) });
@@ -252,7 +252,7 @@ impl Machine {
         let op_key = self.table.insert(Op::Receive(key));
         let stream = self.stream_mut(key);
         stream.receive = Some(op_key);
-        // A response takes its time: a try before it is there would only come back empty.
+        // A first try before the response has arrived would be wasted.
         let order = if stream.has_more { 0 } else { POLL_FIRST };
         let file = Fixed(self.stream_file(key));
         let group = self.stream_buffers.id();
@@ -264,7 +264,7 @@ impl Machine {
         self.outbox.push_back(entry.user_data(op_key.0));
     }
 
-    /// Receives into several slots while the pool is not low: they count as its received bytes
+    /// Receives into several slots while the pool is not low; they count as received bytes
     /// (`engine_pinned` of the plan).
     fn arm_scatter(&mut self, key: StreamKey) -> bool {
         let slot_count_max = self.stream_mut(key).slot_count_max;
@@ -288,7 +288,7 @@ impl Machine {
         self.starving.push_back(key);
     }
 
-    /// Arms receives that had to wait, as many as there are buffers.
+    /// Arms waiting receives, as many as there are buffers.
     pub(super) fn arm_starving(&mut self) {
         if self.is_ending {
             return;
@@ -326,7 +326,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Offers the kernel what is left to write, after a rest where it is to rest.
+    /// Submits the rest of a write, or the pause before it.
     fn issue_write(&mut self, op_key: OpKey) {
         let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
             unreachable!("a write stays in the table until its last completion");
@@ -350,14 +350,14 @@ impl Machine {
             let entry = opcode::AsyncCancel::new(op.0).build();
             self.outbox.push_back(entry.user_data(CANCEL));
         }
-        // What nobody has taken yet is not heard any more.
+        // Completions not yet polled are dropped.
         self.ready.retain(|completion| completion.stream_tag() != Some(tag));
         if let Some(closed) = self.settle_close(key) {
             self.ready.push_back(closed);
         }
     }
 
-    /// Closes the descriptor of a closing stream once nothing of it is in flight.
+    /// Closes the descriptor of a closing stream once none of its operations is in flight.
     fn settle_close(&mut self, key: StreamKey) -> Option<Completion> {
         let stream = self.stream_mut(key);
         let is_idle =
@@ -421,7 +421,7 @@ impl Machine {
         self.settle_receive(key, event, pieces)
     }
 
-    /// Tells of a receive that is over: of each of its pieces, all but the first when asked next.
+    /// Returns the first completion of a finished receive, and queues those of further pieces.
     fn settle_receive(
         &mut self,
         key: StreamKey,
@@ -485,8 +485,8 @@ impl Machine {
                 op.advance(len);
                 match len {
                     _ if op.is_over() => Some(Ok(())),
-                    // The kernel takes something or fails; should it ever take nothing, do not
-                    // ask for ever.
+                    // The kernel takes at least a byte or fails. Should it ever take none, do not
+                    // retry forever.
                     0 => Some(Err(StreamError::BrokenPipe)),
                     _ => None,
                 }
@@ -526,7 +526,7 @@ impl Machine {
         self.settle_close(key)
     }
 
-    /// The bytes that the write in flight offers the kernel.
+    /// Returns the bytes that the write in flight submitted.
     #[cfg(test)]
     pub(super) fn offered(&mut self, user_data: u64) -> Vec<u8> {
         let Some(Op::Write(op)) = self.table.get_mut(OpKey(user_data)) else {
@@ -539,8 +539,8 @@ impl Machine {
         bytes.copied().collect()
     }
 
-    /// The stream, unless it is closing or gone; a key that is used after that is a caller's bug
-    /// without consequences, and counted.
+    /// Returns the stream, unless it is closing or gone. The use of such a key is a harmless bug of
+    /// the caller, and counted.
     fn live_stream(&mut self, key: StreamKey) -> Option<&mut Stream> {
         let is_live = self.streams.get(key).is_some_and(|stream| stream.phase == Phase::Live);
         if !is_live {

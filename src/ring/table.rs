@@ -10,7 +10,7 @@
 //! The piece distinguishes the sends of a batch that goes segment by segment.
 
 use super::completion::{SocketIndex, StreamKey};
-use super::datagrams::SendOp;
+use super::send::SendOp;
 use super::streams::{ConnectOp, ScatterOp, WriteOp};
 use crate::base::slab::{Slab, SlabKey};
 use crate::planted::{Bug, is_planted};

@@ -22,7 +22,8 @@ fn a_client_connects_and_is_told_of() {
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
     assert_eq!(pair.engine.remote_address(key), Some(remote));
     assert_eq!(pair.engine.client_address(key), Some(remote));
-    assert_eq!(pair.engine.local(key), Some((0, Some(super::pair::SERVER_IP))));
+    let local = super::super::types::Local { socket: 0, ip: Some(super::pair::SERVER_IP) };
+    assert_eq!(pair.engine.local(key), Some(local));
     assert!(pair.run(Duration::from_secs(5), |pair| !pair.clients[&client].is_handshaking()));
     let rtt = pair.engine.rtt(key).unwrap();
     assert!(rtt >= 2 * pair.delay && rtt < Duration::from_millis(400), "{rtt:?}");
