@@ -249,8 +249,8 @@ pub struct Upstream {
     pub max_connections: u32,
     /// Requests that may wait for a connection, per process; more are answered 503.
     pub max_waiting: u32,
-    /// The kernel's name of TCP's congestion control toward it (tcp(7), `TCP_CONGESTION`); `None` is
-    /// the system's.
+    /// The kernel's name of TCP's congestion control toward it (tcp(7), `TCP_CONGESTION`); `None`
+    /// is the system's.
     pub congestion: Option<Arc<str>>,
     /// At least one.
     pub endpoints: Vec<Endpoint>,

@@ -255,7 +255,8 @@ pub struct RingCounters {
     pub zero_copy_sends: u64,
     /// Of these, batches that it reports to have copied after all: the socket goes on without.
     pub zero_copy_copied: u64,
-    /// Of these, batches that it refused to send that way: sent again, and the socket goes on without.
+    /// Of these, batches that it refused to send that way: sent again, and the socket goes on
+    /// without.
     pub zero_copy_refused: u64,
     /// Sends repeated because the kernel had no buffers.
     pub send_retries: u64,

@@ -63,7 +63,8 @@ impl ServerTls {
         Self::build(certificates, tls.unknown_server_name, ticketer)
     }
 
-    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay valid.
+    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay
+    /// valid.
     pub fn reload(
         &self,
         certificates: &[config::Certificate],
