@@ -345,4 +345,4 @@ health = {{ pause = "300ms", max_pause = "1h" }}
             response = await client.ask(head(path=b"/bytes/10", authority=b"localhost"))
             assert response.outcome == "200"
         tried = gateway.metrics().sum("upstream_retries_total")
-        assert 1 <= tried <= 3, "set aside after the first refusal"
+        assert 1 <= tried <= 3, "ejected after the first refusal"
