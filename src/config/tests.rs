@@ -329,7 +329,12 @@ fn references_and_combinations_are_checked() {
     assert_refused(&text, 18, "routes[1]", &["can never match: routes[0]"]);
     let two = "{ address = \"127.0.0.1:8080\" }, { address = \"127.0.0.1:8080\" }";
     let text = minimal_with("{ address = \"127.0.0.1:8080\" }", two);
-    assert_refused(&text, 16, "upstreams.app.endpoints[1].address", &["is in this upstream twice", "weight"]);
+    assert_refused(
+        &text,
+        16,
+        "upstreams.app.endpoints[1].address",
+        &["is in this upstream twice", "weight"],
+    );
 }
 
 #[test]
