@@ -303,7 +303,8 @@ impl fmt::Display for TlsError {
             ),
             Kind::NoKey { encrypted: true } => f.write_str(
                 "is protected by a passphrase, which ringway cannot ask for; decrypt it with \
-                 openssl pkey -in FILE -out FILE.plain and protect the file by its mode (chmod 600)",
+                 openssl pkey -in FILE -out FILE.plain and protect the file by its mode (chmod \
+                 600)",
             ),
             Kind::NoKey { encrypted: false } => f.write_str(
                 "holds no PRIVATE KEY block; give the key in PEM form (PKCS#8, PKCS#1 or SEC1)",
