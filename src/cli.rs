@@ -1,4 +1,4 @@
-//! Arguments -> [`Command`], and how the program speaks to the person who started it.
+//! The command line: arguments, messages on the terminal, the process log and exit codes.
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
@@ -10,35 +10,35 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogLevel;
 
-/// What the program is asked to do.
+/// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Run without a file: self-signed certificate, built-in origin, loopback only.
     Demonstration,
-    /// Run by this file.
+    /// Serve with this configuration.
     Run {
         /// The configuration.
         config: PathBuf,
     },
-    /// Read and check this file, and its certificates, and end.
+    /// Check this file and its certificates, and exit.
     Check {
         /// The configuration.
         config: PathBuf,
     },
-    /// Print the version and end.
+    /// Print the version and exit.
     Version,
 }
 
-/// How the program ends, for whoever started it.
+/// How the program ends, for a shell or supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// All went well.
-    Well,
-    /// The configuration or a file it names is refused.
+    /// Code 0: no error.
+    Success,
+    /// Code 1: the configuration, or a file it names, is refused.
     Configuration,
-    /// The arguments make no sense.
+    /// Code 2: the arguments are not valid.
     Usage,
-    /// The host or an address refuses.
+    /// Code 3: the host or an address is refused at start, or a worker cannot go on.
     Host,
 }
 
@@ -46,7 +46,7 @@ impl Exit {
     /// Returns the exit code.
     pub fn code(self) -> u8 {
         match self {
-            Self::Well => 0,
+            Self::Success => 0,
             Self::Configuration => 1,
             Self::Usage => 2,
             Self::Host => 3,
@@ -64,15 +64,15 @@ const AFTER_HELP: &str = "\
 Without a command, ringway runs a demonstration on https://localhost:4433 with a self-signed
 certificate and a built-in origin.
 
-Signals: QUIT finishes running requests and ends, TERM and INT end at once.
-Exit codes: 0 well, 1 bad configuration, 2 usage, 3 the host or an address refuses, or a
-worker cannot go on.";
+Signals: QUIT finishes requests in flight and exits; TERM and INT exit at once.
+Exit codes: 0 success; 1 bad configuration; 2 bad usage; 3 the host or an address cannot be used,
+or a worker cannot go on.";
 
 /// HTTP/3 edge gateway.
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 struct Arguments {
-    /// The same as `check`, for those who know it from nginx
+    /// Same as `check`, as in nginx
     #[arg(short = 't', requires = "config")]
     test: bool,
     /// The configuration to test with -t
@@ -84,9 +84,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run by a configuration
+    /// Serve with a configuration
     Run(ConfigArgument),
-    /// Read and check a configuration and its certificates, and end
+    /// Check a configuration and its certificates, and exit
     Check(ConfigArgument),
     /// Print the version
     Version,
@@ -99,7 +99,7 @@ struct ConfigArgument {
     config: PathBuf,
 }
 
-/// Understands the arguments, the program's own name first.
+/// Parses arguments; the first is the program's name.
 pub fn parse<I>(arguments: I) -> Result<Command, clap::Error>
 where
     I: IntoIterator,
@@ -113,7 +113,7 @@ where
         (None, false, None) => Ok(Command::Demonstration),
         (None, _, Some(config)) => {
             let config = config.display();
-            conflict(&format!("write `ringway run --config {config}` to run by this file"))
+            conflict(&format!("write `ringway run --config {config}` to serve with this file"))
         }
         (Some(Verb::Run(argument)), false, None) => Ok(Command::Run { config: argument.config }),
         (Some(Verb::Check(argument)), false, None) => {
@@ -124,22 +124,22 @@ where
     }
 }
 
-/// Understands this process's arguments. `Err` is how to end: what there was to say (help, a
-/// mistake) is said.
-pub fn parse_or_tell() -> Result<Command, Exit> {
+/// Parses this process's arguments. Prints help or a mistake and returns how to exit if there is
+/// no command to carry out.
+pub fn parse_or_print() -> Result<Command, Exit> {
     parse(std::env::args_os()).map_err(|error| {
-        // Nothing is left to tell when even standard error is closed.
+        // If even standard error is closed, there is nowhere to report it.
         let _ = error.print();
-        if error.use_stderr() { Exit::Usage } else { Exit::Well }
+        if error.use_stderr() { Exit::Usage } else { Exit::Success }
     })
 }
 
 /// Prints the version.
-pub fn tell_version() {
+pub fn print_version() {
     println!("ringway {}", env!("CARGO_PKG_VERSION"));
 }
 
-/// Prints why the program cannot go on, each line for itself, and returns how it ends.
+/// Prints why the program cannot go on, with its name before each line. Returns `exit`.
 pub fn refuse(exit: Exit, why: &dyn Display) -> Exit {
     for line in why.to_string().lines() {
         eprintln!("ringway: {line}");
@@ -147,7 +147,7 @@ pub fn refuse(exit: Exit, why: &dyn Display) -> Exit {
     exit
 }
 
-/// Sends the process log to standard error. Only the first call counts.
+/// Sends the process log to standard error. Later calls have no effect.
 pub fn init_log(level: LogLevel) {
     let level = match level {
         LogLevel::Error => "error",
@@ -155,7 +155,7 @@ pub fn init_log(level: LogLevel) {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Libraries speak up from warnings on, unless even those are not wanted.
+    // Libraries log at most warnings.
     let others = if level == "error" { "error" } else { "warn" };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(format!("{others},ringway={level}")))
@@ -163,7 +163,7 @@ pub fn init_log(level: LogLevel) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .finish();
-    // A second call is a test's: the first subscriber stays.
+    // Fails for a second call in tests: the first subscriber stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_usage() {
+    fn invalid_arguments_are_usage_errors() {
         for (line, part) in [
             ("run", "--config <FILE>"),
             ("check", "--config <FILE>"),

@@ -44,7 +44,7 @@ pub mod http3;
 pub mod proxy;
 pub mod quic;
 
-// Where both sides meet, the thread that steers, and the words of the person who starts it.
+// Where both sides meet, the control thread, the command line, and the demonstration.
 pub mod cli;
 pub mod control;
 pub mod demo;

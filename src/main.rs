@@ -1,4 +1,5 @@
-//! The binary: parse, load, check the host, bind, start workers, wait, drain.
+//! The binary: parses arguments, loads the configuration, checks the host, binds, starts the
+//! workers and runs the control thread until they have ended.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,21 +23,21 @@ use ringway::tls::{self, ServerTls};
 use ringway::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
 use ringway::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
 
-/// Serves slots to whoever asks in pool mode, and the system's memory to everybody else.
+/// Serves slots of the pool to allocations made in pool mode, and the heap to all others.
 #[global_allocator]
 static ALLOCATOR: PoolAllocator = PoolAllocator;
 
 fn main() -> ExitCode {
-    let outcome = cli::parse_or_tell().and_then(|command| match command {
+    let outcome = cli::parse_or_print().and_then(|command| match command {
         Command::Version => {
-            cli::tell_version();
+            cli::print_version();
             Ok(())
         }
         Command::Check { config } => check(&config),
         Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, None)),
         Command::Demonstration => demonstrate(),
     });
-    outcome.err().unwrap_or(Exit::Well).into()
+    outcome.err().unwrap_or(Exit::Success).into()
 }
 
 fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
@@ -51,7 +52,7 @@ fn check(path: &Path) -> Result<(), Exit> {
     for warning in tls.warnings(clock::wall()) {
         eprintln!("ringway: warning: {warning}");
     }
-    println!("ringway: {} is well", path.display());
+    println!("ringway: {}: configuration is valid", path.display());
     Ok(())
 }
 
@@ -66,8 +67,8 @@ fn demonstrate() -> Result<(), Exit> {
     serve(config, tls, Some(demonstration.invitation()))
 }
 
-/// Serves until told to end. A demonstration has an invitation, which is printed once it serves,
-/// and goes on where the admin endpoint's address is taken.
+/// Serves until it is told to end. A demonstration has an invitation, which is printed once it
+/// serves, and does without an admin endpoint if the address is in use.
 fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
@@ -109,7 +110,7 @@ fn check_host() -> Result<(), String> {
     Ok(())
 }
 
-/// What lives as long as the process: the sockets, the memory, the keys.
+/// Everything that lives as long as the process: sockets, memory and keys.
 struct Process {
     config: Arc<Config>,
     tls: ServerTls,
@@ -117,8 +118,8 @@ struct Process {
     worker_count: u16,
     regions: Regions,
     keys: ProcessKeys,
-    /// Every address's sockets, with the listener they belong to. Never closed: that would renumber
-    /// the group that the steering program names.
+    /// The sockets of each address, and the index of their listener. Never closed: that would
+    /// renumber the reuseport group that the steering program selects from.
     groups: Vec<(usize, SocketGroup)>,
 }
 
@@ -130,10 +131,10 @@ impl Process {
             tracing::warn!(
                 cores = cores.len(),
                 workers = worker_count,
-                "more cores than a process has workers: the others stay idle"
+                "there are more cores than a process may have workers: the others stay idle"
             );
         }
-        // The bounds of the key are those of a plan: `config` has refused all others.
+        // `config` accepts only sizes that a plan can divide.
         let plan = PoolPlan::new(config.runtime.pool_len)
             .unwrap_or_else(|error| panic!("a configured pool cannot be divided: {error}"));
         let regions =
@@ -148,7 +149,7 @@ impl Process {
         if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
             tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
         }
-        // The host's doing, not an address's: said once.
+        // A property of the host, not of an address: logged once.
         let offload = groups.iter().map(|(_, group)| group.offload).reduce(Offload::and);
         if let Some(advice) = offload.and_then(Offload::advice) {
             tracing::warn!("{advice}");
@@ -156,7 +157,7 @@ impl Process {
         Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
     }
 
-    /// Starts the workers, steers until they end, and waits for their threads.
+    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
     fn run(&mut self, control: Control) -> Result<ExitReason, String> {
         let (access, access_batches) = mpsc::channel(control::ACCESS_BATCH_COUNT_MAX);
         let (events, worker_events) = mpsc::unbounded_channel();
@@ -211,7 +212,7 @@ impl Process {
         })
     }
 
-    /// Maps a worker's memory from its own core, so that it lies near to that.
+    /// Maps a worker's memory from its own core, so that it is local to that core's NUMA node.
     fn lend_region(&self, core: Option<usize>) -> Result<RegionHandle, String> {
         let lent = thread::scope(|scope| {
             let lend = || {
@@ -228,7 +229,7 @@ impl Process {
     }
 }
 
-/// As many as are wanted; else one for each core, as long as there is a region of memory for each.
+/// Returns the configured number of workers, or else one per core, up to the number of regions.
 fn worker_count(wanted: Option<u16>, core_count: usize) -> u16 {
     wanted.unwrap_or(core_count.clamp(1, REGION_COUNT_MAX) as u16)
 }
@@ -257,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_is_a_worker_for_each_core_and_no_more_than_there_are_regions() {
+    fn auto_is_one_worker_per_core_up_to_the_number_of_regions() {
         for (core_count, expected) in
             [(0, 1), (1, 1), (2, 2), (63, 63), (64, 64), (65, 64), (192, 64), (65_536, 64)]
         {

@@ -13,6 +13,9 @@ FOLDER = REPOSITORY / "docs/performance"
 BEGIN, END = "<!-- figures: written by scripts/bench --write -->", "<!-- end of figures -->"
 
 
+NO_CUBIC = ("This kernel does not allow cubic for TCP, so ringway's upstream connections have the "
+            "system's congestion control (tcp_allowed_congestion_control).")
+
 NEAR = 1.3
 """How far from an aim counts as near it."""
 
@@ -62,6 +65,7 @@ def table(results: dict) -> str:
         aim += [f"{ratio_max:g}x"] if ratio_max else []
         lines.append(line(title, [*cells, ", ".join(aim), verdict(servers, figure_max, ratio_max)]))
     parts = ["\n".join(lines), growth(found), latencies(found, names), busy(found, names)]
+    parts += [] if results["has_cubic"] else [NO_CUBIC]
     return "\n\n".join(part for part in [*parts, disturbances(results)] if part)
 
 

@@ -172,6 +172,7 @@ class Bench:
             "machine": machine(),
             "versions": {peer.name: peer.version() for peer in peers},
             "rounds": rounds,
+            "has_cubic": servers.has_cubic(),
             "strangers_max": self.strangers_max,
             "thrown_away": self.thrown_away_count,
             "left_out": self.left_out,
@@ -189,6 +190,8 @@ def main():
         name, _, path = binary.partition("=")
         peers.append(servers.ringway(name, pathlib.Path(path).absolute()))
     peers += [peer for peer in servers.PEERS if peer.name in wanted.peers]
+    if not servers.has_cubic():
+        print(report.NO_CUBIC, file=sys.stderr, flush=True)
     with contextlib.ExitStack() as stack:
         folder = tempfile.TemporaryDirectory(prefix="ringway-bench-")
         bench = Bench(pathlib.Path(stack.enter_context(folder)), wanted.strangers)

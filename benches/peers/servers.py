@@ -53,12 +53,12 @@ upstream = "origin"
 [upstreams.origin]
 max_connections = 100
 max_waiting = 20000
-congestion = "cubic"
+{congestion}
 endpoints = [{{ address = "127.0.0.1:{origin}" }}]
 [upstreams.sink]
 max_connections = 100
 max_waiting = 20000
-congestion = "cubic"
+{congestion}
 endpoints = [{{ address = "127.0.0.1:{sink}" }}]
 """
 
@@ -144,11 +144,19 @@ https://{name}:{port} {{
 """
 
 
+def has_cubic() -> bool:
+    """Whether every process may use cubic for TCP: the kernel has it and allows it."""
+    folder = pathlib.Path("/proc/sys/net/ipv4")
+    files = [folder / f"tcp_{kind}_congestion_control" for kind in ("available", "allowed")]
+    return all(file.exists() and "cubic" in file.read_text().split() for file in files)
+
+
 def values(folder: pathlib.Path, certificate) -> dict:
     pem = folder / "both.pem"
     pem.write_bytes(certificate.cert.read_bytes() + certificate.key.read_bytes())
     return {"folder": folder, "port": PORT, "admin": ADMIN, "origin": ORIGIN, "sink": SINK,
-            "name": NAME, "cert": certificate.cert, "key": certificate.key, "pem": pem}
+            "name": NAME, "cert": certificate.cert, "key": certificate.key, "pem": pem,
+            "congestion": 'congestion = "cubic"' if has_cubic() else ""}
 
 
 class Peer:

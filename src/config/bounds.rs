@@ -1,18 +1,18 @@
-//! Default, floor and ceiling of every key that holds a number, with the reason.
+//! Default, minimum and maximum of every number in the file, with the reason.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::limits;
 
-/// What a key may hold.
+/// Bounds of a number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<T> {
-    /// Without the key.
+    /// Value if the key is absent.
     pub(super) default: T,
-    /// The least.
+    /// Minimum.
     pub(super) min: T,
-    /// The most.
+    /// Maximum.
     pub(super) max: T,
 }
 
@@ -35,17 +35,17 @@ const fn bound<T: Copy>(default: T, min: T, max: T) -> Bound<T> {
     Bound { default, min, max }
 }
 
-/// Length of the file: 4 MiB hold some 40,000 routes; more is a file taken by mistake.
+/// Length of the file. 4 MiB hold some 40,000 routes; a longer file is not a configuration.
 pub(super) const FILE_LEN_MAX: u64 = 4 * MIB;
 
-/// Addresses of all listeners: each costs one socket a worker.
+/// Addresses of all listeners. Each needs a socket per worker.
 pub(super) const ADDRESS_COUNT_MAX: usize = 64;
 
 /// Workers: 7 bits of a connection id carry the index, and 64 leave half of them to a successor.
-/// The default is never read: without the key the cores decide.
+/// The default is not used: without the key there is one worker per core.
 pub(super) const WORKERS: Bound<u64> = bound(1, 1, 64);
 
-/// Huge pages are 2 MiB: a pool is a whole number of them.
+/// A pool is a whole number of huge pages of 2 MiB.
 pub(super) const POOL_STEP: u64 = 2 * MIB;
 /// The fewest and the most slots that a pool can be divided into, in whole pages; 64 MiB give 963.
 pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
@@ -54,44 +54,44 @@ pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
     slots_len(limits::SLOT_COUNT_MAX) / POOL_STEP * POOL_STEP,
 );
 
-/// Long enough for most downloads; a supervisor kills after 90 s as a rule.
+/// Long enough for most downloads; supervisors usually kill after 90 s.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
 
-/// An idle connection costs about 24 KB: 100,000 are 2.4 GB at the worst.
+/// An idle connection costs about 24 KB, so 100,000 cost up to 2.4 GB.
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);
 /// RFC 9000 10.1; NAT bindings for UDP live about 30 s.
 pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));
-/// RFC 9114 6.1 asks for at least 100; 1,000 would cost 102 KB a connection.
+/// RFC 9114 6.1 recommends at least 100; 1,000 would cost 102 KB per connection.
 pub(super) const MAX_STREAMS: Bound<u64> = bound(100, 1, 10_000);
-/// One stream at 100 ms of round trip then reaches 80 Mbit/s.
+/// A stream then reaches 80 Mbit/s at a round-trip time of 100 ms.
 pub(super) const STREAM_RECEIVE_WINDOW: Bound<u64> = bound(MIB, 16 * KIB, 64 * MIB);
 /// A connection's window starts at 1.5 MiB at most and grows to this when the path needs it.
 pub(super) const MAX_RECEIVE_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);
-/// The same for what is sent and not acknowledged.
+/// The same for bytes that are sent and not acknowledged.
 pub(super) const MAX_SEND_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);
 
 /// Per endpoint and process, the default of most proxies.
 pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
 /// Requests in the queue cost memory and time; 0 answers 503 at once.
 pub(super) const UPSTREAM_MAX_WAITING: Bound<u64> = bound(1024, 0, 1_000_000);
-/// A share among siblings.
+/// Share relative to the other endpoints.
 pub(super) const WEIGHT: Bound<u64> = bound(1, 1, 1000);
 /// Within one data centre a connection takes milliseconds; 2 s allow for one lost SYN.
 pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
     bound(secs(2), Duration::from_millis(1), secs(600));
-/// How long an upstream may think.
+/// Time that an upstream has to respond.
 pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
-/// Below the 75 s for which nginx keeps a connection; origins that end theirs earlier are noticed.
+/// Below the 75 s for which nginx keeps a connection. An upstream that closes earlier is noticed.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(3600));
 
-/// One broken response may be one request's own fault, three in a row hardly.
+/// A single failure may be caused by its request; three in a row hardly are.
 pub(super) const HEALTH_FAILURES: Bound<u64> = bound(3, 1, 1000);
 /// Long enough to spare a struggling endpoint, short enough for a restart not to be noticed.
 pub(super) const HEALTH_PAUSE: Bound<Duration> =
     bound(secs(1), Duration::from_millis(1), secs(3600));
-/// An endpoint that is mended is found again within a minute.
+/// An endpoint that has recovered is used again within a minute.
 pub(super) const HEALTH_MAX_PAUSE: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
 
@@ -99,15 +99,15 @@ pub(super) const HEALTH_MAX_PAUSE: Bound<Duration> =
 pub(super) const MAX_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, MIB);
 /// Browsers send 20 to 40.
 pub(super) const MAX_HEADER_COUNT: Bound<u64> = bound(100, 10, 1000);
-/// Bodies are streamed and cost no memory; the bound guards the upstream.
+/// Bodies are streamed and cost no memory; the limit protects the upstream.
 pub(super) const MAX_BODY_SIZE: Bound<u64> = bound(GIB, 0, 1024 * 1024 * GIB);
 /// A head fits one flight of packets; 10 s allow for many losses.
 pub(super) const HEADER_TIMEOUT: Bound<Duration> =
     bound(secs(10), Duration::from_millis(1), secs(600));
-/// A pause, not the whole body.
+/// Longest pause, not the duration of the whole body.
 pub(super) const BODY_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(3600));
-/// Twice the streams that are open by default: one who leaves a page may cancel all of them.
+/// Twice the default of max_streams: a user who leaves a page may cancel all of them.
 pub(super) const MAX_STREAM_RESETS: Bound<u64> = bound(200, 1, 1_000_000);
 /// A response's head must fit a receive of 68 KiB with room to spare.
 pub(super) const MAX_RESPONSE_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, 64 * KIB);

@@ -1,4 +1,4 @@
-//! What no section can see alone: names that must be distinct, references that must lead somewhere.
+//! Checks across sections: distinct names and addresses, and references between sections.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use super::bounds::ADDRESS_COUNT_MAX;
 use super::model::{Certificate, HostPattern, Listener, Route, Upstream};
 use super::reader::{Item, nearest};
 
-/// A value and where it stands.
+/// A value and its item in the file.
 pub(super) struct Found<'a, T> {
     pub(super) value: T,
     pub(super) item: Item<'a>,
@@ -28,7 +28,7 @@ pub(super) struct NamedRoute {
     pub(super) upstream: Reference,
 }
 
-/// Names and addresses are distinct over all listeners.
+/// Checks that names and addresses are distinct over all listeners.
 pub(super) fn listeners(listeners: &[Found<Listener>]) {
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
     let mut addresses: BTreeMap<SocketAddr, &str> = BTreeMap::new();
@@ -36,7 +36,7 @@ pub(super) fn listeners(listeners: &[Found<Listener>]) {
         let key = found.item.key.as_str();
         if let Some(first) = names.insert(&found.value.name, key) {
             let name = &found.value.name;
-            found.item.refuse(format_args!("has the name {name:?} that {first} has; rename one"));
+            found.item.refuse(format_args!("has the same name as {first}, {name:?}; rename one"));
         }
         for address in &found.value.addresses {
             if let Some(first) = addresses.insert(*address, key) {
@@ -49,13 +49,13 @@ pub(super) fn listeners(listeners: &[Found<Listener>]) {
     let count = addresses.len();
     if count > ADDRESS_COUNT_MAX {
         listeners[0].item.refuse(format_args!(
-            "and the others have {count} addresses, but {ADDRESS_COUNT_MAX} are the most: each \
-             costs a socket a worker; listen on \"0.0.0.0\" and \"[::]\" instead"
+            "and the other listeners have {count} addresses, but at most {ADDRESS_COUNT_MAX} are \
+             allowed, as each needs a socket per worker; listen on \"0.0.0.0\" and \"[::]\" instead"
         ));
     }
 }
 
-/// A name leads to one certificate.
+/// Checks that no name has two certificates.
 pub(super) fn certificates(certificates: &[Found<Certificate>]) {
     let mut hosts: BTreeMap<&HostPattern, &str> = BTreeMap::new();
     for found in certificates {
@@ -70,14 +70,14 @@ pub(super) fn certificates(certificates: &[Found<Certificate>]) {
     }
 }
 
-/// Every route leads to an upstream, and every route can match.
+/// Resolves the upstreams of routes, and checks that every route can match.
 pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream>]) -> Vec<Route> {
     for (index, later) in routes.iter().enumerate() {
         let earlier =
             routes[..index].iter().find(|earlier| takes_all(&earlier.value, &later.value));
         if let Some(earlier) = earlier {
             later.item.refuse(format_args!(
-                "can never match: {} stands before it and takes all of its requests; put this one \
+                "can never match: {} comes before it and takes all of its requests; put this one \
                  first, or delete it",
                 earlier.item.key
             ));
@@ -102,7 +102,7 @@ pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream
     resolved
 }
 
-/// Whether every request that `later` matches is matched by `earlier`.
+/// Returns true if `earlier` matches every request that `later` matches.
 fn takes_all(earlier: &NamedRoute, later: &NamedRoute) -> bool {
     let host = match (&earlier.host, &later.host) {
         (None, _) => true,

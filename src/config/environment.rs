@@ -1,6 +1,6 @@
 //! `${NAME}` and `${NAME:-default}` in string values. `$${` stands for a plain `${`.
 
-/// Replaces every reference once; what the environment gave is not looked at again.
+/// Replaces every reference once. References inside of replaced values are left as they are.
 pub(super) fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! Refusals for people: where, which key, what is wrong, and the way out.
+//! Refusals: line, key, what is wrong, and the way out.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Line in the file, from 1; `None` when the file as a whole is meant.
+    /// Line in the file, from 1; `None` for the file as a whole.
     pub line: Option<usize>,
     /// The key with its section, as `listeners[0].quic.retry`; empty for the file as a whole.
     pub key: String,
-    /// What is wrong and the way out.
+    /// Error and way out.
     pub message: String,
 }
 
@@ -24,7 +24,7 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// Sorts by line; what has no line stands first.
+    /// Sorts the refusals by line. Those without a line come first.
     pub(super) fn new(origin: &Path, mut errors: Vec<ConfigError>) -> Self {
         assert!(!errors.is_empty(), "a refusal without a reason");
         errors.sort_by_key(|error| error.line);

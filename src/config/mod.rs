@@ -1,8 +1,8 @@
-//! TOML text -> validated [`Config`].
+//! The configuration: reads a TOML file and returns a validated [`Config`].
 //!
-//! A file passes whole or not at all, and one run tells everything that is wrong with it: each
-//! refusal names the key, its line, the value, what is allowed and the way out. What passes needs
-//! no second look by the rest of the program.
+//! A file is accepted as a whole or not at all, and one run reports all of its errors. Each refusal
+//! names the key, its line, the value, the allowed values and the way out. The rest of the program
+//! does not validate again.
 //!
 //! ```text
 //! text --toml--> table --sections--> values, each within its bound --checks--> Config
@@ -35,21 +35,21 @@ pub use model::*;
 
 use reader::{Reader, Section};
 
-/// What a configuration takes from outside its file.
+/// Inputs of a configuration besides its file.
 pub struct Surroundings<'a> {
-    /// The value of an environment variable.
+    /// Returns the value of an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
-    /// The addresses of `name:port`.
+    /// Resolves `name:port`.
     pub resolve: &'a dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
-    /// The congestion controls that TCP may use, with blanks between them; `None` where that cannot
-    /// be known.
+    /// Returns the congestion controls that TCP may use, separated by blanks, or `None` if that is
+    /// not known.
     pub tcp_congestions: &'a dyn Fn() -> Option<String>,
 }
 
-/// What every process may use, those without privileges too (tcp(7)).
+/// The congestion controls that processes without privileges may use (tcp(7)).
 const TCP_CONGESTIONS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
-/// Reads and checks the file, with the environment and the resolver of this host.
+/// Reads and validates a file, with the environment and the resolver of this host.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
     let surroundings = Surroundings {
@@ -60,8 +60,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     parse(&text, path, &surroundings)
 }
 
-/// Checks the text of a file. `origin` is the file's path: refusals name it, and relative paths
-/// start at its folder.
+/// Validates the text of a file. `origin` is the path of the file: refusals name it, and relative
+/// paths start at its directory.
 pub fn parse(
     text: &str,
     origin: &Path,
@@ -70,7 +70,7 @@ pub fn parse(
     parse_noting_absent(text, origin, surroundings).map(|parsed| parsed.0)
 }
 
-/// As [`parse`], and tells which keys the file does not hold.
+/// Like [`parse`], and also returns the keys that are not in the file.
 fn parse_noting_absent(
     text: &str,
     origin: &Path,
@@ -94,7 +94,7 @@ fn parse_noting_absent(
     }
 }
 
-/// The file's text, or what is wrong with it.
+/// Returns the text of the file, or an error message.
 fn read(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "does not exist; give the file's path with --config".to_owned(),

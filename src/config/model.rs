@@ -1,4 +1,5 @@
-//! The validated configuration: values that cannot be wrong, so later code never checks again.
+//! The validated configuration. Its values are within their bounds, so later code does not check
+//! them again.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 pub use crate::address::EndpointAddress;
 pub use crate::hugepages::Hugepages;
 
-/// The whole configuration of the process, checked. Built by [`super::parse`] only.
+/// The validated configuration of the process. Only [`super::parse`] creates one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `[runtime]`
@@ -23,7 +24,7 @@ pub struct Config {
     pub certificates: Vec<Certificate>,
     /// `[tls]`
     pub tls: Tls,
-    /// `[[routes]]` in order: the first match wins.
+    /// `[[routes]]`, in order: the first match wins.
     pub routes: Vec<Route>,
     /// `[upstreams.NAME]`, sorted by name; [`Route::upstream`] indexes this list.
     pub upstreams: Vec<Upstream>,
@@ -34,13 +35,13 @@ pub struct Config {
 /// `[runtime]`: cores and memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
-    /// Worker count, 1..=64; `None` is one per core the process may use.
+    /// Number of workers, 1..=64; `None` is one per available core.
     pub workers: Option<u16>,
-    /// Pool bytes of each worker, a whole number of 2 MiB.
+    /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
-    /// Whether the pool is to lie in huge pages.
+    /// Whether the pool uses huge pages.
     pub hugepages: Hugepages,
-    /// How long QUIT lets exchanges finish before it ends them.
+    /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
 }
 
@@ -58,16 +59,16 @@ pub enum AdminAddress {
 pub struct Log {
     /// Process log level: `error`, `warn`, `info`, `debug`.
     pub level: LogLevel,
-    /// Where access lines go; `None` is off.
+    /// The access log; `None` is off.
     pub access: Option<AccessLog>,
 }
 
 /// `[log] level`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// Only what ends the process or a worker.
+    /// Only errors that end the process or a worker.
     Error,
-    /// Also what an operator should mend.
+    /// Also problems that an operator should fix.
     Warn,
     /// Also starts, reloads, stops.
     Info,
@@ -96,7 +97,7 @@ pub enum AccessTarget {
 /// `access.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// The combined format of httpd and nginx.
     Combined,
@@ -109,7 +110,7 @@ pub struct Listener {
     pub name: String,
     /// UDP addresses, at least one, distinct over all listeners.
     pub addresses: Vec<SocketAddr>,
-    /// Peers whose X-Forwarded-* fields are believed.
+    /// Peers whose X-Forwarded-* fields are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// `[listeners.quic]`
     pub quic: Quic,
@@ -118,21 +119,21 @@ pub struct Listener {
 /// `[listeners.quic]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quic {
-    /// When a client must prove its address with a Retry token first.
+    /// When a client must first prove its address with a Retry token.
     pub retry: Retry,
     /// Congestion controller.
     pub congestion: Congestion,
-    /// Connections of the whole process; more are refused with CONNECTION_REFUSED.
+    /// Maximum number of connections of the process. More are refused with CONNECTION_REFUSED.
     pub max_connections: u32,
-    /// Silence after which a connection ends (RFC 9000 10.1).
+    /// Idle timeout of a connection (RFC 9000 10.1).
     pub idle_timeout: Duration,
-    /// Bidirectional streams a client may have open at once.
+    /// Maximum number of concurrent request streams per connection.
     pub max_streams: u32,
-    /// Receive window of one stream in bytes.
+    /// Receive window of a stream, in bytes.
     pub stream_receive_window: u32,
-    /// Ceiling that a connection's receive window grows to, in bytes.
+    /// Largest receive window of a connection, in bytes.
     pub receive_window_max: u32,
-    /// Ceiling that a connection's send window grows to, in bytes.
+    /// Largest send window of a connection, in bytes.
     pub send_window_max: u32,
 }
 
@@ -161,9 +162,9 @@ pub enum Congestion {
 /// One of `[[certificates]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// Names it serves: `example.com` or `*.example.com`, lower case, at least one.
+    /// Names that the certificate serves, at least one.
     pub hosts: Vec<HostPattern>,
-    /// Where chain and key come from.
+    /// Source of the chain and the key.
     pub source: CertificateSource,
 }
 
@@ -177,7 +178,7 @@ pub enum CertificateSource {
         /// Private key.
         key: PathBuf,
     },
-    /// Made in memory at start, self-signed, for the demonstration.
+    /// Self-signed and generated at start, for the demonstration.
     SelfSigned,
 }
 
@@ -191,7 +192,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Whether `host` (lower case, no port, no trailing dot) is meant.
+    /// Returns true if `host` (lower case, no port, no trailing dot) matches.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,
@@ -202,10 +203,10 @@ impl HostPattern {
     }
 }
 
-/// `[tls]`: what holds for all certificates.
+/// `[tls]`: settings for all certificates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// What a client is shown that asks for no name, or for one that no certificate serves.
+    /// Certificate for a client that sends no server name, or one that no certificate serves.
     pub unknown_server_name: UnknownServerName,
 }
 
@@ -222,9 +223,9 @@ pub enum UnknownServerName {
 /// One of `[[routes]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// Host to match; `None` is any.
+    /// Host to match; `None` matches any.
     pub host: Option<HostPattern>,
-    /// Whole-segment path prefix, starts with `/`; `/` matches all.
+    /// Path prefix in whole segments. It starts with `/`, and `/` matches all paths.
     pub path_prefix: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
@@ -235,42 +236,44 @@ pub struct Route {
 pub struct Upstream {
     /// NAME.
     pub name: String,
-    /// What `Host` the upstream is told.
+    /// The `Host` field that the upstream receives.
     pub host: HostPolicy,
-    /// Connections per endpoint and process.
+    /// Maximum number of connections per endpoint and process.
     pub max_connections: u32,
-    /// Requests that may wait for a connection, per process; more are answered 503.
+    /// Maximum number of requests waiting for a connection, per process. More are answered with
+    /// 503.
     pub max_waiting: u32,
-    /// The kernel's name of TCP's congestion control toward it (tcp(7), `TCP_CONGESTION`); `None` is
-    /// the system's.
+    /// The kernel's name of TCP's congestion control toward it (tcp(7), `TCP_CONGESTION`); `None`
+    /// is the system's.
     pub congestion: Option<Arc<str>>,
-    /// At least one.
+    /// The endpoints, at least one.
     pub endpoints: Vec<Endpoint>,
     /// `timeout.connect`
     pub connect_timeout: Duration,
-    /// `timeout.response`: from the request's last byte to the response's head, and between pieces.
+    /// `timeout.response`: from the end of the request to the head of the response, and between
+    /// pieces of the response.
     pub response_timeout: Duration,
-    /// `timeout.idle`: how long a connection without a request is kept.
+    /// `timeout.idle`: how long an idle connection is kept.
     pub idle_timeout: Duration,
     /// `health`
     pub health: Health,
 }
 
-/// `upstreams.NAME.health`: when an endpoint is set aside.
+/// `upstreams.NAME.health`: when an endpoint is ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
-    /// Responses in a row that broke off or did not come; a refused connection is enough by itself.
+    /// Failed responses in a row that eject an endpoint. A refused connection ejects it at once.
     pub failure_count: u32,
-    /// For how long the first time; each failed trial doubles it.
+    /// Duration of the first ejection. Each failed trial doubles it.
     pub pause: Duration,
-    /// For how long at most.
+    /// Longest duration of an ejection.
     pub pause_max: Duration,
 }
 
 /// `upstreams.NAME.host`
 #[derive(Debug, Clone, PartialEq)]
 pub enum HostPolicy {
-    /// The client's authority.
+    /// The authority of the client's request.
     Preserve,
     /// The endpoint's own address.
     Upstream,
@@ -279,28 +282,29 @@ pub enum HostPolicy {
 /// One of `endpoints`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Address of the endpoint.
     pub address: EndpointAddress,
-    /// Share of requests against its siblings, 1..=1000.
+    /// Share of requests relative to the other endpoints, 1..=1000.
     pub weight: u16,
 }
 
-/// `[limits]`: what one request may cost.
+/// `[limits]`: bounds of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Decoded length of a request's fields (RFC 9114 4.2.2), in bytes; more is 431.
+    /// Maximum decoded length of a request's fields in bytes (RFC 9114 4.2.2). More is answered
+    /// with 431.
     pub field_section_len_max: u32,
-    /// Fields of one request; more is 431.
+    /// Maximum number of fields of a request. More is answered with 431.
     pub field_count_max: u32,
-    /// Length of a request body in bytes; more is 413.
+    /// Maximum length of a request body in bytes. More is answered with 413.
     pub request_body_len_max: u64,
-    /// Time from a stream's first byte to its complete request head.
+    /// Time from the first byte of a stream to its complete request head.
     pub request_head_timeout: Duration,
     /// Longest pause between two pieces of a request body.
     pub request_body_timeout: Duration,
-    /// Requests of one connection that may come to nothing by the client's doing beyond those that
-    /// were answered; the budget fills up in ten seconds.
+    /// Requests per connection that the client may cancel or break, beyond those that were served.
+    /// The budget is restored in ten seconds.
     pub stream_reset_count_max: u32,
-    /// Length of an upstream's response head in bytes; more is 502.
+    /// Maximum length of an upstream's response head in bytes. More is answered with 502.
     pub response_head_len_max: u32,
 }

@@ -1,4 +1,4 @@
-//! Host patterns, path prefixes and addresses: text -> values that cannot be wrong.
+//! Parsers of host patterns, path prefixes, addresses and congestion controls.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +9,8 @@ use super::Surroundings;
 use super::model::{AdminAddress, EndpointAddress, HostPattern};
 use super::reader::quoted;
 
-/// `example.com` or `*.example.com`. RFC 1123 2.1 for labels; underscores are allowed, since such
-/// names are in use.
+/// Parses `example.com` or `*.example.com`. Labels are those of RFC 1123 2.1, and underscores,
+/// which are in use.
 pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
     let lower = text.to_ascii_lowercase();
     if lower.parse::<SocketAddr>().is_ok()
@@ -18,7 +18,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
             !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
         })
     {
-        return Err(format!("is {text:?}, but a host is written without port"));
+        return Err(format!("is {text:?}, but a host is written without a port"));
     }
     let (wildcard, name) = match lower.strip_prefix("*.") {
         Some(parent) => (true, parent),
@@ -30,7 +30,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
         ));
     }
     if name.ends_with('.') {
-        return Err(format!("is {text:?}; leave the dot at the end out"));
+        return Err(format!("is {text:?}; leave out the dot at the end"));
     }
     if name.contains('*') {
         return Err(format!(
@@ -51,7 +51,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
     Ok(if wildcard { HostPattern::Wildcard(name) } else { HostPattern::Exact(name) })
 }
 
-/// A host pattern that TLS can ask for: RFC 6066 3 knows no addresses in SNI.
+/// Parses a host pattern for certificates. Addresses are refused: SNI has none (RFC 6066 3).
 pub(super) fn certificate_host(text: &str) -> Result<HostPattern, String> {
     let pattern = host_pattern(text)?;
     match &pattern {
@@ -63,7 +63,7 @@ pub(super) fn certificate_host(text: &str) -> Result<HostPattern, String> {
     }
 }
 
-/// `/` or `/one/two`: whole segments of visible ASCII, as clients send them.
+/// Parses `/` or `/one/two`: whole segments of visible ASCII, as clients send them.
 pub(super) fn path_prefix(text: &str) -> Result<String, String> {
     let refusal = if !text.starts_with('/') {
         "must start with \"/\""
@@ -77,20 +77,20 @@ pub(super) fn path_prefix(text: &str) -> Result<String, String> {
     } else if text != "/" && text[1..].split('/').any(str::is_empty) {
         "must not hold an empty segment (\"//\")"
     } else if text.split('/').any(is_dot_segment) {
-        "must not hold \".\" or \"..\" segments: such requests are answered 400"
+        "must not hold \".\" or \"..\" segments: such requests are answered with 400"
     } else {
         return Ok(text.to_owned());
     };
     Err(format!("is {text:?}, but {refusal}"))
 }
 
-/// `.` or `..`, in plain or percent-encoded form (RFC 3986 3.3, 6.2.2.3).
+/// Returns true for `.` and `..`, plain or percent-encoded (RFC 3986 3.3, 6.2.2.3).
 fn is_dot_segment(segment: &str) -> bool {
     let plain = segment.to_ascii_lowercase().replace("%2e", ".");
     plain == "." || plain == ".."
 }
 
-/// `ip:port` with a port.
+/// Parses `ip:port`; the port is not 0.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| {
         let why = if text.parse::<IpAddr>().is_ok() {
@@ -101,12 +101,12 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
         format!("is {text:?}: {why}; write it like \"0.0.0.0:443\" or \"[::]:443\"")
     })?;
     if address.port() == 0 {
-        return Err(format!("is {text:?}, but port 0 is no port that a client could know"));
+        return Err(format!("is {text:?}, but clients cannot connect to port 0"));
     }
     Ok(address)
 }
 
-/// `[admin] listen`, without `off`.
+/// Parses `[admin] listen`, except for `off`.
 pub(super) fn admin_address(text: &str, folder: &Path) -> Result<AdminAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(text, path, folder).map(AdminAddress::Unix);
@@ -127,15 +127,15 @@ fn unix_path(text: &str, path: &str, folder: &Path) -> Result<std::path::PathBuf
     let len = path.as_os_str().len();
     if len > UNIX_PATH_LEN_MAX {
         return Err(format!(
-            "is {text:?}, a path of {len} bytes, but a unix socket's path has {UNIX_PATH_LEN_MAX} \
-             at most"
+            "is {text:?}, a path of {len} bytes, but a unix socket's path has at most \
+             {UNIX_PATH_LEN_MAX}"
         ));
     }
     Ok(path)
 }
 
-/// `ip:port`, `unix:/path` or `name:port`. A name gives every address of the family that the
-/// resolver puts first.
+/// Parses `ip:port`, `unix:/path` or `name:port`. A name is resolved to every address of the family
+/// of the resolver's first address.
 pub(super) fn endpoint_addresses(
     text: &str,
     folder: &Path,
@@ -173,7 +173,7 @@ pub(super) fn endpoint_addresses(
     ))
 }
 
-/// The kernel's name of a congestion control that TCP may use; `None` for "system".
+/// Parses the kernel's name of a congestion control that TCP may use; `None` for "system".
 pub(super) fn tcp_congestion(
     text: &str,
     surroundings: &Surroundings,
@@ -185,7 +185,7 @@ pub(super) fn tcp_congestion(
     let allowed: Option<Vec<&str>> = allowed.as_deref().map(|all| all.split_whitespace().collect());
     match allowed {
         Some(allowed) if !allowed.contains(&text) => Err(format!(
-            "is {text:?}, but must be \"system\" or what this kernel lets TCP use, which is {}; \
+            "is {text:?}, but must be \"system\" or one that this kernel lets TCP use ({}); \
              sysctl net.ipv4.tcp_allowed_congestion_control allows more",
             quoted(&allowed, " or ")
         )),

@@ -1,9 +1,9 @@
-//! Walks the parsed TOML by hand, so that every refusal knows its key and its line, and one run
-//! tells all of them.
+//! The reader walks the parsed TOML by hand, so that every refusal has its key and line, and one
+//! run reports all of them.
 //!
-//! A [`Section`] is a table. Its reader asks for every key that may stand there, then calls
-//! [`Section::finish`], which refuses what was never asked for: the list of known keys is the code
-//! that reads them. Values that are refused count as their default, so that reading goes on.
+//! A [`Section`] is a table. The code that reads it asks for every key that it may have, then calls
+//! [`Section::finish`], which refuses all others: the list of known keys is the code that reads
+//! them. A refused value is read as its default, so that reading can continue.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -19,13 +19,13 @@ use super::bounds::Bound;
 use super::environment::expand;
 use super::error::ConfigError;
 
-/// One file being read: where its refusals gather.
+/// A file being read, and its refusals so far.
 pub(super) struct Reader<'a> {
     text: &'a str,
     folder: &'a Path,
     pub(super) surroundings: &'a Surroundings<'a>,
     errors: RefCell<Vec<ConfigError>>,
-    /// Keys that were asked for and are not in the file.
+    /// Known keys that are not in the file.
     absent: RefCell<Vec<String>>,
 }
 
@@ -40,12 +40,12 @@ impl<'a> Reader<'a> {
         Reader { text, folder, surroundings, errors, absent }
     }
 
-    /// The configuration file's folder, where relative paths start.
+    /// Returns the directory of the configuration file, where relative paths start.
     pub(super) fn folder(&self) -> &'a Path {
         self.folder
     }
 
-    /// Notes a refusal at this place of the file.
+    /// Adds a refusal at this place of the file.
     pub(super) fn refuse(&self, span: &Range<usize>, key: &str, message: impl Display) {
         let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -56,19 +56,19 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// Notes a refusal of the file as a whole.
+    /// Adds a refusal of the file as a whole.
     pub(super) fn refuse_whole(&self, message: impl Display) {
         let message = message.to_string();
         self.errors.borrow_mut().push(ConfigError { line: None, key: String::new(), message });
     }
 
-    /// The refusals, and the keys that were asked for in vain.
+    /// Returns the refusals, and the known keys that are not in the file.
     pub(super) fn into_parts(self) -> (Vec<ConfigError>, Vec<String>) {
         (self.errors.into_inner(), self.absent.into_inner())
     }
 }
 
-/// A value and how it is called.
+/// A value and its key.
 pub(super) struct Item<'a> {
     pub(super) key: String,
     value: &'a Spanned<DeValue<'a>>,
@@ -94,7 +94,7 @@ impl<'a> Item<'a> {
         self.refuse(format_args!("must be {expected}, but {article} {found} stands there"));
     }
 
-    /// A string with `${NAME}` replaced.
+    /// Returns the string with `${NAME}` replaced.
     pub(super) fn string(&self) -> Option<String> {
         let Some(text) = self.value.get_ref().as_str() else {
             self.refuse_type("a string");
@@ -103,20 +103,20 @@ impl<'a> Item<'a> {
         expand(text, self.reader.surroundings.env).map_err(|message| self.refuse(message)).ok()
     }
 
-    /// Whether exactly this string stands there, references replaced.
+    /// Returns true if the value is this string, after `${NAME}` is replaced.
     pub(super) fn is_str(&self, text: &str) -> bool {
         let found = self.value.get_ref().as_str();
         let found = found.and_then(|found| expand(found, self.reader.surroundings.env).ok());
         found.as_deref() == Some(text)
     }
 
-    /// The string's meaning, or the refusal that `parse` gives.
+    /// Returns the parsed string. An error of `parse` becomes a refusal.
     pub(super) fn parsed<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let text = self.string()?;
         parse(&text).map_err(|message| self.refuse(message)).ok()
     }
 
-    /// A path; a relative one starts at the configuration file's folder.
+    /// Returns a path. A relative one starts at the directory of the configuration file.
     pub(super) fn path(&self) -> Option<PathBuf> {
         let text = self.string()?;
         if text.is_empty() {
@@ -126,12 +126,12 @@ impl<'a> Item<'a> {
         Some(self.reader.folder.join(text))
     }
 
-    /// The list's items, or the one item itself where no list stands.
+    /// Returns the items of a list, or the item itself if it is not a list.
     pub(super) fn one_or_many(self) -> Vec<Item<'a>> {
         if self.value.get_ref().is_array() { self.list() } else { vec![self] }
     }
 
-    /// The list's items.
+    /// Returns the items of a list.
     pub(super) fn list(self) -> Vec<Item<'a>> {
         let Some(list) = self.value.get_ref().as_array() else {
             self.refuse_type("a list");
@@ -154,7 +154,7 @@ impl<'a> Item<'a> {
         Some(Section { key, span: self.value.span(), table, reader: self.reader, known: vec![] })
     }
 
-    /// The text of a number: an integer, or a string whose number the environment gave.
+    /// Returns a number: an integer, or a string, whose number may come from the environment.
     fn number(&self, expected: &str) -> Option<Result<u64, String>> {
         match self.value.get_ref() {
             DeValue::Integer(integer) => {
@@ -206,7 +206,7 @@ impl<'a> Item<'a> {
     pub(super) fn duration(&self, bound: &Bound<Duration>) -> Option<Duration> {
         let [min, max] = [bound.min, bound.max].map(duration_text);
         if self.value.get_ref().is_integer() {
-            self.refuse("is a number without unit; write a duration like \"2s\" or \"500ms\"");
+            self.refuse("is a number without a unit; write a duration like \"2s\" or \"500ms\"");
             return None;
         }
         let text = self.string()?;
@@ -237,7 +237,7 @@ impl<'a> Item<'a> {
     }
 }
 
-/// A table and how it is called.
+/// A table and its key.
 pub(super) struct Section<'a> {
     key: String,
     span: Range<usize>,
@@ -260,7 +260,7 @@ impl<'a> Section<'a> {
         if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) }
     }
 
-    /// The item under this key, if it is there.
+    /// Returns the item of this key, if there is one.
     pub(super) fn item(&mut self, key: &'static str) -> Option<Item<'a>> {
         self.known.push(key);
         let Some(value) = self.table.get(key) else {
@@ -270,7 +270,7 @@ impl<'a> Section<'a> {
         Some(Item { key: self.full_key(key), value, reader: self.reader })
     }
 
-    /// The item under this key, refused with the way out when it is not there.
+    /// Returns the item of this key. If there is none, that is a refusal with this way out.
     pub(super) fn required(&mut self, key: &'static str, way_out: &str) -> Option<Item<'a>> {
         let item = self.item(key);
         if item.is_none() {
@@ -280,7 +280,7 @@ impl<'a> Section<'a> {
         item
     }
 
-    /// All items, for tables whose keys are names: their name and where it stands.
+    /// Returns all items with their keys, for tables whose keys are names.
     pub(super) fn named_items(&self) -> Vec<(String, Item<'a>)> {
         let items = self.table.iter().map(|(name, value)| {
             let name = name.get_ref().to_string();
@@ -290,7 +290,7 @@ impl<'a> Section<'a> {
         items.collect()
     }
 
-    /// The table under this key; an absent one reads as empty, so that its keys are known.
+    /// Returns the table of this key. An absent one is read as empty, so that its keys are known.
     pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
         let found = self.item(key).and_then(|item| item.section());
         found.unwrap_or_else(|| {
@@ -313,12 +313,12 @@ impl<'a> Section<'a> {
         self.item(key).and_then(|item| item.duration(bound)).unwrap_or(bound.default)
     }
 
-    /// One of `options`; the first is the default.
+    /// Returns one of `options`, of which the first is the default.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, options: &[(&str, T)]) -> T {
         self.item(key).and_then(|item| item.choice(options)).unwrap_or(options[0].1)
     }
 
-    /// Refuses every key that nobody asked for.
+    /// Refuses every key that has not been asked for.
     pub(super) fn finish(self) {
         for (name, _) in self.table.iter() {
             let found: &str = name.get_ref();
@@ -335,7 +335,7 @@ impl<'a> Section<'a> {
     }
 }
 
-/// The name that was meant, if one is near: two typing errors, or a third of its length.
+/// Returns the most similar name, within two typing errors or a third of its length.
 pub(super) fn nearest<'n, N: AsRef<str>>(found: &str, names: &'n [N]) -> Option<&'n str> {
     let found = found.to_lowercase().replace('-', "_");
     let scored = names.iter().map(|name| {
@@ -346,7 +346,7 @@ pub(super) fn nearest<'n, N: AsRef<str>>(found: &str, names: &'n [N]) -> Option<
     (distance <= (name.len() / 3).max(2) && distance < name.len()).then_some(name)
 }
 
-/// `"a", "b" or "c"` with the given last joint.
+/// Returns `"a", "b" or "c"`, where `last` is the last separator.
 pub(super) fn quoted(names: &[&str], last: &str) -> String {
     let mut text = String::new();
     for (index, name) in names.iter().enumerate() {
@@ -360,7 +360,7 @@ pub(super) fn quoted(names: &[&str], last: &str) -> String {
     text
 }
 
-/// A size as it would be written in the file.
+/// Returns a size as it is written in the file.
 fn size_text(size: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if size >= 1 << shift && size.is_multiple_of(1 << shift) {
@@ -370,7 +370,7 @@ fn size_text(size: u64) -> String {
     format!("{size}B")
 }
 
-/// A duration as it would be written in the file.
+/// Returns a duration as it is written in the file.
 fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }

@@ -1,4 +1,4 @@
-//! Every section of the file, top down: which keys it has and what they become.
+//! The sections of the file, top down: the keys of each, and the values they are read into.
 
 use super::bounds as b;
 use super::checks::{self, Found, NamedRoute, Reference};
@@ -45,7 +45,7 @@ pub(super) fn read(mut root: Section) -> Config {
     }
 }
 
-/// Reads each table of a list that must not be empty.
+/// Reads each table of a list, which must not be empty.
 fn each<'a, T>(
     item: Item<'a>,
     read: impl Fn(Section<'a>, usize) -> Option<T>,
@@ -180,7 +180,7 @@ fn listener(mut section: Section, index: usize) -> Listener {
     }
 }
 
-/// The name of a listener or an upstream.
+/// Checks the name of a listener or an upstream.
 fn plain_name(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if plain && (1..=64).contains(&text.len()) {
@@ -189,7 +189,7 @@ fn plain_name(text: &str) -> Result<String, String> {
     Err(format!("is {text:?}, but must be 1 to 64 letters, digits, \"-\", \"_\" or \".\""))
 }
 
-/// HTTP/3 only, for now; the others are refused by name.
+/// Accepts HTTP/3 only; protocols that are not supported yet are refused by name.
 fn protocols(item: Item) {
     let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
     let items = item.list();
@@ -208,7 +208,7 @@ fn protocols(item: Item) {
     }
 }
 
-/// A network in CIDR form, or one address.
+/// Parses a network in CIDR form, or a single address.
 fn network(text: &str) -> Result<ipnet::IpNet, String> {
     let network = text.parse::<ipnet::IpNet>().ok();
     let network = network.or_else(|| text.parse::<std::net::IpAddr>().ok().map(Into::into));
@@ -248,7 +248,7 @@ fn quic(mut section: Section) -> Quic {
     if quic.stream_receive_window > quic.receive_window_max {
         section.refuse(format_args!(
             "stream_receive_window ({} bytes) must not be more than max_receive_window ({} \
-             bytes): one stream never gets more than its connection; raise the second",
+             bytes): a stream never gets more than its connection; raise max_receive_window",
             quic.stream_receive_window, quic.receive_window_max
         ));
     }
@@ -315,7 +315,7 @@ fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {
 }
 
 fn upstream(mut section: Section, name: String) -> Upstream {
-    // One word each, until there are more.
+    // One option each, for now.
     section.choice("protocol", &[("http/1.1", ())]);
     section.choice("balance", &[("round-robin", ())]);
     let host = section.choice("host", &[("preserve", true), ("upstream", false)]);
@@ -355,7 +355,7 @@ fn health(mut section: Section) -> Health {
         pause_max: section.duration("max_pause", &b::HEALTH_MAX_PAUSE),
     };
     if health.pause > health.pause_max {
-        section.refuse("pause must not be longer than max_pause; raise the second");
+        section.refuse("pause must not be longer than max_pause; raise max_pause");
     }
     section.finish();
     health
@@ -376,7 +376,7 @@ fn endpoints(item: Item) -> Vec<Endpoint> {
         let Some(address) = address else { continue };
         for found in resolved(&address, reader) {
             if endpoints.iter().any(|endpoint| endpoint.address == found) {
-                address.refuse("stands twice in this upstream; use weight for a larger share");
+                address.refuse("is in this upstream twice; use weight for a larger share");
             }
             endpoints.push(Endpoint { address: found, weight });
         }
@@ -389,7 +389,7 @@ fn resolved(item: &Item, reader: &Reader) -> Vec<EndpointAddress> {
     item.parsed(parse).unwrap_or_default()
 }
 
-/// Into a smaller type: every ceiling in [`super::bounds`] fits the field it is for.
+/// Converts into a smaller type: every maximum in [`super::bounds`] fits its field.
 fn narrow<T: TryFrom<u64>>(value: u64) -> T {
-    T::try_from(value).ok().expect("the bound's ceiling fits the field")
+    T::try_from(value).ok().expect("the bound's maximum fits the field")
 }

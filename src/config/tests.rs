@@ -56,9 +56,9 @@ fn the_shortest_file_is_useful() {
 }
 
 #[test]
-fn the_full_file_holds_every_key_with_its_default() {
+fn the_full_file_has_every_key_with_its_default() {
     let (full, absent) = parse_here(FULL).unwrap();
-    assert_eq!(absent, [""; 0], "configs/ringway.toml does not hold these keys");
+    assert_eq!(absent, [""; 0], "configs/ringway.toml does not have these keys");
     let (minimal, absent) = parse_here(MINIMAL).unwrap();
     assert!(absent.len() > 20, "the shortest file leaves most keys out: {absent:?}");
     assert_eq!(full.runtime, minimal.runtime);
@@ -89,7 +89,7 @@ fn values_come_from_the_environment() {
 }
 
 #[test]
-fn names_give_every_address_of_the_first_family() {
+fn a_name_resolves_to_every_address_of_the_first_family() {
     let text = minimal_with("127.0.0.1:8080", "two.internal:80");
     let (config, _) = parse_here(&text).unwrap();
     let found: Vec<_> = config.upstreams[0].endpoints.iter().map(|one| &one.address).collect();
@@ -98,7 +98,7 @@ fn names_give_every_address_of_the_first_family() {
 }
 
 #[test]
-fn relative_paths_start_at_the_files_folder() {
+fn relative_paths_start_at_the_files_directory() {
     let text = minimal_with("/etc/ringway/example.pem", "tls/example.pem");
     let text = text.replace("127.0.0.1:8080", "unix:run/app.sock");
     let (config, _) = parse_here(&text).unwrap();
@@ -110,7 +110,7 @@ fn relative_paths_start_at_the_files_folder() {
 }
 
 #[test]
-fn switched_off_is_off() {
+fn sections_can_be_switched_off() {
     let text = minimal_and("[admin]\nlisten = \"off\"\n[log]\naccess = { format = \"off\" }");
     let (config, _) = parse_here(&text).unwrap();
     assert_eq!(config.admin, None);
@@ -153,7 +153,7 @@ fn assert_refused(text: &str, line: usize, key: &str, parts: &[&str]) {
 }
 
 #[test]
-fn unknown_keys_are_named_with_the_nearest() {
+fn unknown_keys_are_refused_with_the_most_similar_known_key() {
     for (section, key, parts) in [
         ("[runtme]", "runtme", &["not a known key", "\"runtime\""][..]),
         ("[runtime]\nworker = 2", "runtime.worker", &["did you mean \"workers\"?"]),
@@ -186,7 +186,7 @@ fn numbers_stay_within_their_bounds() {
         ("[runtime]\npool.per_worker = \"7 sacks\"", "runtime.pool.per_worker", &["\"64MiB\""]),
         ("[runtime]\npool.per_worker = \"-8MiB\"", "runtime.pool.per_worker", &["\"-8MiB\""]),
         ("[runtime]\npool.per_worker = true", "runtime.pool.per_worker", &["a boolean stands"]),
-        ("[runtime]\ndrain_timeout = 5", "runtime.drain_timeout", &["without unit", "\"2s\""]),
+        ("[runtime]\ndrain_timeout = 5", "runtime.drain_timeout", &["without a unit", "\"2s\""]),
         ("[runtime]\ndrain_timeout = \"5\"", "runtime.drain_timeout", &["\"5\"", "0s to 1day"]),
         ("[runtime]\ndrain_timeout = \"2d\"", "runtime.drain_timeout", &["\"2d\"", "1day"]),
         ("[limits]\nmax_header_count = 9", "limits.max_header_count", &["10 to 1000"]),
@@ -197,7 +197,7 @@ fn numbers_stay_within_their_bounds() {
 }
 
 #[test]
-fn words_are_checked_against_the_list() {
+fn a_choice_must_be_one_of_its_options() {
     for (section, key, parts) in [
         ("[log]\nlevel = \"inof\"", "log.level", &["\"info\", \"error\"", "mean \"info\"?"][..]),
         ("[log]\naccess.format = \"xml\"", "log.access.format", &["\"json\", \"combined\" or"]),
@@ -214,7 +214,7 @@ fn words_are_checked_against_the_list() {
 }
 
 #[test]
-fn listeners_are_refused_by_name() {
+fn errors_of_listeners_are_refused() {
     let address = "address = [\"0.0.0.0:443\", \"[::]:443\"]";
     for (line, key, parts) in [
         ("", "listeners[0].address", &["is missing", "\"[::]:443\""][..]),
@@ -256,14 +256,14 @@ fn listeners_are_refused_by_name() {
     let windows = "quic.stream_receive_window = \"8MiB\"\naddress = [";
     let text = minimal_with("address = [", windows);
     let errors = parse_here(&text).unwrap_err();
-    assert!(errors.to_string().contains("raise the second"), "{errors}");
+    assert!(errors.to_string().contains("raise max_receive_window"), "{errors}");
 }
 
 #[test]
 fn hosts_paths_and_endpoints_are_checked() {
     let hosts = "hosts = [\"example.com\"]";
     for (host, part) in [
-        ("example.com:443", "without port"),
+        ("example.com:443", "without a port"),
         ("*", "first label only"),
         ("a.*.com", "first label only"),
         ("b\u{fc}cher.ch", "xn--"),
@@ -309,13 +309,13 @@ fn hosts_paths_and_endpoints_are_checked() {
 }
 
 #[test]
-fn what_refers_to_each_other_fits() {
+fn references_and_combinations_are_checked() {
     let text = minimal_with("upstream = \"app\"", "upstream = \"ap\"");
     assert_refused(&text, 13, "routes[0].upstream", &["\"ap\"", "did you mean \"app\"?"]);
     let text = minimal_with("upstream = \"app\"", "upstream = \"backend\"");
     assert_refused(&text, 13, "routes[0].upstream", &["write [upstreams.backend]"]);
     let text = format!("{MINIMAL}\n[[listeners]]\nname = \"listener-0\"\naddress = \"[::]:1\"");
-    assert_refused(&text, 18, "listeners[1]", &["\"listener-0\" that listeners[0] has"]);
+    assert_refused(&text, 18, "listeners[1]", &["the same name as listeners[0], \"listener-0\""]);
     let text = format!("{MINIMAL}\n[[listeners]]\naddress = \"[::]:443\"");
     assert_refused(&text, 18, "listeners[1]", &["[::]:443, as listeners[0] does"]);
     let more = "[[certificates]]\nhosts = \"Example.com\"\ncert = \"a\"\nkey = \"b\"";
@@ -329,11 +329,16 @@ fn what_refers_to_each_other_fits() {
     assert_refused(&text, 18, "routes[1]", &["can never match: routes[0]"]);
     let two = "{ address = \"127.0.0.1:8080\" }, { address = \"127.0.0.1:8080\" }";
     let text = minimal_with("{ address = \"127.0.0.1:8080\" }", two);
-    assert_refused(&text, 16, "upstreams.app.endpoints[1].address", &["stands twice", "weight"]);
+    assert_refused(
+        &text,
+        16,
+        "upstreams.app.endpoints[1].address",
+        &["is in this upstream twice", "weight"],
+    );
 }
 
 #[test]
-fn routes_that_take_a_part_only_leave_the_rest() {
+fn a_route_may_follow_one_that_takes_part_of_its_requests() {
     for (first, second) in [
         ("match.path_prefix = \"/api\"", "match.path_prefix = \"/apis\""),
         ("match.host = \"a.b\"", "match.host = \"*.b\""),
@@ -348,7 +353,7 @@ fn routes_that_take_a_part_only_leave_the_rest() {
 }
 
 #[test]
-fn an_endpoints_first_pause_is_not_longer_than_its_last() {
+fn the_pause_of_health_is_not_longer_than_its_maximum() {
     let endpoints = "endpoints = [{ address = \"127.0.0.1:8080\" }]";
     let health =
         |keys: &str| minimal_with(endpoints, &format!("{endpoints}\nhealth = {{ {keys} }}"));
@@ -365,7 +370,7 @@ fn an_endpoints_first_pause_is_not_longer_than_its_last() {
 }
 
 #[test]
-fn the_congestion_control_is_one_that_the_kernel_allows() {
+fn the_congestion_control_must_be_allowed_by_the_kernel() {
     let endpoints = "endpoints = [{ address = \"127.0.0.1:8080\" }]";
     let named =
         |name: &str| minimal_with(endpoints, &format!("{endpoints}\ncongestion = \"{name}\""));
@@ -378,7 +383,7 @@ fn the_congestion_control_is_one_that_the_kernel_allows() {
 }
 
 #[test]
-fn one_run_tells_everything() {
+fn one_run_reports_all_errors() {
     let text = "
 [runtime]
 workers = 1000
@@ -413,14 +418,14 @@ timeout = { conect = \"1s\" }
 }
 
 #[test]
-fn an_empty_file_is_told_what_is_missing() {
+fn an_empty_file_lacks_the_required_sections() {
     let errors = parse_here("").unwrap_err();
     let keys: Vec<_> = errors.errors.iter().map(|error| error.key.as_str()).collect();
     assert_eq!(keys, ["listeners", "certificates", "routes", "upstreams"]);
 }
 
 #[test]
-fn what_is_not_toml_is_refused_at_its_line() {
+fn a_syntax_error_is_refused_at_its_line() {
     let errors = parse_here("[runtime]\nworkers = = 2\n").unwrap_err();
     assert_eq!(errors.errors[0].line, Some(2));
     assert!(errors.to_string().contains("is not TOML"), "{errors}");
@@ -429,7 +434,7 @@ fn what_is_not_toml_is_refused_at_its_line() {
 }
 
 #[test]
-fn files_that_cannot_be_read_are_named() {
+fn a_file_that_cannot_be_read_is_refused_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gone.toml");
     let message = load(&path).unwrap_err().to_string();
@@ -445,7 +450,7 @@ fn files_that_cannot_be_read_are_named() {
 }
 
 #[test]
-fn damaged_files_are_refused_or_taken_but_never_a_panic() {
+fn damaged_files_never_cause_a_panic() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = |below: usize| {
         state ^= state << 13;

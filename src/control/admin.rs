@@ -1,5 +1,5 @@
 //! The admin endpoint: `/healthz`, `/readyz` and `/metrics` over plain HTTP/1.1, for probes and
-//! scrapers on this host. Everything that a peer can spend here is bounded.
+//! scrapers on this host. Connections, their heads and their duration are bounded.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,15 +27,15 @@ use crate::config::AdminAddress;
 
 use super::state::State;
 
-/// Connections at once: a few scrapers and probes; more wait in the kernel's queue.
+/// Concurrent connections, enough for a few scrapers and probes. More wait in the kernel's queue.
 const CONNECTION_COUNT_MAX: usize = 32;
-/// hyper takes no less than 8 KiB.
+/// Length of a request head; hyper's minimum.
 const HEAD_LEN_MAX: usize = 8 * 1024;
-/// A probe sends its head at once; who does not gives its place to the next.
+/// Time for a request head to arrive. Probes send theirs at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection is ended after this, whatever it does: scrapers come every 10 to 60 seconds.
+/// Longest duration of a connection. Scrapers come every 10 to 60 seconds.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
-/// After an accept that failed (no descriptors left), so that the loop does not spin.
+/// Pause after a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket.
@@ -49,7 +49,7 @@ pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Someone may have removed it; there is nothing better to do at the end anyway.
+        // It may have been removed already, and there is nothing to do about other errors.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -65,7 +65,7 @@ impl Bound {
     }
 }
 
-/// Listens. Must run inside the runtime.
+/// Binds a listening socket. Must be called inside the runtime.
 pub(super) fn bind(address: &AdminAddress) -> io::Result<Bound> {
     match address {
         AdminAddress::Tcp(address) => {
@@ -81,8 +81,8 @@ pub(super) fn bind(address: &AdminAddress) -> io::Result<Bound> {
     }
 }
 
-/// Takes the place of a socket that nobody listens on any more. The socket gets its mode under
-/// another name first, so that nobody else can connect in between.
+/// Binds a unix socket, and replaces one that no process listens on. The socket gets its mode under
+/// a temporary name, so that no other user can connect before it has.
 fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -90,7 +90,7 @@ fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
         Ok(found) => {
             use std::os::unix::fs::FileTypeExt as _;
             if !found.file_type().is_socket() {
-                let message = "something that is not a socket has this name";
+                let message = "a file that is not a socket has this name";
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
             }
             if UnixStream::connect(path).is_ok() {
@@ -107,7 +107,7 @@ fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     Ok(listener)
 }
 
-/// Accepts and answers for as long as the process lives.
+/// Accepts connections for the life of the process.
 pub(super) async fn serve(bound: Bound, state: Rc<State>) {
     let permits = Arc::new(Semaphore::new(CONNECTION_COUNT_MAX));
     loop {
@@ -116,10 +116,10 @@ pub(super) async fn serve(bound: Bound, state: Rc<State>) {
         let state = Rc::clone(&state);
         let accepted = match &bound {
             Bound::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio_uring::spawn(response(stream, state, permit));
+                tokio_uring::spawn(serve_connection(stream, state, permit));
             }),
             Bound::Unix(listener, _) => listener.accept().await.map(|(stream, _)| {
-                tokio_uring::spawn(response(stream, state, permit));
+                tokio_uring::spawn(serve_connection(stream, state, permit));
             }),
         };
         if let Err(error) = accepted {
@@ -129,8 +129,8 @@ pub(super) async fn serve(bound: Bound, state: Rc<State>) {
     }
 }
 
-/// One connection.
-async fn response<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
+/// Serves one connection.
+async fn serve_connection<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -143,12 +143,12 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LEN_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    // A peer that broke HTTP or went away has had its response; nothing is left to tell.
+    // The peer broke HTTP, went away or took too long: there is nothing to report.
     let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
     drop(permit);
 }
 
-/// One request. Bodies are not looked at.
+/// Responds to one request. Request bodies are ignored.
 async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
@@ -167,7 +167,7 @@ async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<By
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(open_metrics));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n".into()),
+        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".into()),
     }
 }
 

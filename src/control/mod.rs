@@ -1,12 +1,12 @@
-//! The thread that steers: admin endpoint, access log, signals, shutdown.
+//! The control thread: the admin endpoint, the access log, signals and shutdown.
 //!
-//! It runs tokio-uring on the main thread and is never on the path of a packet: workers hear of it
-//! through their mailboxes only, and whatever is slow here (a full disk, a stopped pipe, a scraper
-//! that does not read) is slow here alone.
+//! It runs tokio-uring on the main thread and is never on the path of a packet. It reaches workers
+//! through their mailboxes only, so a full disk, a blocked pipe or a scraper that does not read
+//! cannot slow them down.
 //!
 //! ```text
 //!   signals --------+                          +--> Command --> worker 0, 1, ...
-//!   worker events --+--> steer (one task) -----+
+//!   worker events --+--> supervise (one task) -+
 //!                         |  shares State with
 //!   admin endpoint <------+----------------------> Command::Report --> workers
 //!   access batches --> access log task --> file (io_uring) or stdout (own thread)
@@ -32,55 +32,54 @@ use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 use signals::Signal;
 use state::State;
 
-/// Batches of access records that may wait for the log; a worker sends one a turn.
+/// Batches of access records that may wait for the log. A worker sends at most one per turn.
 pub const ACCESS_BATCH_COUNT_MAX: usize = 1024;
 
-/// How long workers may take to end after a fast stop, or after the end of a drain: closing
-/// connections takes milliseconds, so whoever needs longer hangs.
+/// Time that workers have to end after a fast stop, or after the end of a drain. Closing
+/// connections takes milliseconds: a worker that takes longer hangs.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the last access lines may take to reach a pipe that nobody reads.
+/// Time that the last access lines have to be written, in case the log is a blocked pipe.
 const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the thread that steers is told at start.
+/// Settings of the control thread.
 #[derive(Debug, Clone)]
 pub struct ControlSettings {
-    /// Where the admin endpoint listens.
+    /// Address of the admin endpoint.
     pub admin: Option<AdminAddress>,
-    /// Whether an admin address that is taken ends the start; the demonstration goes on without.
+    /// Whether an admin address that is in use is an error. The demonstration does without.
     pub admin_required: bool,
-    /// Where access lines go.
+    /// The access log.
     pub access: Option<AccessLog>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
-    /// Printed once, as soon as every worker accepts: what a person may then try.
+    /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
     /// The program's version.
     pub version: &'static str,
-    /// Both clocks, read at one moment.
+    /// Reads both clocks at the same moment.
     pub clock: fn() -> (Instant, SystemTime),
 }
 
-/// Why the program ends.
+/// Reason why the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// TERM or INT: all workers ended at once.
+    /// TERM or INT: all workers were stopped.
     Stopped,
-    /// QUIT: all workers finished what they had begun, or the drain's deadline ended the rest.
+    /// QUIT: all workers were drained, up to the drain's deadline.
     Drained,
-    /// A worker could not go on; the others finished what they had begun, or the drain's deadline
-    /// ended the rest.
+    /// A worker could not go on. The others were drained, up to the drain's deadline.
     WorkerLost,
-    /// No worker is left, though nobody asked for that.
+    /// No worker is left, although none was told to end.
     WorkersGone,
-    /// Workers did not end in time; the process must end without them.
+    /// Workers did not end in time. The process must exit without joining them.
     WorkersHang,
 }
 
-/// Why control cannot start.
+/// Reason why the control thread cannot start.
 #[derive(Debug)]
 pub enum ControlError {
-    /// tokio-uring does not start.
+    /// tokio-uring cannot be set up.
     Runtime(io::Error),
     /// The admin endpoint cannot be bound.
     Admin(AdminAddress, io::Error),
@@ -88,11 +87,11 @@ pub enum ControlError {
     AccessLog(PathBuf, io::Error),
     /// Signals cannot be caught.
     Signals(io::Error),
-    /// The standard output's thread cannot be started.
+    /// The thread that writes to standard output cannot be started.
     Thread(io::Error),
 }
 
-/// Everything that can be refused at start, done; ready to run.
+/// A control thread that is ready to run: everything that can fail at start has been done.
 pub struct Control {
     settings: ControlSettings,
     runtime: tokio_uring::Runtime,
@@ -102,17 +101,17 @@ pub struct Control {
     sender: mpsc::UnboundedSender<Input>,
 }
 
-/// What steering acts on.
+/// An input of [`supervise`].
 enum Input {
     Signal(Signal),
     Worker(WorkerEvent),
-    /// Every thread that could tell of workers is gone.
+    /// All worker threads are gone.
     WorkersGone,
 }
 
 impl Control {
-    /// Starts the runtime, binds the admin endpoint, opens the access log and catches signals from
-    /// now on.
+    /// Starts the runtime, binds the admin endpoint, opens the access log and starts to catch
+    /// signals.
     pub fn prepare(settings: ControlSettings) -> Result<Control, ControlError> {
         let runtime =
             tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
@@ -126,13 +125,13 @@ impl Control {
         Ok(Control { settings, runtime, admin, log, inputs, sender })
     }
 
-    /// Where the admin endpoint listens, if it does.
+    /// Returns the address of the admin endpoint, if there is one.
     pub fn admin_address(&self) -> Option<AdminAddress> {
         self.admin.as_ref().map(admin::Bound::address)
     }
 
-    /// Runs on this thread until no worker is left. `workers` are in the order of their indices;
-    /// their threads tell what becomes of them by `events`.
+    /// Runs on the calling thread until no worker is left. `workers` are in the order of their
+    /// indices, and their threads report on them through `events`.
     pub fn run(
         self,
         workers: Vec<MailboxSender>,
@@ -149,17 +148,17 @@ impl Control {
                 tokio_uring::spawn(admin::serve(admin, Rc::clone(&state)));
             }
             let log = tokio_uring::spawn(access::run(access, log, settings.clock));
-            let reason = steer(&settings, &state, inputs).await;
-            // The workers are gone and with them their ends of the channel: the log ends by itself.
+            let reason = supervise(&settings, &state, inputs).await;
+            // The workers' ends of the channel are gone, so the log ends by itself.
             if tokio::time::timeout(LOG_END_TIMEOUT, log).await.is_err() {
-                tracing::warn!("the last access lines did not reach the log");
+                tracing::warn!("the last lines of the access log could not be written in time");
             }
             reason
         })
     }
 }
 
-/// Binds the admin endpoint, or says why the demonstration runs without.
+/// Binds the admin endpoint. If it is not required, a failure is logged only.
 fn bind_admin(settings: &ControlSettings) -> Result<Option<admin::Bound>, ControlError> {
     let Some(address) = &settings.admin else { return Ok(None) };
     match admin::bind(address) {
@@ -167,13 +166,13 @@ fn bind_admin(settings: &ControlSettings) -> Result<Option<admin::Bound>, Contro
         Err(error) if settings.admin_required => Err(ControlError::Admin(address.clone(), error)),
         Err(error) => {
             let error = ControlError::Admin(address.clone(), error);
-            tracing::warn!("{error}; going on without /metrics");
+            tracing::warn!("{error}; continuing without an admin endpoint");
             Ok(None)
         }
     }
 }
 
-/// Puts the workers' events into the one queue.
+/// Forwards the workers' events to the queue of inputs.
 async fn forward(
     mut events: mpsc::UnboundedReceiver<WorkerEvent>,
     sender: mpsc::UnboundedSender<Input>,
@@ -183,22 +182,22 @@ async fn forward(
             return;
         }
     }
-    // Every thread that could tell of a worker is gone.
+    // All senders are gone, and so are the worker threads.
     let _ = sender.send(Input::WorkersGone);
 }
 
-/// How far the end has come.
+/// Phase of the shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// Until then, workers finish what they have begun.
+    /// Workers finish exchanges in flight, until this deadline.
     Draining(Instant),
-    /// Until then, workers may take to end.
+    /// Workers close their connections, until this deadline.
     Stopping(Instant),
 }
 
-/// Acts on signals and on the ends of workers, until no worker is left.
-async fn steer(
+/// Acts on signals and on workers that end, until no worker is left.
+async fn supervise(
     settings: &ControlSettings,
     state: &State,
     mut inputs: mpsc::UnboundedReceiver<Input>,
@@ -220,10 +219,11 @@ async fn steer(
                 if let (Some(worker), Phase::Running) = (lost, phase)
                     && !state.all_ended()
                 {
-                    // Its sockets stay in their groups: its share of new clients gets no response.
+                    // Its sockets stay in their reuseport groups, so its share of new clients would
+                    // get no response.
                     tracing::error!(
-                        "worker {worker} cannot go on: draining the others, to end with exit code 3 \
-                         so that a supervisor starts the process again"
+                        "worker {worker} cannot go on: draining the others, then exiting with \
+                         code 3 so that a supervisor restarts the process"
                     );
                     phase = drain(settings, state, now);
                     reason = ExitReason::WorkerLost;
@@ -235,7 +235,7 @@ async fn steer(
                 reason = ExitReason::Drained;
             }
             (Ok(Some(Input::Signal(Signal::Stop))), Phase::Stopping(_)) => {
-                tracing::warn!("told to stop again: ending without waiting");
+                tracing::warn!("told to stop again: exiting without waiting for the workers");
                 return ExitReason::WorkersHang;
             }
             (Ok(Some(Input::Signal(Signal::Stop))), _) => {
@@ -245,7 +245,7 @@ async fn steer(
                 reason = ExitReason::Stopped;
             }
             (Ok(Some(Input::Signal(Signal::Unsupported(name)))), _) => {
-                tracing::warn!("{name} is not supported yet; nothing was done");
+                tracing::warn!("{name} is not supported yet; ignored");
             }
             (Ok(Some(Input::Signal(Signal::Drain))), _) => {}
             (Ok(None), _) => return ExitReason::WorkersHang,
@@ -254,7 +254,7 @@ async fn steer(
                 return ExitReason::WorkersHang;
             }
             (Err(_), _) => {
-                tracing::warn!("the drain's time is over: ending what is left");
+                tracing::warn!("the drain timed out: stopping the workers");
                 state.tell_all(|| Command::Stop);
                 phase = Phase::Stopping(now + STOP_TIMEOUT);
             }
@@ -266,15 +266,15 @@ async fn steer(
     reason
 }
 
-/// Prints the invitation the first time that it holds.
+/// Prints the invitation once every worker accepts.
 fn invite(invitation: &mut Option<&str>, state: &State) {
     if let Some(text) = invitation.take_if(|_| state.ready().is_ok()) {
-        // Nobody reads it where standard output is closed; that is no reason to end.
+        // A closed standard output is no reason to end.
         let _ = writeln!(io::stdout(), "{text}");
     }
 }
 
-/// Starts a drain. Workers end by its deadline on their own; after it they are stopped.
+/// Starts a drain. Workers end by its deadline by themselves; later they are stopped.
 fn drain(settings: &ControlSettings, state: &State, now: Instant) -> Phase {
     let timeout = settings.drain_timeout;
     tracing::info!("draining for up to {}", humantime::format_duration(timeout));
@@ -310,8 +310,8 @@ impl fmt::Display for ControlError {
                  permissions",
                 path.display()
             ),
-            Self::Signals(error) => write!(f, "signals cannot be caught: {error}"),
-            Self::Thread(error) => write!(f, "no thread can be started: {error}"),
+            Self::Signals(error) => write!(f, "signal handlers cannot be installed: {error}"),
+            Self::Thread(error) => write!(f, "the access log's thread cannot be started: {error}"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Signals, in the terms of nginx. SIGPIPE needs nothing here: Rust programs start with it ignored,
-//! so that a closed pipe is an error of the write.
+//! Signals, with the same meaning as in nginx. SIGPIPE is ignored by Rust's runtime already, so a
+//! closed pipe is an error of the write.
 
 use std::io;
 
@@ -8,18 +8,18 @@ use tokio::sync::mpsc;
 
 use super::Input;
 
-/// What a signal asks for.
+/// Meaning of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// TERM, INT: end now.
+    /// TERM, INT: close all connections and exit.
     Stop,
-    /// QUIT: finish what has begun, then end.
+    /// QUIT: finish exchanges in flight, then exit.
     Drain,
-    /// A signal that will get a meaning.
+    /// A signal whose meaning in nginx is not supported yet.
     Unsupported(&'static str),
 }
 
-/// Every signal that is caught.
+/// All signals that are caught.
 const SIGNALS: [(fn() -> SignalKind, Signal); 6] = [
     (SignalKind::terminate, Signal::Stop),
     (SignalKind::interrupt, Signal::Stop),
@@ -29,7 +29,7 @@ const SIGNALS: [(fn() -> SignalKind, Signal); 6] = [
     (SignalKind::user_defined2, Signal::Unsupported("SIGUSR2 (upgrade)")),
 ];
 
-/// Catches all of them from now on; each arrives at `inputs`.
+/// Starts to catch all of them and sends them to `inputs`.
 pub(super) fn catch(inputs: &mpsc::UnboundedSender<Input>) -> io::Result<()> {
     for (kind, meaning) in SIGNALS {
         let mut stream = signal(kind())?;

@@ -1,4 +1,4 @@
-//! What control knows of the workers.
+//! The control thread's view of the workers.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::worker::mailbox::{Command, MailboxSender, WorkerEvent, WorkerOutcome}
 
 use super::access::LogCounts;
 
-/// How long a worker may take to tell its counters: a turn of its loop takes microseconds.
+/// Time that a worker has to report its counters. A turn of its loop takes microseconds.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Shared by the tasks of the control thread.
+/// State that the tasks of the control thread share.
 pub(super) struct State {
     workers: RefCell<Vec<Worker>>,
     drains: Cell<bool>,
@@ -48,7 +48,7 @@ impl State {
         State { workers, drains: Cell::new(false), version, started, log }
     }
 
-    /// Takes in what a worker's thread tells.
+    /// Takes in an event of a worker's thread.
     pub(super) fn note(&self, event: WorkerEvent) {
         let mut workers = self.workers.borrow_mut();
         let index = match event {
@@ -58,13 +58,14 @@ impl State {
         };
         let count = workers.len();
         let worker = workers.get_mut(usize::from(index));
-        let worker = worker.unwrap_or_else(|| panic!("worker {index} of {count} told something"));
+        let worker =
+            worker.unwrap_or_else(|| panic!("an event of worker {index}, but there are {count}"));
         match event {
             WorkerEvent::Accepting { .. } => {
                 worker.life = Life::Accepting;
-                tracing::debug!("worker {index} accepts");
+                tracing::debug!("worker {index} accepts connections");
                 if workers.iter().all(|worker| worker.life == Life::Accepting) {
-                    tracing::info!("ready: {count} workers accept");
+                    tracing::info!("ready: all {count} workers accept connections");
                 }
             }
             WorkerEvent::Restarting { .. } => worker.life = Life::Starting,
@@ -72,17 +73,17 @@ impl State {
                 worker.life = Life::Ended;
                 match outcome {
                     WorkerOutcome::Finished => tracing::debug!("worker {index} ended"),
-                    WorkerOutcome::Failed(_) => tracing::error!("worker {index} is gone"),
+                    WorkerOutcome::Failed(_) => tracing::error!("worker {index} has failed"),
                 }
             }
         }
     }
 
-    /// Takes in that no thread is left that could tell anything.
+    /// Takes in that all worker threads are gone.
     pub(super) fn note_all_gone(&self) {
         let running = self.running_text();
         if !running.is_empty() {
-            tracing::error!("workers {running} ended without a word");
+            tracing::error!("workers {running} ended without reporting it");
         }
         self.workers.borrow_mut().iter_mut().for_each(|worker| worker.life = Life::Ended);
     }
@@ -91,7 +92,7 @@ impl State {
         self.workers.borrow().iter().all(|worker| worker.life == Life::Ended)
     }
 
-    /// Indices of the workers that have not ended.
+    /// Returns the indices of the workers that have not ended, as text.
     pub(super) fn running_text(&self) -> String {
         self.indices_text(|life| life != Life::Ended)
     }
@@ -102,10 +103,10 @@ impl State {
         chosen.map(|(index, _)| index.to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Sends a command to every worker that is there.
+    /// Sends a command to every worker.
     pub(super) fn tell_all(&self, command: impl Fn() -> Command) {
         for worker in self.workers.borrow().iter() {
-            // Who is gone needs no command; its end is told by an event.
+            // Fails for a worker that has ended; an event reports that.
             let _ = worker.mailbox.send(command());
         }
     }
@@ -115,7 +116,7 @@ impl State {
         self.tell_all(|| Command::Drain { deadline });
     }
 
-    /// `Ok` when every worker accepts and none is to end; else why not.
+    /// Returns `Ok` if every worker accepts connections and no drain has begun, or else why not.
     pub(super) fn ready(&self) -> Result<(), String> {
         if self.drains.get() {
             return Err("draining".to_owned());
@@ -127,14 +128,14 @@ impl State {
         Err(format!("workers that do not accept: {waiting}"))
     }
 
-    /// Asks every worker and writes out what they tell. A worker that does not answer in time is
-    /// told as such.
+    /// Collects the workers' reports and returns them as OpenMetrics text. A worker that does not
+    /// report in time is marked as down.
     pub(super) async fn metrics(&self) -> String {
         let responses: Vec<oneshot::Receiver<Box<WorkerReport>>> = {
             let workers = self.workers.borrow();
             let ask = |worker: &Worker| {
                 let (sender, response) = oneshot::channel();
-                // Refused or not, the response's channel closes with the sender.
+                // If the worker has ended, the sender is dropped and the response fails.
                 let _ = worker.mailbox.send(Command::Report(sender));
                 response
             };
@@ -142,18 +143,18 @@ impl State {
         };
         let deadline = tokio::time::Instant::now() + REPORT_TIMEOUT;
         let mut reports = Vec::with_capacity(responses.len());
-        let mut told = Vec::with_capacity(responses.len());
+        let mut workers = Vec::with_capacity(responses.len());
         for (index, response) in responses.into_iter().enumerate() {
             let index = u16::try_from(index).expect("64 workers at most");
             let report = timeout_at(deadline, response).await.ok().and_then(Result::ok);
-            told.push((index, report.is_some()));
+            workers.push((index, report.is_some()));
             reports.extend(report.map(|report| *report));
         }
-        let (access_lines_written, access_lines_dropped) = self.log.told();
+        let (access_lines_written, access_lines_dropped) = self.log.get();
         let process = ProcessFacts {
             version: self.version,
             started: self.started,
-            workers: told,
+            workers,
             draining: self.drains.get(),
             access_lines_written,
             access_lines_dropped,

@@ -30,20 +30,20 @@ fn free_port() -> Option<AdminAddress> {
     Some(AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()))
 }
 
-/// How a worker of the test behaves.
+/// How a worker of a test behaves.
 #[derive(Clone, Copy, PartialEq)]
 enum Habit {
-    /// As it should.
+    /// Obeys.
     Good,
     /// Does not end when told to drain.
     Stays,
     /// Takes commands and does nothing.
     Hangs,
-    /// Ends by itself when told to report.
+    /// Fails when it is told to report.
     Fails,
 }
 
-/// One worker's thread: tells that it accepts once `accept` says so.
+/// Starts a worker's thread, which accepts when `accept` receives.
 fn worker(
     index: u16,
     habit: Habit,
@@ -63,7 +63,7 @@ fn worker(
                     outcome = WorkerOutcome::Failed("told to".to_owned());
                     break;
                 }
-                // A response that is kept and not given.
+                // Keeps the sender, so that the response never comes.
                 (Command::Report(reply), Habit::Hangs) => replies.push(reply),
                 (_, Habit::Hangs) => {}
                 (Command::Report(reply), _) => {
@@ -145,7 +145,7 @@ impl Bench {
     fn wait_for(&self, path: &str, start: &str) {
         let begun = clocks().0;
         while !self.ask("GET", path).starts_with(start) {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{path} never said {start}");
+            assert!(begun.elapsed() < Duration::from_secs(10), "{path} never returned {start}");
         }
     }
 }
@@ -204,7 +204,7 @@ fn metrics_come_from_every_worker() {
 }
 
 #[test]
-fn a_worker_that_hangs_is_told_and_does_not_hold_the_others_back() {
+fn a_worker_that_hangs_is_reported_as_down_and_does_not_delay_the_others() {
     let bench = Bench::started(&[Habit::Hangs, Habit::Good]);
     let begun = clocks().0;
     let response = bench.ask("GET", "/metrics");
@@ -246,7 +246,7 @@ fn a_worker_that_fails_in_a_drain_changes_nothing() {
 }
 
 #[test]
-fn a_worker_that_begins_anew_is_not_ready_until_it_accepts() {
+fn a_worker_that_restarts_is_not_ready_until_it_accepts() {
     let bench = Bench::started(&[Habit::Good, Habit::Good]);
     bench.wait_for("/readyz", "HTTP/1.1 200");
     bench.events.send(WorkerEvent::Restarting { worker: 1 }).unwrap();
@@ -258,11 +258,11 @@ fn a_worker_that_begins_anew_is_not_ready_until_it_accepts() {
 }
 
 #[test]
-fn no_worker_left_is_the_end() {
+fn the_process_ends_when_no_worker_is_left() {
     let bench = Bench::started(&[Habit::Fails]);
     bench.ask("GET", "/metrics");
     assert_eq!(bench.end(), ExitReason::WorkersGone);
-    // Nor does a thread that vanishes without a word keep the process.
+    // The same if a thread vanishes without an event.
     let (access, receiver) = mpsc::channel(1);
     let (events, event_receiver) = mpsc::unbounded_channel();
     let (sender, _theirs) = test_mailbox(&access);
@@ -281,7 +281,7 @@ fn a_drain_ends_at_its_deadline() {
 }
 
 #[test]
-fn told_to_stop_twice_is_the_end_at_once() {
+fn a_second_stop_ends_the_process_at_once() {
     let bench = Bench::started(&[Habit::Hangs]);
     let begun = clocks().0;
     bench.signal(Signal::Unsupported("SIGHUP (reload)"));
@@ -292,7 +292,7 @@ fn told_to_stop_twice_is_the_end_at_once() {
 }
 
 #[test]
-fn the_admin_endpoint_responses_what_it_knows_and_nothing_else() {
+fn the_admin_endpoint_refuses_other_paths_and_methods() {
     let bench = Bench::started(&[Habit::Good]);
     assert!(bench.ask("GET", "/").starts_with("HTTP/1.1 404"));
     let response = bench.ask("POST", "/metrics");
@@ -306,7 +306,7 @@ fn the_admin_endpoint_responses_what_it_knows_and_nothing_else() {
 }
 
 #[test]
-fn silent_connections_do_not_keep_probes_out() {
+fn silent_connections_do_not_block_probes() {
     let bench = Bench::started(&[Habit::Good]);
     let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(bench.tcp()).unwrap()).collect();
     assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
@@ -320,14 +320,14 @@ fn a_unix_socket_is_private_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let address = AdminAddress::Unix(path.clone());
-    // A socket that a killed process left behind is no obstacle.
+    // A socket left behind by a killed process is replaced.
     drop(UnixListener::bind(&path).unwrap());
     let bench = Bench::start(settings(Some(address.clone())), &[Habit::Good]);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let response = ask_by(UnixStream::connect(&path).unwrap(), "GET", "/healthz");
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
-    // One that is in use is.
+    // A socket in use is an error.
     let error = Control::prepare(settings(Some(address))).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("admin.sock") && error.contains("another process"), "{error}");
     bench.accepts[0].send(()).unwrap();
@@ -337,7 +337,7 @@ fn a_unix_socket_is_private_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_address_that_is_taken_ends_the_start_unless_it_may_be_missing() {
+fn an_admin_address_in_use_is_an_error_unless_it_is_optional() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = AdminAddress::Tcp(taken.local_addr().unwrap());
     let error = Control::prepare(settings(Some(address.clone()))).map(|_| ()).unwrap_err();

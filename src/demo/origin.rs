@@ -27,8 +27,8 @@ use tokio::sync::oneshot;
 
 /// Largest N of `/bytes/N`: 1 TiB.
 const BYTES_LEN_MAX: u64 = 1 << 40;
-/// Byte i of `/bytes/N` is i modulo this prime. A piece out of place shows, because no buffer length
-/// is a multiple of it.
+/// Byte i of `/bytes/N` is i modulo this prime. A piece out of place shows, because no buffer
+/// length is a multiple of it.
 const PATTERN_PERIOD: usize = 251;
 
 /// Length of a piece: whole periods of the pattern, about 64 KiB.
@@ -224,7 +224,8 @@ impl Body for Pattern {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        // All pieces but the last are whole periods, so each starts at the beginning of the pattern.
+        // All pieces but the last are whole periods, so each starts at the beginning of the
+        // pattern.
         let len = self.left.min(PATTERN_LEN as u64);
         self.left -= len;
         Poll::Ready(Some(Ok(Frame::data(PATTERN.slice(..len as usize)))))

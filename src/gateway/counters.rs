@@ -45,7 +45,7 @@ impl GatewayCounters {
             upstream_reuses: tally.reused,
             upstream_retries: tally.retries,
             upstream_idle_discarded: tally.idle_discarded,
-            upstream_set_asides: tally.set_asides,
+            upstream_ejections: tally.set_asides,
             ..self.exchanges.clone()
         }
     }

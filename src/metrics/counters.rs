@@ -1,14 +1,14 @@
-//! The numbers themselves, grouped by who counts them. All fields start at zero and never wrap in
-//! practice (2^64 bytes at 100 Gbit/s is 46 years).
+//! Counters and gauges, grouped by the part that counts them. All fields start at zero and do not
+//! wrap in practice (2^64 bytes at 100 Gbit/s take 46 years).
 
 use super::BrokenRules;
 
-/// What a worker has counted since it started.
+/// All counters of a worker since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Counted by the QUIC engine.
     pub quic: QuicCounters,
-    /// Connections that ended after their handshake, by who or what ended them.
+    /// Connections that ended after their handshake, by cause.
     pub connections_closed: ConnectionsClosed,
     /// Counted by the HTTP/3 layer.
     pub http3: Http3Counters,
@@ -20,13 +20,13 @@ pub struct Counters {
     pub ring: RingCounters,
     /// Counted by the pool.
     pub pool: PoolCounters,
-    /// Counted by the worker's loop.
+    /// Counted by the loop of the worker.
     pub worker: WorkerCounters,
-    /// Every payload byte moved, and every one that user space copied.
+    /// Payload bytes moved, and those that user space copied.
     pub ledger: Ledger,
 }
 
-/// Connections and datagrams.
+/// Counters of the QUIC engine: connections and datagrams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuicCounters {
     /// Datagrams received (each GRO segment is one).
@@ -37,19 +37,19 @@ pub struct QuicCounters {
     pub datagrams_out: u64,
     /// UDP payload bytes handed to the kernel.
     pub bytes_out: u64,
-    /// Datagrams that nobody could use: damaged, too short, of unknown connections.
+    /// Datagrams dropped because they were damaged, too short or of unknown connections.
     pub datagrams_dropped: u64,
-    /// Datagrams whose connection id belongs to another worker: dropped, never answered.
+    /// Datagrams dropped because their connection id belongs to another worker.
     pub datagrams_foreign_id: u64,
-    /// Datagrams whose source port is 0, which nobody can be answered at: dropped.
+    /// Datagrams dropped because their source port is 0, to which no response can be sent.
     pub datagrams_from_port_0: u64,
     /// Handshakes begun.
     pub handshakes_started: u64,
     /// Handshakes completed.
     pub handshakes_completed: u64,
-    /// Handshakes that ended otherwise, those that took too long included.
+    /// Handshakes that failed, including those that timed out.
     pub handshakes_failed: u64,
-    /// Handshakes that took too long.
+    /// Handshakes that timed out.
     pub handshakes_timed_out: u64,
     /// Connections refused at a limit.
     pub connections_refused: u64,
@@ -61,76 +61,76 @@ pub struct QuicCounters {
     pub version_negotiations: u64,
     /// Stateless resets (RFC 9000 10.3).
     pub resets: u64,
-    /// Closes sent to clients that got no connection.
+    /// CONNECTION_CLOSE packets sent to clients that were refused a connection.
     pub initial_closes: u64,
-    /// Responses to strangers that found no room in their queue.
+    /// Responses to datagrams without a connection, dropped because their queue was full.
     pub responses_dropped: u64,
-    /// Probes of other paths that would have exceeded what was received from there.
+    /// Path probes dropped to stay within the anti-amplification limit.
     pub probes_dropped: u64,
     /// Packets declared lost by loss detection (RFC 9002 6).
     pub packets_lost: u64,
 }
 
-/// Why connections ended.
+/// Ended connections, by cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionsClosed {
-    /// The client closed it.
+    /// Closed by the client.
     pub client: u64,
-    /// We closed it: drain, stop, or an HTTP/3 rule broken by the client.
+    /// Closed by the gateway: drain, stop, or an HTTP/3 rule broken by the client.
     pub gateway: u64,
-    /// Silence for longer than the idle timeout.
+    /// Idle timeout.
     pub idle: u64,
-    /// The client lost its state (stateless reset).
+    /// Stateless reset: the client has lost its state.
     pub reset: u64,
-    /// A QUIC rule was broken.
+    /// A violation of QUIC.
     pub error: u64,
 }
 
-/// HTTP/3 framing.
+/// Counters of the HTTP/3 layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http3Counters {
     /// Request streams opened by clients.
     pub streams_opened: u64,
-    /// Requests that RFC 9114 calls malformed (4.1.2).
+    /// Malformed requests (RFC 9114 4.1.2).
     pub requests_malformed: u64,
-    /// Connections ended for a rule of RFC 9114 or RFC 9204.
+    /// Connections closed because the client broke RFC 9114 or RFC 9204.
     pub connection_errors: u64,
-    /// Connections ended with H3_EXCESSIVE_LOAD.
+    /// Connections closed with H3_EXCESSIVE_LOAD.
     pub excessive_load: u64,
-    /// Request streams that clients reset or stopped.
+    /// Request streams that the client reset or stopped.
     pub streams_cancelled: u64,
-    /// Request streams that we reset.
+    /// Request streams that the gateway reset.
     pub streams_reset: u64,
 }
 
-/// Requests, answers and upstreams.
+/// Counters of the proxy: requests, responses and upstreams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyCounters {
     /// Requests begun.
     pub requests: u64,
     /// Final responses by status class; index 0 is 1xx (stays zero), 4 is 5xx.
     pub responses: [u64; 5],
-    /// Responses of our own making (they are in `responses` too).
+    /// Responses made by the gateway itself; they are in `responses` too.
     pub own_responses: OwnResponses,
-    /// Exchanges that the client gave up.
+    /// Exchanges that the client cancelled.
     pub exchanges_aborted: u64,
-    /// Responses cut short by a reset, because the upstream failed after its response's head.
+    /// Responses reset after their head had been sent.
     pub responses_reset: u64,
-    /// Upstream connections asked for.
+    /// Attempts to open an upstream connection.
     pub upstream_connects: u64,
     /// Requests sent over a kept-alive connection.
     pub upstream_reuses: u64,
-    /// Requests tried a second time.
+    /// Requests retried.
     pub upstream_retries: u64,
-    /// Kept-alive connections thrown away because the peer ended them or sent something.
+    /// Idle upstream connections discarded because the peer closed them or sent something.
     pub upstream_idle_discarded: u64,
-    /// Endpoints set aside because they failed, failed trials included.
-    pub upstream_set_asides: u64,
-    /// Failures of upstreams.
+    /// Ejections of endpoints, including those after a failed trial.
+    pub upstream_ejections: u64,
+    /// Failures of upstreams, by kind.
     pub upstream_failures: UpstreamFailures,
-    /// Payload bytes of requests, as clients sent them.
+    /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
-    /// Payload bytes of responses, as clients were given them.
+    /// Body bytes of responses, as clients received them.
     pub response_body_bytes: u64,
 }
 
@@ -143,14 +143,14 @@ impl ProxyCounters {
     }
 }
 
-/// Responses of our own making, by status.
+/// Responses made by the gateway itself, by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnResponses {
     /// 400: the request cannot be forwarded as it is.
     pub bad_request: u64,
     /// 404: no route matches.
     pub no_route: u64,
-    /// 408: the request's body stalled.
+    /// 408: the request's head or body stalled.
     pub request_timeout: u64,
     /// 413: the request's body is longer than the limit.
     pub body_too_large: u64,
@@ -169,7 +169,8 @@ pub struct OwnResponses {
 }
 
 impl OwnResponses {
-    /// Counts one response of our own making with this status; `None` is a response cut short.
+    /// Counts one response made by the gateway itself. `None`, a response cut short, is not
+    /// counted.
     pub fn count(&mut self, status: Option<u16>) {
         *match status {
             Some(400) => &mut self.bad_request,
@@ -198,7 +199,7 @@ pub struct UpstreamFailures {
     pub connect_failed: u64,
     /// No response, or no more of it, within `timeout.response`.
     pub response_timeout: u64,
-    /// The connection ended before the response was whole.
+    /// The connection ended before the response was complete.
     pub terminated: u64,
     /// The response broke HTTP/1.1.
     pub protocol: u64,
@@ -235,31 +236,32 @@ impl UpstreamFailures {
     }
 }
 
-/// The ring.
+/// Counters of the ring.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RingCounters {
-    /// Enters into the kernel.
+    /// io_uring_enter calls.
     pub enters: u64,
     /// Completions taken from the kernel.
     pub completions: u64,
-    /// Receives on UDP sockets armed again after the kernel ended them.
+    /// Multishot receives on UDP sockets armed again after the kernel ended them.
     pub rearms: u64,
     /// Datagram receives that ended because no buffer was provided (ENOBUFS).
     pub no_buffers_datagrams: u64,
     /// Stream receives that had to wait because no buffer was provided.
     pub no_buffers_streams: u64,
-    /// Receives, and waits for a wake-up, that the kernel had no memory for (ENOMEM): asked for
-    /// again after a rest.
+    /// Receives, and waits for a wake-up, that failed for lack of kernel memory (ENOMEM) and are
+    /// retried after a pause.
     pub no_memory: u64,
     /// Turns that found the completion queue overflowing.
     pub cq_overflows: u64,
     /// Sends repeated segment by segment after the kernel refused to segment.
     pub gso_fallbacks: u64,
-    /// Long batches that the kernel was asked to send without copying them.
+    /// Long batches submitted as zero-copy sends.
     pub zero_copy_sends: u64,
-    /// Of these, batches that it reports to have copied after all: the socket goes on without.
+    /// Those of them that the kernel reports to have copied; the socket stops using zero-copy.
     pub zero_copy_copied: u64,
-    /// Of these, batches that it refused to send that way: sent again, and the socket goes on without.
+    /// Those of them that the kernel refused; they are sent again, and the socket stops using
+    /// zero-copy.
     pub zero_copy_refused: u64,
     /// Sends repeated because the kernel had no buffers.
     pub send_retries: u64,
@@ -269,9 +271,9 @@ pub struct RingCounters {
     pub truncated: u64,
     /// Received datagrams dropped because they were empty.
     pub empty: u64,
-    /// Received datagrams dropped because their header could not be read.
+    /// Received datagrams dropped because their control data could not be parsed.
     pub unreadable: u64,
-    /// Failures of datagram receives other than for want of buffers.
+    /// Failures of datagram receives, except for lack of buffers.
     pub receive_failures: u64,
     /// Completions that named no operation in flight.
     pub late: u64,
@@ -279,31 +281,31 @@ pub struct RingCounters {
     pub stale_keys: u64,
 }
 
-/// Datagram sends that the kernel refused for good.
+/// Datagram sends that failed for good, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SendsLost {
-    /// Longer than the path takes (an MTU probe, as a rule).
+    /// Longer than the path's MTU; usually an MTU probe.
     pub too_long: u64,
     /// No route to the destination.
     pub unreachable: u64,
-    /// A filter forbade it.
+    /// Forbidden by a packet filter.
     pub refused: u64,
-    /// The kernel stayed without buffers.
+    /// The kernel had no buffers after all retries.
     pub no_buffers: u64,
     /// The ring was shut down.
     pub cancelled: u64,
-    /// Any other refusal.
+    /// Any other failure.
     pub other: u64,
 }
 
-/// The pool.
+/// Counters of the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolCounters {
-    /// Times that the pool fell below its low-water mark.
+    /// Number of times the pool fell below its low-water mark.
     pub low_water_events: u64,
 }
 
-/// The worker's loop.
+/// Counters of a worker's loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
     /// Turns of the loop.
@@ -312,13 +314,13 @@ pub struct WorkerCounters {
     pub sleeps: u64,
     /// Commands taken from the mailbox.
     pub commands: u64,
-    /// Times that this worker was started anew after a panic.
+    /// Restarts after a death.
     pub restarts: u64,
-    /// Access records dropped, because the control thread was behind.
+    /// Access records dropped because the control thread was behind.
     pub access_records_dropped: u64,
 }
 
-/// Every payload byte that was moved, and every one that user space copied.
+/// The ledger: payload bytes moved, and those that user space copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Client to upstream.
@@ -400,28 +402,28 @@ impl Copied {
     }
 }
 
-/// What a worker holds right now.
+/// All gauges of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// Connections open, handshakes included.
+    /// Open connections, including handshakes.
     pub connections_open: u64,
-    /// Of these, handshakes not completed.
+    /// Those of them whose handshake is not complete.
     pub connections_handshaking: u64,
-    /// Exchanges begun and not ended.
+    /// Exchanges in progress.
     pub exchanges_active: u64,
-    /// Requests that wait for an upstream connection.
+    /// Requests waiting for an upstream connection.
     pub requests_waiting: u64,
-    /// Upstream connections open.
+    /// Open upstream connections.
     pub upstream_connections_open: u64,
-    /// Of these, kept alive without a request.
+    /// Those of them that are idle.
     pub upstream_connections_idle: u64,
-    /// Bytes of responses that wait for clients to take them.
+    /// Response bytes queued for clients.
     pub responses_waiting_bytes: u64,
     /// Slots by state.
     pub pool_slots: PoolSlots,
-    /// Operations that the kernel holds.
+    /// Operations in flight in the kernel.
     pub ring_operations: u64,
-    /// Sockets by what the kernel does for them.
+    /// UDP sockets by offload.
     pub socket_offload: SocketOffload,
 }
 

@@ -1,4 +1,4 @@
-//! Reports -> OpenMetrics text.
+//! The exposition: reports of workers as OpenMetrics text.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,29 +15,29 @@ use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
 /// Labels of one time series.
 type Labels = Vec<(&'static str, String)>;
 
-/// What is told of the process, not of a worker.
+/// Metrics of the process as a whole.
 #[derive(Debug, Clone)]
 pub struct ProcessFacts {
     /// The program's version.
     pub version: &'static str,
     /// When it started.
     pub started: SystemTime,
-    /// Every worker that should run: its index and whether it answered in time.
+    /// Index of every worker, and whether it reported in time.
     pub workers: Vec<(u16, bool)>,
-    /// Whether the process drains.
+    /// Whether the process is draining.
     pub draining: bool,
-    /// Access log lines that reached the log's file or pipe.
+    /// Access log lines written.
     pub access_lines_written: u64,
-    /// Access log lines dropped, because the file or pipe did not take them.
+    /// Access log lines dropped because the file or pipe could not take them.
     pub access_lines_dropped: u64,
 }
 
-/// Writes everything out as OpenMetrics text, `# EOF` included.
+/// Returns all metrics as OpenMetrics text, ending in `# EOF`.
 pub fn exposition(reports: Vec<WorkerReport>, process: ProcessFacts) -> String {
     let mut registry = Registry::with_prefix("ringway");
     registry.register_collector(Box::new(Everything { reports, process }));
     let mut text = String::with_capacity(64 * 1024);
-    encode(&mut text, &registry).expect("a String takes all that is written to it");
+    encode(&mut text, &registry).expect("writing to a String does not fail");
     text
 }
 
@@ -133,7 +133,7 @@ impl Everything {
     fn encode_process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let process = &self.process;
         encoder
-            .encode_descriptor("build", "The program that runs", None, MetricType::Info)?
+            .encode_descriptor("build", "Version of the running program", None, MetricType::Info)?
             .encode_info(&[("version", process.version)])?;
 
         let started = process.started.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -149,20 +149,20 @@ impl Everything {
         encoder
             .encode_descriptor(
                 "draining",
-                "1 while the process ends gracefully",
+                "1 while the process is draining",
                 None,
                 MetricType::Gauge,
             )?
             .encode_gauge(&u64::from(process.draining))?;
 
-        let help = "1 if the worker told its counters within a second, else 0";
+        let help = "1 if the worker reported its counters within a second, else 0";
         let mut metric = encoder.encode_descriptor("worker_up", help, None, MetricType::Gauge)?;
         for (worker, answered) in &process.workers {
             let labels: Labels = vec![("worker", worker.to_string())];
             metric.encode_family(&labels)?.encode_gauge(&u64::from(*answered))?;
         }
 
-        let help = "Access log lines, by what became of them";
+        let help = "Access log lines, by outcome";
         let mut metric =
             encoder.encode_descriptor("access_log_lines", help, None, MetricType::Counter)?;
         for (outcome, count) in
@@ -176,7 +176,7 @@ impl Everything {
     }
 }
 
-/// `worker` and then the family's own labels.
+/// Returns the label `worker` and the series' own labels.
 fn worker_labels(report: &WorkerReport, labels: &[(&'static str, &'static str)]) -> Labels {
     let own = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
     std::iter::once(("worker", report.worker.to_string())).chain(own).collect()

@@ -1,5 +1,5 @@
-//! The table of what is exposed: name, help, labels and where the value lies. prometheus-client
-//! adds the prefix `ringway_`, the unit and, for counters, `_total`.
+//! The table of metrics: name, help, labels and the field of the value. prometheus-client adds the
+//! prefix `ringway_`, the unit and, for counters, `_total`.
 
 use super::{Histogram, WorkerReport};
 
@@ -10,11 +10,11 @@ pub(super) struct Series {
     pub(super) value: fn(&WorkerReport) -> u64,
 }
 
-/// A family: one name, one or more time series a worker.
+/// A metric family: one name, and one or more time series per worker.
 pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    /// Whether the unit is bytes; without unit otherwise.
+    /// Whether the unit is bytes; otherwise there is none.
     pub(super) bytes: bool,
     pub(super) series: &'static [Series],
 }
@@ -49,30 +49,30 @@ macro_rules! class {
     };
 }
 
-/// What only grows.
+/// All counters.
 #[rustfmt::skip]
 pub(super) const COUNTERS: &[Family] = &[
-    family!("connections_accepted", "Connections begun", {} counters.quic.handshakes_started),
+    family!("connections_accepted", "Connections started", {} counters.quic.handshakes_started),
     family!("connections_refused", "Connections refused at a limit",
         {} counters.quic.connections_refused),
-    family!("handshakes", "TLS handshakes that ended, by outcome",
+    family!("handshakes", "TLS handshakes ended, by outcome",
         {outcome = "completed"} counters.quic.handshakes_completed,
         {outcome = "failed"} counters.quic.handshakes_failed),
-    family!("handshakes_timed_out", "Failed handshakes that took too long",
+    family!("handshakes_timed_out", "Handshakes that timed out",
         {} counters.quic.handshakes_timed_out),
-    family!("connections_closed", "Connections ended, by who or what ended them",
+    family!("connections_closed", "Connections ended, by cause",
         {by = "client"} counters.connections_closed.client,
         {by = "gateway"} counters.connections_closed.gateway,
         {by = "idle"} counters.connections_closed.idle,
         {by = "reset"} counters.connections_closed.reset,
         {by = "error"} counters.connections_closed.error),
-    family!("datagrams", "UDP datagrams moved",
+    family!("datagrams", "UDP datagrams, by direction",
         {direction = "in"} counters.quic.datagrams_in,
         {direction = "out"} counters.quic.datagrams_out),
-    family!(bytes "datagram", "UDP payload bytes moved",
+    family!(bytes "datagram", "UDP payload bytes, by direction",
         {direction = "in"} counters.quic.bytes_in,
         {direction = "out"} counters.quic.bytes_out),
-    family!("datagrams_dropped", "Datagrams received and dropped, by reason",
+    family!("datagrams_dropped", "Received datagrams dropped, by reason",
         {reason = "undecodable"} counters.quic.datagrams_dropped,
         {reason = "foreign_id"} counters.quic.datagrams_foreign_id,
         {reason = "port_0"} counters.quic.datagrams_from_port_0,
@@ -86,21 +86,23 @@ pub(super) const COUNTERS: &[Family] = &[
         {kind = "reset"} counters.quic.resets,
         {kind = "close"} counters.quic.initial_closes,
         {kind = "dropped"} counters.quic.responses_dropped),
-    family!("path_probes_dropped", "Path probes dropped to stay within what was received",
+    family!("path_probes_dropped",
+        "Path probes dropped to stay within the anti-amplification limit",
         {} counters.quic.probes_dropped),
     family!("packets_lost", "QUIC packets declared lost", {} counters.quic.packets_lost),
 
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),
-    family!("http3_streams_ended_early", "Request streams reset, by whom",
+    family!("http3_streams_ended_early", "Request streams reset, by side",
         {by = "client"} counters.http3.streams_cancelled,
         {by = "gateway"} counters.http3.streams_reset),
     family!("http3_requests_malformed", "Malformed requests", {} counters.http3.requests_malformed),
-    family!("http3_connection_errors", "Connections ended for a rule of HTTP/3",
+    family!("http3_connection_errors",
+        "Connections closed because the client broke HTTP/3, by reason",
         {reason = "rule"} counters.http3.connection_errors,
         {reason = "excessive_load"} counters.http3.excessive_load),
 
-    family!("requests", "Requests begun", {} counters.proxy.requests),
+    family!("requests", "Requests started", {} counters.proxy.requests),
     family!("responses_own", "Responses made by the gateway itself, by status",
         {status = "400"} counters.proxy.own_responses.bad_request,
         {status = "404"} counters.proxy.own_responses.no_route,
@@ -112,18 +114,18 @@ pub(super) const COUNTERS: &[Family] = &[
         {status = "502"} counters.proxy.own_responses.bad_gateway,
         {status = "503"} counters.proxy.own_responses.overloaded,
         {status = "504"} counters.proxy.own_responses.gateway_timeout),
-    family!("exchanges_cut", "Exchanges that did not end well, by side",
+    family!("exchanges_cut", "Exchanges that ended abnormally, by side",
         {side = "downstream"} counters.proxy.exchanges_aborted,
         {side = "upstream"} counters.proxy.responses_reset),
-    family!("upstream_connects", "Upstream connections asked for",
+    family!("upstream_connects", "Attempts to open an upstream connection",
         {} counters.proxy.upstream_connects),
     family!("upstream_reuses", "Requests sent over a kept-alive upstream connection",
         {} counters.proxy.upstream_reuses),
-    family!("upstream_retries", "Requests tried a second time", {} counters.proxy.upstream_retries),
-    family!("upstream_idle_discarded", "Kept-alive upstream connections thrown away",
+    family!("upstream_retries", "Requests retried", {} counters.proxy.upstream_retries),
+    family!("upstream_idle_discarded", "Idle upstream connections discarded",
         {} counters.proxy.upstream_idle_discarded),
-    family!("upstream_set_asides", "Endpoints set aside because they failed",
-        {} counters.proxy.upstream_set_asides),
+    family!("upstream_ejections", "Ejections of endpoints that failed",
+        {} counters.proxy.upstream_ejections),
     family!("upstream_failures", "Failures of upstreams, by kind",
         {kind = "connect_refused"} counters.proxy.upstream_failures.connect_refused,
         {kind = "connect_timeout"} counters.proxy.upstream_failures.connect_timeout,
@@ -154,44 +156,46 @@ pub(super) const COUNTERS: &[Family] = &[
         {direction = "response", reason = "handshake"}
             counters.ledger.response.copied_bytes.handshake),
 
-    family!("ring_enters", "Enters into the kernel", {} counters.ring.enters),
+    family!("ring_enters", "io_uring_enter calls", {} counters.ring.enters),
     family!("ring_completions", "Completions taken from the kernel",
         {} counters.ring.completions),
     family!("ring_no_buffers", "Receives that found no buffer provided, by kind",
         {kind = "datagrams"} counters.ring.no_buffers_datagrams,
         {kind = "streams"} counters.ring.no_buffers_streams),
-    family!("ring_no_memory", "Receives and waits that the kernel had no memory for",
+    family!("ring_no_memory", "Receives and waits that failed for lack of kernel memory",
         {} counters.ring.no_memory),
     family!("ring_rearms", "Datagram receives armed again", {} counters.ring.rearms),
-    family!("ring_receive_failures", "Failures of datagram receives other than for buffers",
+    family!("ring_receive_failures", "Failures of datagram receives, except for lack of buffers",
         {} counters.ring.receive_failures),
     family!("ring_cq_overflows", "Completion queue overflows", {} counters.ring.cq_overflows),
     family!("ring_gso_fallbacks", "Sends repeated without segmentation by the kernel",
         {} counters.ring.gso_fallbacks),
-    family!("ring_zero_copy", "Zero-copy sends of long batches, by what the kernel made of them",
+    family!("ring_zero_copy", "Zero-copy sends of long batches, by outcome",
         {outcome = "asked"} counters.ring.zero_copy_sends,
         {outcome = "copied"} counters.ring.zero_copy_copied,
         {outcome = "refused"} counters.ring.zero_copy_refused),
     family!("ring_send_retries", "Sends repeated because the kernel had no buffers",
         {} counters.ring.send_retries),
-    family!("ring_strays", "Late completions, and calls on closed streams",
+    family!("ring_strays", "Late completions, and calls on closed streams, by kind",
         {kind = "completion"} counters.ring.late,
         {kind = "call"} counters.ring.stale_keys),
-    family!("sends_lost", "Datagram sends that were lost on this host, by reason",
+    family!("sends_lost", "Datagram sends that failed on this host, by reason",
         {reason = "too_long"} counters.ring.sends_lost.too_long,
         {reason = "unreachable"} counters.ring.sends_lost.unreachable,
         {reason = "refused"} counters.ring.sends_lost.refused,
         {reason = "no_buffers"} counters.ring.sends_lost.no_buffers,
         {reason = "cancelled"} counters.ring.sends_lost.cancelled,
         {reason = "other"} counters.ring.sends_lost.other),
-    family!("pool_low_water_events", "Times that the pool fell below its low-water mark",
+    family!("pool_low_water_events", "Number of times the pool fell below its low-water mark",
         {} counters.pool.low_water_events),
 
     family!("worker_loop_turns", "Turns of the worker's loop", {} counters.worker.loop_turns),
-    family!("worker_sleeps", "Turns that slept", {} counters.worker.sleeps),
+    family!("worker_sleeps", "Turns of the worker's loop that slept", {} counters.worker.sleeps),
     family!("worker_commands", "Commands taken from the mailbox", {} counters.worker.commands),
-    family!("worker_restarts", "Starts in place of a worker that died", {} counters.worker.restarts),
-    family!("access_records_dropped", "Access records dropped, because control was behind",
+    family!("worker_restarts", "Restarts of the worker after a death",
+        {} counters.worker.restarts),
+    family!("access_records_dropped",
+        "Access records dropped because the control thread was behind",
         {} counters.worker.access_records_dropped),
 
     Family {
@@ -206,29 +210,29 @@ pub(super) const COUNTERS: &[Family] = &[
     },
 ];
 
-/// What rises and falls.
+/// All gauges.
 #[rustfmt::skip]
 pub(super) const GAUGES: &[Family] = &[
-    family!("connections_open", "Connections open, handshakes included",
+    family!("connections_open", "Open connections, including handshakes",
         {} gauges.connections_open),
-    family!("connections_handshaking", "Connections whose handshake is not completed",
+    family!("connections_handshaking", "Connections whose handshake is not complete",
         {} gauges.connections_handshaking),
-    family!("exchanges_active", "Exchanges begun and not ended", {} gauges.exchanges_active),
-    family!("requests_waiting", "Requests that wait for an upstream connection",
+    family!("exchanges_active", "Exchanges in progress", {} gauges.exchanges_active),
+    family!("requests_waiting", "Requests waiting for an upstream connection",
         {} gauges.requests_waiting),
-    family!("upstream_connections_open", "Upstream connections open",
+    family!("upstream_connections_open", "Open upstream connections",
         {} gauges.upstream_connections_open),
-    family!("upstream_connections_idle", "Upstream connections kept alive without a request",
+    family!("upstream_connections_idle", "Idle upstream connections",
         {} gauges.upstream_connections_idle),
-    family!("responses_waiting_bytes", "Bytes of responses that wait for clients to take them",
+    family!("responses_waiting_bytes", "Response bytes queued for clients",
         {} gauges.responses_waiting_bytes),
     family!("pool_slots", "Slots of the pool, by state",
         {state = "free"} gauges.pool_slots.free,
         {state = "owned"} gauges.pool_slots.owned,
         {state = "provided"} gauges.pool_slots.provided,
         {state = "in_kernel"} gauges.pool_slots.in_kernel),
-    family!("ring_operations", "Operations that the kernel holds", {} gauges.ring_operations),
-    family!("socket_offload", "UDP sockets, by what the kernel saves them and whether it does",
+    family!("ring_operations", "Operations in flight in the kernel", {} gauges.ring_operations),
+    family!("socket_offload", "UDP sockets, by offload and whether it is in use",
         {offload = "gro", state = "on"} gauges.socket_offload.gro_on,
         {offload = "gro", state = "off"} gauges.socket_offload.gro_off,
         {offload = "gso", state = "on"} gauges.socket_offload.gso_on,
@@ -253,7 +257,7 @@ pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
     },
     HistogramFamily {
         name: "upstream_duration",
-        help: "Time from a request's hand-over to an upstream connection to the end of its response",
+        help: "Time from a request's hand-over upstream to the end of its response",
         value: |report| &report.upstream_duration,
     },
 ];

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Longest duration that is told apart, in microseconds: an hour. Longer ones count as this.
+/// Longest duration in microseconds: an hour. Longer ones count as this.
 const MICROS_MAX: u64 = 3_600_000_000;
 
-/// Two significant digits keep every quantile within one percent.
+/// Two significant digits: every value is exact to one percent.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// Upper bounds of the exposed buckets in microseconds; a last one without bound follows.
+/// Upper bounds of the exposed buckets in microseconds. An unbounded bucket follows.
 const BUCKET_MICROS: [u64; 18] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
@@ -28,16 +28,16 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// An empty histogram.
+    /// Returns an empty histogram.
     pub fn new() -> Self {
         let inner = hdrhistogram::Histogram::new_with_bounds(1, MICROS_MAX, SIGNIFICANT_DIGITS)
-            .expect("the bounds are constants that hdrhistogram takes");
+            .expect("the bounds are valid constants");
         Self { inner, sum_micros: 0 }
     }
 
     /// Records one duration in microseconds.
     pub fn record_micros(&mut self, micros: u64) {
-        // hdrhistogram's value 0 shares the slot of its lowest value; say so openly.
+        // hdrhistogram counts 0 as its lowest value, which is 1.
         self.inner.saturating_record(micros.max(1));
         self.sum_micros = self.sum_micros.saturating_add(micros);
     }
@@ -47,26 +47,26 @@ impl Histogram {
         self.record_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// How many durations were recorded.
+    /// Returns the number of durations recorded.
     pub fn count(&self) -> u64 {
         self.inner.len()
     }
 
-    /// The sum of all durations, in seconds.
+    /// Returns the sum of all durations, in seconds.
     pub fn sum_seconds(&self) -> f64 {
         micros_to_seconds(self.sum_micros)
     }
 
-    /// (upper bound in seconds, durations in this bucket alone), the last bound infinite. The
-    /// counts add up to [`Histogram::count`].
+    /// Returns the buckets: upper bound in seconds (the last is infinite), and the number of
+    /// durations in this bucket alone. The numbers add up to [`Histogram::count`].
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let mut buckets = Vec::with_capacity(BUCKET_MICROS.len() + 1);
         let mut bounds = BUCKET_MICROS.iter().peekable();
         let mut counted = 0;
         let mut in_bucket = 0;
         for recorded in self.inner.iter_recorded() {
-            // A recorded value stands for the top of its range; the range's own bottom decides, so
-            // that a duration exactly on a bound lies under it.
+            // The value is the top of its range. Its bottom decides, so that a duration exactly on
+            // a bound is within it.
             let micros = self.inner.lowest_equivalent(recorded.value_iterated_to());
             while let Some(bound) = bounds.next_if(|bound| micros > **bound) {
                 buckets.push((micros_to_seconds(*bound), in_bucket));
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_agree_with_a_plain_count() {
+    fn buckets_agree_with_a_naive_count() {
         let mut histogram = Histogram::new();
         let mut recorded = Vec::new();
         let mut state = 1u64;
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_on_a_bound_lies_under_it() {
+    fn a_duration_on_a_bound_is_within_it() {
         for bound in BUCKET_MICROS {
             let mut histogram = Histogram::new();
             histogram.record_micros(bound);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_nothing_is_counted_all_the_same() {
+    fn zero_and_overlong_durations_are_counted() {
         let mut histogram = Histogram::new();
         histogram.record(Duration::ZERO);
         histogram.record(Duration::MAX);

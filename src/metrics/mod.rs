@@ -1,10 +1,10 @@
-//! What the program counts, and how it is told.
+//! Metrics: counters, gauges, histograms, and their exposition.
 //!
 //! Every worker owns its [`Counters`], [`Gauges`] and two latency [`Histogram`]s as plain numbers:
-//! no atomics, no locks, one add on the path of a packet. When someone asks `/metrics`, each worker
-//! hands a copy over as a [`WorkerReport`] and the control thread writes all of them out with
-//! [`exposition`]. The number of time series is fixed by the number of workers: no label holds
-//! anything that a client chose.
+//! no atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each
+//! worker sends a copy as a [`WorkerReport`], and the control thread writes all of them with
+//! [`exposition`]. The number of time series depends on the number of workers only: no label holds
+//! a value that a client chose.
 
 mod broken_rules;
 mod counters;
@@ -21,18 +21,19 @@ pub use counters::{
 pub use exposition::{ProcessFacts, exposition};
 pub use histogram::Histogram;
 
-/// Everything that one worker tells, at one moment.
+/// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
     /// Index of the worker, from 0.
     pub worker: u16,
-    /// What only grows.
+    /// Counters, which only grow.
     pub counters: Counters,
-    /// What rises and falls.
+    /// Gauges.
     pub gauges: Gauges,
-    /// From the first byte of a request to the last byte of its response given to the connection.
+    /// Time from the first byte of a request to the last byte of its response given to the
+    /// connection.
     pub request_duration: Histogram,
-    /// From the request's hand-over to an upstream connection to the end of its response.
+    /// Time from the request's hand-over to an upstream connection to the end of its response.
     pub upstream_duration: Histogram,
 }
 

@@ -1,4 +1,4 @@
-//! The exposition is read back by an own, strict reader.
+//! The exposition is read back by a strict reader of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
@@ -63,7 +63,7 @@ fn parse(text: &str) -> (BTreeMap<String, String>, Parsed) {
 }
 
 #[test]
-fn parses_back_to_what_was_counted() {
+fn the_exposition_parses_back_to_the_counts() {
     const COPIED: &str = "ringway_payload_copied_bytes_total";
     const GATHERED: &str = r#"worker="0",direction="response",reason="gather""#;
     let (_, samples) = parse(&exposition(vec![report(0, 100), report(1, 200)], facts()));
@@ -95,7 +95,7 @@ fn parses_back_to_what_was_counted() {
 }
 
 #[test]
-fn every_family_is_there_for_every_worker() {
+fn every_worker_has_every_family() {
     let (types, samples) = parse(&exposition(vec![report(0, 0), report(9, 0)], facts()));
     let names = COUNTERS.iter().chain(GAUGES).map(|family| {
         format!("ringway_{}{}", family.name, if family.bytes { "_bytes" } else { "" })
@@ -113,8 +113,8 @@ fn every_family_is_there_for_every_worker() {
 
 #[test]
 fn each_series_reads_its_own_field() {
-    // Every `path` of the table is a different number: a copied line that reads the field of
-    // its neighbour would show the same value twice.
+    // Every field gets a different number, so a copied line that reads its neighbour's field shows
+    // the same value twice.
     let mut report = WorkerReport::default();
     let mut next = 1;
     let mut seen = BTreeSet::new();
@@ -146,15 +146,15 @@ fn broken_rules_are_exposed_by_rule_and_outcome() {
     }
 }
 
-/// Gives each place the next number.
+/// Gives each field the next number.
 macro_rules! number {
     ($next:expr, $($target:expr),+ $(,)?) => {
         $({ *$target = *$next; *$next += 1; })+
     };
 }
 
-/// Gives every number a different value. The patterns here and below have no `..`: a new field
-/// that is not exposed fails to compile here first.
+/// Gives every field a different number. The patterns here and below have no `..`, so a new field
+/// does not compile until it is added.
 fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Counters {
@@ -222,7 +222,7 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let ProxyCounters {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
-        upstream_set_asides: j,
+        upstream_ejections: j,
         upstream_failures, request_body_bytes: h, response_body_bytes: i,
     } = proxy;
     number!(next, a, b, c, d, e, f, g, h, i, j);
@@ -258,7 +258,7 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
 }
 
 #[test]
-fn own_responses_and_failures_are_told_apart() {
+fn own_responses_and_failures_are_counted_by_kind() {
     let mut own = OwnResponses::default();
     for status in [400, 404, 408, 413, 421, 431, 501, 502, 503, 504, 500] {
         own.count(Some(status));

@@ -1,4 +1,4 @@
-//! One certificate: read, checked, and what can be wrong with it.
+//! A certificate chain and its key: reading, checks and errors.
 
 use std::fmt;
 use std::fs;
@@ -16,13 +16,14 @@ use rustls::sign::CertifiedKey;
 use super::validity::{Validity, validity};
 use crate::config::{Certificate, CertificateSource, HostPattern};
 
-/// Certificates are usually renewed 30 days before their end; who is later than this forgot.
+/// Time before expiry at which a warning begins. Certificates are usually renewed 30 days before
+/// they expire, so the renewal of one this close was probably forgotten.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
-/// Label that stands for "any subdomain" where a wildcard is checked against a certificate.
+/// Label of a subdomain that a wildcard is checked with.
 const WILDCARD_PROBE: &str = "any-subdomain";
 
-/// A chain with its key, and the hosts that it serves.
+/// A chain, its key, and the hosts that it serves.
 pub(super) struct Entry {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) key: Arc<CertifiedKey>,
@@ -31,7 +32,7 @@ pub(super) struct Entry {
     key_is_public: bool,
 }
 
-/// Where a chain came from, for messages.
+/// Origin of a chain, for messages.
 #[derive(Debug, Clone)]
 enum Origin {
     File(PathBuf),
@@ -39,7 +40,7 @@ enum Origin {
 }
 
 impl Entry {
-    /// Reads the files of `certificate`, or makes one, and checks it.
+    /// Reads the files of `certificate`, or generates a self-signed one, and checks it.
     pub(super) fn load(
         certificate: &Certificate,
         provider: &CryptoProvider,
@@ -53,7 +54,7 @@ impl Entry {
                 let origin = Origin::File(cert.clone());
                 let mut entry =
                     Self::build(&certificate.hosts, origin, chain, (key, private), provider)?;
-                entry.key_is_public = readable_by_everybody(key);
+                entry.key_is_public = is_world_readable(key);
                 Ok(entry)
             }
             CertificateSource::SelfSigned => {
@@ -65,7 +66,7 @@ impl Entry {
         }
     }
 
-    /// The checks, without files.
+    /// Checks a chain and its key.
     fn build(
         hosts: &[HostPattern],
         origin: Origin,
@@ -79,7 +80,7 @@ impl Entry {
         })?;
         let key = CertifiedKey::new(chain, signer);
         match key.keys_match() {
-            // A key type whose public half can't be told from the private one stays unchecked.
+            // Keys of which rustls cannot compute the public half are not checked.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(rustls::Error::InconsistentKeys(_)) => {
                 return Err(TlsError {
@@ -104,7 +105,7 @@ impl Entry {
         })
     }
 
-    /// Whether the leaf names `host`, by name or by address.
+    /// Returns true if the leaf is valid for `host`, a name or an address.
     pub(super) fn is_valid_for(&self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let (Ok(leaf), Ok(name)) =
@@ -115,7 +116,7 @@ impl Entry {
         leaf.verify_is_valid_for_subject_name(&name).is_ok()
     }
 
-    /// What an operator should mend.
+    /// Returns problems that an operator should fix.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<String> {
         let origin = &self.origin;
         let mut warnings = Vec::new();
@@ -197,8 +198,7 @@ fn parse_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsErro
     })
 }
 
-/// The leaf must be good for every host that it is configured for: else clients refuse it, and the
-/// operator would learn it from them.
+/// Checks that the leaf is valid for every configured host; clients would refuse it for others.
 fn check_hosts(
     hosts: &[HostPattern],
     origin: &Origin,
@@ -237,11 +237,11 @@ fn self_signed(
     Ok((vec![made.cert.der().clone()], key.into()))
 }
 
-fn readable_by_everybody(path: &Path) -> bool {
+fn is_world_readable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
-/// Why no TLS settings could be made: the file, what is wrong with it, and the way out.
+/// An error of the TLS settings: the file, what is wrong with it, and the way out.
 #[derive(Debug)]
 pub struct TlsError {
     file: Option<PathBuf>,
@@ -264,7 +264,7 @@ enum Kind {
 }
 
 impl TlsError {
-    /// The file that is to be mended; `None` where the fault is not in a file.
+    /// Returns the file that has to be corrected, if the error is in a file.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
     }
@@ -292,7 +292,7 @@ impl fmt::Display for TlsError {
             ),
             Kind::NotPem(error) => write!(
                 f,
-                "is damaged PEM ({error}); export it again, with whole BEGIN and END lines"
+                "is damaged PEM ({error}); export it again, with complete BEGIN and END lines"
             ),
             Kind::NoCertificate { holds_key: true } => f.write_str(
                 "holds a private key and no certificate; `cert` and `key` seem to be swapped",
@@ -302,16 +302,17 @@ impl fmt::Display for TlsError {
                  openssl x509 -inform der -in FILE -out FILE.pem)",
             ),
             Kind::NoKey { encrypted: true } => f.write_str(
-                "is protected by a passphrase, which nobody types in here; decrypt it with openssl \
-                 pkey -in FILE -out FILE.plain and protect the file by its mode (chmod 600)",
+                "is protected by a passphrase, which ringway cannot ask for; decrypt it with \
+                 openssl pkey -in FILE -out FILE.plain and protect the file by its mode (chmod \
+                 600)",
             ),
             Kind::NoKey { encrypted: false } => f.write_str(
                 "holds no PRIVATE KEY block; give the key in PEM form (PKCS#8, PKCS#1 or SEC1)",
             ),
             Kind::KeyRefused(error) => write!(
                 f,
-                "this private key can't be used ({error}); ECDSA P-256 and P-384, Ed25519 and RSA \
-                 from 2048 bits can"
+                "this private key cannot be used ({error}); use ECDSA P-256 or P-384, Ed25519, or \
+                 RSA with at least 2048 bits"
             ),
             Kind::KeyMismatch { chain } => write!(
                 f,
@@ -320,17 +321,17 @@ impl fmt::Display for TlsError {
             ),
             Kind::LeafRefused(error) => write!(
                 f,
-                "the first certificate can't be used ({error}); it must be an X.509 v3 certificate \
-                 for a server, and stand first in the chain"
+                "the first certificate cannot be used ({error}); it must be an X.509 v3 \
+                 certificate for a server, and stand first in the chain"
             ),
             Kind::HostNotCovered { host, names } => write!(
                 f,
-                "the certificate is not valid for {host:?} of `hosts`; it names {}; take the host \
-                 out, or have the certificate issued for it",
-                if names.is_empty() { "no host at all".to_owned() } else { names.join(", ") }
+                "the certificate is not valid for {host:?} of `hosts`; its names are {}; \
+                 remove the host, or have the certificate issued for it",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             ),
             Kind::SelfSigned(error) => {
-                write!(f, "no certificate could be made in memory for `hosts` ({error})")
+                write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
             }
             Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
         }

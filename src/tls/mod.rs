@@ -1,4 +1,4 @@
-//! TLS for the edge: certificates, which of them a client is shown, and the rustls settings.
+//! TLS for the edge: certificates, their selection by server name, and the rustls settings.
 //!
 //! ```text
 //!  [[certificates]] --read--> chain + key --check--> Entry { hosts, key }  --+
@@ -7,12 +7,12 @@
 //!  ClientHello --SNI--> exact host, else wildcard, else the first entry or none
 //! ```
 //!
-//! One [`ServerTls`] is built from a configuration and never changes; a reload builds the next one
-//! and keeps the ticket keys, so clients resume across it. Whatever can be wrong with a file is
-//! found here, before a worker hears of it, and said with the file and the way out.
+//! A [`ServerTls`] is built from a configuration and does not change. A reload builds the next one
+//! with the same ticket keys, so that clients can resume across it. All errors of a file are found
+//! here, before a worker uses it, and name the file and the way out.
 //!
-//! QUIC has TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
-//! (RFC 9001 9.2), and nothing behind the gateway can tell.
+//! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
+//! (RFC 9001 9.2), and upstreams could not tell.
 #![forbid(unsafe_code)]
 
 mod certificate;
@@ -34,17 +34,17 @@ use crate::config::{self, HostPattern, UnknownServerName};
 use certificate::Entry;
 pub use certificate::TlsError;
 
-/// The one protocol that the edge speaks over QUIC (RFC 9114 3.1).
+/// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
 pub const ALPN_H3: &[u8] = b"h3";
 
-/// Session tickets sent after a handshake: one is enough to resume once, and each costs a packet's
-/// worth of bytes and a key derivation (rustls sends two).
+/// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
+/// packet and a key derivation (rustls sends two by default).
 const TICKETS_PER_HANDSHAKE: usize = 1;
 
-/// The environment variable that asks for a key log, as browsers know it.
+/// The environment variable that enables a key log, as in browsers.
 const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
 
-/// Certificates, ticket keys and the rustls settings made of them. Cheap to clone.
+/// Certificates, ticket keys and the rustls settings made from them. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerTls {
     shared: Arc<Shared>,
@@ -63,7 +63,8 @@ impl ServerTls {
         Self::build(certificates, tls.unknown_server_name, ticketer)
     }
 
-    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay valid.
+    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay
+    /// valid.
     pub fn reload(
         &self,
         certificates: &[config::Certificate],
@@ -72,28 +73,29 @@ impl ServerTls {
         Self::build(certificates, tls.unknown_server_name, Arc::clone(&self.shared.ticketer))
     }
 
-    /// The settings for QUIC connections.
+    /// Returns the rustls settings for QUIC connections.
     pub fn config(&self) -> Arc<rustls::ServerConfig> {
         Arc::clone(&self.shared.config)
     }
 
-    /// What an operator should mend although the program can run: chains that have expired, are not
-    /// valid yet or expire soon, private keys that everybody may read.
+    /// Returns problems that an operator should fix although the program can run: certificates that
+    /// have expired, are not valid yet or expire soon, and private keys that every user may read.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         self.shared.certificates.entries.iter().flat_map(|entry| entry.warnings(now)).collect()
     }
 
-    /// Whether the certificate that a client who asked for `server_name` was shown is good for
-    /// `host` too (lower case, no port; an IPv6 address in brackets).
+    /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
+    /// (lower case, no port; an IPv6 address in brackets).
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
         let Some(entry) = self.shared.certificates.choose(server_name) else { return false };
         entry.hosts.iter().any(|pattern| pattern.matches(host)) || entry.is_valid_for(host)
     }
 
-    /// Whether a request for `host` came over a connection that was not made for it (RFC 9110 7.4,
-    /// 15.5.20): another connection would do better. None would for the name that the client has
-    /// asked for already, nor for an address, which has no place in a handshake (RFC 6066 3): such
-    /// a client got the first certificate by `unknown_server_name` and went on knowingly.
+    /// Returns true if a request for `host` is misdirected on a connection for `server_name`
+    /// (RFC 9110 7.4, 15.5.20): its certificate is not valid for `host`, and another connection
+    /// might get one that is. Another connection would not help for the server name itself, nor for
+    /// an address, which SNI cannot carry (RFC 6066 3): such a client has accepted the certificate
+    /// that `unknown_server_name` chose.
     pub fn misdirects(&self, server_name: Option<&str>, host: &str) -> bool {
         let asked_for = match server_name {
             Some(name) => name.eq_ignore_ascii_case(host),
@@ -102,8 +104,8 @@ impl ServerTls {
         !asked_for && !self.covers(server_name, host)
     }
 
-    /// The chain that a client who asks for `server_name` is shown, leaf first, DER; empty where it
-    /// is refused.
+    /// Returns the chain for clients that send `server_name`, in DER, leaf first. It is empty if
+    /// they are refused.
     pub fn chain(
         &self,
         server_name: Option<&str>,
@@ -133,7 +135,7 @@ impl ServerTls {
         config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         config.max_early_data_size = 0;
         if std::env::var_os(KEY_LOG_VARIABLE).is_some() {
-            say_that_keys_are_logged();
+            warn_that_keys_are_logged();
             config.key_log = Arc::new(rustls::KeyLogFile::new());
         }
         let config = Arc::new(config);
@@ -149,17 +151,17 @@ impl fmt::Debug for ServerTls {
     }
 }
 
-/// Fills `bytes` from the operating system's random source, for keys and seeds.
+/// Fills `bytes` with random bytes of the operating system, for keys and seeds.
 ///
 /// # Panics
 ///
-/// If the system has no randomness to give: nothing can be kept secret then.
+/// Panics if the system has no random bytes: nothing can be kept secret then.
 pub fn fill_random(bytes: &mut [u8]) {
-    provider().secure_random.fill(bytes).expect("the system's random source answers");
+    provider().secure_random.fill(bytes).expect("the system has random bytes");
 }
 
-/// The cryptography of the edge, named in full: never the process default, which any dependency
-/// could have set.
+/// Returns the cryptography of the edge, listed in full. The process default is not used, because
+/// any dependency could have set it.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
@@ -170,32 +172,32 @@ pub fn provider() -> CryptoProvider {
         kx_groups: vec![
             aws_lc_rs::kx_group::X25519MLKEM768,
             aws_lc_rs::kx_group::X25519,
-            // RFC 8446 9.1: every implementation must have it.
+            // Mandatory (RFC 8446 9.1).
             aws_lc_rs::kx_group::SECP256R1,
         ],
         ..aws_lc_rs::default_provider()
     }
 }
 
-/// Said once in the process's life, however many reloads there are.
-fn say_that_keys_are_logged() {
+/// Logs a warning, once per process.
+fn warn_that_keys_are_logged() {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
         tracing::warn!(
             "{KEY_LOG_VARIABLE} is set: the secrets of EVERY connection are written to that file, \
-             and who reads it can decrypt them all. Unset it unless you are debugging."
+             and anyone who can read it can decrypt them. Unset it unless you are debugging."
         );
     });
 }
 
-/// All certificates and who is shown which.
+/// All certificates, by server name.
 struct Certificates {
     entries: Vec<Entry>,
-    /// Host name -> index of its entry. The names are the operator's; clients only look up.
+    /// Host name -> index of its entry. Clients cannot add names.
     exact: HashMap<String, usize>,
     /// The same for `*.NAME`, by NAME.
     wildcard: HashMap<String, usize>,
-    /// For names that are in neither.
+    /// Policy for names that are in neither.
     unknown: UnknownServerName,
 }
 
@@ -208,7 +210,7 @@ impl Certificates {
         let mut wildcard = HashMap::new();
         for (index, entry) in entries.iter().enumerate() {
             for host in &entry.hosts {
-                // The first certificate that names a host serves it, as with routes.
+                // The first certificate with a host serves it, as with routes.
                 match host {
                     HostPattern::Exact(name) => exact.entry(name.clone()).or_insert(index),
                     HostPattern::Wildcard(parent) => {
@@ -220,8 +222,8 @@ impl Certificates {
         Ok(Self { entries, exact, wildcard, unknown })
     }
 
-    /// Exact name, else wildcard, else what the configuration says of strangers: shown the first,
-    /// they refuse it, and the user gets a page that says why.
+    /// Chooses by exact name, then by wildcard, then by the policy for unknown names. A browser
+    /// that gets the first certificate shows its user a page that explains the mismatch.
     fn choose(&self, server_name: Option<&str>) -> Option<&Entry> {
         let index = server_name.and_then(|name| {
             let name = name.to_ascii_lowercase();
@@ -240,7 +242,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // Where this is `None` rustls says access_denied; it has no way to say unrecognized_name.
+        // For `None` rustls sends access_denied; it cannot send unrecognized_name.
         Some(Arc::clone(&self.choose(client_hello.server_name())?.key))
     }
 }

@@ -58,7 +58,7 @@ fn refusal(files: &Files, hosts: &[HostPattern]) -> String {
 }
 
 #[test]
-fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
+fn exact_names_win_over_wildcards_and_unknown_names_get_the_first_certificate() {
     let tls = ServerTls::load(
         &[
             in_memory(&[exact("first.test")]),
@@ -87,7 +87,7 @@ fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_strangers() {
 }
 
 #[test]
-fn strangers_are_refused_where_the_configuration_says_so() {
+fn unknown_names_are_refused_if_configured() {
     let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
     let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
     let tls = ServerTls::load(&certificates, refuse).unwrap();
@@ -98,7 +98,7 @@ fn strangers_are_refused_where_the_configuration_says_so() {
 }
 
 #[test]
-fn a_request_is_misdirected_where_another_connection_would_do_better() {
+fn a_request_is_misdirected_if_another_connection_might_serve_it() {
     let (cert, key) = pem_pair(&["example.com", "*.example.com", "192.0.2.1", "2001:db8::1"]);
     let files = Files::new(&cert, &key);
     // The leaf names more than the operator has listed.
@@ -148,7 +148,7 @@ fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
 }
 
 #[test]
-fn every_fault_names_its_file_and_the_way_out() {
+fn every_error_names_its_file_and_the_way_out() {
     let (cert, key) = pem_pair(&["example.com"]);
     let (_, other_key) = pem_pair(&["example.com"]);
     let hosts = [exact("example.com")];
@@ -166,7 +166,7 @@ fn every_fault_names_its_file_and_the_way_out() {
         (Files::new(cut, &key), &hosts, "chain.pem", "damaged PEM"),
         (Files::new(&cert, "hello"), &hosts, "key.pem", "no PRIVATE KEY block"),
         (Files::new(&cert, encrypted), &hosts, "key.pem", "passphrase"),
-        (Files::new(&cert, junk_key), &hosts, "key.pem", "can't be used"),
+        (Files::new(&cert, junk_key), &hosts, "key.pem", "cannot be used"),
         (Files::new(&cert, &other_key), &hosts, "key.pem", "does not belong"),
         (Files::new(junk_leaf, &key), &hosts, "chain.pem", "first certificate"),
         (Files::new(&cert, &key), &[wildcard("example.com")], "chain.pem", "\"*.example.com\""),
@@ -178,7 +178,7 @@ fn every_fault_names_its_file_and_the_way_out() {
 }
 
 #[test]
-fn dates_and_modes_are_warnings() {
+fn expiry_and_file_modes_cause_warnings() {
     use std::os::unix::fs::PermissionsExt as _;
     let made = TestCertificate::with(&["example.com"], |params| {
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);

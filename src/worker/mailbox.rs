@@ -1,4 +1,4 @@
-//! How other threads speak to a worker: commands in, answers and access records out.
+//! The mailbox: commands to a worker, and its events and access records for the control thread.
 //!
 //! A command wakes the worker through an eventfd that its ring reads. Nothing here is on the path
 //! of a packet.
@@ -16,7 +16,7 @@ use crate::message::AccessRecord;
 use crate::metrics::WorkerReport;
 use crate::tls::ServerTls;
 
-/// Everything a worker runs by, replaced as a whole.
+/// The configuration of a worker and the TLS objects made from it, replaced as a whole.
 #[derive(Clone)]
 pub struct Snapshot {
     /// The validated configuration.
@@ -25,51 +25,50 @@ pub struct Snapshot {
     pub tls: ServerTls,
 }
 
-/// What control asks of a worker.
+/// A command to a worker.
 pub enum Command {
-    /// Run by this from now on; what has begun ends by what it began with.
+    /// Use this snapshot for new exchanges and connections. Those in progress keep the old one.
     Apply(Arc<Snapshot>),
-    /// Tell clients to go (GOAWAY), finish what has begun, end by the deadline.
+    /// Send GOAWAY, finish exchanges in flight, and end by the deadline.
     Drain {
-        /// When the rest is ended.
+        /// When the remaining connections are closed.
         deadline: Instant,
     },
-    /// End now: close connections and return.
+    /// Close all connections and end.
     Stop,
-    /// Tell the counters.
+    /// Report the metrics.
     Report(oneshot::Sender<Box<WorkerReport>>),
     /// Panic, as a bug would.
     #[cfg(test)]
     Panic,
-    /// From now on one send never completes.
+    /// Act as if one send never completed.
     #[cfg(test)]
     LoseSend,
 }
 
-/// What a worker's thread tells control, in the order in which it happens.
+/// An event of a worker's thread, in order.
 pub enum WorkerEvent {
     /// The worker receives on all of its sockets.
     Accepting {
-        /// Which one.
+        /// Index of the worker.
         worker: u16,
     },
-    /// The worker died; a new one is to begin in its place, perhaps after a pause, and takes
-    /// commands from the same mailbox.
+    /// The worker died and is restarted, possibly after a pause. The mailbox stays the same.
     Restarting {
-        /// Which one.
+        /// Index of the worker.
         worker: u16,
     },
-    /// The worker's thread is about to end, and nobody stands in for it.
+    /// The worker's thread is about to end for good.
     Ended {
-        /// Which one.
+        /// Index of the worker.
         worker: u16,
-        /// How it came to that.
+        /// Reason.
         outcome: WorkerOutcome,
     },
 }
 
 impl WorkerEvent {
-    /// The worker that ended without being told to, if this tells of one.
+    /// Returns the index of the worker that has failed, if this is the event of one.
     pub fn lost_worker(&self) -> Option<u16> {
         match *self {
             Self::Ended { worker, outcome: WorkerOutcome::Failed(_) } => Some(worker),
@@ -87,10 +86,10 @@ pub enum WorkerOutcome {
     Failed(String),
 }
 
-/// Access records of one turn of a worker's loop.
+/// The access records of one turn of a worker's loop.
 pub type AccessBatch = Vec<AccessRecord>;
 
-/// Control's end: sends commands.
+/// The control thread's end.
 #[derive(Clone)]
 pub struct MailboxSender {
     commands: Sender<Command>,
@@ -98,10 +97,10 @@ pub struct MailboxSender {
 }
 
 impl MailboxSender {
-    /// Hands `command` over and wakes the worker. Gives it back when the worker is gone.
+    /// Sends `command` and wakes the worker. Returns the command if the worker has ended.
     pub fn send(&self, command: Command) -> Result<(), Command> {
         self.commands.send(command).map_err(|refused| refused.0)?;
-        // An eventfd write fails only when its counter is full: then the worker is awake anyway.
+        // The write fails only if the eventfd's counter is full, and then the worker is awake.
         let _ = (&*self.wake).write(&1u64.to_ne_bytes());
         Ok(())
     }
@@ -109,15 +108,15 @@ impl MailboxSender {
 
 /// The worker's end.
 pub struct Mailbox {
-    /// Commands, in order.
+    /// Commands, in the order they were sent.
     pub commands: Receiver<Command>,
-    /// The eventfd that tells of commands.
+    /// The eventfd that is written after each command.
     pub wake: Arc<File>,
-    /// Where access records go; full means they are dropped and counted.
+    /// The channel for access records. If it is full, they are dropped and counted.
     pub access: mpsc::Sender<AccessBatch>,
 }
 
-/// Makes both ends around `wake`, an eventfd in non-blocking mode.
+/// Returns both ends of a mailbox. `wake` is an eventfd in non-blocking mode.
 pub fn mailbox(wake: File, access: mpsc::Sender<AccessBatch>) -> (MailboxSender, Mailbox) {
     let (sender, commands) = channel();
     let wake = Arc::new(wake);

@@ -1,4 +1,4 @@
-//! What a worker reports: its counters and gauges, and a warning when sends are no longer segmented.
+//! What a worker reports: its counters and gauges, and a warning when sends are not segmented.
 
 use super::Worker;
 use crate::metrics::{Counters, Gauges, PoolSlots, WorkerReport};
@@ -30,8 +30,8 @@ impl Worker<'_> {
             tracing::warn!(
                 worker = self.setup.index,
                 sockets,
-                "the kernel refuses to segment sends (UDP_SEGMENT), so each datagram is \
-                 sent by itself: the device lacks checksum offload (`ethtool -K DEVICE tx on`), or the \
+                "the kernel refuses to segment sends (UDP_SEGMENT), so each datagram is sent by \
+                 itself: the device lacks checksum offload (`ethtool -K DEVICE tx on`), or the \
                  route goes through IPsec; a restart tries again"
             );
         }

@@ -23,7 +23,7 @@ pub(super) enum Cause {
     Failure,
 }
 
-/// Decides on restarts by the recent deaths of one worker.
+/// Decides whether to restart a worker, given its recent deaths.
 #[derive(Debug, Default)]
 pub(super) struct RestartPolicy {
     restart_count: u64,

@@ -1,4 +1,4 @@
-//! One turn of the loop: completions in, outputs out.
+//! One turn of the loop: handles completions, then carries out outputs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use crate::proxy::{UpstreamCommand, UpstreamKey};
 use crate::quic::{Datagram, Transmit};
 use crate::ring::{Completion, DatagramSend, RingError, SocketIndex, Wait};
 
-/// The transmit side between turns.
+/// State of the transmit side between turns.
 #[derive(Default)]
 pub(super) struct TransmitState {
     /// An empty leased slot for the next batch.
     pub(super) buffer: Option<Vec<u8>>,
-    /// A batch that the full ring gave back: it goes first.
+    /// A batch that did not fit into the ring; it is sent first.
     unsent: Option<(SocketIndex, DatagramSend)>,
-    /// Batches that the ring has.
+    /// Number of batches in the ring.
     in_flight: usize,
 }
 
 impl Worker<'_> {
-    /// Turns until the worker is drained or stopped.
+    /// Runs turns until the worker is drained or stopped.
     pub(super) fn run(&mut self) -> Result<(), RingError> {
         let mut wait = Wait::No;
         loop {
@@ -58,13 +58,14 @@ impl Worker<'_> {
         }
     }
 
-    /// How long the next turn may wait for a completion; `deadline` is the gateway's.
+    /// Returns how long the next turn may wait for a completion. `deadline` is the gateway's.
     pub(super) fn sleep(&self, now: Instant, deadline: Option<Instant>) -> Wait {
         let phase_end = match self.phase {
             Phase::Serving => None,
             Phase::Draining(end) | Phase::Closing(end) => Some(end),
         };
-        // A send's completion brings its slot back; a slot that another thread frees tells nobody.
+        // The completion of a send returns its slot, but a slot freed by another thread does not
+        // wake the loop.
         let lacks_slot = self.transmit.buffer.is_none() && self.transmit.in_flight == 0;
         let retry = lacks_slot.then(|| now + SLOT_RETRY);
         let times = [deadline, phase_end, retry, self.receive_again];
@@ -111,14 +112,14 @@ impl Worker<'_> {
             }
             Completion::ReceiveStopped { socket, reason } => {
                 let socket = socket.index();
-                tracing::error!(socket, %reason, "the socket receives no more, trying again");
+                tracing::error!(socket, %reason, "the socket has stopped receiving, retrying");
                 self.receive_again = Some(now + RECEIVE_REST);
             }
             Completion::Closed { .. } | Completion::Woken => {}
         }
     }
 
-    /// Arms the receives that were given up, after their rest.
+    /// Arms receives that have failed again, after their pause.
     pub(super) fn receive_again(&mut self, now: Instant) {
         if self.receive_again.is_some_and(|at| at <= now) {
             self.receive_again = None;
@@ -135,11 +136,15 @@ impl Worker<'_> {
                     match self.gateway.apply(now, config, &snapshot.tls) {
                         Ok(()) => self.snapshot = snapshot,
                         Err(error) => {
-                            tracing::error!(worker = self.setup.index, %error, "not applied");
+                            tracing::error!(
+                                worker = self.setup.index,
+                                %error,
+                                "the new configuration is not applied"
+                            );
                         }
                     }
                 }
-                // What is closed is not drained any more.
+                // A drain while closing has no effect.
                 Command::Drain { .. } if matches!(self.phase, Phase::Closing(_)) => {}
                 Command::Drain { deadline } => {
                     self.gateway.drain(now, deadline);
@@ -147,7 +152,7 @@ impl Worker<'_> {
                 }
                 Command::Stop => self.begin_close(now),
                 Command::Report(response) => {
-                    // The asker may have given up: then nobody misses the report.
+                    // Fails if control has stopped waiting for the report.
                     let _ = response.send(Box::new(self.report()));
                 }
                 #[cfg(test)]
@@ -222,7 +227,7 @@ impl Worker<'_> {
             destination: transmit.destination,
             source: transmit.source,
             ecn: transmit.ecn,
-            // Segments are no longer than an MTU.
+            // A segment is not longer than an MTU, which fits 16 bits.
             segment_len: transmit.segment_len.map(|len| len as u16),
         };
         self.send_or_keep(socket, send);
@@ -267,20 +272,20 @@ impl Worker<'_> {
         matches!(self.phase, Phase::Draining(end) if now >= end || self.gateway.is_idle())
     }
 
-    /// Whether the last packets have left, or have had their time.
+    /// Returns true if the last packets have left, or if the time for that is over.
     fn is_done(&self, now: Instant) -> bool {
         let Phase::Closing(end) = self.phase else { return false };
-        // A buffer that is left over says that the gateway had nothing more for it.
+        // A buffer is left only if the gateway had no more packets for it.
         let TransmitState { buffer, unsent, in_flight } = &self.transmit;
         now >= end || buffer.is_some() && unsent.is_none() && *in_flight == 0
     }
 }
 
-/// How long closing may take: sends are over in microseconds, unless a device holds them up.
+/// Time for the last packets to leave. Sends complete in microseconds unless a device is stuck.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How soon a slot to send from is asked for again where all are out and no send is to bring one.
+/// Pause before a slot to send from is requested again, if no send in flight will return one.
 const SLOT_RETRY: Duration = Duration::from_millis(5);
 
-/// How long a socket rests whose receive only fails.
+/// Pause before a socket whose receive has failed is armed again.
 const RECEIVE_REST: Duration = Duration::from_secs(1);

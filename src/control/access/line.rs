@@ -1,8 +1,8 @@
 //! One line of the access log.
 //!
-//! Method, host, path and SNI are a stranger's bytes. Whatever they hold, a record is exactly one
-//! line: control characters of both sets (C0, DEL, C1), quotes and the line separators of Unicode
-//! are escaped, bytes that are no UTF-8 are replaced, and long values are cut with a mark.
+//! Method, host, path and SNI are untrusted bytes. Whatever they are, a record is exactly one line:
+//! control characters (C0, DEL, C1), quotes and Unicode line separators are escaped, bytes that are
+//! not UTF-8 are replaced, and long values are cut and marked.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -15,11 +15,11 @@ use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 use crate::config::AccessFormat;
 use crate::message::{AccessRecord, Outcome, ResetReason};
 
-/// Bytes of one value; what is longer is cut. Paths beyond this are attacks or mistakes, and a log
-/// of 64 KiB lines helps nobody to see which.
+/// Longest value in bytes; longer ones are cut. Longer paths are attacks or mistakes, and lines of
+/// 64 KiB do not help to tell which.
 const VALUE_LEN_MAX: usize = 2048;
 
-/// Appends the record's line, newline included. `now` is the same moment on both clocks.
+/// Appends the record's line, with its newline. `now` is the same moment on both clocks.
 pub(super) fn write(
     line: &mut Vec<u8>,
     record: &AccessRecord,
@@ -34,7 +34,7 @@ pub(super) fn write(
     line.push(b'\n');
 }
 
-/// What a line holds; the names are the keys of the JSON object.
+/// The values of a line. The names are the keys of the JSON object.
 #[derive(Serialize)]
 struct Values<'a> {
     #[serde(serialize_with = "rfc3339")]
@@ -93,11 +93,11 @@ impl<'a> Values<'a> {
 
     fn write_json(&self, line: &mut Vec<u8>) {
         let mut serializer = serde_json::Serializer::with_formatter(line, OneLine);
-        self.serialize(&mut serializer).expect("a Vec takes all that is written to it");
+        self.serialize(&mut serializer).expect("writing to a Vec does not fail");
     }
 
-    /// `client - - [time] "request" status bytes "referer" "user agent"`. The last two are not
-    /// recorded.
+    /// `client - - [time] "request" status bytes "referer" "user agent"`. The last two are always
+    /// "-".
     fn write_combined(&self, line: &mut Vec<u8>) {
         let value = |value: &Option<Cow<str>>| escape_combined(value.as_deref().unwrap_or("-"));
         let status = self.status.map_or("-".to_owned(), |status| status.to_string());
@@ -111,7 +111,7 @@ impl<'a> Values<'a> {
             self.protocol,
             self.bytes_out,
         );
-        written.expect("a Vec takes all that is written to it");
+        written.expect("writing to a Vec does not fail");
     }
 }
 
@@ -128,12 +128,13 @@ fn reason_text(reason: ResetReason) -> &'static str {
     }
 }
 
-/// The value as text, cut at [`VALUE_LEN_MAX`] with a mark that tells how much is missing.
+/// Returns the value as text, cut at [`VALUE_LEN_MAX`] with a mark that has the number of bytes
+/// missing.
 fn cut(value: &[u8]) -> Cow<'_, str> {
     if value.len() <= VALUE_LEN_MAX {
         return String::from_utf8_lossy(value);
     }
-    // Never in the middle of a character: its bytes begin with 0b10.
+    // Not inside a character: continuation bytes begin with 0b10.
     let begins = |at: &usize| value[*at] & 0b1100_0000 != 0b1000_0000;
     let end = (VALUE_LEN_MAX - 3..=VALUE_LEN_MAX).rev().find(begins).unwrap_or(VALUE_LEN_MAX);
     let kept = String::from_utf8_lossy(&value[..end]);
@@ -154,7 +155,7 @@ fn common_log_time(time: SystemTime) -> String {
     format!("{}/{}/{}:{} +0000", &text[8..10], MONTHS[month - 1], &text[..4], &text[11..19])
 }
 
-/// As httpd does: `\xHH` for everything that is not plain and visible.
+/// Escapes as httpd does: `\xHH` for every byte that is not printable ASCII.
 fn escape_combined(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for byte in value.bytes() {
@@ -170,8 +171,8 @@ fn escape_combined(value: &str) -> String {
     escaped
 }
 
-/// JSON on one line that a terminal shows as it is: what serde_json passes through and a reader
-/// could take for more than text is written as `\uHHHH`.
+/// A JSON formatter that is safe on a terminal: writes control characters and line separators,
+/// which serde_json passes through, as `\uHHHH`.
 struct OneLine;
 
 impl Formatter for OneLine {
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_null() {
+    fn unknown_values_are_null() {
         let now = clocks();
         let mut record = record(now.0);
         record.server_name = None;
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn combined_is_what_httpd_writes() {
+    fn combined_is_the_format_of_httpd() {
         let now = clocks();
         assert_eq!(
             line(&record(now.0), AccessFormat::Combined, now),
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_values_stay_one_line_and_come_back_whole() {
+    fn hostile_values_stay_on_one_line_and_are_read_back_unchanged() {
         let now = clocks();
         let hostile =
             "/\n\r\t\0\x1b[31m\x07\"\\\x7f\u{85}\u{9b}31m\u{2028}\u{2029}'\u{e9}</script>";
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_survived() {
+    fn every_byte_can_be_logged() {
         let now = clocks();
         let mut record = record(now.0);
         let all: Vec<u8> = (0..=255).collect();

@@ -1,8 +1,8 @@
-//! The access log: batches of records come in, lines go out.
+//! The access log: turns batches of records into lines.
 //!
-//! Lines gather in one buffer that goes to the sink when it is large or old enough. The sink writes
-//! one buffer at a time; what gathers meanwhile is bounded, and what does not fit is dropped and
-//! counted. So a pipe that nobody reads costs a fixed amount of memory and nothing else.
+//! Lines are gathered in a buffer that goes to the sink when it is large or old enough. The sink
+//! writes one buffer at a time. The lines gathered meanwhile are bounded, and further ones are
+//! dropped and counted, so a blocked pipe costs a fixed amount of memory and nothing else.
 
 mod line;
 mod sink;
@@ -17,11 +17,11 @@ use crate::worker::mailbox::AccessBatch;
 
 pub(super) use sink::{LogCounts, Sink, open};
 
-/// A buffer this long goes to the sink at once.
+/// A buffer of this length goes to the sink at once.
 const FLUSH_LEN: usize = 64 * 1024;
-/// A line waits at most so long for others.
+/// Longest time that a line waits for others.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
-/// Bytes that gather while the sink is busy; then lines are dropped.
+/// Bytes that may be gathered while the sink is busy. Further lines are dropped.
 const GATHERED_LEN_MAX: usize = 1024 * 1024;
 
 /// Lines on their way to the sink.
@@ -31,7 +31,7 @@ struct Chunk {
     line_count: u64,
 }
 
-/// Runs until every worker has dropped its end. Without a sink, records are thrown away.
+/// Runs until every worker has dropped its end. Without a sink, records are discarded.
 pub(super) async fn run(
     mut batches: mpsc::Receiver<AccessBatch>,
     sink: Option<Sink>,
@@ -67,7 +67,7 @@ pub(super) async fn run(
     sink.finish(gathered).await;
 }
 
-/// Formats a batch onto the end of the chunk, as far as there is room.
+/// Appends the lines of a batch to the chunk, as far as there is room.
 fn gather(
     chunk: &mut Chunk,
     batch: AccessBatch,

@@ -1,5 +1,5 @@
-//! Where lines end: a file by io_uring, or standard output by a thread of its own, since a write
-//! to a pipe that nobody reads blocks.
+//! The access log's output: a file, written through io_uring, or standard output, written by a
+//! thread of its own because a write to a full pipe blocks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ use crate::config::{AccessFormat, AccessLog, AccessTarget};
 use super::super::ControlError;
 use super::Chunk;
 
-/// What became of lines.
+/// Counts of lines by outcome.
 #[derive(Debug, Default)]
 pub(in crate::control) struct LogCounts {
     written: AtomicU64,
@@ -24,8 +24,8 @@ pub(in crate::control) struct LogCounts {
 }
 
 impl LogCounts {
-    /// Lines written, and lines dropped.
-    pub fn told(&self) -> (u64, u64) {
+    /// Returns the numbers of lines written and dropped.
+    pub(in crate::control) fn get(&self) -> (u64, u64) {
         (self.written.load(Relaxed), self.dropped.load(Relaxed))
     }
 
@@ -43,14 +43,14 @@ impl LogCounts {
 /// An open log.
 pub(in crate::control) struct Sink {
     format: AccessFormat,
-    /// One chunk waits at most, while another is being written.
+    /// At most one chunk waits while another is written.
     chunks: mpsc::Sender<Chunk>,
     counts: Arc<LogCounts>,
-    /// Closed by the writer's end.
+    /// Closes when the writer has ended.
     ended: oneshot::Receiver<()>,
 }
 
-/// Opens the log and starts its writer. Must run inside the runtime.
+/// Opens the log and starts its writer. Must be called inside the runtime.
 pub(in crate::control) fn open(log: &AccessLog) -> Result<Sink, ControlError> {
     match &log.target {
         AccessTarget::Stdout => {
@@ -64,18 +64,18 @@ pub(in crate::control) fn open(log: &AccessLog) -> Result<Sink, ControlError> {
     }
 }
 
-/// Opens for appending.
+/// Opens a file for appending.
 fn open_file(path: &Path) -> io::Result<File> {
-    // Opening a FIFO waits for its reader.
+    // Opening a FIFO blocks until it has a reader.
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
         let message = "it is a FIFO; set log.access.path to \"stdout\" and redirect that";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    // Addresses of clients are nobody else's business.
+    // The addresses of clients are not for every user of this host.
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
-/// The writer's ends of a [`Sink`].
+/// The writer's side of a [`Sink`].
 struct WriterEnd {
     chunks: mpsc::Receiver<Chunk>,
     counts: Arc<LogCounts>,
@@ -91,7 +91,7 @@ impl Sink {
         (Sink { format, chunks, counts, ended }, writer)
     }
 
-    /// Writes by a thread that may block.
+    /// Returns a sink that writes on a thread of its own, which may block.
     pub(super) fn with_thread(
         format: AccessFormat,
         out: impl io::Write + Send + 'static,
@@ -102,7 +102,7 @@ impl Sink {
         Ok(sink)
     }
 
-    /// Writes by this thread's io_uring.
+    /// Returns a sink that writes through this thread's io_uring.
     fn with_ring(format: AccessFormat, file: tokio_uring::fs::File) -> Sink {
         let (sink, writer) = Sink::new(format);
         tokio_uring::spawn(write_ring(file, writer));
@@ -121,17 +121,17 @@ impl Sink {
         &self.counts
     }
 
-    /// Hands the chunk over and leaves an empty one; leaves it as it is when the writer is busy.
+    /// Hands the chunk to the writer and leaves an empty one, or keeps it if the writer is busy.
     pub(super) fn offer(&mut self, chunk: &mut Chunk) {
         match self.chunks.try_send(std::mem::take(chunk)) {
             Ok(()) => {}
             Err(TrySendError::Full(back)) => *chunk = back,
-            // The writer never ends before its sender does, unless it panicked.
+            // The writer ends before its sender only if it panicked.
             Err(TrySendError::Closed(lost)) => self.counts.drop_lines(lost.line_count),
         }
     }
 
-    /// Hands over the last chunk and waits until all is written.
+    /// Hands over the last chunk and waits until everything is written.
     pub(super) async fn finish(self, chunk: Chunk) {
         if let Err(lost) = self.chunks.send(chunk).await {
             self.counts.drop_lines(lost.0.line_count);
@@ -142,39 +142,41 @@ impl Sink {
 }
 
 async fn write_ring(file: tokio_uring::fs::File, mut writer: WriterEnd) {
-    let mut complaint = Complaint::default();
+    let mut failure = WriteFailure::default();
     while let Some(chunk) = writer.chunks.recv().await {
-        // The file is open for appending: the kernel writes at its end, whatever the offset says.
+        // The file is open for appending, so the kernel ignores the offset.
         let (outcome, _) = file.write_all_at(chunk.bytes, 0).await;
         writer.counts.count(chunk.line_count, &outcome);
-        complaint.note(&outcome);
+        failure.note(&outcome);
     }
 }
 
 fn write_blocking(mut out: impl io::Write, mut writer: WriterEnd) {
-    let mut complaint = Complaint::default();
+    let mut failure = WriteFailure::default();
     while let Some(chunk) = writer.chunks.blocking_recv() {
         let outcome = out.write_all(&chunk.bytes).and_then(|()| out.flush());
         writer.counts.count(chunk.line_count, &outcome);
-        complaint.note(&outcome);
+        failure.note(&outcome);
     }
 }
 
-/// Says once that the log fails, and once that it works again.
+/// Logs once that writing fails, and once that it works again.
 #[derive(Default)]
-struct Complaint {
-    made: bool,
+struct WriteFailure {
+    is_logged: bool,
 }
 
-impl Complaint {
+impl WriteFailure {
     fn note(&mut self, outcome: &io::Result<()>) {
         match outcome {
-            Err(error) if !self.made => {
-                tracing::error!("the access log cannot be written, its lines are dropped: {error}");
+            Err(error) if !self.is_logged => {
+                tracing::error!(
+                    "the access log cannot be written and its lines are dropped: {error}"
+                );
             }
-            Ok(()) if self.made => tracing::info!("the access log can be written again"),
+            Ok(()) if self.is_logged => tracing::info!("the access log can be written again"),
             _ => {}
         }
-        self.made = outcome.is_err();
+        self.is_logged = outcome.is_err();
     }
 }

@@ -1,4 +1,4 @@
-//! The log as a whole: lines come whole or not at all, and all of them are accounted for.
+//! The log as a whole: each line is written in full or dropped, and all of them are counted.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::config::{AccessLog, AccessTarget};
 use crate::message::{AccessRecord, Understood};
 use crate::testing::clocks;
 
-/// A record whose path tells its number.
+/// A record whose path is its number.
 fn record(number: usize) -> AccessRecord {
     AccessRecord {
         request: Understood {
@@ -25,7 +25,7 @@ fn record(number: usize) -> AccessRecord {
     }
 }
 
-/// The numbers in the text's paths; every line must be one whole JSON object.
+/// The numbers in the text's paths. Every line must be a complete JSON object.
 fn numbers(text: &[u8]) -> Vec<usize> {
     assert!(text.is_empty() || text.ends_with(b"\n"), "the last line is whole");
     let lines = std::str::from_utf8(text).unwrap().lines();
@@ -48,7 +48,7 @@ fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
         }
         drop(sender);
         task.await.unwrap();
-        counts.told()
+        counts.get()
     })
 }
 
@@ -97,7 +97,7 @@ fn a_full_disk_is_counted() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_refused_at_start() {
+fn a_log_that_cannot_be_opened_is_refused_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
     let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
@@ -112,7 +112,7 @@ fn what_cannot_be_opened_is_refused_at_start() {
     }
 }
 
-/// A pipe that takes nothing until it is opened.
+/// A pipe that takes nothing until it is unblocked.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
@@ -141,7 +141,7 @@ impl Write for Gate {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_costs_lines_only() {
+fn a_blocked_pipe_loses_lines_and_nothing_else() {
     const BATCHES: usize = 400;
     const LINES: usize = 50;
     let gate = Gate::default();
@@ -158,12 +158,12 @@ fn a_pipe_that_nobody_reads_costs_lines_only() {
             tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap().unwrap();
         }
         assert!(state.lock().unwrap().waits, "the writer is stuck by now");
-        assert_eq!(counts.told().0, 0);
+        assert_eq!(counts.get().0, 0);
         state.lock().unwrap().open = true;
         changed.notify_all();
         drop(sender);
         task.await.unwrap();
-        counts.told()
+        counts.get()
     });
     assert_eq!(written + dropped, (BATCHES * LINES) as u64, "every line is accounted for");
     assert!(written > 0 && dropped > 0, "{written} written, {dropped} dropped");
@@ -175,7 +175,7 @@ fn a_pipe_that_nobody_reads_costs_lines_only() {
 }
 
 #[test]
-fn without_a_sink_records_are_thrown_away() {
+fn without_a_sink_records_are_discarded() {
     tokio_uring::start(async {
         let (sender, receiver) = mpsc::channel(1);
         let task = tokio_uring::spawn(run(receiver, None, clocks));

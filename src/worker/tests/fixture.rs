@@ -28,7 +28,7 @@ use crate::tls::{ServerTls, fill_random};
 /// Pieces of at least this length are bulk: framing and heads are shorter.
 pub(super) const BULK_LEN: usize = 1024;
 
-/// Where the bulk lies that one worker writes to upstreams, in bytes.
+/// Bulk bytes that a worker has written to upstreams, by where they lie.
 #[derive(Debug, Default)]
 pub struct Witness {
     pub(super) in_region: AtomicU64,
@@ -36,7 +36,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Told of every write to an upstream.
+    /// Takes a write to an upstream into account.
     pub(in crate::worker) fn see(&self, pieces: &[Bytes]) {
         for piece in pieces.iter().filter(|piece| piece.len() >= BULK_LEN) {
             let is_in_region = Pool::contains(piece.as_ptr());
@@ -46,7 +46,7 @@ impl Witness {
     }
 }
 
-/// A worker's thread and the means to speak to it.
+/// A running worker, its mailbox and events.
 pub(super) struct Running {
     pub(super) address: SocketAddr,
     pub(super) mailbox: MailboxSender,
@@ -54,7 +54,7 @@ pub(super) struct Running {
     pub(super) thread: JoinHandle<WorkerOutcome>,
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
-    /// Kept open as main keeps them.
+    /// Keeps the sockets open, as main does.
     pub(super) _group: Arc<SocketGroup>,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn region(slot_count: usize) -> RegionHandle {
     Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap().0
 }
 
-/// What the workers of a process share.
+/// Everything that the workers of a process share.
 pub(super) struct Process {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) keys: ProcessKeys,
@@ -86,7 +86,7 @@ impl Process {
     }
 }
 
-/// What a worker is started with, and what stays outside of it.
+/// Returns the setup of a worker, and the other ends of its channels.
 pub(super) fn setup_in(
     region: RegionHandle,
     process: &Process,
@@ -96,7 +96,7 @@ pub(super) fn setup_in(
     let (access, mut batches) = mpsc::channel(64);
     let (events, receiver) = mpsc::unbounded_channel();
     let (sender, mailbox) = mailbox(eventfd::eventfd().unwrap(), access);
-    // A log that is slow: it keeps all records, and none of them may keep a slot.
+    // A slow log: it keeps all records, none of which may pin a slot.
     thread::spawn(move || {
         let mut kept = Vec::new();
         while let Some(batch) = batches.blocking_recv() {
@@ -142,7 +142,7 @@ impl Running {
         *receiver.await.expect("a live worker reports")
     }
 
-    /// The report once `settled` holds, within ten seconds.
+    /// Returns the first report for which `settled` holds, within ten seconds.
     pub(super) async fn report_when(
         &self,
         settled: impl Fn(&WorkerReport) -> bool,
@@ -182,7 +182,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Status and body length.
+    /// Sends a request and returns the response's status and body length.
     pub(super) async fn fetch(&mut self, path: &str, body_len: usize) -> (u16, u64) {
         let request = http::Request::builder()
             .method(if body_len > 0 { "POST" } else { "GET" })
@@ -202,7 +202,7 @@ impl Client {
         (status, Self::rest(&mut stream).await)
     }
 
-    /// Sends a GET and takes no more than the response's head.
+    /// Sends a GET and reads only the head of the response.
     pub(super) async fn begin(&mut self, path: &str) -> RequestStream {
         let uri = format!("https://localhost{path}");
         let request = http::Request::get(uri).body(()).unwrap();
@@ -212,7 +212,7 @@ impl Client {
         stream
     }
 
-    /// Length of the body that is still to come.
+    /// Reads the rest of the body and returns its length.
     pub(super) async fn rest(stream: &mut RequestStream) -> u64 {
         let mut received = 0;
         while let Some(data) = stream.recv_data().await.unwrap() {

@@ -25,8 +25,8 @@ pub use fixture::Witness;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
     const LEN: usize = 48 << 20;
-    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may have
-    // on its way is within a flow's quota of this pool.
+    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may
+    // have on its way is within a flow's quota of this pool.
     let mut config = minimal(origin(Duration::ZERO));
     config.listeners[0].quic.stream_receive_window = 256 * 1024;
     let running = start_in(region(1800), config);
@@ -85,7 +85,7 @@ async fn a_small_pool_serves_many_and_gets_all_slots_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_serves_without_the_kernels_offloads_and_tells() {
+async fn a_worker_serves_without_the_kernels_offloads_and_reports_it() {
     const LEN: u64 = 5_000_000;
     let process = Process::new(minimal(origin(Duration::ZERO)), 1);
     offload::hinder(&process.group.sockets[0]);
@@ -97,7 +97,7 @@ async fn a_worker_serves_without_the_kernels_offloads_and_tells() {
     let offload = &report.gauges.socket_offload;
     assert_eq!((offload.gro_on, offload.gro_off), (0, 1));
     assert_eq!((offload.gso_on, offload.gso_off), (0, 1));
-    // Of the first turn's batches each is refused.
+    // Each batch of the first turn is refused.
     let fallbacks = report.counters.ring.gso_fallbacks;
     assert!((1..=32).contains(&fallbacks), "{fallbacks}");
     assert_eq!(report.counters.ring.sends_lost, SendsLost::default());
@@ -106,7 +106,7 @@ async fn a_worker_serves_without_the_kernels_offloads_and_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_ends_connections_and_a_new_worker_serves() {
+async fn a_panic_ends_connections_and_the_worker_restarts() {
     let mut running = start(origin(Duration::from_millis(2)), 256);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
     let mut client = running.client().await;
@@ -129,7 +129,7 @@ async fn a_panic_ends_connections_and_a_new_worker_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn panics_in_full_flight_cost_no_slot() {
+async fn panics_under_load_leak_no_slot() {
     let mut running = start(origin(Duration::ZERO), 256);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     for restarts in 1..=5 {
@@ -159,7 +159,7 @@ async fn panics_in_full_flight_cost_no_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_finishes_what_has_begun() {
+async fn a_drain_finishes_exchanges_in_flight() {
     let running = start(origin(Duration::from_millis(1)), 256);
     let mut client = running.client().await;
     let download = tokio::spawn(async move { client.fetch("/bytes/20000000", 0).await });
@@ -171,7 +171,7 @@ async fn a_drain_finishes_what_has_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_them() {
+async fn a_closing_worker_sleeps_until_its_sends_complete_or_time_out() {
     let running = start(origin(Duration::ZERO), 64);
     let mut client = running.client().await;
     assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
@@ -179,16 +179,16 @@ async fn a_worker_that_closes_sleeps_until_its_sends_are_over_and_ends_without_t
     running.tell(Command::Stop);
     let before = running.report().await.counters.worker.loop_turns;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // A drain that comes too late changes nothing.
+    // A drain while closing has no effect.
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
     let turns = running.report().await.counters.worker.loop_turns - before;
-    assert!(turns < 50, "{turns} turns while nothing was to be done");
+    assert!(turns < 50, "{turns} turns without work");
     let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
     assert!(matches!(end, WorkerOutcome::Finished), "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_of_commands_is_answered_whole() {
+async fn every_command_of_a_burst_is_carried_out() {
     let running = start(origin(Duration::ZERO), 64);
     let mut responses = Vec::new();
     for _ in 0..1000 {
@@ -201,7 +201,7 @@ async fn a_burst_of_commands_is_answered_whole() {
     }
     let before = running.report().await.counters.worker;
     assert!(before.commands > 1000);
-    // All wake-ups were taken in: no turn follows that nothing asks for.
+    // All wake-ups have been consumed: no further turns follow.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let turns = running.report().await.counters.worker.loop_turns - before.loop_turns;
     assert!(turns < 20, "{turns} turns of an idle worker");
@@ -209,7 +209,7 @@ async fn a_burst_of_commands_is_answered_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_worker_runs_by_what_the_last_one_ran_by() {
+async fn a_restarted_worker_keeps_the_last_snapshot() {
     let mut running = start(origin(Duration::ZERO), 64);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     let nobody = "127.0.0.1:1".parse().unwrap();
@@ -223,16 +223,16 @@ async fn a_new_worker_runs_by_what_the_last_one_ran_by() {
 }
 
 #[test]
-fn a_panic_outside_of_the_loop_ends_the_worker_by_a_word() {
+fn a_panic_during_the_start_is_a_failure() {
     let region = region(64);
-    // A bug in setting up: the region has an owner already.
+    // Simulates a bug: the region already has an owner.
     let _owner = Pool::attach(region.clone());
     let running = start_in(region, minimal(origin(Duration::ZERO)));
     let end = running.thread.join().expect("the thread itself does not panic");
     assert!(matches!(end, WorkerOutcome::Failed(_)), "{end:?}");
 }
 
-/// Panics until the next begin has to wait for almost half a second.
+/// Panics until the next restart has to wait for almost half a second.
 async fn panic_until_it_pauses(running: &mut Running) {
     for _ in 0..4 {
         assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
@@ -242,11 +242,11 @@ async fn panic_until_it_pauses(running: &mut Running) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_cannot_begin_again_is_tried_until_it_can() {
+async fn a_worker_that_cannot_restart_is_retried_until_it_can() {
     let memory = region(64);
     let mut running = start_in(memory.clone(), minimal(origin(Duration::ZERO)));
     panic_until_it_pauses(&mut running).await;
-    // Somebody else has the region for a while.
+    // Another thread owns the region for a while.
     let (taken, release) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
     let owner = std::thread::spawn(move || {
         let _owner = Pool::attach(memory);
@@ -270,16 +270,20 @@ async fn a_worker_that_cannot_begin_again_is_tried_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_pauses_obeys() {
+async fn a_worker_waiting_to_restart_obeys_commands() {
     let mut running = start(origin(Duration::ZERO), 64);
     panic_until_it_pauses(&mut running).await;
     let (sender, receiver) = oneshot::channel();
     running.tell(Command::Report(sender));
     let config = Arc::new(minimal("127.0.0.1:1".parse().unwrap()));
     running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
-    assert!(receiver.await.is_err(), "nobody is there to report");
+    assert!(receiver.await.is_err(), "no worker is running that could report");
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
-    assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502, "what was applied");
+    assert_eq!(
+        running.client().await.fetch("/bytes/1000", 0).await.0,
+        502,
+        "the applied snapshot is used"
+    );
     running.tell(Command::Panic);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
@@ -288,7 +292,7 @@ async fn a_worker_that_pauses_obeys() {
 }
 
 #[test]
-fn a_worker_sleeps_no_longer_than_what_it_lacks_allows() {
+fn a_worker_sleeps_until_its_next_deadline_or_retry() {
     let (setup, _mailbox, _events) =
         setup_in(region(64), &Process::new(minimal(origin(Duration::ZERO)), 1), 0);
     let mut worker = Worker::new(&setup, 0).unwrap();
@@ -296,21 +300,21 @@ fn a_worker_sleeps_no_longer_than_what_it_lacks_allows() {
     let deadline = worker.carry_out(now);
     assert_eq!(worker.sleep(now, deadline), Wait::Forever);
 
-    // A socket whose receive was given up is not tried again at once.
+    // A socket whose receive has failed is armed again after a pause.
     let (socket, reason) = (worker.sockets[0], std::io::ErrorKind::Other);
     worker.handle_completion(now, Completion::ReceiveStopped { socket, reason });
-    let Wait::Until(again) = worker.sleep(now, None) else { panic!("it is tried again") };
+    let Wait::Until(again) = worker.sleep(now, None) else { panic!("it is retried") };
     assert!(again >= now + Duration::from_millis(100), "{:?}", again - now);
     worker.receive_again(now);
     assert_eq!(worker.sleep(now, None), Wait::Until(again));
     worker.receive_again(again);
     assert_eq!(worker.sleep(again, None), Wait::Forever);
 
-    // No slot to send from, and no send that brings one.
+    // There is no slot to send from, and no send in flight that will return one.
     drop(worker.transmit.buffer.take());
     let held: Vec<_> = std::iter::from_fn(|| worker.pool.lease()).collect();
     worker.carry_out(now);
-    let Wait::Until(again) = worker.sleep(now, None) else { panic!("a slot is asked for") };
+    let Wait::Until(again) = worker.sleep(now, None) else { panic!("a slot is requested again") };
     assert!(again <= now + Duration::from_millis(10), "{:?}", again - now);
     drop(held);
     worker.carry_out(now);
@@ -319,7 +323,7 @@ fn a_worker_sleeps_no_longer_than_what_it_lacks_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_does_not_read_leaves_slots_to_the_others() {
+async fn clients_that_do_not_read_leave_slots_to_the_others() {
     const STALLED_LEN: u64 = 4_000_000;
     let running = start(origin(Duration::ZERO), 64);
     let mut stalled = Vec::new();
@@ -328,7 +332,7 @@ async fn whoever_does_not_read_leaves_slots_to_the_others() {
         let stream = client.begin(&format!("/bytes/{STALLED_LEN}")).await;
         stalled.push((client, stream));
     }
-    // What they do not take is as much as may wait for them, in slots until these are few.
+    // Their responses fill what may wait for clients, in slots until the pool is low.
     running.report_when(|report| report.counters.pool.low_water_events > 0).await;
     let mut client = running.client().await;
     for _ in 0..3 {
@@ -346,11 +350,11 @@ async fn whoever_does_not_read_leaves_slots_to_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_leaves_the_other_workers_connections_alone() {
+async fn a_panic_does_not_affect_other_workers_connections() {
     let process = Process::new(minimal(origin(Duration::ZERO)), 2);
     let mut doomed = start_worker(region(64), &process, 0);
     let other = start_worker(region(64), &process, 1);
-    // The kernel's hash spreads clients; go on until each worker has some.
+    // The kernel's hash spreads clients: connect until each worker has some.
     let mut clients = Vec::new();
     let open = async |worker: &Running| worker.report().await.gauges.connections_open as usize;
     while open(&doomed).await < 3 || open(&other).await < 3 {
@@ -364,15 +368,15 @@ async fn a_panic_leaves_the_other_workers_connections_alone() {
     doomed.tell(Command::Panic);
     assert!(matches!(doomed.events.recv().await, Some(WorkerEvent::Restarting { worker: 0 })));
     assert!(matches!(doomed.events.recv().await, Some(WorkerEvent::Accepting { worker: 0 })));
-    // A client of the dead worker fails (its task panics); of the other none may.
+    // Clients of the dead worker fail (their tasks panic), those of the other one do not.
     let fetches = clients
         .into_iter()
         .map(|mut client| tokio::spawn(async move { client.fetch("/bytes/100000", 0).await }));
-    let mut well_count = 0;
+    let mut served_count = 0;
     for fetch in fetches.collect::<Vec<_>>() {
-        well_count += usize::from(matches!(fetch.await, Ok((200, 100_000))));
+        served_count += usize::from(matches!(fetch.await, Ok((200, 100_000))));
     }
-    assert_eq!(well_count, untouched_count);
+    assert_eq!(served_count, untouched_count);
     assert_eq!(other.report().await.counters.worker.restarts, 0);
     assert_eq!(other.report().await.counters.quic.datagrams_foreign_id, 0);
     let mut client = doomed.client().await;
