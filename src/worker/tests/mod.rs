@@ -25,8 +25,8 @@ pub use fixture::Witness;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
     const LEN: usize = 48 << 20;
-    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may have
-    // on its way is within a flow's quota of this pool.
+    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may
+    // have on its way is within a flow's quota of this pool.
     let mut config = minimal(origin(Duration::ZERO));
     config.listeners[0].quic.stream_receive_window = 256 * 1024;
     let running = start_in(region(1800), config);
