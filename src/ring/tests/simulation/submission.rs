@@ -1,5 +1,6 @@
 //! Memory of ours that the kernel reads, by the layouts of linux/io_uring.h and of its sockets:
-//! submissions, message headers, the entries of buffer rings. And the bytes that everybody can compute.
+//! submissions, message headers, the entries of buffer rings. And the bytes that everybody can
+//! compute.
 
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::OnceLock;
