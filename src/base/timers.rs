@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_earliest_fires_first_and_only_when_due() {
-        let epoch = Instant::now();
+        let epoch = crate::testing::epoch();
         let after = |seconds| epoch + Duration::from_secs(seconds);
         let mut timers = Timers::new();
         let mut owners: Vec<Timer> = (0..3).map(|_| Timer::default()).collect();

@@ -1,4 +1,4 @@
-//! What passes, and what every refusal says.
+//! Files that pass, and the text of every refusal.
 
 use std::path::PathBuf;
 use std::time::Duration;

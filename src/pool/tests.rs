@@ -22,7 +22,7 @@ fn received(pool: &Pool, bytes: &[u8]) -> BytesMut {
     }
 }
 
-/// What is in the slot at `address` after it was freed.
+/// Returns the bytes of the slot at `address` after it was freed.
 fn freed_bytes(address: *const u8) -> Vec<u8> {
     let (region, index) = region::locate(address.addr()).unwrap();
     // SAFETY: the slot is free, so only the pool of this test may touch it, and it stays mapped.

@@ -20,7 +20,7 @@ struct Piece {
     form: Form,
     /// Which lease it is of.
     lease: u32,
-    /// What it has to hold.
+    /// The bytes that it has to hold.
     expected: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! What an address that is not proven gets is at most three times what came from it.
+//! An unvalidated address is sent at most three times what came from it (RFC 9000 8.1).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -92,8 +92,8 @@ fn a_large_chain_still_arrives() {
     assert!(pair.now - before < Duration::from_millis(200), "{:?}", pair.now - before);
 }
 
-/// Who repeats a client's packet from another address makes the connection move there (RFC 9000
-/// 9.3.2). That address gets one datagram, the challenge; then three times at most.
+/// An attacker that repeats a client's packet from another address makes the connection move there
+/// (RFC 9000 9.3.2). That address gets one datagram, the challenge; then three times at most.
 #[test]
 fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
     let mut pair = Pair::new(quic());
@@ -161,8 +161,8 @@ fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
     }));
 }
 
-/// A NAT gives the client another port, and the client's response to the PATH_CHALLENGE is lost. (What
-/// this client sends again is no probing packet, as it is with others: see `paths`.)
+/// A NAT gives the client another port, and the client's response to the PATH_CHALLENGE is lost.
+/// (What this client sends again is no probing packet, as it is with others: see `paths`.)
 #[test]
 fn a_client_comes_back_whose_response_to_the_challenge_is_lost() {
     for move_again in [false, true] {

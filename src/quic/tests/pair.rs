@@ -101,9 +101,9 @@ pub(super) struct Pair {
     pub(super) delay: Duration,
     /// Up to this much later: datagrams overtake each other.
     pub(super) jitter: Duration,
-    /// What the client sends no longer leaves.
+    /// Whether the network drops all that the client sends.
     pub(super) client_is_mute: bool,
-    /// What the client sent, as it left.
+    /// Datagrams of the client, as they left.
     pub(super) record: Option<Vec<Vec<u8>>>,
     pub(super) bytes_to_server: u64,
     /// By destination.

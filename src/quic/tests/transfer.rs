@@ -172,7 +172,7 @@ fn a_download_survives_rebinding() {
     assert_eq!(pair.engine.client_address(key), Some(pair.client_address));
 }
 
-/// Who only writes an address on its packets is not at home there, whatever it sends (RFC 9000 9.3).
+/// A spoofed source address never becomes the client's, whatever the attacker sends (RFC 9000 9.3).
 #[test]
 fn a_client_is_where_it_has_answered_a_challenge() {
     let mut pair = Pair::new(quic());
@@ -309,8 +309,8 @@ fn a_blocked_writer_is_told_when_there_is_room() {
     assert!(pair.engine.write(key, stream, &mut pieces).unwrap().bytes > 0);
 }
 
-/// A 1500-byte link has 1,472 bytes for a datagram over IPv4 and 1,452 over IPv6; where a tunnel takes
-/// some of it, the rest is used but for a few bytes.
+/// A 1500-byte link has 1,472 bytes for a datagram over IPv4 and 1,452 over IPv6; where a tunnel
+/// takes some of it, the rest is used but for a few bytes.
 #[test]
 fn datagrams_grow_to_what_the_path_carries() {
     let ipv4 = IpAddr::from([192, 0, 2, 1]);

@@ -1,4 +1,4 @@
-//! What of slots, submissions and waits is left over: by the kernel, by a panic.
+//! Slots, submissions and waits that are left over, by the kernel or by a panic.
 
 use std::rc::Rc;
 use std::sync::Arc;

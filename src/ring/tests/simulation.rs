@@ -155,7 +155,7 @@ impl Simulation {
         self.caller.hear(completion, &mut self.machine, &mut self.kernel.wire);
     }
 
-    /// What holds at every moment.
+    /// Checks the invariants that hold at every moment.
     fn check(&mut self) {
         self.submit();
         let counts = self.pool.counts();

@@ -97,8 +97,8 @@ fn with_more_to_receive() -> (Bench, StreamKey) {
     (bench, key)
 }
 
-/// The kernel says that it has more than one slot holds: the next receive fills several, and each is
-/// told of, the last as the last. Slots that stay empty go back.
+/// The kernel says that it has more than one slot holds: the next receive fills several, and each
+/// is told of, the last as the last. Slots that stay empty go back.
 #[test]
 fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
     for (len, pieces) in [(1, 1), (SLOT_LEN, 1), (2 * SLOT_LEN + 1, 3), (4 * SLOT_LEN, 4)] {
@@ -199,8 +199,8 @@ fn several_slots_come_back_when_nothing_fills_them() {
     }
 }
 
-/// What a receive into several slots has brought, or an empty write, may not have been taken when
-/// its stream is closed.
+/// A stream may be closed before the completions of a receive into several slots, or of an empty
+/// write, have been taken.
 #[test]
 fn what_nobody_has_taken_is_not_heard_after_a_close() {
     let mut bench = Bench::new();

@@ -67,7 +67,7 @@ pub(super) fn region(slot_count: usize) -> RegionHandle {
     Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap().0
 }
 
-/// Everything that the workers of a process share.
+/// State that the workers of a process share.
 pub(super) struct Process {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) keys: ProcessKeys,
@@ -86,7 +86,7 @@ impl Process {
     }
 }
 
-/// Returns the setup of a worker, and the other ends of its channels.
+/// Returns a worker's setup, and the ends of its channels that stay outside of it.
 pub(super) fn setup_in(
     region: RegionHandle,
     process: &Process,

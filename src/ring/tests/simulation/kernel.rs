@@ -15,7 +15,7 @@ use crate::limits::SLOT_LEN;
 use crate::ring::machine::{Event, Machine};
 use crate::ring::table::CANCEL;
 
-/// What may go wrong with anything.
+/// Errors that any operation may end with.
 const ERRNOS: [i32; 9] = [
     libc::EAGAIN,
     libc::EINTR,
@@ -247,7 +247,7 @@ impl Kernel {
         )
     }
 
-    /// Answers one operation, or says something that is beside the point.
+    /// Completes one operation, or says something that is beside the point.
     pub(super) fn response(&mut self, machine: &Machine) {
         if self.chance(self.temper.strays) {
             self.stray(machine);
@@ -259,7 +259,7 @@ impl Kernel {
         self.response_job(machine, place);
     }
 
-    /// Answers everything that it has by now, but what may wait for ever.
+    /// Completes all operations that it has by now, except those that may wait for ever.
     pub(super) fn response_all(&mut self, machine: &Machine) {
         for place in (0..self.jobs.len()).rev() {
             // An answered cancel ends others.

@@ -25,7 +25,7 @@ pub(super) struct Scenario {
     pub(super) kernel: Temper,
 }
 
-/// What this kernel makes of operations.
+/// How this kernel treats operations.
 #[derive(Debug, Clone)]
 pub(super) struct Temper {
     pub(super) failures: OneIn,

@@ -1,5 +1,6 @@
-//! What the kernel reads of us, by the layouts of linux/io_uring.h and of its sockets: submissions,
-//! message headers, the entries of buffer rings. And the bytes that everybody can compute.
+//! Memory of ours that the kernel reads, by the layouts of linux/io_uring.h and of its sockets:
+//! submissions, message headers, the entries of buffer rings. And the bytes that everybody can
+//! compute.
 
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::OnceLock;
@@ -68,7 +69,7 @@ fn segment_len(mut control: &[u8]) -> Option<usize> {
     None
 }
 
-/// What a message header says.
+/// The contents of a message header.
 pub(super) struct Message {
     pub(super) spans: Vec<Span>,
     pub(super) segment_len: Option<usize>,

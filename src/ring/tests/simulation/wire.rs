@@ -1,4 +1,4 @@
-//! What lies beyond the kernel: datagrams under way and the peers of streams, with books on both.
+//! The world beyond the kernel: datagrams under way and the peers of streams, with books on both.
 
 use std::collections::BTreeMap;
 
