@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::LocalSettings;
 use super::error::{Code, ConnectionError};
-use super::frame::{ControlStep, FrameHeader, FrameHeaderReader, control_step};
-use super::settings::{self, PeerSettings};
+use super::frame::{ControlStep, FrameHeader, control_step};
+use super::frame_reader::{FrameReader, Keep, Part};
+use super::settings;
 use crate::base::varint;
 use crate::limits;
 
@@ -28,7 +29,6 @@ pub enum UniVerdict {
 #[derive(Debug)]
 pub struct Connection {
     local: LocalSettings,
-    peer: PeerSettings,
     /// The peer's unidirectional streams that are open.
     streams: Vec<(u64, UniStream)>,
     /// The critical streams that have come: each exactly once.
@@ -54,7 +54,6 @@ impl Connection {
     pub fn new(settings: &LocalSettings) -> Self {
         Self {
             local: *settings,
-            peer: PeerSettings::default(),
             streams: Vec::with_capacity(3),
             control_came: false,
             encoder_came: false,
@@ -92,23 +91,6 @@ impl Connection {
         out.freeze()
     }
 
-    /// The stream id of the last [`Connection::goaway`]: requests on it and above are to be
-    /// refused with H3_REQUEST_REJECTED.
-    pub fn goaway_sent(&self) -> Option<u64> {
-        self.goaway
-    }
-
-    /// The push id of the peer's last GOAWAY: it will open no more requests (RFC 9114 5.2).
-    pub fn peer_goaway(&self) -> Option<u64> {
-        self.peer_goaway
-    }
-
-    /// Longest field section that the peer takes (RFC 9114 4.2.2), to hold against
-    /// [`super::field_section_len`]; `u64::MAX` when it told no limit.
-    pub fn peer_field_section_len_max(&self) -> u64 {
-        self.peer.field_section_len_max
-    }
-
     /// The next bytes of the peer's unidirectional stream `stream_id`, in order.
     pub fn handle_uni(
         &mut self,
@@ -136,7 +118,8 @@ impl Connection {
             UniStream::Control(stream) => {
                 while let Some(frame) = stream.read(&mut chunk)? {
                     match frame {
-                        ControlFrame::Settings(peer) => self.peer = peer,
+                        // None of the peer's settings changes what we send.
+                        ControlFrame::Settings => {}
                         ControlFrame::Goaway(id) => handle_goaway(&mut self.peer_goaway, id)?,
                         ControlFrame::MaxPushId(id) => {
                             handle_max_push_id(&mut self.peer_push_id_max, id)?;
@@ -184,7 +167,7 @@ impl Connection {
         let (came, stream, rule) = match stream_type {
             STREAM_CONTROL => (
                 &mut self.control_came,
-                UniStream::Control(ControlStream::default()),
+                UniStream::Control(ControlStream::new()),
                 "a second control stream",
             ),
             STREAM_ENCODER => {
@@ -257,96 +240,57 @@ impl TypeReader {
 }
 
 /// The peer's control stream: frames, of which few are of use to a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ControlStream {
-    header: FrameHeaderReader,
+    frames: FrameReader<ControlStep>,
     settings_came: bool,
-    at: ControlAt,
-}
-
-#[derive(Debug, Default)]
-enum ControlAt {
-    #[default]
-    Header,
-    Skip {
-        left: u64,
-    },
-    Payload {
-        step: ControlStep,
-        left: usize,
-        held: Vec<u8>,
-    },
 }
 
 enum ControlFrame {
-    Settings(PeerSettings),
+    Settings,
     Goaway(u64),
     MaxPushId(u64),
 }
 
 impl ControlStream {
-    /// The next frame that matters; `None` when `chunk` is used up.
-    fn read(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, ConnectionError> {
-        loop {
-            match &mut self.at {
-                ControlAt::Header => {
-                    let Some(header) = self.header.read(chunk) else {
-                        return Ok(None);
-                    };
-                    self.at = self.begin(header)?;
-                }
-                ControlAt::Skip { left } => {
-                    let len = (*left).min(chunk.len() as u64);
-                    drop(chunk.split_to(len as usize));
-                    *left -= len;
-                    if *left > 0 {
-                        return Ok(None);
-                    }
-                    self.at = ControlAt::Header;
-                }
-                ControlAt::Payload { step, left, held } => {
-                    let len = (*left).min(chunk.len());
-                    let piece = chunk.split_to(len);
-                    *left -= len;
-                    // A payload that came in one piece is read where it lies.
-                    if *left > 0 || !held.is_empty() {
-                        held.extend_from_slice(&piece);
-                    }
-                    if *left > 0 {
-                        return Ok(None);
-                    }
-                    let payload = if held.is_empty() { &piece[..] } else { held };
-                    let frame = finish_control_frame(*step, payload)?;
-                    self.at = ControlAt::Header;
-                    return Ok(Some(frame));
-                }
-            }
-        }
+    fn new() -> Self {
+        Self { frames: FrameReader::new(), settings_came: false }
     }
 
-    fn begin(&mut self, header: FrameHeader) -> Result<ControlAt, ConnectionError> {
-        let step = control_step(self.settings_came, header.kind);
-        self.settings_came = true;
-        let (len_max, code, rule) = match step {
-            ControlStep::Refuse(code, rule) => return Err(ConnectionError::new(code, rule)),
-            ControlStep::Skip => return Ok(ControlAt::Skip { left: header.len }),
-            // RFC 9114 7.2.3: a push id that no PUSH_PROMISE named; we never send one.
-            ControlStep::ReadCancelPush => {
-                return Err(ConnectionError::new(
-                    Code::IdError,
-                    "CANCEL_PUSH for a push that was never promised",
-                ));
-            }
-            ControlStep::ReadSettings => {
-                (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, "a SETTINGS frame too long to read")
-            }
-            ControlStep::ReadGoaway | ControlStep::ReadMaxPushId => (8, Code::FrameError, ONE_ID),
-        };
-        match usize::try_from(header.len) {
-            Ok(left) if left <= len_max => Ok(ControlAt::Payload { step, left, held: Vec::new() }),
-            _ => Err(ConnectionError::new(code, rule)),
+    /// Returns the next frame that matters; `None` when `chunk` is used up.
+    fn read(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, ConnectionError> {
+        let Self { frames, settings_came } = self;
+        match frames.read(chunk, |header| begin_control_frame(settings_came, header))? {
+            Some(Part::Payload(step, payload)) => finish_control_frame(step, &payload).map(Some),
+            Some(Part::Piece(_)) => unreachable!("no frame of a control stream is streamed"),
+            None => Ok(None),
         }
     }
+}
+
+fn begin_control_frame(
+    settings_came: &mut bool,
+    header: FrameHeader,
+) -> Result<Keep<ControlStep>, ConnectionError> {
+    let step = control_step(*settings_came, header.kind);
+    *settings_came = true;
+    let (len_max, code, rule) = match step {
+        ControlStep::Refuse(code, rule) => return Err(ConnectionError::new(code, rule)),
+        ControlStep::Skip => return Ok(Keep::Skip),
+        // RFC 9114 7.2.3: a push id that no PUSH_PROMISE named; we never send one.
+        ControlStep::ReadCancelPush => {
+            let rule = "CANCEL_PUSH for a push that was never promised";
+            return Err(ConnectionError::new(Code::IdError, rule));
+        }
+        ControlStep::ReadSettings => {
+            (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, "a SETTINGS frame too long to read")
+        }
+        ControlStep::ReadGoaway | ControlStep::ReadMaxPushId => (8, Code::FrameError, ONE_ID),
+    };
+    if header.len > len_max as u64 {
+        return Err(ConnectionError::new(code, rule));
+    }
+    Ok(Keep::Collect(step))
 }
 
 /// RFC 9114 7.1: neither more nor fewer bytes than the fields of the frame.
@@ -361,7 +305,7 @@ fn finish_control_frame(
         _ => Err(ConnectionError::new(Code::FrameError, ONE_ID)),
     };
     match step {
-        ControlStep::ReadSettings => settings::decode(payload).map(ControlFrame::Settings),
+        ControlStep::ReadSettings => settings::check(payload).map(|()| ControlFrame::Settings),
         ControlStep::ReadGoaway => id().map(ControlFrame::Goaway),
         ControlStep::ReadMaxPushId => id().map(ControlFrame::MaxPushId),
         ControlStep::ReadCancelPush | ControlStep::Skip | ControlStep::Refuse(..) => {

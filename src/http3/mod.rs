@@ -37,6 +37,7 @@
 mod connection;
 mod error;
 mod frame;
+mod frame_reader;
 mod message;
 pub mod qpack;
 mod request;
@@ -46,7 +47,7 @@ mod settings;
 pub use connection::{Connection, UniVerdict};
 pub use error::{Code, ConnectionError, RequestError};
 pub use request::{RequestEvent, RequestStream};
-pub use response::{encode_data_header, encode_response_head, encode_trailers, field_section_len};
+pub use response::{encode_data_header, encode_response_head, encode_trailers};
 
 /// What we accept from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::message;
-use super::qpack::{LINE_OVERHEAD_LEN, encode};
+use super::qpack::encode;
 use crate::base::varint;
 
 /// Appends the HEADERS frame of a response, interim (1xx) or final. The fields must be free of
@@ -32,18 +32,6 @@ pub fn encode_trailers<'a>(
 pub fn encode_data_header(len: u64, out: &mut BytesMut) {
     out.put_u8(FRAME_DATA);
     varint::write(len, out);
-}
-
-/// Length of a response's field section as RFC 9114 4.2.2 counts it, `:status` included, to hold
-/// against [`super::Connection::peer_field_section_len_max`].
-pub fn field_section_len<'a>(
-    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-) -> u64 {
-    let line =
-        |name_len: usize, value_len: usize| name_len as u64 + value_len as u64 + LINE_OVERHEAD_LEN;
-    fields.into_iter().fold(line(":status".len(), "200".len()), |len, (name, value)| {
-        len + line(name.as_str().len(), value.len())
-    })
 }
 
 const FRAME_DATA: u8 = 0x00;

@@ -15,19 +15,6 @@ const QPACK_BLOCKED_STREAMS: u64 = 0x07;
 /// unknown ones. Any N does; this one is ours.
 const GREASE: u64 = 0x1f * 0x7269_6e67 + 0x21;
 
-/// What the peer told us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PeerSettings {
-    /// Longest field section that it takes; RFC 9114 7.2.4.1: unlimited unless told.
-    pub(super) field_section_len_max: u64,
-}
-
-impl Default for PeerSettings {
-    fn default() -> Self {
-        Self { field_section_len_max: u64::MAX }
-    }
-}
-
 /// Appends our SETTINGS frame. Its zeros are the defaults; they stand there for whoever reads a
 /// trace.
 pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
@@ -46,27 +33,27 @@ pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
     out.extend_from_slice(&payload);
 }
 
-/// Reads the payload of the peer's SETTINGS frame.
-pub(super) fn decode(mut payload: &[u8]) -> Result<PeerSettings, ConnectionError> {
-    let mut settings = PeerSettings::default();
+/// Checks the payload of the peer's SETTINGS frame. Its values are not kept: the peer's QPACK
+/// settings allow us a dynamic table that we never use, and its limit on field sections is advice
+/// (RFC 9114 4.2.2) that responses are not held against.
+///
+/// # Errors
+///
+/// Where the frame breaks a rule.
+pub(super) fn check(mut payload: &[u8]) -> Result<(), ConnectionError> {
     let mut ids = Vec::new();
     while !payload.is_empty() {
-        let (id, value, len) = read_setting(payload).ok_or(ConnectionError::new(
+        let (id, _, len) = read_setting(payload).ok_or(ConnectionError::new(
             Code::FrameError,
             "a SETTINGS frame that ends inside a setting",
         ))?;
         payload = &payload[len..];
-        match id {
-            // RFC 9114 7.2.4.1, 11.2.2: settings of HTTP/2 without a counterpart.
-            0x00 | 0x02..=0x05 => {
-                return Err(ConnectionError::new(
-                    Code::SettingsError,
-                    "a setting identifier reserved from HTTP/2",
-                ));
-            }
-            MAX_FIELD_SECTION_SIZE => settings.field_section_len_max = value,
-            // The peer's QPACK settings allow us a dynamic table; we never use one.
-            _ => {}
+        // RFC 9114 7.2.4.1, 11.2.2: settings of HTTP/2 without a counterpart.
+        if matches!(id, 0x00 | 0x02..=0x05) {
+            return Err(ConnectionError::new(
+                Code::SettingsError,
+                "a setting identifier reserved from HTTP/2",
+            ));
         }
         ids.push(id);
     }
@@ -75,7 +62,7 @@ pub(super) fn decode(mut payload: &[u8]) -> Result<PeerSettings, ConnectionError
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(ConnectionError::new(Code::SettingsError, "a setting that occurs twice"));
     }
-    Ok(settings)
+    Ok(())
 }
 
 fn read_setting(payload: &[u8]) -> Option<(u64, u64, usize)> {

@@ -138,7 +138,6 @@ async fn requests_of_the_h3_crate_are_understood_and_its_responses_are_ours() {
         assert_eq!(echoed, body);
         assert_eq!(stream.recv_trailers().await.unwrap(), Some(trailers));
     }
-    assert_eq!(http3.lock().unwrap().peer_field_section_len_max(), 12_345);
     drop(requests);
     let _ = driving.await.unwrap();
     serving.await.unwrap();

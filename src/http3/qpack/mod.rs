@@ -13,5 +13,4 @@ pub mod static_table;
 
 mod decode;
 
-pub(crate) use decode::LINE_OVERHEAD_LEN;
 pub use decode::{Line, Name, SectionError, SectionReader, Value, encoded_len_max};
