@@ -13,12 +13,17 @@
 
 use bytes::Bytes;
 
-use super::group::{Avoid, GroupKey};
+use super::Notice;
+use super::group::{Avoid, Group, GroupKey};
+use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::timers::Timer;
 use crate::http1::ResponseDecoder;
-use crate::proxy::api::{Downstream, ExchangeKey, UpstreamCommand, UpstreamKey};
+use crate::planted::{Bug, is_planted};
+use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
+use crate::proxy::api::{UpstreamEvent, UpstreamKey};
 use crate::proxy::context::Context;
+use crate::proxy::faults::Fault;
 
 /// One upstream connection.
 pub(super) struct Connection {
@@ -96,6 +101,29 @@ pub(crate) struct SlotRequest {
     pub(crate) avoid: Avoid,
 }
 
+impl Connecting {
+    /// Returns the next state of the connection, which is open now.
+    pub(super) fn connected(&self, cx: &mut Context<'_>, key: UpstreamKey) -> Active {
+        Active::new(cx, key, &self.request, Read::Paused, Origin::Opened, self.is_trial)
+    }
+
+    /// Counts a failed connect against the endpoint.
+    pub(super) fn failed(
+        &self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+        fault: Fault,
+    ) -> (ExchangeKey, Notice) {
+        cx.counters.connect_failures += 1;
+        // When this process is out of something, the endpoint is not to blame.
+        if fault != Fault::Connect(TransportFault::Exhausted) {
+            group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
+        }
+        (self.request.exchange, Notice::Failed { fault, retry: group.other_than(endpoint) })
+    }
+}
+
 impl Active {
     /// Returns the state of connection `key` that begins to serve `request`. It is read at once.
     pub(super) fn new(
@@ -117,6 +145,72 @@ impl Active {
         };
         active.receive(cx, key);
         active
+    }
+
+    /// Takes an event. Returns what concerns the exchange.
+    pub(super) fn handle(
+        &mut self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+        event: UpstreamEvent,
+    ) -> Option<(ExchangeKey, Notice)> {
+        let notice = match event {
+            UpstreamEvent::Wrote => {
+                self.write = Write::Ready;
+                Notice::Wrote
+            }
+            UpstreamEvent::WriteFailed(_) => {
+                self.write = Write::Failed;
+                Notice::WriteFailed
+            }
+            UpstreamEvent::Received(piece) => {
+                self.read = Read::Paused;
+                Notice::Received { piece, more_follows: false }
+            }
+            UpstreamEvent::ReceivedPart(piece) => Notice::Received { piece, more_follows: true },
+            UpstreamEvent::End if self.decoder.ends_with_connection() => Notice::Ended,
+            UpstreamEvent::End | UpstreamEvent::Failed(_) => {
+                if is_planted(Bug::TruncatedAsCleanEnd) && !self.decoder.is_in_head() {
+                    Notice::Ended
+                } else {
+                    self.lost(cx, group, endpoint)
+                }
+            }
+            UpstreamEvent::Connected | UpstreamEvent::ConnectFailed(_) => return None,
+        };
+        Some((self.exchange, notice))
+    }
+
+    /// The upstream has not taken the request, or has not sent more of the response, in time.
+    pub(super) fn timed_out(
+        &self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+    ) -> (ExchangeKey, Notice) {
+        group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+        let is_written = self.write != Write::InFlight;
+        let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
+        let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
+        (self.exchange, Notice::Failed { fault, retry })
+    }
+
+    /// The connection broke before the response was complete.
+    fn lost(&self, cx: &mut Context<'_>, group: &mut Group, endpoint: usize) -> Notice {
+        let has_begun = self.decoder.has_begun();
+        let fault = if has_begun { Fault::Incomplete } else { Fault::Terminated };
+        // An idle connection may just have been closed for its idleness: a new one to the same
+        // endpoint is as good. A new one that breaks counts against the endpoint.
+        if has_begun || self.origin == Origin::Opened {
+            group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+        }
+        let retry = match self.origin {
+            _ if has_begun => None,
+            Origin::Idle => Some(Avoid::Idle),
+            Origin::Opened => group.other_than(endpoint),
+        };
+        Notice::Failed { fault, retry }
     }
 
     /// Arms a receive. Returns false when one is under way.

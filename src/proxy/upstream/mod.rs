@@ -28,17 +28,15 @@ mod health;
 mod idle_list;
 mod slot;
 
-use super::api::{ExchangeKey, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey};
+use super::api::{ExchangeKey, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use super::context::{Context, TimerOwner};
 use super::faults::Fault;
 use crate::base::slab::Slab;
 use crate::base::timers::Timer;
 use crate::config;
-use crate::planted::{Bug, is_planted};
 use bytes::BytesMut;
 use connection_states::{Active, Connecting, Connection, Origin, Read, State, Write, receive};
 use group::{Choice, Group, Place, Waiting};
-use health::Failure;
 
 pub(super) use connection_states::SlotRequest;
 pub(super) use group::{Avoid, Endpoint, GroupKey};
@@ -148,7 +146,7 @@ impl Upstreams {
         self.set_up_groups(upstreams, &earlier);
         for key in earlier {
             if !self.current.contains(&key) {
-                self.group_mut(key).retired = true;
+                group(&mut self.groups, key).retired = true;
                 self.close_idle_of(cx, key);
                 self.remove_if_unused(key);
             }
@@ -157,12 +155,12 @@ impl Upstreams {
 
     /// Counts an exchange as a user of the group, which lives at least as long.
     pub(super) fn join(&mut self, key: GroupKey) {
-        self.group_mut(key).user_count += 1;
+        group(&mut self.groups, key).user_count += 1;
     }
 
     /// Undoes [`Upstreams::join`].
     pub(super) fn leave(&mut self, key: GroupKey) {
-        let group = self.group_mut(key);
+        let group = group(&mut self.groups, key);
         group.user_count = group.user_count.checked_sub(1).expect("a group's users are counted");
         self.remove_if_unused(key);
     }
@@ -179,7 +177,7 @@ impl Upstreams {
         key: GroupKey,
         request: SlotRequest,
     ) -> Acquired {
-        match self.group_mut(key).choose(cx.now, request.avoid) {
+        match group(&mut self.groups, key).choose(cx.now, request.avoid) {
             Choice::Place(place) => self.take_place(cx, key, place, request),
             Choice::Queue => self.enqueue(cx, key, request),
             Choice::Full => Acquired::Full,
@@ -188,7 +186,7 @@ impl Upstreams {
 
     /// Gives a place in the queue up.
     pub(super) fn cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        let waiting = self.group_mut(ticket.group).waiting.remove(&ticket.number);
+        let waiting = group(&mut self.groups, ticket.group).waiting.remove(&ticket.number);
         let mut waiting = waiting.expect("a ticket is in the queue until it is granted");
         cx.timers.clear(&mut waiting.timer);
         self.waiting_count -= 1;
@@ -214,32 +212,27 @@ impl Upstreams {
 
     /// Returns the slot of a lease, whose connection must be open.
     pub(super) fn slot(&mut self, lease: &Lease) -> Slot<'_> {
-        let connection = self.connections.get_mut(lease.connection);
-        let group = self.groups.get_mut(lease.group).expect("a group outlives its leases");
-        Slot::new(lease, connection.expect("a lease keeps its connection"), group)
+        let connection = connection(&mut self.connections, lease.connection);
+        Slot::new(lease, connection, group(&mut self.groups, lease.group))
     }
 
     /// Takes a slot back.
     pub(super) fn release(&mut self, cx: &mut Context<'_>, lease: Lease, release: Release) {
         let key = lease.connection;
-        let connection = self.connections.get_mut(key).expect("a lease keeps its connection");
+        let connection = connection(&mut self.connections, key);
         let State::Active(active) = &connection.state else { return self.close(cx, key) };
         let (write, read) = (active.write, active.read);
         if release == Release::Discard || !active.decoder.keeps_alive() || write == Write::Failed {
             return self.close(cx, key);
         }
-        // A receive shows whether the peer closes, or sends what nobody asked for.
         connection.state = State::Finishing;
-        if write == Write::Ready && !self.keeps_connections_of(lease.group) {
-            return self.close(cx, key);
-        }
         if write == Write::Ready {
-            self.keep(cx, key);
+            self.keep_or_close(cx, key);
         } else {
             // The kernel has not reported yet that the request's last bytes are out.
             self.set_idle_timer(cx, key);
         }
-        if read == Read::Paused {
+        if read == Read::Paused && self.connections.get(key).is_some() {
             receive(cx, key, None);
         }
     }
@@ -251,17 +244,28 @@ impl Upstreams {
         key: UpstreamKey,
         event: UpstreamEvent,
     ) -> Option<(ExchangeKey, Notice)> {
-        match &self.connections.get(key)?.state {
-            State::Connecting(_) => match event {
-                UpstreamEvent::Connected => self.connected(cx, key),
+        let connection = self.connections.get_mut(key)?;
+        let group = group(&mut self.groups, connection.group);
+        match &mut connection.state {
+            State::Connecting(connecting) => match event {
+                UpstreamEvent::Connected => {
+                    let active = connecting.connected(cx, key);
+                    let exchange = active.exchange;
+                    connection.state = State::Active(active);
+                    Some((exchange, Notice::Connected))
+                }
                 UpstreamEvent::ConnectFailed(fault) | UpstreamEvent::Failed(fault) => {
-                    self.connect_failed(cx, key, Fault::Connect(fault))
+                    Some(connecting.failed(cx, group, connection.endpoint, Fault::Connect(fault)))
                 }
                 _ => None,
             },
-            State::Active(_) => self.handle_active(cx, key, event),
+            State::Active(active) => active.handle(cx, group, connection.endpoint, event),
+            State::Finishing if matches!(event, UpstreamEvent::Wrote) => {
+                self.keep_or_close(cx, key);
+                None
+            }
             State::Finishing | State::Idle(_) => {
-                self.handle_released(cx, key, event);
+                self.handle_unasked(cx, key, &event);
                 None
             }
         }
@@ -273,20 +277,33 @@ impl Upstreams {
         cx: &mut Context<'_>,
         timer: UpstreamTimer,
     ) -> Option<(ExchangeKey, Notice)> {
-        const EXISTS: &str = "a timer is cleared before its owner goes";
         let owner = TimerOwner::Upstream(timer);
         match timer {
             UpstreamTimer::Queue(ticket) => {
-                let waiting = self.group_mut(ticket.group).waiting.get_mut(&ticket.number);
-                let waiting = waiting.expect(EXISTS);
+                let waiting = group(&mut self.groups, ticket.group).waiting.get_mut(&ticket.number);
+                let waiting = waiting.expect("a timer is cleared before its owner goes");
                 let notice = Notice::Failed { fault: Fault::QueueTimeout, retry: None };
                 let has_fired = cx.timers.fires(&mut waiting.timer, cx.now, owner);
                 has_fired.then_some((waiting.request.exchange, notice))
             }
             UpstreamTimer::Connection(key) => {
-                let connection = self.connections.get_mut(key).expect(EXISTS);
+                let connection = connection(&mut self.connections, key);
                 let has_fired = cx.timers.fires(&mut connection.timer, cx.now, owner);
-                if has_fired { self.handle_connection_timeout(cx, key) } else { None }
+                if !has_fired {
+                    return None;
+                }
+                let (group, endpoint) =
+                    (group(&mut self.groups, connection.group), connection.endpoint);
+                match &connection.state {
+                    State::Connecting(connecting) => {
+                        Some(connecting.failed(cx, group, endpoint, Fault::ConnectTimeout))
+                    }
+                    State::Active(active) => Some(active.timed_out(cx, group, endpoint)),
+                    State::Finishing | State::Idle(_) => {
+                        self.close(cx, key);
+                        None
+                    }
+                }
             }
         }
     }
@@ -370,7 +387,7 @@ impl Upstreams {
         endpoint: usize,
         request: SlotRequest,
     ) -> Acquired {
-        let group = self.groups.get_mut(group_key).expect("a used group exists");
+        let group = group(&mut self.groups, group_key);
         group.user_count += 1;
         let state = &mut group.endpoints[endpoint];
         state.opened();
@@ -383,7 +400,7 @@ impl Upstreams {
         });
         cx.counters.exported.upstream_connects += 1;
         let due = cx.now + group.config.connect_timeout;
-        let timer = &mut self.connections.get_mut(key).expect("inserted above").timer;
+        let timer = &mut connection(&mut self.connections, key).timer;
         cx.timers.set(timer, due, TimerOwner::Upstream(UpstreamTimer::Connection(key)));
         let (address, congestion) = (state.address.clone(), group.config.congestion.clone());
         cx.command_upstream(UpstreamCommand::Connect { key, address, congestion });
@@ -391,11 +408,10 @@ impl Upstreams {
     }
 
     fn reuse(&mut self, cx: &mut Context<'_>, key: UpstreamKey, request: &SlotRequest) -> Acquired {
-        let connection = self.connections.get_mut(key).expect("a listed connection exists");
-        let (group, endpoint) = (connection.group, connection.endpoint);
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
         connection.timer.disarm();
-        let state =
-            &mut self.groups.get_mut(group).expect("a used group exists").endpoints[endpoint];
+        let state = &mut group(&mut self.groups, group_key).endpoints[endpoint];
         let is_trial = state.health.begin_request(cx.now);
         let active = Active::new(cx, key, request, Read::Armed, Origin::Idle, is_trial);
         let earlier = std::mem::replace(&mut connection.state, State::Active(active));
@@ -403,14 +419,14 @@ impl Upstreams {
         state.idle.remove(&mut self.connections, links);
         self.idle_count -= 1;
         cx.counters.exported.upstream_reuses += 1;
-        Acquired::Ready(Lease { group, endpoint, connection: key })
+        Acquired::Ready(Lease { group: group_key, endpoint, connection: key })
     }
 
     fn enqueue(&mut self, cx: &mut Context<'_>, key: GroupKey, request: SlotRequest) -> Acquired {
         self.last_ticket += 1;
         self.waiting_count += 1;
         let ticket = Ticket { group: key, number: self.last_ticket };
-        let group = self.group_mut(key);
+        let group = group(&mut self.groups, key);
         let mut timer = Timer::default();
         let due = cx.now + group.config.connect_timeout;
         cx.timers.set(&mut timer, due, TimerOwner::Upstream(UpstreamTimer::Queue(ticket)));
@@ -428,12 +444,40 @@ impl Upstreams {
         Some((request.exchange, self.take_place(cx, key, place, request)))
     }
 
-    /// Puts a connection in its endpoint's list. A receive must be armed on it.
+    /// Keeps a connection whose messages are both complete, if any are kept. A receive is armed on
+    /// it, or armed next: it shows whether the peer closes or sends what no request asked for.
+    fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let group_key = connection(&mut self.connections, key).group;
+        let is_current = !group(&mut self.groups, group_key).retired;
+        if self.retention == Retention::Keep && is_current {
+            self.keep(cx, key);
+        } else {
+            self.close(cx, key);
+        }
+    }
+
+    /// Takes an event on a connection without a request: the next one would take these bytes for
+    /// its response.
+    fn handle_unasked(&mut self, cx: &mut Context<'_>, key: UpstreamKey, event: &UpstreamEvent) {
+        match event {
+            UpstreamEvent::WriteFailed(_) => self.close(cx, key),
+            UpstreamEvent::Received(_)
+            | UpstreamEvent::ReceivedPart(_)
+            | UpstreamEvent::End
+            | UpstreamEvent::Failed(_) => {
+                cx.counters.exported.upstream_idle_discarded += 1;
+                self.close(cx, key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts a connection in its endpoint's list.
     fn keep(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         self.set_idle_timer(cx, key);
-        let connection = self.connections.get(key).expect("a released connection exists");
+        let connection = connection(&mut self.connections, key);
         let (group_key, endpoint) = (connection.group, connection.endpoint);
-        let group = self.groups.get_mut(group_key).expect("a used group exists");
+        let group = group(&mut self.groups, group_key);
         group.endpoints[endpoint].idle.push(&mut self.connections, key);
         self.idle_count += 1;
         self.note_room(group_key);
@@ -442,7 +486,7 @@ impl Upstreams {
     fn close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         let mut connection = self.connections.remove(key).expect("a connection is closed once");
         cx.timers.clear(&mut connection.timer);
-        let group = self.groups.get_mut(connection.group).expect("a used group exists");
+        let group = group(&mut self.groups, connection.group);
         let endpoint = &mut group.endpoints[connection.endpoint];
         endpoint.closed();
         match connection.state {
@@ -471,21 +515,16 @@ impl Upstreams {
     }
 
     fn set_idle_timer(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
-        let connection = self.connections.get_mut(key).expect("a released connection exists");
-        let group = self.groups.get(connection.group).expect("a used group exists");
+        let connection = connection(&mut self.connections, key);
+        let group = group(&mut self.groups, connection.group);
         let due = cx.now + group.config.idle_timeout;
         let owner = TimerOwner::Upstream(UpstreamTimer::Connection(key));
         cx.timers.set(&mut connection.timer, due, owner);
     }
 
-    fn keeps_connections_of(&self, key: GroupKey) -> bool {
-        let is_current = self.groups.get(key).is_some_and(|group| !group.retired);
-        self.retention == Retention::Keep && is_current
-    }
-
     /// Notes that a slot may be free for the queue of the group.
     fn note_room(&mut self, key: GroupKey) {
-        if !self.group_mut(key).waiting.is_empty() && !self.freed.contains(&key) {
+        if !group(&mut self.groups, key).waiting.is_empty() && !self.freed.contains(&key) {
             self.freed.push(key);
         }
     }
@@ -509,156 +548,19 @@ impl Upstreams {
             self.groups.remove(key);
         }
     }
-
-    fn group_mut(&mut self, key: GroupKey) -> &mut Group {
-        self.groups.get_mut(key).expect("a current or used group exists")
-    }
 }
 
-/// Events, by the state of the connection.
-impl Upstreams {
-    fn connected(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: UpstreamKey,
-    ) -> Option<(ExchangeKey, Notice)> {
-        let connection = self.connections.get_mut(key)?;
-        let State::Connecting(Connecting { request, is_trial }) = &connection.state else {
-            return None;
-        };
-        let active = Active::new(cx, key, request, Read::Paused, Origin::Opened, *is_trial);
-        let exchange = active.exchange;
-        connection.state = State::Active(active);
-        Some((exchange, Notice::Connected))
-    }
-
-    fn connect_failed(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: UpstreamKey,
-        fault: Fault,
-    ) -> Option<(ExchangeKey, Notice)> {
-        let connection = self.connections.get(key)?;
-        let State::Connecting(connecting) = &connection.state else { return None };
-        let group = self.groups.get_mut(connection.group).expect("a used group exists");
-        cx.counters.connect_failures += 1;
-        // When this process is out of something, the endpoint is not to blame.
-        if fault != Fault::Connect(TransportFault::Exhausted) {
-            let endpoint = &mut group.endpoints[connection.endpoint];
-            endpoint.fail(cx, Failure::Connect, connecting.is_trial);
-        }
-        let retry = group.other_than(connection.endpoint);
-        Some((connecting.request.exchange, Notice::Failed { fault, retry }))
-    }
-
-    fn handle_active(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: UpstreamKey,
-        event: UpstreamEvent,
-    ) -> Option<(ExchangeKey, Notice)> {
-        let connection = self.connections.get_mut(key)?;
-        let State::Active(active) = &mut connection.state else { return None };
-        let notice = match event {
-            UpstreamEvent::Wrote => {
-                active.write = Write::Ready;
-                Notice::Wrote
-            }
-            UpstreamEvent::WriteFailed(_) => {
-                active.write = Write::Failed;
-                Notice::WriteFailed
-            }
-            UpstreamEvent::Received(piece) => {
-                active.read = Read::Paused;
-                Notice::Received { piece, more_follows: false }
-            }
-            UpstreamEvent::ReceivedPart(piece) => Notice::Received { piece, more_follows: true },
-            UpstreamEvent::End | UpstreamEvent::Failed(_) => {
-                let is_clean = matches!(event, UpstreamEvent::End);
-                let is_end = is_clean && active.decoder.ends_with_connection();
-                let looks_whole =
-                    is_planted(Bug::TruncatedAsCleanEnd) && !active.decoder.is_in_head();
-                if is_end || looks_whole {
-                    Notice::Ended
-                } else {
-                    let group = self.groups.get_mut(connection.group);
-                    let group = group.expect("a used group exists");
-                    connection_lost(cx, active, group, connection.endpoint)
-                }
-            }
-            UpstreamEvent::Connected | UpstreamEvent::ConnectFailed(_) => return None,
-        };
-        Some((active.exchange, notice))
-    }
-
-    /// Takes an event on a connection that nobody holds a lease of.
-    fn handle_released(&mut self, cx: &mut Context<'_>, key: UpstreamKey, event: UpstreamEvent) {
-        match event {
-            UpstreamEvent::Wrote => {
-                let connection = self.connections.get(key).expect("found by the caller");
-                let group = connection.group;
-                match connection.state {
-                    State::Finishing if self.keeps_connections_of(group) => self.keep(cx, key),
-                    State::Finishing => self.close(cx, key),
-                    _ => {}
-                }
-            }
-            UpstreamEvent::WriteFailed(_) => self.close(cx, key),
-            // Bytes that no request asked for: the next one would take them for its response.
-            UpstreamEvent::Received(_)
-            | UpstreamEvent::ReceivedPart(_)
-            | UpstreamEvent::End
-            | UpstreamEvent::Failed(_) => {
-                cx.counters.exported.upstream_idle_discarded += 1;
-                self.close(cx, key);
-            }
-            UpstreamEvent::Connected | UpstreamEvent::ConnectFailed(_) => {}
-        }
-    }
-
-    fn handle_connection_timeout(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: UpstreamKey,
-    ) -> Option<(ExchangeKey, Notice)> {
-        let connection = self.connections.get_mut(key)?;
-        let active = match &connection.state {
-            State::Connecting(_) => return self.connect_failed(cx, key, Fault::ConnectTimeout),
-            State::Active(active) => active,
-            State::Finishing | State::Idle(_) => {
-                self.close(cx, key);
-                return None;
-            }
-        };
-        let group = self.groups.get_mut(connection.group).expect("a used group exists");
-        group.endpoints[connection.endpoint].fail(cx, Failure::Response, active.is_trial);
-        let is_written = active.write != Write::InFlight;
-        let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
-        let retry = group.other_than(connection.endpoint).filter(|_| !active.decoder.has_begun());
-        Some((active.exchange, Notice::Failed { fault, retry }))
-    }
+/// Returns a group that is current or has users.
+fn group(groups: &mut Slab<GroupKey, Group>, key: GroupKey) -> &mut Group {
+    groups.get_mut(key).expect("a current or used group exists")
 }
 
-/// The connection broke before the response was complete.
-fn connection_lost(
-    cx: &mut Context<'_>,
-    active: &Active,
-    group: &mut Group,
-    endpoint: usize,
-) -> Notice {
-    let has_begun = active.decoder.has_begun();
-    let fault = if has_begun { Fault::Incomplete } else { Fault::Terminated };
-    // An idle connection may just have been closed for its idleness: a new one to the same endpoint
-    // is as good. A new one that breaks counts against the endpoint.
-    if has_begun || active.origin == Origin::Opened {
-        group.endpoints[endpoint].fail(cx, Failure::Response, active.is_trial);
-    }
-    let retry = match active.origin {
-        _ if has_begun => None,
-        Origin::Idle => Some(Avoid::Idle),
-        Origin::Opened => group.other_than(endpoint),
-    };
-    Notice::Failed { fault, retry }
+/// Returns a connection that is leased, listed or found by its event.
+fn connection(
+    connections: &mut Slab<UpstreamKey, Connection>,
+    key: UpstreamKey,
+) -> &mut Connection {
+    connections.get_mut(key).expect("a leased or listed connection exists")
 }
 
 impl Ticket {
