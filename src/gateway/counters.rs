@@ -36,16 +36,16 @@ impl GatewayCounters {
         }
     }
 
-    /// Everything about exchanges and upstreams.
+    /// Returns everything about exchanges and upstreams.
     pub fn proxy(&self, proxy: &Proxy) -> ProxyCounters {
-        let tally = proxy.tally();
+        let counted = &proxy.counters().exported;
         ProxyCounters {
-            requests: tally.exchanges,
-            upstream_connects: tally.connects,
-            upstream_reuses: tally.reused,
-            upstream_retries: tally.retries,
-            upstream_idle_discarded: tally.idle_discarded,
-            upstream_ejections: tally.set_asides,
+            requests: counted.requests,
+            upstream_connects: counted.upstream_connects,
+            upstream_reuses: counted.upstream_reuses,
+            upstream_retries: counted.upstream_retries,
+            upstream_idle_discarded: counted.upstream_idle_discarded,
+            upstream_ejections: counted.upstream_ejections,
             ..self.exchanges.clone()
         }
     }

@@ -76,6 +76,11 @@ impl ResponseDecoder {
         matches!(self.state, State::Done)
     }
 
+    /// Returns whether a byte of the response has come.
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(&self.state, State::Head(section) if self.interim_count == 0 && section.len() == 0)
+    }
+
     /// Returns whether the final head is still to come.
     pub(crate) fn is_in_head(&self) -> bool {
         matches!(self.state, State::Head(_))

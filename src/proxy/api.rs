@@ -9,6 +9,7 @@ use http::StatusCode;
 use crate::base::slab::slab_key;
 use crate::config::EndpointAddress;
 use crate::message::{AccessRecord, Fields, Head, ResetReason};
+use crate::metrics::ProxyCounters;
 
 /// Where a request came from and its response goes to. Opaque here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -180,34 +181,24 @@ pub enum DownstreamCommand {
 
 /// How much there is of everything, for metrics and drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct Gauges {
     /// Exchanges that are not over.
     pub exchanges: usize,
     /// Upstream connections, those being opened included.
     pub connections: usize,
-    /// Of these, kept without a request.
+    /// Of these, the idle ones.
     pub idle: usize,
     /// Exchanges that wait for a connection.
     pub waiting: usize,
 }
 
-/// What has happened since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// Exchanges begun, refusals included.
-    pub exchanges: u64,
-    /// Connections asked for.
-    pub connects: u64,
-    /// Of these, failed or timed out.
+/// What was counted since the start.
+#[derive(Debug, Clone, Default)]
+pub struct Counters {
+    /// What the metrics export, except what is counted from access records.
+    pub exported: ProxyCounters,
+    /// Connects that failed or timed out. For tests.
     pub connect_failures: u64,
-    /// Requests that went over a kept connection.
-    pub reused: u64,
-    /// Receives that were held back because a client took too little.
-    pub held: u64,
-    /// Requests that were tried a second time.
-    pub retries: u64,
-    /// Kept connections that were thrown away because the peer ended or sent something.
-    pub idle_discarded: u64,
-    /// Endpoints that were set aside because they failed, failed trials included.
-    pub set_asides: u64,
+    /// Receives that were paused because a client took too little. For tests.
+    pub receives_paused: u64,
 }

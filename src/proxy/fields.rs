@@ -232,9 +232,10 @@ pub(crate) fn clean_response(fields: &mut Fields, nominated: &ConnectionOptions)
     fields.push((VIA, HeaderValue::from_static("1.1 ringway")));
 }
 
-/// Takes away what may not stand in a trailer section (RFC 9110 6.5.1): framing, routing,
-/// authentication, and what tells how to read a content that has been read.
-pub(crate) fn clean_trailers(fields: &mut Fields) {
+/// Returns the trailer fields that may be passed on, if there are any: those of framing, routing
+/// and authentication, and those that describe a content that has been read already, may not
+/// (RFC 9110 6.5.1).
+pub(crate) fn clean_trailers(mut fields: Fields) -> Option<Fields> {
     fields.retain(|(name, _)| {
         let name = name.as_str();
         let forbidden = is_hop_by_hop(name)
@@ -258,4 +259,5 @@ pub(crate) fn clean_trailers(fields: &mut Fields) {
             );
         !forbidden
     });
+    (!fields.is_empty()).then_some(fields)
 }

@@ -1,47 +1,433 @@
-//! The proxy: routes, upstreams and exchanges as one sans-IO machine.
+//! The proxy: requests in, HTTP/1.1 to upstreams, responses out, as one sans-IO machine.
 //!
-//! The gateway hands it requests and pieces of them, the worker hands it what happened to upstream
-//! connections, and [`Proxy::poll`] gives out what is to be done. It knows neither HTTP/3 nor a
-//! socket: [`Downstream`] and [`UpstreamKey`] are all it sees of either.
+//! The gateway gives it requests and pieces of them, the worker reports what happened on upstream
+//! connections, and [`Proxy::poll`] returns what is to be done. It knows no client protocol and no
+//! socket: a [`Downstream`] names the one and an [`UpstreamKey`] the other.
 //!
 //! ```text
-//!   handle_request, handle_body, handle_end            handle_upstream
-//!            |                                                ^
-//!            v                                                | Connected, Received, Wrote
-//!       +----------+    +--------+    +-----------+    +------------+
-//!       | exchange |--->| routes |--->| group,    |--->| connection |
-//!       |          |    +--------+    | balance,  |    |  HTTP/1.1  |
-//!       +----------+                  | queue     |    +------------+
-//!            |                        +-----------+           |
-//!            v                                                v
-//!       DownstreamCommand                               UpstreamCommand
+//!   handle_request, handle_body,                            handle_upstream
+//!   handle_end, handle_response_taken                              |
+//!         |                                                        v
+//!         v               acquire, slot, release    +--------------------------+
+//!   +-----------+ ------------------------------->  | Upstreams                |
+//!   | Exchanges |                                   |  groups: health, queue   |
+//!   |           | <-------------------------------  |  connections --> http1   |
+//!   +-----------+          Notice, granted          +--------------------------+
+//!         |                                                        |
+//!         v                                                        v
+//!   DownstreamCommand, AccessRecord                        UpstreamCommand
 //! ```
 //!
-//! Payload passes through as [`bytes::Bytes`]: it is cut, framed and counted here, never copied.
+//! [`Proxy`] wires the two, finds the route of a request and lends them what they share: the time,
+//! the timer queue, the outputs and the counters. Payload passes through as [`bytes::Bytes`]: it is
+//! cut, framed and counted here, never copied.
 //!
-//! What holds an exchange back:
+//! Backpressure:
 //!
-//! - the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
-//! - the upstream: `Receive` is not asked for while too much of its response waits for the client, or
-//!   is refused by [`Proxy::pause_receive`] while too much of all of that client's responses does.
+//! - on the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
+//! - on the upstream: no receive is armed while too much of its response waits for the client, or
+//!   the gateway pauses it by [`Proxy::pause_receive`] while too much of all of that client's
+//!   responses does.
 #![forbid(unsafe_code)]
 
 mod api;
-mod connections;
-mod downstream;
+mod context;
 mod exchange;
 mod faults;
 mod fields;
-mod machine;
-mod placement;
 mod routes;
 mod upstream;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::base::slab::Slab;
+use crate::base::timers::Timers;
+use crate::config::Config;
+use crate::http1::{ConnectionOptions, Framing};
+use crate::message::{AccessRecord, Fields, Outcome, Refusal, Scheme};
+use crate::planted::{Bug, is_planted};
+use context::{Context, TimerOwner};
+use exchange::{Bounds, Exchange, ExchangeContext, Progress, RequestBody};
+use faults::Fault;
+use fields::{expects_continue, max_forwards};
+use routes::RouteTable;
+use upstream::{GroupKey, Notice, Upstreams};
+
 pub use api::{
-    Counts, Downstream, DownstreamCommand, ExchangeKey, Output, Request, Tally, TransportFault,
+    Counters, Downstream, DownstreamCommand, ExchangeKey, Gauges, Output, Request, TransportFault,
     UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
-pub use machine::Proxy;
+
+/// The proxy of one worker. See the module.
+pub struct Proxy {
+    config: Arc<Config>,
+    /// Of `config.routes`.
+    routes: RouteTable,
+    exchanges: Slab<ExchangeKey, Exchange>,
+    upstreams: Upstreams,
+    /// Exchanges that have something to write.
+    due_writes: VecDeque<ExchangeKey>,
+    timers: Timers<TimerOwner>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+    memory_low: bool,
+}
+
+impl Proxy {
+    /// Returns the proxy of one of `worker_count` workers. It may use its share of what the
+    /// configuration allows the process.
+    pub fn new(config: Arc<Config>, worker_count: u16) -> Self {
+        Self {
+            routes: RouteTable::new(&config.routes),
+            upstreams: Upstreams::new(&config.upstreams, worker_count),
+            config,
+            exchanges: Slab::new(),
+            due_writes: VecDeque::new(),
+            timers: Timers::new(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            memory_low: false,
+        }
+    }
+
+    /// Applies a changed configuration. Exchanges that have begun end by the one they began with;
+    /// upstreams that did not change keep their connections.
+    pub fn apply(&mut self, now: Instant, config: Arc<Config>) {
+        self.routes = RouteTable::new(&config.routes);
+        let (upstreams, mut cx) = self.upstreams(now);
+        upstreams.apply(&mut cx, &config.upstreams);
+        self.config = config;
+    }
+
+    /// Begins an exchange. `ended`: no body follows. Everything that becomes of it comes as outputs,
+    /// perhaps a response at once.
+    pub fn handle_request(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        mut request: Request,
+        ended: bool,
+    ) -> ExchangeKey {
+        let record = AccessRecord {
+            server_name: request.server_name.clone(),
+            ..AccessRecord::new(now, request.client)
+        };
+        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        let admitted = self.admit(&request, ended);
+        exchange.body = RequestBody::new(ended);
+        let head = &request.head;
+        exchange.framing = Framing::of(&head.method, head.content_length, ended);
+        exchange.trusted = self.is_trusted(&request);
+        if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
+            // QUIC is always secured, whatever `:scheme` says.
+            request.head.set_scheme(Scheme::Https);
+        }
+        let awaits_continue = !ended && expects_continue(&request.head.fields);
+        exchange.request = Some(request);
+        let key = self.insert(exchange, admitted.ok());
+        if let Err(fault) = admitted {
+            self.update(now, key, |exchange, cx| exchange.fail(cx, fault));
+            return key;
+        }
+        self.update(now, key, |exchange, cx| exchange.start(cx, awaits_continue));
+        key
+    }
+
+    /// Takes pieces of the request's body. The gateway asks [`Proxy::body_room`] first: what is
+    /// beyond it is taken too.
+    pub fn handle_body(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) {
+        self.update(now, key, |exchange, cx| exchange.handle_body(cx, pieces));
+    }
+
+    /// Takes the end of the request.
+    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
+        self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
+    }
+
+    /// Returns how many bytes of the request's body the exchange takes now. 0: stop reading the
+    /// client until [`DownstreamCommand::BodyRoom`]. An exchange that is over takes and drops them.
+    pub fn body_room(&self, key: ExchangeKey) -> usize {
+        match self.exchanges.get(key) {
+            Some(exchange) => exchange.body.room(),
+            None => crate::limits::REQUEST_PENDING_LEN_MAX,
+        }
+    }
+
+    /// The client is gone or wants no response any more. Nothing more is sent to it.
+    pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
+        self.update(now, key, Exchange::abort);
+    }
+
+    /// The client's connection took `len` bytes of the response's body.
+    pub fn handle_response_taken(&mut self, now: Instant, key: ExchangeKey, len: usize) {
+        self.update(now, key, |exchange, cx| exchange.handle_response_taken(cx, len));
+    }
+
+    /// The client's connection takes no more of the response for now: the stall timeout starts,
+    /// unless it runs.
+    pub fn handle_response_blocked(&mut self, now: Instant, key: ExchangeKey) {
+        self.update(now, key, |exchange, cx| {
+            exchange.set_response_timer(cx);
+            Progress::Continues
+        });
+    }
+
+    /// Responds to a request that was refused before it became one (400, 408, 431), and logs it as any
+    /// other. `ended`: nothing more comes from the client.
+    pub fn reject(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        client: SocketAddr,
+        server_name: Option<Arc<str>>,
+        refusal: Refusal,
+        ended: bool,
+    ) -> ExchangeKey {
+        let record = AccessRecord {
+            server_name,
+            request: refusal.understood,
+            rule: Some(refusal.rule),
+            ..AccessRecord::new(now, client)
+        };
+        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        exchange.body = RequestBody::new(ended);
+        let key = self.insert(exchange, None);
+        let fault = Fault::Refused(refusal.status, refusal.rule);
+        self.update(now, key, |exchange, cx| exchange.fail(cx, fault));
+        key
+    }
+
+    /// Takes an event on an upstream connection.
+    pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
+        let (upstreams, mut cx) = self.upstreams(now);
+        let notice = upstreams.handle_event(&mut cx, key, event);
+        self.handle_notice(now, notice);
+    }
+
+    /// The last [`UpstreamCommand::Receive`] is not carried out: the client takes too little of this
+    /// response, of which something must wait for it. It is issued again when the client takes
+    /// something; until then the upstream is not late.
+    pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
+        let (upstreams, mut cx) = self.upstreams(now);
+        if let Some(exchange) = upstreams.pause_receive(&mut cx, key) {
+            self.update(now, exchange, |exchange, cx| {
+                exchange.handle_receive_paused(cx);
+                Progress::Continues
+            });
+        }
+    }
+
+    /// Returns what is to be done next. Called until it returns `None`, after any number of inputs.
+    pub fn poll(&mut self, now: Instant) -> Option<Output> {
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                return Some(output);
+            }
+            let key = self.due_writes.pop_front()?;
+            self.update(now, key, |exchange, cx| {
+                exchange.write(cx);
+                Progress::Continues
+            });
+        }
+    }
+
+    /// Returns when [`Proxy::handle_timeout`] is to be called at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Ends what has waited too long.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(owner) = self.timers.pop(now) {
+            match owner {
+                TimerOwner::Exchange(key, timer) => {
+                    self.update(now, key, |exchange, cx| exchange.handle_timeout(cx, timer));
+                }
+                TimerOwner::Upstream(timer) => {
+                    let (upstreams, mut cx) = self.upstreams(now);
+                    let notice = upstreams.handle_timeout(&mut cx, timer);
+                    self.handle_notice(now, notice);
+                }
+            }
+        }
+    }
+
+    /// Tells whether buffers are short. A response is then read on only when the client's
+    /// connection has taken all that came of it, so that clients that do not read cannot exhaust
+    /// memory. Clients that do read lose nothing by it: a piece is taken as soon as it comes.
+    pub fn set_memory_low(&mut self, memory_low: bool) {
+        self.memory_low = memory_low;
+    }
+
+    /// Keeps no connection from now on: each is closed when its exchange is over.
+    pub fn drain(&mut self, now: Instant) {
+        let (upstreams, mut cx) = self.upstreams(now);
+        upstreams.drain(&mut cx);
+    }
+
+    /// Closes all idle upstream connections.
+    pub fn close_idle(&mut self, now: Instant) {
+        let (upstreams, mut cx) = self.upstreams(now);
+        upstreams.close_idle(&mut cx);
+    }
+
+    /// Returns whether no exchange runs and no upstream connection is open.
+    pub fn is_idle(&self) -> bool {
+        self.exchanges.len() == 0 && self.upstreams.connection_count() == 0
+    }
+
+    /// Returns how much there is of everything now.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            exchanges: self.exchanges.len(),
+            connections: self.upstreams.connection_count(),
+            idle: self.upstreams.idle_count(),
+            waiting: self.upstreams.waiting_count(),
+        }
+    }
+
+    /// Returns what was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn upstreams(&mut self, now: Instant) -> (&mut Upstreams, Context<'_>) {
+        let Self { upstreams, timers, outputs, counters, .. } = self;
+        (upstreams, Context { now, timers, outputs, counters })
+    }
+
+    fn handle_notice(&mut self, now: Instant, notice: Option<(ExchangeKey, Notice)>) {
+        if let Some((key, notice)) = notice {
+            self.act(now, key, |exchange, cx| exchange.handle_notice(cx, notice));
+        }
+        self.serve_queues(now);
+    }
+
+    /// Lets an exchange act, and serves the queues for which that made room.
+    fn update(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        act: impl FnOnce(&mut Exchange, &mut ExchangeContext<'_>) -> Progress,
+    ) {
+        self.act(now, key, act);
+        self.serve_queues(now);
+    }
+
+    /// Gives queued exchanges the slots that have become free.
+    fn serve_queues(&mut self, now: Instant) {
+        loop {
+            let (upstreams, mut cx) = self.upstreams(now);
+            let Some((key, acquired)) = upstreams.poll_granted(&mut cx) else { return };
+            self.act(now, key, |exchange, cx| exchange.handle_granted(cx, acquired));
+        }
+    }
+
+    /// Lets an exchange act, and removes it if it is over by that. A dead key is ignored: the
+    /// client's side may name an exchange that was over before it knew.
+    fn act(
+        &mut self,
+        now: Instant,
+        key: ExchangeKey,
+        act: impl FnOnce(&mut Exchange, &mut ExchangeContext<'_>) -> Progress,
+    ) {
+        let Self { exchanges, upstreams, due_writes, timers, outputs, counters, .. } = self;
+        let Some(exchange) = exchanges.get_mut(key) else { return };
+        let memory_low = self.memory_low;
+        let base = Context { now, timers, outputs, counters };
+        let mut cx = ExchangeContext { key, upstreams, due_writes, memory_low, base };
+        if let Progress::Over(outcome) = act(exchange, &mut cx) {
+            self.end(now, key, outcome);
+        }
+    }
+
+    /// Removes an exchange and writes its record.
+    fn end(&mut self, now: Instant, key: ExchangeKey, outcome: Outcome) {
+        let exchange = self.exchanges.remove(key).expect("an exchange ends once");
+        if let Some(group) = exchange.group {
+            self.upstreams.leave(group);
+        }
+        let record = exchange.into_record(now, &mut self.timers, outcome);
+        if is_planted(Bug::DoubleRecord) && matches!(outcome, Outcome::Reset(_)) {
+            self.outputs.push_back(Output::Access(record.clone()));
+        }
+        self.outputs.push_back(Output::Access(record));
+    }
+
+    /// Returns the limits that exchanges begin under.
+    fn bounds(&self) -> Bounds {
+        let limits = &self.config.limits;
+        Bounds {
+            request_body_len_max: limits.request_body_len_max,
+            request_body_timeout: limits.request_body_timeout,
+            response_head_len_max: limits.response_head_len_max as usize,
+        }
+    }
+
+    fn insert(&mut self, mut exchange: Exchange, group: Option<GroupKey>) -> ExchangeKey {
+        self.counters.exported.requests += 1;
+        if let Some(group) = group {
+            self.upstreams.join(group);
+        }
+        exchange.group = group;
+        self.exchanges.insert(exchange)
+    }
+
+    /// Checks what can be checked by the head alone, and finds the upstream.
+    fn admit(
+        &self,
+        Request { head, misdirected, .. }: &Request,
+        ended: bool,
+    ) -> Result<GroupKey, Fault> {
+        // RFC 9110 9.3.6: no tunnel is made here.
+        if head.method == Method::CONNECT {
+            return Err(Fault::ConnectMethod);
+        }
+        // RFC 9110 9.3.8: an echo would show the client what the gateway adds for the upstream.
+        if head.method == Method::TRACE {
+            return Err(Fault::TraceMethod);
+        }
+        if head.method == Method::OPTIONS {
+            let forwards_left = max_forwards(head).map_err(Fault::BadRequest)?;
+            if forwards_left == Some(0) {
+                return Err(Fault::LastHop);
+            }
+        }
+        if *misdirected {
+            return Err(Fault::Misdirected);
+        }
+        if ConnectionOptions::read(&head.fields).is_none() {
+            return Err(Fault::BadRequest("the connection field names too many fields"));
+        }
+        if ended && head.content_length.is_some_and(|len| len > 0) {
+            return Err(Fault::BadRequest("the request has a content-length and no body"));
+        }
+        if head.content_length > Some(self.config.limits.request_body_len_max) {
+            return Err(Fault::RequestTooLarge);
+        }
+        let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
+        Ok(self.upstreams.current_group(self.config.routes[route].upstream))
+    }
+
+    fn is_trusted(&self, request: &Request) -> bool {
+        let client = request.client.ip().to_canonical();
+        let listener = self.config.listeners.get(request.listener);
+        listener.is_some_and(|listener| {
+            listener.trusted_proxies.iter().any(|network| network.contains(&client))
+        })
+    }
+}

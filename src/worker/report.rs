@@ -60,7 +60,7 @@ impl Worker<'_> {
 
     fn gauges(&self) -> Gauges {
         let connections = self.gateway.engine().counts();
-        let proxy = self.gateway.proxy().counts();
+        let proxy = self.gateway.proxy().gauges();
         let slots = self.pool.counts();
         Gauges {
             connections_open: (connections.open + connections.handshaking) as u64,

@@ -116,7 +116,7 @@ impl World {
             let sum = counts.free + counts.owned + counts.provided + counts.in_kernel;
             assert_eq!(sum, total, "slots are conserved: {counts:?}");
             if self.gateway.engine().counts().open == 0 {
-                let count = self.gateway.proxy().counts().exchanges;
+                let count = self.gateway.proxy().gauges().exchanges;
                 assert_eq!(count, 0, "no exchange outlives its client's connection");
             }
             self.books.check_held(&self.clients, self.wires.flows());
@@ -135,7 +135,7 @@ impl World {
             "after {:?}; gateway due in {:?}, {:?}, {:?}; queue {}; clients {clients:?}; {pool:?}",
             now - self.started,
             past(self.gateway_deadline),
-            self.gateway.proxy().counts(),
+            self.gateway.proxy().gauges(),
             self.gateway.engine().counts(),
             self.queue.len(),
         )
@@ -147,17 +147,17 @@ impl World {
 
     /// What happened, to see that worlds are not dull.
     pub fn marks(&self) -> Marks {
-        let (tally, stats) = (self.gateway.proxy().tally(), self.gateway.engine().stats());
+        let (counters, stats) = (self.gateway.proxy().counters(), self.gateway.engine().stats());
         let network = &self.network.counts;
         let lost = self.clients.iter().filter(|client| client.is_out_of_reach());
         // In harsh weather any may be lost.
         let lost_count = if self.scenario.weather.is_harsh() { 0 } else { lost.count() };
         let counted = [
-            ("upstream connect failures", tally.connect_failures),
-            ("requests over kept connections", tally.reused),
-            ("receives held back", tally.held),
-            ("second tries", tally.retries),
-            ("kept connections discarded", tally.idle_discarded),
+            ("upstream connect failures", counters.connect_failures),
+            ("requests over kept connections", counters.exported.upstream_reuses),
+            ("receives held back", counters.receives_paused),
+            ("second tries", counters.exported.upstream_retries),
+            ("kept connections discarded", counters.exported.upstream_idle_discarded),
             ("Retry packets", stats.retries),
             ("packets lost", stats.packets_lost),
             ("datagrams without a slot", self.socket.starved_count as u64),
@@ -192,8 +192,8 @@ impl World {
     /// Asserts that nothing is left: no exchange, no connection, no slot.
     pub fn assert_at_rest(mut self) {
         let proxy = self.gateway.proxy();
-        assert_eq!(proxy.counts(), Default::default(), "the proxy holds nothing");
-        let exchanges = proxy.tally().exchanges;
+        assert_eq!(proxy.gauges(), Default::default(), "the proxy holds nothing");
+        let exchanges = proxy.counters().exported.requests;
         assert_eq!(self.books.record_count as u64, exchanges, "one access record an exchange");
         assert!(self.gateway.is_idle(), "no connection and no exchange is left");
         let counts = self.gateway.engine().counts();

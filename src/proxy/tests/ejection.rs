@@ -58,7 +58,11 @@ fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
         assert_eq!(tried, 1, "one request tries it");
         pause = (pause * 2).min(HEALTH.pause_max);
     }
-    assert_eq!(rig.proxy.tally().set_asides, 7, "once, and after each of six trials");
+    assert_eq!(
+        rig.proxy.counters().exported.upstream_ejections,
+        7,
+        "once, and after each of six trials"
+    );
     // The trial that is answered brings it back, and to its share, not to more.
     rig.pass(pause);
     let asked: Vec<_> = (0..20).flat_map(|_| get(&mut rig, &[])).collect();
@@ -164,7 +168,7 @@ fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
     let busy = rig.get("/");
     let waiting = rig.get("/");
     assert!(rig.connects.is_empty(), "8002 is set aside, so the second one waits for 8001");
-    assert_eq!(rig.proxy.counts().waiting, 1);
+    assert_eq!(rig.proxy.gauges().waiting, 1);
     let key = *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0;
     for exchange in [busy, waiting] {
         rig.wrote(key);

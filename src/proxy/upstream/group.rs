@@ -1,4 +1,5 @@
-//! The upstream side's holdings: groups with their endpoints, and connections.
+//! An upstream group of the configuration: its endpoints, and the queue of those that wait for a
+//! connection.
 //!
 //! ```text
 //!   group "api" --- endpoint 127.0.0.1:8080 --- idle connections, last in first out
@@ -6,10 +7,6 @@
 //!        |
 //!        +--- waiting exchanges, first in first out
 //! ```
-//!
-//! A group lives by the configuration it was made from. A reload that changes it makes a new one;
-//! the old one is retired: it takes no new exchange, keeps no connection, and goes when its last
-//! user has gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,72 +15,89 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::balance::Balance;
-use super::health::Health;
-use super::idle_list::{IdleList, Links};
+use super::connection_states::SlotRequest;
+use super::health::{Failure, Health};
+use super::idle_list::IdleList;
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
-use crate::http1::ResponseDecoder;
-use crate::proxy::api::{ExchangeKey, UpstreamKey};
+use crate::proxy::api::UpstreamKey;
+use crate::proxy::context::Context;
 
 slab_key! {
     /// One upstream group.
     pub(crate) GroupKey
 }
 
-/// An upstream group of the configuration.
-pub(crate) struct Group {
-    pub(crate) config: Upstream,
-    pub(crate) endpoints: Vec<EndpointState>,
-    /// Exchanges without a connection, by their ticket.
-    pub(crate) waiting: BTreeMap<u64, ExchangeKey>,
-    /// Exchanges and connections that belong here.
-    pub(crate) user_count: usize,
+/// One upstream group, made from one version of its configuration.
+pub(super) struct Group {
+    pub(super) config: Upstream,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// The queue, by ticket number.
+    pub(super) waiting: BTreeMap<u64, Waiting>,
+    /// Exchanges and connections of the group.
+    pub(super) user_count: usize,
     /// Replaced by a reload.
-    pub(crate) retired: bool,
+    pub(super) retired: bool,
     balance: Balance,
     waiting_max: usize,
 }
 
-/// One endpoint of a group.
-pub(crate) struct EndpointState {
-    pub(crate) address: EndpointAddress,
-    /// The address as logs name it.
-    pub(crate) label: Arc<str>,
-    /// The Host that the endpoint is told under `host = "upstream"`.
-    pub(crate) host: Bytes,
-    pub(crate) idle: IdleList,
-    open_count: usize,
-    open_max: usize,
-    pub(crate) health: Health,
+/// A request in the queue.
+pub(super) struct Waiting {
+    pub(super) request: SlotRequest,
+    /// Limits the wait.
+    pub(super) timer: Timer,
 }
 
-/// What a request gets from its group.
+/// One endpoint of a group.
+pub(crate) struct Endpoint {
+    pub(super) address: EndpointAddress,
+    /// The address as logs name it.
+    pub(crate) label: Arc<str>,
+    pub(super) idle: IdleList,
+    pub(super) health: Health,
+    /// The Host to send under `host = "upstream"`.
+    host: Option<Bytes>,
+    open_count: usize,
+    open_max: usize,
+}
+
+/// What a group has for a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// This idle connection.
-    Reuse { connection: UpstreamKey },
-    /// A new connection to the endpoint.
-    Open { endpoint: usize },
-    /// A new connection to the endpoint, in the place of this idle one.
-    Replace { endpoint: usize, connection: UpstreamKey },
+pub(super) enum Choice {
+    Place(Place),
     /// A place in the queue.
-    Wait,
+    Queue,
     /// Nothing: connections and queue are full.
     Full,
 }
 
-/// What a request's earlier try has shown.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Avoid {
+/// Where a request can be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On this idle connection.
+    Idle(UpstreamKey),
+    /// On a new connection to the endpoint.
+    New(usize),
+    /// On a new connection to the endpoint once this idle one is closed.
+    Replace(UpstreamKey, usize),
+}
+
+/// What an earlier attempt has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Avoid {
+    /// There was none.
+    #[default]
+    Nothing,
     /// This endpoint failed; another one is better.
-    pub(crate) endpoint: Option<usize>,
-    /// A kept connection failed; a new one is better.
-    pub(crate) kept: bool,
+    Endpoint(usize),
+    /// An idle connection failed; a new one is better.
+    Idle,
 }
 
 impl Group {
-    pub(crate) fn new(config: &Upstream, worker_count: u16) -> Self {
+    pub(super) fn new(config: &Upstream, worker_count: u16) -> Self {
         let worker_count = u32::from(worker_count.max(1));
         let open_max = config.max_connections.div_ceil(worker_count).max(1) as usize;
         let endpoints = config.endpoints.iter().map(|endpoint| {
@@ -93,10 +107,10 @@ impl Group {
                     (format!("unix:{}", path.display()), "localhost".to_owned())
                 }
             };
-            EndpointState {
+            Endpoint {
                 address: endpoint.address.clone(),
                 label: label.into(),
-                host: host.into(),
+                host: (config.host == HostPolicy::Upstream).then(|| host.into()),
                 idle: IdleList::default(),
                 open_count: 0,
                 open_max,
@@ -114,98 +128,68 @@ impl Group {
         }
     }
 
-    /// Chooses for one request.
-    pub(crate) fn choose(&mut self, now: Instant, avoid: Avoid) -> Choice {
+    /// Chooses a place for one request.
+    pub(super) fn choose(&mut self, now: Instant, avoid: Avoid) -> Choice {
         let endpoints = &self.endpoints;
         let has_place = |index: usize| {
-            let endpoint: &EndpointState = &endpoints[index];
+            let endpoint: &Endpoint = &endpoints[index];
             !endpoint.idle.is_empty() || endpoint.has_room()
         };
-        let is_other = |index: usize| avoid.endpoint != Some(index);
-        let is_well = |index: usize| is_other(index) && endpoints[index].health.is_well(now);
-        // A place at one that is well is worth the wait; one that was set aside would only fail.
-        let picked = if (0..endpoints.len()).any(is_well) {
-            self.balance.pick(|index| has_place(index) && is_well(index))
+        let is_other = |index: usize| avoid != Avoid::Endpoint(index);
+        let is_available =
+            |index: usize| is_other(index) && endpoints[index].health.is_available(now);
+        // A place at an available endpoint is worth the wait; an ejected one would only fail.
+        let picked = if (0..endpoints.len()).any(is_available) {
+            self.balance.pick(|index| has_place(index) && is_available(index))
         } else {
             self.balance
                 .pick(|index| has_place(index) && is_other(index))
                 .or_else(|| self.balance.pick(has_place))
         };
-        let Some(endpoint) = picked else {
-            return if self.waiting.len() < self.waiting_max { Choice::Wait } else { Choice::Full };
+        let Some(index) = picked else {
+            let has_room = self.waiting.len() < self.waiting_max;
+            return if has_room { Choice::Queue } else { Choice::Full };
         };
-        let state = &self.endpoints[endpoint];
-        match (state.idle.newest(), state.idle.oldest()) {
-            (Some(connection), _) if !avoid.kept => Choice::Reuse { connection },
-            (_, Some(connection)) if !state.has_room() => Choice::Replace { endpoint, connection },
-            _ => Choice::Open { endpoint },
-        }
+        let endpoint = &self.endpoints[index];
+        Choice::Place(match (endpoint.idle.newest(), endpoint.idle.oldest()) {
+            (Some(connection), _) if avoid != Avoid::Idle => Place::Idle(connection),
+            (_, Some(connection)) if !endpoint.has_room() => Place::Replace(connection, index),
+            _ => Place::New(index),
+        })
     }
 
-    /// The Host that the endpoint is told.
-    pub(crate) fn host_for<'a>(&'a self, endpoint: usize, authority: &'a [u8]) -> &'a [u8] {
-        match self.config.host {
-            HostPolicy::Preserve => authority,
-            HostPolicy::Upstream => &self.endpoints[endpoint].host,
-        }
+    /// Returns what a further attempt avoids after a failure at `endpoint`, or `None` when there is
+    /// no other endpoint.
+    pub(super) fn other_than(&self, endpoint: usize) -> Option<Avoid> {
+        (self.endpoints.len() > 1).then_some(Avoid::Endpoint(endpoint))
     }
 }
 
-impl EndpointState {
-    /// Whether another connection may be opened.
-    pub(crate) fn has_room(&self) -> bool {
-        self.open_count < self.open_max
+impl Endpoint {
+    /// Returns the Host to send, which is the request's `authority` unless configured otherwise.
+    pub(crate) fn host_for<'a>(&'a self, authority: &'a [u8]) -> &'a [u8] {
+        self.host.as_deref().unwrap_or(authority)
     }
 
-    /// A connection was asked for.
-    pub(crate) fn opened(&mut self) {
+    /// Counts a failure against the endpoint and ejects it if that is one too many.
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, failure: Failure, was_trial: bool) {
+        let is_ejected = self.health.failed(cx.now, failure, was_trial);
+        cx.counters.exported.upstream_ejections += u64::from(is_ejected);
+    }
+
+    /// Counts a connection that is being opened.
+    pub(super) fn opened(&mut self) {
         assert!(self.has_room(), "an endpoint has more connections than allowed");
         self.open_count += 1;
     }
 
-    /// A connection is gone.
-    pub(crate) fn closed(&mut self) {
+    /// Counts a connection that is closed.
+    pub(super) fn closed(&mut self) {
         self.open_count = self.open_count.checked_sub(1).expect("a closed connection was counted");
     }
-}
 
-/// One upstream connection.
-pub(crate) struct Connection {
-    pub(crate) group: GroupKey,
-    pub(crate) endpoint: usize,
-    pub(crate) role: Role,
-    /// A `Write` is in flight.
-    pub(crate) writing: bool,
-    /// A `Receive` is armed.
-    pub(crate) receiving: bool,
-    /// It has served a request before.
-    pub(crate) kept: bool,
-    /// Its request tries whether the endpoint is well again.
-    pub(crate) trial: bool,
-    /// A write failed: only what the peer sent before is still of use.
-    pub(crate) broken: bool,
-    /// Ends the connect, the wait for the upstream to take or to give, the idleness: whatever it does.
-    pub(crate) timer: Timer,
-}
-
-/// What a connection is used for.
-pub(crate) enum Role {
-    /// Being opened for an exchange.
-    Connecting(ExchangeKey),
-    /// Carries an exchange.
-    Busy(ExchangeKey, ResponseDecoder),
-    /// Its exchange is answered, its last write is still in flight.
-    Finishing,
-    /// Kept, in the endpoint's list.
-    Idle(Links),
-}
-
-impl Role {
-    /// The exchange that the connection serves.
-    pub(crate) fn exchange(&self) -> Option<ExchangeKey> {
-        match self {
-            Self::Connecting(exchange) | Self::Busy(exchange, _) => Some(*exchange),
-            Self::Finishing | Self::Idle(_) => None,
-        }
+    /// Returns whether another connection may be opened.
+    fn has_room(&self) -> bool {
+        self.open_count < self.open_max
     }
 }

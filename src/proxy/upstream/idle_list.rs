@@ -1,42 +1,42 @@
-//! The idle connections of one endpoint: last in, first out, and any of them goes in O(1).
+//! The idle connections of one endpoint: last in, first out, with removal of any of them in O(1).
 //!
-//! A list through the connections themselves: each idle one names its neighbours.
+//! The list is linked through the connections themselves.
 
-use super::group::{Connection, Role};
+use super::connection_states::{Connection, State};
 use crate::base::slab::Slab;
 use crate::proxy::api::UpstreamKey;
 
-/// Both ends of the list.
+/// The two ends of the list.
 #[derive(Debug, Default)]
-pub(crate) struct IdleList {
+pub(super) struct IdleList {
     newest: Option<UpstreamKey>,
     oldest: Option<UpstreamKey>,
 }
 
 /// An idle connection's neighbours.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Links {
+pub(super) struct Links {
     newer: Option<UpstreamKey>,
     older: Option<UpstreamKey>,
 }
 
 impl IdleList {
-    /// The connection that became idle last.
-    pub(crate) fn newest(&self) -> Option<UpstreamKey> {
+    /// Returns the connection that became idle last.
+    pub(super) fn newest(&self) -> Option<UpstreamKey> {
         self.newest
     }
 
-    /// The connection that has been idle for longest.
-    pub(crate) fn oldest(&self) -> Option<UpstreamKey> {
+    /// Returns the connection that has been idle for longest.
+    pub(super) fn oldest(&self) -> Option<UpstreamKey> {
         self.oldest
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.newest.is_none()
     }
 
-    /// Takes a connection in, which becomes idle.
-    pub(crate) fn push(
+    /// Adds a connection, which becomes idle.
+    pub(super) fn push(
         &mut self,
         connections: &mut Slab<UpstreamKey, Connection>,
         key: UpstreamKey,
@@ -47,11 +47,11 @@ impl IdleList {
             None => self.oldest = Some(key),
         }
         let connection = connections.get_mut(key).expect("a connection to keep exists");
-        connection.role = Role::Idle(Links { newer: None, older });
+        connection.state = State::Idle(Links { newer: None, older });
     }
 
-    /// Takes a connection out, whose links these were.
-    pub(crate) fn remove(
+    /// Removes the connection whose links these are.
+    pub(super) fn remove(
         &mut self,
         connections: &mut Slab<UpstreamKey, Connection>,
         Links { newer, older }: Links,
@@ -69,8 +69,8 @@ impl IdleList {
 
 fn links(connections: &mut Slab<UpstreamKey, Connection>, key: UpstreamKey) -> &mut Links {
     let connection = connections.get_mut(key).expect("a connection in the list exists");
-    match &mut connection.role {
-        Role::Idle(links) => links,
+    match &mut connection.state {
+        State::Idle(links) => links,
         _ => unreachable!("a connection in the idle list is not idle"),
     }
 }

@@ -1,9 +1,572 @@
-//! Upstreams: their groups, endpoints and connections.
+//! Upstreams: groups of endpoints, their connections, their health and the queues for them.
+//!
+//! [`Upstreams`] hands out leases. A [`Lease`] is the right to use one request slot of one
+//! connection; an HTTP/1.1 connection has one.
+//!
+//! ```text
+//!              acquire                            handle_event, handle_timeout
+//!                 |                                           |
+//!                 v                                           v
+//!       +---------------------+  room   +-------------+   Notice for the
+//!       | group: queue        |-------->| connection  |   exchange that
+//!       |  endpoints:         |<--------|  and timer  |   holds the lease
+//!       |   health, idle list |  freed  +-------------+
+//!       +---------------------+               ^
+//!         |              |                    | slot(lease): write, receive, decode, watch
+//!         v              v                    | release(lease)
+//!   Ready, Connecting  Queued --poll_granted--> Ready, Connecting
+//! ```
+//!
+//! A group is made from one version of its configuration. A reload that changes it makes a new
+//! group and retires the old one, which takes no new exchange, keeps no idle connection and is
+//! removed with its last user.
 
 mod balance;
+mod connection_states;
 mod group;
 mod health;
 mod idle_list;
+mod slot;
 
-pub(super) use group::{Avoid, Choice, Connection, Group, GroupKey, Role};
-pub(super) use health::Failure;
+use super::api::{ExchangeKey, UpstreamCommand, UpstreamEvent, UpstreamKey};
+use super::context::{Context, TimerOwner};
+use super::faults::Fault;
+use crate::base::slab::Slab;
+use crate::base::timers::Timer;
+use crate::config;
+use bytes::BytesMut;
+use connection_states::{Active, Connecting, Connection, Origin, Read, State, Write, receive};
+use group::{Choice, Group, Place, Waiting};
+
+pub(super) use connection_states::SlotRequest;
+pub(super) use group::{Avoid, Endpoint, GroupKey};
+use slot::Slot;
+pub(super) use slot::{Lease, RequestState};
+
+/// The upstream side of one worker's proxy.
+pub(super) struct Upstreams {
+    /// Groups of the configuration, in its order.
+    current: Vec<GroupKey>,
+    groups: Slab<GroupKey, Group>,
+    connections: Slab<UpstreamKey, Connection>,
+    /// Groups with a queue in which room may have come.
+    freed: Vec<GroupKey>,
+    last_ticket: u64,
+    idle_count: usize,
+    waiting_count: usize,
+    retention: Retention,
+    worker_count: u16,
+}
+
+/// Whether reusable connections are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retention {
+    Keep,
+    /// The proxy drains.
+    Close,
+}
+
+/// What a request for a slot gets.
+#[derive(Debug)]
+pub(super) enum Acquired {
+    /// A slot of an open connection.
+    Ready(Lease),
+    /// A slot of a connection that is being opened; [`Notice::Connected`] follows.
+    Connecting(Lease),
+    /// A place in the queue, until [`Upstreams::poll_granted`] or a [`Notice::Failed`].
+    Queued(Ticket),
+    /// Nothing: connections and queue are full.
+    Full,
+}
+
+/// A place in a group's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    group: GroupKey,
+    number: u64,
+}
+
+/// In which state a slot is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Release {
+    /// Request and response are complete: the next request may follow on the connection, if the
+    /// response allows it.
+    Reuse,
+    /// Something is missing or left over: the connection is closed.
+    Discard,
+}
+
+/// An event for the exchange that holds a lease or a ticket.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// The connection is open: its slot can be used.
+    Connected,
+    /// The write in flight is complete.
+    Wrote,
+    /// The upstream takes no more of the request. What it sent before may still be a response (an
+    /// early 413, then a close).
+    WriteFailed,
+    /// Bytes of the response, to be decoded. `more_follows`: of the same receive.
+    Received { piece: BytesMut, more_follows: bool },
+    /// The connection ended, and the response with it.
+    Ended,
+    /// The response will not come, or not all of it. `retry`: another connection may serve the
+    /// request; what it should avoid.
+    Failed { fault: Fault, retry: Option<Avoid> },
+}
+
+/// The timers of the upstream side.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum UpstreamTimer {
+    Queue(Ticket),
+    Connection(UpstreamKey),
+}
+
+impl Upstreams {
+    /// Returns the upstreams of one of `worker_count` workers, which share the configured limits.
+    pub(super) fn new(upstreams: &[config::Upstream], worker_count: u16) -> Self {
+        let mut new = Self {
+            current: Vec::new(),
+            groups: Slab::new(),
+            connections: Slab::new(),
+            freed: Vec::new(),
+            last_ticket: 0,
+            idle_count: 0,
+            waiting_count: 0,
+            retention: Retention::Keep,
+            worker_count,
+        };
+        new.set_up_groups(upstreams, &[]);
+        new
+    }
+
+    /// Applies a changed configuration. Groups that did not change keep their connections.
+    pub(super) fn apply(&mut self, cx: &mut Context<'_>, upstreams: &[config::Upstream]) {
+        let earlier = std::mem::take(&mut self.current);
+        self.set_up_groups(upstreams, &earlier);
+        for key in earlier {
+            if !self.current.contains(&key) {
+                group(&mut self.groups, key).retired = true;
+                self.close_idle_of(cx, key);
+                self.remove_if_unused(key);
+            }
+        }
+    }
+
+    /// Counts an exchange as a user of the group, which lives at least as long.
+    pub(super) fn join(&mut self, key: GroupKey) {
+        group(&mut self.groups, key).user_count += 1;
+    }
+
+    /// Undoes [`Upstreams::join`].
+    pub(super) fn leave(&mut self, key: GroupKey) {
+        let group = group(&mut self.groups, key);
+        group.user_count = group.user_count.checked_sub(1).expect("a group's users are counted");
+        self.remove_if_unused(key);
+    }
+
+    /// Returns the group of the upstream at `index` of the configuration.
+    pub(super) fn current_group(&self, index: usize) -> GroupKey {
+        self.current[index]
+    }
+
+    /// Finds a slot for `request`, or a place in the queue.
+    pub(super) fn acquire(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+        request: SlotRequest,
+    ) -> Acquired {
+        match group(&mut self.groups, key).choose(cx.now, request.avoid) {
+            Choice::Place(place) => self.take_place(cx, key, place, request),
+            Choice::Queue => self.enqueue(cx, key, request),
+            Choice::Full => Acquired::Full,
+        }
+    }
+
+    /// Gives a place in the queue up.
+    pub(super) fn cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
+        let waiting = group(&mut self.groups, ticket.group).waiting.remove(&ticket.number);
+        let mut waiting = waiting.expect("a ticket is in the queue until it is granted");
+        cx.timers.clear(&mut waiting.timer);
+        self.waiting_count -= 1;
+    }
+
+    /// Returns the next queued exchange for which there is a slot now, and the slot. Called until
+    /// it returns `None` after everything that may release one.
+    pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> Option<(ExchangeKey, Acquired)> {
+        while let Some(key) = self.freed.last() {
+            if let Some(granted) = self.grant(cx, *key) {
+                return Some(granted);
+            }
+            self.freed.pop();
+        }
+        None
+    }
+
+    /// Returns the endpoint that a lease is for.
+    pub(super) fn endpoint(&self, lease: &Lease) -> &Endpoint {
+        let group = self.groups.get(lease.group).expect("a group outlives its leases");
+        &group.endpoints[lease.endpoint]
+    }
+
+    /// Returns the slot of a lease, whose connection must be open.
+    pub(super) fn slot(&mut self, lease: &Lease) -> Slot<'_> {
+        let connection = connection(&mut self.connections, lease.connection);
+        Slot::new(lease, connection, group(&mut self.groups, lease.group))
+    }
+
+    /// Takes a slot back.
+    pub(super) fn release(&mut self, cx: &mut Context<'_>, lease: Lease, release: Release) {
+        let key = lease.connection;
+        let connection = connection(&mut self.connections, key);
+        let State::Active(active) = &connection.state else { return self.close(cx, key) };
+        let (write, read) = (active.write, active.read);
+        if release == Release::Discard || !active.decoder.keeps_alive() || write == Write::Failed {
+            return self.close(cx, key);
+        }
+        connection.state = State::Finishing;
+        if write == Write::Ready {
+            self.keep_or_close(cx, key);
+        } else {
+            // The kernel has not reported yet that the request's last bytes are out.
+            self.set_idle_timer(cx, key);
+        }
+        if read == Read::Paused && self.connections.get(key).is_some() {
+            receive(cx, key, None);
+        }
+    }
+
+    /// Takes an event on a connection. Events for dead keys are ignored.
+    pub(super) fn handle_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        event: UpstreamEvent,
+    ) -> Option<(ExchangeKey, Notice)> {
+        let connection = self.connections.get_mut(key)?;
+        let group = group(&mut self.groups, connection.group);
+        match &mut connection.state {
+            State::Connecting(connecting) => match event {
+                UpstreamEvent::Connected => {
+                    let active = connecting.connected(cx, key);
+                    let exchange = active.exchange;
+                    connection.state = State::Active(active);
+                    Some((exchange, Notice::Connected))
+                }
+                UpstreamEvent::ConnectFailed(fault) | UpstreamEvent::Failed(fault) => {
+                    Some(connecting.failed(cx, group, connection.endpoint, Fault::Connect(fault)))
+                }
+                _ => None,
+            },
+            State::Active(active) => active.handle(cx, group, connection.endpoint, event),
+            State::Finishing if matches!(event, UpstreamEvent::Wrote) => {
+                self.keep_or_close(cx, key);
+                None
+            }
+            State::Finishing | State::Idle(_) => {
+                self.handle_unasked(cx, key, &event);
+                None
+            }
+        }
+    }
+
+    /// Takes a timer that has come up.
+    pub(super) fn handle_timeout(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: UpstreamTimer,
+    ) -> Option<(ExchangeKey, Notice)> {
+        let owner = TimerOwner::Upstream(timer);
+        match timer {
+            UpstreamTimer::Queue(ticket) => {
+                let waiting = group(&mut self.groups, ticket.group).waiting.get_mut(&ticket.number);
+                let waiting = waiting.expect("a timer is cleared before its owner goes");
+                let notice = Notice::Failed { fault: Fault::QueueTimeout, retry: None };
+                let has_fired = cx.timers.fires(&mut waiting.timer, cx.now, owner);
+                has_fired.then_some((waiting.request.exchange, notice))
+            }
+            UpstreamTimer::Connection(key) => {
+                let connection = connection(&mut self.connections, key);
+                let has_fired = cx.timers.fires(&mut connection.timer, cx.now, owner);
+                if !has_fired {
+                    return None;
+                }
+                let (group, endpoint) =
+                    (group(&mut self.groups, connection.group), connection.endpoint);
+                match &connection.state {
+                    State::Connecting(connecting) => {
+                        Some(connecting.failed(cx, group, endpoint, Fault::ConnectTimeout))
+                    }
+                    State::Active(active) => Some(active.timed_out(cx, group, endpoint)),
+                    State::Finishing | State::Idle(_) => {
+                        self.close(cx, key);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that the last receive is not made. Returns the exchange whose response it was for.
+    pub(super) fn pause_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+    ) -> Option<ExchangeKey> {
+        let connection = self.connections.get_mut(key)?;
+        let State::Active(active) = &mut connection.state else {
+            unreachable!("a receive is paused for a response that has begun")
+        };
+        active.read = Read::Paused;
+        cx.counters.receives_paused += 1;
+        Some(active.exchange)
+    }
+
+    /// Keeps no connection from now on: each is closed when it is released.
+    pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
+        self.retention = Retention::Close;
+        self.close_idle(cx);
+    }
+
+    /// Closes all idle connections.
+    pub(super) fn close_idle(&mut self, cx: &mut Context<'_>) {
+        for key in self.groups.keys() {
+            self.close_idle_of(cx, key);
+        }
+    }
+
+    /// Returns the number of connections, those that are being opened included.
+    pub(super) fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Returns the number of idle connections.
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle_count
+    }
+
+    /// Returns the number of exchanges in queues.
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting_count
+    }
+
+    /// Returns the number of groups, retired ones included, after checking that none has a user.
+    #[cfg(test)]
+    pub(super) fn unused_group_count(&self) -> usize {
+        for group in self.groups.keys().into_iter().filter_map(|key| self.groups.get(key)) {
+            assert!(!group.retired && group.user_count == 0 && group.waiting.is_empty());
+        }
+        self.groups.len()
+    }
+}
+
+/// Opening, keeping and closing.
+impl Upstreams {
+    fn take_place(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+        place: Place,
+        request: SlotRequest,
+    ) -> Acquired {
+        match place {
+            Place::Idle(connection) => self.reuse(cx, connection, &request),
+            Place::New(endpoint) => self.connect(cx, key, endpoint, request),
+            Place::Replace(connection, endpoint) => {
+                self.close(cx, connection);
+                self.connect(cx, key, endpoint, request)
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        group_key: GroupKey,
+        endpoint: usize,
+        request: SlotRequest,
+    ) -> Acquired {
+        let group = group(&mut self.groups, group_key);
+        group.user_count += 1;
+        let state = &mut group.endpoints[endpoint];
+        state.opened();
+        let is_trial = state.health.begin_request(cx.now);
+        let key = self.connections.insert(Connection {
+            group: group_key,
+            endpoint,
+            state: State::Connecting(Connecting { request, is_trial }),
+            timer: Timer::default(),
+        });
+        cx.counters.exported.upstream_connects += 1;
+        let due = cx.now + group.config.connect_timeout;
+        let timer = &mut connection(&mut self.connections, key).timer;
+        cx.timers.set(timer, due, TimerOwner::Upstream(UpstreamTimer::Connection(key)));
+        let (address, congestion) = (state.address.clone(), group.config.congestion.clone());
+        cx.command_upstream(UpstreamCommand::Connect { key, address, congestion });
+        Acquired::Connecting(Lease { group: group_key, endpoint, connection: key })
+    }
+
+    fn reuse(&mut self, cx: &mut Context<'_>, key: UpstreamKey, request: &SlotRequest) -> Acquired {
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
+        connection.timer.disarm();
+        let state = &mut group(&mut self.groups, group_key).endpoints[endpoint];
+        let is_trial = state.health.begin_request(cx.now);
+        let active = Active::new(cx, key, request, Read::Armed, Origin::Idle, is_trial);
+        let earlier = std::mem::replace(&mut connection.state, State::Active(active));
+        let State::Idle(links) = earlier else { unreachable!("an idle connection is reused") };
+        state.idle.remove(&mut self.connections, links);
+        self.idle_count -= 1;
+        cx.counters.exported.upstream_reuses += 1;
+        Acquired::Ready(Lease { group: group_key, endpoint, connection: key })
+    }
+
+    fn enqueue(&mut self, cx: &mut Context<'_>, key: GroupKey, request: SlotRequest) -> Acquired {
+        self.last_ticket += 1;
+        self.waiting_count += 1;
+        let ticket = Ticket { group: key, number: self.last_ticket };
+        let group = group(&mut self.groups, key);
+        let mut timer = Timer::default();
+        let due = cx.now + group.config.connect_timeout;
+        cx.timers.set(&mut timer, due, TimerOwner::Upstream(UpstreamTimer::Queue(ticket)));
+        group.waiting.insert(ticket.number, Waiting { request, timer });
+        Acquired::Queued(ticket)
+    }
+
+    /// Gives the first of the queue a slot, if there is one for it.
+    fn grant(&mut self, cx: &mut Context<'_>, key: GroupKey) -> Option<(ExchangeKey, Acquired)> {
+        let group = self.groups.get_mut(key)?;
+        let (number, waiting) = group.waiting.first_key_value()?;
+        let (number, request) = (*number, waiting.request);
+        let Choice::Place(place) = group.choose(cx.now, request.avoid) else { return None };
+        self.cancel(cx, Ticket { group: key, number });
+        Some((request.exchange, self.take_place(cx, key, place, request)))
+    }
+
+    /// Keeps a connection whose messages are both complete, if any are kept. A receive is armed on
+    /// it, or armed next: it shows whether the peer closes or sends what no request asked for.
+    fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let group_key = connection(&mut self.connections, key).group;
+        let is_current = !group(&mut self.groups, group_key).retired;
+        if self.retention == Retention::Keep && is_current {
+            self.keep(cx, key);
+        } else {
+            self.close(cx, key);
+        }
+    }
+
+    /// Takes an event on a connection without a request: the next one would take these bytes for
+    /// its response.
+    fn handle_unasked(&mut self, cx: &mut Context<'_>, key: UpstreamKey, event: &UpstreamEvent) {
+        match event {
+            UpstreamEvent::WriteFailed(_) => self.close(cx, key),
+            UpstreamEvent::Received(_)
+            | UpstreamEvent::ReceivedPart(_)
+            | UpstreamEvent::End
+            | UpstreamEvent::Failed(_) => {
+                cx.counters.exported.upstream_idle_discarded += 1;
+                self.close(cx, key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts a connection in its endpoint's list.
+    fn keep(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        self.set_idle_timer(cx, key);
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
+        let group = group(&mut self.groups, group_key);
+        group.endpoints[endpoint].idle.push(&mut self.connections, key);
+        self.idle_count += 1;
+        self.note_room(group_key);
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let mut connection = self.connections.remove(key).expect("a connection is closed once");
+        cx.timers.clear(&mut connection.timer);
+        let group = group(&mut self.groups, connection.group);
+        let endpoint = &mut group.endpoints[connection.endpoint];
+        endpoint.closed();
+        match connection.state {
+            State::Idle(links) => {
+                endpoint.idle.remove(&mut self.connections, links);
+                self.idle_count -= 1;
+            }
+            State::Connecting(Connecting { is_trial: true, .. })
+            | State::Active(Active { is_trial: true, .. }) => endpoint.health.trial_ended(),
+            State::Connecting(_) | State::Active(_) | State::Finishing => {}
+        }
+        cx.command_upstream(UpstreamCommand::Close { key });
+        self.note_room(connection.group);
+        self.leave(connection.group);
+    }
+
+    fn close_idle_of(&mut self, cx: &mut Context<'_>, key: GroupKey) {
+        // A retired group goes with the last of them.
+        let newest = |upstreams: &Self| {
+            let group = upstreams.groups.get(key)?;
+            group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest())
+        };
+        while let Some(connection) = newest(self) {
+            self.close(cx, connection);
+        }
+    }
+
+    fn set_idle_timer(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let connection = connection(&mut self.connections, key);
+        let group = group(&mut self.groups, connection.group);
+        let due = cx.now + group.config.idle_timeout;
+        let owner = TimerOwner::Upstream(UpstreamTimer::Connection(key));
+        cx.timers.set(&mut connection.timer, due, owner);
+    }
+
+    /// Notes that a slot may be free for the queue of the group.
+    fn note_room(&mut self, key: GroupKey) {
+        if !group(&mut self.groups, key).waiting.is_empty() && !self.freed.contains(&key) {
+            self.freed.push(key);
+        }
+    }
+
+    /// Makes the groups of a configuration, keeping those of `earlier` that did not change.
+    fn set_up_groups(&mut self, upstreams: &[config::Upstream], earlier: &[GroupKey]) {
+        for upstream in upstreams {
+            let same = |key: &&GroupKey| {
+                self.groups.get(**key).is_some_and(|group| group.config == *upstream)
+            };
+            let key = match earlier.iter().find(same) {
+                Some(key) => *key,
+                None => self.groups.insert(Group::new(upstream, self.worker_count)),
+            };
+            self.current.push(key);
+        }
+    }
+
+    fn remove_if_unused(&mut self, key: GroupKey) {
+        if self.groups.get(key).is_some_and(|group| group.retired && group.user_count == 0) {
+            self.groups.remove(key);
+        }
+    }
+}
+
+/// Returns a group that is current or has users.
+fn group(groups: &mut Slab<GroupKey, Group>, key: GroupKey) -> &mut Group {
+    groups.get_mut(key).expect("a current or used group exists")
+}
+
+/// Returns a connection that is leased, listed or found by its event.
+fn connection(
+    connections: &mut Slab<UpstreamKey, Connection>,
+    key: UpstreamKey,
+) -> &mut Connection {
+    connections.get_mut(key).expect("a leased or listed connection exists")
+}
+
+impl Ticket {
+    /// A ticket for tests that do not use it.
+    #[cfg(test)]
+    pub(super) fn dummy() -> Self {
+        Self { group: Lease::dummy().group, number: 0 }
+    }
+}

@@ -1,0 +1,38 @@
+//! What the proxy lends to its exchanges and upstreams for one call.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::api::{Counters, ExchangeKey, Output, UpstreamCommand};
+use super::upstream::UpstreamTimer;
+use crate::base::timers::Timers;
+
+/// The time, and the parts of the proxy that everybody writes to.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) timers: &'a mut Timers<TimerOwner>,
+    pub(crate) outputs: &'a mut VecDeque<Output>,
+    pub(crate) counters: &'a mut Counters,
+}
+
+impl Context<'_> {
+    pub(crate) fn command_upstream(&mut self, command: UpstreamCommand) {
+        self.outputs.push_back(Output::Upstream(command));
+    }
+}
+
+/// The owner of a timer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TimerOwner {
+    Exchange(ExchangeKey, ExchangeTimer),
+    Upstream(UpstreamTimer),
+}
+
+/// The timers of an exchange.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ExchangeTimer {
+    /// Limits a pause of the request's body.
+    RequestBody,
+    /// Limits a pause in which the client takes nothing of its response.
+    Response,
+}

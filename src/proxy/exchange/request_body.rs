@@ -1,0 +1,212 @@
+//! A request's body on its way from the client to an upstream.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::http1::{CHUNK_END, Framing, last_chunk, size_line};
+use crate::limits::{
+    REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
+    UPSTREAM_WRITE_PIECES_MAX,
+};
+use crate::message::Fields;
+use crate::proxy::upstream::RequestState;
+
+/// The body of one request.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    /// Received and not given to a write.
+    pending: VecDeque<Bytes>,
+    pending_len: usize,
+    /// In the write in flight.
+    writing_len: usize,
+    /// Received.
+    pub(super) received_len: u64,
+    /// Given to writes.
+    given_len: u64,
+    trailers: Option<Fields>,
+    intake: Intake,
+    sending: Sending,
+}
+
+/// The client's side of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    Open,
+    /// There was no room left, and the client's side has not been told of any since.
+    Full,
+    /// The client has sent all of it.
+    Ended,
+}
+
+/// The upstream's side of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Open,
+    /// All of it, with its framing, was given to writes.
+    Complete,
+    /// What still comes is dropped.
+    Stopped,
+}
+
+impl RequestBody {
+    /// Returns an empty body; `ended` when nothing follows.
+    pub(crate) fn new(ended: bool) -> Self {
+        Self {
+            pending: VecDeque::new(),
+            pending_len: 0,
+            writing_len: 0,
+            received_len: 0,
+            given_len: 0,
+            trailers: None,
+            intake: if ended { Intake::Ended } else { Intake::Open },
+            sending: Sending::Open,
+        }
+    }
+
+    /// Returns the number of bytes that are taken now.
+    pub(crate) fn room(&self) -> usize {
+        let free = REQUEST_PENDING_LEN_MAX.saturating_sub(self.pending_len + self.writing_len);
+        if self.is_stopped() {
+            REQUEST_PENDING_LEN_MAX
+        } else if free < REQUEST_ROOM_LEN_MIN || self.pending.len() >= REQUEST_PENDING_PIECES_MAX {
+            0
+        } else {
+            free
+        }
+    }
+
+    /// Takes a piece from the client.
+    pub(super) fn push(&mut self, piece: Bytes) {
+        self.received_len += piece.len() as u64;
+        if self.is_stopped() || piece.is_empty() {
+            return;
+        }
+        self.pending_len += piece.len();
+        self.pending.push_back(piece);
+        if self.intake != Intake::Ended {
+            self.intake = if self.room() == 0 { Intake::Full } else { Intake::Open };
+        }
+    }
+
+    /// Notes that the client has sent all of it.
+    pub(super) fn end(&mut self) {
+        self.intake = Intake::Ended;
+    }
+
+    /// Takes the trailer fields, which are not empty.
+    pub(super) fn set_trailers(&mut self, trailers: Option<Fields>) {
+        self.trailers = trailers;
+    }
+
+    /// Returns whether the client has sent all of it.
+    pub(super) fn is_ended(&self) -> bool {
+        self.intake == Intake::Ended
+    }
+
+    /// Returns whether the upstream has been given all of it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.sending == Sending::Complete
+    }
+
+    /// Returns whether it is dropped.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.sending == Sending::Stopped
+    }
+
+    /// Returns whether it can be sent once more: nothing of it was given away or dropped.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.given_len == 0 && !self.is_stopped()
+    }
+
+    /// Returns whether the upstream still waits for some of it.
+    pub(super) fn request_state(&self) -> RequestState {
+        if self.sending == Sending::Open { RequestState::Unfinished } else { RequestState::Out }
+    }
+
+    /// Returns whether there is room again after there was none. Returns true once.
+    pub(super) fn has_room_again(&mut self) -> bool {
+        let again = self.intake == Intake::Full && !self.is_stopped() && self.room() > 0;
+        if again {
+            self.intake = Intake::Open;
+        }
+        again
+    }
+
+    /// Drops it, and what still comes.
+    pub(super) fn stop(&mut self) {
+        self.sending = Sending::Stopped;
+        self.pending.clear();
+        self.pending_len = 0;
+        self.trailers = None;
+    }
+
+    /// Begins anew for a second attempt.
+    pub(super) fn rewind(&mut self) {
+        assert_eq!(self.given_len, 0, "a body of which a part is gone is not sent again");
+        self.sending = Sending::Open;
+    }
+
+    /// Notes that the write in flight is over.
+    pub(super) fn wrote(&mut self) {
+        self.writing_len = 0;
+    }
+
+    /// Appends what may be written now to `pieces`, framed.
+    pub(super) fn take_pieces(&mut self, framing: Framing, pieces: &mut Vec<Bytes>) {
+        if self.sending != Sending::Open {
+            return;
+        }
+        let chunked = framing == Framing::Chunked;
+        let framing_piece_count = if chunked { 3 } else { 0 };
+        let count_max =
+            UPSTREAM_WRITE_PIECES_MAX.saturating_sub(pieces.len() + framing_piece_count);
+        let count = self.pending.len().min(count_max);
+        let len: usize = self.pending.iter().take(count).map(Bytes::len).sum();
+        if chunked && len > 0 {
+            // One chunk around all pieces of this write.
+            pieces.push(size_line(len));
+        }
+        pieces.extend(self.pending.drain(..count));
+        if chunked && len > 0 {
+            pieces.push(CHUNK_END);
+        }
+        self.pending_len -= len;
+        self.writing_len += len;
+        self.given_len += len as u64;
+        // A body of known length is complete with its last byte, before the client's end comes.
+        let is_whole = self.is_ended() || framing == Framing::Length(self.given_len);
+        if is_whole && self.pending.is_empty() {
+            if chunked {
+                // The trailers stay for a second attempt.
+                pieces.push(last_chunk(self.trailers.as_ref()));
+            }
+            self.sending = Sending::Complete;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_chunk_goes_around_the_pieces_of_a_write() {
+        let mut body = RequestBody::new(false);
+        let payload = Bytes::from_static(b"0123456789");
+        body.push(payload.clone());
+        body.push(Bytes::from_static(b"abcdef"));
+        body.push(Bytes::from_static(b"!"));
+        let mut pieces = Vec::new();
+        body.take_pieces(Framing::Chunked, &mut pieces);
+        assert_eq!(pieces.concat(), b"11\r\n0123456789abcdef!\r\n");
+        assert_eq!(pieces[1].as_ptr(), payload.as_ptr(), "payload is not copied");
+        body.end();
+        pieces.clear();
+        body.take_pieces(Framing::Chunked, &mut pieces);
+        assert_eq!(pieces.concat(), b"0\r\n\r\n");
+        pieces.clear();
+        body.take_pieces(Framing::Chunked, &mut pieces);
+        assert!(pieces.is_empty(), "the end is told once");
+    }
+}

@@ -1,0 +1,236 @@
+//! An HTTP/1.1 connection to an endpoint: one request slot, and a struct for each state.
+//!
+//! ```text
+//!                connected              released, its write in flight
+//!   Connecting ------------> Active -------------------------------> Finishing
+//!       |                    ^    |                                      |
+//!       |              reuse |    | released                             | wrote
+//!       |                    |    v                                      |
+//!       |                    +-- Idle <----------------------------------+
+//!       v                         v
+//!     closed, from every state: a failure, a timeout, an unreusable release
+//! ```
+
+use bytes::Bytes;
+
+use super::Notice;
+use super::group::{Avoid, Group, GroupKey};
+use super::health::Failure;
+use super::idle_list::Links;
+use crate::base::timers::Timer;
+use crate::http1::ResponseDecoder;
+use crate::planted::{Bug, is_planted};
+use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
+use crate::proxy::api::{UpstreamEvent, UpstreamKey};
+use crate::proxy::context::Context;
+use crate::proxy::faults::Fault;
+
+/// One upstream connection.
+pub(super) struct Connection {
+    pub(super) group: GroupKey,
+    pub(super) endpoint: usize,
+    pub(super) state: State,
+    /// Limits the connect, the wait for the upstream to take or to give, or the idle time.
+    pub(super) timer: Timer,
+}
+
+/// The state of a connection.
+pub(super) enum State {
+    /// Being opened.
+    Connecting(Connecting),
+    /// Leased.
+    Active(Active),
+    /// Released while its last write was in flight; a receive is armed.
+    Finishing,
+    /// In its endpoint's list; a receive is armed.
+    Idle(Links),
+}
+
+/// A connection that is being opened for a request.
+pub(super) struct Connecting {
+    pub(super) request: SlotRequest,
+    pub(super) is_trial: bool,
+}
+
+/// A connection that carries a request and its response.
+pub(super) struct Active {
+    pub(super) exchange: ExchangeKey,
+    pub(super) decoder: ResponseDecoder,
+    pub(super) write: Write,
+    pub(super) read: Read,
+    pub(super) origin: Origin,
+    /// Its request is the one that tries an ejected endpoint.
+    pub(super) is_trial: bool,
+    downstream: Downstream,
+}
+
+/// The sending half of an active connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    Ready,
+    InFlight,
+    /// Only what the peer sent before is still of use.
+    Failed,
+}
+
+/// The receiving half of an active connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    Paused,
+    /// A receive is under way.
+    Armed,
+}
+
+/// Where an active connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Opened for this request.
+    Opened,
+    /// Idle before; the peer may have closed it meanwhile.
+    Idle,
+}
+
+/// A request for a slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotRequest {
+    pub(crate) exchange: ExchangeKey,
+    pub(crate) downstream: Downstream,
+    /// The method is HEAD: its response has no body.
+    pub(crate) is_head: bool,
+    pub(crate) response_head_len_max: usize,
+    pub(crate) avoid: Avoid,
+}
+
+impl Connecting {
+    /// Returns the next state of the connection, which is open now.
+    pub(super) fn connected(&self, cx: &mut Context<'_>, key: UpstreamKey) -> Active {
+        Active::new(cx, key, &self.request, Read::Paused, Origin::Opened, self.is_trial)
+    }
+
+    /// Counts a failed connect against the endpoint.
+    pub(super) fn failed(
+        &self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+        fault: Fault,
+    ) -> (ExchangeKey, Notice) {
+        cx.counters.connect_failures += 1;
+        // When this process is out of something, the endpoint is not to blame.
+        if fault != Fault::Connect(TransportFault::Exhausted) {
+            group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
+        }
+        (self.request.exchange, Notice::Failed { fault, retry: group.other_than(endpoint) })
+    }
+}
+
+impl Active {
+    /// Returns the state of connection `key` that begins to serve `request`. It is read at once.
+    pub(super) fn new(
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        request: &SlotRequest,
+        read: Read,
+        origin: Origin,
+        is_trial: bool,
+    ) -> Self {
+        let mut active = Self {
+            exchange: request.exchange,
+            downstream: request.downstream,
+            decoder: ResponseDecoder::new(request.is_head, request.response_head_len_max),
+            write: Write::Ready,
+            read,
+            origin,
+            is_trial,
+        };
+        active.receive(cx, key);
+        active
+    }
+
+    /// Takes an event. Returns what concerns the exchange.
+    pub(super) fn handle(
+        &mut self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+        event: UpstreamEvent,
+    ) -> Option<(ExchangeKey, Notice)> {
+        let notice = match event {
+            UpstreamEvent::Wrote => {
+                self.write = Write::Ready;
+                Notice::Wrote
+            }
+            UpstreamEvent::WriteFailed(_) => {
+                self.write = Write::Failed;
+                Notice::WriteFailed
+            }
+            UpstreamEvent::Received(piece) => {
+                self.read = Read::Paused;
+                Notice::Received { piece, more_follows: false }
+            }
+            UpstreamEvent::ReceivedPart(piece) => Notice::Received { piece, more_follows: true },
+            UpstreamEvent::End if self.decoder.ends_with_connection() => Notice::Ended,
+            UpstreamEvent::End | UpstreamEvent::Failed(_) => {
+                if is_planted(Bug::TruncatedAsCleanEnd) && !self.decoder.is_in_head() {
+                    Notice::Ended
+                } else {
+                    self.lost(cx, group, endpoint)
+                }
+            }
+            UpstreamEvent::Connected | UpstreamEvent::ConnectFailed(_) => return None,
+        };
+        Some((self.exchange, notice))
+    }
+
+    /// The upstream has not taken the request, or has not sent more of the response, in time.
+    pub(super) fn timed_out(
+        &self,
+        cx: &mut Context<'_>,
+        group: &mut Group,
+        endpoint: usize,
+    ) -> (ExchangeKey, Notice) {
+        group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+        let is_written = self.write != Write::InFlight;
+        let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
+        let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
+        (self.exchange, Notice::Failed { fault, retry })
+    }
+
+    /// The connection broke before the response was complete.
+    fn lost(&self, cx: &mut Context<'_>, group: &mut Group, endpoint: usize) -> Notice {
+        let has_begun = self.decoder.has_begun();
+        let fault = if has_begun { Fault::Incomplete } else { Fault::Terminated };
+        // An idle connection may just have been closed for its idleness: a new one to the same
+        // endpoint is as good. A new one that breaks counts against the endpoint.
+        if has_begun || self.origin == Origin::Opened {
+            group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+        }
+        let retry = match self.origin {
+            _ if has_begun => None,
+            Origin::Idle => Some(Avoid::Idle),
+            Origin::Opened => group.other_than(endpoint),
+        };
+        Notice::Failed { fault, retry }
+    }
+
+    /// Arms a receive. Returns false when one is under way.
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>, key: UpstreamKey) -> bool {
+        if self.read == Read::Armed {
+            return false;
+        }
+        self.read = Read::Armed;
+        receive(cx, key, Some(self.downstream));
+        true
+    }
+
+    pub(super) fn write(&mut self, cx: &mut Context<'_>, key: UpstreamKey, pieces: Vec<Bytes>) {
+        assert_eq!(self.write, Write::Ready, "one write at a time");
+        self.write = Write::InFlight;
+        cx.command_upstream(UpstreamCommand::Write { key, pieces });
+    }
+}
+
+/// Arms a receive.
+pub(super) fn receive(cx: &mut Context<'_>, key: UpstreamKey, downstream: Option<Downstream>) {
+    cx.command_upstream(UpstreamCommand::Receive { key, downstream, slot_count_max: 1 });
+}

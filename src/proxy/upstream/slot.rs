@@ -1,0 +1,117 @@
+//! The lease on a request slot of an upstream connection, and what its holder can do with it.
+
+use bytes::{Bytes, BytesMut};
+
+use super::UpstreamTimer;
+use super::connection_states::{Active, Connection, Read, State, Write};
+use super::group::{Group, GroupKey};
+use super::health::Failure;
+use crate::base::timers::Timer;
+use crate::http1::Part;
+use crate::proxy::api::UpstreamKey;
+use crate::proxy::context::{Context, TimerOwner};
+use crate::proxy::faults::Fault;
+
+/// The right to use one request slot of an upstream connection, until it is released.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(super) group: GroupKey,
+    pub(super) endpoint: usize,
+    pub(super) connection: UpstreamKey,
+}
+
+/// A leased slot of an open connection, borrowed for one event.
+pub(crate) struct Slot<'a> {
+    key: UpstreamKey,
+    active: &'a mut Active,
+    timer: &'a mut Timer,
+    group: &'a mut Group,
+    endpoint: usize,
+}
+
+/// Whether the upstream still waits for bytes of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestState {
+    Unfinished,
+    /// All of it was given to writes, or no more will be.
+    Out,
+}
+
+impl<'a> Slot<'a> {
+    pub(super) fn new(
+        lease: &Lease,
+        connection: &'a mut Connection,
+        group: &'a mut Group,
+    ) -> Slot<'a> {
+        let State::Active(active) = &mut connection.state else {
+            unreachable!("a lease is used once its connection is open")
+        };
+        let timer = &mut connection.timer;
+        Slot { key: lease.connection, active, timer, group, endpoint: lease.endpoint }
+    }
+
+    /// Returns whether a write may begin now.
+    pub(crate) fn can_write(&self) -> bool {
+        self.active.write == Write::Ready
+    }
+
+    /// Writes `pieces` of the request.
+    pub(crate) fn write(&mut self, cx: &mut Context<'_>, pieces: Vec<Bytes>) {
+        self.active.write(cx, self.key, pieces);
+    }
+
+    /// Reads more of the response. Returns false when a receive is under way already.
+    pub(crate) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        self.active.receive(cx, self.key)
+    }
+
+    /// Decodes the next part of the response from the front of `piece`. What the response says of
+    /// its endpoint is noted: a head speaks for it, broken HTTP against it.
+    pub(crate) fn decode(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut BytesMut,
+    ) -> Result<Option<Part>, Fault> {
+        let decoded = self.active.decoder.decode(piece);
+        let endpoint = &mut self.group.endpoints[self.endpoint];
+        match &decoded {
+            Ok(Some(Part::Head(_))) => {
+                self.active.is_trial = false;
+                endpoint.health.succeeded();
+            }
+            Ok(_) => {}
+            Err(_) => endpoint.fail(cx, Failure::Response, self.active.is_trial),
+        }
+        Ok(decoded?)
+    }
+
+    /// Returns whether the response's final head is still to come.
+    pub(crate) fn awaits_head(&self) -> bool {
+        self.active.decoder.is_in_head()
+    }
+
+    /// Restarts the response timeout while the upstream is to take or to give something, and stops
+    /// it while the client is waited for.
+    pub(crate) fn watch(&mut self, cx: &mut Context<'_>, request: RequestState) {
+        // Room for more of the response is not enough: no receive is armed before the client has
+        // taken something.
+        let is_read = self.active.read == Read::Armed;
+        if self.active.write == Write::InFlight || is_read && request == RequestState::Out {
+            let due = cx.now + self.group.config.response_timeout;
+            let owner = TimerOwner::Upstream(UpstreamTimer::Connection(self.key));
+            cx.timers.set(self.timer, due, owner);
+        } else {
+            self.timer.disarm();
+        }
+    }
+}
+
+impl Lease {
+    /// A lease for tests that do not use it.
+    #[cfg(test)]
+    pub(crate) fn dummy() -> Self {
+        use crate::base::slab::SlabKey as _;
+        let (group, connection) = (GroupKey::from_parts(0, 0), UpstreamKey::from_parts(0, 0));
+        Self { group, endpoint: 0, connection }
+    }
+}
