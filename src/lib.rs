@@ -2,7 +2,7 @@
 //!
 //! One worker per core owns everything it touches. The kernel side holds memory and file
 //! descriptors, the protocol side holds state machines without clock, randomness or files, and
-//! they meet in [`worker`] only:
+//! they meet in `worker` only:
 //!
 //! ```text
 //!            NIC                                                        origin
@@ -20,39 +20,42 @@
 //! ```
 
 // Leaves: they name no other module but these.
-pub mod address;
+mod address;
 mod base;
-pub mod cid;
-pub mod config;
-pub mod hugepages;
-pub mod limits;
-pub mod message;
-pub mod metrics;
-#[doc(hidden)]
-pub mod planted;
-pub mod tls;
+mod cid;
+mod config;
+mod hugepages;
+mod limits;
+mod message;
+mod metrics;
+mod planted;
+mod tls;
 
 // The kernel side: all unsafe code lives here.
-pub mod host;
-pub mod pool;
-pub mod ring;
+mod host;
+mod pool;
+mod ring;
 
 // The protocol side: sans-IO, no unsafe.
-pub mod gateway;
+mod gateway;
 mod http1;
-pub mod http3;
-pub mod proxy;
-pub mod quic;
+mod http3;
+mod proxy;
+mod quic;
 
-// Where both sides meet, the control thread, the command line, and the demonstration.
-pub mod cli;
-pub mod control;
-pub mod demo;
-pub mod worker;
+// Where both sides meet, the control thread, the command line, the demonstration, and the process.
+mod cli;
+mod control;
+mod demo;
+mod process;
+mod worker;
 
-// Fixtures that test suites share; product code never names them.
+// Fixtures that test suites share, and their way to the modules; product code never names them.
 #[doc(hidden)]
 pub mod testing;
+
+pub use pool::PoolAllocator;
+pub use process::run;
 
 #[cfg(test)]
 #[global_allocator]

@@ -6,9 +6,11 @@ use std::fs::File;
 use std::process::Command as Program;
 use std::time::Duration;
 
-use ringway::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
 use ringway::testing::clocks;
-use ringway::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
+use ringway::testing::internal::control::{
+    ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason,
+};
+use ringway::testing::internal::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
 use tokio::sync::mpsc;
 
 fn kill(signal: &str) {

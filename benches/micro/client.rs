@@ -10,12 +10,12 @@ use quinn_proto::{
     Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, StreamId,
     TransportConfig, VarInt,
 };
-use ringway::config::Config;
-use ringway::demo;
-use ringway::quic::{Datagram, Engine, Transmit};
 use ringway::testing::http3::put_headers;
+use ringway::testing::internal::config::Config;
+use ringway::testing::internal::demo;
+use ringway::testing::internal::quic::{Datagram, Engine, Transmit};
+use ringway::testing::internal::tls::ServerTls;
 use ringway::testing::{self, ClientTls};
-use ringway::tls::ServerTls;
 
 const HOST: &str = "localhost";
 const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
@@ -81,7 +81,7 @@ impl Client {
         if self.connection.poll_timeout().is_some_and(|at| at <= now) {
             self.connection.handle_timeout(now);
         }
-        let mut bytes = Vec::with_capacity(ringway::limits::SLOT_LEN);
+        let mut bytes = Vec::with_capacity(ringway::testing::internal::limits::SLOT_LEN);
         let Some(sent) = self.connection.poll_transmit(now, count_max, &mut bytes) else {
             return Vec::new();
         };

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 
-use ringway::pool::{Pool, PoolAllocator};
+use ringway::testing::internal::pool::{Pool, PoolAllocator};
 
 /// [`PoolAllocator`], counted. Slots of a pool are not of the heap.
 pub struct Counting;

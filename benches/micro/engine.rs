@@ -7,9 +7,11 @@ use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use quinn_proto::{Dir, StreamId as ClientStream};
-use ringway::limits::SLOT_LEN;
-use ringway::quic::{ConnectionKey, Datagram, Engine, Event, StreamId, Transmit, WriteError};
 use ringway::testing;
+use ringway::testing::internal::limits::SLOT_LEN;
+use ringway::testing::internal::quic::{
+    ConnectionKey, Datagram, Engine, Event, StreamId, Transmit, WriteError,
+};
 
 use crate::client::{Client, engine_and_client};
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use quinn_proto::{Dir, StreamId};
-use ringway::gateway::{Gateway, GatewaySettings, Output};
-use ringway::limits::SLOT_LEN;
-use ringway::proxy::{UpstreamCommand, UpstreamEvent, UpstreamKey};
-use ringway::quic::{Datagram, Transmit};
 use ringway::testing;
+use ringway::testing::internal::gateway::{Gateway, GatewaySettings, Output};
+use ringway::testing::internal::limits::SLOT_LEN;
+use ringway::testing::internal::proxy::{UpstreamCommand, UpstreamEvent, UpstreamKey};
+use ringway::testing::internal::quic::{Datagram, Transmit};
 
 use crate::client::{Client, configuration, engine_and_client, request_frame};
 

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use divan::{Bencher, black_box};
-use ringway::limits::{SLOT_COUNT_MIN, SLOT_LEN};
-use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
+use ringway::testing::internal::limits::{SLOT_COUNT_MIN, SLOT_LEN};
+use ringway::testing::internal::pool::{Hugepages, Pool, PoolPlan, Regions};
 
 /// A pool of 64 slots in plain pages, on this thread.
 pub fn pool() -> Rc<Pool> {

@@ -9,12 +9,12 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use http::{HeaderName, HeaderValue, Method};
-use ringway::config::{HostPattern, Route};
-use ringway::message::{Authority, Head, Path, Scheme, Target};
-use ringway::proxy::{
+use ringway::testing;
+use ringway::testing::internal::config::{HostPattern, Route};
+use ringway::testing::internal::message::{Authority, Head, Path, Scheme, Target};
+use ringway::testing::internal::proxy::{
     Downstream, Output, Proxy, Request, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
-use ringway::testing;
 
 use crate::client::{REQUEST, configuration};
 

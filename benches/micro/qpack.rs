@@ -3,7 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use divan::{Bencher, black_box};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use ringway::http3::{LocalSettings, RequestEvent, RequestStream, encode_response_head};
+use ringway::testing::internal::http3::{
+    LocalSettings, RequestEvent, RequestStream, encode_response_head,
+};
 
 use crate::client::{REQUEST, request_frame};
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use ringway::cid::CidMask;
-use ringway::host::clock;
-use ringway::host::socket::{SocketGroup, SocketSettings};
-use ringway::ring::{Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait};
+use ringway::testing::internal::cid::CidMask;
+use ringway::testing::internal::host::clock;
+use ringway::testing::internal::host::socket::{SocketGroup, SocketSettings};
+use ringway::testing::internal::ring::{
+    Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait,
+};
 
 use crate::pool::pool;
 
@@ -66,7 +68,7 @@ fn batch_out_and_in(bencher: Bencher<'_, '_>) {
     let mut ring = ring();
     let (out, _) = edge(&mut ring);
     let (_, to) = edge(&mut ring);
-    let mut spare = Some(Vec::with_capacity(ringway::limits::SLOT_LEN));
+    let mut spare = Some(Vec::with_capacity(ringway::testing::internal::limits::SLOT_LEN));
     bencher.counter(ItemsCount::new(SEGMENT_COUNT)).bench_local(|| {
         let mut buffer = spare.take().expect("the last send gave it back");
         buffer.resize(SEGMENT_COUNT * usize::from(SEGMENT_LEN), 7);

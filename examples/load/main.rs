@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use ringway::host::clock::now;
+use ringway::testing::internal::host::clock::now;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

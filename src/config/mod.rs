@@ -30,7 +30,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use error::{ConfigError, ConfigErrors};
+pub use error::ConfigErrors;
 pub use model::*;
 
 use reader::{Reader, Section};

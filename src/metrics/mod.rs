@@ -14,9 +14,9 @@ mod histogram;
 
 pub use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::{
-    ConnectionsClosed, Copied, CopyReason, Counters, Flow, Gauges, Http3Counters, Ledger,
-    OwnResponses, PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost,
-    SocketOffload, UpstreamFailure, UpstreamFailures, WorkerCounters,
+    ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger, PoolCounters,
+    PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
+    UpstreamFailure, WorkerCounters,
 };
 pub use exposition::{ProcessFacts, exposition};
 pub use histogram::Histogram;

@@ -63,12 +63,11 @@ use std::marker::PhantomData;
 
 use bytes::BytesMut;
 
-pub use crate::host::memory::{Backing, Mapping};
 pub use crate::hugepages::Hugepages;
 pub use alloc::PoolAllocator;
 pub use handover::{InKernel, Lease, Provided};
-pub use plan::{PlanError, PoolPlan};
-pub use region::{RegionError, RegionHandle, Regions};
+pub use plan::PoolPlan;
+pub use region::{RegionHandle, Regions};
 pub use slots::SlotCounts;
 
 use crate::limits::SLOT_LEN;

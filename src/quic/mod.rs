@@ -46,6 +46,6 @@ mod windows;
 pub use engine::Engine;
 pub use quinn_proto::TimeSource;
 pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};
-pub use streams::{Gone, Read, ReadError, WriteError, Written};
+pub use streams::{Read, ReadError, WriteError};
 pub use table::ConnectionKey;
-pub use types::{CloseReason, ConnectionCounts, Datagram, Event, StreamId, Transmit};
+pub use types::{CloseReason, Datagram, Event, StreamId, Transmit};

@@ -11,6 +11,7 @@ mod certificate;
 mod client_tls;
 mod engine;
 pub mod http3;
+pub mod internal;
 pub mod origin;
 mod time;
 

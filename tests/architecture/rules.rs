@@ -8,8 +8,9 @@ const LEAVES: &[&str] =
 /// Module -> what it may name besides the leaves and itself; a path stands for all below it.
 const ARROWS: &[(&str, &[&str])] = &[
     // The root: the map of modules, and the allocator that serves pool slots.
-    ("lib", &["pool::PoolAllocator"]),
-    ("main", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
+    ("lib", &["pool::PoolAllocator", "process"]),
+    ("main", &[]),
+    ("process", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
     ("cli", &["config"]),
     ("demo", &["config"]),
     // The control thread reaches a worker by its mailbox only; it needs the one clock.
@@ -65,7 +66,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     ("tokio_uring", &["control"]),
     // In a worker only the channels of its mailbox.
-    ("tokio", &["main", "control", "demo", "worker"]),
+    ("tokio", &["process", "control", "demo", "worker"]),
     ("hyper", &["control", "demo"]),
     ("hyper_util", &["control", "demo"]),
     ("http_body_util", &["control", "demo"]),

@@ -1,7 +1,7 @@
 //! The peer's unidirectional streams and our control stream.
 
 use bytes::Bytes;
-use ringway::http3::{Code, Connection, UniVerdict};
+use ringway::testing::internal::http3::{Code, Connection, UniVerdict};
 
 use crate::{GREASE, SETTINGS, frame, varint};
 

@@ -6,22 +6,25 @@ use std::sync::{Arc, Mutex};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use quinn::crypto::rustls::QuicServerConfig;
-use ringway::config::{Certificate, CertificateSource, HostPattern};
-use ringway::http3::{
+use ringway::testing::ClientTls;
+use ringway::testing::internal::config::{Certificate, CertificateSource, HostPattern};
+use ringway::testing::internal::http3::{
     Connection, RequestEvent, RequestStream, UniVerdict, encode_data_header, encode_response_head,
     encode_trailers,
 };
-use ringway::message::Fields;
-use ringway::testing::ClientTls;
-use ringway::tls::ServerTls;
+use ringway::testing::internal::message::Fields;
+use ringway::testing::internal::tls::ServerTls;
 
 use crate::SETTINGS;
 
 fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
     let source = CertificateSource::SelfSigned;
     let hosts = vec![HostPattern::Exact("localhost".to_owned())];
-    let tls =
-        ServerTls::load(&[Certificate { hosts, source }], ringway::config::Tls::default()).unwrap();
+    let tls = ServerTls::load(
+        &[Certificate { hosts, source }],
+        ringway::testing::internal::config::Tls::default(),
+    )
+    .unwrap();
     let server = QuicServerConfig::try_from(tls.config()).unwrap();
     let server = quinn::ServerConfig::with_crypto(Arc::new(server));
     let address = (Ipv4Addr::LOCALHOST, 0).into();

@@ -11,8 +11,8 @@ mod random;
 mod requests;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use ringway::http3::qpack::encode;
-use ringway::http3::{LocalSettings, RequestError, RequestEvent, RequestStream};
+use ringway::testing::internal::http3::qpack::encode;
+use ringway::testing::internal::http3::{LocalSettings, RequestError, RequestEvent, RequestStream};
 
 const SETTINGS: LocalSettings =
     LocalSettings { field_section_len_max: 16 * 1024, field_count_max: 100 };
@@ -40,9 +40,19 @@ fn section(lines: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = vec![0, 0];
     for (name, value) in lines {
         let mut line = BytesMut::new();
-        ringway::http3::qpack::integer::write(0x20, 3, name.len() as u64, &mut line);
+        ringway::testing::internal::http3::qpack::integer::write(
+            0x20,
+            3,
+            name.len() as u64,
+            &mut line,
+        );
         line.put_slice(name.as_bytes());
-        ringway::http3::qpack::integer::write(0, 7, value.len() as u64, &mut line);
+        ringway::testing::internal::http3::qpack::integer::write(
+            0,
+            7,
+            value.len() as u64,
+            &mut line,
+        );
         line.put_slice(value);
         out.extend_from_slice(&line);
     }

@@ -5,8 +5,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use ringway::http3::qpack::{SectionError, SectionReader, encode, static_table};
-use ringway::http3::{Code, Connection, encode_data_header, encode_response_head, encode_trailers};
+use ringway::testing::internal::http3::qpack::{SectionError, SectionReader, encode, static_table};
+use ringway::testing::internal::http3::{
+    Code, Connection, encode_data_header, encode_response_head, encode_trailers,
+};
 
 use crate::{SETTINGS, varint};
 
@@ -86,7 +88,12 @@ fn the_other_examples_need_a_dynamic_table_and_are_refused() {
 fn the_static_table_is_that_of_the_oracle() {
     for index in 0..static_table::LEN {
         let mut section = BytesMut::from(&[0, 0][..]);
-        ringway::http3::qpack::integer::write(0xc0, 6, index as u64, &mut section);
+        ringway::testing::internal::http3::qpack::integer::write(
+            0xc0,
+            6,
+            index as u64,
+            &mut section,
+        );
         let pairs = decode(&section).unwrap();
         assert_eq!(pairs, oracle_decode(&section), "entry {index}");
         // And each entry is found by its text, as itself.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use ringway::http3::Connection;
+use ringway::testing::internal::http3::Connection;
 
 use crate::*;
 
@@ -96,11 +96,13 @@ fn unidirectional_streams() {
             let mut connection = Connection::new(&SETTINGS);
             for chunk in chunks {
                 match connection.handle_uni(2, chunk) {
-                    Ok(ringway::http3::UniVerdict::Continue) => {}
+                    Ok(ringway::testing::internal::http3::UniVerdict::Continue) => {}
                     other => return other,
                 }
             }
-            connection.handle_uni_end(2).map(|()| ringway::http3::UniVerdict::Continue)
+            connection
+                .handle_uni_end(2)
+                .map(|()| ringway::testing::internal::http3::UniVerdict::Continue)
         };
         let whole = verdict(vec![Bytes::copy_from_slice(&bytes)]);
         assert_eq!(verdict(cut(&mut rng, &bytes)), whole, "{bytes:02x?}");

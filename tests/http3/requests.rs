@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
-use ringway::http3::RequestError::{self, Connection, Refused, Stream};
-use ringway::http3::{Code, ConnectionError, RequestEvent};
-use ringway::message::{Head, Scheme, Target};
+use ringway::testing::internal::http3::RequestError::{self, Connection, Refused, Stream};
+use ringway::testing::internal::http3::{Code, ConnectionError, RequestEvent};
+use ringway::testing::internal::message::{Head, Scheme, Target};
 
 use crate::*;
 
@@ -116,7 +116,7 @@ fn a_body_is_never_copied() {
 #[test]
 fn nothing_of_a_chunk_is_held_once_its_parts_are_taken() {
     let chunk = Bytes::from([&frame(HEADERS, &section(GET))[..], &[0x40]].concat());
-    let mut stream = ringway::http3::RequestStream::new();
+    let mut stream = ringway::testing::internal::http3::RequestStream::new();
     stream.handle(chunk.clone());
     let head = stream.poll(&SETTINGS).unwrap();
     assert_eq!(stream.poll(&SETTINGS), Ok(None));
@@ -127,7 +127,7 @@ fn nothing_of_a_chunk_is_held_once_its_parts_are_taken() {
 
 #[test]
 fn an_endless_unknown_frame_is_counted_not_held() {
-    let mut stream = ringway::http3::RequestStream::new();
+    let mut stream = ringway::testing::internal::http3::RequestStream::new();
     let begin = [&frame(HEADERS, &section(GET))[..], &varint(GREASE), &[0xff; 8]].concat();
     stream.handle(Bytes::from(begin));
     assert!(stream.poll(&SETTINGS).unwrap().is_some());

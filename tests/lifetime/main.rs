@@ -24,7 +24,7 @@ mod upstreams;
 use std::future::Future;
 use std::time::Duration;
 
-use ringway::host::clock::now;
+use ringway::testing::internal::host::clock::now;
 
 /// Runs a test on threads of its own, in whatever namespace the caller is.
 fn run<T>(test: impl Future<Output = T>) -> T {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringway::limits::{
+use ringway::testing::internal::limits::{
     CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, RESPONSE_PIECE_LEN_MIN,
     RESPONSE_STALL_TIMEOUT, SLOT_LEN,
 };

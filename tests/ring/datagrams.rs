@@ -6,9 +6,11 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use ringway::address::EndpointAddress;
-use ringway::pool::Pool;
-use ringway::ring::{Completion, DatagramSend, LossReason, RingSettings, SendOutcome, Wait};
+use ringway::testing::internal::address::EndpointAddress;
+use ringway::testing::internal::pool::Pool;
+use ringway::testing::internal::ring::{
+    Completion, DatagramSend, LossReason, RingSettings, SendOutcome, Wait,
+};
 
 use crate::harness::{Bench, PATIENCE, padded, pattern, peer, send, settings};
 
@@ -519,14 +521,14 @@ fn a_wait_ends_by_its_deadline_or_by_a_wake() {
     use std::io::Write;
     use std::sync::Arc;
     let mut bench = Bench::new(settings());
-    let start = ringway::host::clock::now();
+    let start = ringway::testing::internal::host::clock::now();
     let wait = Duration::from_millis(30);
     bench.ring.submit_and_wait(Wait::Until(start + wait)).unwrap();
     let waited = start.elapsed();
     assert!(waited >= wait && waited < PATIENCE, "{waited:?}");
     bench.ring.submit_and_wait(Wait::Until(start)).unwrap();
     bench.ring.submit_and_wait(Wait::No).unwrap();
-    let wake = Arc::new(ringway::host::eventfd::eventfd().unwrap());
+    let wake = Arc::new(ringway::testing::internal::host::eventfd::eventfd().unwrap());
     bench.ring.watch_wake(Arc::clone(&wake));
     for _ in 0..3 {
         let waker = Arc::clone(&wake);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringway::address::EndpointAddress;
-use ringway::host::{clock, probe};
-use ringway::limits::RECEIVE_SLOT_COUNT_MAX;
-use ringway::ring::{Ring, RingSettings, Wait};
+use ringway::testing::internal::address::EndpointAddress;
+use ringway::testing::internal::host::{clock, probe};
+use ringway::testing::internal::limits::RECEIVE_SLOT_COUNT_MAX;
+use ringway::testing::internal::ring::{Ring, RingSettings, Wait};
 
 use crate::harness::{
     Bench, PATIENCE, assert_all_free, edge_socket, pattern, peer, pool, send, settings,
@@ -23,7 +23,7 @@ fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     let (edge, address) = bench.edge("127.0.0.1:0");
     let (_, six) = bench.edge("[::1]:0");
     let client = peer("127.0.0.1:0");
-    bench.ring.watch_wake(Arc::new(ringway::host::eventfd::eventfd().unwrap()));
+    bench.ring.watch_wake(Arc::new(ringway::testing::internal::host::eventfd::eventfd().unwrap()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = EndpointAddress::Tcp(listener.local_addr().unwrap());
     let streams: Vec<_> = (0..4).map(|tag| bench.ring.connect(tag, &to, None).unwrap()).collect();

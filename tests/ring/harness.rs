@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringway::cid::CidMask;
-use ringway::host::clock;
-use ringway::host::socket::{SocketGroup, SocketSettings};
-use ringway::limits::{SLOT_COUNT_MIN, SLOT_LEN};
-use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
-use ringway::ring::{Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait};
+use ringway::testing::internal::cid::CidMask;
+use ringway::testing::internal::host::clock;
+use ringway::testing::internal::host::socket::{SocketGroup, SocketSettings};
+use ringway::testing::internal::limits::{SLOT_COUNT_MIN, SLOT_LEN};
+use ringway::testing::internal::pool::{Hugepages, Pool, PoolPlan, Regions};
+use ringway::testing::internal::ring::{
+    Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait,
+};
 
 /// Longer than anything here takes on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -8,4 +8,4 @@ mod harness;
 mod streams;
 
 #[global_allocator]
-static ALLOCATOR: ringway::pool::PoolAllocator = ringway::pool::PoolAllocator;
+static ALLOCATOR: ringway::PoolAllocator = ringway::PoolAllocator;

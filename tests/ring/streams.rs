@@ -7,11 +7,13 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringway::address::EndpointAddress;
-use ringway::host::clock;
-use ringway::limits::{GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX, RING_THREADS_MAX};
-use ringway::pool::Pool;
-use ringway::ring::{
+use ringway::testing::internal::address::EndpointAddress;
+use ringway::testing::internal::host::clock;
+use ringway::testing::internal::limits::{
+    GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX, RING_THREADS_MAX,
+};
+use ringway::testing::internal::pool::Pool;
+use ringway::testing::internal::ring::{
     Completion, ConnectError, Full, ReceiveOutcome, RingSettings, StreamError, StreamKey, Wait,
 };
 

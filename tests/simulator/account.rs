@@ -6,7 +6,7 @@
 //! the network loses what may be sent, or the responses, nobody can reach the client any more: its
 //! connection times out.
 
-use ringway::quic::MTU_MAX_DEFAULT;
+use ringway::testing::internal::quic::MTU_MAX_DEFAULT;
 
 /// A PATH_CHALLENGE and its response are at least so long (RFC 9000 8.2.1, 8.2.2).
 const CHALLENGE_LEN: usize = 1_200;

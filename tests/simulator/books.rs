@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ringway::limits::{
+use ringway::testing::internal::limits::{
     CONNECTION_RESPONSES_LEN_MAX, REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, SLOT_LEN,
 };
-use ringway::message::AccessRecord;
+use ringway::testing::internal::message::AccessRecord;
 
 use crate::client::Client;
 use crate::plan::{Plan, id_of};

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use ringway::config::{Certificate, HostPattern};
-use ringway::gateway::{Gateway, GatewaySettings};
-use ringway::quic::{Engine, EngineSettings};
+use ringway::testing::internal::config::{Certificate, HostPattern};
+use ringway::testing::internal::gateway::{Gateway, GatewaySettings};
+use ringway::testing::internal::quic::{Engine, EngineSettings};
+use ringway::testing::internal::tls::ServerTls;
 use ringway::testing::{self, ClientTls, TestCertificate};
-use ringway::tls::ServerTls;
 
 use crate::client::Client;
 use crate::scenario::Scenario;
@@ -77,9 +77,11 @@ fn tls() -> &'static Tls {
         let folder = tempfile::tempdir().unwrap();
         let source = made.write(folder.path());
         let hosts = vec![HostPattern::Exact("localhost".into())];
-        let server =
-            ServerTls::load(&[Certificate { hosts, source }], ringway::config::Tls::default())
-                .unwrap();
+        let server = ServerTls::load(
+            &[Certificate { hosts, source }],
+            ringway::testing::internal::config::Tls::default(),
+        )
+        .unwrap();
         // A ticket from another world would make this one another.
         let resumption = rustls::client::Resumption::disabled();
         let client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();

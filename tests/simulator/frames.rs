@@ -1,7 +1,7 @@
 //! The few lines of HTTP/3 that a client needs: frames out, a response's frames in (RFC 9114 7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use ringway::http3::qpack;
+use ringway::testing::internal::http3::qpack;
 
 use crate::plan::{Ask, Behaviour, Malformed, Side, body};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use ringway::limits::{DATAGRAM_LEN_MAX, SLOT_LEN};
-use ringway::pool::{InKernel, Lease, Pool};
-use ringway::quic::{Datagram, Transmit};
+use ringway::testing::internal::limits::{DATAGRAM_LEN_MAX, SLOT_LEN};
+use ringway::testing::internal::pool::{InKernel, Lease, Pool};
+use ringway::testing::internal::quic::{Datagram, Transmit};
 
 /// What goes wrong at the socket.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,7 @@ mod world;
 use std::time::Duration;
 
 use plan::{Ask, Behaviour, Framing, Plan};
-use ringway::pool::PoolAllocator;
+use ringway::PoolAllocator;
 use runner::{FOREIGN_MARK, Failure, marks_of, replay, run, run_and, sweep};
 use scenario::{RESPONSES_LEN_MAX, Scenario};
 use world::{Marks, OUT_OF_REACH_MARK};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
-use ringway::limits::RESPONSE_STALL_TIMEOUT;
+use ringway::testing::internal::limits::RESPONSE_STALL_TIMEOUT;
 
 /// One request of one client.
 #[derive(Debug, Clone)]

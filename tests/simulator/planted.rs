@@ -1,6 +1,6 @@
 //! The simulator is worth what it finds: bugs planted in the gateway, each to be found soon.
 
-use ringway::planted::Bug;
+use ringway::testing::internal::planted::Bug;
 
 use crate::runner::find;
 

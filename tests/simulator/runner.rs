@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ringway::limits::SLOT_LEN;
-use ringway::planted::{self, Bug};
-use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
+use ringway::testing::internal::limits::SLOT_LEN;
+use ringway::testing::internal::planted::{self, Bug};
+use ringway::testing::internal::pool::{Hugepages, Pool, PoolPlan, Regions};
 
 use crate::scenario::{SLOT_COUNT, Scenario};
 use crate::verdict;

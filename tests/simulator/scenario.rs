@@ -6,8 +6,8 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use ringway::config::{Config, Congestion, Endpoint, EndpointAddress, Retry};
-use ringway::limits::SLOT_LEN;
+use ringway::testing::internal::config::{Config, Congestion, Endpoint, EndpointAddress, Retry};
+use ringway::testing::internal::limits::SLOT_LEN;
 
 use crate::client::Manner;
 use crate::kernel::SocketTroubles;
@@ -97,7 +97,7 @@ impl Scenario {
 }
 
 pub fn demo() -> Config {
-    let mut config = ringway::demo::config("10.0.2.1:80".parse().unwrap());
+    let mut config = ringway::testing::internal::demo::config("10.0.2.1:80".parse().unwrap());
     config.limits.request_body_timeout = Duration::from_secs(20);
     config
 }

@@ -1,7 +1,7 @@
 //! Holds what each client got against what its request, the origin's plan and the world's troubles
 //! allow. In a quiet world that is one outcome.
 
-use ringway::message::Outcome;
+use ringway::testing::internal::message::Outcome;
 
 use crate::origin::whole;
 use crate::plan::{Ask, Behaviour, Framing, Malformed, Plan};

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
-use ringway::limits::{SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
-use ringway::pool::Pool;
-use ringway::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use ringway::testing::internal::limits::{SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
+use ringway::testing::internal::pool::Pool;
+use ringway::testing::internal::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
 
 use crate::origin::{Conversation, Ending};
 use crate::plan::Ask;

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ringway::gateway::{Gateway, Output};
-use ringway::pool::Pool;
-use ringway::proxy::{UpstreamCommand, UpstreamKey};
-use ringway::quic::Transmit;
+use ringway::testing::internal::gateway::{Gateway, Output};
+use ringway::testing::internal::pool::Pool;
+use ringway::testing::internal::proxy::{UpstreamCommand, UpstreamKey};
+use ringway::testing::internal::quic::Transmit;
 
 use crate::books::Books;
 use crate::client::Client;

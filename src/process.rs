@@ -1,0 +1,269 @@
+//! The process: parses arguments, loads the configuration, checks the host, binds, starts the
+//! workers and runs the control thread until they have ended.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::mpsc::{self, UnboundedSender};
+
+use crate::cli::{self, Command, Exit};
+use crate::config::{self, Config};
+use crate::control::{self, Control, ControlSettings, ExitReason};
+use crate::demo::Demonstration;
+use crate::host::probe::{self, HostFacts};
+use crate::host::socket::offload::Offload;
+use crate::host::socket::{SocketGroup, SocketSettings};
+use crate::host::{clock, cpu, eventfd};
+use crate::limits::REGION_COUNT_MAX;
+use crate::pool::{PoolPlan, RegionHandle, Regions};
+use crate::tls::{self, ServerTls};
+use crate::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
+use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
+
+/// Does what the command line asks for, until that is done.
+pub fn run() -> ExitCode {
+    let outcome = cli::parse_or_print().and_then(|command| match command {
+        Command::Version => {
+            cli::print_version();
+            Ok(())
+        }
+        Command::Check { config } => check(&config),
+        Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, None)),
+        Command::Demonstration => demonstrate(),
+    });
+    outcome.err().unwrap_or(Exit::Success).into()
+}
+
+fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
+    let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
+    let config = config::load(path).map_err(|errors| refuse(&errors))?;
+    let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
+    Ok((config, tls))
+}
+
+fn check(path: &Path) -> Result<(), Exit> {
+    let (_, tls) = load(path)?;
+    for warning in tls.warnings(clock::wall()) {
+        eprintln!("ringway: warning: {warning}");
+    }
+    println!("ringway: {}: configuration is valid", path.display());
+    Ok(())
+}
+
+/// Runs without a file.
+fn demonstrate() -> Result<(), Exit> {
+    let demonstration = Demonstration::start().map_err(|error| {
+        cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
+    })?;
+    let config = demonstration.config.clone();
+    let tls = ServerTls::load(&config.certificates, config.tls)
+        .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
+    serve(config, tls, Some(demonstration.invitation()))
+}
+
+/// Serves until it is told to end. A demonstration has an invitation, which is printed once it
+/// serves, and does without an admin endpoint if the address is in use.
+fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
+    cli::init_log(config.log.level);
+    let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
+    check_host().map_err(|why| refuse(&why))?;
+    for warning in tls.warnings(clock::wall()) {
+        tracing::warn!("{warning}");
+    }
+    let control = Control::prepare(ControlSettings {
+        admin: config.admin.clone(),
+        admin_required: invitation.is_none(),
+        access: config.log.access.clone(),
+        drain_timeout: config.runtime.drain_timeout,
+        invitation,
+        version: env!("CARGO_PKG_VERSION"),
+        clock: || (clock::now(), clock::wall()),
+    })
+    .map_err(|error| refuse(&error))?;
+    let mut process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
+    let reason = process.run(control).map_err(|why| refuse(&why))?;
+    tracing::info!(?reason, "ended");
+    match reason {
+        ExitReason::Stopped | ExitReason::Drained => Ok(()),
+        ExitReason::WorkerLost | ExitReason::WorkersGone => Err(Exit::Host),
+        // A thread cannot be ended from outside; ending the process ends them all.
+        ExitReason::WorkersHang => std::process::exit(Exit::Host.code().into()),
+    }
+}
+
+fn check_host() -> Result<(), String> {
+    let limit = probe::raise_nofile();
+    let facts = HostFacts::gather();
+    let ring = facts.io_uring.map_err(|refusal| refusal.to_string())?;
+    tracing::info!(
+        kernel = facts.kernel.text,
+        open_files_max = limit.soft,
+        zero_copy_send = ring.zero_copy_send,
+        "host"
+    );
+    Ok(())
+}
+
+/// Everything that lives as long as the process: sockets, memory and keys.
+struct Process {
+    config: Arc<Config>,
+    tls: ServerTls,
+    cores: Vec<usize>,
+    worker_count: u16,
+    regions: Regions,
+    keys: ProcessKeys,
+    /// The sockets of each address, and the index of their listener. Never closed: that would
+    /// renumber the reuseport group that the steering program selects from.
+    groups: Vec<(usize, SocketGroup)>,
+}
+
+impl Process {
+    fn bind(config: Config, tls: ServerTls) -> Result<Self, String> {
+        let cores = cpu::usable_cores().map_err(|error| format!("usable cores: {error}"))?;
+        let worker_count = worker_count(config.runtime.workers, cores.len());
+        if config.runtime.workers.is_none() && cores.len() > usize::from(worker_count) {
+            tracing::warn!(
+                cores = cores.len(),
+                workers = worker_count,
+                "there are more cores than a process may have workers: the others stay idle"
+            );
+        }
+        // `config` accepts only sizes that a plan can divide.
+        let plan = PoolPlan::new(config.runtime.pool_len)
+            .unwrap_or_else(|error| panic!("a configured pool cannot be divided: {error}"));
+        let regions =
+            Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
+        let keys = ProcessKeys::generate(tls::fill_random);
+        let mut groups = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            for address in &listener.addresses {
+                groups.push((index, bind_group(*address, worker_count, &keys)?));
+            }
+        }
+        if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
+            tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
+        }
+        // A property of the host, not of an address: logged once.
+        let offload = groups.iter().map(|(_, group)| group.offload).reduce(Offload::and);
+        if let Some(advice) = offload.and_then(Offload::advice) {
+            tracing::warn!("{advice}");
+        }
+        Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
+    }
+
+    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
+    fn run(&mut self, control: Control) -> Result<ExitReason, String> {
+        let (access, access_batches) = mpsc::channel(control::ACCESS_BATCH_COUNT_MAX);
+        let (events, worker_events) = mpsc::unbounded_channel();
+        let mut mailboxes = Vec::new();
+        let mut threads = Vec::new();
+        for index in 0..self.worker_count {
+            let wake = eventfd::eventfd().map_err(|error| format!("eventfd: {error}"))?;
+            let (sender, mailbox) = mailbox(wake, access.clone());
+            let setup = self.worker_setup(index, mailbox, events.clone())?;
+            mailboxes.push(sender);
+            threads.push(worker::spawn(setup).map_err(|error| error.to_string())?);
+        }
+        drop((access, events));
+        tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
+        let reason = control.run(mailboxes, access_batches, worker_events);
+        if reason != ExitReason::WorkersHang {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+        Ok(reason)
+    }
+}
+
+impl Process {
+    fn worker_setup(
+        &self,
+        index: u16,
+        mailbox: Mailbox,
+        events: UnboundedSender<WorkerEvent>,
+    ) -> Result<WorkerSetup, String> {
+        let core = self.cores.get(usize::from(index)).copied();
+        let mut sockets = Vec::with_capacity(self.groups.len());
+        for (listener, group) in &self.groups {
+            let socket = group.sockets[usize::from(index)].try_clone().map_err(|error| {
+                format!("{}: cannot duplicate the socket: {error}", group.address)
+            })?;
+            sockets.push(EdgeSocket { socket, listener: *listener });
+        }
+        Ok(WorkerSetup {
+            index,
+            count: self.worker_count,
+            core,
+            region: self.lend_region(core)?,
+            sockets,
+            snapshot: Arc::new(Snapshot {
+                config: Arc::clone(&self.config),
+                tls: self.tls.clone(),
+            }),
+            keys: self.keys.clone(),
+            random: tls::fill_random,
+            mailbox,
+            events,
+            #[cfg(test)]
+            witness: Arc::default(),
+        })
+    }
+
+    /// Maps a worker's memory from its own core, so that it is local to that core's NUMA node.
+    fn lend_region(&self, core: Option<usize>) -> Result<RegionHandle, String> {
+        let lent = thread::scope(|scope| {
+            let lend = || {
+                let _near = core.map(cpu::pin_to);
+                self.regions.lend(self.config.runtime.hugepages)
+            };
+            scope.spawn(lend).join().expect("mapping memory does not panic")
+        });
+        let (region, mapping) = lent.map_err(|error| error.to_string())?;
+        if let Some(advice) = mapping.advice {
+            tracing::warn!("{advice}");
+        }
+        Ok(region)
+    }
+}
+
+/// Returns the configured number of workers, or else one per core, up to the number of regions.
+fn worker_count(wanted: Option<u16>, core_count: usize) -> u16 {
+    wanted.unwrap_or(core_count.clamp(1, REGION_COUNT_MAX) as u16)
+}
+
+fn bind_group(
+    address: SocketAddr,
+    worker_count: u16,
+    keys: &ProcessKeys,
+) -> Result<SocketGroup, String> {
+    let settings = SocketSettings::default();
+    let group = SocketGroup::bind(address, worker_count, keys.cid_mask, settings)
+        .map_err(|error| error.to_string())?;
+    tracing::info!(
+        address = %group.address,
+        receive_buffer = group.granted.receive_len,
+        send_buffer = group.granted.send_len,
+        coalescing = group.offload.is_coalescing,
+        segmenting = group.offload.is_segmenting,
+        "bound"
+    );
+    Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_one_worker_per_core_up_to_the_number_of_regions() {
+        for (core_count, expected) in
+            [(0, 1), (1, 1), (2, 2), (63, 63), (64, 64), (65, 64), (192, 64), (65_536, 64)]
+        {
+            assert_eq!(worker_count(None, core_count), expected, "{core_count} cores");
+        }
+        assert_eq!(worker_count(Some(3), 200), 3);
+        assert_eq!(worker_count(Some(64), 2), 64);
+    }
+}

@@ -1,0 +1,111 @@
+//! The way of integration tests, micro-benchmarks and the load client to the modules, which are
+//! private to the crate: what is named here stays visible, everything else is `pub(crate)`, so that
+//! the compiler finds what is dead.
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod address {
+    pub use crate::address::EndpointAddress;
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod cid {
+    pub use crate::cid::CidMask;
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod config {
+    pub use crate::config::{
+        Certificate, CertificateSource, Config, Congestion, Endpoint, EndpointAddress, HostPattern,
+        Retry, Route, Tls,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod control {
+    pub use crate::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod demo {
+    pub use crate::demo::config;
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod gateway {
+    pub use crate::gateway::{Gateway, GatewaySettings, Output};
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod host {
+    pub use crate::host::{clock, eventfd, probe, socket};
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod http3 {
+    pub use crate::http3::{
+        Code, Connection, ConnectionError, LocalSettings, RequestError, RequestEvent,
+        RequestStream, UniVerdict, encode_data_header, encode_response_head, encode_trailers,
+        qpack,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod limits {
+    pub use crate::limits::{
+        CONNECTION_RESPONSES_LEN_MAX, DATAGRAM_LEN_MAX, GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX,
+        REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_PIECE_LEN_MIN,
+        RESPONSE_STALL_TIMEOUT, RING_THREADS_MAX, SLOT_COUNT_MIN, SLOT_LEN,
+        UPSTREAM_WRITE_PIECES_MAX,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod message {
+    pub use crate::message::{
+        AccessRecord, Authority, Fields, Head, Outcome, Path, Scheme, Target,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod planted {
+    pub use crate::planted::{Bug, plant};
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod pool {
+    pub use crate::pool::{Hugepages, InKernel, Lease, Pool, PoolAllocator, PoolPlan, Regions};
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod proxy {
+    pub use crate::proxy::{
+        Downstream, Output, Proxy, Request, TransportFault, UpstreamCommand, UpstreamEvent,
+        UpstreamKey,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod quic {
+    pub use crate::quic::{
+        ConnectionKey, Datagram, Engine, EngineSettings, Event, MTU_MAX_DEFAULT, StreamId,
+        Transmit, WriteError,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod ring {
+    pub use crate::ring::{
+        Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, Ring,
+        RingSettings, SendOutcome, SocketIndex, StreamError, StreamKey, Wait,
+    };
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod tls {
+    pub use crate::tls::ServerTls;
+}
+
+#[allow(missing_docs, reason = "documented where they are defined")]
+pub mod worker {
+    pub use crate::worker::mailbox;
+}
