@@ -54,8 +54,8 @@ impl<K: Copy> Timers<K> {
         self.queue.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Removes the first entry whose time is `now` or earlier and returns its owner, which must pass
-    /// its timer to [`Timers::fires`] at once.
+    /// Removes the first entry whose time is `now` or earlier and returns its owner, which must
+    /// pass its timer to [`Timers::fires`] at once.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         let entry = self.queue.first_entry()?;
         if entry.key().0 > now { None } else { Some(entry.remove()) }

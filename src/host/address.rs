@@ -22,7 +22,7 @@ union Storage {
 }
 
 impl SockAddr {
-    /// The address of the unix socket at `path`.
+    /// Returns the address of the unix socket at `path`.
     pub fn unix(path: &Path) -> io::Result<Self> {
         let bytes = path.as_os_str().as_bytes();
         let mut unix = libc::sockaddr_un {
@@ -43,18 +43,18 @@ impl SockAddr {
         Ok(Self { storage: Storage { unix }, len: len as libc::socklen_t })
     }
 
-    /// Where it lies; valid while it is neither moved nor dropped.
+    /// Returns a pointer to the address, valid while it is neither moved nor dropped.
     pub fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
 
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "the kernel's word; an address is never empty")]
     pub fn len(&self) -> libc::socklen_t {
         self.len
     }
 
-    /// Reads an IPv4 or IPv6 address out of bytes that the kernel filled.
+    /// Parses an IPv4 or IPv6 address from bytes that the kernel has written.
     pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
         let family = u16::from_ne_bytes(*bytes.first_chunk()?);
         let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);

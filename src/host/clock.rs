@@ -1,15 +1,15 @@
-//! The one clock. Everything else takes time as an argument, so that it can be tested without one.
+//! The only clock. All other code takes time as an argument, so that tests need no clock.
 
 use std::time::{Instant, SystemTime};
 
-/// The monotonic clock, now.
+/// Returns the monotonic time.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
 #[inline]
 pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The wall clock, now: for tokens, certificates and logs, never for deadlines.
+/// Returns the wall-clock time, for tokens, certificates and logs, never for deadlines.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn wall() -> SystemTime {
     SystemTime::now()

@@ -1,9 +1,10 @@
-//! Cores: which this process may use, and holding a thread on one.
+//! CPU affinity: the cores that this process may use, and pinning a thread to one.
 
 use std::io;
 use std::mem;
 
-/// The cores that this process may use, in ascending order (containers and `taskset` narrow them).
+/// Returns the cores that this process may use, in ascending order (containers and `taskset`
+/// restrict them).
 pub fn usable_cores() -> io::Result<Vec<usize>> {
     // SAFETY: cpu_set_t is an array of integers, for which all-zero is a value.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
@@ -21,12 +22,12 @@ pub fn usable_cores() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Holds the calling thread on `core`.
+/// Pins the calling thread to `core`.
 pub fn pin_to(core: usize) -> io::Result<()> {
     if core >= usize::try_from(libc::CPU_SETSIZE).expect("CPU_SETSIZE is a positive constant") {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("core {core} lies beyond the kernel's core set"),
+            format!("core {core} is beyond the kernel's core set"),
         ));
     }
     // SAFETY: cpu_set_t is an array of integers, for which all-zero is a value.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Makes an eventfd in non-blocking mode. A write of eight bytes adds to its counter, a read takes
-/// the counter and sets it to zero.
+/// Returns an eventfd in non-blocking mode. A write of eight bytes adds to its counter; a read
+/// returns the counter and resets it to zero.
 pub fn eventfd() -> io::Result<File> {
     // SAFETY: takes two integers and touches no memory of ours.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };

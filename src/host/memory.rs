@@ -7,10 +7,10 @@
 //!   +--------------------------------------------+     and of forked children
 //! ```
 //!
-//! The range is never given back, not even for an instant: pages without hugetlb are made usable
-//! by `mprotect`, and hugetlb pages replace a part of the range only after a trial mapping
-//! elsewhere has shown that there are enough. So no other mapping of the process ever gets an
-//! address inside it, and an address alone tells whether memory is ours.
+//! The range is never unmapped, not even for an instant: pages without hugetlb are made usable by
+//! `mprotect`, and hugetlb pages replace a part of the range only after a trial mapping elsewhere
+//! has shown that there are enough. So no other mapping of the process ever gets an address inside
+//! it, and an address alone identifies memory as ours.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -22,17 +22,17 @@ use memmap2::MmapOptions;
 
 use crate::hugepages::Hugepages;
 
-/// Length of a huge page that is asked for.
+/// Length of a huge page.
 pub const HUGEPAGE_LEN: usize = 2 << 20;
 
 const HUGEPAGE_COUNTERS: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
-/// What memory lies in.
+/// The kind of pages that back memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
     /// Reserved 2 MiB pages.
     Hugetlb,
-    /// 2 MiB pages that the kernel made up for at least half of it, and may split again.
+    /// 2 MiB pages that the kernel assembled for at least half of it, and may split again.
     Transparent,
     /// 4 KiB pages.
     Plain,
@@ -48,29 +48,29 @@ impl fmt::Display for Backing {
     }
 }
 
-/// What [`map`] got.
+/// The result of [`map`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// The pages.
+    /// The kind of pages.
     pub backing: Backing,
     /// Whether they can't be swapped out (hugetlb pages never are).
     pub locked: bool,
-    /// For the log: what is less good than it could be, and the command that mends it.
+    /// For the log: what could be better, and the command that fixes it.
     pub advice: Option<String>,
 }
 
-/// Why a region could not be had.
+/// The reason why a region could not be mapped.
 #[derive(Debug)]
 pub enum MapError {
-    /// [`Hugepages::Require`], and there are not enough; the text says how to get them.
+    /// [`Hugepages::Require`], and there are not enough huge pages; the text says how to get them.
     HugepagesRequired(String),
     /// A system call failed that has no fallback.
     Refused {
-        /// What was to be done.
+        /// The operation.
         action: &'static str,
-        /// Bytes it was to be done with.
+        /// Its length in bytes.
         len: usize,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: io::Error,
     },
 }
@@ -97,13 +97,13 @@ impl std::error::Error for MapError {
     }
 }
 
-/// Takes `len` bytes of address space that start at a huge page boundary. They can't be touched
-/// before [`map`] and are never given back.
+/// Reserves `len` bytes of address space that start at a huge page boundary. They can't be accessed
+/// before [`map`] and are never unmapped.
 pub fn reserve(len: usize) -> Result<NonNull<u8>, MapError> {
     // The kernel aligns to small pages: one huge page more leaves room to align ourselves.
     let spare_len = len + HUGEPAGE_LEN;
-    // Not by memmap2, which maps for writing only: the kernel counts that as data (RLIMIT_DATA), and
-    // as memory that it owes where it never promises too much (vm.overcommit_memory=2).
+    // Not by memmap2, which maps writable memory: the kernel counts that as data (RLIMIT_DATA), and
+    // as committed memory if it does not overcommit (vm.overcommit_memory=2).
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: without an address and without MAP_FIXED no existing mapping is touched.
     let start =
@@ -116,8 +116,8 @@ pub fn reserve(len: usize) -> Result<NonNull<u8>, MapError> {
     Ok(NonNull::new(aligned).expect("mmap without MAP_FIXED never answers with the null page"))
 }
 
-/// Makes `len` bytes at `at` usable, populated and zero. `wanted_len` is what the process is still
-/// going to ask for, these bytes included: the advice counts with it.
+/// Makes `len` bytes at `at` usable, populated and zero. `wanted_len` is the number of bytes that
+/// the process is still going to map, these included; the advice is computed from it.
 ///
 /// # Safety
 ///
@@ -160,14 +160,16 @@ pub unsafe fn map(
     Ok(Mapping { backing, locked, advice })
 }
 
-/// Puts reserved huge pages in place. `Some(reason)`: there are not enough, and nothing changed.
+/// Maps reserved huge pages. Returns `Some(reason)` if there are not enough; then nothing has
+/// changed.
 ///
 /// # Safety
 ///
 /// As for [`map`].
 unsafe fn map_hugetlb(at: NonNull<u8>, len: usize) -> Result<Option<io::Error>, MapError> {
-    // The kernel reserves the pages when it maps, and a MAP_FIXED that fails for want of them may
-    // already have torn a hole into the range. So a trial goes elsewhere first, and away again.
+    // The kernel reserves the pages when it maps, and a MAP_FIXED that fails for lack of them may
+    // have unmapped a part of the range already. So a trial mapping is made elsewhere first, and
+    // removed.
     let trial = MmapOptions::new().len(len).huge(Some(HUGEPAGE_LEN.ilog2() as u8)).map_anon();
     if let Err(reason) = trial {
         return Ok(Some(reason));
@@ -179,11 +181,11 @@ unsafe fn map_hugetlb(at: NonNull<u8>, len: usize) -> Result<Option<io::Error>, 
     // SAFETY: the caller promises that this part of the range is unused.
     let placed = unsafe { libc::mmap(address, len, access, flags | libc::MAP_FIXED, -1, 0) };
     if placed == libc::MAP_FAILED {
-        // Another process was faster. The range may have a hole now: nothing to build on.
+        // Another process was faster. The range may have a hole now and must not be used.
         return Err(refused("place huge pages that were free a moment ago; start again", len));
     }
-    // Populating may still fail where a control group limits huge pages: an error here, where
-    // MAP_POPULATE would keep silent and the first touch would be a SIGBUS.
+    // Populating may still fail if a control group limits huge pages. That is an error here, while
+    // MAP_POPULATE would ignore it and the first access would cause a SIGBUS.
     // SAFETY: the part was mapped above; populating changes no content.
     if unsafe { libc::madvise(address, len, libc::MADV_POPULATE_WRITE) } == 0 {
         return Ok(None);
@@ -198,7 +200,7 @@ unsafe fn map_hugetlb(at: NonNull<u8>, len: usize) -> Result<Option<io::Error>, 
     Ok(Some(reason))
 }
 
-/// Puts 4 KiB pages in place, merged by the kernel into huge ones where `transparent` and possible.
+/// Maps 4 KiB pages, merged by the kernel into huge ones if `transparent` is set and it can.
 ///
 /// # Safety
 ///
@@ -210,7 +212,7 @@ unsafe fn map_small(at: NonNull<u8>, len: usize, transparent: bool) -> Result<Ba
         return Err(refused("give memory to a pool", len));
     }
     let wish = if transparent { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
-    // A kernel without transparent huge pages refuses the wish: what came of it is read below.
+    // A kernel without transparent huge pages refuses this; the result is read below.
     // SAFETY: a wish about page sizes changes no content.
     unsafe { libc::madvise(address, len, wish) };
     // SAFETY: populating changes no content.
@@ -238,8 +240,8 @@ unsafe fn keep_private(at: NonNull<u8>, len: usize) -> Result<(), MapError> {
     advise(libc::MADV_DONTDUMP, "keep a pool out of core files")
 }
 
-/// Bytes between `start` and `start + len` that lie in transparent huge pages, as the kernel
-/// accounts them.
+/// Returns the bytes between `start` and `start + len` that the kernel counts as transparent huge
+/// pages.
 fn anonymous_huge_len(start: usize, len: usize) -> usize {
     let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut inside = false;
@@ -255,7 +257,7 @@ fn anonymous_huge_len(start: usize, len: usize) -> usize {
     huge_len
 }
 
-/// Reads `7f0000000000-7f0000200000 rw-p ...`, the first line of each mapping in smaps.
+/// Parses `7f0000000000-7f0000200000 rw-p ...`, the first line of each mapping in smaps.
 fn mapped_range(line: &str) -> Option<(usize, usize)> {
     let (from, to) = line.split_once(' ')?.0.split_once('-')?;
     Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
@@ -273,7 +275,7 @@ fn hugepage_counts() -> Option<HugepageCounts> {
         let text = std::fs::read_to_string(Path::new(HUGEPAGE_COUNTERS).join(name)).ok()?;
         text.trim().parse::<usize>().ok()
     };
-    // resv_hugepages are still counted as free, but promised to another mapping.
+    // resv_hugepages are still counted as free, but reserved for another mapping.
     let available = read("free_hugepages")?.saturating_sub(read("resv_hugepages")?);
     Some(HugepageCounts { reserved: read("nr_hugepages")?, available })
 }
@@ -318,7 +320,7 @@ fn refused(action: &'static str, len: usize) -> MapError {
     MapError::Refused { action, len, source: io::Error::last_os_error() }
 }
 
-/// Shows bytes in MiB.
+/// Displays bytes in MiB.
 struct Mib(usize);
 
 impl fmt::Display for Mib {
@@ -454,7 +456,7 @@ mod tests {
         assert!(advice.contains("ulimit -l unlimited"), "{advice}");
     }
 
-    /// Runs itself again in a child, since the limit is the process's.
+    /// Runs itself again in a child process, since the limit applies to the process.
     #[test]
     fn reserving_counts_as_no_data() {
         const CHILD: &str = "RINGWAY_TEST_RESERVES_IN_CHILD";

@@ -1,5 +1,5 @@
-//! What the program asks of the kernel outside the ring: the clock, cores, sockets and their
-//! options, wake-ups, and facts about this host with the way out where it refuses.
+//! Access to the kernel outside of the ring: the clock, cores, memory, UDP sockets and their
+//! options, wake-ups, and facts about this host, with a remedy for each refusal.
 
 pub mod address;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! What this host can do and what it refuses, each refusal with the command that mends it.
+//! The abilities of this host, and its refusals with the command that fixes each.
 
 use std::fmt;
 use std::fs;
@@ -6,20 +6,20 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
-/// Kernel that has all that the ring needs.
+/// The oldest kernel with everything that the ring needs.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 
-/// Everything that was found out.
+/// Facts about this host.
 #[derive(Debug)]
 pub struct HostFacts {
     /// The kernel.
     pub kernel: KernelRelease,
-    /// What io_uring can do here, or why it may not be used.
+    /// The features of io_uring, or the reason why it cannot be used.
     pub io_uring: Result<RingFeatures, RingRefusal>,
 }
 
 impl HostFacts {
-    /// Asks the host.
+    /// Queries the host.
     pub fn gather() -> HostFacts {
         HostFacts { kernel: KernelRelease::running(), io_uring: probe_ring() }
     }
@@ -28,14 +28,14 @@ impl HostFacts {
 /// A kernel release such as `6.18.44-generic`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelRelease {
-    /// As the kernel says it.
+    /// The kernel's text.
     pub text: String,
     /// Its first two numbers; zeros when the text does not begin with numbers.
     pub version: (u32, u32),
 }
 
 impl KernelRelease {
-    /// The running kernel's.
+    /// Returns the running kernel's.
     pub fn running() -> KernelRelease {
         let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         KernelRelease::parse(text.trim())
@@ -59,9 +59,9 @@ impl KernelRelease {
 /// A soft and a hard resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// What holds; `u64::MAX` is no limit.
+    /// The limit in effect; `u64::MAX` is no limit.
     pub soft: u64,
-    /// What the process may raise it to.
+    /// The highest value that the process may raise it to.
     pub hard: u64,
 }
 
@@ -74,12 +74,12 @@ impl Limit {
     }
 }
 
-/// The limit of open files.
+/// Returns the limit of open files.
 pub fn nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }
 
-/// Raises the limit of open files to what the process may have. Returns what then holds.
+/// Raises the soft limit of open files to the hard limit. Returns the limit then in effect.
 pub fn raise_nofile() -> Limit {
     let before = Limit::of(libc::RLIMIT_NOFILE);
     let wanted = libc::rlimit { rlim_cur: before.hard, rlim_max: before.hard };
@@ -88,15 +88,15 @@ pub fn raise_nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }
 
-/// What io_uring offers here beyond what the ring needs.
+/// Optional features of io_uring on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingFeatures {
-    /// Messages sent without a copy (Linux 6.1).
+    /// Zero-copy sends of messages (Linux 6.1).
     pub zero_copy_send: bool,
 }
 
 impl RingFeatures {
-    /// Asks a ring that is not restricted yet.
+    /// Queries a ring that is not restricted yet.
     pub fn of(ring: &IoUring) -> io::Result<RingFeatures> {
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -108,17 +108,17 @@ impl RingFeatures {
     }
 }
 
-/// Why io_uring may not be used.
+/// The reason why io_uring cannot be used.
 #[derive(Debug)]
 pub enum RingRefusal {
-    /// `kernel.io_uring_disabled` is set: 1 admits a group only, 2 nobody.
+    /// `kernel.io_uring_disabled` is set: 1 permits it to one group only, 2 to none.
     Disabled {
         /// The setting's value.
         setting: u32,
     },
     /// A seccomp filter (a container's, a unit's) refuses the call.
     Seccomp,
-    /// A security module (SELinux and its like) refuses, no filter is in place.
+    /// A security module (SELinux or similar) refuses it; no seccomp filter is in place.
     SecurityModule,
     /// The kernel was built without io_uring.
     Absent,
@@ -131,7 +131,7 @@ pub enum RingRefusal {
     TooOld {
         /// The running kernel.
         kernel: String,
-        /// What is missing, by name.
+        /// The names of what is missing.
         missing: Vec<&'static str>,
     },
     /// Anything else.
@@ -139,7 +139,8 @@ pub enum RingRefusal {
 }
 
 impl RingRefusal {
-    /// Reads the refusal of a ring's setup, asking the host for what tells causes apart.
+    /// Classifies the refusal of a ring's setup, with facts of the host that distinguish the
+    /// causes.
     pub fn from_setup(error: io::Error) -> RingRefusal {
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
         let setting = number("/proc/sys/kernel/io_uring_disabled").unwrap_or(0);
@@ -168,7 +169,7 @@ impl fmt::Display for RingRefusal {
         match self {
             RingRefusal::Disabled { setting: 1 } => write!(
                 f,
-                "io_uring is kept for one group (kernel.io_uring_disabled = 1): \
+                "io_uring is restricted to one group (kernel.io_uring_disabled = 1): \
                  `sysctl -w kernel.io_uring_disabled=0`, or put the user into the group that \
                  kernel.io_uring_group names"
             ),
@@ -214,7 +215,7 @@ impl fmt::Display for RingRefusal {
 
 impl std::error::Error for RingRefusal {}
 
-/// Whether `/proc/self/status` tells of a seccomp filter (mode 2).
+/// Returns whether `/proc/self/status` reports a seccomp filter (mode 2).
 fn is_filtered(status: &str) -> bool {
     status
         .lines()
@@ -222,7 +223,7 @@ fn is_filtered(status: &str) -> bool {
         .is_some_and(|mode| mode.trim() == "2")
 }
 
-/// All operations that the ring needs, by name. It is restricted to them, so none is forgotten.
+/// All operations that the ring needs, by name. The ring is restricted to these.
 pub const OPERATIONS: [(&str, u8); 9] = [
     ("recvmsg", opcode::RecvMsg::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
@@ -235,7 +236,7 @@ pub const OPERATIONS: [(&str, u8); 9] = [
     ("poll", opcode::PollAdd::CODE),
 ];
 
-/// Sets a small ring up as a worker would and asks it what it can do.
+/// Sets up a small ring as a worker does, and queries its features.
 fn probe_ring() -> Result<RingFeatures, RingRefusal> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_host_is_told_truly() {
+    fn the_facts_of_this_host_are_plausible() {
         let facts = HostFacts::gather();
         assert!(facts.kernel.is_enough(), "{:?}", facts.kernel);
         assert!(facts.io_uring.is_ok(), "{:?}", facts.io_uring);
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_its_cause_and_the_way_out() {
+    fn each_refusal_names_its_cause_and_remedy() {
         let told = |errno: i32, setting: u32, filtered: bool| {
             let error = io::Error::from_raw_os_error(errno);
             RingRefusal::classify(error, setting, filtered).to_string()

@@ -18,6 +18,8 @@ pub use counters::{
     PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
     UpstreamFailure, WorkerCounters,
 };
+#[cfg(test)]
+pub(crate) use counters::{Copied, Flow, OwnResponses, UpstreamFailures};
 pub use exposition::{ProcessFacts, exposition};
 pub use histogram::Histogram;
 

@@ -1,4 +1,4 @@
-//! The program's allocator: mimalloc's heap, and for one request at a time the pool's.
+//! The program's allocator: mimalloc's heap, and for single allocations the pool.
 //!
 //! Protocol crates take their buffers as `BytesMut` and `Vec<u8>`, which own memory of the global
 //! allocator and give it back to it. So the pool is a part of that allocator:
@@ -6,14 +6,14 @@
 //! ```text
 //!   Pool::lease --- arms this thread ---> alloc(SLOT_LEN) ---> a slot; disarmed again
 //!   any other code ---------------------> alloc(..) ---------> heap
-//!   whoever drops the last reference ---> dealloc(address) --> ours? its slot : heap
+//!   drop of the last reference ---------> dealloc(address) --> ours? its slot : heap
 //! ```
 //!
-//! Memory is recognised by its address, never by its layout: a shrunk buffer keeps its slot. The
-//! owner's thread frees a slot directly, any other thread by way of the region's return queue.
+//! Memory is recognized by its address, never by its layout: a shrunk buffer keeps its slot. The
+//! owner's thread frees a slot directly, any other thread through the region's return queue.
 //!
-//! Nothing here allocates, and nothing panics (unwinding out of an allocator is undefined): where
-//! the caller broke the contract, the process says so and aborts.
+//! Nothing here allocates, and nothing panics (unwinding out of an allocator is undefined): if the
+//! caller broke the contract, the process prints that and aborts.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -29,8 +29,8 @@ use crate::limits::SLOT_LEN;
 #[derive(Debug)]
 pub struct PoolAllocator;
 
-/// What the allocator knows of a thread. No destructor and a constant initial value: it can be used
-/// from a thread's first instruction to its last, and does not allocate itself.
+/// The allocator's state of a thread. Without a destructor and with a constant initial value, it
+/// can be used from a thread's first instruction to its last, and does not allocate.
 struct Here {
     region: Cell<Option<&'static Region>>,
     is_armed: Cell<bool>,
@@ -40,29 +40,29 @@ thread_local! {
     static HERE: Here = const { Here { region: Cell::new(None), is_armed: Cell::new(false) } };
 }
 
-/// Whether the calling thread has a pool on `region`.
+/// Returns whether the calling thread has a pool on `region`.
 #[inline]
 pub(super) fn is_attached_here(region: &Region) -> bool {
     HERE.with(|here| here.region.get().is_some_and(|attached| ptr::eq(attached, region)))
 }
 
-/// Whether the calling thread has a pool.
+/// Returns whether the calling thread has a pool.
 pub(super) fn has_pool_here() -> bool {
     HERE.with(|here| here.region.get().is_some())
 }
 
-/// Lets the calling thread be the owner of `region`.
+/// Makes the calling thread the owner of `region`.
 pub(super) fn attach_here(region: &'static Region) {
     HERE.with(|here| here.region.set(Some(region)));
 }
 
-/// Ends what [`attach_here`] began.
+/// Reverses [`attach_here`].
 pub(super) fn detach_here() {
     HERE.with(|here| here.region.set(None));
 }
 
-/// Runs `allocate`, which makes one request of `SLOT_LEN` bytes, in pool mode. The thread has a
-/// pool with a free slot.
+/// Runs `allocate`, which makes one allocation of `SLOT_LEN` bytes, in pool mode. The thread must
+/// have a pool with a free slot.
 pub(super) fn in_pool_mode<T>(allocate: impl FnOnce() -> T) -> T {
     HERE.with(|here| here.is_armed.set(true));
     let allocated = allocate();
@@ -75,10 +75,10 @@ pub(super) fn in_pool_mode<T>(allocate: impl FnOnce() -> T) -> T {
     allocated
 }
 
-// SAFETY: every block is the heap's or a slot. A slot is handed out once until it is freed (the slot
-// table refuses anything else), is SLOT_LEN bytes long and aligned to a page, and stays mapped for
-// the life of the process. Blocks are told apart by address: the heap never answers with an address
-// inside the reserved range, which is never unmapped. No path unwinds.
+// SAFETY: every block is the heap's or a slot. A slot is handed out once until it is freed (the
+// slot table refuses anything else), is SLOT_LEN bytes long and aligned to a page, and stays mapped
+// for the life of the process. Blocks are told apart by address: the heap never answers with an
+// address inside the reserved range, which is never unmapped. No path unwinds.
 unsafe impl GlobalAlloc for PoolAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -120,7 +120,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
     }
 }
 
-/// The next free slot, once, if this thread is in pool mode; else null.
+/// Returns the next free slot, once, if this thread is in pool mode; otherwise null.
 fn armed_slot() -> *mut u8 {
     let Some(region) = HERE.with(|here| here.region.get().filter(|_| here.is_armed.replace(false)))
     else {
@@ -188,8 +188,8 @@ unsafe fn resize_slot(block: *mut u8, layout: Layout, new_len: usize) -> *mut u8
     moved
 }
 
-/// Fills a slot that is about to be free, in debug builds: what reads it after shows, and so does
-/// what writes it.
+/// Fills a slot that is about to be freed, in debug builds, so that later reads and writes are
+/// detected.
 ///
 /// # Safety
 ///
@@ -201,7 +201,7 @@ pub(super) unsafe fn poison(slot: *mut u8) {
     }
 }
 
-/// Whether all bytes of a slot that was freed before are as the free left them.
+/// Returns whether all bytes of a free slot are as the free left them.
 fn is_poisoned(slot: *mut u8) -> bool {
     // SAFETY: a free slot is nobody's but the pool's, and was filled with POISON when it was freed.
     // It is all POISON if its first byte is and every byte equals the next one.
@@ -210,7 +210,7 @@ fn is_poisoned(slot: *mut u8) -> bool {
     }
 }
 
-/// Ends the process: memory can't be trusted any longer. Neither allocates nor unwinds.
+/// Ends the process, since memory can't be trusted any longer. Neither allocates nor unwinds.
 #[cold]
 fn fault(what: &'static str) -> ! {
     for part in ["ringway: bug in buffer handling: ", what, "; aborting\n"] {

@@ -1,4 +1,4 @@
-//! Slots on their way between the program and the kernel. Each value is the slot's one owner;
+//! Slots in transfer between the program and the kernel. Each value is the slot's only owner;
 //! moving it into the next is the hand-over.
 //!
 //! ```text
@@ -10,10 +10,10 @@
 //!   Pool::lease_vec --> Vec<u8> --send--> InKernel --complete--> Vec<u8> --drop--> free
 //! ```
 //!
-//! While the kernel has a slot, the owning `BytesMut` or `Vec<u8>` lies inside the value, where
-//! nobody can reach it: no reference to its bytes exists, and the kernel works through an address
-//! that was taken before. A value that is dropped without its completion keeps its slot for good
-//! (the kernel may still write it): a leak that the counts show, never a reuse.
+//! While the kernel has a slot, the owning `BytesMut` or `Vec<u8>` is inside the value, where no
+//! code can reach it: no reference to its bytes exists, and the kernel works through an address
+//! that was taken before. A value that is dropped without its completion leaks its slot (the kernel
+//! may still write it): the counts show that, and the slot is never reused.
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -25,7 +25,8 @@ use super::slots::{Event, SlotId};
 use crate::limits::SLOT_LEN;
 use crate::planted::{Bug, is_planted};
 
-/// Which slot, of which region. Not `Send`: only the region's thread may change a slot's state.
+/// The slot of a value, and its region. Not `Send`: only the region's thread may change a slot's
+/// state.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) region: &'static Region,
@@ -49,7 +50,7 @@ impl Place {
     }
 }
 
-/// A slot of ours, empty. Dropped, it is free again.
+/// An empty slot that the program owns. Dropping it frees the slot.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
@@ -62,18 +63,18 @@ impl Lease {
         Self { buf, place }
     }
 
-    /// The slot as a buffer: empty, with all of its [`SLOT_LEN`] bytes as capacity. The slot is
-    /// free again when the last piece of it is dropped, on whichever thread.
+    /// Returns the slot as an empty buffer with a capacity of all its [`SLOT_LEN`] bytes. The slot
+    /// is freed when the last piece of it is dropped, on any thread.
     pub fn into_bytes_mut(self) -> BytesMut {
         self.buf
     }
 
-    /// The slot's first byte.
+    /// Returns the address of the slot's first byte.
     pub fn address(&self) -> *const u8 {
         self.buf.as_ptr()
     }
 
-    /// Lets the kernel have the slot, to write it.
+    /// Hands the slot to the kernel for writing.
     pub(super) fn provide(mut self) -> Provided {
         let address = self.buf.spare_capacity_mut().as_mut_ptr().cast();
         self.place.hand_over(Event::Provide);
@@ -91,17 +92,17 @@ pub struct Provided {
 }
 
 impl Provided {
-    /// The slot's first byte; [`SLOT_LEN`] may be written from there.
+    /// Returns the address of the slot's first byte; [`SLOT_LEN`] bytes may be written from there.
     pub fn address(&self) -> *mut u8 {
         self.address
     }
 
-    /// The slot's place in its region: a buffer ring can name it by that.
+    /// Returns the slot's index in its region, which serves as the id in a buffer ring.
     pub fn index(&self) -> u16 {
         self.place.id.index as u16
     }
 
-    /// The kernel has written `filled_len` bytes: they are ours to read.
+    /// Takes the slot back with the `filled_len` bytes that the kernel has written.
     ///
     /// # Safety
     ///
@@ -115,8 +116,8 @@ impl Provided {
         buf
     }
 
-    /// Takes the slot back with nothing in it: it was never given away after all, or the kernel has
-    /// been told to let go of it and has. Whoever passed [`Self::address`] on keeps that promise.
+    /// Takes the slot back empty: it was never submitted, or the kernel has released it. Code that
+    /// passes [`Self::address`] on must ensure that.
     pub fn reclaim(self) -> Lease {
         self.place.hand_over(Event::TakeBack);
         Lease { buf: ManuallyDrop::into_inner(self.buf), place: self.place }
@@ -140,7 +141,7 @@ impl InKernel {
         Self { bytes: ManuallyDrop::new(bytes), place }
     }
 
-    /// The first byte to send.
+    /// Returns the address of the first byte to send.
     pub fn address(&self) -> *const u8 {
         self.bytes.as_ptr()
     }
@@ -151,8 +152,8 @@ impl InKernel {
         self.bytes.len()
     }
 
-    /// The kernel has read it for the last time (a zero-copy send: it has notified so): the batch
-    /// is ours again, to be dropped, sent once more, or filled anew.
+    /// Takes the batch back after the kernel has read it for the last time (for a zero-copy send,
+    /// after its notification).
     pub fn complete(self) -> Vec<u8> {
         self.place.hand_over(Event::Sent);
         ManuallyDrop::into_inner(self.bytes)

@@ -1,7 +1,8 @@
 //! The heap beside the slots: mimalloc.
 //!
-//! Called without a word of alignment where its blocks have it anyway, which is nearly always: the
-//! calls with an alignment are three times as long, and a request makes more than a dozen.
+//! The calls without an alignment are used if its blocks are aligned well enough anyway, which is
+//! nearly always: those with an alignment take three times as long, and a request makes more than a
+//! dozen.
 
 use std::alloc::Layout;
 use std::ffi::c_void;
@@ -11,7 +12,7 @@ use libmimalloc_sys::{
     mi_zalloc_aligned,
 };
 
-/// No block is aligned to less, however small it is.
+/// The least alignment of a block, however small it is.
 const ALIGN_ANYWAY: usize = 8;
 
 /// # Safety

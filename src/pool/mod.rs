@@ -1,11 +1,11 @@
-//! Buffers: fixed slots in one region of memory for each worker, which the kernel and the protocol
-//! crates use alike, so that payload stays where the kernel has put it.
+//! Buffers: fixed slots in one region of memory per worker, used by the kernel and by the protocol
+//! crates alike, so that payload stays where the kernel has written it.
 //!
 //! ```text
 //!   Regions::reserve --> Regions::lend --> RegionHandle --> Pool::attach    on the worker's thread
 //!                                                            |  lease, provide, send, counts
 //!      region.rs   one address range, a region for each worker
-//!      slots.rs    who has each slot: a table of legal transitions
+//!      slots.rs    the holder of each slot: a table of legal transitions
 //!      handover.rs Lease, Provided, InKernel: the owner of a slot, as a value
 //!      alloc.rs    the allocator that makes a slot a plain BytesMut or Vec
 //!      returns.rs  slots that other threads have freed
@@ -39,9 +39,9 @@
 //! # }
 //! ```
 //!
-//! Pieces of a received slot (`Bytes`) that the kernel sends on are not [`InKernel`]: several may
-//! lie in one slot. The operation holds the `Bytes` until its completion, which keeps the slot
-//! owned.
+//! Pieces of a received slot (`Bytes`) that are written to an upstream are not [`InKernel`]:
+//! several may lie in one slot. The operation holds the `Bytes` until its completion, so the slot
+//! stays owned.
 
 mod alloc;
 mod handover;
@@ -53,7 +53,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-/// The atomics of [`returns`]; a model checker puts its own in place of them.
+/// The atomics of [`returns`]; a model checker replaces them with its own.
 mod sync {
     pub use std::sync::atomic::{AtomicU32, Ordering};
 }
@@ -75,10 +75,10 @@ use handover::Place;
 use region::Region;
 use slots::{SlotId, Slots};
 
-/// What debug builds fill a freed slot with.
+/// The byte that debug builds fill a freed slot with.
 const POISON: u8 = 0xDB;
 
-/// A worker's pool: the region's slots, on the one thread that may change who has them.
+/// A worker's pool: the region's slots, on the only thread that may change their holders.
 #[derive(Debug)]
 pub struct Pool {
     region: &'static Region,
@@ -109,18 +109,18 @@ impl Pool {
         let is_claimed = Cell::new(false);
         let pool = Self { region, _handle: handle, is_claimed, here: PhantomData };
         pool.take_returns();
-        // Fails here, at the start, where the program lacks the allocator.
+        // Fails here, at the start, if the program lacks the allocator.
         drop(pool.lease());
         pool
     }
 
-    /// Whether `address` lies in any pool's memory.
+    /// Returns whether `address` lies in any pool's memory.
     #[inline]
     pub fn contains(address: *const u8) -> bool {
         region::is_ours(address.addr())
     }
 
-    /// Takes a free slot; `None` if there is none.
+    /// Leases a free slot; `None` if there is none.
     pub fn lease(&self) -> Option<Lease> {
         self.find_free()?;
         let buf = alloc::in_pool_mode(|| BytesMut::with_capacity(SLOT_LEN));
@@ -129,7 +129,8 @@ impl Pool {
         Some(Lease::new(buf, Place::new(self.region, id)))
     }
 
-    /// Takes a free slot as an empty vector of [`SLOT_LEN`] bytes of capacity, for a batch to send.
+    /// Leases a free slot as an empty vector of [`SLOT_LEN`] bytes of capacity, for a batch to
+    /// send.
     pub fn lease_vec(&self) -> Option<Vec<u8>> {
         self.find_free()?;
         let vec = alloc::in_pool_mode(|| Vec::with_capacity(SLOT_LEN));
@@ -138,25 +139,26 @@ impl Pool {
         Some(vec)
     }
 
-    /// Lets the kernel have a slot, to write it.
+    /// Hands a slot to the kernel for writing.
     pub fn provide(&self, lease: Lease) -> Provided {
         lease.provide()
     }
 
-    /// Lets the kernel have a filled slot, to read it. It must not be sent, grown or dropped before
-    /// it completes, so the vector is out of reach until then.
+    /// Hands a filled slot to the kernel for reading. The vector must not be sent, grown or dropped
+    /// before the completion, so it is inaccessible until then.
     ///
     /// # Panics
     ///
-    /// If `batch` is not from this pool's [`Self::lease_vec`] (what outgrew its slot isn't).
+    /// If `batch` is not from this pool's [`Self::lease_vec`] (a vector that outgrew its slot is
+    /// not).
     pub fn send(&self, batch: Vec<u8>) -> InKernel {
         let id = self.own_slot(batch.as_ptr()).expect("a batch is sent from a slot of this pool");
         InKernel::new(batch, Place::new(self.region, id))
     }
 
-    /// Charges the slot that `filled` lies in to `flow`, a keyed hash of who filled it; a slot is
-    /// charged to one flow, and to none once it is free. Returns `false`, and does nothing, for
-    /// bytes that are not in this pool, and for no bytes.
+    /// Charges the slot of `filled` to `flow`, a keyed hash of the peer that filled it. A slot is
+    /// charged to one flow, and to none once it is free. Returns `false` and does nothing for bytes
+    /// outside of this pool and for an empty slice.
     pub fn charge(&self, filled: &[u8], flow: u16) -> bool {
         if filled.is_empty() {
             return false;
@@ -169,24 +171,24 @@ impl Pool {
         }
     }
 
-    /// Slots that are out and charged to `flow`.
+    /// Returns the number of slots charged to `flow`.
     pub fn held_by(&self, flow: u16) -> u16 {
         self.slots(|slots| slots.held_by(flow))
     }
 
-    /// Slots by who has them. What other threads have freed counts as owned until
+    /// Returns the numbers of slots by state. Slots freed by other threads count as owned until
     /// [`Self::take_returns`].
     pub fn counts(&self) -> SlotCounts {
         self.slots(|slots| slots.counts())
     }
 
-    /// Whether fewer slots are free than [`PoolPlan::low_water`]: received bytes are copied out
-    /// then.
+    /// Returns whether fewer slots are free than [`PoolPlan::low_water`]: received bytes are then
+    /// copied out of their slots.
     pub fn is_low(&self) -> bool {
         self.slots(|slots| slots.free_count()) < self.region.plan().low_water()
     }
 
-    /// Takes in what other threads have freed. Called once a turn of the worker's loop.
+    /// Frees the slots that other threads have returned. Called once per turn of the worker's loop.
     pub fn take_returns(&self) {
         self.slots(|slots| {
             self.region.returns.take(|index| {
@@ -197,8 +199,8 @@ impl Pool {
         });
     }
 
-    /// Frees the slots whose [`Provided`] or [`InKernel`] was dropped without its completion: after
-    /// a worker's panic, so that the next one has the whole region. Returns how many.
+    /// Frees the slots whose [`Provided`] or [`InKernel`] was dropped without its completion, after
+    /// a worker's panic, so that the next worker has the whole region. Returns their number.
     ///
     /// # Safety
     ///
@@ -213,18 +215,18 @@ impl Pool {
         })
     }
 
-    /// Makes the caller the one that gives slots to the kernel, until [`Self::unclaim`]. `false`:
-    /// another is.
+    /// Claims the exclusive right to hand slots to the kernel, until [`Self::unclaim`]. Returns
+    /// `false` if it is claimed already.
     pub(crate) fn claim(&self) -> bool {
         !self.is_claimed.replace(true)
     }
 
-    /// Ends what [`Self::claim`] began.
+    /// Reverses [`Self::claim`].
     pub(crate) fn unclaim(&self) {
         self.is_claimed.set(false);
     }
 
-    /// What the pool is divided into.
+    /// Returns the shares of the pool's holders.
     pub fn plan(&self) -> &PoolPlan {
         self.region.plan()
     }
@@ -235,7 +237,7 @@ impl Pool {
         (self.region.base().as_ptr(), self.plan().slots_len())
     }
 
-    /// Sees to it that a slot is free.
+    /// Ensures that a slot is free; `None` if none is.
     fn find_free(&self) -> Option<()> {
         if self.slots(|slots| slots.free_count()) == 0 {
             self.take_returns();
@@ -243,7 +245,7 @@ impl Pool {
         (self.slots(|slots| slots.free_count()) > 0).then_some(())
     }
 
-    /// The current lease of this pool's slot that starts at `address`.
+    /// Returns the current lease of this pool's slot that starts at `address`.
     fn own_slot(&self, address: *const u8) -> Option<SlotId> {
         let (region, index) = region::locate(address.addr())?;
         let is_own =
@@ -261,7 +263,7 @@ impl Pool {
 
 #[cfg(test)]
 impl Pool {
-    /// The smallest pool, for one test's thread; the region goes on to the next test.
+    /// Returns the smallest pool, for one test's thread; the next test reuses the region.
     pub(crate) fn for_test() -> Self {
         let plan = PoolPlan::new(crate::limits::SLOT_COUNT_MIN as usize * SLOT_LEN).unwrap();
         let (handle, _) = Regions::reserve(1, plan).unwrap().lend(Hugepages::Try).unwrap();

@@ -1,43 +1,43 @@
-//! What a pool of a given length is divided into: each slot has a named holder.
+//! The division of a pool of a given length: each slot has a named holder.
 //!
-//! Some shares are bounds that somebody keeps, some are marks that only say where the pool is low:
+//! Some shares are enforced bounds, others are marks that only determine when the pool is low:
 //!
-//! | share | kind | kept by |
+//! | share | kind | enforced by |
 //! |---|---|---|
 //! | `provided_datagrams`, `provided_upstream` | bound | the ring, which provides no more |
-//! | `transmit` | bound | the ring, which has no more batches in flight; one more is being built |
-//! | `engine_pinned` | mark | what is over; received bytes may take more while the pool is not low |
-//! | `upstream_writes` | mark | nobody: a write sends slices of slots that are pinned already |
+//! | `transmit` | bound | the ring: no more batches in flight, and one more is being built |
+//! | `engine_pinned` | mark | the rest; received bytes may take more while the pool is not low |
+//! | `upstream_writes` | mark | not enforced: a write sends slices of pinned slots |
 //!
-//! What keeps the sum is [`PoolPlan::low_water`], the sum of `transmit` and `upstream_writes`. Below
-//! it received bytes are copied out, no receive brings slots of its own along, and each group is
-//! provided a quarter of its share only. A receive into several slots (up to four, leased one by one
-//! while the pool is not low) belongs to `engine_pinned`, where its bytes go: it takes what they would
-//! have taken a moment later.
+//! [`PoolPlan::low_water`], the sum of `transmit` and `upstream_writes`, keeps the total in bounds:
+//! below it received bytes are copied out, no receive leases slots of its own, and each group is
+//! provided only a quarter of its share. A receive into several slots (up to four, leased one by
+//! one while the pool is not low) is part of `engine_pinned`, which its bytes would use a moment
+//! later.
 
 use std::fmt;
 
 use crate::limits::{SLOT_COUNT_MAX, SLOT_COUNT_MIN, SLOT_LEN};
 
-/// Slots of one pool, by who may hold them. The holders add up to all slots; the allocator itself
-/// knows none of them.
+/// The slots of a pool by holder. The shares add up to all slots; the allocator itself does not
+/// know them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolPlan {
-    /// Slots that the kernel may write datagrams into: a bound. Few: what was used last is in the
-    /// cache.
+    /// Slots that the kernel may write datagrams into: a bound. Few, so that recently used
+    /// slots are in the cache.
     pub provided_datagrams: u32,
-    /// Slots that upstream receives wait for bytes with: a bound.
+    /// Slots provided for receives from upstreams: a bound.
     pub provided_upstream: u32,
-    /// Slots with received bytes that connections and exchanges still refer to, and those that are
-    /// about to be filled by receives into several: a mark.
+    /// Slots with received bytes that connections and exchanges still refer to, and those of
+    /// receives into several slots: a mark.
     pub engine_pinned: u32,
-    /// Slots that stay free for what writes to upstreams still refer to: a mark.
+    /// Slots kept free for writes to upstreams: a mark.
     pub upstream_writes: u32,
-    /// Batches of packets on their way: a bound.
+    /// Batches of datagrams in flight: a bound.
     pub transmit: u32,
 }
 
-/// What each holder needs for the program to make progress at all.
+/// The least that each holder needs for the program to make progress.
 const SMALLEST: PoolPlan = PoolPlan {
     provided_datagrams: 16,
     provided_upstream: 8,
@@ -49,17 +49,18 @@ const SMALLEST: PoolPlan = PoolPlan {
 const _: () = assert!(SMALLEST.slot_count() == SLOT_COUNT_MIN);
 const _: () = assert!(SLOT_COUNT_MAX <= u16::MAX as u32, "a buffer ring names slots by 16 bits");
 
-/// Datagrams provided at a time, at most: 108 ns a packet with 16 slots in turn, 181 with 1,024.
+/// The most slots provided for datagrams at a time: 108 ns a packet with 16 slots in turn, 181 with
+/// 1,024.
 const PROVIDED_DATAGRAMS_MAX: u32 = 64;
-/// Upstream receives that wait for bytes at a time, at most.
+/// The most slots provided for receives from upstreams at a time.
 const PROVIDED_UPSTREAM_MAX: u32 = 64;
-/// Sends to upstreams on their way at a time, at most.
+/// The most writes to upstreams in flight at a time.
 const UPSTREAM_WRITES_MAX: u32 = 64;
-/// Batches on their way at a time, at most: 32 are 2 MiB, more than a socket takes at once.
+/// The most batches in flight at a time: 32 are 2 MiB, more than a socket takes at once.
 const TRANSMIT_MAX: u32 = 32;
 
 impl PoolPlan {
-    /// Divides `pool_len` bytes.
+    /// Returns the plan of a pool of `pool_len` bytes.
     pub fn new(pool_len: usize) -> Result<Self, PlanError> {
         let slot_count = pool_len / SLOT_LEN;
         if slot_count < SLOT_COUNT_MIN as usize {
@@ -69,7 +70,7 @@ impl PoolPlan {
             return Err(PlanError::TooLarge { pool_len, slot_count });
         }
         let slot_count = slot_count as u32;
-        // Whole powers of two, as buffer rings have them.
+        // Powers of two, as buffer rings require.
         let share = |part: u32, max: u32| 1 << (slot_count / part).min(max).ilog2();
         let provided_datagrams = share(4, PROVIDED_DATAGRAMS_MAX);
         let provided_upstream = share(8, PROVIDED_UPSTREAM_MAX);
@@ -80,7 +81,7 @@ impl PoolPlan {
         Ok(Self { provided_datagrams, provided_upstream, engine_pinned, upstream_writes, transmit })
     }
 
-    /// All slots.
+    /// Returns the number of all slots.
     pub const fn slot_count(&self) -> u32 {
         self.provided_datagrams
             + self.provided_upstream
@@ -89,40 +90,40 @@ impl PoolPlan {
             + self.transmit
     }
 
-    /// Bytes of all slots.
+    /// Returns the bytes of all slots.
     pub const fn slots_len(&self) -> usize {
         self.slot_count() as usize * SLOT_LEN
     }
 
-    /// With fewer free slots than this, received bytes are no longer left in their slots: the rest
-    /// is for sends, which free slots, so the pool recovers.
+    /// Returns the number of free slots below which received bytes are copied out of their slots.
+    /// The rest is for sends, which free slots, so the pool recovers.
     pub const fn low_water(&self) -> u32 {
         self.transmit + self.upstream_writes
     }
 
-    /// Slots that one flow may pin in any case before its bytes are copied out: an eighth of what all
-    /// may. While the pool has more to spare a flow may have more.
+    /// Returns the number of slots that one flow may always pin before its bytes are copied out: an
+    /// eighth of the share of all flows. While the pool has slots to spare, a flow may pin more.
     pub const fn flow_quota(&self) -> u16 {
         let eighth = self.engine_pinned / 8;
         if eighth < 2 { 2 } else { eighth as u16 }
     }
 }
 
-/// A pool length that can't be worked with.
+/// The reason why a pool length is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlanError {
     /// Fewer slots than the holders need.
     TooSmall {
         /// Bytes given.
         pool_len: usize,
-        /// Slots they make.
+        /// Slots that they make up.
         slot_count: usize,
     },
     /// More slots than a buffer ring can name.
     TooLarge {
         /// Bytes given.
         pool_len: usize,
-        /// Slots they make.
+        /// Slots that they make up.
         slot_count: usize,
     },
 }

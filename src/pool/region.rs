@@ -6,10 +6,10 @@
 //!   |<- region 0, worker A ->|      |<- region 1 ->|
 //! ```
 //!
-//! Holes can't be touched, so running off a region's end is a fault and not a neighbour's bytes.
-//! A region lives as long as the process: its slots may be referred to from anywhere. A worker that
-//! ended leaves its region to the next one, and slots that are still referred to stay out until
-//! their last reference goes.
+//! Holes can't be accessed, so an overrun of a region's end faults instead of reaching its
+//! neighbor. A region lives as long as the process: its slots may be referred to from anywhere. The
+//! region of a worker that ended goes to the next one, and slots that are still referred to stay
+//! out until their last reference is dropped.
 
 use std::cell::{RefCell, RefMut};
 use std::fmt;
@@ -25,8 +25,8 @@ use crate::host::memory::{self, HUGEPAGE_LEN, MapError, Mapping};
 use crate::hugepages::Hugepages;
 use crate::limits::{REGION_COUNT_MAX, SLOT_LEN};
 
-/// Least distance between two regions. Address space costs nothing, and pools of any smaller
-/// length then fit beside each other.
+/// Least distance between two regions. Address space costs nothing, and so pools of any smaller
+/// length fit beside each other.
 pub(super) const STRIDE_MIN: usize = 128 << 20;
 
 // The range, written once. Its length is written last and read first: a reader that sees a length
@@ -38,7 +38,7 @@ static STRIDE_SHIFT: AtomicU32 = AtomicU32::new(0);
 static REGIONS: [AtomicPtr<Region>; REGION_COUNT_MAX] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; REGION_COUNT_MAX];
 
-/// Who maps and lends regions. Not on the way of data.
+/// The state of mapping and lending regions; not on the data path.
 static LENDING: Mutex<Lending> = Mutex::new(Lending { range: None, mapped: 0, spare: Vec::new() });
 
 struct Lending {
@@ -61,14 +61,14 @@ fn lending() -> MutexGuard<'static, Lending> {
     LENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether `address` lies in the reserved range.
+/// Returns whether `address` lies in the reserved range.
 #[inline]
 pub(super) fn is_ours(address: usize) -> bool {
     let len = RANGE_LEN.load(Ordering::Acquire);
     address.wrapping_sub(RANGE_BASE.load(Ordering::Relaxed)) < len
 }
 
-/// The slot that `address` lies in.
+/// Returns the slot that `address` lies in.
 #[inline]
 pub(super) fn locate(address: usize) -> Option<(&'static Region, u32)> {
     if !is_ours(address) {
@@ -82,13 +82,13 @@ pub(super) fn locate(address: usize) -> Option<(&'static Region, u32)> {
     Some((region, region.slot_at(address)?))
 }
 
-/// One worker's memory and who has its slots.
+/// One worker's memory and the state of its slots.
 pub(super) struct Region {
     base: NonNull<u8>,
     plan: PoolPlan,
     hugepages: Hugepages,
     mapping: Mapping,
-    /// Whether some thread has a pool on it. That thread alone may use `slots`.
+    /// Whether a thread has a pool on it. Only that thread may use `slots`.
     is_attached: AtomicBool,
     slots: RefCell<Slots>,
     /// Slots that other threads have freed.
@@ -125,7 +125,7 @@ impl Region {
         self.base
     }
 
-    /// First byte of slot `index`.
+    /// Returns the address of the first byte of slot `index`.
     pub(super) fn slot(&self, index: u32) -> *mut u8 {
         assert!(index < self.plan.slot_count());
         self.base.as_ptr().wrapping_add(index as usize * SLOT_LEN)
@@ -137,7 +137,7 @@ impl Region {
         (index < self.plan.slot_count() as usize).then_some(index as u32)
     }
 
-    /// The slots, for a moment: whoever holds them must not allocate or free slot memory.
+    /// Returns the slots, borrowed: the caller must not allocate or free slot memory meanwhile.
     ///
     /// Returns `None` on any thread but the attached one, and while they are held.
     #[inline]
@@ -148,10 +148,10 @@ impl Region {
         self.slots.try_borrow_mut().ok()
     }
 
-    /// Makes the calling thread the owner. `false`: another one is.
+    /// Makes the calling thread the owner. Returns `false` if another thread is.
     pub(super) fn attach(&'static self) -> bool {
         assert!(!alloc::has_pool_here(), "a thread has one pool at a time");
-        // Acquire: all that the last owner did to the slots is seen.
+        // Acquire: the last owner's changes to the slots are visible.
         let free =
             self.is_attached.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
         if free.is_ok() {
@@ -160,7 +160,7 @@ impl Region {
         free.is_ok()
     }
 
-    /// Ends what [`Self::attach`] began, on the same thread.
+    /// Reverses [`Self::attach`], on the same thread.
     pub(super) fn detach(&'static self) {
         assert!(
             alloc::is_attached_here(self),
@@ -178,7 +178,7 @@ impl fmt::Debug for Region {
     }
 }
 
-/// The address range that all pools of the process lie in, and how long each is to be.
+/// The address range of all pools of the process, and the length of each.
 #[derive(Debug)]
 pub struct Regions {
     plan: PoolPlan,
@@ -189,7 +189,7 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Reserves the range, once for the process: a later call shares it.
+    /// Reserves the range once per process; a later call shares it.
     pub fn reserve(worker_count: usize, plan: PoolPlan) -> Result<Self, RegionError> {
         let region_len = region_len(&plan);
         let mut lending = lending();
@@ -217,10 +217,10 @@ impl Regions {
         })
     }
 
-    /// Lends a region: one that an ended worker left, or new memory. Best called on the worker's
-    /// own thread once it is bound to its core, so that the memory lies near to that.
+    /// Lends a region: that of a worker that ended, or new memory. Best called on the worker's own
+    /// thread, pinned to its core, so that the memory is near to it.
     ///
-    /// The advice is given with the first region that has one to give, not with each.
+    /// Only the first region with an advice carries it.
     pub fn lend(&self, hugepages: Hugepages) -> Result<(RegionHandle, Mapping), RegionError> {
         let mut lending = lending();
         let fits = |region: &&Region| region.plan == self.plan && region.hugepages == hugepages;
@@ -235,7 +235,7 @@ impl Regions {
         let region_len = region_len(&self.plan);
         let already = self.mapped_count.fetch_add(1, Ordering::Relaxed);
         let wanted_len = region_len * self.worker_count.saturating_sub(already).max(1);
-        // A part that can't be mapped is not tried again: who knows what it is like.
+        // A part that can't be mapped is not tried again: its state is unknown.
         let part = lending.mapped;
         lending.mapped += 1;
         // SAFETY: part `part` of the range was never mapped, and the lock keeps others out.
@@ -253,13 +253,14 @@ impl Regions {
     }
 }
 
-/// Whole huge pages for the slots of `plan`.
+/// Returns the length of the slots of `plan` in whole huge pages.
 fn region_len(plan: &PoolPlan) -> usize {
     plan.slots_len().next_multiple_of(HUGEPAGE_LEN)
 }
 
 /// The right to attach a pool to one region. Kept over a worker's restart, it lets the new worker
-/// take the same region over; when its last clone and the pool are gone, another worker may get it.
+/// take over the same region; once its last clone and the pool are dropped, another worker may get
+/// it.
 #[derive(Debug, Clone)]
 pub struct RegionHandle {
     lent: Arc<Lent>,
@@ -279,7 +280,7 @@ impl RegionHandle {
         self.lent.region
     }
 
-    /// What the region is divided into.
+    /// Returns the shares of the region's holders.
     pub fn plan(&self) -> &PoolPlan {
         &self.lent.region.plan
     }
@@ -291,7 +292,7 @@ impl Drop for Lent {
     }
 }
 
-/// Why there is no region.
+/// The reason why a region is refused.
 #[derive(Debug)]
 pub enum RegionError {
     /// The range was reserved for shorter pools.

@@ -1,14 +1,14 @@
-//! The way home for slots that another thread frees.
+//! The return queue of slots that other threads free.
 //!
-//! A stack without locks: any thread pushes, the owner takes the whole of it with one swap. Nobody
-//! ever pops a single entry, so the swap can't be fooled by an entry that left and came back. The
-//! links are slot indices in an array of their own: freed memory is not touched.
+//! A lock-free stack: any thread pushes, the owner takes all of it with one swap. Single entries
+//! are never popped, so there is no ABA problem. The links are slot indices in a separate array:
+//! freed memory is not accessed.
 //!
-//! The atomics come from the parent module, so that a test can put a model checker's in.
+//! The atomics come from the parent module, so that a test can substitute a model checker's.
 
 use super::sync::{AtomicU32, Ordering};
 
-/// No slot: the end of the chain.
+/// The end of the chain.
 const END: u32 = u32::MAX;
 
 /// Slots of one region that other threads have freed and the owner has not yet taken.
@@ -16,18 +16,19 @@ const END: u32 = u32::MAX;
 pub struct Returns {
     /// The slot pushed last.
     head: AtomicU32,
-    /// For each slot on the stack the one below it.
+    /// For each slot on the stack, the one below it.
     below: Box<[AtomicU32]>,
 }
 
 impl Returns {
-    /// An empty stack for slots `0..slot_count`.
+    /// Returns an empty stack for slots `0..slot_count`.
     pub fn new(slot_count: u32) -> Self {
         let below = (0..slot_count).map(|_| AtomicU32::new(END)).collect();
         Self { head: AtomicU32::new(END), below }
     }
 
-    /// Gives slot `index` back. The caller was its only owner, so nobody else pushes the same one.
+    /// Returns slot `index` to its region. The caller was its only owner, so no other thread pushes
+    /// the same one.
     pub fn push(&self, index: u32) {
         let mut top = self.head.load(Ordering::Relaxed);
         loop {
@@ -42,9 +43,9 @@ impl Returns {
         }
     }
 
-    /// Takes all that was pushed so far and calls `each` with every slot, the last one first.
+    /// Takes all slots pushed so far and calls `each` with every one, the last one first.
     pub fn take(&self, mut each: impl FnMut(u32)) {
-        // Mostly there is nothing: a load alone does not take the cache line from the pushers.
+        // Mostly the stack is empty: a load alone does not take the cache line from the pushers.
         if self.head.load(Ordering::Relaxed) == END {
             return;
         }

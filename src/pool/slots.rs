@@ -1,4 +1,5 @@
-//! Who has each slot: a state machine over indices. No pointers, no unsafe, no other module.
+//! The holder of each slot: a state machine over indices, without pointers, unsafe code or
+//! dependencies on other modules.
 //!
 //! ```text
 //!             lease                provide
@@ -9,17 +10,17 @@
 //!                        send / sent
 //! ```
 //!
-//! Only an owned slot is released: what the kernel may still touch comes back to us first. Each
-//! release starts a new generation, so that a [`SlotId`] kept for too long is refused instead of
-//! acting on the slot's next owner.
+//! Only an owned slot can be released: a slot that the kernel may access comes back first. Each
+//! release starts a new generation, so that a stale [`SlotId`] is refused instead of acting on the
+//! slot's next lease.
 //!
-//! A slot may be charged to a flow (a hash of the peer that filled it), so that one peer's share
-//! of the pool can be told. A released slot is charged to nobody.
+//! A slot may be charged to a flow (a hash of the peer that filled it), which gives one peer's
+//! share of the pool. A released slot is charged to no flow.
 
-/// Who has a slot.
+/// The holder of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Nobody: it is on the free list.
+    /// None: the slot is on the free list.
     Free,
     /// The program.
     Owned,
@@ -34,16 +35,16 @@ impl State {
     pub const ALL: [Self; 4] = [Self::Free, Self::Owned, Self::Provided, Self::InKernel];
 }
 
-/// What happens to a slot.
+/// An event of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It is allocated.
     Lease,
-    /// It is given to the kernel to be filled.
+    /// It is handed to the kernel for writing.
     Provide,
-    /// The kernel has filled it, or has been told to let go of it.
+    /// The kernel has filled or released it.
     TakeBack,
-    /// It is given to the kernel to be sent.
+    /// It is handed to the kernel for sending.
     Send,
     /// The kernel has read it for the last time.
     Sent,
@@ -51,7 +52,7 @@ pub enum Event {
     Release,
 }
 
-/// The table of legal transitions; `None` is our bug.
+/// The table of legal transitions; `None` is a bug of ours.
 pub const fn next_state(state: State, event: Event) -> Option<State> {
     match (state, event) {
         (State::Free, Event::Lease) => Some(State::Owned),
@@ -67,28 +68,28 @@ pub const fn next_state(state: State, event: Event) -> Option<State> {
 /// One slot during one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SlotId {
-    /// Place in the region.
+    /// Index in the region.
     pub index: u32,
     generation: u32,
 }
 
-/// An event that the table refuses: a bug of the caller's. The slot is as it was.
+/// An event that the table refuses: a bug of the caller. The slot is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// Which slot.
+    /// The slot's index.
     pub index: u32,
     /// Its state.
     pub state: State,
-    /// What was asked.
+    /// The refused event.
     pub event: Event,
     /// Whether the caller's id belongs to an earlier lease of the slot.
     pub is_stale: bool,
 }
 
-/// How many slots are in which state. The last four always add up to `total`.
+/// The numbers of slots by state. The last four always add up to `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotCounts {
-    /// All.
+    /// All slots.
     pub total: u32,
     /// Ready to be leased.
     pub free: u32,
@@ -120,7 +121,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// `slot_count` free slots, at most 65,535.
+    /// Returns `slot_count` free slots, at most 65,535.
     pub fn new(slot_count: u32) -> Self {
         assert!(slot_count <= u32::from(u16::MAX), "a flow's slots are counted in 16 bits");
         let slot = Slot { state: State::Free, generation: 0, flow: None };
@@ -132,7 +133,7 @@ impl Slots {
         }
     }
 
-    /// Takes the free slot that was released last.
+    /// Leases the free slot that was released last.
     pub fn lease(&mut self) -> Option<SlotId> {
         let index = self.free.pop()?;
         let state = self.slots[index as usize].state;
@@ -141,19 +142,19 @@ impl Slots {
         Some(self.id_at(index))
     }
 
-    /// The slot that [`Self::lease`] would take, and whether it was ever leased before.
+    /// Returns the slot that [`Self::lease`] would take, and whether it was ever leased before.
     pub fn next_free(&self) -> Option<(u32, bool)> {
         let index = *self.free.last()?;
         Some((index, self.slots[index as usize].generation > 0))
     }
 
-    /// The id of the lease that slot `index` is in.
+    /// Returns the id of the current lease of slot `index`.
     pub fn id_at(&self, index: u32) -> SlotId {
         SlotId { index, generation: self.slots[index as usize].generation }
     }
 
-    /// Hands the slot over: any event but lease and release, which [`Self::lease`] and
-    /// [`Self::release`] are for.
+    /// Applies any event but lease and release, for which there are [`Self::lease`] and
+    /// [`Self::release`].
     pub fn hand_over(&mut self, id: SlotId, event: Event) -> Result<(), Refused> {
         let Slot { state, generation, .. } = self.slots[id.index as usize];
         let is_stale = generation != id.generation;
@@ -166,9 +167,9 @@ impl Slots {
         Ok(())
     }
 
-    /// The last reference to slot `index` is gone: it is free, uncharged, in a new generation.
+    /// Frees slot `index` after its last reference is gone: uncharged, in a new generation.
     ///
-    /// Takes no id: whoever frees memory has its address only, and the memory's owner is unique.
+    /// Takes no id: a deallocation has only an address, and the memory's owner is unique.
     pub fn release(&mut self, index: u32) -> Result<(), Refused> {
         let state = self.slots[index as usize].state;
         let event = Event::Release;
@@ -178,8 +179,8 @@ impl Slots {
         Ok(())
     }
 
-    /// Frees every slot that the kernel had and calls `each` with it: for an owner that takes over
-    /// after a panic, once the kernel has let go of all. Returns how many.
+    /// Frees every slot that the kernel had and calls `each` with it, for an owner that takes over
+    /// after a panic, once the kernel has released all. Returns their number.
     pub fn release_abandoned(&mut self, mut each: impl FnMut(u32)) -> u32 {
         let mut released = 0;
         for index in 0..self.counts().total {
@@ -192,8 +193,8 @@ impl Slots {
         released
     }
 
-    /// Charges slot `index` to `flow`, and to no other flow any longer. Returns `false` for a free
-    /// slot, which nobody can have filled.
+    /// Charges slot `index` to `flow` instead of any other flow. Returns `false` for a free slot,
+    /// which no peer can have filled.
     pub fn charge(&mut self, index: u32, flow: u16) -> bool {
         if self.slots[index as usize].state == State::Free {
             return false;
@@ -204,22 +205,22 @@ impl Slots {
         true
     }
 
-    /// Slots that are charged to `flow`.
+    /// Returns the number of slots charged to `flow`.
     pub fn held_by(&self, flow: u16) -> u16 {
         self.held[flow as usize]
     }
 
-    /// Slots ready to be leased.
+    /// Returns the number of free slots.
     pub fn free_count(&self) -> u32 {
         self.counts[State::Free as usize]
     }
 
-    /// Slots in `state`.
+    /// Returns the number of slots in `state`.
     pub fn count(&self, state: State) -> u32 {
         self.counts[state as usize]
     }
 
-    /// Slots in each state.
+    /// Returns the numbers of slots by state.
     pub fn counts(&self) -> SlotCounts {
         let [free, owned, provided, in_kernel] = State::ALL.map(|state| self.count(state));
         let total = self.slots.len() as u32;
@@ -232,7 +233,7 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         self.enter(index, State::Free);
-        // Never grows: it began with room for all, and each slot is on it at most once.
+        // Never reallocates: it has capacity for all, and each slot is on it at most once.
         self.free.push(index);
     }
 
@@ -286,7 +287,7 @@ mod tests {
         }
     }
 
-    /// The transitions as a person would write them down, against what the machine does.
+    /// The transitions written down by hand, against those of the machine.
     #[test]
     fn all_transitions_legal_and_refused() {
         let expected = "\
@@ -384,7 +385,7 @@ InKernel: Sent -> Owned; refused: Lease Provide TakeBack Send Release
         assert_eq!(free, [1, 3, 4, 6, 7], "each once");
     }
 
-    /// Random events against a model that keeps a plain list of who has what.
+    /// Random events against a model that keeps a plain list of holders.
     #[test]
     fn random_events_agree_with_a_naive_model() {
         const SLOT_COUNT: u32 = 5;

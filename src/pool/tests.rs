@@ -4,6 +4,8 @@ mod aborts;
 mod pieces;
 mod threads;
 
+use super::region::RegionError;
+use crate::host::memory::Backing;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Bytes, BytesMut};

@@ -46,6 +46,10 @@ mod windows;
 pub use engine::Engine;
 pub use quinn_proto::TimeSource;
 pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};
+#[cfg(test)]
+pub(crate) use streams::{Gone, Written};
 pub use streams::{Read, ReadError, WriteError};
 pub use table::ConnectionKey;
+#[cfg(test)]
+pub(crate) use types::ConnectionCounts;
 pub use types::{CloseReason, Datagram, Event, StreamId, Transmit};

@@ -86,10 +86,10 @@ impl BufferGroup {
             let Some(lease) = pool.lease() else { return };
             let id = self.free_ids.pop().expect("fewer are provided than there are entries");
             let provided = pool.provide(lease);
-            // The kernel leaves gaps in a header (behind an address, behind control data): what is
-            // read there later is zero, never an earlier owner's bytes or memory nobody has
-            // written. SAFETY: the slot is longer than a header and nobody's but ours: the kernel
-            // does not know of it before `publish`.
+            // The kernel leaves gaps in a header (after the address and the control data). Reading
+            // them later yields zeros, never another owner's bytes or uninitialized memory.
+            // SAFETY: the slot is longer than a header and only ours: the kernel does not know of
+            // it before `publish`.
             unsafe { provided.address().write_bytes(0, self.header_len) };
             self.write_entry(provided.address(), self.first_buffer_id + id);
             self.provided[usize::from(id)] = Some(provided);

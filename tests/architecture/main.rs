@@ -120,15 +120,16 @@ fn wrong_arrows(from: &str, mention: &Mention, re_exports: &[ReExport]) -> Vec<S
     if mention.segments[1] == rules::TESTING {
         let is_product = from != rules::TESTING && !mention.in_test;
         wrong.extend(is_product.then(|| format!("product code names `crate::{path}`")));
-    } else if is_module && !rules::arrow_is_drawn(from, &path) {
+        return wrong;
+    }
+    if is_module && !rules::arrow_is_drawn(from, &path) {
         wrong.push(format!("`{from}` may not name `crate::{path}`"));
     }
     for (by, target) in reached(&mention.segments, re_exports) {
         let (by, target) = (by[1..].join("::"), target[1..].join("::"));
         let owner = target.split("::").next().unwrap_or(&target);
         let same_owner = by.split("::").next() == Some(owner);
-        if !same_owner && !rules::arrow_is_drawn(from, &target) && !rules::is_given_away(&by, owner)
-        {
+        if !same_owner && !rules::arrow_is_drawn(from, &target) {
             wrong.push(format!("`{from}` reaches `crate::{target}` over `crate::{by}`"));
         }
     }

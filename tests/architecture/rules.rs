@@ -9,7 +9,7 @@ const LEAVES: &[&str] =
 const ARROWS: &[(&str, &[&str])] = &[
     // The root: the map of modules, and the allocator that serves pool slots.
     ("lib", &["pool::PoolAllocator", "process"]),
-    ("main", &[]),
+    ("main", &["pool::PoolAllocator", "process"]),
     ("process", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
     ("cli", &["config"]),
     ("demo", &["config"]),
@@ -44,10 +44,6 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Fixtures that test suites share: they may name anything, and only code for tests may name them.
 pub const TESTING: &str = "testing";
-
-/// Names that a module gives away to whoever may name it: (path of the re-export, owner). The
-/// mailbox is the one way from a worker to the control thread, so its words travel with it.
-const GIVEN_AWAY: &[(&str, &str)] = &[("worker::mailbox", "proxy")];
 
 /// Outside crate -> the modules it lives in.
 const HOMES: &[(&str, &[&str])] = &[
@@ -135,11 +131,6 @@ pub fn arrow_is_drawn(from: &str, path: &str) -> bool {
     }
     let drawn = ARROWS.iter().find(|(module, _)| *module == from);
     drawn.is_some_and(|(_, targets)| targets.iter().any(|target| is_below(path, target)))
-}
-
-/// Whether the re-export `by` of a name of `owner` is meant for whoever may name `by`.
-pub fn is_given_away(by: &str, owner: &str) -> bool {
-    GIVEN_AWAY.iter().any(|(path, of)| is_below(by, path) && *of == owner)
 }
 
 /// Whether the table knows `module`: a new one is drawn before it is used.

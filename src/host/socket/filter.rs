@@ -1,28 +1,28 @@
-//! What a socket does not even queue: datagrams that no QUIC packet fits into.
+//! A socket filter that drops datagrams too short for a QUIC packet.
 //!
-//! An empty datagram ends a receive that is armed for many, so a flood of them would cost the worker
-//! a turn each. A classic BPF program on the socket has the kernel drop them; it knows nothing of the
-//! program that chooses the socket ([`steering`](super::steering)).
+//! An empty datagram ends a multishot receive, so a flood of them would cost the worker a turn
+//! each. A classic BPF program on the socket makes the kernel drop them. It is independent of the
+//! program that selects the socket ([`steering`](super::steering)).
 
 use std::net::UdpSocket;
 
 use super::options::{OptionError, set_program};
 
-/// RFC 9000 10.3: a packet with a short header of fewer bytes is never valid; one with a long header
-/// is longer.
+/// The shortest datagram with a QUIC packet: one with a short header of fewer bytes is never valid
+/// (RFC 9000 10.3), and one with a long header is longer.
 pub const DATAGRAM_LEN_MIN: u32 = 21;
 
-/// The program sees the UDP header too.
+/// Length of the UDP header, which the program sees too.
 const UDP_HEADER_LEN: u32 = 8;
 
-/// Has the kernel drop datagrams that are shorter than [`DATAGRAM_LEN_MIN`]. A bundle of several
-/// (GRO) is taken by its whole length.
+/// Makes the kernel drop datagrams shorter than [`DATAGRAM_LEN_MIN`]. For a bundle of several
+/// (GRO), the length of the whole counts.
 pub fn drop_short(socket: &UdpSocket) -> Result<(), OptionError> {
     let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let program = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, UDP_HEADER_LEN + DATAGRAM_LEN_MIN, 1),
-        // How many bytes of it are kept.
+        // The number of bytes to keep.
         step(libc::BPF_RET | libc::BPF_K, u32::MAX, 0),
         step(libc::BPF_RET | libc::BPF_K, 0, 0),
     ];
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shorter_than_a_packet_does_not_arrive() {
+    fn datagrams_shorter_than_a_packet_do_not_arrive() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let (socket, client) =
                 (UdpSocket::bind(address).unwrap(), UdpSocket::bind(address).unwrap());

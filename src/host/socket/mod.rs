@@ -1,7 +1,7 @@
 //! The edge's UDP sockets: one per worker and address, with the options that the engine relies on.
 //!
-//! Sockets are left in blocking mode: the ring waits in the kernel, and it would give back
-//! "would block" at once for a socket that asks not to block.
+//! Sockets stay in blocking mode: the ring waits in the kernel, and operations on a non-blocking
+//! socket would complete with "would block" at once.
 
 mod filter;
 pub mod offload;
@@ -29,17 +29,18 @@ pub struct SocketGroup {
     pub address: SocketAddr,
     /// One socket per worker, in worker order.
     pub sockets: Vec<UdpSocket>,
-    /// What the kernel granted (the least of all sockets).
+    /// The buffer lengths that the kernel granted (the least of all sockets).
     pub granted: GrantedBuffers,
-    /// Why the kernel does not drop datagrams that are too short; they cost more then, no more.
+    /// The reason why the kernel does not drop datagrams that are too short. They are harmless, but
+    /// cost more then.
     pub filter_refusal: Option<OptionError>,
-    /// What it does for all of the sockets.
+    /// The offloads of all sockets.
     pub offload: Offload,
 }
 
 impl SocketGroup {
-    /// Binds `workers` sockets to `address` in worker order, the steering program in place before
-    /// the first can receive.
+    /// Binds `workers` sockets to `address` in worker order, with the steering program attached
+    /// before the first can receive.
     pub fn bind(
         address: SocketAddr,
         workers: u16,
@@ -84,7 +85,7 @@ impl SocketGroup {
     }
 }
 
-/// Why an address could not be bound, with the way out.
+/// The reason why an address could not be bound, displayed with its remedy.
 #[derive(Debug)]
 pub struct BindError {
     /// The address.
@@ -110,10 +111,7 @@ impl fmt::Display for BindError {
                 address.port()
             ),
             Some(libc::EADDRNOTAVAIL) => {
-                write!(
-                    f,
-                    "; no interface has this address: `ip address` lists those that there are"
-                )
+                write!(f, "; no interface has this address: `ip address` lists those that exist")
             }
             Some(libc::EAFNOSUPPORT) if address.is_ipv6() => {
                 write!(f, "; IPv6 is off on this host: remove the address or enable IPv6")
@@ -143,8 +141,8 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// Sees to it that nobody holds the address. A process that has just ended may hold it for some
-/// 50 ms longer: the kernel takes rings apart in the background.
+/// Waits until the address is free. A process that has just ended may hold it for some 50 ms
+/// longer: the kernel tears rings down in the background.
 fn await_free(address: SocketAddr) -> Result<(), OptionError> {
     const TRIES: u32 = 20;
     const PAUSE_MS: i32 = 25;
@@ -223,7 +221,7 @@ mod tests {
         assert_eq!(option(six, ip, libc::IPV6_RECVTCLASS), 1);
     }
 
-    /// Where a container's seccomp filter refuses it, for one.
+    /// For example under a container's seccomp filter.
     #[test]
     fn an_address_is_bound_without_coalescing_where_that_is_refused() {
         let group = std::thread::spawn(|| {
@@ -236,7 +234,7 @@ mod tests {
         assert!(group.offload.advice().is_some());
     }
 
-    /// Has the kernel refuse the calling thread a socket option, for good.
+    /// Makes the kernel refuse a socket option to the calling thread from now on.
     fn refuse_option(level: i32, option: i32) {
         // From linux/filter.h, linux/seccomp.h: the call's number lies at 0, its arguments from 16
         // on, in eight bytes each.
@@ -309,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_tell_the_way_out() {
+    fn refusals_name_the_remedy() {
         let told = |address: &str, errno: i32| {
             let source = OptionError { what: "bind", error: io::Error::from_raw_os_error(errno) };
             BindError { address: address.parse().unwrap(), source }.to_string()

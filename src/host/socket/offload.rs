@@ -1,6 +1,6 @@
-//! What the kernel does for a UDP socket with many datagrams at once. Both save a pass through the
-//! network stack for each datagram, and neither is needed: sandboxes (gVisor), seccomp filters and
-//! cgroups with programs of their own refuse them.
+//! Segmentation offload of UDP sockets (GRO and GSO). Both save a pass through the network stack
+//! per datagram. Neither is required: sandboxes (gVisor), seccomp filters and BPF programs of
+//! cgroups may refuse them.
 
 use std::mem;
 use std::os::fd::AsRawFd;
@@ -17,23 +17,23 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Asks for all that there is. Returns what is granted.
+    /// Requests both. Returns what is granted.
     pub fn ask(socket: &impl AsRawFd) -> Offload {
-        // Whether it was heeded is read back.
+        // The result is read back below.
         let _ = set(socket, libc::SOL_UDP, libc::UDP_GRO, 1, "UDP_GRO");
         Self::of(socket)
     }
 
-    /// What a socket has. A send may be refused all the same, by the device that it leaves by.
+    /// Returns the offloads of a socket. The device may still refuse to segment a send.
     pub fn of(socket: &impl AsRawFd) -> Offload {
         Offload {
             is_coalescing: option(socket, libc::UDP_GRO).is_some_and(|value| value != 0),
-            // A length of segments that is not set is 0; the option is known all the same.
+            // An unset segment length is 0; the option is still known.
             is_segmenting: option(socket, libc::UDP_SEGMENT).is_some(),
         }
     }
 
-    /// What both sockets have.
+    /// Returns the offloads that both sockets have.
     pub fn and(self, other: Offload) -> Offload {
         Offload {
             is_coalescing: self.is_coalescing && other.is_coalescing,
@@ -41,7 +41,7 @@ impl Offload {
         }
     }
 
-    /// What is missing, what it costs, and the way out; `None` if nothing is.
+    /// Returns what is missing, its cost and the remedy; `None` if nothing is.
     pub fn advice(self) -> Option<String> {
         let missing = match (self.is_coalescing, self.is_segmenting) {
             (true, true) => return None,
@@ -59,8 +59,8 @@ impl Offload {
     }
 }
 
-/// Makes a socket one that the kernel does neither for: without coalescing, and without checksums,
-/// for which it refuses to segment.
+/// Disables both offloads of a socket: it has no GRO, and no checksums, without which the kernel
+/// refuses to segment.
 #[cfg(test)]
 pub(crate) fn hinder(socket: &impl AsRawFd) {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, 0, "UDP_GRO").expect("it may be turned off");
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_granted_is_read_back() {
+    fn granted_offloads_are_read_back() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let nothing_asked = Offload { is_coalescing: false, is_segmenting: true };
         assert_eq!(Offload::of(&socket), nothing_asked);

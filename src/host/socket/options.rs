@@ -1,4 +1,4 @@
-//! Socket options, and the error that names the option which the kernel refused.
+//! Socket options, and the error that names the option that the kernel refused.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-/// What to ask for when binding.
+/// The buffer lengths to request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketSettings {
     /// Receive buffer wanted, in bytes of payload and the kernel's own overhead.
@@ -31,7 +31,7 @@ pub struct GrantedBuffers {
     pub send_len: usize,
 }
 
-/// One call that the kernel refused.
+/// The refusal of a system call or socket option.
 #[derive(Debug)]
 pub struct OptionError {
     /// The call or the socket option, as the kernel names it.
@@ -58,7 +58,7 @@ impl fmt::Display for OptionError {
 
 impl std::error::Error for OptionError {}
 
-/// Keeps an IPv6 socket from taking IPv4's share of the port.
+/// Restricts an IPv6 socket to IPv6, so that an IPv4 socket can have the same port.
 pub(super) fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
     if address.is_ipv6() {
         set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1, "IPV6_V6ONLY")?;
@@ -70,8 +70,8 @@ pub(super) fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result
 pub(super) fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
     only_own_family(socket, address)?;
     set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1, "SO_REUSEPORT")?;
-    // RFC 9000 14: QUIC datagrams must not be fragmented; with PROBE the kernel sets DF and does
-    // not act on path MTU messages, which anyone may forge.
+    // RFC 9000 14: QUIC datagrams must not be fragmented. With PROBE the kernel sets DF and ignores
+    // path MTU messages, which can be forged.
     if address.is_ipv6() {
         let level = libc::IPPROTO_IPV6;
         let probe = libc::IPV6_PMTUDISC_PROBE;
@@ -107,8 +107,8 @@ pub(super) fn set_buffers(
     Ok(GrantedBuffers { receive_len, send_len })
 }
 
-/// Asks for `wanted` with the privileged option, then with the ordinary one; returns what is
-/// granted. The kernel doubles the figure for its own overhead, the response undoes that.
+/// Requests `wanted` with the privileged option, then with the ordinary one. Returns the granted
+/// length without the kernel's own overhead, for which it doubles the figure.
 fn grant(
     socket: &UdpSocket,
     wanted: usize,
@@ -137,7 +137,7 @@ fn grant(
     Ok(usize::try_from(granted).unwrap_or(0) / 2)
 }
 
-/// Sets an option that is a number.
+/// Sets an integer option.
 pub(super) fn set(
     socket: &impl AsRawFd,
     level: i32,

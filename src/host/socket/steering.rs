@@ -1,7 +1,8 @@
-//! Which worker gets a datagram: a classic BPF program in front of a group of sockets.
+//! Steering: a classic BPF program that selects the socket, and so the worker, of each datagram.
 //!
-//! All workers bind the same address. The kernel asks the program, for each datagram, which
-//! socket of the group gets it. The program reads the worker's index from our connection id:
+//! All workers bind the same address. For each datagram the kernel runs the program, which returns
+//! the index of a socket of the group. It reads the worker's index from our connection id
+//! ([`crate::cid`]):
 //!
 //! ```text
 //!  short header:   | flags | our connection id (8 bytes)            | ...
@@ -9,11 +10,10 @@
 //!                             byte 0 of the id: (generation << 7 | worker) ^ mask(bytes 1..)
 //! ```
 //!
-//! Everything else (Initial, 0-RTT, other versions, foreign id lengths, an index that no worker
-//! has) goes by the kernel's own hash of addresses and ports, so a client's first packets stay
-//! together. The index is masked, so that one who sees two ids does not see at once that they
-//! belong to the same worker; the mask hides, it does not protect: the program must stay a handful
-//! of instructions.
+//! All other datagrams (Initial, 0-RTT, other versions, foreign id lengths, an index that no worker
+//! has) are distributed by the kernel's own hash of addresses and ports, so a client's first
+//! packets stay together. The index is masked, so that it is not obvious that two ids belong to the
+//! same worker. The mask is no encryption, since the program must stay a handful of instructions.
 
 use std::net::UdpSocket;
 
@@ -26,10 +26,10 @@ const WORKERS_MAX: u16 = WORKER_INDEX_MAX + 1;
 /// The program's result for datagrams that name no worker.
 const BY_HASH: u32 = 0xffff_ffff;
 
-/// The steering program for `workers` sockets, bound in worker order.
+/// Returns the steering program for `workers` sockets, bound in worker order.
 ///
-/// A failed load ends a classic BPF program with the response 0, worker 0: lengths are checked
-/// before every load.
+/// A failed load ends a classic BPF program with the result 0, which is worker 0. So lengths are
+/// checked before every load.
 pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
     let id_len = CID_LEN as u32;
@@ -53,7 +53,7 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     code.jump_unless(JEQ, id_len, Label::Hash);
     code.set_x(6);
 
-    // x is where the id begins. The parts of the mask are kept in two scratch cells, since an
+    // x is the offset of the id. The parts of the mask are kept in two scratch cells, since an
     // exclusive or of two loads needs x itself.
     code.place(Label::Index);
     code.load_byte_at_x(1);
@@ -77,8 +77,8 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     code.finish()
 }
 
-/// Attaches the steering program to the group that `socket` is in (or, before it is bound, will
-/// begin).
+/// Attaches the steering program to the group of `socket`, or to the group that it will begin when
+/// bound.
 pub fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
     let option = libc::SO_ATTACH_REUSEPORT_CBPF;
     set_program(socket, option, program, "SO_ATTACH_REUSEPORT_CBPF")
@@ -214,8 +214,8 @@ mod tests {
 
     const MASK: CidMask = CidMask { k1: 0xa7, k2: 0x5c, k3: 0x91 };
 
-    /// Runs the instructions that the program uses as the kernel does: a load beyond the end
-    /// answers 0.
+    /// Interprets the instructions that the program uses as the kernel does: a load beyond the end
+    /// returns 0.
     fn run(program: &[libc::sock_filter], datagram: &[u8]) -> u32 {
         let (mut a, mut x, mut cells, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
         let load = |from: usize, len: usize| {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn all_else_goes_by_the_kernels_hash() {
+    fn all_other_datagrams_are_left_to_the_kernels_hash() {
         let program = program(MASK, 4);
         let ours = id(2, 0, 7);
         assert_eq!(run(&program, &short(&ours)), 2);
@@ -311,8 +311,8 @@ mod tests {
     }
 
     #[test]
-    fn no_length_makes_a_load_fail() {
-        // A failed load would answer 0; with worker 3 in the id, 0 tells of one.
+    fn no_datagram_length_makes_a_load_fail() {
+        // A failed load would return 0; worker 3 is in the id, so 0 reveals one.
         let (program, ours) = (program(MASK, 4), id(3, 1, 9));
         for datagram in [short(&ours), long(2, 1, &ours), long(0, 1, &ours)] {
             for len in 0..datagram.len() {
@@ -342,7 +342,7 @@ mod tests {
             let len = group.sockets[expected].recv(&mut buffer).unwrap();
             assert_eq!(&buffer[..len], datagram, "datagram {seed}");
         }
-        // A client's Initials stay together, wherever the hash leads.
+        // A client's Initials stay together, whichever socket the hash selects.
         for seed in 0..16 {
             client.send_to(&long(0, 1, &id(seed % 4, 0, u64::from(seed))), group.address).unwrap();
         }
