@@ -1,0 +1,309 @@
+//! An exchange on its way to an upstream and back: slots, writes, the response, a second attempt.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use http::{Method, StatusCode};
+
+use super::stage::Stage;
+use super::{Exchange, ExchangeContext, Progress, WriteSchedule};
+use crate::http1::{ConnectionOptions, Part};
+use crate::planted::{Bug, is_planted};
+use crate::proxy::api::{DownstreamCommand, Request};
+use crate::proxy::faults::Fault;
+use crate::proxy::fields::{clean_response, clean_trailers, encode_head};
+use crate::proxy::upstream::{Acquired, Avoid, Lease, Notice, Release, SlotRequest};
+
+/// Whether a part of a response is its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PartPosition {
+    Inner,
+    Last,
+}
+
+impl Exchange {
+    /// Takes the slot that it has waited for.
+    pub(in crate::proxy) fn handle_granted(
+        &mut self,
+        cx: &mut ExchangeContext<'_>,
+        acquired: Acquired,
+    ) -> Progress {
+        self.advance(Stage::Arrived);
+        self.handle_acquired(cx, acquired)
+    }
+
+    /// Takes an event on its upstream connection, or of its group's queue.
+    pub(in crate::proxy) fn handle_notice(
+        &mut self,
+        cx: &mut ExchangeContext<'_>,
+        notice: Notice,
+    ) -> Progress {
+        match notice {
+            Notice::Connected => {
+                let Stage::Connecting(lease) = self.advance(Stage::Arrived) else {
+                    unreachable!("an exchange is told of the connection that it waits for")
+                };
+                self.send_request(cx, lease);
+            }
+            Notice::Wrote => {
+                self.body.wrote();
+                self.schedule_write(cx);
+            }
+            Notice::WriteFailed => {
+                self.body.wrote();
+                if !self.body.is_complete() {
+                    self.stop_request(cx);
+                }
+                self.watch(cx);
+            }
+            Notice::Received { piece, more_follows } => {
+                return self.read_response(cx, piece, more_follows);
+            }
+            Notice::Ended => {
+                cx.command(self.downstream, DownstreamCommand::End(None));
+                return self.complete(cx, Release::Discard);
+            }
+            Notice::Failed { fault, retry } => {
+                return match retry {
+                    Some(avoid) if self.may_be_repeated() => self.repeat(cx, avoid),
+                    _ => self.fail(cx, fault),
+                };
+            }
+        }
+        Progress::Continues
+    }
+
+    /// The last receive is not made, because the client takes too little of this response.
+    pub(in crate::proxy) fn handle_receive_paused(&mut self, cx: &mut ExchangeContext<'_>) {
+        assert!(self.response.pending_len > 0, "nothing would ever arm a receive that was paused");
+        self.watch(cx);
+    }
+
+    /// Writes what there is of the request, if it is on a connection by now.
+    pub(in crate::proxy) fn write(&mut self, cx: &mut ExchangeContext<'_>) {
+        self.write = WriteSchedule::Idle;
+        let Stage::Active(lease) = &self.stage else { return };
+        let mut slot = cx.upstreams.slot(lease);
+        if !slot.can_write() {
+            return;
+        }
+        let mut pieces = Vec::from_iter(self.unsent_head.take());
+        self.body.take_pieces(self.framing, &mut pieces);
+        if !pieces.is_empty() {
+            slot.write(&mut cx.base, pieces);
+        }
+        slot.watch(&mut cx.base, self.body.request_state());
+        if self.body.has_room_again() && !is_planted(Bug::ForgottenBodyRoom) {
+            cx.command(self.downstream, DownstreamCommand::BodyRoom);
+            self.set_body_timer(cx);
+        }
+    }
+
+    /// Finds a slot for an arrived exchange, or a place in the queue, or responds 503.
+    pub(super) fn dispatch(&mut self, cx: &mut ExchangeContext<'_>) -> Progress {
+        let slot_request = SlotRequest {
+            exchange: cx.key,
+            downstream: self.downstream,
+            is_head: self.admitted().head.method == Method::HEAD,
+            response_head_len_max: self.bounds.response_head_len_max,
+            avoid: self.avoid,
+        };
+        let group = self.group.expect("an admitted exchange has its group");
+        let acquired = cx.upstreams.acquire(&mut cx.base, group, slot_request);
+        self.handle_acquired(cx, acquired)
+    }
+
+    fn handle_acquired(&mut self, cx: &mut ExchangeContext<'_>, acquired: Acquired) -> Progress {
+        match acquired {
+            Acquired::Ready(lease) => {
+                self.begin_upstream_time(cx, &lease);
+                self.send_request(cx, lease);
+            }
+            Acquired::Connecting(lease) => {
+                self.begin_upstream_time(cx, &lease);
+                self.advance(Stage::Connecting(lease));
+            }
+            Acquired::Queued(ticket) => {
+                self.advance(Stage::Waiting(ticket));
+            }
+            Acquired::Full => return self.fail(cx, Fault::QueueFull),
+        }
+        Progress::Continues
+    }
+
+    /// Encodes the head for the endpoint of `lease` and schedules its write.
+    fn send_request(&mut self, cx: &mut ExchangeContext<'_>, lease: Lease) {
+        let request = self.admitted();
+        let host = cx.upstreams.endpoint(&lease).host_for(request.head.authority().as_bytes());
+        let nominated =
+            ConnectionOptions::read(&request.head.fields).expect("checked when it was admitted");
+        let head = encode_head(request, &nominated, host, self.framing, self.trusted);
+        self.unsent_head = Some(head);
+        self.advance(Stage::Active(lease));
+        self.schedule_write(cx);
+    }
+
+    /// Has the request written once all inputs are in, so that the head and what has come of the
+    /// body leave in one write.
+    pub(super) fn schedule_write(&mut self, cx: &mut ExchangeContext<'_>) {
+        if self.write == WriteSchedule::Idle {
+            self.write = WriteSchedule::Due;
+            cx.due_writes.push_back(cx.key);
+        }
+    }
+
+    fn watch(&mut self, cx: &mut ExchangeContext<'_>) {
+        if let Stage::Active(lease) = &self.stage {
+            cx.upstreams.slot(lease).watch(&mut cx.base, self.body.request_state());
+        }
+    }
+
+    /// Gives the client what `piece` holds of its response.
+    fn read_response(
+        &mut self,
+        cx: &mut ExchangeContext<'_>,
+        mut piece: BytesMut,
+        more_follows: bool,
+    ) -> Progress {
+        let mut slot = loop {
+            let Stage::Active(lease) = &self.stage else {
+                unreachable!("a response is read from an active connection")
+            };
+            let mut slot = cx.upstreams.slot(lease);
+            let part = match slot.decode(&mut cx.base, &mut piece) {
+                Ok(Some(part)) => part,
+                Ok(None) => break slot,
+                Err(fault) => return self.fail(cx, fault),
+            };
+            if self.pass_on(cx, part) == PartPosition::Last {
+                // Bytes behind the response belong to nobody.
+                let is_clean = !more_follows && piece.is_empty();
+                let release = if is_clean { Release::Reuse } else { Release::Discard };
+                return self.complete(cx, release);
+            }
+        };
+        if self.response.reads_on(cx.memory_low) || is_planted(Bug::WrongCredit) {
+            slot.receive(&mut cx.base);
+        }
+        // The wait for a head is one wait: pieces of a head do not prolong it.
+        if !slot.awaits_head() {
+            slot.watch(&mut cx.base, self.body.request_state());
+        }
+        Progress::Continues
+    }
+
+    /// Passes one part of the response on to the client.
+    fn pass_on(&mut self, cx: &mut ExchangeContext<'_>, part: Part) -> PartPosition {
+        let (command, position) = match part {
+            // The gateway has sent 100 itself where it was waited for.
+            Part::Interim(head) if head.status == StatusCode::CONTINUE => {
+                return PartPosition::Inner;
+            }
+            Part::Interim(mut head) => {
+                clean_response(&mut head.fields, &head.options);
+                let (status, fields) = (head.status, head.fields);
+                (DownstreamCommand::Interim { status, fields }, PartPosition::Inner)
+            }
+            Part::Head(mut head) => {
+                clean_response(&mut head.fields, &head.options);
+                self.begin_response(head.status);
+                // There is no second attempt after this: the fields are freed.
+                if let Some(request) = &mut self.request {
+                    request.head.fields = Vec::new();
+                }
+                let command = DownstreamCommand::Head {
+                    status: head.status,
+                    fields: head.fields,
+                    content_length: head.content_length,
+                    ended: head.ended,
+                };
+                (command, if head.ended { PartPosition::Last } else { PartPosition::Inner })
+            }
+            Part::Body(piece) => {
+                self.response.pending_len += piece.len();
+                (DownstreamCommand::Body(piece), PartPosition::Inner)
+            }
+            Part::End(trailers) => {
+                (DownstreamCommand::End(clean_trailers(trailers)), PartPosition::Last)
+            }
+        };
+        cx.command(self.downstream, command);
+        position
+    }
+
+    /// Ends the upstream's part: the response is complete. The connection is released for reuse
+    /// only if the request is complete as well.
+    fn complete(&mut self, cx: &mut ExchangeContext<'_>, release: Release) -> Progress {
+        self.end_upstream_time(cx.base.now);
+        let Stage::Active(lease) = self.advance(Stage::Responded) else {
+            unreachable!("a response comes over an active connection")
+        };
+        let request_is_whole = self.body.is_complete() || is_planted(Bug::PooledDirtyConnection);
+        self.stop_request(cx);
+        let release = if request_is_whole { release } else { Release::Discard };
+        cx.upstreams.release(&mut cx.base, lease, release);
+        self.progress()
+    }
+
+    /// Returns whether another attempt may be made: this is the first, and nothing of the request
+    /// was sent, or it is idempotent and can be sent again (RFC 9110 9.2.2).
+    fn may_be_repeated(&self) -> bool {
+        let is_repeatable = match self.stage {
+            Stage::Active(_) => {
+                self.admitted().head.method.is_idempotent() && self.body.is_repeatable()
+            }
+            _ => true,
+        };
+        self.avoid == Avoid::Nothing && is_repeatable
+    }
+
+    /// Makes the second attempt.
+    fn repeat(&mut self, cx: &mut ExchangeContext<'_>, avoid: Avoid) -> Progress {
+        cx.base.counters.exported.upstream_retries += 1;
+        self.detach(cx);
+        self.avoid = avoid;
+        self.body.rewind();
+        self.dispatch(cx)
+    }
+
+    /// Leaves the queue, or gives the lease up. Returns whether it had a lease.
+    pub(super) fn detach(&mut self, cx: &mut ExchangeContext<'_>) -> bool {
+        if !self.stage.may_become(&Stage::Arrived) {
+            return false;
+        }
+        match self.advance(Stage::Arrived) {
+            Stage::Waiting(ticket) => {
+                cx.upstreams.cancel(&mut cx.base, ticket);
+                false
+            }
+            Stage::Connecting(lease) | Stage::Active(lease) => {
+                cx.upstreams.release(&mut cx.base, lease, Release::Discard);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn admitted(&self) -> &Request {
+        self.request.as_ref().expect("an admitted exchange has its request")
+    }
+
+    /// Notes the status of the final response.
+    pub(super) fn begin_response(&mut self, status: StatusCode) {
+        assert!(!self.response.head_given, "a final response has one head");
+        self.response.head_given = true;
+        self.record.status = Some(status);
+    }
+
+    fn begin_upstream_time(&mut self, cx: &ExchangeContext<'_>, lease: &Lease) {
+        self.record.upstream = Some(Arc::clone(&cx.upstreams.endpoint(lease).label));
+        self.upstream_start.get_or_insert(cx.base.now);
+    }
+
+    pub(super) fn end_upstream_time(&mut self, now: Instant) {
+        if let Some(start) = self.upstream_start.take() {
+            self.record.upstream_duration = Some(now.saturating_duration_since(start));
+        }
+    }
+}
