@@ -78,7 +78,10 @@ impl ResponseDecoder {
 
     /// Returns whether a byte of the response has come.
     pub(crate) fn has_begun(&self) -> bool {
-        !matches!(&self.state, State::Head(section) if self.interim_count == 0 && section.len() == 0)
+        match &self.state {
+            State::Head(section) => self.interim_count > 0 || section.len() > 0,
+            _ => true,
+        }
     }
 
     /// Returns whether the final head is still to come.

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Error, Part, ResponseDecoder};
 use crate::message::Fields;
 
-/// What a client would have seen.
+/// A client's view of the decoded response.
 #[derive(Debug, Default, PartialEq, Clone)]
 struct Outcome {
     interim: Vec<u16>,

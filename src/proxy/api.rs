@@ -26,15 +26,15 @@ pub enum Downstream {
 }
 
 slab_key! {
-    /// One exchange, from its request to the end of its response. Dead afterwards: a call with a dead
-    /// key does nothing.
+    /// One exchange, from its request to the end of its response. A call with a dead key does
+    /// nothing.
     pub ExchangeKey
 }
 
 slab_key! {
     /// One upstream connection. Each [`UpstreamCommand::Connect`] is followed by exactly one
-    /// [`UpstreamCommand::Close`], also after `ConnectFailed`; from then on the key is dead, and events that
-    /// come later are ignored, so the worker need not filter them.
+    /// [`UpstreamCommand::Close`], also after `ConnectFailed`. From then on the key is dead, and
+    /// later events are ignored, so the worker need not filter them.
     pub UpstreamKey
 }
 
@@ -53,7 +53,7 @@ pub struct Request {
     pub misdirected: bool,
 }
 
-/// What happened to an upstream connection.
+/// An event on an upstream connection.
 #[derive(Debug)]
 pub enum UpstreamEvent {
     /// The connection stands.
@@ -62,8 +62,8 @@ pub enum UpstreamEvent {
     ConnectFailed(TransportFault),
     /// The bytes that one [`UpstreamCommand::Receive`] asked for; at least one.
     Received(BytesMut),
-    /// A part of the bytes that one [`UpstreamCommand::Receive`] asked for; the others follow at once, the
-    /// last of them as `Received`.
+    /// A part of the bytes that one [`UpstreamCommand::Receive`] asked for. The others follow at
+    /// once, the last of them as `Received`.
     ReceivedPart(BytesMut),
     /// The peer sends no more (takes the place of `Received`).
     End,
@@ -92,7 +92,7 @@ pub enum TransportFault {
     Other,
 }
 
-/// What the proxy wants done, in order.
+/// An action or a record for the owner of the proxy; to be carried out in order.
 #[derive(Debug)]
 pub enum Output {
     /// Act on an upstream connection.
@@ -101,9 +101,9 @@ pub enum Output {
     Downstream {
         /// Which request stream.
         to: Downstream,
-        /// Whose response it is.
+        /// The exchange.
         exchange: ExchangeKey,
-        /// What to do there.
+        /// The action.
         command: DownstreamCommand,
     },
     /// An exchange is over.
@@ -133,8 +133,8 @@ pub enum UpstreamCommand {
     Receive {
         /// The connection.
         key: UpstreamKey,
-        /// Whose response is read, if there is one. While that client takes too little, the receive
-        /// may be refused by [`super::Proxy::pause_receive`].
+        /// The recipient of the response that is read, if there is one. While it takes too
+        /// little, the receive may be refused by [`super::Proxy::pause_receive`].
         downstream: Option<Downstream>,
         /// Slots that the receive may fill: 1, unless the owner of the proxy grants more.
         slot_count_max: usize,
@@ -192,10 +192,10 @@ pub struct Gauges {
     pub waiting: usize,
 }
 
-/// What was counted since the start.
+/// The counts since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
-    /// What the metrics export, except what is counted from access records.
+    /// The exported counters, except those that are counted from access records.
     pub exported: ProxyCounters,
     /// Connects that failed or timed out. For tests.
     pub connect_failures: u64,

@@ -1,4 +1,4 @@
-//! What the proxy lends to its exchanges and upstreams for one call.
+//! The parts of the proxy that it lends to exchanges and upstreams for one call.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -108,8 +108,8 @@ impl Proxy {
         self.config = config;
     }
 
-    /// Begins an exchange. `ended`: no body follows. Everything that becomes of it comes as outputs,
-    /// perhaps a response at once.
+    /// Begins an exchange. `ended`: no body follows. Everything that becomes of it comes as
+    /// outputs, perhaps a response at once.
     pub fn handle_request(
         &mut self,
         now: Instant,
@@ -186,8 +186,8 @@ impl Proxy {
         });
     }
 
-    /// Responds to a request that was refused before it became one (400, 408, 431), and logs it as any
-    /// other. `ended`: nothing more comes from the client.
+    /// Responds to a request that was refused before it became one (400, 408, 431), and logs it as
+    /// any other. `ended`: nothing more comes from the client.
     pub fn reject(
         &mut self,
         now: Instant,
@@ -218,9 +218,9 @@ impl Proxy {
         self.handle_notice(now, notice);
     }
 
-    /// The last [`UpstreamCommand::Receive`] is not carried out: the client takes too little of this
-    /// response, of which something must wait for it. It is issued again when the client takes
-    /// something; until then the upstream is not late.
+    /// Notes that the last [`UpstreamCommand::Receive`] is not carried out, because the client
+    /// takes too little of this response, of which something must wait for it. It is issued again when
+    /// the client takes something; until then the upstream is not late.
     pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
         let (upstreams, mut cx) = self.upstreams(now);
         if let Some(exchange) = upstreams.pause_receive(&mut cx, key) {
@@ -266,7 +266,7 @@ impl Proxy {
         }
     }
 
-    /// Tells whether buffers are short. A response is then read on only when the client's
+    /// Sets whether buffers are short. A response is then read on only when the client's
     /// connection has taken all that came of it, so that clients that do not read cannot exhaust
     /// memory. Clients that do read lose nothing by it: a piece is taken as soon as it comes.
     pub fn set_memory_low(&mut self, memory_low: bool) {

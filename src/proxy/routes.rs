@@ -38,7 +38,8 @@ impl RouteTable {
         table
     }
 
-    /// Index of the first route that `host` (lower case, no port, no trailing dot) and `path` match.
+    /// Returns the index of the first route that matches `host` (lower case, without port and
+    /// trailing dot) and `path`.
     pub(crate) fn find(&self, host: &str, path: &[u8]) -> Option<usize> {
         let parent = host.split_once('.').filter(|(label, _)| !label.is_empty());
         let lists = [

@@ -65,7 +65,7 @@ pub(super) struct Exchange {
     unsent_head: Option<Bytes>,
     write: WriteSchedule,
     response: ResponseProgress,
-    /// What the first attempt has shown. There are two at most.
+    /// The lesson of the first attempt. There are two at most.
     avoid: Avoid,
     /// Boxed: it is handed on when the exchange is over.
     record: Box<AccessRecord>,
@@ -97,7 +97,7 @@ impl ResponseProgress {
     }
 }
 
-/// What the proxy lends to an exchange.
+/// The parts of the proxy that it lends to an exchange.
 pub(super) struct ExchangeContext<'a> {
     /// Its key.
     pub(super) key: ExchangeKey,

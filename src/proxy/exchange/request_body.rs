@@ -45,7 +45,7 @@ enum Sending {
     Open,
     /// All of it, with its framing, was given to writes.
     Complete,
-    /// What still comes is dropped.
+    /// Dropped, with all that still comes.
     Stopped,
 }
 

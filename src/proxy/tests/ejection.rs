@@ -1,4 +1,4 @@
-//! Endpoints that fail are set aside, tried again by one request, and taken back.
+//! Endpoints that fail are ejected, tried again by one request, and restored.
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
     let mut pause = HEALTH.pause;
     for _ in 0..6 {
         for _ in 0..20 {
-            assert_eq!(get(&mut rig, &[8002]), [8001], "it is set aside");
+            assert_eq!(get(&mut rig, &[8002]), [8001], "it is ejected");
         }
         rig.pass(pause - Duration::from_millis(1));
         assert_eq!(get(&mut rig, &[8002]), [8001], "the pause of {pause:?} is not over");
@@ -98,7 +98,7 @@ fn a_trial_in_flight_keeps_others_away_and_its_abort_does_not() {
 }
 
 #[test]
-fn responses_that_do_not_come_set_an_endpoint_aside_after_three_in_a_row() {
+fn three_failed_responses_in_a_row_eject_an_endpoint() {
     type Fail = fn(&mut Rig, UpstreamKey);
     let failures: [(&str, Fail); 4] = [
         ("closed", |rig, key| rig.end(key)),
@@ -167,7 +167,7 @@ fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
     while get(&mut rig, &[8002]) != [8002, 8001] {}
     let busy = rig.get("/");
     let waiting = rig.get("/");
-    assert!(rig.connects.is_empty(), "8002 is set aside, so the second one waits for 8001");
+    assert!(rig.connects.is_empty(), "8002 is ejected, so the second one waits for 8001");
     assert_eq!(rig.proxy.gauges().waiting, 1);
     let key = *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0;
     for exchange in [busy, waiting] {
@@ -179,7 +179,7 @@ fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
 }
 
 #[test]
-fn where_none_is_well_all_are_asked() {
+fn when_no_endpoint_is_available_all_are_used() {
     let mut rig = Rig::new(config(2, 8, 0));
     for _ in 0..6 {
         let exchange = rig.get("/");

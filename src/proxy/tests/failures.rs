@@ -1,4 +1,4 @@
-//! What goes wrong: upstreams that refuse, lie, fall silent or go; clients that go.
+//! Failures: upstreams that refuse, lie, fall silent or go; clients that go.
 
 use super::*;
 use crate::limits::RESPONSE_STALL_TIMEOUT;
@@ -139,7 +139,7 @@ fn what_may_have_been_done_is_not_done_twice() {
 }
 
 #[test]
-fn a_request_that_nobody_responses_is_tried_once_at_another_endpoint() {
+fn a_request_without_a_response_is_tried_once_at_another_endpoint() {
     // Its head goes out and no response comes; or it is not even taken.
     for takes in [true, false] {
         let mut rig = Rig::new(config(3, 4, 0));
@@ -256,7 +256,7 @@ fn truncation_is_never_a_clean_end() {
 }
 
 #[test]
-fn lies_before_the_head_are_502_and_after_it_a_reset() {
+fn malformed_responses_are_502_before_the_head_and_a_reset_after_it() {
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n");
@@ -284,7 +284,7 @@ fn lies_before_the_head_are_502_and_after_it_a_reset() {
 }
 
 #[test]
-fn bytes_that_nobody_asked_for_end_the_connection() {
+fn unsolicited_bytes_close_the_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, format!("{OK}HTTP/1.1 200 OK\r\n\r\n"));
@@ -312,9 +312,10 @@ fn bytes_that_nobody_asked_for_end_the_connection() {
     rig.assert_nothing_left();
 }
 
-/// What one receive brought comes in parts: bytes behind a response are as suspect in a later one.
+/// The bytes of one receive may come in parts: those after a response close the connection in a
+/// later part too.
 #[test]
-fn a_part_behind_an_response_ends_its_connection() {
+fn a_part_after_a_response_closes_its_connection() {
     let mut rig = Rig::new(config(1, 1, 1));
     let (exchange, upstream) = rig.active_get();
     rig.part(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
@@ -393,7 +394,7 @@ fn a_body_beyond_the_limit_is_413() {
 }
 
 #[test]
-fn silence_has_its_deadlines() {
+fn every_wait_has_a_timeout() {
     // No head, however many crumbs of it come.
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();

@@ -1,4 +1,4 @@
-//! What goes well: bodies both ways, kept connections, queues, reloads.
+//! Successful exchanges: bodies both ways, kept connections, queues, reloads.
 
 use super::*;
 use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
@@ -165,7 +165,7 @@ fn a_slow_client_holds_the_upstream_back() {
 }
 
 #[test]
-fn in_want_of_memory_an_response_is_read_on_only_when_it_was_taken() {
+fn when_memory_is_low_a_response_is_read_on_only_once_it_was_taken() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
@@ -186,8 +186,8 @@ fn in_want_of_memory_an_response_is_read_on_only_when_it_was_taken() {
     rig.assert_nothing_left();
 }
 
-/// What was not read for want of memory is not read when it is there again, but when the client takes
-/// something: the write that ends in between starts no watch.
+/// A response that was not read for want of memory is read on when the client takes something, not
+/// when there is memory again: the write that ends in between starts no timeout.
 #[test]
 fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
     let mut rig = Rig::new(config(1, 1, 0));
@@ -211,7 +211,7 @@ fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
 
 /// One client has too much waiting, or all have: a receive that the gateway does not make.
 #[test]
-fn a_receive_that_is_held_back_makes_nobody_late() {
+fn a_paused_receive_makes_no_upstream_late() {
     let mut rig = Rig::new(config(1, 1, 0));
     (rig.takes, rig.pauses) = (false, true);
     let (exchange, upstream) = rig.active_get();
@@ -233,7 +233,7 @@ fn a_receive_that_is_held_back_makes_nobody_late() {
 }
 
 #[test]
-fn an_response_that_is_held_back_ends_by_the_clients_fault() {
+fn a_paused_response_ends_by_the_clients_fault() {
     for leaves in [false, true] {
         let mut rig = Rig::new(config(1, 1, 0));
         (rig.takes, rig.pauses) = (false, true);
@@ -271,7 +271,7 @@ fn the_exchange_lasts_until_its_response_is_taken() {
 }
 
 #[test]
-fn an_response_before_the_last_write_is_told_leaves_a_good_connection() {
+fn a_response_before_the_last_write_is_reported_leaves_a_reusable_connection() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.get("/");
     let upstream = rig.connected();

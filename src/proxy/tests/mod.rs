@@ -114,7 +114,7 @@ pub(super) fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
     (name.parse().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap())
 }
 
-/// What a client has seen of one exchange.
+/// A client's view of one exchange.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub downstream: Option<Downstream>,
@@ -137,7 +137,7 @@ impl Seen {
     }
 }
 
-/// What an upstream has seen of one connection.
+/// An upstream's view of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     pub address: Option<EndpointAddress>,
@@ -405,7 +405,7 @@ impl Rig {
     }
 }
 
-/// What was seen of `key`, about to see more.
+/// Returns the view of `key`, which is about to see more.
 fn see(all: &mut BTreeMap<ExchangeKey, Seen>, key: ExchangeKey) -> &mut Seen {
     let seen = all.entry(key).or_default();
     assert!(seen.reset.is_none(), "something follows a reset");

@@ -1,4 +1,4 @@
-//! What an upstream is told, and what a client may not say.
+//! Request heads: the ones that upstreams get, and the fields that a client may not send.
 
 use http::Method;
 

@@ -81,7 +81,7 @@ pub(super) enum Read {
     Armed,
 }
 
-/// Where an active connection comes from.
+/// The history of an active connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// Opened for this request.

@@ -63,7 +63,7 @@ pub(crate) struct Endpoint {
     open_max: usize,
 }
 
-/// What a group has for a request.
+/// The result of a choice for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Place(Place),
@@ -73,7 +73,7 @@ pub(super) enum Choice {
     Full,
 }
 
-/// Where a request can be sent.
+/// A place for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// On this idle connection.
@@ -84,7 +84,7 @@ pub(super) enum Place {
     Replace(UpstreamKey, usize),
 }
 
-/// What an earlier attempt has shown.
+/// The lesson of an earlier attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Avoid {
     /// There was none.

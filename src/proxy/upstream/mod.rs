@@ -66,7 +66,7 @@ enum Retention {
     Close,
 }
 
-/// What a request for a slot gets.
+/// The result of a request for a slot.
 #[derive(Debug)]
 pub(super) enum Acquired {
     /// A slot of an open connection.
