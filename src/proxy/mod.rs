@@ -219,8 +219,8 @@ impl Proxy {
     }
 
     /// Notes that the last [`UpstreamCommand::Receive`] is not carried out, because the client
-    /// takes too little of this response, of which something must wait for it. It is issued again when
-    /// the client takes something; until then the upstream is not late.
+    /// takes too little of this response, of which something must wait for it. It is issued again
+    /// when the client takes something; until then the upstream is not late.
     pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
         let (upstreams, mut cx) = self.upstreams(now);
         if let Some(exchange) = upstreams.pause_receive(&mut cx, key) {

@@ -1,0 +1,219 @@
+//! The life of connections: opening, keeping, handing to those that wait, and closing.
+
+use super::connection_states::{Active, Connecting, Connection, Origin, Read, State};
+use super::group::{Choice, Group, Place, Waiting};
+use super::{
+    Acquired, GroupKey, Lease, Retention, SlotRequest, Ticket, UpstreamTimer, Upstreams,
+    connection, group,
+};
+use crate::base::timers::Timer;
+use crate::config;
+use crate::proxy::api::{ExchangeKey, UpstreamCommand, UpstreamEvent, UpstreamKey};
+use crate::proxy::context::{Context, TimerOwner};
+
+impl Upstreams {
+    pub(super) fn take_place(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+        place: Place,
+        request: SlotRequest,
+    ) -> Acquired {
+        match place {
+            Place::Idle(connection) => self.reuse(cx, connection, &request),
+            Place::New(endpoint) => self.connect(cx, key, endpoint, request),
+            Place::Replace(connection, endpoint) => {
+                self.close(cx, connection);
+                self.connect(cx, key, endpoint, request)
+            }
+        }
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        group_key: GroupKey,
+        endpoint: usize,
+        request: SlotRequest,
+    ) -> Acquired {
+        let group = group(&mut self.groups, group_key);
+        group.user_count += 1;
+        let state = &mut group.endpoints[endpoint];
+        state.opened();
+        let is_trial = state.health.begin_request(cx.now);
+        let key = self.connections.insert(Connection {
+            group: group_key,
+            endpoint,
+            state: State::Connecting(Connecting { request, is_trial }),
+            timer: Timer::default(),
+        });
+        cx.counters.exported.upstream_connects += 1;
+        let due = cx.now + group.config.connect_timeout;
+        let timer = &mut connection(&mut self.connections, key).timer;
+        cx.timers.set(timer, due, TimerOwner::Upstream(UpstreamTimer::Connection(key)));
+        let (address, congestion) = (state.address.clone(), group.config.congestion.clone());
+        cx.command_upstream(UpstreamCommand::Connect { key, address, congestion });
+        Acquired::Connecting(Lease { group: group_key, endpoint, connection: key })
+    }
+
+    pub(super) fn reuse(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        request: &SlotRequest,
+    ) -> Acquired {
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
+        connection.timer.disarm();
+        let state = &mut group(&mut self.groups, group_key).endpoints[endpoint];
+        let is_trial = state.health.begin_request(cx.now);
+        let active = Active::new(cx, key, request, Read::Armed, Origin::Idle, is_trial);
+        let earlier = std::mem::replace(&mut connection.state, State::Active(active));
+        let State::Idle(links) = earlier else { unreachable!("an idle connection is reused") };
+        state.idle.remove(&mut self.connections, links);
+        self.idle_count -= 1;
+        cx.counters.exported.upstream_reuses += 1;
+        Acquired::Ready(Lease { group: group_key, endpoint, connection: key })
+    }
+
+    pub(super) fn enqueue(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+        request: SlotRequest,
+    ) -> Acquired {
+        self.last_ticket += 1;
+        self.waiting_count += 1;
+        let ticket = Ticket { group: key, number: self.last_ticket };
+        let group = group(&mut self.groups, key);
+        let mut timer = Timer::default();
+        let due = cx.now + group.config.connect_timeout;
+        cx.timers.set(&mut timer, due, TimerOwner::Upstream(UpstreamTimer::Queue(ticket)));
+        group.waiting.insert(ticket.number, Waiting { request, timer });
+        Acquired::Queued(ticket)
+    }
+
+    /// Gives the first of the queue a slot, if there is one for it.
+    pub(super) fn grant(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+    ) -> Option<(ExchangeKey, Acquired)> {
+        let group = self.groups.get_mut(key)?;
+        let (number, waiting) = group.waiting.first_key_value()?;
+        let (number, request) = (*number, waiting.request);
+        let Choice::Place(place) = group.choose(cx.now, request.avoid) else { return None };
+        self.cancel(cx, Ticket { group: key, number });
+        Some((request.exchange, self.take_place(cx, key, place, request)))
+    }
+
+    /// Keeps a connection whose messages are both complete, if any are kept. A receive is armed on
+    /// it, or armed next: it shows whether the peer closes or sends what no request asked for.
+    pub(super) fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let group_key = connection(&mut self.connections, key).group;
+        let is_current = !group(&mut self.groups, group_key).retired;
+        if self.retention == Retention::Keep && is_current {
+            self.keep(cx, key);
+        } else {
+            self.close(cx, key);
+        }
+    }
+
+    /// Takes an event on a connection without a request: the next one would take these bytes for
+    /// its response.
+    pub(super) fn handle_unasked(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        event: &UpstreamEvent,
+    ) {
+        match event {
+            UpstreamEvent::WriteFailed(_) => self.close(cx, key),
+            UpstreamEvent::Received(_)
+            | UpstreamEvent::ReceivedPart(_)
+            | UpstreamEvent::End
+            | UpstreamEvent::Failed(_) => {
+                cx.counters.exported.upstream_idle_discarded += 1;
+                self.close(cx, key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts a connection in its endpoint's list.
+    pub(super) fn keep(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        self.set_idle_timer(cx, key);
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
+        let group = group(&mut self.groups, group_key);
+        group.endpoints[endpoint].idle.push(&mut self.connections, key);
+        self.idle_count += 1;
+        self.note_room(group_key);
+    }
+
+    pub(super) fn close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let mut connection = self.connections.remove(key).expect("a connection is closed once");
+        cx.timers.clear(&mut connection.timer);
+        let group = group(&mut self.groups, connection.group);
+        let endpoint = &mut group.endpoints[connection.endpoint];
+        endpoint.closed();
+        match connection.state {
+            State::Idle(links) => {
+                endpoint.idle.remove(&mut self.connections, links);
+                self.idle_count -= 1;
+            }
+            State::Connecting(Connecting { is_trial: true, .. })
+            | State::Active(Active { is_trial: true, .. }) => endpoint.health.trial_ended(),
+            State::Connecting(_) | State::Active(_) | State::Finishing => {}
+        }
+        cx.command_upstream(UpstreamCommand::Close { key });
+        self.note_room(connection.group);
+        self.leave(connection.group);
+    }
+
+    pub(super) fn close_idle_of(&mut self, cx: &mut Context<'_>, key: GroupKey) {
+        // A retired group goes with the last of them.
+        let newest = |upstreams: &Self| {
+            let group = upstreams.groups.get(key)?;
+            group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest())
+        };
+        while let Some(connection) = newest(self) {
+            self.close(cx, connection);
+        }
+    }
+
+    pub(super) fn set_idle_timer(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
+        let connection = connection(&mut self.connections, key);
+        let group = group(&mut self.groups, connection.group);
+        let due = cx.now + group.config.idle_timeout;
+        let owner = TimerOwner::Upstream(UpstreamTimer::Connection(key));
+        cx.timers.set(&mut connection.timer, due, owner);
+    }
+
+    /// Notes that a slot may be free for the queue of the group.
+    pub(super) fn note_room(&mut self, key: GroupKey) {
+        if !group(&mut self.groups, key).waiting.is_empty() && !self.freed.contains(&key) {
+            self.freed.push(key);
+        }
+    }
+
+    /// Makes the groups of a configuration, keeping those of `earlier` that did not change.
+    pub(super) fn set_up_groups(&mut self, upstreams: &[config::Upstream], earlier: &[GroupKey]) {
+        for upstream in upstreams {
+            let same = |key: &&GroupKey| {
+                self.groups.get(**key).is_some_and(|group| group.config == *upstream)
+            };
+            let key = match earlier.iter().find(same) {
+                Some(key) => *key,
+                None => self.groups.insert(Group::new(upstream, self.worker_count)),
+            };
+            self.current.push(key);
+        }
+    }
+
+    pub(super) fn remove_if_unused(&mut self, key: GroupKey) {
+        if self.groups.get(key).is_some_and(|group| group.retired && group.user_count == 0) {
+            self.groups.remove(key);
+        }
+    }
+}
