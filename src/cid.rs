@@ -19,13 +19,13 @@
 use crate::limits::REGION_COUNT_MAX;
 
 /// Length of every connection id that the gateway issues, in bytes.
-pub const CID_LEN: usize = 8;
+pub(crate) const CID_LEN: usize = 8;
 
 /// Length of what follows byte 0.
-pub const CID_TAIL_LEN: usize = CID_LEN - 1;
+pub(crate) const CID_TAIL_LEN: usize = CID_LEN - 1;
 
 /// Highest worker index: seven bits of byte 0, the eighth is the generation.
-pub const WORKER_INDEX_MAX: u16 = 127;
+pub(crate) const WORKER_INDEX_MAX: u16 = 127;
 
 const _: () = assert!(REGION_COUNT_MAX <= WORKER_INDEX_MAX as usize + 1);
 

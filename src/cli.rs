@@ -12,7 +12,7 @@ use crate::config::LogLevel;
 
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run without a file: self-signed certificate, built-in origin, loopback only.
     Demonstration,
     /// Serve with this configuration.
@@ -100,7 +100,7 @@ struct ConfigArgument {
 }
 
 /// Parses arguments; the first is the program's name.
-pub fn parse<I>(arguments: I) -> Result<Command, clap::Error>
+pub(crate) fn parse<I>(arguments: I) -> Result<Command, clap::Error>
 where
     I: IntoIterator,
     I::Item: Into<std::ffi::OsString> + Clone,
@@ -126,7 +126,7 @@ where
 
 /// Parses this process's arguments. Prints help or a mistake and returns how to exit if there is
 /// no command to carry out.
-pub fn parse_or_print() -> Result<Command, Exit> {
+pub(crate) fn parse_or_print() -> Result<Command, Exit> {
     parse(std::env::args_os()).map_err(|error| {
         // If even standard error is closed, there is nowhere to report it.
         let _ = error.print();
@@ -135,12 +135,12 @@ pub fn parse_or_print() -> Result<Command, Exit> {
 }
 
 /// Prints the version.
-pub fn print_version() {
+pub(crate) fn print_version() {
     println!("ringway {}", env!("CARGO_PKG_VERSION"));
 }
 
 /// Prints why the program cannot go on, with its name before each line. Returns `exit`.
-pub fn refuse(exit: Exit, why: &dyn Display) -> Exit {
+pub(crate) fn refuse(exit: Exit, why: &dyn Display) -> Exit {
     for line in why.to_string().lines() {
         eprintln!("ringway: {line}");
     }
@@ -148,7 +148,7 @@ pub fn refuse(exit: Exit, why: &dyn Display) -> Exit {
 }
 
 /// Sends the process log to standard error. Later calls have no effect.
-pub fn init_log(level: LogLevel) {
+pub(crate) fn init_log(level: LogLevel) {
     let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",

@@ -18,6 +18,7 @@
 //!          | quic |----->| http3 |---------------------->| proxy |--------+
 //!          +------+      +-------+                       +-------+
 //! ```
+#![deny(unreachable_pub)]
 
 // Leaves: they name no other module but these.
 mod address;

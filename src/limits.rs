@@ -34,11 +34,11 @@ pub const REQUEST_PENDING_LEN_MAX: usize = 256 * 1024;
 
 /// Longest payload of an HTTP/3 SETTINGS frame that is read, in bytes: the settings known to any
 /// registry fit several times over; a longer one is H3_EXCESSIVE_LOAD.
-pub const SETTINGS_LEN_MAX: usize = 1024;
+pub(crate) const SETTINGS_LEN_MAX: usize = 1024;
 
 /// Unidirectional streams of one HTTP/3 peer that are held at once: its control, encoder and
 /// decoder stream, and others until their type is known.
-pub const UNI_STREAM_HELD_COUNT_MAX: usize = 16;
+pub(crate) const UNI_STREAM_HELD_COUNT_MAX: usize = 16;
 
 /// Fewest slots of a pool: the sum of its holders' minimum needs (see the pool's plan). 64 slots
 /// are 4.25 MiB.
@@ -46,98 +46,98 @@ pub const SLOT_COUNT_MIN: u32 = 64;
 
 /// Most slots of one pool (2.1 GiB): a buffer ring has at most 32,768 entries and names each by 16
 /// bits.
-pub const SLOT_COUNT_MAX: u32 = 32_768;
+pub(crate) const SLOT_COUNT_MAX: u32 = 32_768;
 
 /// Most buffer regions of one process: one for each worker.
-pub const REGION_COUNT_MAX: usize = 64;
+pub(crate) const REGION_COUNT_MAX: usize = 64;
 
 const _: () = assert!(SLOT_LEN > DATAGRAM_LEN_MAX + 192);
 
 /// Unidirectional streams a client may open: HTTP/3 uses three (control, QPACK encoder and
 /// decoder, RFC 9114 6.2), and some are left for kinds that are reserved or unknown.
-pub const UNI_STREAM_COUNT_MAX: u32 = 8;
+pub(crate) const UNI_STREAM_COUNT_MAX: u32 = 8;
 
 /// Receive window that a connection starts with, in bytes: one and a half stream windows, so that
 /// one stalled upload does not stop the others. It grows with the client's sending rate.
-pub const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
+pub(crate) const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
 
 /// Send window that a connection starts with, in bytes: the bound of unacknowledged response bytes
 /// held for it. It grows with the congestion window.
-pub const SEND_WINDOW_START: u32 = 1024 * 1024;
+pub(crate) const SEND_WINDOW_START: u32 = 1024 * 1024;
 
 /// Half-open handshakes of one worker from which on an adaptive listener requires address
 /// validation (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.
-pub const HALF_OPEN_RETRY_COUNT: usize = 256;
+pub(crate) const HALF_OPEN_RETRY_COUNT: usize = 256;
 
 /// The most half-open handshakes of one worker with unvalidated addresses; further Initials are
 /// dropped without a response. Reached only if Retry is turned off.
-pub const HALF_OPEN_COUNT_MAX: usize = 1024;
+pub(crate) const HALF_OPEN_COUNT_MAX: usize = 1024;
 
 /// Initial packets that quinn-proto may hold undecided, for one connection and for all. The engine
 /// decides on each at once, so neither is ever reached.
-pub const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
+pub(crate) const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
 /// See [`INCOMING_BUFFER_LEN_MAX`].
-pub const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
+pub(crate) const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
 
 /// Queued responses that belong to no connection (Retry, version negotiation, reset, refusal); more
 /// are dropped, since a flood of datagrams must not cost memory.
-pub const RESPONSE_COUNT_MAX: usize = 256;
+pub(crate) const RESPONSE_COUNT_MAX: usize = 256;
 
 /// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
-pub const SEGMENT_COUNT_MAX: usize = 64;
+pub(crate) const SEGMENT_COUNT_MAX: usize = 64;
 
 /// Datagrams that a connection may send to unvalidated paths beyond their anti-amplification limit
 /// (RFC 9000 8.1) until it validates one. Clients behind a NAT that rebinds often, or that lose the
 /// response, need two or three. A client that names third parties can have at most this many sent
 /// to them.
-pub const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
+pub(crate) const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
 
 /// Time from a client's first datagram to the end of its handshake. A silent client would otherwise
 /// hold its state for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of
 /// probes).
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Unread handshake bytes of one connection; RFC 9000 7.5 asks for 4,096 at least, a ClientHello
 /// with a post-quantum key share has about 1,800.
-pub const CRYPTO_BUFFER_LEN_MAX: usize = 16 * 1024;
+pub(crate) const CRYPTO_BUFFER_LEN_MAX: usize = 16 * 1024;
 
 const _: () = assert!(HALF_OPEN_RETRY_COUNT <= HALF_OPEN_COUNT_MAX);
 const _: () = assert!(SEGMENT_COUNT_MAX * 1200 > DATAGRAM_LEN_MAX, "length decides at any MTU");
 
 /// Bytes by which the windows of all connections of one worker may grow above their start values.
-pub const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;
+pub(crate) const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;
 
 /// Bytes of datagrams that a turn builds before it submits them to the kernel, which copies them:
 /// with more, the first would have left the core's cache by then, and reused slots would be cold.
-pub const TURN_SEND_LEN_MAX: usize = 256 * 1024;
+pub(crate) const TURN_SEND_LEN_MAX: usize = 256 * 1024;
 
 /// Submissions per io_uring_enter call; a turn with more calls it again.
-pub const SUBMISSION_QUEUE_LEN: u32 = 512;
+pub(crate) const SUBMISSION_QUEUE_LEN: u32 = 512;
 
 /// Completions that fit the completion queue; the kernel keeps further ones in a list (slower,
 /// counted).
-pub const COMPLETION_QUEUE_LEN: u32 = 8192;
+pub(crate) const COMPLETION_QUEUE_LEN: u32 = 8192;
 
 /// How long a worker under load waits for completions to gather: far below the latency of a request
 /// on any network, while a wake-up costs 3 to 5 us.
-pub const GATHER_TIME: Duration = Duration::from_micros(50);
+pub(crate) const GATHER_TIME: Duration = Duration::from_micros(50);
 
 /// Completions of a turn from which on the next turn gathers them; after a less busy turn, the
 /// worker is woken by the first.
 pub const GATHER_COUNT_MIN: u32 = 16;
 
 /// The most completions that are gathered.
-pub const GATHER_COUNT_MAX: u32 = 128;
+pub(crate) const GATHER_COUNT_MAX: u32 = 128;
 
 /// UDP sockets of one worker: one per address that the configuration listens on.
-pub const RING_SOCKETS_MAX: u16 = 64;
+pub(crate) const RING_SOCKETS_MAX: u16 = 64;
 
 /// Datagram batches of one worker that the kernel may hold at once.
-pub const RING_SENDS_MAX: u32 = 1024;
+pub(crate) const RING_SENDS_MAX: u32 = 1024;
 
 /// Upstream connections of one worker. A configured pool is smaller; this bounds the operation
 /// table.
-pub const RING_STREAMS_MAX: u32 = 16_384;
+pub(crate) const RING_STREAMS_MAX: u32 = 16_384;
 
 /// Kernel threads for a worker's blocking operations: connects to a unix socket whose backlog is
 /// full. Without this bound each would get a thread, up to all connections of an upstream. Further
@@ -147,30 +147,30 @@ pub const RING_THREADS_MAX: u32 = 16;
 /// Pieces of one request body that may wait for the upstream: each may pin a pool slot, so a client
 /// that sends single bytes reaches this bound before the one in bytes. A single read of a stream
 /// may exceed it.
-pub const REQUEST_PENDING_PIECES_MAX: usize = 256;
+pub(crate) const REQUEST_PENDING_PIECES_MAX: usize = 256;
 
 /// Chunks per read of a stream; a client may send single bytes.
-pub const READ_CHUNK_COUNT_MAX: usize = 256;
+pub(crate) const READ_CHUNK_COUNT_MAX: usize = 256;
 
 /// Free room in a request's queue below which its stream is not read, to avoid many small reads.
-pub const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
+pub(crate) const REQUEST_ROOM_LEN_MIN: usize = 16 * 1024;
 
 /// Pieces of one write to an upstream (vectored; IOV_MAX is 1,024): enough for all waiting bytes of
 /// a body that arrives in full packets.
 pub const UPSTREAM_WRITE_PIECES_MAX: usize = 256;
 
 /// Fields of one response head or trailer section from an upstream; more is 502.
-pub const RESPONSE_FIELD_COUNT_MAX: usize = 128;
+pub(crate) const RESPONSE_FIELD_COUNT_MAX: usize = 128;
 
 /// Interim (1xx) responses forwarded for one request; more is 502.
-pub const RESPONSE_INTERIM_COUNT_MAX: u32 = 8;
+pub(crate) const RESPONSE_INTERIM_COUNT_MAX: u32 = 8;
 
 /// Length of a chunk-size line from an upstream, extensions included, in bytes.
-pub const CHUNK_LINE_LEN_MAX: usize = 256;
+pub(crate) const CHUNK_LINE_LEN_MAX: usize = 256;
 
 /// Names that a `connection` field may list; real ones list one or two, and each costs a comparison
 /// for every field.
-pub const NOMINATED_COUNT_MAX: usize = 32;
+pub(crate) const NOMINATED_COUNT_MAX: usize = 32;
 
 /// How long a client may accept no byte of a waiting response before the response is reset: with
 /// flow control, a client that keeps its connection alive could stall a response forever.
@@ -181,14 +181,14 @@ const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MA
 
 /// Backoff before the restart of a worker that died for the second time in a row. It doubles with
 /// each death.
-pub const WORKER_PAUSE_MIN: Duration = Duration::from_millis(100);
+pub(crate) const WORKER_PAUSE_MIN: Duration = Duration::from_millis(100);
 
 /// The longest such backoff: for this time a share of new clients gets no response.
-pub const WORKER_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const WORKER_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A worker that ran for this long is healthy: its next death counts as the first.
-pub const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Consecutive start failures of a worker after which the process exits, so that its supervisor can
 /// restart it: eleven seconds in all, while memory that the kernel frees late is back within one.
-pub const WORKER_FAILURE_COUNT_MAX: u32 = 8;
+pub(crate) const WORKER_FAILURE_COUNT_MAX: u32 = 8;

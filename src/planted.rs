@@ -83,7 +83,7 @@ pub fn plant(bug: Option<Bug>) {
 ///
 /// If `RINGWAY_PLANT` names no such bug.
 #[cfg(debug_assertions)]
-pub fn plant_from_environment() {
+pub(crate) fn plant_from_environment() {
     match std::env::var("RINGWAY_PLANT").as_deref() {
         Err(std::env::VarError::NotPresent) => {}
         Ok("copied-body") => plant(Some(Bug::CopiedBody)),

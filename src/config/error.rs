@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
+pub(crate) struct ConfigError {
     /// Line in the file, from 1; `None` for the file as a whole.
     pub line: Option<usize>,
     /// The key with its section, as `listeners[0].quic.retry`; empty for the file as a whole.
@@ -16,7 +16,7 @@ pub struct ConfigError {
 
 /// All refusals of one file, in the order of its lines; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors {
+pub(crate) struct ConfigErrors {
     /// The file.
     pub origin: PathBuf,
     /// Its refusals.

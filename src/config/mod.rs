@@ -30,13 +30,13 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub use error::ConfigErrors;
+pub(crate) use error::ConfigErrors;
 pub use model::*;
 
 use reader::{Reader, Section};
 
 /// Inputs of a configuration besides its file.
-pub struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     /// Returns the value of an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Resolves `name:port`.
@@ -50,7 +50,7 @@ pub struct Surroundings<'a> {
 const TCP_CONGESTIONS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 /// Reads and validates a file, with the environment and the resolver of this host.
-pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
     let surroundings = Surroundings {
         env: &|name| std::env::var(name).ok(),
@@ -62,7 +62,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 
 /// Validates the text of a file. `origin` is the path of the file: refusals name it, and relative
 /// paths start at its directory.
-pub fn parse(
+pub(crate) fn parse(
     text: &str,
     origin: &Path,
     surroundings: &Surroundings,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::address::EndpointAddress;
-pub use crate::hugepages::Hugepages;
+pub(crate) use crate::hugepages::Hugepages;
 
 /// The validated configuration of the process. Only [`super::parse`] creates one.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,10 +11,10 @@ use std::io;
 use crate::config::Config;
 
 pub use config::config;
-pub use origin::Origin;
+pub(crate) use origin::Origin;
 
 /// A running origin, and the configuration of the gateway in front of it.
-pub struct Demonstration {
+pub(crate) struct Demonstration {
     /// Forwards everything to the origin.
     pub config: Config,
     /// Serves until it is dropped.
@@ -23,13 +23,13 @@ pub struct Demonstration {
 
 impl Demonstration {
     /// Starts the origin on a free port of 127.0.0.1.
-    pub fn start() -> io::Result<Demonstration> {
+    pub(crate) fn start() -> io::Result<Demonstration> {
         let origin = Origin::start()?;
         Ok(Demonstration { config: config(origin.address()), _origin: origin })
     }
 
     /// Returns a command to try, to be printed once the gateway serves.
-    pub fn invitation(&self) -> String {
+    pub(crate) fn invitation(&self) -> String {
         let port = self.config.listeners[0].addresses[0].port();
         format!(
             "ringway: a demonstration with a self-signed certificate and a built-in origin; try\n  \

@@ -42,7 +42,7 @@ static PATTERN: LazyLock<Bytes> =
 type Response = http::Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// A running origin. Dropping it stops it.
-pub struct Origin {
+pub(crate) struct Origin {
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -50,7 +50,7 @@ pub struct Origin {
 
 impl Origin {
     /// Starts on a free port of 127.0.0.1.
-    pub fn start() -> io::Result<Origin> {
+    pub(crate) fn start() -> io::Result<Origin> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -71,7 +71,7 @@ impl Origin {
     }
 
     /// Returns the address it listens on.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }

@@ -49,7 +49,7 @@ use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
 
-pub use counters::GatewayCounters;
+pub(crate) use counters::GatewayCounters;
 
 /// One worker's whole protocol side.
 pub struct Gateway {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// A socket address in the kernel's layout.
 #[derive(Clone, Copy)]
-pub struct SockAddr {
+pub(crate) struct SockAddr {
     storage: Storage,
     len: libc::socklen_t,
 }
@@ -23,7 +23,7 @@ union Storage {
 
 impl SockAddr {
     /// Returns the address of the unix socket at `path`.
-    pub fn unix(path: &Path) -> io::Result<Self> {
+    pub(crate) fn unix(path: &Path) -> io::Result<Self> {
         let bytes = path.as_os_str().as_bytes();
         let mut unix = libc::sockaddr_un {
             sun_family: libc::AF_UNIX as libc::sa_family_t,
@@ -44,18 +44,18 @@ impl SockAddr {
     }
 
     /// Returns a pointer to the address, valid while it is neither moved nor dropped.
-    pub fn as_ptr(&self) -> *const libc::sockaddr {
+    pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
 
     /// Returns its length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "the kernel's word; an address is never empty")]
-    pub fn len(&self) -> libc::socklen_t {
+    pub(crate) fn len(&self) -> libc::socklen_t {
         self.len
     }
 
     /// Parses an IPv4 or IPv6 address from bytes that the kernel has written.
-    pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
         let family = u16::from_ne_bytes(*bytes.first_chunk()?);
         let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
         match i32::from(family) {

@@ -5,7 +5,7 @@ use std::mem;
 
 /// Returns the cores that this process may use, in ascending order (containers and `taskset`
 /// restrict them).
-pub fn usable_cores() -> io::Result<Vec<usize>> {
+pub(crate) fn usable_cores() -> io::Result<Vec<usize>> {
     // SAFETY: cpu_set_t is an array of integers, for which all-zero is a value.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
     // SAFETY: `set` is a live cpu_set_t of the length given; 0 names the calling thread.
@@ -23,7 +23,7 @@ pub fn usable_cores() -> io::Result<Vec<usize>> {
 }
 
 /// Pins the calling thread to `core`.
-pub fn pin_to(core: usize) -> io::Result<()> {
+pub(crate) fn pin_to(core: usize) -> io::Result<()> {
     if core >= usize::try_from(libc::CPU_SETSIZE).expect("CPU_SETSIZE is a positive constant") {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,

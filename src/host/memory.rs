@@ -23,7 +23,7 @@ use memmap2::MmapOptions;
 use crate::hugepages::Hugepages;
 
 /// Length of a huge page.
-pub const HUGEPAGE_LEN: usize = 2 << 20;
+pub(crate) const HUGEPAGE_LEN: usize = 2 << 20;
 
 const HUGEPAGE_COUNTERS: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
@@ -99,7 +99,7 @@ impl std::error::Error for MapError {
 
 /// Reserves `len` bytes of address space that start at a huge page boundary. They can't be accessed
 /// before [`map`] and are never unmapped.
-pub fn reserve(len: usize) -> Result<NonNull<u8>, MapError> {
+pub(crate) fn reserve(len: usize) -> Result<NonNull<u8>, MapError> {
     // The kernel aligns to small pages: one huge page more leaves room to align ourselves.
     let spare_len = len + HUGEPAGE_LEN;
     // Not by memmap2, which maps writable memory: the kernel counts that as data (RLIMIT_DATA), and
@@ -123,7 +123,7 @@ pub fn reserve(len: usize) -> Result<NonNull<u8>, MapError> {
 ///
 /// `at` and `len` are whole huge pages inside a range from [`reserve`], not mapped before, and no
 /// other thread maps the same part.
-pub unsafe fn map(
+pub(crate) unsafe fn map(
     at: NonNull<u8>,
     len: usize,
     hugepages: Hugepages,

@@ -1,10 +1,10 @@
 //! Access to the kernel outside of the ring: the clock, cores, memory, UDP sockets and their
 //! options, wake-ups, and facts about this host, with a remedy for each refusal.
 
-pub mod address;
+pub(crate) mod address;
 pub mod clock;
-pub mod cpu;
+pub(crate) mod cpu;
 pub mod eventfd;
-pub mod memory;
+pub(crate) mod memory;
 pub mod probe;
 pub mod socket;

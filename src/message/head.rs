@@ -70,7 +70,7 @@ impl Head {
 /// # Errors
 ///
 /// [`BrokenRule`] where the value is no number of 64 bits.
-pub fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {
+pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {
     let is_digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| is_digits);
     text.and_then(|digits| digits.parse().ok())

@@ -19,10 +19,13 @@ mod target;
 
 use http::{HeaderName, HeaderValue};
 
-pub use head::{Head, parse_content_length};
-pub use record::{AccessRecord, Outcome, ResetReason};
-pub use refusal::{Refusal, Understood};
-pub use target::{Authority, BrokenRule, Path, Scheme, Target};
+pub use head::Head;
+pub(crate) use head::parse_content_length;
+pub(crate) use record::ResetReason;
+pub use record::{AccessRecord, Outcome};
+pub(crate) use refusal::{Refusal, Understood};
+pub(crate) use target::BrokenRule;
+pub use target::{Authority, Path, Scheme, Target};
 
 /// Fields of one message in the order they came, duplicates kept, names in lower case.
 pub type Fields = Vec<(HeaderName, HeaderValue)>;

@@ -17,7 +17,7 @@ type Labels = Vec<(&'static str, String)>;
 
 /// Metrics of the process as a whole.
 #[derive(Debug, Clone)]
-pub struct ProcessFacts {
+pub(crate) struct ProcessFacts {
     /// The program's version.
     pub version: &'static str,
     /// When it started.
@@ -33,7 +33,7 @@ pub struct ProcessFacts {
 }
 
 /// Returns all metrics as OpenMetrics text, ending in `# EOF`.
-pub fn exposition(reports: Vec<WorkerReport>, process: ProcessFacts) -> String {
+pub(crate) fn exposition(reports: Vec<WorkerReport>, process: ProcessFacts) -> String {
     let mut registry = Registry::with_prefix("ringway");
     registry.register_collector(Box::new(Everything { reports, process }));
     let mut text = String::with_capacity(64 * 1024);

@@ -12,16 +12,16 @@ mod exposition;
 mod families;
 mod histogram;
 
-pub use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
-pub use counters::{
+pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
+pub(crate) use counters::{
     ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger, PoolCounters,
     PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
     UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
 pub(crate) use counters::{Copied, Flow, OwnResponses, UpstreamFailures};
-pub use exposition::{ProcessFacts, exposition};
-pub use histogram::Histogram;
+pub(crate) use exposition::{ProcessFacts, exposition};
+pub(crate) use histogram::Histogram;
 
 /// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]

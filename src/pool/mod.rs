@@ -55,7 +55,7 @@ mod tests;
 
 /// The atomics of [`returns`]; a model checker replaces them with its own.
 mod sync {
-    pub use std::sync::atomic::{AtomicU32, Ordering};
+    pub(super) use std::sync::atomic::{AtomicU32, Ordering};
 }
 
 use std::cell::Cell;
@@ -65,10 +65,12 @@ use bytes::BytesMut;
 
 pub use crate::hugepages::Hugepages;
 pub use alloc::PoolAllocator;
-pub use handover::{InKernel, Lease, Provided};
+pub(crate) use handover::Provided;
+pub use handover::{InKernel, Lease};
 pub use plan::PoolPlan;
-pub use region::{RegionHandle, Regions};
-pub use slots::SlotCounts;
+pub(crate) use region::RegionHandle;
+pub use region::Regions;
+pub(crate) use slots::SlotCounts;
 
 use crate::limits::SLOT_LEN;
 use handover::Place;

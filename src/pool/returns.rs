@@ -13,7 +13,7 @@ const END: u32 = u32::MAX;
 
 /// Slots of one region that other threads have freed and the owner has not yet taken.
 #[derive(Debug)]
-pub struct Returns {
+pub(super) struct Returns {
     /// The slot pushed last.
     head: AtomicU32,
     /// For each slot on the stack, the one below it.
@@ -22,14 +22,14 @@ pub struct Returns {
 
 impl Returns {
     /// Returns an empty stack for slots `0..slot_count`.
-    pub fn new(slot_count: u32) -> Self {
+    pub(super) fn new(slot_count: u32) -> Self {
         let below = (0..slot_count).map(|_| AtomicU32::new(END)).collect();
         Self { head: AtomicU32::new(END), below }
     }
 
     /// Returns slot `index` to its region. The caller was its only owner, so no other thread pushes
     /// the same one.
-    pub fn push(&self, index: u32) {
+    pub(super) fn push(&self, index: u32) {
         let mut top = self.head.load(Ordering::Relaxed);
         loop {
             self.below[index as usize].store(top, Ordering::Relaxed);
@@ -44,7 +44,7 @@ impl Returns {
     }
 
     /// Takes all slots pushed so far and calls `each` with every one, the last one first.
-    pub fn take(&self, mut each: impl FnMut(u32)) {
+    pub(super) fn take(&self, mut each: impl FnMut(u32)) {
         // Mostly the stack is empty: a load alone does not take the cache line from the pushers.
         if self.head.load(Ordering::Relaxed) == END {
             return;

@@ -19,7 +19,7 @@
 
 /// The holder of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// None: the slot is on the free list.
     Free,
     /// The program.
@@ -32,12 +32,12 @@ pub enum State {
 
 impl State {
     /// All states, in the order of [`Slots::count`]'s table.
-    pub const ALL: [Self; 4] = [Self::Free, Self::Owned, Self::Provided, Self::InKernel];
+    pub(super) const ALL: [Self; 4] = [Self::Free, Self::Owned, Self::Provided, Self::InKernel];
 }
 
 /// An event of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub(super) enum Event {
     /// It is allocated.
     Lease,
     /// It is handed to the kernel for writing.
@@ -53,7 +53,7 @@ pub enum Event {
 }
 
 /// The table of legal transitions; `None` is a bug of ours.
-pub const fn next_state(state: State, event: Event) -> Option<State> {
+pub(super) const fn next_state(state: State, event: Event) -> Option<State> {
     match (state, event) {
         (State::Free, Event::Lease) => Some(State::Owned),
         (State::Owned, Event::Provide) => Some(State::Provided),
@@ -67,7 +67,7 @@ pub const fn next_state(state: State, event: Event) -> Option<State> {
 
 /// One slot during one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SlotId {
+pub(super) struct SlotId {
     /// Index in the region.
     pub index: u32,
     generation: u32,
@@ -75,7 +75,7 @@ pub struct SlotId {
 
 /// An event that the table refuses: a bug of the caller. The slot is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub(super) struct Refused {
     /// The slot's index.
     pub index: u32,
     /// Its state.
@@ -110,7 +110,7 @@ struct Slot {
 
 /// The slots of one region.
 #[derive(Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     slots: Box<[Slot]>,
     /// Free slots, the one released last on top: it is still in the cache.
     free: Vec<u32>,
@@ -122,7 +122,7 @@ pub struct Slots {
 
 impl Slots {
     /// Returns `slot_count` free slots, at most 65,535.
-    pub fn new(slot_count: u32) -> Self {
+    pub(super) fn new(slot_count: u32) -> Self {
         assert!(slot_count <= u32::from(u16::MAX), "a flow's slots are counted in 16 bits");
         let slot = Slot { state: State::Free, generation: 0, flow: None };
         Self {
@@ -134,7 +134,7 @@ impl Slots {
     }
 
     /// Leases the free slot that was released last.
-    pub fn lease(&mut self) -> Option<SlotId> {
+    pub(super) fn lease(&mut self) -> Option<SlotId> {
         let index = self.free.pop()?;
         let state = self.slots[index as usize].state;
         let owned = next_state(state, Event::Lease).expect("what is on the free list is free");
@@ -143,19 +143,19 @@ impl Slots {
     }
 
     /// Returns the slot that [`Self::lease`] would take, and whether it was ever leased before.
-    pub fn next_free(&self) -> Option<(u32, bool)> {
+    pub(super) fn next_free(&self) -> Option<(u32, bool)> {
         let index = *self.free.last()?;
         Some((index, self.slots[index as usize].generation > 0))
     }
 
     /// Returns the id of the current lease of slot `index`.
-    pub fn id_at(&self, index: u32) -> SlotId {
+    pub(super) fn id_at(&self, index: u32) -> SlotId {
         SlotId { index, generation: self.slots[index as usize].generation }
     }
 
     /// Applies any event but lease and release, for which there are [`Self::lease`] and
     /// [`Self::release`].
-    pub fn hand_over(&mut self, id: SlotId, event: Event) -> Result<(), Refused> {
+    pub(super) fn hand_over(&mut self, id: SlotId, event: Event) -> Result<(), Refused> {
         let Slot { state, generation, .. } = self.slots[id.index as usize];
         let is_stale = generation != id.generation;
         let refused = Refused { index: id.index, state, event, is_stale };
@@ -170,7 +170,7 @@ impl Slots {
     /// Frees slot `index` after its last reference is gone: uncharged, in a new generation.
     ///
     /// Takes no id: a deallocation has only an address, and the memory's owner is unique.
-    pub fn release(&mut self, index: u32) -> Result<(), Refused> {
+    pub(super) fn release(&mut self, index: u32) -> Result<(), Refused> {
         let state = self.slots[index as usize].state;
         let event = Event::Release;
         let refused = Refused { index, state, event, is_stale: false };
@@ -181,7 +181,7 @@ impl Slots {
 
     /// Frees every slot that the kernel had and calls `each` with it, for an owner that takes over
     /// after a panic, once the kernel has released all. Returns their number.
-    pub fn release_abandoned(&mut self, mut each: impl FnMut(u32)) -> u32 {
+    pub(super) fn release_abandoned(&mut self, mut each: impl FnMut(u32)) -> u32 {
         let mut released = 0;
         for index in 0..self.counts().total {
             if matches!(self.slots[index as usize].state, State::Provided | State::InKernel) {
@@ -195,7 +195,7 @@ impl Slots {
 
     /// Charges slot `index` to `flow` instead of any other flow. Returns `false` for a free slot,
     /// which no peer can have filled.
-    pub fn charge(&mut self, index: u32, flow: u16) -> bool {
+    pub(super) fn charge(&mut self, index: u32, flow: u16) -> bool {
         if self.slots[index as usize].state == State::Free {
             return false;
         }
@@ -206,22 +206,22 @@ impl Slots {
     }
 
     /// Returns the number of slots charged to `flow`.
-    pub fn held_by(&self, flow: u16) -> u16 {
+    pub(super) fn held_by(&self, flow: u16) -> u16 {
         self.held[flow as usize]
     }
 
     /// Returns the number of free slots.
-    pub fn free_count(&self) -> u32 {
+    pub(super) fn free_count(&self) -> u32 {
         self.counts[State::Free as usize]
     }
 
     /// Returns the number of slots in `state`.
-    pub fn count(&self, state: State) -> u32 {
+    pub(super) fn count(&self, state: State) -> u32 {
         self.counts[state as usize]
     }
 
     /// Returns the numbers of slots by state.
-    pub fn counts(&self) -> SlotCounts {
+    pub(super) fn counts(&self) -> SlotCounts {
         let [free, owned, provided, in_kernel] = State::ALL.map(|state| self.count(state));
         let total = self.slots.len() as u32;
         debug_assert_eq!(free + owned + provided + in_kernel, total);

@@ -44,12 +44,15 @@ mod types;
 mod windows;
 
 pub use engine::Engine;
-pub use quinn_proto::TimeSource;
-pub use settings::{EngineError, EngineSettings, MTU_MAX_DEFAULT};
+pub(crate) use quinn_proto::TimeSource;
+pub(crate) use settings::EngineError;
+pub use settings::{EngineSettings, MTU_MAX_DEFAULT};
+pub use streams::WriteError;
 #[cfg(test)]
 pub(crate) use streams::{Gone, Written};
-pub use streams::{Read, ReadError, WriteError};
+pub(crate) use streams::{Read, ReadError};
 pub use table::ConnectionKey;
+pub(crate) use types::CloseReason;
 #[cfg(test)]
 pub(crate) use types::ConnectionCounts;
-pub use types::{CloseReason, Datagram, Event, StreamId, Transmit};
+pub use types::{Datagram, Event, StreamId, Transmit};

@@ -47,7 +47,7 @@ pub use completion::{
     Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, SendOutcome,
     SocketIndex, StreamError, StreamKey,
 };
-pub use kernel::RingError;
+pub(crate) use kernel::RingError;
 pub use settings::RingSettings;
 
 use crate::address::EndpointAddress;

@@ -32,10 +32,10 @@ use rustls::sign::CertifiedKey;
 use crate::config::{self, HostPattern, UnknownServerName};
 
 use certificate::Entry;
-pub use certificate::TlsError;
+pub(crate) use certificate::TlsError;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
-pub const ALPN_H3: &[u8] = b"h3";
+pub(crate) const ALPN_H3: &[u8] = b"h3";
 
 /// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
 /// packet and a key derivation (rustls sends two by default).
@@ -156,13 +156,13 @@ impl fmt::Debug for ServerTls {
 /// # Panics
 ///
 /// Panics if the system has no random bytes: nothing can be kept secret then.
-pub fn fill_random(bytes: &mut [u8]) {
+pub(crate) fn fill_random(bytes: &mut [u8]) {
     provider().secure_random.fill(bytes).expect("the system has random bytes");
 }
 
 /// Returns the cryptography of the edge, listed in full. The process default is not used, because
 /// any dependency could have set it.
-pub fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,

@@ -11,7 +11,7 @@ use crate::quic::{EngineSettings, MTU_MAX_DEFAULT, TimeSource};
 
 /// Secrets that all workers share: any of them reads what another has written.
 #[derive(Clone)]
-pub struct ProcessKeys {
+pub(crate) struct ProcessKeys {
     /// Hides the worker's index in connection ids; the steering program has the same.
     pub cid_mask: CidMask,
     /// Key of stateless resets (RFC 9000 10.3.2).
@@ -22,7 +22,7 @@ pub struct ProcessKeys {
 
 impl ProcessKeys {
     /// Draws new keys from `random`.
-    pub fn generate(random: fn(&mut [u8])) -> Self {
+    pub(crate) fn generate(random: fn(&mut [u8])) -> Self {
         let [k1, k2, k3] = draw(random);
         Self { cid_mask: CidMask { k1, k2, k3 }, reset_key: draw(random), token_key: draw(random) }
     }

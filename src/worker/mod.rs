@@ -52,7 +52,7 @@ use crate::ring::{Ring, RingSettings, SocketIndex};
 use mailbox::{Command, Mailbox, Snapshot, WorkerEvent, WorkerOutcome};
 use restart::{Cause, RestartPolicy};
 
-pub use keys::ProcessKeys;
+pub(crate) use keys::ProcessKeys;
 
 /// Part of the pool that responses waiting for clients may fill: one in two.
 const RESPONSES_SHARE: usize = 2;
@@ -61,7 +61,7 @@ const RESPONSES_SHARE: usize = 2;
 const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything that a worker starts from. It outlives the worker: a restarted one uses it again.
-pub struct WorkerSetup {
+pub(crate) struct WorkerSetup {
     /// Index among the workers, from 0.
     pub index: u16,
     /// Number of workers in the process.
@@ -88,7 +88,7 @@ pub struct WorkerSetup {
 }
 
 /// A bound UDP socket and the listener that its address belongs to.
-pub struct EdgeSocket {
+pub(crate) struct EdgeSocket {
     /// A duplicate of the socket; the process keeps the original open until it ends.
     pub socket: UdpSocket,
     /// Index into the configuration's listeners.
@@ -96,7 +96,7 @@ pub struct EdgeSocket {
 }
 
 /// Starts a worker on a thread of its own, which sends its end as an event.
-pub fn spawn(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(setup: WorkerSetup) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{}", setup.index)).spawn(move || {
         planted::plant_from_environment();
         let (worker, events) = (setup.index, setup.events.clone());

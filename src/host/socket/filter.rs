@@ -10,14 +10,14 @@ use super::options::{OptionError, set_program};
 
 /// The shortest datagram with a QUIC packet: one with a short header of fewer bytes is never valid
 /// (RFC 9000 10.3), and one with a long header is longer.
-pub const DATAGRAM_LEN_MIN: u32 = 21;
+pub(super) const DATAGRAM_LEN_MIN: u32 = 21;
 
 /// Length of the UDP header, which the program sees too.
 const UDP_HEADER_LEN: u32 = 8;
 
 /// Makes the kernel drop datagrams shorter than [`DATAGRAM_LEN_MIN`]. For a bundle of several
 /// (GRO), the length of the whole counts.
-pub fn drop_short(socket: &UdpSocket) -> Result<(), OptionError> {
+pub(super) fn drop_short(socket: &UdpSocket) -> Result<(), OptionError> {
     let step = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let program = [
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0),

@@ -30,7 +30,7 @@ const BY_HASH: u32 = 0xffff_ffff;
 ///
 /// A failed load ends a classic BPF program with the result 0, which is worker 0. So lengths are
 /// checked before every load.
-pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
+pub(super) fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
     let id_len = CID_LEN as u32;
     let mut code = Assembler::default();
@@ -79,7 +79,7 @@ pub fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
 
 /// Attaches the steering program to the group of `socket`, or to the group that it will begin when
 /// bound.
-pub fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
+pub(super) fn attach(socket: &UdpSocket, program: &[libc::sock_filter]) -> Result<(), OptionError> {
     let option = libc::SO_ATTACH_REUSEPORT_CBPF;
     set_program(socket, option, program, "SO_ATTACH_REUSEPORT_CBPF")
 }
