@@ -62,9 +62,9 @@ use fields::{expects_continue, max_forwards};
 use routes::RouteTable;
 use upstream::{GroupKey, Notice, Upstreams};
 
+pub(crate) use api::{Counters, DownstreamCommand, ExchangeKey, Gauges};
 pub use api::{
-    Counters, Downstream, DownstreamCommand, ExchangeKey, Gauges, Output, Request, TransportFault,
-    UpstreamCommand, UpstreamEvent, UpstreamKey,
+    Downstream, Output, Request, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
 
 /// The proxy of one worker. See the module.

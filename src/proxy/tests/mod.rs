@@ -131,7 +131,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub fn value(&self, name: &str) -> Option<&str> {
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(key, _)| key == name);
         found.next().map(|(_, value)| value.to_str().unwrap())
     }
@@ -163,7 +163,7 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    pub fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         Self {
             proxy: Proxy::new(Arc::new(config), 1),
             now: crate::testing::epoch(),
@@ -178,7 +178,7 @@ impl Rig {
         }
     }
 
-    pub fn request(&mut self, request: Request, ended: bool) -> ExchangeKey {
+    pub(super) fn request(&mut self, request: Request, ended: bool) -> ExchangeKey {
         self.streams += 4;
         let downstream = Downstream::Stream { connection: 1, stream: self.streams };
         let key = self.proxy.handle_request(self.now, downstream, request, ended);
@@ -186,39 +186,39 @@ impl Rig {
         key
     }
 
-    pub fn get(&mut self, path: &str) -> ExchangeKey {
+    pub(super) fn get(&mut self, path: &str) -> ExchangeKey {
         self.request(request(Method::GET, path), true)
     }
 
     /// A POST of which the body is still to come.
-    pub fn post(&mut self, content_length: Option<u64>) -> ExchangeKey {
+    pub(super) fn post(&mut self, content_length: Option<u64>) -> ExchangeKey {
         self.request(with_length(content_length, request(Method::POST, "/upload")), false)
     }
 
     /// A GET that is out on a connection.
-    pub fn active_get(&mut self) -> (ExchangeKey, UpstreamKey) {
+    pub(super) fn active_get(&mut self) -> (ExchangeKey, UpstreamKey) {
         let exchange = self.get("/");
         let upstream = self.connected();
         self.wrote(upstream);
         (exchange, upstream)
     }
 
-    pub fn body(&mut self, key: ExchangeKey, piece: &[u8]) {
+    pub(super) fn body(&mut self, key: ExchangeKey, piece: &[u8]) {
         self.proxy.handle_body(self.now, key, [Bytes::copy_from_slice(piece)]);
         self.run();
     }
 
-    pub fn end_of_request(&mut self, key: ExchangeKey) {
+    pub(super) fn end_of_request(&mut self, key: ExchangeKey) {
         self.proxy.handle_end(self.now, key, None);
         self.run();
     }
 
-    pub fn abort(&mut self, key: ExchangeKey) {
+    pub(super) fn abort(&mut self, key: ExchangeKey) {
         self.proxy.handle_abort(self.now, key);
         self.run();
     }
 
-    pub fn event(&mut self, key: UpstreamKey, event: UpstreamEvent) {
+    pub(super) fn event(&mut self, key: UpstreamKey, event: UpstreamEvent) {
         if let Some(wire) = self.wires.get_mut(&key) {
             match &event {
                 UpstreamEvent::Wrote | UpstreamEvent::WriteFailed(_) => {
@@ -235,42 +235,42 @@ impl Rig {
     }
 
     /// The oldest connect succeeds.
-    pub fn connected(&mut self) -> UpstreamKey {
+    pub(super) fn connected(&mut self) -> UpstreamKey {
         let key = self.connects.pop_front().expect("a connect was asked for");
         self.event(key, UpstreamEvent::Connected);
         key
     }
 
-    pub fn connect_failed(&mut self, fault: TransportFault) -> UpstreamKey {
+    pub(super) fn connect_failed(&mut self, fault: TransportFault) -> UpstreamKey {
         let key = self.connects.pop_front().expect("a connect was asked for");
         self.event(key, UpstreamEvent::ConnectFailed(fault));
         key
     }
 
-    pub fn wrote(&mut self, key: UpstreamKey) {
+    pub(super) fn wrote(&mut self, key: UpstreamKey) {
         self.event(key, UpstreamEvent::Wrote);
     }
 
-    pub fn response(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
+    pub(super) fn response(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
         self.event(key, UpstreamEvent::Received(BytesMut::from(bytes.as_ref())));
     }
 
     /// Bytes of a receive of which more follow.
-    pub fn part(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
+    pub(super) fn part(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
         self.event(key, UpstreamEvent::ReceivedPart(BytesMut::from(bytes.as_ref())));
     }
 
-    pub fn end(&mut self, key: UpstreamKey) {
+    pub(super) fn end(&mut self, key: UpstreamKey) {
         self.event(key, UpstreamEvent::End);
     }
 
-    pub fn taken(&mut self, key: ExchangeKey, len: usize) {
+    pub(super) fn taken(&mut self, key: ExchangeKey, len: usize) {
         self.seen.get_mut(&key).unwrap().untaken_len -= len;
         self.proxy.handle_response_taken(self.now, key, len);
         self.run();
     }
 
-    pub fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.proxy.handle_timeout(self.now);
         self.run();
@@ -278,24 +278,24 @@ impl Rig {
         assert!(next.is_none_or(|next| next > self.now), "a deadline stays behind");
     }
 
-    pub fn written(&self, key: UpstreamKey) -> String {
+    pub(super) fn written(&self, key: UpstreamKey) -> String {
         String::from_utf8(self.wires[&key].written.clone()).unwrap()
     }
 
-    pub fn is_open(&self, key: UpstreamKey) -> bool {
+    pub(super) fn is_open(&self, key: UpstreamKey) -> bool {
         self.wires.contains_key(&key)
     }
 
-    pub fn status(&self, key: ExchangeKey) -> u16 {
+    pub(super) fn status(&self, key: ExchangeKey) -> u16 {
         self.seen[&key].status.expect("a final head").as_u16()
     }
 
-    pub fn record(&self) -> &AccessRecord {
+    pub(super) fn record(&self) -> &AccessRecord {
         self.records.last().expect("a record was written")
     }
 
     /// All exchanges are over: nothing of them is left.
-    pub fn assert_nothing_left(&mut self) {
+    pub(super) fn assert_nothing_left(&mut self) {
         let gauges = self.proxy.gauges();
         assert_eq!((gauges.exchanges, gauges.waiting), (0, 0));
         assert_eq!(gauges.connections, gauges.idle, "only kept connections are open");

@@ -30,7 +30,7 @@ pub(super) const BULK_LEN: usize = 1024;
 
 /// Bulk bytes that a worker has written to upstreams, by where they lie.
 #[derive(Debug, Default)]
-pub struct Witness {
+pub(crate) struct Witness {
     pub(super) in_region: AtomicU64,
     pub(super) elsewhere: AtomicU64,
 }

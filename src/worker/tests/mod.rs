@@ -20,7 +20,7 @@ use crate::ring::{Completion, Wait};
 
 use fixture::*;
 
-pub use fixture::Witness;
+pub(super) use fixture::Witness;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {

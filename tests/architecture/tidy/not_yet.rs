@@ -4,6 +4,7 @@
 /// (file, rule)
 pub const NOT_YET: &[(&str, &str)] = &[
     ("docs/CONFORMANCE.md", "words"),
+    ("src/base/slab.rs", "line-length"),
     ("src/config/model.rs", "doc-start"),
     ("src/gateway/budget.rs", "line-length"),
     ("src/gateway/connection.rs", "doc-start"),
