@@ -94,7 +94,7 @@ pub(crate) fn plant_from_environment() {
 /// Does nothing in a release.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn plant_from_environment() {}
+pub(crate) fn plant_from_environment() {}
 
 /// Panics in a release if `bug` is one.
 #[cfg(not(debug_assertions))]
