@@ -68,7 +68,7 @@ impl World {
 
     /// One request without a body, until its bytes are to be written. Returns how many.
     fn send(&mut self, request: Request) -> usize {
-        let downstream = Downstream::Stream { connection: 1, stream: 0 };
+        let downstream = Downstream { connection: 1, stream: 0 };
         self.proxy.handle_request(self.now, downstream, request, true);
         self.settle();
         self.written_len

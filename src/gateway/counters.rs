@@ -3,7 +3,6 @@
 use crate::message::{AccessRecord, Outcome};
 use crate::metrics::{
     BrokenRuleOutcome, BrokenRules, ConnectionsClosed, Histogram, Http3Counters, ProxyCounters,
-    UpstreamFailure,
 };
 use crate::proxy::Proxy;
 use crate::quic::CloseReason;
@@ -78,49 +77,15 @@ impl GatewayCounters {
             let outcome = status.map_or(BrokenRuleOutcome::Reset, BrokenRuleOutcome::Status);
             self.broken_rules.count(outcome, rule);
         }
-        if let Some(error) = record.error {
+        if record.error.is_some() {
             counts.own_responses.count(record.status.map(|status| status.as_u16()));
-            if let Some(failure) = upstream_failure(error) {
-                counts.upstream_failures.count(failure);
-            }
+        }
+        if let Some(failure) = record.upstream_failure {
+            counts.upstream_failures.count(failure);
         }
         self.request_duration.record(record.duration);
         if let Some(duration) = record.upstream_duration {
             self.upstream_duration.record(duration);
-        }
-    }
-}
-
-/// Returns the upstream's failure that an error type of RFC 9209 2.3 stands for; `None` if the
-/// upstream did not fail.
-fn upstream_failure(error: &str) -> Option<UpstreamFailure> {
-    Some(match error {
-        "connection_refused" => UpstreamFailure::ConnectRefused,
-        "connection_timeout" => UpstreamFailure::ConnectTimeout,
-        "destination_ip_unroutable" => UpstreamFailure::ConnectFailed,
-        "http_response_timeout" | "connection_write_timeout" => UpstreamFailure::ResponseTimeout,
-        "connection_terminated" | "http_response_incomplete" => UpstreamFailure::Terminated,
-        "http_protocol_error" | "http_response_header_section_size" => UpstreamFailure::Protocol,
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_types_count_as_the_upstreams_failure_or_not_at_all() {
-        for (error, failure) in [
-            ("connection_refused", Some(UpstreamFailure::ConnectRefused)),
-            ("connection_timeout", Some(UpstreamFailure::ConnectTimeout)),
-            ("destination_ip_unroutable", Some(UpstreamFailure::ConnectFailed)),
-            ("http_response_timeout", Some(UpstreamFailure::ResponseTimeout)),
-            ("http_response_incomplete", Some(UpstreamFailure::Terminated)),
-            ("http_protocol_error", Some(UpstreamFailure::Protocol)),
-            ("connection_limit_reached", None),
-        ] {
-            assert_eq!(upstream_failure(error), failure, "{error}");
         }
     }
 }

@@ -365,14 +365,10 @@ impl Gateway {
 }
 
 fn stream_of(downstream: Downstream) -> StreamRef {
-    match downstream {
-        Downstream::Stream { connection, stream } => {
-            StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }
-        }
-        Downstream::Front(id) => unreachable!("no front door gave exchange {id} to this gateway"),
-    }
+    let Downstream { connection, stream } = downstream;
+    StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }
 }
 
 fn downstream_of(at: StreamRef) -> Downstream {
-    Downstream::Stream { connection: at.connection.to_bits(), stream: at.stream.into() }
+    Downstream { connection: at.connection.to_bits(), stream: at.stream.into() }
 }

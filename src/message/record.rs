@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::Understood;
+use crate::metrics::UpstreamFailure;
 
 /// One line of the access log.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct AccessRecord {
     pub protocol: &'static str,
     /// The error type of Proxy-Status (RFC 9209 2.3) where the gateway made the response itself.
     pub error: Option<&'static str>,
+    /// The upstream's failure behind that response; `None` where the upstream is not to blame.
+    pub upstream_failure: Option<UpstreamFailure>,
     /// The rule that the request or the upstream's response broke.
     pub rule: Option<&'static str>,
     /// How the exchange ended.
@@ -57,6 +60,7 @@ impl AccessRecord {
             upstream_duration: None,
             protocol: PROTOCOL,
             error: None,
+            upstream_failure: None,
             rule: None,
             outcome: Outcome::Complete,
         }

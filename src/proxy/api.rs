@@ -13,16 +13,11 @@ use crate::metrics::ProxyCounters;
 
 /// Where a request came from and its response goes to. Opaque here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Downstream {
-    /// A request stream of an HTTP/3 connection.
-    Stream {
-        /// The connection.
-        connection: u64,
-        /// The stream in it.
-        stream: u64,
-    },
-    /// A request of the TCP front door.
-    Front(u64),
+pub struct Downstream {
+    /// The client's connection.
+    pub connection: u64,
+    /// The stream in it.
+    pub stream: u64,
 }
 
 slab_key! {

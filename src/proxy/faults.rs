@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use super::api::TransportFault;
 use crate::http1;
 use crate::message::{Fields, ResetReason};
+use crate::metrics::UpstreamFailure;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -117,6 +118,43 @@ impl Fault {
             Self::ResponseTimeout => "http_response_timeout",
             Self::WriteTimeout => "connection_write_timeout",
             Self::ResponseStalled => "proxy_internal_response",
+        }
+    }
+
+    /// The rule that a message broke.
+    pub(crate) fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest(rule) | Self::Refused(_, rule) | Self::Protocol(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// The upstream's failure; `None` where the upstream is not to blame.
+    pub(crate) fn upstream_failure(self) -> Option<UpstreamFailure> {
+        match self {
+            Self::Connect(TransportFault::Refused) => Some(UpstreamFailure::ConnectRefused),
+            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => {
+                Some(UpstreamFailure::ConnectTimeout)
+            }
+            Self::Connect(TransportFault::Unreachable) => Some(UpstreamFailure::ConnectFailed),
+            Self::Connect(TransportFault::Exhausted) => None,
+            Self::Connect(TransportFault::Reset | TransportFault::Other)
+            | Self::Terminated
+            | Self::Incomplete => Some(UpstreamFailure::Terminated),
+            Self::ResponseTimeout | Self::WriteTimeout => Some(UpstreamFailure::ResponseTimeout),
+            Self::Protocol(_) | Self::HeadTooLong => Some(UpstreamFailure::Protocol),
+            Self::BadRequest(_)
+            | Self::NoRoute
+            | Self::RequestTimeout
+            | Self::RequestTooLarge
+            | Self::ConnectMethod
+            | Self::TraceMethod
+            | Self::LastHop
+            | Self::Misdirected
+            | Self::Refused(..)
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::ResponseStalled => None,
         }
     }
 
@@ -239,5 +277,33 @@ mod tests {
         let expected = "ringway; error=http_request_error; \
                         details=\"a \\\"name\\\" with \\\\ and ??\"";
         assert_eq!(value.to_str().unwrap(), expected);
+    }
+
+    /// The counter and the error type of Proxy-Status agree on whose fault it was.
+    #[test]
+    fn error_types_count_as_the_upstreams_failure_or_not_at_all() {
+        for (fault, token, failure) in [
+            (
+                Fault::Connect(TransportFault::Refused),
+                "connection_refused",
+                Some(UpstreamFailure::ConnectRefused),
+            ),
+            (Fault::ConnectTimeout, "connection_timeout", Some(UpstreamFailure::ConnectTimeout)),
+            (
+                Fault::Connect(TransportFault::Unreachable),
+                "destination_ip_unroutable",
+                Some(UpstreamFailure::ConnectFailed),
+            ),
+            (
+                Fault::ResponseTimeout,
+                "http_response_timeout",
+                Some(UpstreamFailure::ResponseTimeout),
+            ),
+            (Fault::Incomplete, "http_response_incomplete", Some(UpstreamFailure::Terminated)),
+            (Fault::Protocol("a rule"), "http_protocol_error", Some(UpstreamFailure::Protocol)),
+            (Fault::QueueFull, "connection_limit_reached", None),
+        ] {
+            assert_eq!((fault.token(), fault.upstream_failure()), (token, failure), "{fault:?}");
+        }
     }
 }

@@ -127,7 +127,7 @@ impl Proxy {
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         exchange.trusted = self.is_trusted(&request);
-        if !exchange.trusted && matches!(downstream, Downstream::Stream { .. }) {
+        if !exchange.trusted {
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
         }

@@ -235,6 +235,7 @@ mod tests {
             upstream_duration: Some(Duration::from_micros(900)),
             protocol: "HTTP/3",
             error: None,
+            upstream_failure: None,
             rule: None,
             outcome: Outcome::Complete,
         }

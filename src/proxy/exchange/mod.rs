@@ -279,6 +279,7 @@ impl Exchange {
     /// off the response that has begun.
     pub(super) fn fail(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) -> Progress {
         self.detach(cx);
+        self.record.rule = fault.rule();
         if self.response.head_given {
             let reason = fault.reset_reason();
             cx.command(self.downstream, DownstreamCommand::Reset(reason));
@@ -329,6 +330,7 @@ impl Exchange {
         self.end_upstream_time(cx.base.now);
         self.begin_response(status);
         self.record.error = Some(fault.token());
+        self.record.upstream_failure = fault.upstream_failure();
         let method = self.request.as_ref().map(|request| &request.head.method);
         let ended = method.or(self.record.request.method.as_ref()) == Some(&Method::HEAD);
         let content_length = Some(body.len() as u64);

@@ -499,3 +499,21 @@ fn an_aborted_exchange_leaves_a_clean_connection_alone() {
     assert_eq!(rig.record().response_len, 0, "nothing of it was taken");
     rig.assert_nothing_left();
 }
+
+#[test]
+fn the_rule_that_a_message_broke_is_recorded() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let without_body = with_length(Some(5), request(Method::GET, "/"));
+    rig.request(without_body, true);
+    assert_eq!(rig.record().rule, Some("the request has a content-length and no body"));
+    assert_eq!(rig.record().upstream_failure, None);
+
+    rig.get("/");
+    let upstream = rig.connected();
+    rig.written(upstream);
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n");
+    let record = rig.record();
+    assert_eq!(record.rule, Some("the response's content-length is not a number"));
+    assert_eq!(record.upstream_failure, Some(crate::metrics::UpstreamFailure::Protocol));
+    rig.assert_nothing_left();
+}

@@ -104,7 +104,7 @@ fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
     let (_, upstream) = rig.active_get();
     rig.response(upstream, OK);
     let post = with_length(Some(4), request(Method::POST, "/upload"));
-    let downstream = Downstream::Stream { connection: 1, stream: 400 };
+    let downstream = Downstream { connection: 1, stream: 400 };
     let exchange = rig.proxy.handle_request(rig.now, downstream, post, false);
     rig.proxy.handle_body(rig.now, exchange, ["bo", "dy"].map(Bytes::from));
     rig.proxy.handle_end(rig.now, exchange, None);

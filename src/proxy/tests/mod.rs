@@ -180,7 +180,7 @@ impl Rig {
 
     pub(super) fn request(&mut self, request: Request, ended: bool) -> ExchangeKey {
         self.streams += 4;
-        let downstream = Downstream::Stream { connection: 1, stream: self.streams };
+        let downstream = Downstream { connection: 1, stream: self.streams };
         let key = self.proxy.handle_request(self.now, downstream, request, ended);
         self.run();
         key

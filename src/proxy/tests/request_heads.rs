@@ -247,7 +247,14 @@ fn refusals_from_before_there_was_a_request_are_answered_and_logged() {
         },
     };
     let (client, name) = (([192, 0, 2, 9], 1).into(), Some("example.com".into()));
-    let key = rig.proxy.reject(rig.now, Downstream::Front(7), client, name, refusal, false);
+    let key = rig.proxy.reject(
+        rig.now,
+        Downstream { connection: 1, stream: 7 },
+        client,
+        name,
+        refusal,
+        false,
+    );
     rig.run();
     assert_eq!(rig.status(key), 431);
     assert!(rig.seen[&key].stopped && rig.seen[&key].whole && rig.seen[&key].body.is_empty());
