@@ -1,6 +1,6 @@
-//! The way of integration tests, micro-benchmarks and the load client to the modules, which are
-//! private to the crate: what is named here stays visible, everything else is `pub(crate)`, so that
-//! the compiler finds what is dead.
+//! Re-exports of private modules for integration tests, micro-benchmarks and the load client. Items
+//! named here are visible outside of the crate. All others are `pub(crate)`, so that the compiler
+//! reports dead code.
 
 #[allow(missing_docs, reason = "documented where they are defined")]
 pub mod address {
