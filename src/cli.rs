@@ -16,15 +16,9 @@ pub(crate) enum Command {
     /// Run without a file: self-signed certificate, built-in origin, loopback only.
     Demonstration,
     /// Serve with this configuration.
-    Run {
-        /// The configuration.
-        config: PathBuf,
-    },
+    Run { config: PathBuf },
     /// Check this file and its certificates, and exit.
-    Check {
-        /// The configuration.
-        config: PathBuf,
-    },
+    Check { config: PathBuf },
     /// Print the version and exit.
     Version,
 }
@@ -134,7 +128,6 @@ pub(crate) fn parse_or_print() -> Result<Command, Exit> {
     })
 }
 
-/// Prints the version.
 pub(crate) fn print_version() {
     println!("ringway {}", env!("CARGO_PKG_VERSION"));
 }

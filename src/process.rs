@@ -23,7 +23,7 @@ use crate::tls::{self, ServerTls};
 use crate::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
 use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
 
-/// Does what the command line asks for, until that is done.
+/// Runs the command that the command line names. Returns the exit code.
 pub fn run() -> ExitCode {
     let outcome = cli::parse_or_print().and_then(|command| match command {
         Command::Version => {
@@ -53,7 +53,7 @@ fn check(path: &Path) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Runs without a file.
+/// Runs the demonstration, which needs no configuration file.
 fn demonstrate() -> Result<(), Exit> {
     let demonstration = Demonstration::start().map_err(|error| {
         cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
@@ -64,8 +64,8 @@ fn demonstrate() -> Result<(), Exit> {
     serve(config, tls, Some(demonstration.invitation()))
 }
 
-/// Serves until it is told to end. A demonstration has an invitation, which is printed once it
-/// serves, and does without an admin endpoint if the address is in use.
+/// Serves until a signal ends the process. A demonstration has an invitation, which is printed once
+/// it serves, and runs without an admin endpoint if the endpoint's address is in use.
 fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
@@ -89,7 +89,7 @@ fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
         ExitReason::WorkerLost | ExitReason::WorkersGone => Err(Exit::Host),
-        // A thread cannot be ended from outside; ending the process ends them all.
+        // A thread cannot be ended from outside, but exiting the process ends them all.
         ExitReason::WorkersHang => std::process::exit(Exit::Host.code().into()),
     }
 }
@@ -107,7 +107,7 @@ fn check_host() -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that lives as long as the process: sockets, memory and keys.
+/// The resources that live as long as the process: sockets, memory and keys.
 struct Process {
     config: Arc<Config>,
     tls: ServerTls,
@@ -228,7 +228,7 @@ impl Process {
     }
 }
 
-/// Returns the configured number of workers, or else one per core, up to the number of regions.
+/// Returns the configured number of workers, or else one per core, at most one per region.
 fn worker_count(wanted: Option<u16>, core_count: usize) -> u16 {
     wanted.unwrap_or(core_count.clamp(1, REGION_COUNT_MAX) as u16)
 }

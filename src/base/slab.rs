@@ -42,7 +42,11 @@ macro_rules! slab_key {
             }
         }
 
-        #[allow(dead_code, unreachable_pub, reason = "not every key is used as a number, or outside")]
+        #[allow(
+            dead_code,
+            unreachable_pub,
+            reason = "not every key is used as a number, or outside"
+        )]
         impl $name {
             /// Returns the index: small, and reused once the value is gone.
             pub fn index(self) -> usize {

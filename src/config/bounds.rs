@@ -10,9 +10,7 @@ use crate::limits;
 pub(super) struct Bound<T> {
     /// Value if the key is absent.
     pub(super) default: T,
-    /// Minimum.
     pub(super) min: T,
-    /// Maximum.
     pub(super) max: T,
 }
 

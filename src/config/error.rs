@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigError {
     /// Line in the file, from 1; `None` for the file as a whole.
@@ -17,9 +16,7 @@ pub(crate) struct ConfigError {
 /// All refusals of one file, in the order of its lines; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ConfigErrors {
-    /// The file.
     pub origin: PathBuf,
-    /// Its refusals.
     pub errors: Vec<ConfigError>,
 }
 

@@ -12,23 +12,19 @@ pub(crate) use crate::hugepages::Hugepages;
 /// The validated configuration of the process. Only [`super::parse`] creates one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// `[runtime]`
     pub runtime: Runtime,
     /// `[admin]`; `None` when the section sets `listen = "off"`.
     pub admin: Option<AdminAddress>,
-    /// `[log]`
     pub log: Log,
     /// `[[listeners]]`, at least one, names distinct.
     pub listeners: Vec<Listener>,
     /// `[[certificates]]`, at least one.
     pub certificates: Vec<Certificate>,
-    /// `[tls]`
     pub tls: Tls,
     /// `[[routes]]`, in order: the first match wins.
     pub routes: Vec<Route>,
     /// `[upstreams.NAME]`, sorted by name; [`Route::upstream`] indexes this list.
     pub upstreams: Vec<Upstream>,
-    /// `[limits]`
     pub limits: Limits,
 }
 
@@ -48,7 +44,6 @@ pub struct Runtime {
 /// `[admin] listen`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// A TCP address.
     Tcp(SocketAddr),
     /// A unix socket's path (created with mode 0600).
     Unix(PathBuf),
@@ -81,14 +76,12 @@ pub enum LogLevel {
 pub struct AccessLog {
     /// `stdout` or a file.
     pub target: AccessTarget,
-    /// Line format.
     pub format: AccessFormat,
 }
 
 /// `access.path`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessTarget {
-    /// Standard output.
     Stdout,
     /// A file, appended to.
     File(PathBuf),
@@ -106,13 +99,12 @@ pub enum AccessFormat {
 /// One of `[[listeners]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
-    /// Tells listeners apart in error messages.
+    /// Identifies the listener in error messages.
     pub name: String,
     /// UDP addresses, at least one, distinct over all listeners.
     pub addresses: Vec<SocketAddr>,
     /// Peers whose X-Forwarded-* fields are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// `[listeners.quic]`
     pub quic: Quic,
 }
 
@@ -121,7 +113,6 @@ pub struct Listener {
 pub struct Quic {
     /// When a client must first prove its address with a Retry token.
     pub retry: Retry,
-    /// Congestion controller.
     pub congestion: Congestion,
     /// Maximum number of connections of the process. More are refused with CONNECTION_REFUSED.
     pub max_connections: u32,
@@ -140,11 +131,9 @@ pub struct Quic {
 /// `quic.retry`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Never.
     Never,
     /// While many handshakes are half open.
     Adaptive,
-    /// Always.
     Always,
 }
 
@@ -175,7 +164,6 @@ pub enum CertificateSource {
     Files {
         /// Chain, leaf first.
         cert: PathBuf,
-        /// Private key.
         key: PathBuf,
     },
     /// Self-signed and generated at start, for the demonstration.
@@ -234,7 +222,6 @@ pub struct Route {
 /// `[upstreams.NAME]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    /// NAME.
     pub name: String,
     /// The `Host` field that the upstream receives.
     pub host: HostPolicy,
@@ -255,7 +242,6 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// `timeout.idle`: how long an idle connection is kept.
     pub idle_timeout: Duration,
-    /// `health`
     pub health: Health,
 }
 

@@ -129,7 +129,6 @@ pub(super) async fn serve(bound: Bound, state: Rc<State>) {
     }
 }
 
-/// Serves one connection.
 async fn serve_connection<S>(stream: S, state: Rc<State>, permit: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,

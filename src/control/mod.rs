@@ -49,13 +49,11 @@ pub struct ControlSettings {
     pub admin: Option<AdminAddress>,
     /// Whether an admin address that is in use is an error. The demonstration does without.
     pub admin_required: bool,
-    /// The access log.
     pub access: Option<AccessLog>,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
-    /// The program's version.
     pub version: &'static str,
     /// Reads both clocks at the same moment.
     pub clock: fn() -> (Instant, SystemTime),

@@ -2,30 +2,31 @@
 //! worker's budget.
 //!
 //! A response piece that a connection has not taken yet lies in a slot or on the heap. Each stream
-//! has its own bound in the proxy; a client with a hundred slow streams, or a thousand slow clients,
-//! would still hold a hundred or a thousand times that. So a receive from an upstream is held back
-//! while its client's connection has its share waiting. The share follows what is left of the
-//! worker's budget, as slots of received bytes do: it shrinks as more waits.
+//! has its own bound in the proxy, but a client with a hundred slow streams, or a thousand slow
+//! clients, would still hold a hundred or a thousand times that. So a receive from an upstream is
+//! paused while the bytes that wait for its client's connection fill the connection's share. The
+//! share is limited by what is left of the worker's budget: it shrinks as more bytes wait.
 //!
-//! Only a response of which something waits itself is held back. So
+//! Only a response that has bytes waiting of its own is paused. It follows that:
 //!
-//! - streams that are not read stop no other stream of their connection, and clients that do not
-//!   read starve none that do: each response gets its first piece, whatever waits beside it;
-//! - nothing is held for ever: what waits is taken, and the receive is asked for anew, or it is not,
-//!   and the response's stall timeout ends it. Nobody keeps a list of what is held.
+//! - Unread streams block no other stream of their connection, and clients that do not read starve
+//!   none that do: each response gets its first piece, however much waits beside it.
+//! - No pause lasts for ever. Either the client takes the waiting bytes, and the receive is issued
+//!   again, or the response's stall timeout ends the exchange. No list of paused receives is kept.
 //!
-//! What a connection has waiting is thus bounded by its share and one receive for each of its
-//! streams (`max_streams`). No rule that looks at what waits does better: a client that asks for
-//! everything at once has as many receives under way before the first of them brings anything.
-//! A receive fills more than one slot only where as much for every stream of the connection fits
-//! into the share: those are no more than another share, however many streams come after them.
+//! The bytes that wait for a connection are thus bounded by its share plus one receive for each of
+//! its streams (`max_streams`). No rule based on waiting bytes does better: a client that requests
+//! everything at once has that many receives in flight before the first of them completes.
+//! A receive may fill more than one slot only where the same for every stream of the connection
+//! fits into the share. Such receives add up to at most one more share, however many streams
+//! are opened after them.
 
 use super::connection::{Client, Connection};
 use crate::limits::{CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
 use crate::quic::StreamId;
 
-/// Bytes of responses that wait in the whole worker.
+/// The account of response bytes that wait in the whole worker.
 #[derive(Debug)]
 pub(super) struct ResponseBudget {
     len: usize,
@@ -37,7 +38,7 @@ impl ResponseBudget {
         Self { len: 0, len_max }
     }
 
-    /// Bytes that wait in the whole worker.
+    /// Returns the number of bytes that wait in the whole worker.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -48,18 +49,18 @@ impl ResponseBudget {
         self.len += len;
     }
 
-    /// Takes off `len` bytes that wait no more.
+    /// Discharges `len` bytes that no longer wait.
     pub(super) fn discharge(&mut self, client: &mut Client, len: usize) {
         client.waiting_len -= len;
         self.len -= len;
     }
 
-    /// Takes off all that waits for a client that is gone.
+    /// Discharges all bytes that wait for a client that is gone.
     pub(super) fn forget(&mut self, client: &Client) {
         self.len -= client.waiting_len;
     }
 
-    /// Room that is left of the share of a client of which `waiting_len` bytes wait.
+    /// Returns what is left of the share of a client for which `waiting_len` bytes wait.
     fn room(&self, waiting_len: usize) -> usize {
         let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
         share.saturating_sub(waiting_len)

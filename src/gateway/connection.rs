@@ -1,4 +1,4 @@
-//! One client's QUIC connection: its control stream, its request streams, its end.
+//! One client's QUIC connection: its control stream, its request streams and its close.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use super::stream::{Fault, Stream, Verdict};
 use crate::http3::{Code, ConnectionError};
 use crate::quic::{ConnectionKey, Event, StreamId};
 
-/// A connection from the end of its handshake.
+/// A connection whose handshake is complete.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) drain: Drain,
-    /// The first request stream that was not seen.
+    /// The lowest id of a request stream that the client has not opened yet.
     pub(super) next_request: u64,
     control: ControlStream,
     /// Request streams that either side has not ended. Boxed: a map keeps the room of its last
@@ -32,17 +32,17 @@ pub(super) struct Client {
     pub(super) authority_check: AuthorityCheck,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting_len: usize,
-    /// Finished responses that the client has not acknowledged whole.
+    /// Finished responses that the client has not fully acknowledged.
     pub(super) unacknowledged_count: usize,
     pub(super) resets: ResetBudget,
 }
 
 impl Connection {
-    /// Begins the HTTP/3 side of a connection.
+    /// Opens the HTTP/3 side of a connection.
     ///
     /// # Errors
     ///
-    /// Where the client leaves no room for our control stream.
+    /// Returns an error if the client's stream limit leaves no room for our control stream.
     pub(super) fn open(
         key: ConnectionKey,
         server_name: Option<String>,
@@ -72,7 +72,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Takes in what happened on the connection. Its opening and its end are the gateway's.
+    /// Handles an event on the connection. The gateway handles its opening and its close.
     pub(super) fn handle(&mut self, event: Event, cx: &mut Context<'_>) {
         match event {
             Event::StreamOpened(id) if is_request(id) => self.open_request(id, cx),
@@ -93,8 +93,8 @@ impl Connection {
         }
     }
 
-    /// Lets a stream act, and carries out what becomes of it. A stream that is over is not found:
-    /// what was meant for it concerns nothing any more.
+    /// Calls `act` on a stream and carries out its verdict. Does nothing if the stream is over: the
+    /// event came too late to matter.
     pub(super) fn on_stream(
         &mut self,
         id: StreamId,
@@ -113,22 +113,22 @@ impl Connection {
         }
     }
 
-    /// The stream of that id, and how many there are.
+    /// Returns the stream with this id, and the number of open streams.
     pub(super) fn stream(&self, id: StreamId) -> Option<(&Stream, usize)> {
         Some((self.streams.get(&id)?, self.streams.len()))
     }
 
-    /// Returns whether no request is open, and the client has every response whole.
+    /// Returns whether no request is open and the client has acknowledged every response in full.
     pub(super) fn is_quiet(&self) -> bool {
         self.streams.is_empty() && self.client.unacknowledged_count == 0
     }
 
-    /// Tells the client which requests will not be served (RFC 9114 5.2).
+    /// Sends a GOAWAY: requests from `first_refused` on will not be served (RFC 9114 5.2).
     pub(super) fn send_goaway(&mut self, first_refused: u64, cx: &mut Context<'_>) {
         self.control.send_goaway(self.client.key, first_refused, cx);
     }
 
-    /// The connection is gone: ends what ran on it.
+    /// Ends the exchanges of a connection that is gone.
     pub(super) fn end(mut self, cx: &mut Context<'_>) {
         self.drain.clear(cx);
         cx.shared.responses.forget(&self.client);
@@ -169,13 +169,13 @@ impl Connection {
             cx.shared.counters.http3.streams_cancelled += 1;
             self.abandon(id, Code::RequestCancelled, Fault::Client, cx);
         } else {
-            // The response was finished but not acknowledged: RFC 9000 3.5 wants a reset.
+            // The response was finished but not acknowledged: RFC 9000 3.5 requires a reset.
             let _gone = cx.engine.reset(self.client.key, id, code);
             self.handle_acknowledged(cx);
         }
     }
 
-    /// Ends both sides of a stream with `code`; its exchange is told.
+    /// Ends both sides of a stream with `code`, and aborts its exchange.
     fn abandon(&mut self, id: StreamId, code: Code, fault: Fault, cx: &mut Context<'_>) {
         if let Some(stream) = self.remove_stream(id, cx) {
             stream.abandon(self.client.key, code, cx);
@@ -192,7 +192,7 @@ impl Connection {
         Some(stream)
     }
 
-    /// A request of the client's came to nothing by its own doing: too many of them end the
+    /// Charges a request that failed through the client's own fault. Too many of them close the
     /// connection (RFC 9114 8.1, 10.5).
     fn charge_reset(&mut self, cx: &mut Context<'_>) {
         let max = cx.shared.settings.reset_count_max;
@@ -203,7 +203,8 @@ impl Connection {
     }
 }
 
-/// Client-initiated bidirectional streams carry requests (RFC 9114 6.1).
+/// Returns whether the stream carries a request: it is client-initiated and bidirectional
+/// (RFC 9114 6.1).
 fn is_request(stream: StreamId) -> bool {
     stream.is_bidirectional() && stream.is_from_client()
 }

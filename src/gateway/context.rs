@@ -1,4 +1,4 @@
-//! What a connection needs from its surroundings while it acts.
+//! The surroundings of a connection, lent to it while it handles an event.
 
 use std::time::{Duration, Instant};
 
@@ -23,25 +23,25 @@ pub(super) struct Context<'a> {
     pub(super) shared: &'a mut Shared,
 }
 
-/// What the connections of one gateway have in common.
+/// State that all connections of one gateway share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    /// Index of the listener of each socket, by the socket's number.
+    /// Index of each socket's listener, by socket number.
     pub(super) socket_listeners: Vec<usize>,
     pub(super) timers: Timers<Owner>,
     pub(super) responses: ResponseBudget,
-    /// Room for the pieces of a body that are read together; empty in between.
+    /// Scratch space for body pieces that are read together; empty between events.
     pub(super) body: Vec<Bytes>,
     /// Streams whose response queue changed since it was last written.
     pub(super) unwritten: Vec<StreamRef>,
     pub(super) counters: GatewayCounters,
     pub(super) ledger: Ledger,
     pub(super) memory_low: bool,
-    /// When everything is ended, in a drain.
+    /// The end of the drain, when everything left is closed; `None` while not draining.
     pub(super) drain_end: Option<Instant>,
 }
 
-/// The settings that connections run by, replaced as a whole by a reload.
+/// The settings of connections, replaced as a whole by a reload.
 pub(super) struct Settings {
     pub(super) http3: LocalSettings,
     pub(super) tls: ServerTls,
@@ -66,17 +66,17 @@ impl Settings {
 }
 
 impl Context<'_> {
-    /// Asks the client to send no more on a stream. A stream that is gone has nothing more to send.
+    /// Sends STOP_SENDING on a stream. Does nothing if the stream is gone.
     pub(super) fn stop_sending(&mut self, key: ConnectionKey, stream: StreamId, code: Code) {
         let _gone = self.engine.stop_sending(key, stream, code.value());
     }
 
-    /// Cuts off our side of a stream. A stream that is gone is cut off already.
+    /// Resets our side of a stream. Does nothing if the stream is gone.
     pub(super) fn reset(&mut self, key: ConnectionKey, stream: StreamId, code: Code) {
         let _gone = self.engine.reset(key, stream, code.value());
     }
 
-    /// Ends a connection whose client broke a rule.
+    /// Closes a connection whose client broke a rule.
     pub(super) fn close(&mut self, key: ConnectionKey, error: ConnectionError) {
         let counters = &mut self.shared.counters.http3;
         match error.code {

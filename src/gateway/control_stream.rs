@@ -1,5 +1,5 @@
-//! The HTTP/3 side of a connection that no request owns: our control stream, and the client's
-//! unidirectional streams.
+//! The connection-level HTTP/3 streams: our control stream, and the client's unidirectional
+//! streams.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ impl ControlStream {
     ///
     /// # Errors
     ///
-    /// Where the client allows no stream: RFC 9114 6.2 wants at least three.
+    /// Returns an error if the client allows no stream: RFC 9114 6.2 requires at least three.
     pub(super) fn open(key: ConnectionKey, cx: &mut Context<'_>) -> Result<Self, ConnectionError> {
         let http3 = http3::Connection::new(&cx.shared.settings.http3);
         let pending = VecDeque::from([http3.control_preface()]);
@@ -39,7 +39,7 @@ impl ControlStream {
         self.id == id
     }
 
-    /// Writes as much as the connection takes.
+    /// Writes as much as the connection accepts.
     pub(super) fn write(&mut self, key: ConnectionKey, cx: &mut Context<'_>) {
         let pieces = self.pending.make_contiguous();
         if let Ok(written) = cx.engine.write(key, self.id, pieces) {
@@ -47,7 +47,7 @@ impl ControlStream {
         }
     }
 
-    /// Tells the client which requests will not be served (RFC 9114 5.2).
+    /// Sends a GOAWAY: requests from `first_refused` on will not be served (RFC 9114 5.2).
     pub(super) fn send_goaway(
         &mut self,
         key: ConnectionKey,
@@ -58,7 +58,7 @@ impl ControlStream {
         self.write(key, cx);
     }
 
-    /// Reads what has come on one of the client's unidirectional streams.
+    /// Reads the available bytes of one of the client's unidirectional streams.
     pub(super) fn read(
         &mut self,
         key: ConnectionKey,

@@ -1,4 +1,4 @@
-//! The counters of a gateway: its own streams, and exchanges by their access records.
+//! The counters of a gateway: of its streams, and of exchanges, taken from their access records.
 
 use crate::message::{AccessRecord, Outcome};
 use crate::metrics::{
@@ -7,18 +7,16 @@ use crate::metrics::{
 use crate::proxy::Proxy;
 use crate::quic::CloseReason;
 
-/// Counts of one gateway since it was made.
+/// The counters of one gateway since it was created.
 #[derive(Debug)]
 pub struct GatewayCounters {
-    /// HTTP/3 framing.
     pub http3: Http3Counters,
     /// Messages that broke a rule.
     pub broken_rules: BrokenRules,
-    /// Why connections ended.
     pub connections_closed: ConnectionsClosed,
-    /// From a request's head to the end of its response.
+    /// Time from a request's head to the end of its response.
     pub request_duration: Histogram,
-    /// From the first attempt to reach an endpoint to the end of its response.
+    /// Time from the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Histogram,
     exchanges: ProxyCounters,
 }
@@ -35,7 +33,7 @@ impl GatewayCounters {
         }
     }
 
-    /// Returns everything about exchanges and upstreams.
+    /// Returns the counters of exchanges and upstreams.
     pub fn proxy(&self, proxy: &Proxy) -> ProxyCounters {
         let counted = &proxy.counters().exported;
         ProxyCounters {

@@ -1,4 +1,4 @@
-//! How a connection ends in a drain (RFC 9114 5.2).
+//! The drain (graceful shutdown) of a connection (RFC 9114 5.2).
 //!
 //! ```text
 //!                                            a grace later                  a grace later
@@ -7,9 +7,10 @@
 //!              requests under way are served  later requests are rejected     nothing is left
 //! ```
 //!
-//! A grace is the time that a client needs to receive the GOAWAY and to be heard: a request that
-//! was under way when the drain began is served, and one that comes too late is rejected and may be
-//! sent elsewhere. Closing at once would throw away both the GOAWAY and the requests under way.
+//! A grace is long enough for the GOAWAY to reach the client and for its requests in flight to
+//! reach us: a request that was under way when the drain began is served, and one that comes too
+//! late is rejected and may be sent elsewhere. Closing at once would lose both the GOAWAY and the
+//! requests under way.
 
 use std::time::{Duration, Instant};
 
@@ -36,14 +37,14 @@ enum Phase {
     Refusing {
         first_refused: u64,
     },
-    /// The same, and the connection closes once nothing is left.
+    /// As `Refusing`, and the connection closes once nothing is left.
     Leaving {
         first_refused: u64,
     },
 }
 
 impl Drain {
-    /// Returns whether a request on this stream is not processed any more.
+    /// Returns whether a request on this stream is no longer processed.
     pub(super) fn refuses(&self, stream: u64) -> bool {
         match self.phase {
             Phase::Serving | Phase::Warned => false,
@@ -53,7 +54,7 @@ impl Drain {
         }
     }
 
-    /// Takes the timer off the queue, before the connection goes.
+    /// Clears the timer before the connection is dropped.
     pub(super) fn clear(&mut self, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.timer);
     }
@@ -67,7 +68,7 @@ impl Drain {
 }
 
 impl Gateway {
-    /// Begins to drain every connection. Walks all of them: once, at the operator's word.
+    /// Begins to drain every connection. Visits all of them, once per drain.
     pub(super) fn drain_connections(&mut self, now: Instant) {
         let (connections, mut cx) = self.lend(now);
         for connection in connections.values_mut() {
@@ -77,7 +78,7 @@ impl Gateway {
 }
 
 impl Connection {
-    /// Tells the client that no more requests are welcome, unless that was done.
+    /// Sends the first GOAWAY, unless the drain has begun already.
     pub(super) fn begin_drain(&mut self, cx: &mut Context<'_>) {
         if self.drain.phase == Phase::Serving {
             self.drain.phase = Phase::Warned;
@@ -86,7 +87,7 @@ impl Connection {
         }
     }
 
-    /// Takes the next step, if its time has come.
+    /// Takes the next step of the drain, if it is due.
     pub(super) fn handle_drain_timer(&mut self, cx: &mut Context<'_>) {
         let owner = Owner::Drain(self.client.key);
         if !cx.shared.timers.fires(&mut self.drain.timer, cx.now, owner) {
@@ -107,7 +108,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection if it has been told to go, has had its time, and has nothing left.
+    /// Closes the connection if its drain has reached `Leaving` and nothing is left.
     pub(super) fn close_if_drained(&mut self, cx: &mut Context<'_>) {
         if matches!(self.drain.phase, Phase::Leaving { .. }) && self.is_quiet() {
             cx.engine.close(cx.now, self.client.key, Code::NoError.value(), b"");
@@ -115,14 +116,15 @@ impl Connection {
     }
 }
 
-/// Returns how long one step waits, where `left` is left of the drain: three round trips with the
-/// client's delay of acknowledgements (25 ms, RFC 9000 18.2), so that one lost datagram is sent
-/// again in time.
+/// Returns the duration of one step, with `left` until the end of the drain: three round trips,
+/// each with the client's acknowledgement delay (25 ms, RFC 9000 18.2), so that one lost datagram
+/// is retransmitted in time.
 fn grace(rtt: Duration, left: Duration) -> Duration {
     ((rtt + Duration::from_millis(25)) * 3).min(GRACE_MAX).min(left / 4)
 }
 
-/// Longest wait of one step: a client whose path is slower sends again elsewhere what gets lost.
+/// Longest duration of one step. A client on a slower path may lose requests, and retries them
+/// elsewhere.
 const GRACE_MAX: Duration = Duration::from_secs(2);
 
 /// The largest id of a client's bidirectional stream.

@@ -8,15 +8,16 @@
 //!  poll_transmit  <--- engine <--write--- response queue <-----------'
 //! ```
 //!
-//! A connection acts, and so does each of its streams: what they need from their surroundings is
-//! lent to them for one event (`Context`). An event looks its connection up once.
+//! Connections and their streams handle their own events. What they need from their surroundings
+//! is lent to them for one event (`Context`). The connection of an event is looked up once.
 //!
 //! After any number of inputs the owner calls [`Gateway::poll`] until it returns `None`, then
 //! [`Gateway::poll_transmit`] as long as it may send, and sleeps until [`Gateway::next_deadline`].
-//! The inputs of one turn are worked off together, so that the responses of a burst share packets
+//! The inputs of one turn are handled together, so that the responses of a burst share packets
 //! and the small pieces of one response share a buffer.
 //!
-//! Nothing here knows slots, sockets or the ring; whether memory is low comes in as a fact.
+//! The gateway does not depend on slots, sockets or the ring; low memory is an input
+//! ([`Gateway::set_memory_low`]).
 #![forbid(unsafe_code)]
 
 mod authority_check;
@@ -51,7 +52,7 @@ use stream::{Stream, Verdict};
 
 pub(crate) use counters::GatewayCounters;
 
-/// One worker's whole protocol side.
+/// The protocol side of one worker.
 pub struct Gateway {
     engine: Engine,
     proxy: Proxy,
@@ -76,7 +77,7 @@ struct StreamRef {
     stream: StreamId,
 }
 
-/// What the gateway wants done.
+/// An action or a record for the owner of the gateway.
 #[derive(Debug)]
 pub enum Output {
     /// Act on an upstream connection.
@@ -85,24 +86,23 @@ pub enum Output {
     Access(Box<AccessRecord>),
 }
 
-/// What a gateway is made of.
+/// The parts and settings that a gateway is created from.
 pub struct GatewaySettings {
-    /// The validated configuration.
     pub config: Arc<Config>,
     /// The QUIC engine, made by the caller with its keys and seeds.
     pub engine: Engine,
-    /// The certificates that the engine shows: requests are held against them.
+    /// The certificates that the engine presents, for the authority check of requests.
     pub tls: ServerTls,
-    /// Index of the listener of each socket, by the socket's number.
+    /// Index of each socket's listener, by socket number.
     pub socket_listeners: Vec<usize>,
-    /// Workers of the process: limits of the whole process are shared out evenly.
+    /// Number of workers in the process. Limits of the process are divided evenly among them.
     pub worker_count: u16,
-    /// Bytes of all responses together that may wait for clients before upstreams are read no more.
+    /// Bytes of all responses together that may wait for clients before upstream reads pause.
     pub responses_len_max: usize,
 }
 
 impl Gateway {
-    /// A gateway without connections.
+    /// Creates a gateway without connections.
     pub fn new(settings: GatewaySettings) -> Self {
         let GatewaySettings {
             config,
@@ -132,7 +132,7 @@ impl Gateway {
         }
     }
 
-    /// Takes one datagram (one segment of a GRO bundle).
+    /// Handles one datagram (one segment of a GRO bundle).
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         if Engine::copies(&datagram.payload) {
             self.shared.ledger.request_copied(CopyReason::Handshake, datagram.payload.len());
@@ -140,19 +140,19 @@ impl Gateway {
         self.engine.handle_datagram(now, datagram);
     }
 
-    /// Takes what happened on a connection to an upstream.
+    /// Handles an event on an upstream connection.
     pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
         self.proxy.handle_upstream(now, key, event);
     }
 
-    /// To be called when the time of [`Gateway::next_deadline`] has come.
+    /// Handles the timers that are due. To be called once [`Gateway::next_deadline`] has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.engine.handle_timeout(now);
         self.proxy.handle_timeout(now);
         if self.shared.timers.next().is_none_or(|at| at > now) {
             return;
         }
-        // Requests that have come by now are seen first: they are in time.
+        // Requests that have arrived by now are handled first: they are in time.
         self.settle(now);
         while let Some(owner) = self.shared.timers.pop(now) {
             let (connections, mut cx) = self.lend(now);
@@ -169,14 +169,14 @@ impl Gateway {
         }
     }
 
-    /// Tells whether buffers are short: large pieces of responses then leave their slots at once,
-    /// and responses that are not taken are not read on.
+    /// Sets whether memory is low. While it is, large pieces of responses are copied out of their
+    /// slots at once, and a response is read on only when its client has taken what came before.
     pub fn set_memory_low(&mut self, memory_low: bool) {
         self.shared.memory_low = memory_low;
         self.proxy.set_memory_low(memory_low);
     }
 
-    /// Returns the next thing to do; `None` when only packets may be left to be sent.
+    /// Returns the next output; `None` when only packets may be left to send.
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.settle(now);
         self.outputs.pop_front()
@@ -195,11 +195,12 @@ impl Gateway {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Runs by this from now on; what has begun ends by what it began with. Listeners cannot change.
+    /// Applies a new configuration. Exchanges in progress end under the one that they began with.
+    /// Listeners cannot change.
     ///
     /// # Errors
     ///
-    /// Where the engine cannot use it: nothing has changed then.
+    /// Returns an error, with nothing changed, if the engine cannot use the configuration.
     pub fn apply(
         &mut self,
         now: Instant,
@@ -214,8 +215,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Refuses new connections, tells clients to go and lets finish what has begun or is on its way
-    /// (RFC 9114 5.2). At `end` the caller ends the rest.
+    /// Refuses new connections, sends GOAWAY to clients, and finishes requests that have begun or
+    /// are in flight (RFC 9114 5.2). At `end` the caller closes the rest.
     pub fn drain(&mut self, now: Instant, end: Instant) {
         self.shared.drain_end = Some(end);
         self.engine.refuse_new();
@@ -223,49 +224,49 @@ impl Gateway {
         self.drain_connections(now);
     }
 
-    /// Ends every connection now. The last packets come from [`Gateway::poll_transmit`].
+    /// Closes every connection now. [`Gateway::poll_transmit`] returns the last packets.
     pub fn close(&mut self, now: Instant) {
         self.engine.refuse_new();
         self.engine.close_all(now, Code::NoError.value(), b"");
         self.proxy.close_idle(now);
     }
 
-    /// Returns whether nothing is left: no connection, no exchange.
+    /// Returns whether no connection and no exchange is left.
     pub fn is_idle(&self) -> bool {
         self.connections.len() == 0 && self.proxy.is_idle()
     }
 
-    /// The QUIC side, for its counters.
+    /// Returns the QUIC side, for its counters.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// The proxy side, for its counters.
+    /// Returns the proxy side, for its counters.
     pub fn proxy(&self) -> &Proxy {
         &self.proxy
     }
 
-    /// Bytes of all responses that wait for clients to take them.
+    /// Returns the number of response bytes that wait for clients to take them.
     pub fn responses_waiting_len(&self) -> usize {
         self.shared.responses.len()
     }
 
-    /// The gateway's own counters.
+    /// Returns the gateway's own counters.
     pub fn counters(&self) -> &GatewayCounters {
         &self.shared.counters
     }
 
-    /// Payload bytes moved and copied.
+    /// Returns the ledger of payload bytes moved and copied.
     pub fn ledger(&self) -> &Ledger {
         &self.shared.ledger
     }
 
-    /// The ledger, for copies that are made before bytes come here.
+    /// Returns the ledger, for copies that are made before bytes reach the gateway.
     pub fn ledger_mut(&mut self) -> &mut Ledger {
         &mut self.shared.ledger
     }
 
-    /// Works until no part has anything to tell another.
+    /// Passes events and commands between the parts until none is left.
     fn settle(&mut self, now: Instant) {
         loop {
             let mut quiet = true;
@@ -302,7 +303,7 @@ impl Gateway {
                     connection.end(&mut cx);
                 }
             }
-            // A connection that was closed at its opening is not known here.
+            // A connection that was closed as it opened has no entry.
             event => {
                 if let Some(connection) = connections.get_mut(key) {
                     connection.handle(event, &mut cx);
@@ -329,7 +330,7 @@ impl Gateway {
         }
     }
 
-    /// Passes a receive on, or pauses it while its client takes too little.
+    /// Issues a receive, or pauses it while its client takes too little.
     fn receive(&mut self, now: Instant, key: UpstreamKey, downstream: Option<Downstream>) {
         let slot_count = downstream.map(stream_of).and_then(|at| {
             let connection = self.connections.get(at.connection)?;
@@ -344,7 +345,7 @@ impl Gateway {
         }
     }
 
-    /// Lets one stream act. A stream that is gone is not found: the client has left.
+    /// Calls `act` on a stream. Does nothing if its connection is gone: the client has left.
     fn on_stream(
         &mut self,
         now: Instant,
@@ -357,7 +358,7 @@ impl Gateway {
         }
     }
 
-    /// Splits the connections from what they are lent.
+    /// Borrows the connections, and separately the context that they are lent.
     fn lend(&mut self, now: Instant) -> (&mut KeyMap<ConnectionKey, Connection>, Context<'_>) {
         let Self { engine, proxy, connections, shared, .. } = self;
         (connections, Context { now, engine, proxy, shared })

@@ -1,9 +1,9 @@
-//! How many requests of one connection may come to nothing.
+//! The limit on requests that one connection may cancel or break.
 //!
-//! A request that its client cancels, or that a client's fault makes us reset, frees its stream at
-//! once, so the limit on open streams does not hold back a client that asks and cancels as fast as
-//! it can (CVE-2023-44487, CVE-2025-8671). This budget does: each such stream takes one from it,
-//! each response that was finished gives one back, and time fills it up.
+//! A request that the client cancels, or that we reset through the client's fault, frees its stream
+//! at once, so the limit on open streams does not restrain a client that requests and cancels as
+//! fast as it can (CVE-2023-44487, CVE-2025-8671). This budget does: each such stream takes one
+//! from it, each finished response returns one, and it refills with time.
 
 use std::time::{Duration, Instant};
 
@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct ResetBudget {
     left: u32,
-    /// Until here time has been turned into budget.
+    /// The time up to which the budget has been refilled.
     filled_until: Instant,
     spent: bool,
 }
 
 impl ResetBudget {
-    /// A full budget of `max`.
+    /// Creates a full budget of `max`.
     pub(super) fn new(now: Instant, max: u32) -> Self {
         Self { left: max, filled_until: now, spent: false }
     }
 
-    /// A stream came to nothing. True once: when that is one too many.
+    /// Charges a stream that was cancelled or reset. Returns true exactly once: when the budget is
+    /// exceeded.
     pub(super) fn charge(&mut self, now: Instant, max: u32) -> bool {
         self.fill(now, max);
         match self.left.checked_sub(1) {
@@ -32,12 +33,12 @@ impl ResetBudget {
         false
     }
 
-    /// A response was finished.
+    /// Returns one to the budget for a finished response.
     pub(super) fn give_back(&mut self, max: u32) {
         self.left = (self.left + 1).min(max);
     }
 
-    /// An empty budget is full after [`FILL_TIME`].
+    /// Refills the budget at the rate that fills an empty one in [`FILL_TIME`].
     fn fill(&mut self, now: Instant, max: u32) {
         let step = FILL_TIME / max.max(1);
         let passed = now.saturating_duration_since(self.filled_until);
@@ -51,8 +52,9 @@ impl ResetBudget {
     }
 }
 
-/// Ten seconds: with the default a client may cancel 20 requests a second for ever, as one does
-/// that scrolls fast, and all its open streams twice at once, as one does that leaves a page.
+/// Ten seconds. With the default budget a client may cancel 20 requests a second for ever, as it
+/// does when a user scrolls fast, and all its open streams twice at once, as it does when a user
+/// leaves a page.
 const FILL_TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -60,13 +62,13 @@ mod tests {
     use super::*;
     use crate::testing::epoch;
 
-    /// Charges until it is one too many; how often that went well.
+    /// Charges until the budget is exceeded. Returns the number of charges before that.
     fn charges(budget: &mut ResetBudget, now: Instant, max: u32) -> u32 {
         (0..).find(|_| budget.charge(now, max)).expect("a budget ends")
     }
 
     #[test]
-    fn one_too_many_is_told_once() {
+    fn exceeding_the_budget_is_reported_once() {
         let now = epoch();
         let mut budget = ResetBudget::new(now, 5);
         assert_eq!(charges(&mut budget, now, 5), 5);
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_give_back_but_never_more_than_all() {
+    fn finished_responses_never_fill_the_budget_beyond_its_maximum() {
         let now = epoch();
         let mut budget = ResetBudget::new(now, 5);
         (0..100).for_each(|_| budget.give_back(5));
@@ -86,12 +88,12 @@ mod tests {
     }
 
     #[test]
-    fn time_fills_it_at_the_rate_that_is_told() {
+    fn the_budget_refills_at_the_documented_rate() {
         for max in [1, 7, 200, 1_000_000] {
             let mut now = epoch();
             let mut budget = ResetBudget::new(now, max);
             (0..max).for_each(|_| assert!(!budget.charge(now, max)));
-            // In steps that are no multiple of anything nothing is lost to rounding.
+            // Odd time steps lose nothing to rounding.
             let mut went_well = 0;
             for _ in 0..1_000 {
                 now += Duration::from_micros(4_999);
@@ -99,7 +101,7 @@ mod tests {
                 budget.fill(now, max);
                 went_well += budget.left - before;
             }
-            // Just under half of the time that fills it.
+            // Just under half of the fill time.
             let expected = u64::from(max) * 4_999 / 10_000;
             assert!(u64::from(went_well).abs_diff(expected) <= 1, "{max}: {went_well}");
             budget.fill(now + FILL_TIME, max);

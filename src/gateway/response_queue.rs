@@ -1,7 +1,7 @@
-//! What of one response waits for its stream: framing, small pieces gathered, large ones as slices.
+//! The queue of one response's bytes: framing, small pieces gathered, large ones as slices.
 //!
 //! quinn-proto holds written pieces until the client acknowledges them and scans them from the
-//! front, so it is fed few and large ones, and no piece that pins a slot for less than
+//! front. So it is given few and large pieces, and none that pins a slot for less than
 //! [`RESPONSE_PIECE_LEN_MIN`] bytes:
 //!
 //! ```text
@@ -20,24 +20,24 @@ use crate::metrics::{CopyReason, Ledger};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::DownstreamCommand;
 
-/// How the body is cut into DATA frames (RFC 9114 7.2.1).
+/// The division of the body into DATA frames (RFC 9114 7.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyFraming {
-    /// Length known: one DATA frame, its header follows the head.
+    /// Length known: one DATA frame, whose header follows the head.
     Whole,
-    /// Length unknown: one DATA frame a piece.
+    /// Length unknown: one DATA frame per piece.
     EachPiece,
 }
 
 /// The part of a response that the connection has not taken yet.
 #[derive(Debug)]
 pub(super) struct ResponseQueue {
-    /// Of a small response there is one: it takes no memory of its own.
+    /// A small response is a single piece, which needs no heap allocation.
     pieces: SmallVec<[Bytes; 1]>,
     open: BytesMut,
     /// Bytes in `pieces` and `open`, framing included.
     pending_len: usize,
-    /// Body bytes given and not yet told to the proxy as taken.
+    /// Body bytes queued and not yet reported to the proxy as taken.
     body_untold_len: usize,
     framing: BodyFraming,
     ended: bool,
@@ -55,7 +55,8 @@ impl ResponseQueue {
         }
     }
 
-    /// Queues a part of the response. `memory_low` moves large pieces off their slots too.
+    /// Queues a part of the response. With `memory_low`, large pieces are copied out of their slots
+    /// too.
     pub(super) fn push(&mut self, part: DownstreamCommand, memory_low: bool, ledger: &mut Ledger) {
         match part {
             DownstreamCommand::Interim { status, fields } => {
@@ -99,7 +100,8 @@ impl ResponseQueue {
         }
     }
 
-    /// Queues a piece of the body. `memory_low` moves large pieces off their slots too.
+    /// Queues a piece of the body. With `memory_low`, large pieces are copied out of their slots
+    /// too.
     fn push_body(&mut self, piece: Bytes, memory_low: bool, ledger: &mut Ledger) {
         if piece.is_empty() {
             return;
@@ -123,18 +125,18 @@ impl ResponseQueue {
         self.open.extend_from_slice(&piece);
     }
 
-    /// Everything that waits, in order.
+    /// Returns the pieces that wait, in order.
     pub(super) fn pieces(&mut self) -> &mut [Bytes] {
         self.seal();
         &mut self.pieces
     }
 
-    /// The connection took `len` bytes, the first `piece_count` pieces whole. Returns how many body
-    /// bytes can newly be called taken.
+    /// Removes the `len` bytes that the connection took, among them the first `piece_count` pieces
+    /// in full. Returns the number of body bytes to report as taken.
     pub(super) fn taken(&mut self, len: usize, piece_count: usize) -> usize {
         self.pieces.drain(..piece_count);
         self.pending_len -= len;
-        // Framing lies before the bytes it frames, so what still waits is at most body.
+        // Framing precedes the bytes it frames, so the bytes that still wait are at most body.
         let body_waiting = self.body_untold_len.min(self.pending_len);
         let body_taken = self.body_untold_len - body_waiting;
         self.body_untold_len = body_waiting;
@@ -145,12 +147,12 @@ impl ResponseQueue {
         self.pending_len
     }
 
-    /// Body bytes that the proxy counts as not taken.
+    /// Returns the number of body bytes that the proxy counts as not taken.
     pub(super) fn body_waiting_len(&self) -> usize {
         self.body_untold_len
     }
 
-    /// Whether the stream can be finished: the end is known and nothing waits.
+    /// Returns whether the stream can be finished: the end is known and nothing waits.
     pub(super) fn is_complete(&self) -> bool {
         self.ended && self.pending_len == 0
     }
@@ -172,5 +174,5 @@ fn pairs(fields: &Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     fields.iter().map(|(name, value)| (name, value))
 }
 
-/// Room for a usual response head in bytes; longer ones grow the buffer.
+/// Initial capacity for a response head, in bytes; longer heads grow the buffer.
 const HEAD_LEN_USUAL: usize = 256;

@@ -1,5 +1,5 @@
-//! One request stream: from its bytes to the proxy (head, body, trailers, end), and from the
-//! proxy's response to its bytes.
+//! One request stream: passes its request to the proxy (head, body, trailers, end), and writes the
+//! proxy's response.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,47 +25,47 @@ pub(super) struct Stream {
     trailers: Option<Fields>,
     receiving: Receiving,
     response: ResponseQueue,
-    /// The response was finished or reset.
+    /// The response has been finished or reset.
     responded: bool,
-    /// Ends the wait for the request's head.
+    /// The timeout of the request's head.
     head_timer: Timer,
 }
 
-/// How far the request has come.
+/// The progress of a request.
 enum Phase {
     /// Its head is not complete.
     InHead,
-    /// Its head is complete; it is not known yet whether the request ends with it.
+    /// Its head is complete; whether the request ends with it is not known yet.
     Decoded(Head),
-    /// The proxy has it.
+    /// It is an exchange of the proxy's.
     Begun(ExchangeKey),
     /// The proxy has ended it.
     Over,
 }
 
-/// Whether more of the request is received.
+/// The state of the receiving side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Receiving {
-    /// It is read as room allows.
+    /// The request is read as room allows.
     Open,
-    /// Nothing comes: the client ended or reset its side, or was told to stop.
+    /// Nothing more is read: the client ended or reset its side, or was sent STOP_SENDING.
     Closed,
 }
 
-/// What becomes of a stream after it acted.
+/// The fate of a stream after it has handled an event.
 pub(super) enum Verdict {
-    /// It goes on, or is over by itself.
+    /// It continues, or has ended by itself.
     Continue,
     /// Both of its sides end with this code.
     Abandon(Code, Fault),
-    /// The connection ends.
+    /// The connection is closed with this error.
     Close(ConnectionError),
 }
 
-/// Who caused the end of a stream.
+/// The party that caused the end of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The client: it is charged to its budget of resets.
+    /// The client: the end is charged to its reset budget.
     Client,
     /// The upstream or the gateway.
     Ours,
@@ -89,12 +89,12 @@ impl Stream {
         self.responded && self.receiving == Receiving::Closed
     }
 
-    /// Body bytes of the response that the proxy counts as not taken.
+    /// Returns the number of response body bytes that the proxy counts as not taken.
     pub(super) fn body_waiting_len(&self) -> usize {
         self.response.body_waiting_len()
     }
 
-    /// Starts the wait for the head, unless it has come.
+    /// Starts the timeout of the head, unless the head is complete.
     pub(super) fn await_head(&mut self, client: &Client, cx: &mut Context<'_>) {
         let is_awaited = matches!(self.phase, Phase::InHead | Phase::Decoded(_));
         if is_awaited && self.receiving == Receiving::Open && !self.responded {
@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// Responds with 408 if the head did not come in time.
+    /// Responds with 408 if the head is not complete in time.
     pub(super) fn handle_head_timer(
         &mut self,
         client: &mut Client,
@@ -119,7 +119,8 @@ impl Stream {
         self.refuse(Refusal::new(StatusCode::REQUEST_TIMEOUT, rule), client, cx)
     }
 
-    /// Reads what the stream has and the exchange takes: when bytes came and when room came.
+    /// Reads what the stream has, as far as the exchange takes it. Called when bytes have arrived
+    /// and when there is room again.
     pub(super) fn read(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
         while self.receiving == Receiving::Open {
             let room = match self.phase {
@@ -161,7 +162,7 @@ impl Stream {
         Verdict::Continue
     }
 
-    /// Passes on what the bytes so far mean: pieces of the body together.
+    /// Passes on the parts decoded so far, all pieces of the body together.
     fn pass_events(
         &mut self,
         client: &mut Client,
@@ -228,7 +229,7 @@ impl Stream {
         self.phase = Phase::Begun(exchange);
     }
 
-    /// Treats a request that breaks a rule the way the rule says.
+    /// Handles a request that broke a rule.
     fn fail(&mut self, error: RequestError, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
         match error {
             RequestError::Connection(error) => Verdict::Close(error),
@@ -241,10 +242,10 @@ impl Stream {
         }
     }
 
-    /// Responds to a request that never becomes an exchange with an upstream.
+    /// Responds to a request that is refused before it becomes an exchange with an upstream.
     fn refuse(&mut self, refusal: Refusal, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
         if matches!(self.phase, Phase::Begun(_)) {
-            // Its response may have begun: only a reset is left.
+            // Its response may have begun, so it can only be reset.
             return Verdict::Abandon(Code::ExcessiveLoad, Fault::Client);
         }
         let Some(address) = cx.engine.client_address(client.key) else {
@@ -274,7 +275,7 @@ impl Stream {
         Verdict::Continue
     }
 
-    /// Tells the client that no more of the request is wanted (RFC 9114 4.1).
+    /// Asks the client to stop sending the request (RFC 9114 4.1).
     fn stop_request(&mut self, client: &Client, cx: &mut Context<'_>) {
         if self.receiving == Receiving::Open {
             self.receiving = Receiving::Closed;
@@ -282,7 +283,7 @@ impl Stream {
         }
     }
 
-    /// Queues a part of the response, to be written when all inputs are in.
+    /// Queues a part of the response, to be written once all inputs are handled.
     fn respond(&mut self, part: DownstreamCommand, client: &mut Client, cx: &mut Context<'_>) {
         let before = self.response.pending_len();
         self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);
@@ -294,14 +295,15 @@ impl Stream {
         }
     }
 
-    /// Cuts the response off: never a clean end (RFC 9114 4.1, H3_INTERNAL_ERROR).
+    /// Resets an incomplete response, which must not look complete (RFC 9114 4.1,
+    /// H3_INTERNAL_ERROR).
     fn reset_response(&mut self, reason: ResetReason) -> Verdict {
         self.phase = Phase::Over;
         let fault = if reason.is_of_client() { Fault::Client } else { Fault::Ours };
         Verdict::Abandon(Code::InternalError, fault)
     }
 
-    /// Writes the response that waits, as far as the connection takes it.
+    /// Writes the queued response, as far as the connection takes it.
     pub(super) fn write(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
         while !self.responded {
             if self.response.pending_len() == 0 {
@@ -342,13 +344,13 @@ impl Stream {
         self.responded = true;
     }
 
-    /// The stream leaves its connection: gives back what it holds of the accounts.
+    /// Clears the timer and discharges the bytes that wait, before the stream is removed.
     pub(super) fn clear(&mut self, client: &mut Client, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.head_timer);
         cx.shared.responses.discharge(client, self.response.pending_len());
     }
 
-    /// Ends both sides with `code`, as far as they have not ended.
+    /// Ends both sides with `code`, unless they have ended, and aborts the exchange.
     pub(super) fn abandon(&self, key: ConnectionKey, code: Code, cx: &mut Context<'_>) {
         if self.receiving == Receiving::Open {
             cx.stop_sending(key, self.id, code);
@@ -360,7 +362,7 @@ impl Stream {
         self.abort_exchange(cx);
     }
 
-    /// The connection is gone.
+    /// Ends a stream whose connection is gone.
     pub(super) fn end(mut self, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.head_timer);
         self.abort_exchange(cx);
@@ -377,5 +379,5 @@ impl Stream {
     }
 }
 
-/// Bytes read at a time before the head is known; http3 bounds what it keeps of them.
+/// Bytes read at a time before the head is complete; `http3` bounds what it keeps of them.
 const HEAD_READ_LEN_MAX: usize = 64 * 1024;

@@ -66,11 +66,9 @@ pub enum MapError {
     HugepagesRequired(String),
     /// A system call failed that has no fallback.
     Refused {
-        /// The operation.
         action: &'static str,
         /// Its length in bytes.
         len: usize,
-        /// The kernel's error.
         source: io::Error,
     },
 }

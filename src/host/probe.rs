@@ -12,14 +12,12 @@ pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Facts about this host.
 #[derive(Debug)]
 pub struct HostFacts {
-    /// The kernel.
     pub kernel: KernelRelease,
     /// The features of io_uring, or the reason why it cannot be used.
     pub io_uring: Result<RingFeatures, RingRefusal>,
 }
 
 impl HostFacts {
-    /// Queries the host.
     pub fn gather() -> HostFacts {
         HostFacts { kernel: KernelRelease::running(), io_uring: probe_ring() }
     }
@@ -28,7 +26,6 @@ impl HostFacts {
 /// A kernel release such as `6.18.44-generic`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelRelease {
-    /// The kernel's text.
     pub text: String,
     /// Its first two numbers; zeros when the text does not begin with numbers.
     pub version: (u32, u32),
@@ -113,7 +110,6 @@ impl RingFeatures {
 pub enum RingRefusal {
     /// `kernel.io_uring_disabled` is set: 1 permits it to one group only, 2 to none.
     Disabled {
-        /// The setting's value.
         setting: u32,
     },
     /// A seccomp filter (a container's, a unit's) refuses the call.
@@ -124,17 +120,14 @@ pub enum RingRefusal {
     Absent,
     /// The kernel has no memory for the ring, or charges it to the memlock limit.
     Memory {
-        /// The memlock limit.
         memlock: Limit,
     },
     /// The kernel lacks what the ring needs.
     TooOld {
-        /// The running kernel.
         kernel: String,
         /// The names of what is missing.
         missing: Vec<&'static str>,
     },
-    /// Anything else.
     Other(io::Error),
 }
 

@@ -30,22 +30,31 @@ pub(crate) struct ChunkedDecoder {
 #[derive(Debug)]
 enum State {
     /// In the chunk size, after this many digits.
-    Size { len: u64, digit_count: u8 },
+    Size {
+        len: u64,
+        digit_count: u8,
+    },
     /// In the white space before an extension.
-    Space { len: u64 },
-    /// In an extension.
-    Extension { len: u64 },
+    Space {
+        len: u64,
+    },
+    Extension {
+        len: u64,
+    },
     /// Before the LF of the size line.
-    SizeEnd { len: u64 },
-    /// In the payload.
-    Payload { remaining: u64 },
+    SizeEnd {
+        len: u64,
+    },
+    Payload {
+        remaining: u64,
+    },
     /// Before the CR that follows the payload.
     PayloadCr,
     /// Before the LF that follows the payload.
     PayloadLf,
     /// In the trailer section.
     Trailers(Section),
-    /// The end was returned.
+    /// The end has been returned.
     Done,
 }
 
@@ -104,7 +113,7 @@ impl ChunkedDecoder {
                 return Err(broken("a chunk size of the response is missing"));
             }
             (&State::Size { len, .. }, b'\r') => State::SizeEnd { len },
-            // RFC 9112 7.1.1: white space only before the semicolon of an extension.
+            // RFC 9112 7.1.1: white space is allowed only before the semicolon of an extension.
             (&State::Size { len, .. } | &State::Space { len }, b' ' | b'\t') => {
                 State::Space { len }
             }

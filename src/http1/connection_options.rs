@@ -8,9 +8,9 @@ use crate::message::Fields;
 /// The options of all `connection` fields of a message.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct ConnectionOptions {
-    /// The connection ends with this message.
+    /// The connection closes after this message.
     pub(crate) close: bool,
-    /// The connection is to persist.
+    /// The connection persists after this message.
     pub(crate) keep_alive: bool,
     /// Names of fields that concern this connection only, in lower case.
     names: Vec<String>,

@@ -1,5 +1,5 @@
-//! A head or trailer section: finds its end, wherever its pieces are cut, and refuses line ends
-//! other than CRLF.
+//! Head and trailer sections: finds a section's end, however its bytes are split into pieces, and
+//! refuses line ends other than CRLF.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use crate::message::Fields;
 /// A section that is being received, up to and including its empty line.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
-    /// Bytes from before the current piece.
+    /// Bytes from earlier pieces.
     kept: BytesMut,
     /// The last byte seen was CR.
     after_cr: bool,
@@ -29,8 +29,8 @@ impl Section {
     }
 
     /// Takes bytes from the front of `piece`. Returns the whole section once its empty line has
-    /// come. A section within one piece is a slice of it. One that spans pieces is copied, so that
-    /// a head which arrives in small pieces does not pin any of them.
+    /// been received. A section within one piece is a slice of it. One that spans pieces is
+    /// copied, so that a head that arrives in small pieces does not pin any of them.
     pub(crate) fn take(
         &mut self,
         piece: &mut BytesMut,
@@ -76,8 +76,8 @@ impl Section {
     }
 }
 
-/// Converts parsed field lines into fields whose values are slices of `section`. There is capacity
-/// for one more: a proxy adds `via`.
+/// Converts parsed field lines into fields whose values are slices of `section`. Reserves capacity
+/// for one more, since the proxy adds `via`.
 pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Error> {
     let mut fields = Fields::with_capacity(lines.len() + 1);
     for line in lines {

@@ -1,10 +1,10 @@
-//! The HTTP/1.1 codec (RFC 9112), as a client speaks it to an upstream: request heads out,
-//! responses in. Sans-IO and without policy: which fields pass on is for the caller to decide.
+//! The HTTP/1.1 codec (RFC 9112), from the client's side: request heads out, responses in. It is
+//! sans-IO and without policy: the caller decides which fields to forward.
 //!
 //! The decoder is strict. Where the standard lets a receiver guess (bare LF, folded lines, two
 //! framings at once), another reader of the same bytes may guess differently, and the bytes
-//! between the two guesses become somebody's second message. So a doubtful response is refused
-//! whole.
+//! between the two message ends can then be read as a second message (response smuggling). So an
+//! ambiguous response is refused as a whole.
 #![forbid(unsafe_code)]
 
 mod chunked;
@@ -21,12 +21,12 @@ pub(crate) use connection_options::ConnectionOptions;
 pub(crate) use request_head::{Framing, put_field, put_framing, put_request_line};
 pub(crate) use response_decoder::{Part, ResponseDecoder};
 
-/// Why a response is refused.
+/// The reason for refusing a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Error {
-    /// It breaks this rule.
+    /// The response breaks this rule.
     Malformed(&'static str),
-    /// Its head, or its trailer section, is longer than allowed.
+    /// The response's head or trailer section is longer than allowed.
     TooLong,
 }
 

@@ -1,4 +1,4 @@
-//! The parts of a request's head, and the framing of its body.
+//! The encoder of request heads, and the framing of request bodies.
 
 use bytes::{BufMut as _, BytesMut};
 use http::Method;
@@ -22,11 +22,12 @@ impl Framing {
         let anticipates_content = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
         match (content_length, ended) {
             (Some(len), _) => Self::Length(len),
-            // RFC 9110 8.6: a method that anticipates content says so even when there is none.
+            // RFC 9110 8.6: a method that anticipates content sends content-length even when there
+            // is none.
             (None, true) if anticipates_content => Self::Length(0),
             (None, true) => Self::None,
-            // Many clients end a GET's stream in a frame of its own. Announcing a chunked body
-            // then would be correct, but some origins refuse such a GET.
+            // Many clients send a GET's FIN in a frame of its own. Announcing a chunked body would
+            // then be correct, but some origins refuse such a GET.
             (None, false) if method.is_safe() || *method == Method::DELETE => Self::Undecided,
             (None, false) => Self::Chunked,
         }

@@ -1,4 +1,4 @@
-//! Decodes one response, with its interim responses, from pieces that are cut anywhere.
+//! The decoder of one response and its interim responses, from bytes split at any point.
 
 use std::mem::MaybeUninit;
 
@@ -23,7 +23,8 @@ pub(crate) enum Part {
     Head(ResponseHead),
     /// A piece of its body, not empty.
     Body(Bytes),
-    /// Its end, unless the head was the end, with the trailer fields (may be empty).
+    /// Its end, with the trailer fields (may be empty). Not returned when the head ends the
+    /// response.
     End(Fields),
 }
 
@@ -76,7 +77,7 @@ impl ResponseDecoder {
         matches!(self.state, State::Done)
     }
 
-    /// Returns whether a byte of the response has come.
+    /// Returns whether any byte of the response has been received.
     pub(crate) fn has_begun(&self) -> bool {
         match &self.state {
             State::Head(section) => self.interim_count > 0 || section.len() > 0,
@@ -95,7 +96,7 @@ impl ResponseDecoder {
     }
 
     /// Returns the next part at the front of `piece`, or `None` when more bytes are needed or the
-    /// response is complete. What a complete response leaves in `piece` does not belong to it.
+    /// response is complete. Bytes left in `piece` by a complete response do not belong to it.
     pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<Part>, Error> {
         match &mut self.state {
             State::Done => Ok(None),
@@ -149,7 +150,7 @@ impl ResponseDecoder {
             .ok_or(broken("the response's connection field names too many fields"))?;
         let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
         if status.is_informational() {
-            // RFC 9110 15.2.2: 101 accepts an upgrade, and none was asked for.
+            // RFC 9110 15.2.2: 101 accepts an upgrade, and none was requested.
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(broken("the upstream switches protocols without being asked"));
             }
@@ -185,7 +186,8 @@ impl ResponseDecoder {
     }
 }
 
-/// Refuses what is not HTTP/1.x from its first byte on, rather than when no end of line comes.
+/// Refuses a response that is not HTTP/1.x at its first wrong byte, rather than when no line end
+/// comes.
 fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Error> {
     let expected = b"HTTP/1.".iter().skip(section.len());
     if expected.zip(piece).any(|(expected, byte)| expected != byte) {
@@ -194,7 +196,7 @@ fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Status, minor version and fields of a whole head.
+/// Returns status, minor version and fields of a complete head.
 fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
     let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
     let mut response = httparse::Response::new(&mut []);
@@ -269,7 +271,7 @@ fn content_length(fields: &Fields) -> Result<Option<u64>, Error> {
     Ok(length)
 }
 
-/// Leaves one `content-length` line of several equal ones (RFC 9112 6.3, rule 5), without leading
+/// Reduces several equal `content-length` lines to one (RFC 9112 6.3, rule 5), without leading
 /// zeros.
 fn normalize_length(fields: &mut Fields, length: Option<u64>) {
     let mut is_kept = length.is_none();
@@ -282,7 +284,7 @@ fn normalize_length(fields: &mut Fields, length: Option<u64>) {
     }
 }
 
-/// Returns whether the body is chunked. Any other coding is refused: TE offered none.
+/// Returns whether the body is chunked. Refuses any other coding: the request's TE offered none.
 fn is_chunked(fields: &Fields) -> Result<bool, Error> {
     let mut codings = fields.iter().filter(|(name, _)| name == TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {

@@ -1,4 +1,4 @@
-//! The codec against vectors, cut at every byte.
+//! Tests of the codec against vectors, split at every byte.
 
 use bytes::{Bytes, BytesMut};
 
@@ -56,7 +56,7 @@ fn decode(pieces: &[&[u8]], to_head: bool, closes: bool) -> Result<Outcome, Erro
     Ok(outcome)
 }
 
-/// Decodes whole, cut in two at every byte, and byte by byte: all must agree.
+/// Decodes `wire` whole, split in two at every byte, and byte by byte. All results must agree.
 fn decode_cut(wire: &[u8], to_head: bool, closes: bool) -> Result<Outcome, Error> {
     let whole = decode(&[wire], to_head, closes);
     for cut in 0..=wire.len() {

@@ -1,9 +1,9 @@
-//! What a connection has besides its requests: our control stream's bytes, and the peer's
-//! unidirectional streams (RFC 9114 6.2, RFC 9204 4.2).
+//! Connection-level state: the bytes of our control stream, and the peer's unidirectional streams
+//! (RFC 9114 6.2, RFC 9204 4.2).
 //!
-//! Of our side only the control stream is opened. The encoder and decoder streams of QPACK are
-//! left out, as RFC 9204 4.2 allows an endpoint that never uses the dynamic table and never
-//! lets the peer use it.
+//! On our side only the control stream is opened. QPACK's encoder and decoder streams are omitted,
+//! as RFC 9204 4.2 allows for an endpoint that neither uses the dynamic table nor lets the peer
+//! use it.
 
 use bytes::{Bytes, BytesMut};
 
@@ -15,23 +15,23 @@ use super::settings;
 use crate::base::varint;
 use crate::limits;
 
-/// What to do with a unidirectional stream after its bytes were handled.
+/// The action to take on a unidirectional stream after its bytes were handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UniVerdict {
-    /// Go on: hand over what comes next, its end too.
+    /// Continue to hand over the stream's bytes, and its end.
     Continue,
-    /// The stream means nothing to us: send STOP_SENDING with this code and hand over nothing
-    /// more of it, neither bytes nor its end (RFC 9114 6.2).
+    /// The stream's type is unknown: send STOP_SENDING with this code and hand over nothing more
+    /// of it, neither bytes nor its end (RFC 9114 6.2).
     StopSending(Code),
 }
 
-/// The state of one HTTP/3 connection that no single request owns.
+/// The state of one HTTP/3 connection outside of its requests.
 #[derive(Debug)]
 pub struct Connection {
     local: LocalSettings,
     /// The peer's unidirectional streams that are open.
     streams: Vec<(u64, UniStream)>,
-    /// The critical streams that have come: each exactly once.
+    /// The critical streams that the peer has opened. It may open each only once.
     control_came: bool,
     encoder_came: bool,
     decoder_came: bool,
@@ -42,7 +42,7 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum UniStream {
-    /// Its type has not come whole.
+    /// Its type has not been fully received.
     Untyped(TypeReader),
     Control(ControlStream),
     Encoder,
@@ -50,7 +50,7 @@ enum UniStream {
 }
 
 impl Connection {
-    /// A connection that nothing has come on.
+    /// Creates the state of a new connection.
     pub fn new(settings: &LocalSettings) -> Self {
         Self {
             local: *settings,
@@ -64,7 +64,7 @@ impl Connection {
         }
     }
 
-    /// The first bytes of our control stream: its type and SETTINGS.
+    /// Returns the first bytes of our control stream: its type and SETTINGS.
     pub fn control_preface(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         varint::write(STREAM_CONTROL, &mut out);
@@ -72,9 +72,9 @@ impl Connection {
         out.freeze()
     }
 
-    /// A GOAWAY frame for our control stream: requests on `stream_id` and above are not
-    /// processed. Identifiers never rise (RFC 9114 5.2): a second call with a larger one repeats
-    /// the first.
+    /// Returns a GOAWAY frame for our control stream: requests on `stream_id` and above are not
+    /// processed. Identifiers never increase (RFC 9114 5.2): a second call with a larger one
+    /// repeats the first.
     pub fn goaway(&mut self, stream_id: u64) -> Bytes {
         assert!(
             stream_id.is_multiple_of(4) && stream_id <= varint::MAX,
@@ -91,7 +91,7 @@ impl Connection {
         out.freeze()
     }
 
-    /// The next bytes of the peer's unidirectional stream `stream_id`, in order.
+    /// Handles the next bytes of the peer's unidirectional stream `stream_id`, in order.
     pub fn handle_uni(
         &mut self,
         stream_id: u64,
@@ -131,7 +131,7 @@ impl Connection {
         Ok(UniVerdict::Continue)
     }
 
-    /// The peer ended (FIN) or reset its unidirectional stream `stream_id`.
+    /// Handles the end (FIN) or reset of the peer's unidirectional stream `stream_id`.
     pub fn handle_uni_end(&mut self, stream_id: u64) -> Result<(), ConnectionError> {
         let Some(index) = self.streams.iter().position(|(id, _)| *id == stream_id) else {
             // RFC 9114 6.2: a stream may end before its first byte.
@@ -162,7 +162,7 @@ impl Connection {
         Ok(self.streams.len() - 1)
     }
 
-    /// The state for a stream of this type; `None` for a type that means nothing to us.
+    /// Returns the state for a stream of this type; `None` for an unknown type.
     fn admit(&mut self, stream_type: u64) -> Result<Option<UniStream>, ConnectionError> {
         let (came, stream, rule) = match stream_type {
             STREAM_CONTROL => (
@@ -201,7 +201,7 @@ const STREAM_ENCODER: u64 = 0x02;
 const STREAM_DECODER: u64 = 0x03;
 const FRAME_GOAWAY: u64 = 0x07;
 
-/// RFC 9114 5.2: a client's GOAWAY holds a push id; it never rises.
+/// Checks a client's GOAWAY: it holds a push id, which never increases (RFC 9114 5.2).
 fn handle_goaway(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
     if known.is_some_and(|before| id > before) {
         return Err(ConnectionError::new(Code::IdError, "a GOAWAY identifier that rises"));
@@ -210,7 +210,7 @@ fn handle_goaway(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError
     Ok(())
 }
 
-/// RFC 9114 7.2.7: MAX_PUSH_ID never shrinks.
+/// Checks that MAX_PUSH_ID never decreases (RFC 9114 7.2.7).
 fn handle_max_push_id(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
     if known.is_some_and(|before| id < before) {
         return Err(ConnectionError::new(Code::IdError, "a MAX_PUSH_ID that shrinks"));
@@ -219,7 +219,7 @@ fn handle_max_push_id(known: &mut Option<u64>, id: u64) -> Result<(), Connection
     Ok(())
 }
 
-/// Reads a stream type that may be cut at any byte.
+/// The reader of a stream type, which may be split at any byte.
 #[derive(Debug, Default)]
 struct TypeReader {
     held: [u8; 8],
@@ -239,7 +239,7 @@ impl TypeReader {
     }
 }
 
-/// The peer's control stream: frames, of which few are of use to a server.
+/// The peer's control stream. A server uses few of its frames.
 #[derive(Debug)]
 struct ControlStream {
     frames: FrameReader<ControlStep>,
@@ -257,7 +257,7 @@ impl ControlStream {
         Self { frames: FrameReader::new(), settings_came: false }
     }
 
-    /// Returns the next frame that matters; `None` when `chunk` is used up.
+    /// Returns the next frame that is not skipped; `None` when `chunk` is used up.
     fn read(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, ConnectionError> {
         let Self { frames, settings_came } = self;
         match frames.read(chunk, |header| begin_control_frame(settings_came, header))? {
@@ -277,7 +277,7 @@ fn begin_control_frame(
     let (len_max, code, rule) = match step {
         ControlStep::Refuse(code, rule) => return Err(ConnectionError::new(code, rule)),
         ControlStep::Skip => return Ok(Keep::Skip),
-        // RFC 9114 7.2.3: a push id that no PUSH_PROMISE named; we never send one.
+        // RFC 9114 7.2.3: no PUSH_PROMISE has named this push id, since we never send one.
         ControlStep::ReadCancelPush => {
             let rule = "CANCEL_PUSH for a push that was never promised";
             return Err(ConnectionError::new(Code::IdError, rule));
@@ -293,7 +293,7 @@ fn begin_control_frame(
     Ok(Keep::Collect(step))
 }
 
-/// RFC 9114 7.1: neither more nor fewer bytes than the fields of the frame.
+/// The rule that a frame's payload is exactly its fields (RFC 9114 7.1).
 const ONE_ID: &str = "a frame that holds more or less than one identifier";
 
 fn finish_control_frame(
@@ -314,8 +314,8 @@ fn finish_control_frame(
     }
 }
 
-/// RFC 9204 4.3: with a capacity of 0 one instruction is left, setting the capacity to 0. It is
-/// one byte long, so nothing of this stream has to be remembered.
+/// Checks the instructions of the encoder stream. With a capacity of 0 the only valid one sets the
+/// capacity to 0 (RFC 9204 4.3). It is one byte long, so this stream needs no state.
 fn read_encoder_instructions(chunk: &[u8]) -> Result<(), ConnectionError> {
     const SET_CAPACITY_0: u8 = 0b0010_0000;
     for &byte in chunk {
@@ -332,15 +332,16 @@ fn read_encoder_instructions(chunk: &[u8]) -> Result<(), ConnectionError> {
 }
 
 /// The peer's QPACK decoder stream (RFC 9204 4.4). As our sections never refer to the dynamic
-/// table, a cancellation is all that it may say.
+/// table, stream cancellation is its only valid instruction.
 #[derive(Debug, Default)]
 struct DecoderStream {
-    /// Continuation bytes so far of a cancellation's stream id; `None` between instructions.
+    /// Number of continuation bytes read of a cancellation's stream id; `None` between
+    /// instructions.
     inside: Option<u8>,
 }
 
 impl DecoderStream {
-    /// 62 bits need at most this many bytes after the prefix (RFC 9204 4.1.1).
+    /// Most bytes after the prefix that an integer of 62 bits needs (RFC 9204 4.1.1).
     const CONTINUATION_LEN_MAX: u8 = 9;
 
     fn read(&mut self, chunk: &[u8]) -> Result<(), ConnectionError> {
@@ -354,7 +355,7 @@ impl DecoderStream {
                 continue;
             }
             match byte {
-                // Stream Cancellation, RFC 9204 4.4.2: nothing of ours depends on it.
+                // Stream Cancellation, RFC 9204 4.4.2: we hold no state that it affects.
                 0b0100_0000..=0b0111_1110 => {}
                 0b0111_1111 => self.inside = Some(0),
                 0b1000_0000..=0b1111_1111 => {

@@ -1,11 +1,11 @@
-//! Frame headers and which frame may come where (RFC 9114 7).
+//! Frame headers, and the tables of the frames allowed on each kind of stream (RFC 9114 7).
 
 use bytes::Bytes;
 
 use super::error::Code;
 use crate::base::varint;
 
-/// A frame's type, as far as it matters for what may come where.
+/// The type of a frame, with those grouped that are treated alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FrameKind {
     Data,
@@ -38,20 +38,20 @@ impl FrameKind {
     }
 }
 
-/// What a request stream has brought so far.
+/// The phase of a message on a request stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nothing yet: the head is next.
+    /// Before the head.
     Head,
-    /// The head: body or trailers may follow.
+    /// After the head: body or trailers may follow.
     Body,
-    /// The head of a CONNECT: only DATA may follow (RFC 9114 4.4).
+    /// After the head of a CONNECT: only DATA may follow (RFC 9114 4.4).
     Tunnel,
-    /// The trailers: nothing more may follow but unknown frames.
+    /// After the trailers: only unknown frames may follow.
     Done,
 }
 
-/// What to do with a frame on a request stream.
+/// The action for a frame on a request stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestStep {
     ReadHead,
@@ -61,7 +61,7 @@ pub(super) enum RequestStep {
     Refuse(Code, &'static str),
 }
 
-/// The table of a request stream (RFC 9114 4.1, 7.2), seen by a server.
+/// Returns the action for a frame on a request stream, for a server (RFC 9114 4.1, 7.2).
 pub(super) const fn request_step(phase: Phase, kind: FrameKind) -> RequestStep {
     use RequestStep::{ReadData, ReadHead, ReadTrailers, Refuse, Skip};
     const UNEXPECTED: Code = Code::FrameUnexpected;
@@ -83,7 +83,7 @@ pub(super) const fn request_step(phase: Phase, kind: FrameKind) -> RequestStep {
     }
 }
 
-/// What to do with a frame on the peer's control stream.
+/// The action for a frame on the peer's control stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ControlStep {
     ReadSettings,
@@ -94,7 +94,7 @@ pub(super) enum ControlStep {
     Refuse(Code, &'static str),
 }
 
-/// The table of the peer's control stream (RFC 9114 6.2.1, 7.2), seen by a server.
+/// Returns the action for a frame on the peer's control stream, for a server (RFC 9114 6.2.1, 7.2).
 pub(super) const fn control_step(settings_came: bool, kind: FrameKind) -> ControlStep {
     use ControlStep::{ReadCancelPush, ReadGoaway, ReadMaxPushId, ReadSettings, Refuse, Skip};
     const UNEXPECTED: Code = Code::FrameUnexpected;
@@ -121,10 +121,10 @@ pub(super) struct FrameHeader {
     pub(super) len: u64,
 }
 
-/// Reads frame headers that may be cut at any byte.
+/// The reader of frame headers, which may be split at any byte.
 #[derive(Debug, Default)]
 pub(super) struct FrameHeaderReader {
-    /// Bytes of a header whose end has not come yet.
+    /// Bytes of a header that is not complete yet.
     held: [u8; FRAME_HEADER_LEN_MAX],
     held_len: u8,
 }
@@ -133,7 +133,8 @@ pub(super) struct FrameHeaderReader {
 const FRAME_HEADER_LEN_MAX: usize = 16;
 
 impl FrameHeaderReader {
-    /// Takes a header off the start of `chunk`; `None` when it went in whole and more is needed.
+    /// Takes a header off the start of `chunk`; `None` when all of `chunk` was taken and more is
+    /// needed.
     pub(super) fn read(&mut self, chunk: &mut Bytes) -> Option<FrameHeader> {
         if self.held_len == 0
             && let Some((header, len)) = parse(chunk)
@@ -153,7 +154,7 @@ impl FrameHeaderReader {
         None
     }
 
-    /// Whether a header has begun and not ended.
+    /// Returns whether a header has begun and is not complete.
     pub(super) fn is_inside(&self) -> bool {
         self.held_len > 0
     }
@@ -183,8 +184,8 @@ mod tests {
         FrameKind::Unknown,
     ];
 
-    /// Every transition of both tables. The right side is RFC 9114 7, table 1, for a server, with
-    /// 4.1, 4.4, 6.2.1, 7.2.8 and 9.
+    /// Every transition of both tables. The expected values are from RFC 9114 7, table 1, for a
+    /// server, with 4.1, 4.4, 6.2.1, 7.2.8 and 9.
     #[test]
     fn transitions() {
         let mut table = String::new();
@@ -226,7 +227,7 @@ Unknown       Skip         Skip         Skip         Skip         MISSING_SETTIN
     }
 
     #[test]
-    fn a_header_cut_anywhere_is_read_and_leaves_what_follows() {
+    fn a_header_split_at_any_byte_is_read_and_the_payload_is_left() {
         // Type 0x21 in two bytes, length 2^62 - 1, then two bytes of payload.
         let bytes = [&[0x40, 0x21][..], &[0xff; 8], b"xy"].concat();
         let header_len = bytes.len() - 2;

@@ -1,10 +1,10 @@
-//! Frames taken off a stream, wherever its chunks are cut (RFC 9114 7.1).
+//! The reader of a stream's frames, however the stream is split into chunks (RFC 9114 7.1).
 //!
 //! ```text
-//!            header complete: the caller says what to keep
+//!            header complete: the caller decides how much to keep
 //!   Header ---------------------------------------------> Skip     counted, not held
-//!     ^  ^                                          \---> Stream   handed out piece by piece
-//!     |  |                                           \--> Collect  handed out when whole
+//!     ^  ^                                          \---> Stream   returned piece by piece
+//!     |  |                                           \--> Collect  returned when complete
 //!     |  +--- the payload's end -----------------------------'
 //!     +------ an empty payload
 //! ```
@@ -13,14 +13,13 @@ use bytes::Bytes;
 
 use super::frame::{FrameHeader, FrameHeaderReader};
 
-/// What to keep of a frame's payload.
+/// The part of a frame's payload to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep<K> {
-    /// Nothing.
     Skip,
-    /// Each piece as it comes, as a slice of its chunk.
+    /// Each piece as it is received, as a slice of its chunk.
     Stream,
-    /// The whole, under this name. The caller has bounded its length.
+    /// The whole payload, returned with this tag. The caller has bounded its length.
     Collect(K),
 }
 
@@ -29,7 +28,6 @@ pub(super) enum Keep<K> {
 pub(super) enum Part<K> {
     /// A piece of a streamed payload, not empty.
     Piece(Bytes),
-    /// A collected payload.
     Payload(K, Bytes),
 }
 
@@ -62,17 +60,17 @@ impl<K: Copy> FrameReader<K> {
         Self { header: FrameHeaderReader::default(), at: At::Header }
     }
 
-    /// Returns whether the stream stands between two frames.
+    /// Returns whether the stream is between two frames.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self.at, At::Header) && !self.header.is_inside()
     }
 
-    /// Takes the next part off the start of `chunk`; `None` when the chunk is used up. `begin` says
-    /// what to keep of a frame whose header is complete.
+    /// Takes the next part off the start of `chunk`; `None` when the chunk is used up. `begin`
+    /// decides how much to keep of a frame whose header is complete.
     ///
     /// # Errors
     ///
-    /// Those of `begin`.
+    /// Returns the errors of `begin`.
     pub(super) fn read<E>(
         &mut self,
         chunk: &mut Bytes,
@@ -83,7 +81,7 @@ impl<K: Copy> FrameReader<K> {
                 At::Header => {
                     let Some(header) = self.header.read(chunk) else { return Ok(None) };
                     match begin(header)? {
-                        // A payload without bytes has no chunk to end in.
+                        // An empty payload is complete without another chunk.
                         Keep::Collect(name) if header.len == 0 => {
                             return Ok(Some(Part::Payload(name, Bytes::new())));
                         }
@@ -119,7 +117,7 @@ impl<K: Copy> FrameReader<K> {
                         held.extend_from_slice(&piece);
                         return Ok(None);
                     }
-                    // A payload that came in one piece is read where it lies.
+                    // A payload received in one piece is not copied.
                     let payload = if held.is_empty() {
                         piece
                     } else {

@@ -1,9 +1,9 @@
-//! The meaning of field sections: request heads and trailers, malformed ones refused (RFC 9114
-//! 4.1.2, 4.2, 4.3; RFC 9110 5).
+//! The parser of request heads and trailers from field sections (RFC 9114 4.1.2, 4.2, 4.3; RFC
+//! 9110 5).
 //!
-//! There are two kinds of refusal. A message that RFC 9114 calls malformed is a stream error,
-//! H3_MESSAGE_ERROR. A value that HTTP itself refuses (a port of 99999, a path with a fragment,
-//! `content-length: +5`) is a request that gets a 400.
+//! There are two kinds of refusal. A message that is malformed by RFC 9114 is a stream error,
+//! H3_MESSAGE_ERROR. A value that is invalid in HTTP itself (a port of 99999, a path with a
+//! fragment, `content-length: +5`) gets a 400 response.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -50,7 +50,7 @@ pub(super) fn read_trailers(
             Classified::Field(name, value) => (name, value),
         };
         check_connection_specific(&name, &value)?;
-        // RFC 9110 6.5.1: fields of framing and routing cannot come after what they govern.
+        // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
         if [header::CONTENT_LENGTH, header::HOST, header::TE].contains(&name) {
             return Err(RequestError::malformed("a field in trailers that belongs to the head"));
         }
@@ -59,9 +59,9 @@ pub(super) fn read_trailers(
     Ok(fields)
 }
 
-/// RFC 9114 4.2: fields of one hop of HTTP/1.1, which have no place here.
+/// Returns whether the field is connection-specific, and so malformed in HTTP/3 (RFC 9114 4.2).
 pub(super) fn is_connection_specific(name: &HeaderName) -> bool {
-    // Standard names are compared by number; the two others by bytes.
+    // Standard names compare as integers; the two others compare bytes.
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
         || *name == header::UPGRADE
@@ -73,7 +73,8 @@ enum Classified {
     Field(HeaderName, HeaderValue),
 }
 
-/// Sorts a line by its name and holds name and value against the syntax of RFC 9110 5.1, 5.5.
+/// Classifies a line by its name, and checks name and value against the syntax of RFC 9110 5.1,
+/// 5.5.
 fn classify(line: Line<'_>) -> Result<Classified, RequestError> {
     let name = match line.name {
         Name::Static(entry) => match &entry.name {
@@ -103,8 +104,8 @@ fn pseudo_from_bytes(name: &[u8]) -> Option<Pseudo> {
         .find(|pseudo| pseudo.as_str().as_bytes() == name)
 }
 
-/// RFC 9110 5.1, RFC 9114 4.2: a token without upper-case letters. `from_lowercase` lets '"'
-/// pass, which no token holds.
+/// Parses a field name: a token without upper-case letters (RFC 9110 5.1, RFC 9114 4.2).
+/// `from_lowercase` accepts '"', which a token cannot contain.
 fn field_name(name: &[u8]) -> Result<HeaderName, RequestError> {
     match HeaderName::from_lowercase(name) {
         Ok(field) if !name.contains(&b'"') => Ok(field),
@@ -112,7 +113,8 @@ fn field_name(name: &[u8]) -> Result<HeaderName, RequestError> {
     }
 }
 
-/// RFC 9110 5.5, RFC 9114 10.3: no control character but a tab inside, no whitespace around.
+/// Parses a field value: no control character except an inner tab, no surrounding whitespace
+/// (RFC 9110 5.5, RFC 9114 10.3).
 fn field_value(bytes: Bytes) -> Result<HeaderValue, RequestError> {
     let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
     if is_blank(bytes.first()) || is_blank(bytes.last()) {
@@ -132,7 +134,7 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
     Ok(())
 }
 
-/// A request's head while its lines come in.
+/// A request's head while its lines are read.
 #[derive(Default)]
 struct HeadLines {
     method: Option<Bytes>,
@@ -141,7 +143,7 @@ struct HeadLines {
     path: Option<Bytes>,
     host: Option<HeaderValue>,
     content_length: Option<u64>,
-    /// A line that is no pseudo-header field has come.
+    /// A regular field has been read, so no pseudo-header field may follow.
     fields_began: bool,
     fields: Fields,
 }
@@ -190,7 +192,7 @@ impl HeadLines {
             self.host = Some(value);
         } else if name == header::CONTENT_LENGTH {
             let len = parse_content_length(value.as_bytes())?;
-            // RFC 9110 8.6: the same length said again is no conflict.
+            // RFC 9110 8.6: repeating the same length is not a conflict.
             if self.content_length.is_some_and(|before| before != len) {
                 return Err(RequestError::malformed("two values of content-length"));
             }
@@ -201,7 +203,7 @@ impl HeadLines {
         Ok(())
     }
 
-    /// Judges the lines together: method and target.
+    /// Validates the lines together, and returns method and target.
     fn take_target(&self) -> Result<(Method, Target), RequestError> {
         let method = self.method.as_ref().ok_or(RequestError::malformed("no :method"))?;
         let method = Method::from_bytes(method)
@@ -222,7 +224,7 @@ impl HeadLines {
         Ok((method, target))
     }
 
-    /// RFC 9114 4.4.
+    /// Returns the target of a CONNECT (RFC 9114 4.4).
     fn connect_target(&self, authority: Authority) -> Result<Target, RequestError> {
         if self.scheme.is_some() || self.path.is_some() {
             return Err(RequestError::malformed(":scheme or :path with CONNECT"));
@@ -230,7 +232,7 @@ impl HeadLines {
         if self.authority.is_none() {
             return Err(RequestError::malformed("CONNECT without :authority"));
         }
-        // RFC 9110 9.3.6: host and port; a request without content.
+        // RFC 9110 9.3.6: the target has a host and a port; the request has no content.
         if authority.port().is_none() {
             return Err(BrokenRule("CONNECT without a port").into());
         }
@@ -240,7 +242,8 @@ impl HeadLines {
         Ok(Target::Connect { authority })
     }
 
-    /// RFC 9114 4.3.1: `:authority` or `host`, and where both are present, one value.
+    /// Returns the authority from `:authority` or `host`; both must be equal if both are present
+    /// (RFC 9114 4.3.1).
     fn authority(&self) -> Result<Authority, RequestError> {
         let host = self.host.as_ref().map(HeaderValue::as_bytes);
         let bytes = match (&self.authority, host) {
@@ -257,7 +260,7 @@ impl HeadLines {
         Ok(Authority::parse(bytes)?)
     }
 
-    /// The parts that a log line can show of a head that is refused.
+    /// Returns the parts of a refused head that a log line can show.
     fn understood(self) -> Understood {
         let authority = self.authority.and_then(|text| HeaderValue::from_maybe_shared(text).ok());
         Understood {

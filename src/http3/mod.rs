@@ -1,8 +1,8 @@
 //! HTTP/3 (RFC 9114) with QPACK (RFC 9204), the server's side, sans-IO.
 //!
-//! Bytes of QUIC streams go in, requests come out; answers go in, bytes for QUIC streams come out.
-//! This module knows nothing of QUIC itself, of routes or of upstreams: the gateway carries bytes
-//! and codes between them.
+//! Bytes of QUIC streams go in, requests come out; responses go in, bytes for QUIC streams come
+//! out. This module depends on neither QUIC nor routes nor upstreams: the gateway passes bytes and
+//! codes between them.
 //!
 //! ```text
 //!   unidirectional streams                       client's bidirectional streams
@@ -26,11 +26,13 @@
 //! Three decisions shape it:
 //!
 //! - The dynamic table is off (capacity 0 is advertised). So no stream ever waits for another, no
-//!   peer makes the gateway hold table entries, and each field section stands alone.
-//! - A request's head is judged once, here, into a [`crate::message::Head`] that names one authority,
-//!   one path and at most one content length.
+//!   peer makes the gateway hold table entries, and each field section is self-contained.
+//! - A request's head is validated once, here, into a [`crate::message::Head`] that names one
+//!   authority, one path and at most one content length.
 //! - Whatever a peer sends, memory is bounded before it is used: an unknown frame of 2^62 bytes is
-//!   counted, not held; a field section is refused by the length its frame declares.
+//!   counted, not held, and a field section is refused by the length that its frame declares.
+//!
+//! Request streams and the peer's control stream read their frames with the same reader.
 
 #![forbid(unsafe_code)]
 
@@ -49,12 +51,12 @@ pub use error::{Code, ConnectionError, RequestError};
 pub use request::{RequestEvent, RequestStream};
 pub use response::{encode_data_header, encode_response_head, encode_trailers};
 
-/// What we accept from a peer.
+/// The limits that we impose on a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalSettings {
-    /// Decoded length of one field section as RFC 9114 4.2.2 counts it (each field's name, value
-    /// and 32 bytes more); told to the peer as SETTINGS_MAX_FIELD_SECTION_SIZE.
+    /// Maximum decoded length of one field section as RFC 9114 4.2.2 counts it (each field's name,
+    /// value and 32 bytes more); sent to the peer as SETTINGS_MAX_FIELD_SECTION_SIZE.
     pub field_section_len_max: u32,
-    /// Field lines of one section, pseudo-header fields included.
+    /// Maximum number of field lines in one section, pseudo-header fields included.
     pub field_count_max: u32,
 }

@@ -16,7 +16,7 @@ use crate::message::{Fields, Head};
 pub enum RequestEvent {
     /// The head, first and once.
     Head(Head),
-    /// A piece of the body, never empty: a slice of what was handed in.
+    /// A piece of the body, never empty: a slice of a received chunk.
     Body(Bytes),
     /// The trailers, last and at most once.
     Trailers(Fields),
@@ -24,28 +24,28 @@ pub enum RequestEvent {
 
 /// The receiving side of one client-initiated bidirectional stream.
 ///
-/// Hand bytes over with [`handle`](Self::handle) in order, take parts with [`poll`](Self::poll)
-/// until it has none. A stream whose parts can't be taken now is not polled, and nothing more is
-/// handed over: so flow control holds the client back. The end is reported by
-/// [`handle_end`](Self::handle_end), after all parts were taken.
+/// The caller hands bytes over in order with [`handle`](Self::handle), and takes parts with
+/// [`poll`](Self::poll) until there are none. While it cannot take parts, it stops polling and
+/// hands nothing over, so that flow control slows the client down. It reports the end with
+/// [`handle_end`](Self::handle_end), after it has taken all parts.
 #[derive(Debug)]
 pub struct RequestStream {
     input: Input,
     frames: FrameReader<Section>,
     message: Message,
-    /// The request was refused; nothing more of it matters.
+    /// The request was refused; the rest of it is dropped.
     is_refused: bool,
 }
 
-/// A field section: head or trailers, by the message's phase.
+/// A field section: the head or the trailers, depending on the message's phase.
 #[derive(Debug, Clone, Copy)]
 struct Section;
 
-/// How far the message has come.
+/// The progress of the message.
 #[derive(Debug)]
 struct Message {
     phase: Phase,
-    /// Rest of the content length; `None` where the head had none.
+    /// Body bytes still to come by content-length; `None` if the head had none.
     body_left: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl Default for RequestStream {
 }
 
 impl RequestStream {
-    /// A stream that nothing has come on.
+    /// Creates the receiving side of a new stream.
     pub fn new() -> Self {
         Self {
             input: Input::default(),
@@ -66,7 +66,7 @@ impl RequestStream {
         }
     }
 
-    /// Takes the next bytes of the stream.
+    /// Handles the next bytes of the stream.
     pub fn handle(&mut self, chunk: Bytes) {
         if !self.is_refused {
             self.input.push(chunk);
@@ -74,11 +74,11 @@ impl RequestStream {
     }
 
     /// Returns the next part of the request; `None` when more bytes are needed. After an error the
-    /// stream drops whatever it is handed and has no more parts.
+    /// stream drops all bytes and returns no more parts.
     ///
     /// # Errors
     ///
-    /// Where the request breaks a rule.
+    /// Returns an error if the request breaks a rule.
     pub fn poll(&mut self, settings: &LocalSettings) -> Result<Option<RequestEvent>, RequestError> {
         let outcome = self.advance(settings);
         if outcome.is_err() {
@@ -87,11 +87,11 @@ impl RequestStream {
         outcome
     }
 
-    /// The stream ended (FIN), and all parts were taken.
+    /// Handles the end of the stream (FIN), after all parts were taken.
     ///
     /// # Errors
     ///
-    /// Where the request is not whole.
+    /// Returns an error if the request is not complete.
     pub fn handle_end(&mut self) -> Result<(), RequestError> {
         if self.is_refused {
             return Ok(());
@@ -141,7 +141,7 @@ impl RequestStream {
 }
 
 impl Message {
-    /// Judges a frame by its header.
+    /// Checks a frame by its header and decides how much of it to keep.
     fn begin(
         &mut self,
         header: FrameHeader,
@@ -184,7 +184,7 @@ impl Message {
         }
     }
 
-    /// RFC 9114 4.1.2: the DATA frames hold as many bytes as content-length says.
+    /// Checks that the DATA frames hold as many bytes as content-length announces (RFC 9114 4.1.2).
     fn check_body_complete(&self) -> Result<(), RequestError> {
         match self.body_left {
             None | Some(0) => Ok(()),
@@ -193,7 +193,8 @@ impl Message {
     }
 }
 
-/// Refuses a section by the length that its frame declares, before any of it is held.
+/// Refuses a section over the limit by the length that its frame declares, before any of it is
+/// held.
 fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep<Section>, RequestError> {
     if len > qpack::encoded_len_max(settings.field_section_len_max) {
         return Err(RequestError::too_large("a field section longer than is accepted"));
@@ -201,7 +202,7 @@ fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep<Section>, Re
     Ok(Keep::Collect(Section))
 }
 
-/// Chunks that came and were not read yet, in order. None of them is empty.
+/// Received chunks that were not read yet, in order. None of them is empty.
 #[derive(Debug, Default)]
 struct Input {
     first: Bytes,
@@ -220,7 +221,7 @@ impl Input {
         }
     }
 
-    /// The chunk to read on; `None` when there is none.
+    /// Returns the chunk to read next; `None` when there is none.
     fn current(&mut self) -> Option<&mut Bytes> {
         if self.first.is_empty() {
             self.first = self.rest.pop_front()?;

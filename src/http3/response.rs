@@ -1,4 +1,4 @@
-//! Answers: frames for request streams (RFC 9114 4.1, 7.2.1, 7.2.2).
+//! The encoder of responses: frames for request streams (RFC 9114 4.1, 7.2.1, 7.2.2).
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -7,8 +7,8 @@ use super::message;
 use super::qpack::encode;
 use crate::base::varint;
 
-/// Appends the HEADERS frame of a response, interim (1xx) or final. The fields must be free of
-/// connection-specific ones (RFC 9114 4.2): whoever forwards a response has removed them.
+/// Appends the HEADERS frame of a response, interim (1xx) or final. The caller has removed
+/// connection-specific fields (RFC 9114 4.2).
 pub fn encode_response_head<'a>(
     status: StatusCode,
     fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
@@ -50,8 +50,9 @@ fn put_fields<'a>(
     }
 }
 
-/// Writes the payload behind room for a two-byte length, and makes room for four where a section
-/// is longer than 16,383 bytes. RFC 9000 16 lets a length be longer than it had to be.
+/// Writes the payload after room for a two-byte length, and makes room for four bytes if the
+/// section is longer than 16,383 bytes. RFC 9000 16 allows a length to be encoded in more bytes
+/// than it needs.
 fn put_headers_frame(out: &mut BytesMut, put_lines: impl FnOnce(&mut BytesMut)) {
     out.put_u8(FRAME_HEADERS);
     let at = out.len();

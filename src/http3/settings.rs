@@ -11,12 +11,11 @@ const QPACK_MAX_TABLE_CAPACITY: u64 = 0x01;
 const MAX_FIELD_SECTION_SIZE: u64 = 0x06;
 const QPACK_BLOCKED_STREAMS: u64 = 0x07;
 
-/// RFC 9114 7.2.4.1: identifiers of the form 0x1f * N + 0x21 mean nothing and keep peers used to
-/// unknown ones. Any N does; this one is ours.
+/// A reserved identifier (RFC 9114 7.2.4.1): those of the form 0x1f * N + 0x21 have no meaning and
+/// exercise the rule that unknown ones are ignored. The choice of N is arbitrary.
 const GREASE: u64 = 0x1f * 0x7269_6e67 + 0x21;
 
-/// Appends our SETTINGS frame. Its zeros are the defaults; they stand there for whoever reads a
-/// trace.
+/// Appends our SETTINGS frame. The zeros in it are the defaults, sent so that traces show them.
 pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
     let mut payload = BytesMut::with_capacity(32);
     for (id, value) in [
@@ -34,12 +33,12 @@ pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
 }
 
 /// Checks the payload of the peer's SETTINGS frame. Its values are not kept: the peer's QPACK
-/// settings allow us a dynamic table that we never use, and its limit on field sections is advice
-/// (RFC 9114 4.2.2) that responses are not held against.
+/// settings allow us a dynamic table that we never use, and its limit on field sections is advisory
+/// (RFC 9114 4.2.2) and not enforced on responses.
 ///
 /// # Errors
 ///
-/// Where the frame breaks a rule.
+/// Returns an error if the frame breaks a rule.
 pub(super) fn check(mut payload: &[u8]) -> Result<(), ConnectionError> {
     let mut ids = Vec::new();
     while !payload.is_empty() {

@@ -7,22 +7,20 @@ use super::{Fields, Understood};
 
 /// The head of a request, whichever protocol it came over.
 ///
-/// It says each thing once: `host` and `content-length` are not among the fields, so that no later
-/// code can read a second opinion.
+/// It holds each fact once: `host` and `content-length` are not among the fields, so that no later
+/// code can read a conflicting value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
-    /// The request's method.
     pub method: Method,
-    /// Where the request is meant to go.
     pub target: Target,
-    /// The other fields, in order.
+    /// All fields but `host` and `content-length`, in order.
     pub fields: Fields,
-    /// Length of the body, where the client said it.
+    /// The value of `content-length`, if the client sent one.
     pub content_length: Option<u64>,
 }
 
 impl Head {
-    /// The authority that the request names.
+    /// Returns the authority that the request names.
     pub fn authority(&self) -> &Authority {
         match &self.target {
             Target::Origin { authority, .. }
@@ -31,8 +29,8 @@ impl Head {
         }
     }
 
-    /// The request target as HTTP/1.1 writes it (RFC 9112 3.2): path and query, or `*`. CONNECT is
-    /// never forwarded; its target has no path.
+    /// Returns the request target as HTTP/1.1 writes it (RFC 9112 3.2): path and query, or `*`.
+    /// CONNECT is never forwarded; its target has no path.
     pub fn path(&self) -> &[u8] {
         match &self.target {
             Target::Origin { path, .. } => path.as_bytes(),
@@ -41,7 +39,8 @@ impl Head {
         }
     }
 
-    /// The scheme that the client named. CONNECT has none; it is refused before one would matter.
+    /// Returns the scheme that the client named. CONNECT has none, and is refused before its scheme
+    /// would matter.
     pub fn scheme(&self) -> Scheme {
         match self.target {
             Target::Origin { scheme, .. } | Target::Asterisk { scheme, .. } => scheme,
@@ -49,7 +48,7 @@ impl Head {
         }
     }
 
-    /// Replaces the scheme that the client named by the one its connection proves.
+    /// Replaces the scheme that the client named with that of its connection.
     pub fn set_scheme(&mut self, proven: Scheme) {
         match &mut self.target {
             Target::Origin { scheme, .. } | Target::Asterisk { scheme, .. } => *scheme = proven,
@@ -57,19 +56,19 @@ impl Head {
         }
     }
 
-    /// The parts of the head that a log line shows.
+    /// Returns the parts of the head that a log line shows.
     pub fn understood(self) -> Understood {
         let (authority, path) = self.target.into_parts();
         Understood { method: Some(self.method), authority: Some(authority), path: Some(path) }
     }
 }
 
-/// Parses a `content-length` (RFC 9110 8.6): digits, nothing else. A list of equal values is
-/// refused rather than repaired.
+/// Parses a `content-length` (RFC 9110 8.6): digits only. A list of equal values is refused rather
+/// than repaired.
 ///
 /// # Errors
 ///
-/// [`BrokenRule`] where the value is no number of 64 bits.
+/// Returns [`BrokenRule`] if the value is not a number of 64 bits.
 pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {
     let is_digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| is_digits);

@@ -1,14 +1,14 @@
-//! HTTP's words, shared by every protocol of a client and by the proxy.
+//! HTTP messages, as every client protocol and the proxy share them.
 //!
-//! A request's head is parsed and judged once, into a [`Head`], by whichever protocol it came
-//! over; later code trusts the type. The rules that hold for every protocol (authority, path,
+//! A request's head is parsed and validated once, into a [`Head`], by the codec of the protocol it
+//! came over; later code trusts the type. The rules that hold for every protocol (authority, path,
 //! content length) live here, the rules of one protocol in its codec.
 //!
 //! ```text
-//!   http3 --+                        +--> gateway --> proxy   routes and forwards what a Head holds
-//!           +--> Ok(Head)       -----+
-//!           +--> Err(Refusal)   --------> 400, 408, 431       answered and logged with what of the
-//!                                                             head was understood
+//!   http3 --+                      +--> gateway --> proxy   routes and forwards the Head
+//!           +--> Ok(Head)     -----+
+//!           +--> Err(Refusal) --------> 400, 408, 431       responded to and logged with the parts
+//!                                                           of the head that were parsed
 //! ```
 #![forbid(unsafe_code)]
 
@@ -27,5 +27,5 @@ pub(crate) use refusal::{Refusal, Understood};
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 
-/// Fields of one message in the order they came, duplicates kept, names in lower case.
+/// Fields of one message in the order received, with duplicates kept and names in lower case.
 pub type Fields = Vec<(HeaderName, HeaderValue)>;

@@ -12,40 +12,39 @@ use crate::metrics::UpstreamFailure;
 /// One line of the access log.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
-    /// The client's address.
     pub client: SocketAddr,
-    /// The name that the client's TLS handshake asked for.
+    /// The server name (SNI) of the client's TLS handshake.
     pub server_name: Option<Arc<str>>,
-    /// Method, authority and path, as far as they were understood.
+    /// Method, authority and path, as far as they were parsed.
     pub request: Understood,
-    /// Status of the response; `None` when none was given.
+    /// Status of the response; `None` when there was none.
     pub status: Option<StatusCode>,
     /// Request body bytes received.
     pub request_len: u64,
-    /// Response body bytes given to the client's connection.
+    /// Response body bytes passed to the client's connection.
     pub response_len: u64,
-    /// When the request's head was complete.
+    /// The time at which the request's head was complete.
     pub start: Instant,
-    /// From there to the end.
+    /// Time from `start` to the end of the exchange.
     pub duration: Duration,
     /// The endpoint that was tried last.
     pub upstream: Option<Arc<str>>,
-    /// From the first attempt to reach an endpoint to the end of its response.
+    /// Time from the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Option<Duration>,
     /// The client's protocol.
     pub protocol: &'static str,
-    /// The error type of Proxy-Status (RFC 9209 2.3) where the gateway made the response itself.
+    /// The error type of Proxy-Status (RFC 9209 2.3), if the gateway generated the response.
     pub error: Option<&'static str>,
     /// The upstream's failure behind that response; `None` where the upstream is not to blame.
     pub upstream_failure: Option<UpstreamFailure>,
     /// The rule that the request or the upstream's response broke.
     pub rule: Option<&'static str>,
-    /// How the exchange ended.
+    /// The end of the exchange.
     pub outcome: Outcome,
 }
 
 impl AccessRecord {
-    /// A record of a request of which only the client is known.
+    /// Creates a record of a request of which only the client is known.
     pub fn new(start: Instant, client: SocketAddr) -> Self {
         Self {
             client,
@@ -67,26 +66,27 @@ impl AccessRecord {
     }
 }
 
-/// The protocol of every request: no other is spoken to clients yet.
+/// The protocol of every request: clients have no other yet.
 const PROTOCOL: &str = "HTTP/3";
 
-/// How an exchange ended.
+/// The end of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The client's connection took the whole response.
     Complete,
     /// The client gave up or went away.
     Aborted,
-    /// The response was cut off by the gateway.
+    /// The gateway reset the response before it was complete.
     Reset(ResetReason),
 }
 
-/// Why a response was cut off. The client must not take what it has for the whole.
+/// The reason for resetting an incomplete response, so that the client does not take it for a
+/// complete one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetReason {
-    /// The upstream ended or broke before its response was whole.
+    /// The upstream closed or broke the connection before its response was complete.
     UpstreamIncomplete,
-    /// The upstream's bytes break HTTP.
+    /// The upstream's response violates HTTP.
     UpstreamProtocol,
     /// The upstream sent nothing for too long.
     UpstreamTimeout,

@@ -1,8 +1,8 @@
-//! Request targets: scheme, authority and path, each judged once, when it is parsed.
+//! Request targets: scheme, authority and path, each validated once, when it is parsed.
 //!
-//! The bytes that pass are routed on and forwarded as they came: nothing is decoded, folded or
-//! repaired. A path that some upstream could read as another one is refused, because a route would
-//! then guard another door than the one that opens.
+//! Accepted bytes are routed on and forwarded exactly as received: nothing is decoded, folded or
+//! repaired. A path that some upstream could read as another one is refused, because the route
+//! would then be chosen for a path other than the one that is served.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -10,34 +10,28 @@ use std::net::Ipv6Addr;
 use bytes::Bytes;
 use http::HeaderValue;
 
-/// A rule that a value breaks, in words fit for a response and a log.
+/// A rule that a value breaks, worded for a response and a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenRule(pub &'static str);
 
-/// Where a request is meant to go (RFC 9110 7.1).
+/// A request target (RFC 9110 7.1).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// A resource of an origin.
     Origin {
         /// The scheme that the client named.
         scheme: Scheme,
-        /// Host and port.
         authority: Authority,
-        /// Path and query.
         path: Path,
     },
     /// The server as a whole, for OPTIONS only (`*`).
     Asterisk {
         /// The scheme that the client named.
         scheme: Scheme,
-        /// Host and port.
         authority: Authority,
     },
     /// A tunnel to the authority, for CONNECT only (RFC 9110 9.3.6).
-    Connect {
-        /// Host and port.
-        authority: Authority,
-    },
+    Connect { authority: Authority },
 }
 
 impl Target {
@@ -45,7 +39,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`BrokenRule`] where the path is none, or is `*` without `for_options`.
+    /// Returns [`BrokenRule`] if `path` is not a path, or is `*` without `for_options`.
     pub fn parse(
         scheme: Scheme,
         authority: Authority,
@@ -61,7 +55,7 @@ impl Target {
         Ok(Self::Asterisk { scheme, authority })
     }
 
-    /// Returns authority and path as they came.
+    /// Returns authority and path as received.
     pub(super) fn into_parts(self) -> (HeaderValue, Bytes) {
         match self {
             Self::Origin { authority, path, .. } => (authority.text, path.0),
@@ -71,11 +65,9 @@ impl Target {
     }
 }
 
-/// The scheme of a request. Others than these two are refused: the gateway has nowhere to send
-/// them.
+/// The scheme of a request. All others are refused: the gateway has no upstream for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// `https`
     Https,
     /// `http`: a client may send it over HTTP/3 for an authority that allows it.
     Http,
@@ -86,7 +78,7 @@ impl Scheme {
     ///
     /// # Errors
     ///
-    /// [`BrokenRule`] for every other scheme.
+    /// Returns [`BrokenRule`] for every other scheme.
     pub fn parse(bytes: &[u8]) -> Result<Self, BrokenRule> {
         if bytes.eq_ignore_ascii_case(b"https") {
             Ok(Self::Https)
@@ -97,7 +89,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme in its normal form.
+    /// Returns the scheme in its normal form.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Https => "https",
@@ -106,8 +98,8 @@ impl Scheme {
     }
 }
 
-/// Path and query of a request, valid in the one reading that is routed and forwarded: it starts
-/// with `/`, holds visible ASCII without `#`, and no segment of it is a dot segment to anybody.
+/// Path and query of a request. It starts with `/`, holds visible ASCII without `#`, and has no
+/// segment that any upstream could read as a dot segment.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Path(Bytes);
 
@@ -116,12 +108,12 @@ impl Path {
     ///
     /// # Errors
     ///
-    /// [`BrokenRule`] for a path that is not forwarded.
+    /// Returns [`BrokenRule`] for a path that is not forwarded.
     pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
         if bytes.first() != Some(&b'/') {
             return Err(BrokenRule("the path does not start with a slash"));
         }
-        // RFC 3986 3.3, 3.4, 3.5: no control, no space, nothing outside ASCII, no fragment.
+        // RFC 3986 3.3, 3.4, 3.5: no control characters, no spaces, only ASCII, no fragment.
         if !bytes.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#') {
             return Err(BrokenRule("the path holds a byte that a URI does not allow"));
         }
@@ -130,12 +122,12 @@ impl Path {
         Ok(Self(bytes))
     }
 
-    /// Path and query, byte for byte as they came.
+    /// Returns path and query, byte for byte as received.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Path and query as text.
+    /// Returns path and query as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a path is visible ASCII")
     }
@@ -147,8 +139,8 @@ impl fmt::Debug for Path {
     }
 }
 
-/// Refuses segments that are `.` or `..` for some upstream: after percent-decoding, with `\`, `%2f`
-/// and `%5c` taken for slashes and `;parameters` left out (as application servers do).
+/// Refuses segments that are `.` or `..` for some upstream: after percent-decoding, with `\`,
+/// `%2f` and `%5c` taken for slashes and `;parameters` left out (as application servers do).
 fn check_segments(path: &[u8]) -> Result<(), BrokenRule> {
     const DOTS: BrokenRule =
         BrokenRule("the path holds a dot segment; send the path it stands for");
@@ -173,7 +165,7 @@ fn check_segments(path: &[u8]) -> Result<(), BrokenRule> {
     if !others && (dots == 1 || dots == 2) { Err(DOTS) } else { Ok(()) }
 }
 
-/// The first byte, percent-decoded where its escape is well-formed, and the bytes after it.
+/// Returns the first byte, percent-decoded if its escape is well-formed, and the bytes after it.
 fn decode_first(text: &[u8]) -> Option<(u8, &[u8])> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     if let [b'%', high, low, rest @ ..] = text
@@ -184,14 +176,14 @@ fn decode_first(text: &[u8]) -> Option<(u8, &[u8])> {
     text.split_first().map(|(byte, rest)| (*byte, rest))
 }
 
-/// Host and perhaps port of a request (RFC 3986 3.2, narrower): a name of letters, digits, `-`,
+/// Host and optional port of a request, narrower than RFC 3986 3.2: a name of letters, digits, `-`,
 /// `.`, `_` and `~`, an IPv4 address, or an IPv6 address in brackets; a colon is followed by a
 /// port from 1 to 65535.
 #[derive(Clone)]
 pub struct Authority {
     text: HeaderValue,
     host_len: usize,
-    /// The host in lower case, where it came otherwise.
+    /// The host in lower case, if it was received otherwise.
     lower: Option<Box<str>>,
     port: Option<u16>,
 }
@@ -201,9 +193,9 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// [`BrokenRule`] for anything else than what the type says.
+    /// Returns [`BrokenRule`] for anything that the type does not allow.
     pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
-        // RFC 9110 4.2.4: to be treated as an error.
+        // RFC 9110 4.2.4: user information is an error.
         if bytes.contains(&b'@') {
             return Err(BrokenRule("the authority holds user information"));
         }
@@ -215,7 +207,7 @@ impl Authority {
         let text = std::str::from_utf8(&bytes).map_err(|_| NOT_ASCII)?;
         let (host, port) = split_port(text)?;
         let port = port.map(parse_port).transpose()?;
-        // RFC 1034 3.1: the dot at the end stands for the root and names nothing.
+        // RFC 1034 3.1: the trailing dot stands for the root.
         let host = host.strip_suffix('.').unwrap_or(host);
         if host.is_empty() {
             return Err(BrokenRule("the authority has no host"));
@@ -226,22 +218,22 @@ impl Authority {
         Ok(Self { text, host_len, lower, port })
     }
 
-    /// The authority byte for byte as it came.
+    /// Returns the authority byte for byte as received.
     pub fn as_bytes(&self) -> &[u8] {
         self.text.as_bytes()
     }
 
-    /// The authority as text.
+    /// Returns the authority as text.
     pub fn as_str(&self) -> &str {
         self.text.to_str().expect("an authority is visible ASCII")
     }
 
-    /// The host: lower case, without port and trailing dot, an IPv6 address in brackets.
+    /// Returns the host: lower case, without port and trailing dot, an IPv6 address in brackets.
     pub fn host(&self) -> &str {
         self.lower.as_deref().unwrap_or_else(|| &self.as_str()[..self.host_len])
     }
 
-    /// The port, where one was named.
+    /// Returns the port, if there is one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
@@ -259,7 +251,7 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// Host and port of an authority; the brackets of an IPv6 address stay.
+/// Splits an authority into host and port; an IPv6 address keeps its brackets.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), BrokenRule> {
     let Some(inner) = text.strip_prefix('[') else {
         let (host, port) = match text.split_once(':') {
@@ -285,7 +277,7 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), BrokenRule> {
     }
 }
 
-/// Digits only (`parse` alone would take a sign), 1 to 65535.
+/// Parses a port: digits only (`parse` alone would accept a sign), 1 to 65535.
 fn parse_port(text: &str) -> Result<u16, BrokenRule> {
     let is_digits = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| is_digits && *port > 0);
@@ -305,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_mean_another_path_are_refused() {
+    fn paths_that_an_upstream_could_read_as_another_path_are_refused() {
         let refused = [
             "",
             "a",
@@ -343,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_paths_pass() {
+    fn ordinary_paths_are_accepted() {
         let passed = [
             "/",
             "//x",
@@ -373,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities() {
+    fn authorities_are_parsed_or_refused() {
         let good = [
             ("example.com", "example.com"),
             ("EXAMPLE.com:443", "example.com"),

@@ -1,13 +1,13 @@
-//! Counts of broken rules: which rule, and what became of the message that broke it.
+//! Counts of broken rules, by rule and by the outcome for the message that broke it.
 
-/// Counts by outcome and rule. Both are words of this program, so there are as many counts as the
-/// program has rules, whatever peers send.
+/// Counts by outcome and rule. Both are defined by this program, so their number is bounded,
+/// whatever peers send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BrokenRules {
     counts: Vec<(Outcome, &'static str, u64)>,
 }
 
-/// What became of a message that broke a rule.
+/// The outcome for a message that broke a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The gateway responded with this status.
@@ -26,7 +26,7 @@ impl BrokenRules {
         }
     }
 
-    /// Returns all counts: outcome, rule and how often.
+    /// Returns all counts, each with its outcome and rule.
     pub(super) fn iter(&self) -> impl Iterator<Item = (String, &'static str, u64)> {
         self.counts.iter().map(|&(outcome, rule, count)| {
             let outcome = match outcome {

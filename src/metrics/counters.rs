@@ -43,9 +43,7 @@ pub struct QuicCounters {
     pub datagrams_foreign_id: u64,
     /// Datagrams dropped because their source port is 0, to which no response can be sent.
     pub datagrams_from_port_0: u64,
-    /// Handshakes begun.
     pub handshakes_started: u64,
-    /// Handshakes completed.
     pub handshakes_completed: u64,
     /// Handshakes that failed, including those that timed out.
     pub handshakes_failed: u64,
@@ -120,7 +118,6 @@ pub struct ProxyCounters {
     pub upstream_connects: u64,
     /// Requests sent over a kept-alive connection.
     pub upstream_reuses: u64,
-    /// Requests retried.
     pub upstream_retries: u64,
     /// Idle upstream connections discarded because the peer closed them or sent something.
     pub upstream_idle_discarded: u64,
@@ -223,7 +220,6 @@ pub enum UpstreamFailure {
 }
 
 impl UpstreamFailures {
-    /// Counts one failure.
     pub fn count(&mut self, failure: UpstreamFailure) {
         *match failure {
             UpstreamFailure::ConnectRefused => &mut self.connect_refused,
@@ -294,7 +290,6 @@ pub struct SendsLost {
     pub no_buffers: u64,
     /// The ring was shut down.
     pub cancelled: u64,
-    /// Any other failure.
     pub other: u64,
 }
 
@@ -354,7 +349,6 @@ impl Ledger {
 /// One direction of the ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Payload bytes moved.
     pub payload_bytes: u64,
     /// Those of them that user space copied, by reason. A byte copied twice counts twice.
     pub copied_bytes: Copied,
@@ -409,17 +403,14 @@ pub struct Gauges {
     pub connections_open: u64,
     /// Those of them whose handshake is not complete.
     pub connections_handshaking: u64,
-    /// Exchanges in progress.
     pub exchanges_active: u64,
     /// Requests waiting for an upstream connection.
     pub requests_waiting: u64,
-    /// Open upstream connections.
     pub upstream_connections_open: u64,
     /// Those of them that are idle.
     pub upstream_connections_idle: u64,
     /// Response bytes queued for clients.
     pub responses_waiting_bytes: u64,
-    /// Slots by state.
     pub pool_slots: PoolSlots,
     /// Operations in flight in the kernel.
     pub ring_operations: u64,
@@ -447,9 +438,7 @@ pub struct SocketOffload {
 /// Slots of the pool by state; the sum is the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolSlots {
-    /// Nobody's.
     pub free: u64,
-    /// Ours.
     pub owned: u64,
     /// The kernel may write into them.
     pub provided: u64,

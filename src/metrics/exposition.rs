@@ -18,9 +18,7 @@ type Labels = Vec<(&'static str, String)>;
 /// Metrics of the process as a whole.
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessFacts {
-    /// The program's version.
     pub version: &'static str,
-    /// When it started.
     pub started: SystemTime,
     /// Index of every worker, and whether it reported in time.
     pub workers: Vec<(u16, bool)>,

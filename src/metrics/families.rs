@@ -49,7 +49,6 @@ macro_rules! class {
     };
 }
 
-/// All counters.
 #[rustfmt::skip]
 pub(super) const COUNTERS: &[Family] = &[
     family!("connections_accepted", "Connections started", {} counters.quic.handshakes_started),
@@ -210,7 +209,6 @@ pub(super) const COUNTERS: &[Family] = &[
     },
 ];
 
-/// All gauges.
 #[rustfmt::skip]
 pub(super) const GAUGES: &[Family] = &[
     family!("connections_open", "Open connections, including handshakes",

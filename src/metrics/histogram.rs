@@ -42,7 +42,6 @@ impl Histogram {
         self.sum_micros = self.sum_micros.saturating_add(micros);
     }
 
-    /// Records one duration.
     pub fn record(&mut self, duration: Duration) {
         self.record_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
@@ -85,7 +84,6 @@ impl Histogram {
     }
 }
 
-/// Microseconds to seconds.
 fn micros_to_seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }

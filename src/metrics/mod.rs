@@ -30,7 +30,6 @@ pub struct WorkerReport {
     pub worker: u16,
     /// Counters, which only grow.
     pub counters: Counters,
-    /// Gauges.
     pub gauges: Gauges,
     /// Time from the first byte of a request to the last byte of its response given to the
     /// connection.

@@ -114,14 +114,12 @@ impl PoolPlan {
 pub enum PlanError {
     /// Fewer slots than the holders need.
     TooSmall {
-        /// Bytes given.
         pool_len: usize,
         /// Slots that they make up.
         slot_count: usize,
     },
     /// More slots than a buffer ring can name.
     TooLarge {
-        /// Bytes given.
         pool_len: usize,
         /// Slots that they make up.
         slot_count: usize,

@@ -76,11 +76,8 @@ pub(super) struct SlotId {
 /// An event that the table refuses: a bug of the caller. The slot is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Refused {
-    /// The slot's index.
     pub index: u32,
-    /// Its state.
     pub state: State,
-    /// The refused event.
     pub event: Event,
     /// Whether the caller's id belongs to an earlier lease of the slot.
     pub is_stale: bool,
@@ -89,7 +86,6 @@ pub(super) struct Refused {
 /// The numbers of slots by state. The last four always add up to `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SlotCounts {
-    /// All slots.
     pub total: u32,
     /// Ready to be leased.
     pub free: u32,

@@ -1,4 +1,4 @@
-//! The words in which the gateway speaks to the proxy and hears from it.
+//! The interface between the gateway and the proxy: inputs, outputs, keys and counters.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::config::EndpointAddress;
 use crate::message::{AccessRecord, Fields, Head, ResetReason};
 use crate::metrics::ProxyCounters;
 
-/// Where a request came from and its response goes to. Opaque here.
+/// The source of a request, to which its response is sent. Opaque to the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Downstream {
     /// The client's connection.
@@ -36,54 +36,51 @@ slab_key! {
 /// A request and the client that it came from.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The request's head.
     pub head: Head,
-    /// The client's address.
     pub client: SocketAddr,
-    /// The name that the client's TLS handshake asked for.
+    /// The server name (SNI) of the client's TLS handshake.
     pub server_name: Option<Arc<str>>,
     /// Index into the configuration's listeners.
     pub listener: usize,
-    /// The connection was made for another authority (RFC 9110 15.5.20).
+    /// The connection's certificate does not cover the authority (RFC 9110 15.5.20).
     pub misdirected: bool,
 }
 
 /// An event on an upstream connection.
 #[derive(Debug)]
 pub enum UpstreamEvent {
-    /// The connection stands.
     Connected,
-    /// It could not be made.
+    /// The connection could not be opened.
     ConnectFailed(TransportFault),
     /// The bytes that one [`UpstreamCommand::Receive`] asked for; at least one.
     Received(BytesMut),
-    /// A part of the bytes that one [`UpstreamCommand::Receive`] asked for. The others follow at
-    /// once, the last of them as `Received`.
+    /// A part of the bytes that one [`UpstreamCommand::Receive`] asked for. The other parts follow
+    /// immediately, the last of them as `Received`.
     ReceivedPart(BytesMut),
-    /// The peer sends no more (takes the place of `Received`).
+    /// The peer has closed its side (in place of `Received`).
     End,
-    /// The connection broke while it was read or waited on.
+    /// The connection broke during a receive or while idle.
     Failed(TransportFault),
-    /// The whole of the last [`UpstreamCommand::Write`] was taken by the kernel.
+    /// The kernel has taken all of the last [`UpstreamCommand::Write`].
     Wrote,
-    /// The last [`UpstreamCommand::Write`] failed. What the peer sent before may still be read.
+    /// The last [`UpstreamCommand::Write`] failed. Bytes that the peer sent before may still be
+    /// read.
     WriteFailed(TransportFault),
 }
 
-/// Why a transport gave up.
+/// The reason for the failure of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportFault {
-    /// Nobody listens there.
+    /// The host refused the connection: no process listens on the port.
     Refused,
     /// The peer reset the connection.
     Reset,
-    /// No way to the host or its network.
+    /// No route to the host or its network.
     Unreachable,
-    /// The kernel's own patience ended.
+    /// The kernel's own timeout expired.
     TimedOut,
     /// This process lacks a descriptor, a port or memory.
     Exhausted,
-    /// Something else.
     Other,
 }
 
@@ -93,14 +90,7 @@ pub enum Output {
     /// Act on an upstream connection.
     Upstream(UpstreamCommand),
     /// Act on a client's request stream.
-    Downstream {
-        /// Which request stream.
-        to: Downstream,
-        /// The exchange.
-        exchange: ExchangeKey,
-        /// The action.
-        command: DownstreamCommand,
-    },
+    Downstream { to: Downstream, exchange: ExchangeKey, command: DownstreamCommand },
     /// An exchange is over.
     Access(Box<AccessRecord>),
 }
@@ -110,35 +100,28 @@ pub enum Output {
 pub enum UpstreamCommand {
     /// Open a connection. Report `Connected` or `ConnectFailed`.
     Connect {
-        /// The new connection.
         key: UpstreamKey,
-        /// Where to.
         address: EndpointAddress,
         /// The TCP congestion control to use; `None` is the system's.
         congestion: Option<Arc<str>>,
     },
     /// Write all of `pieces` in order, then report `Wrote`. Never two at once on one connection.
     Write {
-        /// The connection.
         key: UpstreamKey,
         /// At most [`crate::limits::UPSTREAM_WRITE_PIECES_MAX`], none empty.
         pieces: Vec<Bytes>,
     },
     /// Receive once. Never two at once on one connection.
     Receive {
-        /// The connection.
         key: UpstreamKey,
         /// The recipient of the response that is read, if there is one. While it takes too
-        /// little, the receive may be refused by [`super::Proxy::pause_receive`].
+        /// little, the owner may pause the receive with [`super::Proxy::pause_receive`].
         downstream: Option<Downstream>,
         /// Slots that the receive may fill: 1, unless the owner of the proxy grants more.
         slot_count_max: usize,
     },
-    /// Close the connection, whatever its state. The key is dead.
-    Close {
-        /// The connection.
-        key: UpstreamKey,
-    },
+    /// Close the connection, whatever its state. The key is dead from then on.
+    Close { key: UpstreamKey },
 }
 
 /// An action on a client's request stream.
@@ -155,7 +138,7 @@ pub enum DownstreamCommand {
     Head {
         /// Status, 200..=599.
         status: StatusCode,
-        /// Fields, ready to send, `content-length` among them where there is one.
+        /// Fields, ready to send, including `content-length` if there is one.
         fields: Fields,
         /// The value of `content-length`.
         content_length: Option<u64>,
@@ -166,15 +149,15 @@ pub enum DownstreamCommand {
     Body(Bytes),
     /// End the response, with trailer fields where there are any (then not empty).
     End(Option<Fields>),
-    /// Cut the response off and stop reading the request. The exchange is over.
+    /// Reset the response and stop reading the request. The exchange is over.
     Reset(ResetReason),
-    /// Stop reading the request's body. The response goes on or is complete.
+    /// Stop reading the request's body. The response continues or is complete.
     StopRequest,
-    /// Read on: `body_room` was 0 and is not any more.
+    /// Resume reading the request: `body_room` was 0 and no longer is.
     BodyRoom,
 }
 
-/// How much there is of everything, for metrics and drain.
+/// The current numbers of exchanges and upstream connections, for metrics and drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Gauges {
     /// Exchanges that are not over.
@@ -187,13 +170,13 @@ pub struct Gauges {
     pub waiting: usize,
 }
 
-/// The counts since the start.
+/// The counters since the start.
 #[derive(Debug, Clone, Default)]
 pub struct Counters {
     /// The exported counters, except those that are counted from access records.
     pub exported: ProxyCounters,
-    /// Connects that failed or timed out. For tests.
+    /// Connects that failed or timed out, for tests.
     pub connect_failures: u64,
-    /// Receives that were paused because a client took too little. For tests.
+    /// Receives that were paused because a client took too little, for tests.
     pub receives_paused: u64,
 }

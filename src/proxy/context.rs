@@ -1,4 +1,4 @@
-//! The parts of the proxy that it lends to exchanges and upstreams for one call.
+//! The parts of the proxy that are lent to exchanges and upstreams for one call.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use super::api::{Counters, ExchangeKey, Output, UpstreamCommand};
 use super::upstream::UpstreamTimer;
 use crate::base::timers::Timers;
 
-/// The time, and the parts of the proxy that everybody writes to.
+/// The time, and the parts of the proxy that exchanges and upstreams share.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) timers: &'a mut Timers<TimerOwner>,
@@ -31,8 +31,8 @@ pub(crate) enum TimerOwner {
 /// The timers of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ExchangeTimer {
-    /// Limits a pause of the request's body.
+    /// The timeout of a pause in the request's body.
     RequestBody,
-    /// Limits a pause in which the client takes nothing of its response.
+    /// The timeout of a pause in which the client takes nothing of its response.
     Response,
 }

@@ -1,4 +1,5 @@
-//! The gateway's own responses: one small text, one Proxy-Status (RFC 9209), one status each.
+//! The responses that the gateway generates itself: each has a status, a Proxy-Status (RFC 9209)
+//! and a short text.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
@@ -11,44 +12,42 @@ use crate::metrics::UpstreamFailure;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Why the gateway answers itself, or cuts a response off that has begun.
+/// The reason for a response of the gateway's own, or for resetting a response that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The request breaks a rule; says which.
+    /// The request breaks this rule.
     BadRequest(&'static str),
-    /// No route is meant.
+    /// No route matches.
     NoRoute,
     /// The client's body paused too long.
     RequestTimeout,
     /// The body is longer than allowed.
     RequestTooLarge,
-    /// CONNECT.
     ConnectMethod,
-    /// TRACE.
     TraceMethod,
-    /// OPTIONS that is to be forwarded no further.
+    /// OPTIONS with Max-Forwards 0.
     LastHop,
-    /// The connection was made for another authority.
+    /// The connection's certificate does not cover the authority.
     Misdirected,
-    /// Refused before a request existed.
+    /// The request was refused before its head was accepted (400, 408, 431).
     Refused(StatusCode, &'static str),
     /// No endpoint could be connected to.
     Connect(TransportFault),
-    /// No endpoint answered the connect in time.
+    /// No endpoint accepted the connection in time.
     ConnectTimeout,
     /// Every connection is in use and the queue is full.
     QueueFull,
-    /// Every connection stayed in use for the wait's whole length.
+    /// Every connection stayed in use until the queue timeout.
     QueueTimeout,
     /// The connection broke before a byte of a response.
     Terminated,
-    /// The response broke off.
+    /// The connection broke before the response was complete.
     Incomplete,
-    /// The response's bytes break HTTP; says which rule.
+    /// The response breaks this rule of HTTP.
     Protocol(&'static str),
     /// The response's head is longer than allowed.
     HeadTooLong,
-    /// No response, or no more of it, in time.
+    /// The response, or the rest of it, did not come in time.
     ResponseTimeout,
     /// The upstream did not take the request in time.
     WriteTimeout,
@@ -66,7 +65,6 @@ impl From<http1::Error> for Fault {
 }
 
 impl Fault {
-    /// The response's status.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -92,7 +90,7 @@ impl Fault {
         }
     }
 
-    /// The error type of RFC 9209 2.3.
+    /// Returns the error type of RFC 9209 2.3.
     pub(crate) fn token(self) -> &'static str {
         match self {
             Self::BadRequest(_)
@@ -104,7 +102,7 @@ impl Fault {
             | Self::Misdirected
             | Self::Refused(..) => "http_request_error",
             // RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for example, it may
-            // not be configured". The status stays 404, which is what clients know.
+            // not be configured". The status is still 404, which clients know.
             Self::NoRoute => "destination_not_found",
             Self::Connect(TransportFault::Refused) => "connection_refused",
             Self::Connect(TransportFault::Unreachable) => "destination_ip_unroutable",
@@ -193,7 +191,7 @@ impl Fault {
         }
     }
 
-    /// How a response that has begun is cut off for this.
+    /// Returns the reason for resetting a response that has begun.
     pub(crate) fn reset_reason(self) -> ResetReason {
         match self {
             Self::RequestTimeout => ResetReason::RequestTimeout,
@@ -216,7 +214,7 @@ impl Fault {
         }
     }
 
-    /// Fields and body of the response.
+    /// Returns fields and body of the response.
     pub(crate) fn response(self) -> (Fields, Bytes) {
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or("Error");

@@ -1,14 +1,14 @@
-//! Which fields pass from one side to the other (RFC 9110 7.6.1), and what the gateway says in
-//! their place.
+//! The fields that are forwarded in each direction (RFC 9110 7.6.1), and those that the gateway
+//! writes itself.
 //!
-//! | from the client | what becomes of it |
+//! | from the client | treatment |
 //! |---|---|
-//! | `connection`, what it nominates, hop-by-hop, `te`, `proxy`, `early-data` | dropped |
+//! | `connection`, the fields it names, hop-by-hop, `te`, `proxy`, `early-data` | dropped |
 //! | a name with an underscore | dropped: many upstreams read `x_y` as `x-y` |
-//! | `host`, `content-length` | written anew from what was routed on |
-//! | `expect` | dropped: the gateway takes the body itself and answers 100 itself |
-//! | `cookie` lines | joined to one (RFC 9114 4.2.1) |
-//! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | believed from trusted proxies only |
+//! | `host`, `content-length` | written from the values that the request was routed by |
+//! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
+//! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
+//! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | accepted from trusted proxies only |
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub(crate) fn encode_head(
     out.freeze()
 }
 
-/// Returns a length that most heads fit in: the client's bytes and the gateway's own lines.
+/// Returns an estimate of the head's length: the client's bytes and the gateway's own lines.
 fn head_len_estimate(request: &Request) -> usize {
     let line_len = |(name, value): &(http::HeaderName, http::HeaderValue)| {
         name.as_str().len() + value.len() + b": \r\n".len()
@@ -46,7 +46,7 @@ fn head_len_estimate(request: &Request) -> usize {
     request.head.path().len() + fields_len + 3 * request.head.authority().as_bytes().len() + 320
 }
 
-/// RFC 9110 7.6.1: fields that concern one connection only.
+/// Returns whether the field concerns one connection only (RFC 9110 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -61,7 +61,7 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Fields of a request that are dropped or written by the gateway.
+/// Returns whether the gateway drops this field of a request, or writes it itself.
 fn is_own_of_request(name: &str) -> bool {
     matches!(
         name,
@@ -80,25 +80,25 @@ fn is_own_of_request(name: &str) -> bool {
     )
 }
 
-/// Whether the client waits for 100 (Continue) (RFC 9110 10.1.1).
+/// Returns whether the client waits for 100 (Continue) (RFC 9110 10.1.1).
 pub(crate) fn expects_continue(fields: &Fields) -> bool {
     let mut expectations = fields.iter().filter(|(name, _)| name == http::header::EXPECT);
     expectations.any(|(_, value)| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// How often an OPTIONS request may still be forwarded (RFC 9110 7.6.2); an error where that is no
-/// number.
+/// Returns how often an OPTIONS request may still be forwarded (RFC 9110 7.6.2), or an error if the
+/// value is not a number.
 pub(crate) fn max_forwards(head: &Head) -> Result<Option<u64>, &'static str> {
     let Some((_, value)) = head.fields.iter().find(|(name, _)| name == MAX_FORWARDS) else {
         return Ok(None);
     };
     let is_digits = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
     let text = value.to_str().ok().filter(|_| is_digits).ok_or("max-forwards is not a number")?;
-    // RFC 9110 7.6.2 lets a recipient have a maximum of its own.
+    // RFC 9110 7.6.2 allows a recipient to have a maximum of its own.
     Ok(Some(text.parse().unwrap_or(u64::MAX)))
 }
 
-/// Writes the fields of a request that an upstream is told, but for Host and framing.
+/// Writes the fields of a request for an upstream, except Host and framing.
 fn put_request_fields(
     out: &mut BytesMut,
     request: &Request,
@@ -127,7 +127,7 @@ fn put_request_fields(
         }
     }
     if has_cookie {
-        // RFC 9114 4.2.1: lines of a split cookie are joined before another protocol sees them.
+        // RFC 9114 4.2.1: split cookie lines are joined before they are passed to another protocol.
         out.put_slice(b"cookie: ");
         put_joined(out, request, "cookie", b"; ");
         out.put_slice(b"\r\n");
@@ -138,7 +138,8 @@ fn put_request_fields(
 /// Longest text of an IP address: IPv6 with an IPv4 address in its tail (RFC 4291 2.2).
 const IP_TEXT_LEN_MAX: usize = 45;
 
-/// Writes what the gateway says about the client: replaced, or added to what a trusted proxy said.
+/// Writes the forwarding fields about the client. Those of a trusted proxy are extended, all
+/// others replaced.
 fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     let address = request.client.ip().to_canonical();
     let told = |name: &str| trusted && request.head.fields.iter().any(|(key, _)| key == name);
@@ -158,7 +159,8 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     let text = &mut text[..out.len() - start];
     text.copy_from_slice(&out[start..]);
     out.put_slice(b"\r\n");
-    // Protocol and host are what the client asked the outermost proxy: one value, not a list.
+    // Protocol and host are those of the client's request to the outermost proxy: one value,
+    // not a list.
     for (name, own) in [
         ("x-forwarded-proto", request.head.scheme().as_str().as_bytes()),
         ("x-forwarded-host", request.head.authority().as_bytes()),
@@ -191,7 +193,7 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
         out.put_slice(part);
     }
 
-    // RFC 9110 7.6.3: the protocol of the message that was received.
+    // RFC 9110 7.6.3: the protocol of the received message.
     lead(out, "via");
     out.put_slice(b"3 ringway\r\n");
 }
@@ -207,7 +209,7 @@ fn put_joined(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8
     }
 }
 
-/// Writes an address as text; the common kind without the detour of a formatter.
+/// Writes an address as text, without a formatter for the common kind.
 fn put_address(out: &mut BytesMut, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -222,19 +224,18 @@ fn put_address(out: &mut BytesMut, address: IpAddr) {
     }
 }
 
-/// Takes away what the upstream's fields say to the gateway only, and adds Via.
+/// Removes the upstream's fields that are for the gateway only, and adds Via.
 pub(crate) fn clean_response(fields: &mut Fields, nominated: &ConnectionOptions) {
     fields.retain(|(name, _)| {
         let name = name.as_str();
-        // The body's length is the message's, not the connection's, whatever is nominated.
+        // content-length belongs to the message, even if `connection` names it.
         !is_hop_by_hop(name) && (name == "content-length" || !nominated.nominates(name))
     });
     fields.push((VIA, HeaderValue::from_static("1.1 ringway")));
 }
 
-/// Returns the trailer fields that may be passed on, if there are any: those of framing, routing
-/// and authentication, and those that describe a content that has been read already, may not
-/// (RFC 9110 6.5.1).
+/// Returns the trailer fields that may be forwarded, if there are any. Fields for framing, routing
+/// and authentication, and those that describe content already read, may not (RFC 9110 6.5.1).
 pub(crate) fn clean_trailers(mut fields: Fields) -> Option<Fields> {
     fields.retain(|(name, _)| {
         let name = name.as_str();

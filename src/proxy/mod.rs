@@ -1,8 +1,8 @@
 //! The proxy: requests in, HTTP/1.1 to upstreams, responses out, as one sans-IO machine.
 //!
-//! The gateway gives it requests and pieces of them, the worker reports what happened on upstream
-//! connections, and [`Proxy::poll`] returns what is to be done. It knows no client protocol and no
-//! socket: a [`Downstream`] names the one and an [`UpstreamKey`] the other.
+//! The gateway passes in requests and events of upstream connections, and [`Proxy::poll`] returns
+//! the actions to take. The proxy depends on no client protocol and no socket: a [`Downstream`]
+//! identifies a request stream, and an [`UpstreamKey`] an upstream connection.
 //!
 //! ```text
 //!   handle_request, handle_body,                            handle_upstream
@@ -18,16 +18,16 @@
 //!   DownstreamCommand, AccessRecord                        UpstreamCommand
 //! ```
 //!
-//! [`Proxy`] wires the two, finds the route of a request and lends them what they share: the time,
-//! the timer queue, the outputs and the counters. Payload passes through as [`bytes::Bytes`]: it is
-//! cut, framed and counted here, never copied.
+//! [`Proxy`] connects the two, finds the route of a request and lends them the state they share:
+//! the time, the timer queue, the outputs and the counters. Payload passes through as
+//! [`bytes::Bytes`]: it is split, framed and counted here, never copied.
 //!
 //! Backpressure:
 //!
 //! - on the client: [`Proxy::body_room`] is 0 while too much of its body waits for the upstream;
-//! - on the upstream: no receive is armed while too much of its response waits for the client, or
-//!   the gateway pauses it by [`Proxy::pause_receive`] while too much of all of that client's
-//!   responses does.
+//! - on the upstream: no receive is armed while too much of its response waits for the client. The
+//!   gateway also pauses receives with [`Proxy::pause_receive`] while too much of that client's
+//!   responses together waits.
 #![forbid(unsafe_code)]
 
 mod api;
@@ -67,10 +67,9 @@ pub use api::{
     Downstream, Output, Request, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
 
-/// The proxy of one worker. See the module.
+/// The proxy of one worker.
 pub struct Proxy {
     config: Arc<Config>,
-    /// Of `config.routes`.
     routes: RouteTable,
     exchanges: Slab<ExchangeKey, Exchange>,
     upstreams: Upstreams,
@@ -83,8 +82,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Returns the proxy of one of `worker_count` workers. It may use its share of what the
-    /// configuration allows the process.
+    /// Creates the proxy of one of `worker_count` workers. It may use its share of the process's
+    /// configured limits.
     pub fn new(config: Arc<Config>, worker_count: u16) -> Self {
         Self {
             routes: RouteTable::new(&config.routes),
@@ -99,8 +98,8 @@ impl Proxy {
         }
     }
 
-    /// Applies a changed configuration. Exchanges that have begun end by the one they began with;
-    /// upstreams that did not change keep their connections.
+    /// Applies a changed configuration. Exchanges that have begun end under the one they began
+    /// with; upstreams that did not change keep their connections.
     pub fn apply(&mut self, now: Instant, config: Arc<Config>) {
         self.routes = RouteTable::new(&config.routes);
         let (upstreams, mut cx) = self.upstreams(now);
@@ -108,8 +107,8 @@ impl Proxy {
         self.config = config;
     }
 
-    /// Begins an exchange. `ended`: no body follows. Everything that becomes of it comes as
-    /// outputs, perhaps a response at once.
+    /// Begins an exchange; `ended` when no body follows. All its results are outputs, possibly an
+    /// immediate response.
     pub fn handle_request(
         &mut self,
         now: Instant,
@@ -142,8 +141,8 @@ impl Proxy {
         key
     }
 
-    /// Takes pieces of the request's body. The gateway asks [`Proxy::body_room`] first: what is
-    /// beyond it is taken too.
+    /// Handles pieces of the request's body. The gateway checks [`Proxy::body_room`] first, but
+    /// bytes beyond it are accepted too.
     pub fn handle_body(
         &mut self,
         now: Instant,
@@ -153,13 +152,14 @@ impl Proxy {
         self.update(now, key, |exchange, cx| exchange.handle_body(cx, pieces));
     }
 
-    /// Takes the end of the request.
+    /// Handles the end of the request.
     pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
 
-    /// Returns how many bytes of the request's body the exchange takes now. 0: stop reading the
-    /// client until [`DownstreamCommand::BodyRoom`]. An exchange that is over takes and drops them.
+    /// Returns how many bytes of the request's body the exchange accepts now. At 0, the gateway
+    /// stops reading the client until [`DownstreamCommand::BodyRoom`]. An exchange that is over
+    /// accepts and drops them.
     pub fn body_room(&self, key: ExchangeKey) -> usize {
         match self.exchanges.get(key) {
             Some(exchange) => exchange.body.room(),
@@ -167,18 +167,18 @@ impl Proxy {
         }
     }
 
-    /// The client is gone or wants no response any more. Nothing more is sent to it.
+    /// Aborts an exchange whose client is gone or has cancelled. Nothing more is sent to it.
     pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
         self.update(now, key, Exchange::abort);
     }
 
-    /// The client's connection took `len` bytes of the response's body.
+    /// Notes that the client's connection has taken `len` bytes of the response's body.
     pub fn handle_response_taken(&mut self, now: Instant, key: ExchangeKey, len: usize) {
         self.update(now, key, |exchange, cx| exchange.handle_response_taken(cx, len));
     }
 
-    /// The client's connection takes no more of the response for now: the stall timeout starts,
-    /// unless it runs.
+    /// Notes that the client's connection takes no more of the response for now. Starts the stall
+    /// timeout, unless it is running.
     pub fn handle_response_blocked(&mut self, now: Instant, key: ExchangeKey) {
         self.update(now, key, |exchange, cx| {
             exchange.set_response_timer(cx);
@@ -186,8 +186,8 @@ impl Proxy {
         });
     }
 
-    /// Responds to a request that was refused before it became one (400, 408, 431), and logs it as
-    /// any other. `ended`: nothing more comes from the client.
+    /// Responds to a request that was refused before its head was accepted (400, 408, 431), and
+    /// logs it as any other; `ended` when the client sends nothing more.
     pub fn reject(
         &mut self,
         now: Instant,
@@ -211,7 +211,7 @@ impl Proxy {
         key
     }
 
-    /// Takes an event on an upstream connection.
+    /// Handles an event on an upstream connection.
     pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
         let (upstreams, mut cx) = self.upstreams(now);
         let notice = upstreams.handle_event(&mut cx, key, event);
@@ -219,8 +219,9 @@ impl Proxy {
     }
 
     /// Notes that the last [`UpstreamCommand::Receive`] is not carried out, because the client
-    /// takes too little of this response, of which something must wait for it. It is issued again
-    /// when the client takes something; until then the upstream is not late.
+    /// takes too little of this response. Some of the response must be waiting for the client. The
+    /// receive is issued again when the client takes something; until then the response timeout
+    /// does not run.
     pub fn pause_receive(&mut self, now: Instant, key: UpstreamKey) {
         let (upstreams, mut cx) = self.upstreams(now);
         if let Some(exchange) = upstreams.pause_receive(&mut cx, key) {
@@ -231,7 +232,7 @@ impl Proxy {
         }
     }
 
-    /// Returns what is to be done next. Called until it returns `None`, after any number of inputs.
+    /// Returns the next output. To be called until it returns `None`, after any number of inputs.
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         loop {
             if let Some(output) = self.outputs.pop_front() {
@@ -245,12 +246,12 @@ impl Proxy {
         }
     }
 
-    /// Returns when [`Proxy::handle_timeout`] is to be called at the latest.
+    /// Returns the time at which [`Proxy::handle_timeout`] is due.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.next()
     }
 
-    /// Ends what has waited too long.
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(owner) = self.timers.pop(now) {
             match owner {
@@ -266,14 +267,15 @@ impl Proxy {
         }
     }
 
-    /// Sets whether buffers are short. A response is then read on only when the client's
-    /// connection has taken all that came of it, so that clients that do not read cannot exhaust
-    /// memory. Clients that do read lose nothing by it: a piece is taken as soon as it comes.
+    /// Sets whether memory is low. While it is, a response is read on only when the client's
+    /// connection has taken all that was received of it, so that clients that do not read cannot
+    /// exhaust memory. Clients that do read are not slowed: they take each piece as soon as it
+    /// comes.
     pub fn set_memory_low(&mut self, memory_low: bool) {
         self.memory_low = memory_low;
     }
 
-    /// Keeps no connection from now on: each is closed when its exchange is over.
+    /// Stops keeping connections: from now on each is closed when its exchange is over.
     pub fn drain(&mut self, now: Instant) {
         let (upstreams, mut cx) = self.upstreams(now);
         upstreams.drain(&mut cx);
@@ -290,7 +292,7 @@ impl Proxy {
         self.exchanges.len() == 0 && self.upstreams.connection_count() == 0
     }
 
-    /// Returns how much there is of everything now.
+    /// Returns the current gauges.
     pub fn gauges(&self) -> Gauges {
         Gauges {
             exchanges: self.exchanges.len(),
@@ -300,7 +302,7 @@ impl Proxy {
         }
     }
 
-    /// Returns what was counted since the start.
+    /// Returns the counters since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -317,7 +319,7 @@ impl Proxy {
         self.serve_queues(now);
     }
 
-    /// Lets an exchange act, and serves the queues for which that made room.
+    /// Calls `act` on an exchange, and serves the queues in which that made room.
     fn update(
         &mut self,
         now: Instant,
@@ -328,7 +330,7 @@ impl Proxy {
         self.serve_queues(now);
     }
 
-    /// Gives queued exchanges the slots that have become free.
+    /// Grants free slots to queued exchanges.
     fn serve_queues(&mut self, now: Instant) {
         loop {
             let (upstreams, mut cx) = self.upstreams(now);
@@ -337,8 +339,8 @@ impl Proxy {
         }
     }
 
-    /// Lets an exchange act, and removes it if it is over by that. A dead key is ignored: the
-    /// client's side may name an exchange that was over before it knew.
+    /// Calls `act` on an exchange, and removes it if it is over afterwards. Ignores a dead key: an
+    /// exchange may end before the client's side is notified of it.
     fn act(
         &mut self,
         now: Instant,
@@ -368,7 +370,7 @@ impl Proxy {
         self.outputs.push_back(Output::Access(record));
     }
 
-    /// Returns the limits that exchanges begin under.
+    /// Returns the limits for new exchanges.
     fn bounds(&self) -> Bounds {
         let limits = &self.config.limits;
         Bounds {
@@ -387,17 +389,17 @@ impl Proxy {
         self.exchanges.insert(exchange)
     }
 
-    /// Checks what can be checked by the head alone, and finds the upstream.
+    /// Checks the head, and finds the upstream.
     fn admit(
         &self,
         Request { head, misdirected, .. }: &Request,
         ended: bool,
     ) -> Result<GroupKey, Fault> {
-        // RFC 9110 9.3.6: no tunnel is made here.
+        // RFC 9110 9.3.6: tunnels are not implemented.
         if head.method == Method::CONNECT {
             return Err(Fault::ConnectMethod);
         }
-        // RFC 9110 9.3.8: an echo would show the client what the gateway adds for the upstream.
+        // RFC 9110 9.3.8: an echo would reveal the fields that the gateway adds for the upstream.
         if head.method == Method::TRACE {
             return Err(Fault::TraceMethod);
         }

@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 
 use crate::config::{HostPattern, Route};
 
-/// The routes by the hosts that they are for: a request is held against those of its own host, not
-/// against everybody's.
+/// The routes by host: a request is compared with the routes of its own host only.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     exact: BTreeMap<String, Vec<Entry>>,
-    /// By the name behind `*.`.
+    /// Routes by the name after `*.`.
     wildcard: BTreeMap<String, Vec<Entry>>,
     any: Vec<Entry>,
 }
 
-/// One route; those of one list are in the configuration's order.
+/// One route. A list of them is in the configuration's order.
 #[derive(Debug)]
 struct Entry {
-    /// Its place among all routes: the first that matches wins.
+    /// The position among all routes: the first that matches wins.
     index: usize,
     path_prefix: String,
 }
@@ -55,7 +54,7 @@ impl RouteTable {
     }
 }
 
-/// Whether `prefix` is `path` or ends where one of its segments ends.
+/// Returns whether `prefix` is `path`, or a prefix of it that ends at the end of a segment.
 fn prefix_matches(prefix: &[u8], path: &[u8]) -> bool {
     if prefix == b"/" {
         return true;
@@ -98,7 +97,7 @@ mod tests {
 
     /// Oracle: all routes, one after the other.
     #[test]
-    fn the_table_finds_what_a_look_at_every_route_finds() {
+    fn the_table_finds_the_same_route_as_a_linear_search() {
         use rand::{Rng as _, SeedableRng as _};
         const NAMES: [&str; 6] = ["a", "b.a", "c.b.a", "d.a", ".a", "x"];
         const PREFIXES: [&str; 5] = ["/", "/p", "/p/", "/p/q", "/q"];

@@ -80,12 +80,7 @@ pub enum EngineError {
     /// More workers than a connection id can name.
     WorkerIndex(u16),
     /// A socket belongs to a listener that does not exist.
-    UnknownListener {
-        /// The socket's number.
-        socket: usize,
-        /// The listener's index.
-        listener: usize,
-    },
+    UnknownListener { socket: usize, listener: usize },
     /// The idle timeout can't be written in a transport parameter.
     IdleTimeout,
     /// The TLS settings lack the cipher suite that Initial packets need (RFC 9001 5).

@@ -26,7 +26,6 @@ pub struct Datagram {
 pub struct Transmit {
     /// Number of the socket to send from.
     pub socket: u16,
-    /// The destination address.
     pub destination: SocketAddr,
     /// The source address, of the destination's family.
     pub source: Option<IpAddr>,
@@ -96,7 +95,7 @@ pub enum Event {
 /// The reason why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
-    /// We closed it.
+    /// This side closed the connection.
     Local {
         /// The application's error code.
         code: u64,
@@ -119,7 +118,6 @@ pub enum CloseReason {
     Violation {
         /// RFC 9000 20.1.
         code: u64,
-        /// The rule.
         reason: String,
     },
     /// The client sent a stateless reset: it has forgotten the connection.

@@ -43,7 +43,6 @@ impl std::error::Error for Full {}
 pub struct DatagramSend {
     /// The payload, in a pool slot or on the heap; 1 to 65,507 bytes, at most 64 segments.
     pub buffer: Vec<u8>,
-    /// The destination address.
     pub destination: SocketAddr,
     /// The source address; ignored unless its family is the destination's.
     pub source: Option<IpAddr>,
@@ -59,13 +58,10 @@ pub enum Completion {
     /// Datagrams of one peer: `payload` is one, or several of `segment_len` bytes each, of which
     /// the last may be shorter. Never empty.
     Datagrams {
-        /// The socket.
         socket: SocketIndex,
         /// The payload, in a pool slot, without headers.
         payload: BytesMut,
-        /// The source address.
         source: SocketAddr,
-        /// The destination address.
         destination: Option<IpAddr>,
         /// The two ECN bits.
         ecn: u8,
@@ -74,18 +70,15 @@ pub enum Completion {
     },
     /// Receiving on a socket failed repeatedly and was stopped.
     ReceiveStopped {
-        /// The socket.
         socket: SocketIndex,
         /// The last failure.
         reason: io::ErrorKind,
     },
     /// A send is complete.
     Sent {
-        /// The socket.
         socket: SocketIndex,
         /// Its buffer, cleared, its capacity intact.
         buffer: Vec<u8>,
-        /// Its outcome.
         outcome: SendOutcome,
     },
     /// A connect is complete. Even after a failure the caller must close the stream.
@@ -158,7 +151,6 @@ pub enum LossReason {
     NoBuffers,
     /// The ring was shut down first.
     Cancelled,
-    /// Anything else.
     Other,
 }
 
@@ -180,19 +172,16 @@ pub enum ReceiveOutcome {
 pub enum ConnectError {
     /// No socket listens at the address.
     Refused,
-    /// No response.
     TimedOut,
     /// No route, or the network or host is down.
     Unreachable,
     /// No such unix socket.
     NotFound,
-    /// Not permitted.
     Forbidden,
     /// No local port is free for this address.
     NoLocalPort,
     /// This process or the system has no file descriptor left.
     NoDescriptor,
-    /// Anything else.
     Other(io::ErrorKind),
 }
 
@@ -228,7 +217,6 @@ pub enum StreamError {
     TimedOut,
     /// There is no route any more.
     Unreachable,
-    /// Anything else.
     Other(io::ErrorKind),
 }
 
@@ -255,7 +243,6 @@ pub(super) enum Failure {
     NoBuffers,
     /// Retry when the kernel has memory, which nothing signals.
     NoMemory,
-    /// It was cancelled.
     Cancelled,
     /// It failed for good.
     Final(i32),

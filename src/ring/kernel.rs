@@ -39,14 +39,13 @@ pub enum RingError {
     Files {
         /// Files that were asked for.
         file_count: u32,
-        /// The kernel's reason.
         error: io::Error,
     },
     /// The buffer rings are refused.
     Buffers(io::Error),
     /// A socket could not be put into the file table.
     Socket(io::Error),
-    /// An enter failed.
+    /// io_uring_enter failed.
     Enter(io::Error),
     /// The kernel had no memory to keep completions: its operations are no longer known.
     CompletionsLost,

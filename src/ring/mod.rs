@@ -67,7 +67,6 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a turn waits for a completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all.
     No,
     /// Until a completion or the given time.
     Until(Instant),
@@ -257,7 +256,6 @@ impl Ring {
         None
     }
 
-    /// Returns the counters.
     pub fn stats(&self) -> &RingCounters {
         &self.machine.stats
     }

@@ -1,18 +1,15 @@
-//! The way of integration tests, micro-benchmarks and the load client to the modules, which are
-//! private to the crate: what is named here stays visible, everything else is `pub(crate)`, so that
-//! the compiler finds what is dead.
+//! Re-exports of private modules for integration tests, micro-benchmarks and the load client. Items
+//! named here are visible outside of the crate. All others are `pub(crate)`, so that the compiler
+//! reports dead code.
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod address {
     pub use crate::address::EndpointAddress;
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod cid {
     pub use crate::cid::CidMask;
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod config {
     pub use crate::config::{
         Certificate, CertificateSource, Config, Congestion, Endpoint, EndpointAddress, HostPattern,
@@ -20,27 +17,22 @@ pub mod config {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod control {
     pub use crate::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod demo {
     pub use crate::demo::config;
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod gateway {
     pub use crate::gateway::{Gateway, GatewaySettings, Output};
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod host {
     pub use crate::host::{clock, eventfd, probe, socket};
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod http3 {
     pub use crate::http3::{
         Code, Connection, ConnectionError, LocalSettings, RequestError, RequestEvent,
@@ -49,7 +41,6 @@ pub mod http3 {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod limits {
     pub use crate::limits::{
         CONNECTION_RESPONSES_LEN_MAX, DATAGRAM_LEN_MAX, GATHER_COUNT_MIN, RECEIVE_SLOT_COUNT_MAX,
@@ -59,24 +50,20 @@ pub mod limits {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod message {
     pub use crate::message::{
         AccessRecord, Authority, Fields, Head, Outcome, Path, Scheme, Target,
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod planted {
     pub use crate::planted::{Bug, plant};
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod pool {
     pub use crate::pool::{Hugepages, InKernel, Lease, Pool, PoolAllocator, PoolPlan, Regions};
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod proxy {
     pub use crate::proxy::{
         Downstream, Output, Proxy, Request, TransportFault, UpstreamCommand, UpstreamEvent,
@@ -84,7 +71,6 @@ pub mod proxy {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod quic {
     pub use crate::quic::{
         ConnectionKey, Datagram, Engine, EngineSettings, Event, MTU_MAX_DEFAULT, StreamId,
@@ -92,7 +78,6 @@ pub mod quic {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod ring {
     pub use crate::ring::{
         Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, Ring,
@@ -100,12 +85,10 @@ pub mod ring {
     };
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod tls {
     pub use crate::tls::ServerTls;
 }
 
-#[allow(missing_docs, reason = "documented where they are defined")]
 pub mod worker {
     pub use crate::worker::mailbox;
 }

@@ -19,7 +19,6 @@ use crate::tls::ServerTls;
 /// The configuration of a worker and the TLS objects made from it, replaced as a whole.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// The validated configuration.
     pub config: Arc<Config>,
     /// Certificates, tickets and the TLS settings made from it.
     pub tls: ServerTls,
@@ -62,7 +61,6 @@ pub enum WorkerEvent {
     Ended {
         /// Index of the worker.
         worker: u16,
-        /// Reason.
         outcome: WorkerOutcome,
     },
 }

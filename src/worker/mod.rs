@@ -66,9 +66,8 @@ pub(crate) struct WorkerSetup {
     pub index: u16,
     /// Number of workers in the process.
     pub count: u16,
-    /// The core to pin the thread to; `None` leaves placement to the scheduler.
+    /// The core to pin the thread to; `None` leaves the choice to the scheduler.
     pub core: Option<usize>,
-    /// The worker's memory.
     pub region: RegionHandle,
     /// The worker's sockets, one per address.
     pub sockets: Vec<EdgeSocket>,
@@ -149,7 +148,7 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
     }
 }
 
-/// What is known of one life of a worker, even if it ended in a panic.
+/// The known facts of one life of a worker, even if it ended in a panic.
 #[derive(Default)]
 struct Life {
     /// The last snapshot applied.
@@ -241,7 +240,7 @@ struct Worker<'a> {
     records: mailbox::AccessBatch,
     counters: WorkerCounters,
     pool_counters: PoolCounters,
-    /// Whether the pool was below its low-water mark in the last turn.
+    /// The pool was below its low-water mark in the last turn.
     was_memory_low: bool,
     segmentation: report::SegmentationWatch,
     phase: Phase,

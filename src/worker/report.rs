@@ -1,4 +1,4 @@
-//! What a worker reports: its counters and gauges, and a warning when sends are not segmented.
+//! The reports of a worker: its counters and gauges, and a warning when sends are not segmented.
 
 use super::Worker;
 use crate::metrics::{Counters, Gauges, PoolSlots, WorkerReport};

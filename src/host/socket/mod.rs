@@ -88,7 +88,6 @@ impl SocketGroup {
 /// The reason why an address could not be bound, displayed with its remedy.
 #[derive(Debug)]
 pub struct BindError {
-    /// The address.
     pub address: SocketAddr,
     /// The step that the kernel refused.
     pub source: OptionError,

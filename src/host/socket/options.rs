@@ -36,7 +36,6 @@ pub struct GrantedBuffers {
 pub struct OptionError {
     /// The call or the socket option, as the kernel names it.
     pub what: &'static str,
-    /// The kernel's reason.
     pub error: io::Error,
 }
 

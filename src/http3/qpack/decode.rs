@@ -1,4 +1,4 @@
-//! Takes a field section apart (RFC 9204 4.5).
+//! The decoder of field sections (RFC 9204 4.5).
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
@@ -7,37 +7,33 @@ use super::huffman;
 use super::integer;
 use super::static_table::{self, Entry};
 
-/// One field line, its bytes not judged yet.
+/// One field line, its bytes not validated yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// The field's name.
     pub name: Name<'a>,
-    /// The field's value.
     pub value: Value,
-    /// The N bit (RFC 9204 4.5.4): the sender wants this value never to enter a dynamic table.
+    /// The N bit (RFC 9204 4.5.4): this value must never enter a dynamic table.
     pub never_indexed: bool,
 }
 
 /// A field line's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Name<'a> {
-    /// That of an entry of the static table.
+    /// The name of an entry of the static table.
     Static(&'static Entry),
-    /// As it came.
     Literal(&'a [u8]),
 }
 
 /// A field line's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// That of an entry of the static table.
+    /// The value of an entry of the static table.
     Static(&'static HeaderValue),
-    /// As it came.
     Literal(Bytes),
 }
 
 impl Name<'_> {
-    /// The bytes of the name.
+    /// Returns the bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Static(entry) => entry.name_text.as_bytes(),
@@ -47,7 +43,7 @@ impl Name<'_> {
 }
 
 impl Value {
-    /// The bytes of the value.
+    /// Returns the bytes of the value.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Static(value) => value.as_bytes(),
@@ -55,7 +51,7 @@ impl Value {
         }
     }
 
-    /// The bytes of the value, owned.
+    /// Returns the bytes of the value, owned.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Static(value) => Bytes::from_static(value.as_bytes()),
@@ -64,41 +60,41 @@ impl Value {
     }
 }
 
-/// Why a section is not read to its end.
+/// The reason for not reading a section to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SectionError {
-    /// It cannot be decoded: QPACK_DECOMPRESSION_FAILED, with the rule that was broken.
+    /// It cannot be decoded: QPACK_DECOMPRESSION_FAILED, with the broken rule.
     Invalid(&'static str),
-    /// It passes a limit of ours.
+    /// It exceeds one of our limits.
     TooLarge(&'static str),
 }
 
-/// Longest encoded section that can be worth decoding under this limit. Each line counts 32 bytes
-/// besides its name and value and has less overhead than that, and an encoder chooses the Huffman
-/// code where it is shorter: so an encoded section is not longer than what it counts for. The
-/// section's own prefix needs two bytes; a little more is given.
+/// Returns the length of the longest encoded section that can be within this limit. Each line
+/// counts 32 bytes besides its name and value and has less overhead than that, and an encoder uses
+/// the Huffman code only where it is shorter: so an encoded section is not longer than its counted
+/// length. The section's own prefix needs two bytes; a little more is allowed.
 pub const fn encoded_len_max(field_section_len_max: u32) -> u64 {
     field_section_len_max as u64 + 16
 }
 
-/// Reads a field section line by line.
+/// The reader of a field section, line by line.
 ///
-/// Literal values are copied into one buffer that they share, so the section's own bytes are free
-/// when reading ends. That buffer is as long as the encoded section may become, once: a caller
-/// bounds the section by [`encoded_len_max`] before it holds it.
+/// Literal values are copied into one shared buffer, so the section's own bytes can be freed when
+/// reading ends. That buffer is allocated once, for the longest decoded form of the section: a
+/// caller bounds the section by [`encoded_len_max`] before holding it.
 #[derive(Debug)]
 pub struct SectionReader<'a> {
     rest: &'a [u8],
     values: BytesMut,
-    /// The last name that came in Huffman code.
+    /// The last name that was in Huffman code.
     name: BytesMut,
     len_left: u64,
     count_left: u32,
 }
 
 impl<'a> SectionReader<'a> {
-    /// Starts on `section`, of which at most `len_max` bytes, counted as in RFC 9114 4.2.2, and
-    /// `count_max` lines are read.
+    /// Starts to read `section`, at most `len_max` bytes of it, counted as in RFC 9114 4.2.2, and
+    /// at most `count_max` lines.
     pub fn new(section: &'a [u8], len_max: u32, count_max: u32) -> Result<Self, SectionError> {
         let mut reader = Self {
             rest: section,
@@ -111,7 +107,7 @@ impl<'a> SectionReader<'a> {
         Ok(reader)
     }
 
-    /// RFC 9204 4.5.1: Required Insert Count and Base.
+    /// Reads Required Insert Count and Base (RFC 9204 4.5.1).
     fn read_prefix(&mut self) -> Result<(), SectionError> {
         if self.read_integer(8)? != 0 {
             return Err(SectionError::Invalid("a section that requires the dynamic table"));
@@ -125,7 +121,7 @@ impl<'a> SectionReader<'a> {
         Ok(())
     }
 
-    /// The next line; `None` at the section's end. After an error the rest is not to be read.
+    /// Returns the next line; `None` at the section's end. Not to be called after an error.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, SectionError> {
         let Some(&first) = self.rest.first() else {
             return Ok(None);
@@ -174,7 +170,8 @@ impl<'a> SectionReader<'a> {
         Ok(entry)
     }
 
-    /// A literal name where it lies, or `None` for one that was decoded into `self.name`.
+    /// Reads a literal name. Returns a slice of the section, or `None` if the name was decoded
+    /// into `self.name`.
     fn read_name(&mut self) -> Result<Option<&'a [u8]>, SectionError> {
         let (string, is_huffman) = self.read_string(3)?;
         if !is_huffman {
@@ -199,8 +196,8 @@ impl<'a> SectionReader<'a> {
         Ok(self.values.split().freeze())
     }
 
-    /// A string literal as it is encoded (RFC 9204 4.1.2); the bit above the prefix tells whether
-    /// that is the Huffman code.
+    /// Reads a string literal without decoding it (RFC 9204 4.1.2). Returns whether it is in
+    /// Huffman code, which is the bit above the prefix.
     fn read_string(&mut self, prefix_bits: u32) -> Result<(&'a [u8], bool), SectionError> {
         let is_huffman = self.peek()? & (1 << prefix_bits) != 0;
         let len = self.read_integer(prefix_bits)?;
@@ -234,5 +231,5 @@ impl<'a> SectionReader<'a> {
 
 const NOT_HUFFMAN: SectionError = SectionError::Invalid("a string that is not Huffman code");
 
-/// What each line counts besides its name and value (RFC 9114 4.2.2).
+/// Bytes that each line counts besides its name and value (RFC 9114 4.2.2).
 pub(crate) const LINE_OVERHEAD_LEN: u64 = 32;

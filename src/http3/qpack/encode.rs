@@ -1,4 +1,4 @@
-//! Writes field sections (RFC 9204 4.5), with the static table and the Huffman code only.
+//! The encoder of field sections (RFC 9204 4.5), with the static table and the Huffman code only.
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -13,7 +13,6 @@ pub fn put_prefix(out: &mut BytesMut) {
     out.put_u16(0);
 }
 
-/// Appends `:status`.
 pub fn put_status(status: StatusCode, out: &mut BytesMut) {
     let text = status.as_str().as_bytes();
     match static_table::find_value(FIRST_STATUS, text) {
@@ -22,12 +21,12 @@ pub fn put_status(status: StatusCode, out: &mut BytesMut) {
     }
 }
 
-/// Appends a field. A value marked sensitive goes as a literal that is never indexed.
+/// Appends a field. A value marked sensitive is written as a literal that is never indexed.
 pub fn put_field(name: &HeaderName, value: &HeaderValue, out: &mut BytesMut) {
     put_line(name.as_str(), value.as_bytes(), value.is_sensitive(), out);
 }
 
-/// Appends any field line, pseudo-header fields too.
+/// Appends a field line, which may be a pseudo-header field.
 pub fn put_line(name: &str, value: &[u8], never_indexed: bool, out: &mut BytesMut) {
     let Some(first) = static_table::find_name(name) else {
         let first_byte = 0b0010_0000 | u8::from(never_indexed) << 4;
@@ -54,7 +53,8 @@ fn put_with_name_of(index: u8, value: &[u8], never_indexed: bool, out: &mut Byte
     put_string(0, 7, value, out);
 }
 
-/// A string literal in the shorter of its two forms; the bit above the prefix tells which.
+/// Appends a string literal in the shorter of its two forms; the bit above the prefix marks Huffman
+/// code.
 fn put_string(first_byte: u8, prefix_bits: u32, string: &[u8], out: &mut BytesMut) {
     let huffman_len = huffman::encoded_len(string);
     if huffman_len < string.len() {

@@ -1,8 +1,8 @@
 //! The Huffman code for strings (RFC 7541 5.2 and Appendix B).
 //!
 //! The code is canonical: codes of one length are consecutive, in the order of their symbols, and
-//! shorter ones come first. So the lengths are the whole code, and every table here is made of
-//! them when the program is compiled.
+//! shorter ones come first. So the lengths define the whole code, and every table here is computed
+//! from them at compile time.
 
 use bytes::{BufMut, BytesMut};
 
@@ -46,14 +46,14 @@ const LIMIT: [u64; CODE_LEN_MAX + 1] = limits();
 /// By code length: index in [`ORDER`] of its first symbol, and that symbol's code.
 const FIRST: [(u16, u32); CODE_LEN_MAX + 1] = firsts();
 
-/// Bits that one look at [`SHORT`] resolves: one common character or two, in a table of 8 KiB.
+/// Bits that one lookup in [`SHORT`] resolves: one or two common characters, in a table of 8 KiB.
 const SHORT_BITS: u32 = 11;
 
-/// By the next [`SHORT_BITS`] bits: the one or two bytes that they start with.
+/// By the next [`SHORT_BITS`] bits: the one or two bytes whose codes they start with.
 static SHORT: [Short; 1 << SHORT_BITS] = short();
 
-/// What a window starts with. Digits and lower-case letters have codes of 5 to 7 bits, so most
-/// windows hold two.
+/// The one or two codes that a window starts with. Digits and lower-case letters have codes of 5
+/// to 7 bits, so most windows hold two.
 #[derive(Clone, Copy)]
 struct Short {
     bytes: [u8; 2],
@@ -63,19 +63,20 @@ struct Short {
     bits: u8,
 }
 
-/// The input is no Huffman string: it holds EOS, or its padding is too long or not of ones.
+/// The error for an invalid Huffman string: it contains EOS, or its padding is too long or not all
+/// ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Invalid;
 
-/// Most bytes that a Huffman string of `len` bytes decodes to.
+/// Returns the most bytes that a Huffman string of `len` bytes can decode to.
 pub const fn decoded_len_max(len: usize) -> usize {
     len * 8 / CODE_LEN_MIN
 }
 
-/// Appends what `input` decodes to. After an error `out` is as before.
+/// Appends `input` decoded. After an error `out` is unchanged.
 pub fn decode(input: &[u8], out: &mut BytesMut) -> Result<(), Invalid> {
     let start = out.len();
-    // One more, as two bytes are written where one is meant.
+    // One byte more, since two bytes are written even where only one counts.
     out.resize(start + decoded_len_max(input.len()) + 1, 0);
     match decode_into(input, &mut out[start..]) {
         Some(len) => {
@@ -89,10 +90,10 @@ pub fn decode(input: &[u8], out: &mut BytesMut) -> Result<(), Invalid> {
     }
 }
 
-/// Decodes into `out`, which is long enough, and tells the length.
+/// Decodes into `out`, which is long enough, and returns the length.
 fn decode_into(mut input: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut len = 0;
-    // The bits that come next, left-aligned, and their number; zeros behind them.
+    // The next bits, left-aligned and followed by zeros, and their number.
     let mut window = 0u64;
     let mut bits = 0u32;
     loop {
@@ -121,8 +122,8 @@ fn decode_into(mut input: &[u8], out: &mut [u8]) -> Option<usize> {
             code_bits => (u16::from(short.bytes[0]), u32::from(code_bits)),
         };
         if code_bits > bits {
-            // The input is used up, as a longest code has less than 32 bits. RFC 7541 5.2: less
-            // than a byte is left, the beginning of EOS.
+            // The input is used up, as the longest code has less than 32 bits. RFC 7541 5.2: less
+            // than a byte is left, and it is the beginning of EOS.
             let is_padding = bits < 8 && window == !(u64::MAX >> bits);
             return is_padding.then_some(len);
         }
@@ -133,12 +134,12 @@ fn decode_into(mut input: &[u8], out: &mut [u8]) -> Option<usize> {
     }
 }
 
-/// The byte that `symbol` stands for. RFC 7541 5.2: EOS stands for none.
+/// Returns the byte that `symbol` stands for; EOS stands for none (RFC 7541 5.2).
 fn byte(symbol: u16) -> Option<u8> {
     u8::try_from(symbol).ok()
 }
 
-/// The symbol whose code is longer than [`SHORT_BITS`] and starts `window`.
+/// Returns the symbol whose code is longer than [`SHORT_BITS`] and starts `window`.
 fn long_code(window: u32) -> (u16, u32) {
     let mut code_len = SHORT_BITS as usize + 1;
     while u64::from(window) >= LIMIT[code_len] {
@@ -149,7 +150,7 @@ fn long_code(window: u32) -> (u16, u32) {
     (ORDER[usize::from(index) + (code - first) as usize], code_len as u32)
 }
 
-/// Length of `input` when encoded.
+/// Returns the length of `input` when encoded.
 pub fn encoded_len(input: &[u8]) -> usize {
     let bits: usize = input.iter().map(|&byte| usize::from(CODES[usize::from(byte)].1)).sum();
     bits.div_ceil(8)
@@ -157,7 +158,7 @@ pub fn encoded_len(input: &[u8]) -> usize {
 
 /// Appends `input` encoded.
 pub fn encode(input: &[u8], out: &mut BytesMut) {
-    // At most 31 bits wait, right-aligned, and 30 come.
+    // At most 31 bits are pending, right-aligned, and a code adds at most 30.
     let mut window = 0u64;
     let mut bits = 0u32;
     for &byte in input {
@@ -260,8 +261,8 @@ const fn short() -> [Short; 1 << SHORT_BITS] {
     table
 }
 
-/// The byte whose code starts `window`, of `bits` bits, and that code's bits; `None` where it is
-/// longer.
+/// Returns the byte whose code starts `window`, of `bits` bits, and that code's bits; `None` if the
+/// code is longer.
 const fn code_at(window: u32, bits: u32) -> Option<(u8, u8)> {
     let mut code_len = CODE_LEN_MIN;
     while code_len <= bits as usize {

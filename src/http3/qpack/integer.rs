@@ -3,8 +3,8 @@
 
 use bytes::{BufMut, BytesMut};
 
-/// The integer at the start of `bytes` whose first byte has `prefix_bits` bits for it, and its
-/// length; `None` where it is cut short or needs more than 62 bits.
+/// Reads the integer at the start of `bytes` whose first byte has `prefix_bits` bits for it.
+/// Returns it with its length; `None` if it is truncated or needs more than 62 bits.
 #[inline]
 pub fn read(bytes: &[u8], prefix_bits: u32) -> Option<(u64, usize)> {
     debug_assert!((1..=8).contains(&prefix_bits), "a prefix has 1 to 8 bits");
@@ -31,10 +31,10 @@ pub fn read(bytes: &[u8], prefix_bits: u32) -> Option<(u64, usize)> {
     None
 }
 
-/// RFC 9204 4.1.1: integers of up to 62 bits are read.
+/// The largest integer that is read, of 62 bits (RFC 9204 4.1.1).
 pub const MAX: u64 = (1 << 62) - 1;
 
-/// Appends `value` behind the bits of `first` that the prefix leaves.
+/// Appends `value`, with the bits of `first` above the prefix.
 #[inline]
 pub fn write(first: u8, prefix_bits: u32, value: u64, out: &mut BytesMut) {
     debug_assert!((1..=8).contains(&prefix_bits), "a prefix has 1 to 8 bits");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_round_trips_at_its_bounds_and_refuses_cuts() {
+    fn every_prefix_round_trips_at_its_bounds_and_refuses_truncation() {
         for prefix_bits in 1..=8 {
             let full = (1u64 << prefix_bits) - 1;
             for value in [0, full - 1, full, full + 1, full + 127, full + 128, MAX - 1, MAX] {
@@ -91,7 +91,7 @@ mod tests {
         let mut out = BytesMut::new();
         write(0, 7, MAX + 1, &mut out);
         assert_eq!(read(&out, 7), None);
-        // Padded with empty continuation bytes for ever.
+        // Endless padding with empty continuation bytes.
         assert_eq!(read(&[&[0x7f][..], &[0x80; 64]].concat(), 7), None);
     }
 }

@@ -8,20 +8,15 @@ pub const LEN: usize = 99;
 /// A pseudo-header field (RFC 9114 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pseudo {
-    /// `:authority`
     Authority,
-    /// `:method`
     Method,
-    /// `:path`
     Path,
-    /// `:scheme`
     Scheme,
-    /// `:status`
     Status,
 }
 
 impl Pseudo {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Authority => ":authority",
@@ -33,41 +28,38 @@ impl Pseudo {
     }
 }
 
-/// An entry's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryName {
-    /// Of a pseudo-header field.
     Pseudo(Pseudo),
-    /// Of a field.
     Field(HeaderName),
 }
 
 /// An entry of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name, ready for use.
     pub name: EntryName,
-    /// Its name as text.
+    /// The name as text.
     pub name_text: &'static str,
-    /// Its value, empty where the table has only a name to offer.
+    /// The value, empty for an entry with only a name.
     pub value: HeaderValue,
-    /// Its value as text.
+    /// The value as text.
     pub value_text: &'static str,
 }
 
-/// The entry with this index.
+/// Returns the entry with this index.
 pub fn get(index: u64) -> Option<&'static Entry> {
     usize::try_from(index).ok().and_then(|index| TABLE.get(index))
 }
 
-/// The first entry named `name`: the index for literals with a name reference.
+/// Returns the index of the first entry named `name`, for literals with a name reference.
 #[inline]
 pub fn find_name(name: &str) -> Option<u8> {
     let index = BY_NAME[slot_of(name.as_bytes(), SEED)];
     (index != NONE && TEXTS[usize::from(index)].0 == name).then_some(index)
 }
 
-/// The entry that has the name of entry `first` (the first of that name) and this value.
+/// Returns the index of the entry that has the name of entry `first` (the first of that name) and
+/// this value.
 #[inline]
 pub fn find_value(first: u8, value: &[u8]) -> Option<u8> {
     let mut index = first;
@@ -95,7 +87,7 @@ static BY_NAME: [u8; SLOTS] = match by_name(SEED) {
 const SLOTS: usize = 512;
 const SEED: u32 = find_seed();
 
-/// Four bytes and the length tell the names of the table apart.
+/// Hashes four bytes and the length, which distinguish the names of the table.
 #[inline]
 const fn slot_of(name: &[u8], seed: u32) -> usize {
     let len = name.len();
@@ -115,7 +107,7 @@ const fn find_seed() -> u32 {
     seed
 }
 
-/// `None` where two names fall into one slot.
+/// Builds the hash table; `None` if two names fall into one slot.
 const fn by_name(seed: u32) -> Option<[u8; SLOTS]> {
     let mut slots = [NONE; SLOTS];
     let mut index = 0;

@@ -1,4 +1,4 @@
-//! One exchange: a request, its way to an upstream, and the response.
+//! One exchange: a request, the attempts to send it to an upstream, and the response.
 //!
 //! ```text
 //!            +---------+     +---------+     +------------+     +--------+
@@ -11,8 +11,8 @@
 //!            +---------+       own responses come from every stage        +-----------+
 //! ```
 //!
-//! Both bodies flow while it is `Active`. It stays `Responded` until the client's connection has
-//! taken all of the response.
+//! Both bodies flow while the exchange is `Active`. It stays `Responded` until the client's
+//! connection has taken all of the response.
 //!
 //! A method that may end the exchange returns [`Progress`]; the proxy removes it then.
 
@@ -50,31 +50,31 @@ pub(super) struct Bounds {
 
 /// One request and its response.
 pub(super) struct Exchange {
-    /// `None` when it was refused before there was one.
+    /// `None` when the request was refused before its head was accepted.
     pub(super) request: Option<Request>,
-    /// The client may speak for others.
+    /// The client is a trusted proxy.
     pub(super) trusted: bool,
     pub(super) framing: Framing,
     pub(super) body: RequestBody,
-    /// The upstream group, once it is admitted.
+    /// The upstream group, once the request is admitted.
     pub(super) group: Option<GroupKey>,
     downstream: Downstream,
     bounds: Bounds,
     stage: Stage,
-    /// The encoded head, until it is given to a write.
+    /// The encoded head, until it is written.
     unsent_head: Option<Bytes>,
     write: WriteSchedule,
     response: ResponseProgress,
-    /// The lesson of the first attempt. There are two at most.
+    /// The endpoint or connection that a second attempt avoids. There are at most two attempts.
     avoid: Avoid,
-    /// Boxed: it is handed on when the exchange is over.
+    /// Boxed, since it is handed over when the exchange is over.
     record: Box<AccessRecord>,
     upstream_start: Option<Instant>,
     body_timer: Timer,
     response_timer: Timer,
 }
 
-/// Whether the exchange is in the proxy's list of those with something to write.
+/// The exchange's presence in the proxy's list of those with something to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteSchedule {
     Idle,
@@ -84,22 +84,22 @@ enum WriteSchedule {
 /// The response on its way to the client.
 #[derive(Debug, Default)]
 struct ResponseProgress {
-    /// Its head was given to the client.
+    /// The head was passed to the client.
     head_given: bool,
-    /// Body bytes given and not taken.
+    /// Body bytes passed on and not taken yet.
     pending_len: usize,
 }
 
 impl ResponseProgress {
-    /// Returns whether more of the response is read, in view of what waits for the client.
+    /// Returns whether to read more of the response, considering the bytes that wait for the
+    /// client.
     fn reads_on(&self, memory_low: bool) -> bool {
         self.pending_len == 0 || !memory_low && self.pending_len < RESPONSE_PENDING_LEN_MAX
     }
 }
 
-/// The parts of the proxy that it lends to an exchange.
+/// The parts of the proxy that are lent to an exchange.
 pub(super) struct ExchangeContext<'a> {
-    /// Its key.
     pub(super) key: ExchangeKey,
     pub(super) upstreams: &'a mut Upstreams,
     /// Exchanges that have something to write.
@@ -108,7 +108,7 @@ pub(super) struct ExchangeContext<'a> {
     pub(super) base: Context<'a>,
 }
 
-/// Whether an exchange goes on after an event.
+/// The state of an exchange after an event: running or over.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -145,14 +145,14 @@ impl Exchange {
         }
     }
 
-    /// Starts an admitted exchange on its way to an upstream.
+    /// Starts to send an admitted request to an upstream.
     pub(super) fn start(
         &mut self,
         cx: &mut ExchangeContext<'_>,
         awaits_continue: bool,
     ) -> Progress {
         if awaits_continue {
-            // RFC 9110 10.1.1: the gateway takes the body itself, so it is the one to say so.
+            // RFC 9110 10.1.1: the gateway takes the body itself, so it sends the 100 itself.
             let (status, fields) = (StatusCode::CONTINUE, Fields::new());
             cx.command(self.downstream, DownstreamCommand::Interim { status, fields });
         }
@@ -166,7 +166,7 @@ impl Exchange {
         progress
     }
 
-    /// Takes pieces of the request's body.
+    /// Handles pieces of the request's body.
     pub(super) fn handle_body(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -192,7 +192,7 @@ impl Exchange {
         progress
     }
 
-    /// Takes the end of the request.
+    /// Handles the end of the request.
     pub(super) fn handle_end(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -206,8 +206,8 @@ impl Exchange {
         if self.stage == Stage::Responded || self.body.is_stopped() {
             return Progress::Continues;
         }
-        // RFC 9114 4.1.2: checked here too, so that no incomplete body is ever taken for a complete
-        // one on an upstream connection, whichever way the end came.
+        // RFC 9114 4.1.2: checked here too, so that an incomplete body never looks complete on an
+        // upstream connection.
         if matches!(self.framing, Framing::Length(len) if self.body.received_len != len) {
             let rule = "the request's body is shorter than its content-length";
             return self.fail(cx, Fault::BadRequest(rule));
@@ -216,7 +216,7 @@ impl Exchange {
         self.send_on(cx, Framing::None)
     }
 
-    /// The client is gone, or wants no response any more.
+    /// Aborts an exchange whose client is gone or has cancelled.
     pub(super) fn abort(&mut self, cx: &mut ExchangeContext<'_>) -> Progress {
         let had_lease = self.detach(cx);
         if !had_lease && is_planted(Bug::LeakedExchange) {
@@ -225,7 +225,7 @@ impl Exchange {
         Progress::Over(Outcome::Aborted)
     }
 
-    /// The client's connection took `len` bytes of the response's body.
+    /// Notes that the client's connection has taken `len` bytes of the response's body.
     pub(super) fn handle_response_taken(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -247,8 +247,7 @@ impl Exchange {
         self.progress()
     }
 
-    /// Limits the time in which the client takes nothing of what waits for it. Does nothing while
-    /// that limit runs.
+    /// Starts the stall timeout of the response, unless it is running.
     pub(super) fn set_response_timer(&mut self, cx: &mut ExchangeContext<'_>) {
         if self.response.pending_len > 0 && !self.response_timer.is_set() {
             let due = cx.base.now + RESPONSE_STALL_TIMEOUT;
@@ -257,7 +256,7 @@ impl Exchange {
         }
     }
 
-    /// Takes a timer that has come up.
+    /// Handles a timer that has fired.
     pub(super) fn handle_timeout(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -275,8 +274,8 @@ impl Exchange {
         }
     }
 
-    /// Ends the way to an upstream for `fault`: by a response of the gateway's own, or by cutting
-    /// off the response that has begun.
+    /// Ends the upstream side because of `fault`: with a response of the gateway's own, or by
+    /// resetting the response that has begun.
     pub(super) fn fail(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) -> Progress {
         self.detach(cx);
         self.record.rule = fault.rule();
@@ -289,7 +288,7 @@ impl Exchange {
         self.progress()
     }
 
-    /// Takes the exchange's timers off the queue and returns its record, completed.
+    /// Clears the exchange's timers and returns its completed record.
     pub(super) fn into_record(
         mut self,
         now: Instant,
@@ -308,7 +307,7 @@ impl Exchange {
         self.record
     }
 
-    /// Sends what has come of the request. One that was held has its framing decided by it.
+    /// Sends the received part of the request. Decides the framing of a request that was held.
     fn send_on(&mut self, cx: &mut ExchangeContext<'_>, framing: Framing) -> Progress {
         match self.stage {
             Stage::Held => {
@@ -322,7 +321,7 @@ impl Exchange {
         Progress::Continues
     }
 
-    /// Responds in the upstream's place.
+    /// Sends a response of the gateway's own.
     fn respond(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) {
         let (fields, body) = fault.response();
         let status = fault.status();
@@ -344,7 +343,7 @@ impl Exchange {
         self.stop_request(cx);
     }
 
-    /// Asks the client for no more of its request.
+    /// Asks the client to stop sending its request.
     fn stop_request(&mut self, cx: &mut ExchangeContext<'_>) {
         if !self.body.is_ended() && !self.body.is_stopped() {
             cx.command(self.downstream, DownstreamCommand::StopRequest);
@@ -353,7 +352,7 @@ impl Exchange {
         self.body_timer.disarm();
     }
 
-    /// Restarts the limit of the client's pause, if the client is to send.
+    /// Restarts the timeout of the request's body, if the client is expected to send.
     fn set_body_timer(&mut self, cx: &mut ExchangeContext<'_>) {
         let body = &self.body;
         let is_whole = body.is_ended() || self.framing == Framing::Length(body.received_len);
@@ -367,7 +366,7 @@ impl Exchange {
         }
     }
 
-    /// Returns whether there is something left to do for the exchange.
+    /// Returns whether the exchange is over.
     fn progress(&self) -> Progress {
         if self.stage == Stage::Responded && self.response.pending_len == 0 {
             Progress::Over(Outcome::Complete)
@@ -376,7 +375,7 @@ impl Exchange {
         }
     }
 
-    /// Changes the stage and returns the former one.
+    /// Changes the stage and returns the previous one.
     fn advance(&mut self, next: Stage) -> Stage {
         assert!(self.stage.may_become(&next), "an exchange goes from {:?} to {next:?}", self.stage);
         std::mem::replace(&mut self.stage, next)

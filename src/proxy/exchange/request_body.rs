@@ -1,4 +1,4 @@
-//! A request's body on its way from the client to an upstream.
+//! The body of a request, between its client and an upstream.
 
 use std::collections::VecDeque;
 
@@ -15,37 +15,36 @@ use crate::proxy::upstream::RequestState;
 /// The body of one request.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    /// Received and not given to a write.
+    /// Pieces received and not written yet.
     pending: VecDeque<Bytes>,
     pending_len: usize,
-    /// In the write in flight.
+    /// Bytes in the write in flight.
     writing_len: usize,
-    /// Received.
     pub(super) received_len: u64,
-    /// Given to writes.
+    /// Bytes passed to writes, those in flight included.
     given_len: u64,
     trailers: Option<Fields>,
     intake: Intake,
     sending: Sending,
 }
 
-/// The client's side of the body.
+/// The state of the client's side of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intake {
     Open,
-    /// There was no room left, and the client's side has not been told of any since.
+    /// There was no room left, and no room has been announced to the client's side since.
     Full,
     /// The client has sent all of it.
     Ended,
 }
 
-/// The upstream's side of the body.
+/// The state of the upstream's side of the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sending {
     Open,
-    /// All of it, with its framing, was given to writes.
+    /// All of the body, with its framing, was passed to writes.
     Complete,
-    /// Dropped, with all that still comes.
+    /// The body is dropped, and so is the rest of it.
     Stopped,
 }
 
@@ -64,7 +63,7 @@ impl RequestBody {
         }
     }
 
-    /// Returns the number of bytes that are taken now.
+    /// Returns the number of bytes that are accepted now.
     pub(crate) fn room(&self) -> usize {
         let free = REQUEST_PENDING_LEN_MAX.saturating_sub(self.pending_len + self.writing_len);
         if self.is_stopped() {
@@ -76,7 +75,7 @@ impl RequestBody {
         }
     }
 
-    /// Takes a piece from the client.
+    /// Queues a piece from the client.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.received_len += piece.len() as u64;
         if self.is_stopped() || piece.is_empty() {
@@ -89,42 +88,42 @@ impl RequestBody {
         }
     }
 
-    /// Notes that the client has sent all of it.
+    /// Notes that the client has sent the whole body.
     pub(super) fn end(&mut self) {
         self.intake = Intake::Ended;
     }
 
-    /// Takes the trailer fields, which are not empty.
+    /// Sets the trailer fields, which are not empty.
     pub(super) fn set_trailers(&mut self, trailers: Option<Fields>) {
         self.trailers = trailers;
     }
 
-    /// Returns whether the client has sent all of it.
+    /// Returns whether the client has sent the whole body.
     pub(super) fn is_ended(&self) -> bool {
         self.intake == Intake::Ended
     }
 
-    /// Returns whether the upstream has been given all of it.
+    /// Returns whether the whole body was passed to writes.
     pub(super) fn is_complete(&self) -> bool {
         self.sending == Sending::Complete
     }
 
-    /// Returns whether it is dropped.
+    /// Returns whether the body is dropped.
     pub(super) fn is_stopped(&self) -> bool {
         self.sending == Sending::Stopped
     }
 
-    /// Returns whether it can be sent once more: nothing of it was given away or dropped.
+    /// Returns whether the body can be sent again: none of it was written or dropped.
     pub(super) fn is_repeatable(&self) -> bool {
         self.given_len == 0 && !self.is_stopped()
     }
 
-    /// Returns whether the upstream still waits for some of it.
+    /// Returns whether the upstream still waits for some of the body.
     pub(super) fn request_state(&self) -> RequestState {
         if self.sending == Sending::Open { RequestState::Unfinished } else { RequestState::Out }
     }
 
-    /// Returns whether there is room again after there was none. Returns true once.
+    /// Returns true once when there is room again after there was none.
     pub(super) fn has_room_again(&mut self) -> bool {
         let again = self.intake == Intake::Full && !self.is_stopped() && self.room() > 0;
         if again {
@@ -133,7 +132,7 @@ impl RequestBody {
         again
     }
 
-    /// Drops it, and what still comes.
+    /// Drops the body, and the rest of it as it arrives.
     pub(super) fn stop(&mut self) {
         self.sending = Sending::Stopped;
         self.pending.clear();
@@ -141,18 +140,18 @@ impl RequestBody {
         self.trailers = None;
     }
 
-    /// Begins anew for a second attempt.
+    /// Rewinds the body for a second attempt.
     pub(super) fn rewind(&mut self) {
         assert_eq!(self.given_len, 0, "a body of which a part is gone is not sent again");
         self.sending = Sending::Open;
     }
 
-    /// Notes that the write in flight is over.
+    /// Notes that the write in flight is complete.
     pub(super) fn wrote(&mut self) {
         self.writing_len = 0;
     }
 
-    /// Appends what may be written now to `pieces`, framed.
+    /// Appends the pieces that may be written now to `pieces`, framed.
     pub(super) fn take_pieces(&mut self, framing: Framing, pieces: &mut Vec<Bytes>) {
         if self.sending != Sending::Open {
             return;
@@ -178,7 +177,7 @@ impl RequestBody {
         let is_whole = self.is_ended() || framing == Framing::Length(self.given_len);
         if is_whole && self.pending.is_empty() {
             if chunked {
-                // The trailers stay for a second attempt.
+                // The trailers are kept for a second attempt.
                 pieces.push(last_chunk(self.trailers.as_ref()));
             }
             self.sending = Sending::Complete;

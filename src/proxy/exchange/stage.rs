@@ -1,19 +1,19 @@
-//! The stages of an exchange, and which may follow which.
+//! The stages of an exchange, and the transitions between them.
 
 use crate::proxy::upstream::{Lease, Ticket};
 
 /// The stage of an exchange.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// New, or between two attempts.
+    /// It is new, or between two attempts.
     Arrived,
-    /// Until the client shows whether there is a body.
+    /// It waits until the client shows whether there is a body.
     Held,
-    /// In its group's queue.
+    /// It is in its group's queue.
     Waiting(Ticket),
     /// Its connection is being opened.
     Connecting(Lease),
-    /// On its connection.
+    /// It uses the slot of its connection.
     Active(Lease),
     /// Nothing more comes from an upstream.
     Responded,

@@ -1,4 +1,4 @@
-//! An exchange on its way to an upstream and back: slots, writes, the response, a second attempt.
+//! The upstream side of an exchange: its slot, writes, the response, a second attempt.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::proxy::faults::Fault;
 use crate::proxy::fields::{clean_response, clean_trailers, encode_head};
 use crate::proxy::upstream::{Acquired, Avoid, Lease, Notice, Release, SlotRequest};
 
-/// Whether a part of a response is its last.
+/// The position of a part in its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartPosition {
     Inner,
@@ -23,7 +23,7 @@ enum PartPosition {
 }
 
 impl Exchange {
-    /// Takes the slot that it has waited for.
+    /// Handles the slot that the exchange has waited for.
     pub(in crate::proxy) fn handle_granted(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -33,7 +33,7 @@ impl Exchange {
         self.handle_acquired(cx, acquired)
     }
 
-    /// Takes an event on its upstream connection, or of its group's queue.
+    /// Handles an event on the exchange's upstream connection or in its group's queue.
     pub(in crate::proxy) fn handle_notice(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -74,13 +74,13 @@ impl Exchange {
         Progress::Continues
     }
 
-    /// The last receive is not made, because the client takes too little of this response.
+    /// Notes that the last receive is paused, because the client takes too little of this response.
     pub(in crate::proxy) fn handle_receive_paused(&mut self, cx: &mut ExchangeContext<'_>) {
         assert!(self.response.pending_len > 0, "nothing would ever arm a receive that was paused");
         self.watch(cx);
     }
 
-    /// Writes what there is of the request, if it is on a connection by now.
+    /// Writes the received part of the request, if the exchange has a connection.
     pub(in crate::proxy) fn write(&mut self, cx: &mut ExchangeContext<'_>) {
         self.write = WriteSchedule::Idle;
         let Stage::Active(lease) = &self.stage else { return };
@@ -100,7 +100,7 @@ impl Exchange {
         }
     }
 
-    /// Finds a slot for an arrived exchange, or a place in the queue, or responds 503.
+    /// Finds a slot for an arrived exchange, or a place in the queue, or responds with 503.
     pub(super) fn dispatch(&mut self, cx: &mut ExchangeContext<'_>) -> Progress {
         let slot_request = SlotRequest {
             exchange: cx.key,
@@ -144,8 +144,8 @@ impl Exchange {
         self.schedule_write(cx);
     }
 
-    /// Has the request written once all inputs are in, so that the head and what has come of the
-    /// body leave in one write.
+    /// Schedules a write for when all inputs are handled, so that the head and the received part
+    /// of the body leave in one write.
     pub(super) fn schedule_write(&mut self, cx: &mut ExchangeContext<'_>) {
         if self.write == WriteSchedule::Idle {
             self.write = WriteSchedule::Due;
@@ -159,7 +159,7 @@ impl Exchange {
         }
     }
 
-    /// Gives the client what `piece` holds of its response.
+    /// Passes the parts of the response in `piece` to the client.
     fn read_response(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -177,7 +177,7 @@ impl Exchange {
                 Err(fault) => return self.fail(cx, fault),
             };
             if self.pass_on(cx, part) == PartPosition::Last {
-                // Bytes behind the response belong to nobody.
+                // Bytes after the response belong to no request.
                 let is_clean = !more_follows && piece.is_empty();
                 let release = if is_clean { Release::Reuse } else { Release::Discard };
                 return self.complete(cx, release);
@@ -186,17 +186,17 @@ impl Exchange {
         if self.response.reads_on(cx.memory_low) || is_planted(Bug::WrongCredit) {
             slot.receive(&mut cx.base);
         }
-        // The wait for a head is one wait: pieces of a head do not prolong it.
+        // One timeout covers the whole head: pieces of it do not restart the timer.
         if !slot.awaits_head() {
             slot.watch(&mut cx.base, self.body.request_state());
         }
         Progress::Continues
     }
 
-    /// Passes one part of the response on to the client.
+    /// Passes one part of the response to the client.
     fn pass_on(&mut self, cx: &mut ExchangeContext<'_>, part: Part) -> PartPosition {
         let (command, position) = match part {
-            // The gateway has sent 100 itself where it was waited for.
+            // The gateway has sent 100 itself if the client waited for it.
             Part::Interim(head) if head.status == StatusCode::CONTINUE => {
                 return PartPosition::Inner;
             }
@@ -208,7 +208,7 @@ impl Exchange {
             Part::Head(mut head) => {
                 clean_response(&mut head.fields, &head.options);
                 self.begin_response(head.status);
-                // There is no second attempt after this: the fields are freed.
+                // There is no second attempt after this, so the fields are freed.
                 if let Some(request) = &mut self.request {
                     request.head.fields = Vec::new();
                 }
@@ -232,8 +232,8 @@ impl Exchange {
         position
     }
 
-    /// Ends the upstream's part: the response is complete. The connection is released for reuse
-    /// only if the request is complete as well.
+    /// Ends the upstream side of a complete response. The connection is released for reuse only if
+    /// the request is complete as well.
     fn complete(&mut self, cx: &mut ExchangeContext<'_>, release: Release) -> Progress {
         self.end_upstream_time(cx.base.now);
         let Stage::Active(lease) = self.advance(Stage::Responded) else {
@@ -246,8 +246,8 @@ impl Exchange {
         self.progress()
     }
 
-    /// Returns whether another attempt may be made: this is the first, and nothing of the request
-    /// was sent, or it is idempotent and can be sent again (RFC 9110 9.2.2).
+    /// Returns whether the request may be retried: this is the first attempt, and either nothing of
+    /// the request was sent, or it is idempotent and can be sent again (RFC 9110 9.2.2).
     fn may_be_repeated(&self) -> bool {
         let is_repeatable = match self.stage {
             Stage::Active(_) => {
@@ -267,7 +267,7 @@ impl Exchange {
         self.dispatch(cx)
     }
 
-    /// Leaves the queue, or gives the lease up. Returns whether it had a lease.
+    /// Leaves the queue, or releases the lease. Returns whether there was a lease.
     pub(super) fn detach(&mut self, cx: &mut ExchangeContext<'_>) -> bool {
         if !self.stage.may_become(&Stage::Arrived) {
             return false;

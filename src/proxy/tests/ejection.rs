@@ -1,10 +1,10 @@
-//! Endpoints that fail are ejected, tried again by one request, and restored.
+//! Tests of ejection: endpoints that fail are ejected, get one trial request, and are restored.
 
 use super::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
-/// Sends a GET and answers which endpoint is asked, by its port; a kept connection counts too.
+/// Returns the port of a connection's endpoint.
 fn port_of(rig: &Rig, key: UpstreamKey) -> u16 {
     match &rig.wires[&key].address {
         Some(EndpointAddress::Tcp(address)) => address.port(),
@@ -12,8 +12,8 @@ fn port_of(rig: &Rig, key: UpstreamKey) -> u16 {
     }
 }
 
-/// A GET whose connects fail at the ports of `down`, and that is answered elsewhere; the ports that
-/// were asked.
+/// Sends a GET whose connects fail at the ports in `down`, and which another endpoint serves.
+/// Returns the ports that were tried.
 fn get(rig: &mut Rig, down: &[u16]) -> Vec<u16> {
     let exchange = rig.get("/");
     let mut asked = Vec::new();
@@ -78,7 +78,7 @@ fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
 }
 
 #[test]
-fn a_trial_in_flight_keeps_others_away_and_its_abort_does_not() {
+fn an_endpoint_gets_no_request_during_its_trial_and_a_new_trial_after_an_abort() {
     let mut rig = Rig::new(config(2, 8, 0));
     while get(&mut rig, &[8002]) != [8002, 8001] {}
     rig.pass(HEALTH.pause);
@@ -134,7 +134,7 @@ fn three_failed_responses_in_a_row_eject_an_endpoint() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_meanwhile_speaks_against_nobody() {
+fn a_stale_idle_connection_does_not_count_against_its_endpoint() {
     let mut rig = Rig::new(config(2, 8, 0));
     let exchanges: Vec<_> = (0..8).map(|_| rig.get("/")).collect();
     while !rig.connects.is_empty() {
@@ -162,7 +162,7 @@ fn a_kept_connection_that_was_closed_meanwhile_speaks_against_nobody() {
 }
 
 #[test]
-fn a_full_endpoint_is_waited_for_rather_than_a_failed_one_asked() {
+fn a_request_waits_for_a_full_endpoint_rather_than_use_an_ejected_one() {
     let mut rig = Rig::new(config(2, 1, 1));
     while get(&mut rig, &[8002]) != [8002, 8001] {}
     let busy = rig.get("/");

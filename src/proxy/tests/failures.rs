@@ -1,4 +1,4 @@
-//! Failures: upstreams that refuse, lie, fall silent or go; clients that go.
+//! Tests of failures: upstreams that refuse, break HTTP, stall or close; clients that abort.
 
 use super::*;
 use crate::limits::RESPONSE_STALL_TIMEOUT;
@@ -66,7 +66,7 @@ fn a_connect_that_hangs_is_504_and_a_lone_endpoint_is_asked_once() {
 }
 
 #[test]
-fn a_kept_connection_that_was_closed_meanwhile_costs_nobody_an_error() {
+fn a_stale_idle_connection_causes_no_error() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (_, stale) = rig.active_get();
     rig.response(stale, OK);
@@ -109,7 +109,7 @@ fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
 }
 
 #[test]
-fn what_may_have_been_done_is_not_done_twice() {
+fn a_request_that_the_upstream_may_have_processed_is_not_retried() {
     // A POST, a PUT whose body is gone, and a GET of whose response a byte came.
     for case in 0..3 {
         let mut rig = Rig::new(config(2, 4, 0));
@@ -395,7 +395,7 @@ fn a_body_beyond_the_limit_is_413() {
 
 #[test]
 fn every_wait_has_a_timeout() {
-    // No head, however many crumbs of it come.
+    // The head is not complete, however many small pieces of it come.
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();
     for crumb in "HTTP/1.1 ".bytes() {
@@ -406,7 +406,7 @@ fn every_wait_has_a_timeout() {
     rig.pass(RESPONSE_TIMEOUT / 10);
     assert_eq!(rig.status(exchange), 504);
     assert_eq!(rig.record().error, Some("http_response_timeout"));
-    // No more of a body.
+    // The rest of a body does not come.
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
     rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
@@ -434,7 +434,7 @@ fn every_wait_has_a_timeout() {
 }
 
 #[test]
-fn a_client_may_go_at_any_time() {
+fn a_client_may_abort_at_any_time() {
     type Reach = fn(&mut Rig) -> ExchangeKey;
     let stages: [(&str, Reach); 8] = [
         ("holding", |rig| rig.request(request(Method::GET, "/"), false)),

@@ -1,4 +1,4 @@
-//! Successful exchanges: bodies both ways, kept connections, queues, reloads.
+//! Tests of successful exchanges: bodies both ways, idle connections, queues, reloads.
 
 use super::*;
 use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
@@ -75,7 +75,7 @@ fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
 }
 
 #[test]
-fn a_slow_upstream_holds_the_client_back() {
+fn a_slow_upstream_pauses_the_client() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(None);
     assert_eq!(rig.proxy.body_room(exchange), REQUEST_PENDING_LEN_MAX);
@@ -117,7 +117,7 @@ fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
 }
 
 #[test]
-fn crumbs_of_a_body_are_bounded_by_number_and_told_of_room() {
+fn small_body_pieces_are_bounded_by_number_and_room_is_announced() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(None);
     let mut count = 0;
@@ -143,7 +143,7 @@ fn crumbs_of_a_body_are_bounded_by_number_and_told_of_room() {
 }
 
 #[test]
-fn a_slow_client_holds_the_upstream_back() {
+fn a_slow_client_pauses_the_upstream() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
@@ -189,7 +189,7 @@ fn when_memory_is_low_a_response_is_read_on_only_once_it_was_taken() {
 /// A response that was not read for want of memory is read on when the client takes something, not
 /// when there is memory again: the write that ends in between starts no timeout.
 #[test]
-fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
+fn the_response_timeout_does_not_run_while_low_memory_pauses_reading() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let exchange = rig.get("/");
@@ -211,7 +211,7 @@ fn an_upstream_that_is_not_read_is_not_late_when_memory_is_there_again() {
 
 /// One client has too much waiting, or all have: a receive that the gateway does not make.
 #[test]
-fn a_paused_receive_makes_no_upstream_late() {
+fn the_response_timeout_does_not_run_while_a_receive_is_paused() {
     let mut rig = Rig::new(config(1, 1, 0));
     (rig.takes, rig.pauses) = (false, true);
     let (exchange, upstream) = rig.active_get();
@@ -350,7 +350,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
 }
 
 #[test]
-fn workers_share_what_the_process_may_have() {
+fn workers_divide_the_limits_of_the_process() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.proxy = Proxy::new(Arc::new(config(1, 5, 3)), 4);
     let keys: Vec<_> = (0..4).map(|_| rig.get("/")).collect();

@@ -1,4 +1,4 @@
-//! Tests of the whole machine, in memory and virtual time, against a scripted upstream.
+//! Tests of the whole proxy, in memory and virtual time, against a scripted upstream.
 
 mod ejection;
 mod failures;
@@ -146,7 +146,7 @@ pub(super) struct Wire {
     pub receiving: bool,
 }
 
-/// The machine with everything around it; checks the rules of the outputs at each of them.
+/// The proxy with scripted clients and upstreams; checks every output against the rules.
 pub(super) struct Rig {
     pub proxy: Proxy,
     pub now: Instant,

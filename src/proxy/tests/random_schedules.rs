@@ -1,4 +1,4 @@
-//! Random schedules from a seed: clients, upstreams and time do anything in any order.
+//! Random schedules from a seed: events of clients, upstreams and timers in any order.
 //!
 //! The oracles are the rig's rules for outputs, an upstream that reads requests by a parser of its
 //! own and answers each with a body made from the request's path, and the books at the end: every
@@ -37,7 +37,7 @@ struct Client {
     ended: bool,
 }
 
-/// The body that an upstream responses `path` with: long, and of no other path.
+/// Returns the body of the response to `path`: long, and different for every path.
 fn body_for(path: &str) -> String {
     let count = path.bytes().map(usize::from).sum::<usize>() % 50;
     path.repeat(count)
@@ -181,7 +181,7 @@ impl Simulation {
         self.rig.response(key, piece);
     }
 
-    /// Nobody comes and time passes: all ends.
+    /// Lets time pass without new requests until everything has ended.
     fn wind_down(&mut self) {
         for _ in 0..100 {
             self.rig.pass(Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! Request heads: the ones that upstreams get, and the fields that a client may not send.
+//! Tests of the request heads that upstreams get, and of fields that a client may not set.
 
 use http::Method;
 
@@ -26,7 +26,7 @@ fn the_shortest_request() {
 }
 
 #[test]
-fn fields_that_a_client_may_not_say_are_not_said() {
+fn fields_that_a_client_may_not_set_are_not_forwarded() {
     let mut from_client = request(Method::GET, "/");
     from_client.head.fields = vec![
         field("accept", "*/*"),
@@ -70,7 +70,7 @@ fn fields_that_a_client_may_not_say_are_not_said() {
 
 /// An origin that redirects http to https would else redirect for ever, and caches keep it.
 #[test]
-fn a_client_cannot_deny_that_its_connection_is_secure() {
+fn the_forwarded_scheme_is_https_whatever_the_client_sent() {
     let mut from_client = request(Method::GET, "/");
     from_client.head.set_scheme(Scheme::Http);
     let mut from_proxy = from_client.clone();
@@ -83,7 +83,7 @@ fn a_client_cannot_deny_that_its_connection_is_secure() {
 }
 
 #[test]
-fn a_trusted_proxy_is_believed() {
+fn the_forwarding_fields_of_a_trusted_proxy_are_extended() {
     let mut from_proxy = request(Method::GET, "/");
     from_proxy.client = "[::ffff:10.1.2.3]:1".parse().unwrap();
     from_proxy.head.fields = vec![
@@ -131,7 +131,7 @@ fn max_forwards_counts_down_for_options_and_for_nothing_else() {
 }
 
 #[test]
-fn host_is_the_endpoints_where_the_upstream_says_so() {
+fn host_is_the_endpoints_address_if_configured() {
     let mut by_upstream = config(1, 1, 0);
     by_upstream.upstreams[0].host = HostPolicy::Upstream;
     let mut from_client = request(Method::GET, "/");
@@ -234,7 +234,7 @@ fn own_responses_to_requests_that_are_not_forwarded() {
 }
 
 #[test]
-fn refusals_from_before_there_was_a_request_are_answered_and_logged() {
+fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged() {
     let mut rig = Rig::new(config(1, 1, 0));
     let path = Bytes::from_static(b"/a/../b");
     let refusal = Refusal {

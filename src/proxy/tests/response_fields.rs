@@ -1,4 +1,4 @@
-//! Which fields and trailers of a response reach the client.
+//! Tests of the fields and trailers of a response that reach the client.
 
 use super::*;
 

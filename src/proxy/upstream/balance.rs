@@ -1,5 +1,5 @@
-//! Smooth weighted round-robin: every endpoint gets its share, and the turns of a heavy one are
-//! spread between those of the others.
+//! Smooth weighted round-robin: every endpoint gets its share, and the turns of an endpoint with a
+//! large weight are interleaved with those of the others.
 //!
 //! Each pick credits every available endpoint with its weight, takes the one with the most credit
 //! and debits it with the sum of those weights. A pick is O(endpoints): there are few.
@@ -23,7 +23,7 @@ impl Balance {
         }
     }
 
-    /// Returns the endpoint whose turn it is among those `available`.
+    /// Picks the next endpoint among those `available`.
     pub(super) fn pick(&mut self, available: impl Fn(usize) -> bool) -> Option<usize> {
         let (mut total, mut best) = (0, None::<(usize, i64)>);
         for (index, share) in self.shares.iter_mut().enumerate() {
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn the_turns_of_a_heavy_endpoint_are_spread() {
+    fn the_turns_of_an_endpoint_with_a_large_weight_are_interleaved() {
         // The textbook sequence for weights 5, 1, 1.
         assert_eq!(picks(&[5, 1, 1], 7), [0, 0, 1, 0, 2, 0, 0]);
         assert_eq!(picks(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
@@ -63,7 +63,7 @@ mod tests {
         for weights in [vec![1], vec![3, 7], vec![1, 2, 3, 4], vec![10, 1, 1, 1, 5]] {
             let total: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
             let picks = picks(&weights, total * 3);
-            // Any window as long as the weights' sum, wherever it starts, is one whole round.
+            // Any window as long as the sum of the weights is one whole round, wherever it starts.
             for window in picks.windows(total) {
                 for (index, weight) in weights.iter().enumerate() {
                     let turns = window.iter().filter(|pick| **pick == index).count();

@@ -30,15 +30,14 @@ pub(super) struct Connection {
     pub(super) group: GroupKey,
     pub(super) endpoint: usize,
     pub(super) state: State,
-    /// Limits the connect, the wait for the upstream to take or to give, or the idle time.
+    /// The timeout of the connect, of the upstream's progress, or of the idle time.
     pub(super) timer: Timer,
 }
 
 /// The state of a connection.
 pub(super) enum State {
-    /// Being opened.
     Connecting(Connecting),
-    /// Leased.
+    /// It is leased.
     Active(Active),
     /// Released while its last write was in flight; a receive is armed.
     Finishing,
@@ -59,7 +58,7 @@ pub(super) struct Active {
     pub(super) write: Write,
     pub(super) read: Read,
     pub(super) origin: Origin,
-    /// Its request is the one that tries an ejected endpoint.
+    /// Its request is the trial of an ejected endpoint.
     pub(super) is_trial: bool,
     downstream: Downstream,
 }
@@ -69,7 +68,7 @@ pub(super) struct Active {
 pub(super) enum Write {
     Ready,
     InFlight,
-    /// Only what the peer sent before is still of use.
+    /// A write failed. Bytes that the peer sent before can still be read.
     Failed,
 }
 
@@ -81,12 +80,12 @@ pub(super) enum Read {
     Armed,
 }
 
-/// The history of an active connection.
+/// The state of a connection before it became active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Opened for this request.
+    /// It was opened for this request.
     Opened,
-    /// Idle before; the peer may have closed it meanwhile.
+    /// It was idle; the peer may have closed it in the meantime.
     Idle,
 }
 
@@ -102,7 +101,7 @@ pub(crate) struct SlotRequest {
 }
 
 impl Connecting {
-    /// Returns the next state of the connection, which is open now.
+    /// Returns the state of a connection that has just opened.
     pub(super) fn connected(&self, cx: &mut Context<'_>, key: UpstreamKey) -> Active {
         Active::new(cx, key, &self.request, Read::Paused, Origin::Opened, self.is_trial)
     }
@@ -116,7 +115,7 @@ impl Connecting {
         fault: Fault,
     ) -> (ExchangeKey, Notice) {
         cx.counters.connect_failures += 1;
-        // When this process is out of something, the endpoint is not to blame.
+        // If this process is out of resources, the endpoint has not failed.
         if fault != Fault::Connect(TransportFault::Exhausted) {
             group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
         }
@@ -125,7 +124,7 @@ impl Connecting {
 }
 
 impl Active {
-    /// Returns the state of connection `key` that begins to serve `request`. It is read at once.
+    /// Returns the state of connection `key`, which begins to serve `request`, and arms a receive.
     pub(super) fn new(
         cx: &mut Context<'_>,
         key: UpstreamKey,
@@ -147,7 +146,7 @@ impl Active {
         active
     }
 
-    /// Takes an event. Returns what concerns the exchange.
+    /// Handles an event. Returns a notice if it concerns the exchange.
     pub(super) fn handle(
         &mut self,
         cx: &mut Context<'_>,
@@ -182,7 +181,8 @@ impl Active {
         Some((self.exchange, notice))
     }
 
-    /// The upstream has not taken the request, or has not sent more of the response, in time.
+    /// Handles an upstream that has not taken the request, or not sent more of the response, in
+    /// time.
     pub(super) fn timed_out(
         &self,
         cx: &mut Context<'_>,
@@ -196,12 +196,12 @@ impl Active {
         (self.exchange, Notice::Failed { fault, retry })
     }
 
-    /// The connection broke before the response was complete.
+    /// Handles a connection that broke before the response was complete.
     fn lost(&self, cx: &mut Context<'_>, group: &mut Group, endpoint: usize) -> Notice {
         let has_begun = self.decoder.has_begun();
         let fault = if has_begun { Fault::Incomplete } else { Fault::Terminated };
-        // An idle connection may just have been closed for its idleness: a new one to the same
-        // endpoint is as good. A new one that breaks counts against the endpoint.
+        // An idle connection may have been closed by the peer's idle timeout, so a new one to the
+        // same endpoint may work. A new connection that breaks counts against the endpoint.
         if has_begun || self.origin == Origin::Opened {
             group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
         }

@@ -1,5 +1,5 @@
-//! An upstream group of the configuration: its endpoints, and the queue of those that wait for a
-//! connection.
+//! An upstream group of the configuration: its endpoints, and the queue of exchanges that wait for
+//! a connection.
 //!
 //! ```text
 //!   group "api" --- endpoint 127.0.0.1:8080 --- idle connections, last in first out
@@ -29,15 +29,15 @@ slab_key! {
     pub(crate) GroupKey
 }
 
-/// One upstream group, made from one version of its configuration.
+/// One upstream group, created from one version of its configuration.
 pub(super) struct Group {
     pub(super) config: Upstream,
     pub(super) endpoints: Vec<Endpoint>,
     /// The queue, by ticket number.
     pub(super) waiting: BTreeMap<u64, Waiting>,
-    /// Exchanges and connections of the group.
+    /// Number of exchanges and connections of the group.
     pub(super) user_count: usize,
-    /// Replaced by a reload.
+    /// A reload has replaced it.
     pub(super) retired: bool,
     balance: Balance,
     waiting_max: usize,
@@ -46,53 +46,53 @@ pub(super) struct Group {
 /// A request in the queue.
 pub(super) struct Waiting {
     pub(super) request: SlotRequest,
-    /// Limits the wait.
+    /// The queue timeout.
     pub(super) timer: Timer,
 }
 
 /// One endpoint of a group.
 pub(crate) struct Endpoint {
     pub(super) address: EndpointAddress,
-    /// The address as logs name it.
+    /// The address as it appears in logs.
     pub(crate) label: Arc<str>,
     pub(super) idle: IdleList,
     pub(super) health: Health,
-    /// The Host to send under `host = "upstream"`.
+    /// The Host to send if `host = "upstream"`.
     host: Option<Bytes>,
     open_count: usize,
     open_max: usize,
 }
 
-/// The result of a choice for a request.
+/// The result of choosing a connection for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     Place(Place),
     /// A place in the queue.
     Queue,
-    /// Nothing: connections and queue are full.
+    /// Connections and queue are full.
     Full,
 }
 
-/// A place for a request.
+/// The connection on which a request is sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// On this idle connection.
+    /// This idle connection.
     Idle(UpstreamKey),
-    /// On a new connection to the endpoint.
+    /// A new connection to the endpoint.
     New(usize),
-    /// On a new connection to the endpoint once this idle one is closed.
+    /// A new connection to the endpoint, once this idle one is closed.
     Replace(UpstreamKey, usize),
 }
 
-/// The lesson of an earlier attempt.
+/// The endpoint or connection that a second attempt avoids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Avoid {
-    /// There was none.
+    /// Nothing is avoided: it is the first attempt.
     #[default]
     Nothing,
-    /// This endpoint failed; another one is better.
+    /// This endpoint, which has failed.
     Endpoint(usize),
-    /// An idle connection failed; a new one is better.
+    /// Idle connections, one of which has failed.
     Idle,
 }
 
@@ -128,7 +128,7 @@ impl Group {
         }
     }
 
-    /// Chooses a place for one request.
+    /// Chooses a connection for one request, or the queue.
     pub(super) fn choose(&mut self, now: Instant, avoid: Avoid) -> Choice {
         let endpoints = &self.endpoints;
         let has_place = |index: usize| {
@@ -138,7 +138,7 @@ impl Group {
         let is_other = |index: usize| avoid != Avoid::Endpoint(index);
         let is_available =
             |index: usize| is_other(index) && endpoints[index].health.is_available(now);
-        // A place at an available endpoint is worth the wait; an ejected one would only fail.
+        // Waiting for an available endpoint is better than failing at an ejected one.
         let picked = if (0..endpoints.len()).any(is_available) {
             self.balance.pick(|index| has_place(index) && is_available(index))
         } else {
@@ -158,8 +158,8 @@ impl Group {
         })
     }
 
-    /// Returns what a further attempt avoids after a failure at `endpoint`, or `None` when there is
-    /// no other endpoint.
+    /// Returns the `Avoid` for a second attempt after a failure at `endpoint`, or `None` when there
+    /// is no other endpoint.
     pub(super) fn other_than(&self, endpoint: usize) -> Option<Avoid> {
         (self.endpoints.len() > 1).then_some(Avoid::Endpoint(endpoint))
     }
@@ -171,7 +171,7 @@ impl Endpoint {
         self.host.as_deref().unwrap_or(authority)
     }
 
-    /// Counts a failure against the endpoint and ejects it if that is one too many.
+    /// Counts a failure against the endpoint, and ejects it if the limit is reached.
     pub(super) fn fail(&mut self, cx: &mut Context<'_>, failure: Failure, was_trial: bool) {
         let is_ejected = self.health.failed(cx.now, failure, was_trial);
         cx.counters.exported.upstream_ejections += u64::from(is_ejected);

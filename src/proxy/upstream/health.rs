@@ -8,9 +8,9 @@
 //!    +------------------------------ a response's head came -------------------------------+
 //! ```
 //!
-//! On trial an endpoint gets one request. The others pass it over until that one has succeeded or
-//! failed. When no endpoint of a group is available, all are used: with none there would be no
-//! evidence that one has recovered.
+//! On trial an endpoint gets one request. It gets no other until that one has succeeded or failed.
+//! When no endpoint of a group is available, all are used: otherwise no traffic could show that
+//! one has recovered.
 
 use std::time::{Duration, Instant};
 
@@ -42,24 +42,24 @@ impl Health {
         Self { bounds, failure_count: 0, backoff: None, ejected_until: None, on_trial: false }
     }
 
-    /// Returns whether a request may be sent there.
+    /// Returns whether a request may be sent to the endpoint.
     pub(super) fn is_available(&self, now: Instant) -> bool {
         self.ejected_until.is_none_or(|until| until <= now && !self.on_trial)
     }
 
-    /// Notes that a request is sent there. Returns whether it is the endpoint's trial.
+    /// Notes that a request is sent to the endpoint. Returns whether it is the endpoint's trial.
     pub(super) fn begin_request(&mut self, now: Instant) -> bool {
         let is_trial = self.ejected_until.is_some_and(|until| until <= now) && !self.on_trial;
         self.on_trial |= is_trial;
         is_trial
     }
 
-    /// Notes that a request failed there. Returns whether the endpoint is ejected for it.
+    /// Notes that a request failed at the endpoint. Returns whether the endpoint is ejected for it.
     pub(super) fn failed(&mut self, now: Instant, failure: Failure, was_trial: bool) -> bool {
         if was_trial && self.on_trial {
             self.on_trial = false;
         } else if self.ejected_until.is_some() {
-            // It was sent before the endpoint was ejected, or because all are: no news.
+            // It was sent before the endpoint was ejected, or because all are: no new evidence.
             return false;
         } else if failure == Failure::Response {
             self.failure_count += 1;
@@ -74,7 +74,7 @@ impl Health {
         true
     }
 
-    /// Notes that a response's head came from there.
+    /// Notes that the endpoint has sent a response's head.
     pub(super) fn succeeded(&mut self) {
         *self = Self::new(self.bounds);
     }
@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(health.failed(now, Failure::Response, false), count == 3);
         }
         assert!(!health.is_available(now));
-        // On trial one is enough.
+        // On trial one failure is enough.
         let then = now + BOUNDS.pause;
         assert!(health.begin_request(then));
         health.failed(then, Failure::Response, true);

@@ -1,4 +1,4 @@
-//! The life of connections: opening, keeping, handing to those that wait, and closing.
+//! The life of connections: opening, keeping, granting to queued exchanges, and closing.
 
 use super::connection_states::{Active, Connecting, Connection, Origin, Read, State};
 use super::group::{Choice, Group, Place, Waiting};
@@ -93,7 +93,7 @@ impl Upstreams {
         Acquired::Queued(ticket)
     }
 
-    /// Gives the first of the queue a slot, if there is one for it.
+    /// Grants the first exchange in the queue a slot, if there is one.
     pub(super) fn grant(
         &mut self,
         cx: &mut Context<'_>,
@@ -107,8 +107,9 @@ impl Upstreams {
         Some((request.exchange, self.take_place(cx, key, place, request)))
     }
 
-    /// Keeps a connection whose messages are both complete, if any are kept. A receive is armed on
-    /// it, or armed next: it shows whether the peer closes or sends what no request asked for.
+    /// Keeps a connection whose messages are both complete, or closes it if none are kept. A
+    /// receive is armed on it, or armed next, to detect that the peer closes it or sends
+    /// unsolicited bytes.
     pub(super) fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         let group_key = connection(&mut self.connections, key).group;
         let is_current = !group(&mut self.groups, group_key).retired;
@@ -119,8 +120,8 @@ impl Upstreams {
         }
     }
 
-    /// Takes an event on a connection without a request: the next one would take these bytes for
-    /// its response.
+    /// Handles an event on a connection without a request. Closes it on unsolicited bytes, which
+    /// would be taken for the response to the next request.
     pub(super) fn handle_unasked(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,7 +141,7 @@ impl Upstreams {
         }
     }
 
-    /// Puts a connection in its endpoint's list.
+    /// Adds a connection to its endpoint's idle list.
     pub(super) fn keep(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         self.set_idle_timer(cx, key);
         let connection = connection(&mut self.connections, key);
@@ -172,7 +173,7 @@ impl Upstreams {
     }
 
     pub(super) fn close_idle_of(&mut self, cx: &mut Context<'_>, key: GroupKey) {
-        // A retired group goes with the last of them.
+        // A retired group is removed with the last of them.
         let newest = |upstreams: &Self| {
             let group = upstreams.groups.get(key)?;
             group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest())
@@ -197,7 +198,7 @@ impl Upstreams {
         }
     }
 
-    /// Makes the groups of a configuration, keeping those of `earlier` that did not change.
+    /// Creates the groups of a configuration, keeping those of `earlier` that did not change.
     pub(super) fn set_up_groups(&mut self, upstreams: &[config::Upstream], earlier: &[GroupKey]) {
         for upstream in upstreams {
             let same = |key: &&GroupKey| {

@@ -1,4 +1,4 @@
-//! Upstreams: groups of endpoints, their connections, their health and the queues for them.
+//! Upstreams: groups of endpoints, with their connections, health and queues.
 //!
 //! [`Upstreams`] hands out leases. A [`Lease`] is the right to use one request slot of one
 //! connection; an HTTP/1.1 connection has one.
@@ -17,8 +17,8 @@
 //!   Ready, Connecting  Queued --poll_granted--> Ready, Connecting
 //! ```
 //!
-//! A group is made from one version of its configuration. A reload that changes it makes a new
-//! group and retires the old one, which takes no new exchange, keeps no idle connection and is
+//! A group is created from one version of its configuration. A reload that changes it creates a new
+//! group and retires the old one, which accepts no new exchange, keeps no idle connection and is
 //! removed with its last user.
 
 mod balance;
@@ -49,7 +49,7 @@ pub(super) struct Upstreams {
     current: Vec<GroupKey>,
     groups: Slab<GroupKey, Group>,
     connections: Slab<UpstreamKey, Connection>,
-    /// Groups with a queue in which room may have come.
+    /// Groups with a queue for which a slot may be free.
     freed: Vec<GroupKey>,
     last_ticket: u64,
     idle_count: usize,
@@ -58,7 +58,7 @@ pub(super) struct Upstreams {
     worker_count: u16,
 }
 
-/// Whether reusable connections are kept.
+/// The treatment of reusable connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retention {
     Keep,
@@ -75,7 +75,7 @@ pub(super) enum Acquired {
     Connecting(Lease),
     /// A place in the queue, until [`Upstreams::poll_granted`] or a [`Notice::Failed`].
     Queued(Ticket),
-    /// Nothing: connections and queue are full.
+    /// Connections and queue are full.
     Full,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Ticket {
     number: u64,
 }
 
-/// In which state a slot is given back.
+/// The state in which a slot is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Release {
     /// Request and response are complete: the next request may follow on the connection, if the
@@ -103,15 +103,15 @@ pub(super) enum Notice {
     Connected,
     /// The write in flight is complete.
     Wrote,
-    /// The upstream takes no more of the request. What it sent before may still be a response (an
-    /// early 413, then a close).
+    /// The upstream takes no more of the request. It may still have sent a response (an early 413,
+    /// then a close).
     WriteFailed,
-    /// Bytes of the response, to be decoded. `more_follows`: of the same receive.
+    /// Bytes of the response, to be decoded; `more_follows` when the same receive has more.
     Received { piece: BytesMut, more_follows: bool },
     /// The connection ended, and the response with it.
     Ended,
-    /// The response will not come, or not all of it. `retry`: another connection may serve the
-    /// request; what it should avoid.
+    /// The response is missing or incomplete. `retry` is set if another connection may serve the
+    /// request, to what that attempt should avoid.
     Failed { fault: Fault, retry: Option<Avoid> },
 }
 
@@ -153,7 +153,7 @@ impl Upstreams {
         }
     }
 
-    /// Counts an exchange as a user of the group, which lives at least as long.
+    /// Counts an exchange as a user of the group, so that the group outlives it.
     pub(super) fn join(&mut self, key: GroupKey) {
         group(&mut self.groups, key).user_count += 1;
     }
@@ -184,7 +184,7 @@ impl Upstreams {
         }
     }
 
-    /// Gives a place in the queue up.
+    /// Gives up a place in the queue.
     pub(super) fn cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
         let waiting = group(&mut self.groups, ticket.group).waiting.remove(&ticket.number);
         let mut waiting = waiting.expect("a ticket is in the queue until it is granted");
@@ -192,8 +192,8 @@ impl Upstreams {
         self.waiting_count -= 1;
     }
 
-    /// Returns the next queued exchange for which there is a slot now, and the slot. Called until
-    /// it returns `None` after everything that may release one.
+    /// Returns the next queued exchange for which there is a slot, with the slot. To be called
+    /// until it returns `None`, after every call that may release one.
     pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> Option<(ExchangeKey, Acquired)> {
         while let Some(key) = self.freed.last() {
             if let Some(granted) = self.grant(cx, *key) {
@@ -216,7 +216,6 @@ impl Upstreams {
         Slot::new(lease, connection, group(&mut self.groups, lease.group))
     }
 
-    /// Takes a slot back.
     pub(super) fn release(&mut self, cx: &mut Context<'_>, lease: Lease, release: Release) {
         let key = lease.connection;
         let connection = connection(&mut self.connections, key);
@@ -229,7 +228,7 @@ impl Upstreams {
         if write == Write::Ready {
             self.keep_or_close(cx, key);
         } else {
-            // The kernel has not reported yet that the request's last bytes are out.
+            // The kernel has not reported yet that it has taken the request's last bytes.
             self.set_idle_timer(cx, key);
         }
         if read == Read::Paused && self.connections.get(key).is_some() {
@@ -237,7 +236,7 @@ impl Upstreams {
         }
     }
 
-    /// Takes an event on a connection. Events for dead keys are ignored.
+    /// Handles an event on a connection. Events for dead keys are ignored.
     pub(super) fn handle_event(
         &mut self,
         cx: &mut Context<'_>,
@@ -271,7 +270,7 @@ impl Upstreams {
         }
     }
 
-    /// Takes a timer that has come up.
+    /// Handles a timer that has fired.
     pub(super) fn handle_timeout(
         &mut self,
         cx: &mut Context<'_>,
@@ -308,7 +307,7 @@ impl Upstreams {
         }
     }
 
-    /// Notes that the last receive is not made. Returns the exchange whose response it was for.
+    /// Notes that the last receive is paused. Returns the exchange whose response it was for.
     pub(super) fn pause_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -323,7 +322,7 @@ impl Upstreams {
         Some(active.exchange)
     }
 
-    /// Keeps no connection from now on: each is closed when it is released.
+    /// Stops keeping connections: from now on each is closed when it is released.
     pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
         self.retention = Retention::Close;
         self.close_idle(cx);

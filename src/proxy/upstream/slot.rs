@@ -1,4 +1,4 @@
-//! The lease on a request slot of an upstream connection, and what its holder can do with it.
+//! The lease on a request slot of an upstream connection, and the operations on a leased slot.
 
 use bytes::{Bytes, BytesMut};
 
@@ -29,11 +29,11 @@ pub(crate) struct Slot<'a> {
     endpoint: usize,
 }
 
-/// Whether the upstream still waits for bytes of the request.
+/// The state of the request, as seen by the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestState {
     Unfinished,
-    /// All of it was given to writes, or no more will be.
+    /// All of it was passed to writes, or no more will be.
     Out,
 }
 
@@ -60,13 +60,13 @@ impl<'a> Slot<'a> {
         self.active.write(cx, self.key, pieces);
     }
 
-    /// Reads more of the response. Returns false when a receive is under way already.
+    /// Arms a receive for more of the response. Returns false when one is armed already.
     pub(crate) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
         self.active.receive(cx, self.key)
     }
 
-    /// Decodes the next part of the response from the front of `piece`. What the response says of
-    /// its endpoint is noted: a head speaks for it, broken HTTP against it.
+    /// Decodes the next part of the response from the front of `piece`. A head counts as a success
+    /// of the endpoint, invalid HTTP as a failure.
     pub(crate) fn decode(
         &mut self,
         cx: &mut Context<'_>,
@@ -90,10 +90,10 @@ impl<'a> Slot<'a> {
         self.active.decoder.is_in_head()
     }
 
-    /// Restarts the response timeout while the upstream is to take or to give something, and stops
-    /// it while the client is waited for.
+    /// Restarts the response timeout while progress is up to the upstream, and stops it while
+    /// progress is up to the client.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>, request: RequestState) {
-        // Room for more of the response is not enough: no receive is armed before the client has
+        // Room for more of the response does not count: no receive is armed until the client has
         // taken something.
         let is_read = self.active.read == Read::Armed;
         if self.active.write == Write::InFlight || is_read && request == RequestState::Out {

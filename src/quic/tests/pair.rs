@@ -223,7 +223,6 @@ impl Pair {
         }
     }
 
-    /// Lets `limit` pass.
     pub(super) fn pass(&mut self, limit: Duration) {
         assert!(!self.run(limit, |_| false));
     }

@@ -12,7 +12,6 @@ use crate::ring::buffers::BufferGroup;
 
 const _: () = assert!(size_of::<squeue::Entry>() == 64, "io_uring_sqe");
 
-/// A submission.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Submission {
     pub(super) opcode: u8,
