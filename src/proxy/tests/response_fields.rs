@@ -1,8 +1,8 @@
-//! Which fields and trailers of a response reach the client.
+//! The fields and trailers of a response that reach the client.
 
 use super::*;
 
-/// Returns what a client sees of the response `wire`.
+/// Returns the client's view of the response `wire`.
 fn seen(wire: &str) -> Seen {
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();

@@ -1,5 +1,5 @@
-//! Files that still break a rule. The aim is an empty list: a row goes with its last breach, and
-//! none is added.
+//! Files that still violate a rule. The aim is an empty list: a row is removed with its last
+//! violation, and none is added.
 
 /// (file, rule)
 pub const NOT_YET: &[(&str, &str)] = &[
