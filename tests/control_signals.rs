@@ -1,4 +1,4 @@
-//! Real signals to this very process; alone in its file, since they reach every thread of it.
+//! Sends real signals to this process; alone in its file because signals affect every thread.
 
 #![allow(clippy::unwrap_used, reason = "a test says by a panic that something is wrong")]
 
@@ -20,7 +20,7 @@ fn kill(signal: &str) {
 }
 
 #[test]
-fn quit_drains_and_the_others_are_survived() {
+fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
     let settings = ControlSettings {
         admin: None,
         admin_required: true,
@@ -37,13 +37,13 @@ fn quit_drains_and_the_others_are_survived() {
     let (sender, theirs) = mailbox(wake, access);
     let worker = std::thread::spawn(move || {
         events.send(WorkerEvent::Accepting { worker: 0 }).unwrap();
-        // Without a meaning yet: caught, never fatal. PIPE is ignored by the runtime of Rust.
+        // Signals without a meaning yet are caught and not fatal. The Rust runtime ignores PIPE.
         for signal in ["HUP", "USR1", "USR2", "PIPE"] {
             kill(signal);
         }
         kill("QUIT");
         let command = theirs.commands.recv().unwrap();
-        let Command::Drain { deadline } = command else { panic!("something else than a drain") };
+        let Command::Drain { deadline } = command else { panic!("expected a drain") };
         let left = deadline - clocks().0;
         assert!(left > Duration::from_secs(5) && left <= Duration::from_secs(10), "{left:?}");
         let outcome = WorkerOutcome::Finished;

@@ -30,14 +30,14 @@ impl Pool {
         Arc::new(Self { returns: Returns::new(slot_count), memory })
     }
 
-    /// What a freeing thread does: a last write to the memory, then the hand-back.
+    /// Frees a slot as another thread does: a last write to the memory, then the return.
     fn free(&self, index: u32) {
         // SAFETY: loom checks that no other access is concurrent; the cell outlives the call.
         self.memory[index as usize].with_mut(|byte| unsafe { *byte += 1 });
         self.returns.push(index);
     }
 
-    /// What the owner does: takes all and uses their memory. Returns which came.
+    /// Takes all returned slots as the owner does and uses their memory. Returns their indices.
     fn take(&self) -> Vec<u32> {
         let mut taken = Vec::new();
         self.returns.take(|index| {
@@ -56,13 +56,13 @@ fn sorted(mut slots: Vec<u32>) -> Vec<u32> {
 
 #[test]
 fn two_threads_free_while_the_owner_takes() {
-    // Whether the owner ever found 1, 2, 3, 4 slots at first: plain atomics, not loom's, because
-    // they outlive each interleaving.
+    // Whether the owner's first take ever found 1, 2, 3 or 4 slots: plain atomics, not loom's,
+    // because they outlive each interleaving.
     let found = std::sync::Arc::new(std::array::from_fn::<_, 4, _>(|_| AtomicBool::new(false)));
     let seen = std::sync::Arc::clone(&found);
     loom::model(move || {
         let pool = Pool::new(4);
-        // One slot is there already, so that the owner's first take is a swap: loom does not try
+        // One slot is already returned, so that the owner's first take is a swap: loom does not try
         // all orders of a plain load and a compare-exchange that follows another load.
         pool.free(3);
         let (first, second) = (Arc::clone(&pool), Arc::clone(&pool));
@@ -76,15 +76,15 @@ fn two_threads_free_while_the_owner_takes() {
         first.join().unwrap();
         second.join().unwrap();
         taken.extend(pool.take());
-        assert_eq!(sorted(taken), [0, 1, 2, 3], "each slot comes home exactly once");
+        assert_eq!(sorted(taken), [0, 1, 2, 3], "each slot is returned exactly once");
         assert!(pool.take().is_empty());
     });
     let found = found.iter().all(|found| found.load(Ordering::Relaxed));
-    assert!(found, "loom tried owners that come early, in between and late");
+    assert!(found, "loom must try owners that take early, in between and late");
 }
 
 #[test]
-fn a_slot_that_came_home_may_leave_and_come_home_again() {
+fn a_returned_slot_can_be_leased_and_returned_again() {
     loom::model(|| {
         let pool = Pool::new(2);
         pool.free(0);
@@ -101,24 +101,24 @@ fn a_slot_that_came_home_may_leave_and_come_home_again() {
 }
 
 #[test]
-fn a_slot_may_come_home_again_while_the_others_are_taken() {
+fn a_slot_can_be_returned_again_while_the_owner_takes_the_others() {
     loom::model(|| {
         let pool = Pool::new(3);
         (0..3).for_each(|index| pool.free(index));
         let mut taken = Vec::new();
         pool.returns.take(|index| {
             taken.push(index);
-            // Its next owner is another thread, and quick.
+            // Another thread leases it and returns it at once.
             let next_owner = Arc::clone(&pool);
             thread::spawn(move || next_owner.free(index)).join().unwrap();
         });
-        assert_eq!(taken, [2, 1, 0], "a new link does not lead the walk astray");
+        assert_eq!(taken, [2, 1, 0], "a new link must not derail the traversal");
         assert_eq!(sorted(pool.take()), [0, 1, 2]);
     });
 }
 
 #[test]
-fn the_last_slot_comes_first() {
+fn the_last_slot_returned_is_taken_first() {
     loom::model(|| {
         let pool = Pool::new(3);
         for index in 0..3 {

@@ -1,5 +1,5 @@
-//! How often the heap is asked for memory, on average over many rounds: counted, and held against a
-//! bound. The time of these is of no interest.
+//! Heap allocations per operation, averaged over many rounds and checked against bounds. Their time
+//! is not measured.
 
 use crate::counting::allocations;
 use crate::engine::{BATCH_COUNT, BUNDLE_COUNT, Pair};
@@ -7,12 +7,12 @@ use crate::gateway::World;
 
 const ROUND_COUNT: usize = 500;
 
-/// Nothing for a received packet: what holds a bundle's datagrams together is made once, when the
-/// bundle is cut, and not counted here. What is left are tables that grow now and then.
+/// None per received packet: the shared handle of a bundle's datagrams is allocated once, when the
+/// bundle is split, and not counted here. The remainder are tables that grow now and then.
 const PER_RECEIVED_MAX: f64 = 0.01;
-/// Nodes of quinn-proto's table of sent packets: 6 for a batch of 44.
+/// Nodes of quinn-proto's table of sent packets: 6 per batch of 44.
 const PER_SENT_MAX: f64 = 0.15;
-/// A request, all of it: stream, head, exchange, answer. 15 as this is written.
+/// A complete request: stream, head, exchange, response. 15 at the time of writing.
 const PER_REQUEST_MAX: f64 = 18.0;
 
 fn assert_average(what: &str, count: u64, among: usize, max: f64) {
@@ -21,7 +21,7 @@ fn assert_average(what: &str, count: u64, among: usize, max: f64) {
     assert!(average <= max, "{average:.3} allocations per {what}, of at most {max}");
 }
 
-/// Packets of an upload.
+/// Counts allocations per packet of an upload.
 #[divan::bench(sample_size = 1, sample_count = 1)]
 fn per_packet_received() {
     let mut pair = Pair::new();
@@ -33,7 +33,7 @@ fn per_packet_received() {
     assert_average("packet received", count, ROUND_COUNT * BUNDLE_COUNT, PER_RECEIVED_MAX);
 }
 
-/// Packets of a download.
+/// Counts allocations per packet of a download.
 #[divan::bench(sample_size = 1, sample_count = 1)]
 fn per_packet_sent() {
     let mut pair = Pair::new();
@@ -45,7 +45,7 @@ fn per_packet_sent() {
     assert_average("packet sent", count, ROUND_COUNT * BATCH_COUNT, PER_SENT_MAX);
 }
 
-/// Small requests through the whole protocol side.
+/// Counts allocations per small request through the whole protocol side.
 #[divan::bench(sample_size = 1, sample_count = 1)]
 fn per_request() {
     let mut world = World::new();

@@ -1,5 +1,5 @@
-//! The other end of a connection: quinn-proto as client, and a few lines of HTTP/3. What it does is
-//! prepared or read outside of the measured time.
+//! The peer: quinn-proto as client, with a minimal HTTP/3 layer. Its work is done outside of the
+//! measured time.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,12 +21,12 @@ const HOST: &str = "localhost";
 const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 443);
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), 40_000);
 
-/// The configuration of the demonstration, with an origin that nobody asks.
+/// Returns the configuration of the demonstration, with an origin that is not used.
 pub fn configuration() -> Config {
     demo::config(SocketAddr::from(([127, 0, 0, 1], 1)))
 }
 
-/// An engine, and its only client.
+/// Returns an engine and its only client.
 pub fn engine_and_client(now: Instant) -> (Engine, ServerTls, Client) {
     let config = configuration();
     let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed certificate");
@@ -57,7 +57,7 @@ impl Client {
         Self { endpoint, handle, connection }
     }
 
-    /// Takes what the edge sent.
+    /// Receives a datagram from the edge.
     pub fn take(&mut self, now: Instant, transmit: &Transmit, batch: &[u8]) {
         for datagram in batch.chunks(transmit.segment_len.unwrap_or(transmit.len)) {
             let mut response = Vec::new();
@@ -75,7 +75,7 @@ impl Client {
         while self.connection.poll().is_some() {}
     }
 
-    /// Up to `count_max` datagrams as the kernel would hand them over together: one buffer, cut.
+    /// Returns up to `count_max` datagrams as the kernel would coalesce them: one segmented buffer.
     /// Empty when the client has nothing to send.
     pub fn bundle(&mut self, now: Instant, count_max: usize) -> Vec<Datagram> {
         if self.connection.poll_timeout().is_some_and(|at| at <= now) {
@@ -96,7 +96,7 @@ impl Client {
         datagrams
     }
 
-    /// Opens a stream and sends all of `bytes`, then its end unless more is to come.
+    /// Opens a stream and sends all of `bytes`, then finishes it unless more is to follow.
     pub fn send(&mut self, direction: Dir, bytes: &[u8], is_whole: bool) -> StreamId {
         let stream = self.connection.streams().open(direction).expect("streams are allowed");
         let mut sending = self.connection.send_stream(stream);
@@ -107,7 +107,7 @@ impl Client {
         stream
     }
 
-    /// Reads what has come on a stream: its length, and whether that is the end.
+    /// Reads a stream. Returns the number of bytes read, and whether the stream has ended.
     pub fn read(&mut self, stream: StreamId) -> (usize, bool) {
         let mut receiving = self.connection.recv_stream(stream);
         let mut chunks = receiving.read(true).expect("a stream that is read");
@@ -139,7 +139,7 @@ pub const REQUEST: [(&str, &str); 10] = [
     ("cookie", "session=0123456789abcdef0123456789abcdef; theme=dark"),
 ];
 
-/// [`REQUEST`] as a HEADERS frame (RFC 9114 7.2.2).
+/// Returns [`REQUEST`] as a HEADERS frame (RFC 9114 7.2.2).
 pub fn request_frame() -> Bytes {
     let mut frame = BytesMut::new();
     put_headers(REQUEST, &mut frame);

@@ -1,19 +1,18 @@
-//! The program's allocator, with a count of what it takes from the heap.
+//! The program's allocator, counting heap allocations.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 
 use ringway::testing::internal::pool::{Pool, PoolAllocator};
 
-/// [`PoolAllocator`], counted. Slots of a pool are not of the heap.
+/// [`PoolAllocator`] with a counter. Slots of a pool do not count as heap.
 pub struct Counting;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Runs `work` and counts how often this thread takes memory from the heap meanwhile; to grow a
-/// block counts too.
+/// Runs `work` and counts this thread's heap allocations meanwhile, including reallocations.
 pub fn allocations<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let before = COUNT.get();
     let done = work();
@@ -27,11 +26,11 @@ fn count(block: *mut u8) -> *mut u8 {
     block
 }
 
-// SAFETY: all blocks are PoolAllocator's, and every promise is passed on as it came. Counting
-// neither allocates nor unwinds: the count has no destructor and a constant initial value.
+// SAFETY: every call is passed on to PoolAllocator unchanged. Counting neither allocates nor
+// unwinds: the count has no destructor and a constant initial value.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are passed on.
+        // SAFETY: the caller's guarantees are passed on.
         count(unsafe { PoolAllocator.alloc(layout) })
     }
 

@@ -1,4 +1,4 @@
-//! The QUIC engine in memory: packets of bulk, in and out.
+//! The QUIC engine in memory: packets of a bulk transfer, received and sent.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use ringway::testing::internal::quic::{
 
 use crate::client::{Client, engine_and_client};
 
-/// Packets of a received bundle.
+/// Number of packets of a received bundle.
 pub const BUNDLE_COUNT: usize = 32;
-/// Packets of a batch that is sent: as many of 1,472 bytes as one send takes.
+/// Number of packets of a sent batch: as many of 1,472 bytes as one send takes.
 pub const BATCH_COUNT: usize = 44;
 /// Bytes written before each batch: more than one of them holds.
 const WRITE_LEN: usize = 96 * 1024;
@@ -31,7 +31,7 @@ pub struct Pair {
     engine: Engine,
     client: Client,
     buffer: Vec<u8>,
-    /// What stands in `buffer` and the client has not taken.
+    /// The batch in `buffer` that the client has not yet taken.
     sent: Option<Transmit>,
     stream: Option<ClientStream>,
     engine_stream: Option<(ConnectionKey, StreamId)>,
@@ -39,7 +39,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Connected, with congestion windows that leave room for a bundle and a batch.
+    /// Returns a connected pair whose congestion windows leave room for a bundle and a batch.
     pub fn new() -> Self {
         let now = testing::epoch();
         let (engine, _, client) = engine_and_client(now);
@@ -60,7 +60,7 @@ impl Pair {
         pair
     }
 
-    /// Both sides send all that they have and time allows.
+    /// Lets both sides send everything they have.
     fn exchange(&mut self) {
         self.now += ROUND_TIME;
         self.engine.handle_timeout(self.now);
@@ -106,7 +106,7 @@ impl Pair {
         }
     }
 
-    /// A full bundle of the client's upload; not measured.
+    /// Returns a full bundle of the client's upload; not measured.
     pub fn upload(&mut self) -> Vec<Datagram> {
         for _ in 0..TRIES_MAX {
             self.fill_up();
@@ -120,7 +120,7 @@ impl Pair {
         panic!("the client never fills a bundle");
     }
 
-    /// Takes datagrams in, and reads the streams that have something. Returns the bytes read.
+    /// Handles received datagrams and reads the readable streams. Returns the number of bytes read.
     pub fn receive(&mut self, datagrams: Vec<Datagram>) -> usize {
         let before = self.received_len;
         for datagram in datagrams {
@@ -137,7 +137,7 @@ impl Pair {
         self.received_len - before
     }
 
-    /// Lets everything under way arrive and gives the engine a batch to send; not measured.
+    /// Lets everything in flight arrive and gives the engine a batch to send; not measured.
     pub fn prepare_batch(&mut self) {
         if let Some(transmit) = self.sent.take() {
             self.deliver(&transmit);
@@ -147,7 +147,7 @@ impl Pair {
         self.buffer.clear();
     }
 
-    /// Builds and seals one batch. Returns how many packets it has.
+    /// Builds and seals one batch. Returns its number of packets.
     pub fn send(&mut self) -> usize {
         let transmit = self.engine.poll_transmit(self.now, &mut self.buffer);
         let transmit = transmit.expect("there is something to send");
@@ -156,7 +156,7 @@ impl Pair {
     }
 }
 
-/// 32 packets of an upload: decrypted, and their stream read. Per packet.
+/// Receives 32 packets of an upload: decrypts them and reads their stream. Measured per packet.
 #[divan::bench(sample_size = 1, sample_count = 1_000)]
 fn receive(bencher: Bencher<'_, '_>) {
     let pair = RefCell::new(Pair::new());
@@ -169,7 +169,7 @@ fn receive(bencher: Bencher<'_, '_>) {
         });
 }
 
-/// 45 packets of a download: gathered and sealed. Per packet.
+/// Sends 45 packets of a download: gathers and seals them. Measured per packet.
 #[divan::bench(sample_size = 1, sample_count = 1_000)]
 fn send(bencher: Bencher<'_, '_>) {
     let pair = RefCell::new(Pair::new());

@@ -20,31 +20,31 @@ const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n\r\n\
     0123456789abcdef";
 const ROUND_TIME: Duration = Duration::from_millis(1);
-/// Batches that one round may send.
+/// Maximum number of batches in one round.
 const BATCH_COUNT_MAX: usize = 8;
 
-/// A gateway, its client, and an origin that responses at once. A round takes 1 ms.
+/// A gateway, its client, and an origin that responds at once. A round takes 1 ms.
 pub struct World {
     now: Instant,
     gateway: Gateway,
     client: Client,
     request: Bytes,
     stream: Option<StreamId>,
-    /// The origin's connection that has a request, and the response.
+    /// The upstream connection that has a request, and the response.
     asked: Option<UpstreamKey>,
-    /// Buffers to send from, and what was sent.
+    /// Buffers to send from, and the sent bytes.
     spare: Vec<Vec<u8>>,
     sent: Vec<(Transmit, Vec<u8>)>,
 }
 
-/// What one request costs the gateway to hear.
+/// The received datagrams of one request.
 pub struct Input {
     datagrams: Vec<Datagram>,
     response: BytesMut,
 }
 
 impl World {
-    /// Connected on both sides.
+    /// Returns a world connected on both sides.
     pub fn new() -> Self {
         let now = testing::epoch();
         let (engine, tls, client) = engine_and_client(now);
@@ -72,18 +72,18 @@ impl World {
         world
     }
 
-    /// Both sides hear each other without a request.
+    /// Exchanges all pending datagrams without a request.
     fn listen(&mut self) {
         let datagrams = self.datagrams();
         self.serve(Input { datagrams, response: BytesMut::new() });
     }
 
-    /// The client reads the last response and asks again; not measured.
+    /// Lets the client read the last response and send the next request; not measured.
     pub fn ask(&mut self) -> Input {
         self.deliver();
         if let Some(stream) = self.stream {
             let (len, ended) = self.client.read(stream);
-            assert!(len > 16 && ended, "the last response is whole: {len} bytes, {ended}");
+            assert!(len > 16 && ended, "the last response is incomplete: {len} bytes, {ended}");
         }
         let request = self.request.clone();
         self.stream = Some(self.client.send(Dir::Bi, &request, true));
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// The gateway takes the datagrams, asks the origin, gets its response and sends it on.
+    /// Lets the gateway receive the datagrams, forward the request, and send the response.
     pub fn serve(&mut self, input: Input) {
         let Input { datagrams, response } = input;
         for datagram in datagrams {
@@ -153,7 +153,7 @@ impl World {
     }
 }
 
-/// One request and its response of 16 bytes.
+/// Handles one request and its response of 16 bytes.
 #[divan::bench(sample_size = 1, sample_count = 2_000)]
 fn small_request(bencher: Bencher<'_, '_>) {
     let world = RefCell::new(World::new());

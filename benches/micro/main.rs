@@ -1,8 +1,9 @@
 //! Micro-benchmarks: what one slot, turn, packet or request costs, without a network where that is
-//! possible. `cargo bench` measures, `cargo bench -- engine` some of it; a test run does each once.
+//! possible. `cargo bench` runs them all, `cargo bench -- engine` a subset; a test run executes
+//! each once.
 //!
-//! The column of allocations counts the heap's and the pool's; [`allocations`] asserts the bounds,
-//! and counts the heap's alone.
+//! The allocations column counts the heap's and the pool's; [`allocations`] counts the heap's alone
+//! and asserts bounds on them.
 
 mod allocations;
 mod client;

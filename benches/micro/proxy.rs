@@ -1,5 +1,5 @@
-//! The proxy in memory: a request's head becomes HTTP/1.1 bytes for a connection that was kept.
-//! With many routes the difference to one route is what the lookup costs.
+//! The proxy in memory: a request head becomes HTTP/1.1 bytes for a kept connection. The difference
+//! between many routes and one is the cost of the lookup.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::client::{REQUEST, configuration};
 
 const RESPONSE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// A proxy with one connection, on which a response is outstanding or not.
+/// A proxy with one upstream connection, idle or awaiting a response.
 struct World {
     now: Instant,
     proxy: Proxy,
@@ -30,7 +30,7 @@ struct World {
 }
 
 impl World {
-    /// The request matches the last of `route_count` routes only.
+    /// Returns a world in which the request matches only the last of `route_count` routes.
     fn new(route_count: usize) -> Self {
         let mut config = configuration();
         let upstream = config.routes[0].upstream;
@@ -54,7 +54,8 @@ impl World {
         world
     }
 
-    /// The origin answers what was sent last, so that the connection is free; not measured.
+    /// Sends the origin's response to the last request, so that the connection is free; not
+    /// measured.
     fn response(&mut self) -> Request {
         let key = self.connection.expect("connected at the start");
         self.proxy.handle_upstream(self.now, key, UpstreamEvent::Wrote);
@@ -66,7 +67,7 @@ impl World {
         self.request.clone()
     }
 
-    /// One request without a body, until its bytes are to be written. Returns how many.
+    /// Handles one request without a body until its bytes are to be written. Returns their number.
     fn send(&mut self, request: Request) -> usize {
         let downstream = Downstream { connection: 1, stream: 0 };
         self.proxy.handle_request(self.now, downstream, request, true);
@@ -113,7 +114,7 @@ fn request() -> Request {
     }
 }
 
-/// One request's head, routed behind so many others, placed and written as HTTP/1.1.
+/// Routes one request head past this many routes, dispatches it and writes it as HTTP/1.1.
 #[divan::bench(args = [1, 100, 10_000], sample_size = 1, sample_count = 2_000)]
 fn request_to_http1(bencher: Bencher<'_, '_>, route_count: usize) {
     let world = RefCell::new(World::new(route_count));

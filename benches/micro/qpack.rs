@@ -23,7 +23,7 @@ fn response_fields() -> Vec<(HeaderName, HeaderValue)> {
     ]
 }
 
-/// One request with ten field lines, from the frame's bytes to a head whose rules were checked.
+/// Decodes one request with ten field lines, from the frame's bytes to a validated head.
 #[divan::bench(sample_size = 100)]
 fn decode_request(bencher: Bencher<'_, '_>) {
     let settings = LocalSettings { field_section_len_max: 64 * 1024, field_count_max: 100 };
@@ -32,15 +32,15 @@ fn decode_request(bencher: Bencher<'_, '_>) {
         let mut stream = RequestStream::new();
         stream.handle(frame);
         let Ok(Some(RequestEvent::Head(head))) = stream.poll(&settings) else {
-            panic!("a whole head")
+            panic!("expected a complete head")
         };
-        // Pseudo-header fields stand beside the others.
+        // Pseudo-header fields are kept separately.
         assert_eq!(head.fields.len(), REQUEST.len() - 4);
         head
     });
 }
 
-/// One response's head with `:status` and eight field lines, into a buffer that has room.
+/// Encodes one response head with `:status` and eight field lines into a buffer with room.
 #[divan::bench(sample_size = 100)]
 fn encode_response(bencher: Bencher<'_, '_>) {
     let fields = response_fields();

@@ -16,7 +16,7 @@ use crate::pool::pool;
 
 const SEGMENT_COUNT: usize = 45;
 const SEGMENT_LEN: u16 = 1452;
-/// Far longer than loopback takes on a busy machine.
+/// Timeout: far longer than loopback takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn ring() -> Ring {
@@ -31,7 +31,7 @@ fn ring() -> Ring {
     Ring::new(settings, pool()).expect("io_uring is allowed here")
 }
 
-/// A socket with the edge's options, receiving.
+/// Adds a socket with the edge's options and starts receiving.
 fn edge(ring: &mut Ring) -> (SocketIndex, SocketAddr) {
     let mask = CidMask { k1: 0, k2: 0, k3: 0 };
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -46,7 +46,7 @@ fn end(ring: Ring) {
     ring.shut_down(clock::now() + PATIENCE).expect("nothing holds the ring back");
 }
 
-/// A turn in which nothing happens: one enter into the kernel.
+/// Runs a turn in which nothing happens: one io_uring_enter call.
 #[divan::bench(sample_size = 100)]
 fn turn_without_work(bencher: Bencher<'_, '_>) {
     let mut ring = ring();
@@ -61,8 +61,8 @@ fn turn_without_work(bencher: Bencher<'_, '_>) {
     end(ring);
 }
 
-/// A batch of 45 datagrams, sent by one socket and received whole by another: all turns that takes,
-/// the kernel's copies included. Per datagram.
+/// Sends a batch of 45 datagrams from one socket to another: all turns this takes, including the
+/// kernel's copies. Measured per datagram.
 #[divan::bench(sample_size = 1, sample_count = 1_000)]
 fn batch_out_and_in(bencher: Bencher<'_, '_>) {
     let mut ring = ring();
@@ -77,7 +77,7 @@ fn batch_out_and_in(bencher: Bencher<'_, '_>) {
     end(ring);
 }
 
-/// Sends `buffer` and waits until all of it has come in. Returns the buffer.
+/// Sends `buffer` and waits until all of it is received. Returns the buffer.
 fn carry(ring: &mut Ring, out: SocketIndex, to: SocketAddr, buffer: Vec<u8>) -> Vec<u8> {
     let mut missing_len = buffer.len();
     let segment_len = Some(SEGMENT_LEN);
@@ -94,7 +94,7 @@ fn carry(ring: &mut Ring, out: SocketIndex, to: SocketAddr, buffer: Vec<u8>) -> 
                 other => panic!("{other:?}"),
             }
         }
-        assert!(clock::now() < deadline, "{missing_len} bytes did not come");
+        assert!(clock::now() < deadline, "{missing_len} bytes did not arrive");
     }
     spare.expect("the loop ends with it")
 }

@@ -24,7 +24,7 @@ use crate::{Arguments, Done, Failure, now, tls};
 const DATAGRAMS_LEN: usize = 64 * 1024;
 const SOCKET_BUFFER_LEN: usize = 8 << 20;
 const SEGMENTS_MAX: usize = 32;
-/// Handshakes at once while the connections are set up: more would only queue in the server.
+/// Maximum concurrent handshakes during setup: more would only queue in the server.
 const OPENING_MAX: usize = 64;
 
 struct Client {
@@ -36,24 +36,24 @@ struct Client {
     udp: UdpSocketState,
     links: BTreeMap<usize, Link>,
     timers: BTreeSet<(Instant, usize)>,
-    /// Connections to be driven.
+    /// Connections that must be driven.
     dirty: Vec<usize>,
     opening_count: usize,
     request: Arc<Request>,
     streams_max: usize,
-    /// Requests that a connection may make.
+    /// Number of requests that a connection may make.
     requests_each: u64,
     work: Work,
-    /// The requests may begin.
+    /// Whether the requests may begin.
     is_open: bool,
     loss: f64,
-    /// Chooses what is lost, the same in each run.
+    /// Chooses the datagrams to drop, the same in each run.
     random: SmallRng,
     arrived: Vec<Vec<u8>>,
     outgoing: Vec<u8>,
 }
 
-/// Does what the arguments say.
+/// Runs the load that the arguments describe.
 pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
     let mut client = Client::new(server, arguments)?;
     let wanted = arguments.connections as usize;
@@ -130,7 +130,7 @@ impl Client {
         Ok(())
     }
 
-    /// Opens connections until there are `wanted`; true when all are.
+    /// Opens connections until there are `wanted`. Returns true once all are established.
     fn fill(&mut self, wanted: usize) -> Result<bool, Failure> {
         while self.links.len() < wanted && self.opening_count < OPENING_MAX {
             self.connect()?;
@@ -138,7 +138,8 @@ impl Client {
         Ok(self.links.len() == wanted && self.opening_count == 0)
     }
 
-    /// Gives each request a connection of its own, `wanted` at once; true when all are answered.
+    /// Gives each request a connection of its own, `wanted` at a time. Returns true once all are
+    /// answered.
     fn renew(&mut self, wanted: usize) -> Result<bool, Failure> {
         let at = now();
         for (&index, link) in self.links.iter_mut().filter(|(_, link)| link.is_used_up()) {
@@ -156,7 +157,7 @@ impl Client {
         Ok(self.work.is_done())
     }
 
-    /// Turns the loop until `is_done`.
+    /// Runs the loop until `is_done`.
     fn until(
         &mut self,
         mut is_done: impl FnMut(&mut Self) -> Result<bool, Failure>,
@@ -183,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Open loop: gives requests that are due to the connections with the fewest.
+    /// Assigns due requests to the connections with the fewest requests (open loop).
     fn begin_due(&mut self, at: Instant) -> Result<(), Failure> {
         while self.is_open && self.work.is_by_clock() {
             let free = self.links.iter_mut().filter(|(_, link)| link.has_room());
@@ -198,7 +199,7 @@ impl Client {
 
     fn wait(&mut self, at: Instant) -> Result<(), Failure> {
         let timer = self.timers.first().map(|(due, _)| *due);
-        // One that is due already waits for room, and a response makes that.
+        // A request that is already due waits for room, which a response makes.
         let due = self.work.next_due(at).filter(|due| self.is_open && *due > at);
         let end = timer.into_iter().chain(due).min();
         let left = end.map(|end| end.saturating_duration_since(now()));
@@ -207,7 +208,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes one batch from the socket; false when there is none.
+    /// Receives one batch from the socket. Returns false when there is none.
     fn receive(&mut self) -> Result<bool, Failure> {
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut slices: Vec<IoSliceMut<'_>> =
@@ -248,7 +249,7 @@ impl Client {
         }
     }
 
-    /// Lets each connection that something happened to say what it has to say.
+    /// Drives each connection that had an event and sends its datagrams.
     fn drive(&mut self, at: Instant) -> Result<(), Failure> {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.sort_unstable();
@@ -316,7 +317,7 @@ impl Client {
         Ok(())
     }
 
-    /// Tells the server that all connections are over.
+    /// Closes all connections.
     fn close_all(&mut self) -> Result<(), Failure> {
         let at = now();
         for (&index, link) in &mut self.links {

@@ -1,4 +1,4 @@
-//! One connection: HTTP/3 as far as a load needs it.
+//! One connection, with as much HTTP/3 as a load needs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::{Arguments, Failure};
 
 const BODY_PIECE_LEN: usize = 256 * 1024;
 
-/// What every request consists of.
+/// The bytes of every request.
 pub struct Request {
     /// HEADERS, and the header of the one DATA frame of an upload.
     head: Bytes,
@@ -46,19 +46,19 @@ impl Request {
 /// A connection and its requests.
 pub struct Link {
     pub connection: Connection,
-    /// When it is to be looked at next, as the client's queue of timers has it.
+    /// Its deadline, as recorded in the client's timer queue.
     pub timer: Option<Instant>,
     pub is_connected: bool,
     request: Arc<Request>,
     exchanges: HashMap<StreamId, Exchange>,
     streams_max: usize,
-    /// Requests that it may still begin.
+    /// Number of requests that it may still begin.
     requests_left: u64,
 }
 
 struct Exchange {
     due: Instant,
-    /// What of head and body is not written.
+    /// The parts of head and body not yet written.
     head: Bytes,
     body_left: u64,
     response: ResponseReader,
@@ -82,7 +82,7 @@ impl Link {
         }
     }
 
-    /// Whether all is answered that it may ask.
+    /// Returns whether all its requests are answered.
     pub fn is_used_up(&self) -> bool {
         self.requests_left == 0 && self.exchanges.is_empty()
     }
@@ -95,12 +95,12 @@ impl Link {
         self.is_connected && self.requests_left > 0 && self.exchanges.len() < self.streams_max
     }
 
-    /// Begins one request where it has room and one is due; tells whether it did.
+    /// Begins one request if it has room and one is due. Returns whether it did.
     pub fn begin_request(&mut self, now: Instant, work: &mut Work) -> Result<bool, Failure> {
         if !self.has_room() || work.next_due(now).is_none_or(|due| due > now) {
             return Ok(false);
         }
-        // Without credit the server's next MAX_STREAMS is waited for.
+        // Without credit it waits for the server's next MAX_STREAMS.
         let Some(id) = self.connection.streams().open(Dir::Bi) else { return Ok(false) };
         let Some(due) = work.begin(now) else { return Ok(false) };
         self.requests_left -= 1;
@@ -115,7 +115,7 @@ impl Link {
         Ok(true)
     }
 
-    /// Works off what has happened.
+    /// Handles the connection's events.
     pub fn handle_events(&mut self, now: Instant, work: &mut Work) -> Result<(), Failure> {
         while let Some(event) = self.connection.poll() {
             match event {
@@ -144,7 +144,7 @@ impl Link {
         Ok(())
     }
 
-    /// Says goodbye (H3_NO_ERROR).
+    /// Closes the connection with H3_NO_ERROR.
     pub fn close(&mut self, now: Instant) {
         self.connection.close(now, VarInt::from_u32(0x100), Bytes::new());
     }
@@ -166,12 +166,12 @@ impl Link {
                 Err(error) => return Err(error.into()),
             }
         }
-        // A second call, when the stream is writable once more, has nothing to add.
+        // A second call, when the stream is writable again, has nothing left to write.
         let _finished = stream.finish();
         Ok(())
     }
 
-    /// Reads all there is.
+    /// Reads everything available.
     fn read(&mut self, id: StreamId, now: Instant, work: &mut Work) -> Result<(), Failure> {
         let mut exchange = self.exchanges.get_mut(&id);
         let mut stream = self.connection.recv_stream(id);

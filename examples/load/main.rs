@@ -1,19 +1,16 @@
 //! An HTTP/3 load client.
 //!
-//! ```text
-//! load --connect 127.0.0.1:4433 --path /bytes/1024 --connections 10 --streams 10 --requests 100000
-//!      closed loop: each stream asks again when it is answered
-//! load .. --rate 20000        open loop: requests begin by the clock, and latency counts from when
-//!                             one was due, so that a slow server cannot hide its queue
-//! load .. --upload 10485760   each request has a body
-//! load .. --handshakes        each request has a connection of its own
-//! load .. --hold 10           keeps all connections open, idle, for so many seconds at the end
-//! load --sink 127.0.0.1:8081  an HTTP/1.1 origin that takes bodies and forgets them
-//! ```
+//! ```text load --connect 127.0.0.1:4433 --path /bytes/1024 --connections 10 --streams 10
+//! --requests 100000 closed loop: each stream sends the next request after a response load ..
+//! --rate 20000 open loop: requests start by the clock, and latency counts from when one was due,
+//! so that a slow server cannot hide its queue load .. --upload 10485760 each request has a body
+//! load .. --handshakes each request has a connection of its own load .. --hold 10 keeps all
+//! connections open, idle, for so many seconds at the end load --sink 127.0.0.1:8081 an HTTP/1.1
+//! origin that reads and discards bodies ```
 //!
-//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and reads of
-//! an response only what it must, so that it costs less than what it measures. It takes any
-//! certificate.
+//! It drives quinn-proto itself, on one thread, sends and receives segmented batches, and parses as
+//! little of a response as possible, so that it costs less than the server it measures. It accepts
+//! any certificate.
 
 mod client;
 mod link;
@@ -41,19 +38,19 @@ struct Arguments {
     /// The path of each request
     #[arg(long, default_value = "/")]
     path: String,
-    /// Connections at once
+    /// Concurrent connections
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Requests at once in each connection
+    /// Concurrent requests per connection
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     streams: u32,
-    /// Requests in all
+    /// Total number of requests
     #[arg(long, default_value_t = 10_000)]
     requests: u64,
     /// Bytes that each request uploads; with none it is a GET
     #[arg(long, default_value_t = 0)]
     upload: u64,
-    /// Requests a second, begun by the clock
+    /// Requests per second, started by the clock
     #[arg(long, conflicts_with = "handshakes")]
     rate: Option<f64>,
     /// A new connection for each request
@@ -62,7 +59,7 @@ struct Arguments {
     /// Seconds that the connections stay open at the end
     #[arg(long, default_value_t = 0.0)]
     hold: f64,
-    /// Share of incoming datagrams that it throws away, 0 to 1
+    /// Share of incoming datagrams to drop, 0 to 1
     #[arg(long, default_value_t = 0.0)]
     loss: f64,
     /// Print one JSON object
@@ -84,7 +81,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What came of it.
+/// The results of a run.
 struct Done {
     took: Duration,
     response_len: u64,

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 origin for uploads: takes a body to its end, forgets it, answers 200.
+//! An HTTP/1.1 origin for uploads: reads and discards each body, then responds 200.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const PIECE_LEN: usize = 1 << 20;
 const HEAD_LEN_MAX: usize = 16 * 1024;
 
-/// Serves until it is ended; a thread for each connection, of which a load has few.
+/// Serves until the process ends, with a thread for each connection, of which a load has few.
 pub fn run(address: SocketAddr) -> Result<(), Failure> {
     for stream in TcpListener::bind(address)?.incoming() {
         let stream = stream?;
@@ -20,7 +20,8 @@ pub fn run(address: SocketAddr) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Answers until the peer goes or asks for something else than a body of known length or chunked.
+/// Serves requests until the peer closes or sends something other than a body of known length or
+/// chunked.
 fn serve(mut stream: TcpStream) -> Option<()> {
     let mut piece = vec![0u8; PIECE_LEN];
     loop {
@@ -34,7 +35,7 @@ fn serve(mut stream: TcpStream) -> Option<()> {
         };
         let head = String::from_utf8_lossy(&piece[..body_at]).to_ascii_lowercase();
         if head.contains("transfer-encoding: chunked") {
-            // Payload of this load never holds an end of chunks.
+            // Payload of this load never contains the last-chunk sequence.
             let mut tail = piece[body_at..len].to_vec();
             while !tail.ends_with(b"0\r\n\r\n") {
                 let got = stream.read(&mut piece).ok().filter(|got| *got > 0)?;
@@ -47,7 +48,8 @@ fn serve(mut stream: TcpStream) -> Option<()> {
             let mut left = body_len.saturating_sub(len - body_at);
             while left > 0 {
                 let part = left.min(PIECE_LEN);
-                // The kernel throws it away (tcp(7), MSG_TRUNC): the sink is to be no bottleneck.
+                // The kernel discards it (tcp(7), MSG_TRUNC), so that the sink is not the
+                // bottleneck.
                 let (_, got) = recv(&stream, &mut piece[..part], RecvFlags::TRUNC).ok()?;
                 left -= Some(got).filter(|got| *got > 0)?;
             }

@@ -1,4 +1,4 @@
-//! TLS that takes any certificate: this client measures, it does not trust.
+//! TLS that accepts any certificate: this client measures and does not authenticate.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
-/// A client's TLS settings, without resumption. Its suites are the gateway's own: AES-128-GCM comes
-/// first, as with browsers.
+/// Returns a client's TLS settings, without resumption. Its suites are the gateway's own:
+/// AES-128-GCM comes first, as with browsers.
 pub fn config() -> rustls::ClientConfig {
     let resumption = rustls::client::Resumption::disabled();
     let mut config = ClientTls { resumption, ..ClientTls::trusting_nobody() }.tls13();

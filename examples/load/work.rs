@@ -1,4 +1,4 @@
-//! Which request begins when, and what has come of all of them.
+//! The schedule of the requests, and their results.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::{Arguments, Failure};
 /// The requests of a run.
 pub struct Work {
     began: Instant,
-    /// Time between the beginnings of two requests; `None` in a closed loop.
+    /// Interval between the starts of two requests; `None` in a closed loop.
     interval: Option<Duration>,
     count: u64,
     begun_count: u64,
@@ -29,7 +29,7 @@ impl Work {
         })
     }
 
-    /// Starts the clock anew: what came before was preparation.
+    /// Restarts the clock after the preparation.
     pub fn restart(&mut self, now: Instant) {
         self.began = now;
     }
@@ -38,7 +38,7 @@ impl Work {
         self.began
     }
 
-    /// When the next request is due; `None`: all have begun.
+    /// Returns when the next request is due, or `None` if all have begun.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         if self.begun_count == self.count {
             return None;
@@ -49,14 +49,14 @@ impl Work {
         })
     }
 
-    /// Takes the next request where one is due. Its time counts from when it was due.
+    /// Takes the next request if one is due. Its latency counts from when it was due.
     pub fn begin(&mut self, now: Instant) -> Option<Instant> {
         let due = self.next_due(now).filter(|due| *due <= now)?;
         self.begun_count += 1;
         Some(due)
     }
 
-    /// Whether requests begin by the clock, not when others are answered.
+    /// Returns whether requests start by the clock, not when earlier ones are answered.
     pub fn is_by_clock(&self) -> bool {
         self.interval.is_some()
     }

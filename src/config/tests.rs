@@ -1,4 +1,4 @@
-//! Files that pass, and the text of every refusal.
+//! Valid configuration files, and the text of every error.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,19 +30,19 @@ fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
 const MINIMAL: &str = include_str!("../../configs/minimal.toml");
 const FULL: &str = include_str!("../../configs/ringway.toml");
 
-/// [`MINIMAL`] with one line replaced by another.
+/// Returns [`MINIMAL`] with one line replaced by another.
 fn minimal_with(line: &str, replacement: &str) -> String {
     assert!(MINIMAL.contains(line), "{line}");
     MINIMAL.replacen(line, replacement, 1)
 }
 
-/// [`MINIMAL`] with a section before its first one.
+/// Returns [`MINIMAL`] with a section before its first one.
 fn minimal_and(section: &str) -> String {
     format!("{section}\n{MINIMAL}")
 }
 
 #[test]
-fn the_shortest_file_is_useful() {
+fn the_minimal_file_is_valid() {
     let (config, _) = parse_here(MINIMAL).unwrap();
     assert_eq!(config.runtime.workers, None);
     assert_eq!(config.runtime.pool_len, 64 << 20);
@@ -118,7 +118,7 @@ fn sections_can_be_switched_off() {
 }
 
 #[test]
-fn routes_find_their_upstream_by_name() {
+fn routes_refer_to_their_upstream_by_name() {
     let text = MINIMAL.replace(
         "[[routes]]\nupstream = \"app\"",
         "[[routes]]\nmatch = { path_prefix = \"/api\" }\nupstream = \"zoo\"\n\
@@ -134,7 +134,7 @@ fn routes_find_their_upstream_by_name() {
     assert_eq!(config.routes[1].host, Some(HostPattern::Wildcard("example.com".to_owned())));
 }
 
-/// One refusal: the file's text, the line, the key, and what the message must say.
+/// Asserts one error: the file's text, the line, the key, and the required parts of the message.
 fn assert_refused(text: &str, line: usize, key: &str, parts: &[&str]) {
     let errors = parse_here(text).expect_err(text);
     let lines: Vec<_> =
@@ -144,7 +144,7 @@ fn assert_refused(text: &str, line: usize, key: &str, parts: &[&str]) {
         .iter()
         .find(|error| error.line == Some(line) && error.key == key)
         .unwrap_or_else(|| panic!("no refusal of {key} at {line}, but {lines:?}:\n{errors}"));
-    assert_eq!(errors.errors.len(), 1, "one fault, one refusal:\n{errors}");
+    assert_eq!(errors.errors.len(), 1, "one fault, one error:\n{errors}");
     for part in parts {
         assert!(found.message.contains(part), "{part:?} is not in {:?}", found.message);
     }
@@ -214,7 +214,7 @@ fn a_choice_must_be_one_of_its_options() {
 }
 
 #[test]
-fn errors_of_listeners_are_refused() {
+fn listener_errors_are_refused() {
     let address = "address = [\"0.0.0.0:443\", \"[::]:443\"]";
     for (line, key, parts) in [
         ("", "listeners[0].address", &["is missing", "\"[::]:443\""][..]),
@@ -353,7 +353,7 @@ fn a_route_may_follow_one_that_takes_part_of_its_requests() {
 }
 
 #[test]
-fn the_pause_of_health_is_not_longer_than_its_maximum() {
+fn the_health_pause_may_not_exceed_its_maximum() {
     let endpoints = "endpoints = [{ address = \"127.0.0.1:8080\" }]";
     let health =
         |keys: &str| minimal_with(endpoints, &format!("{endpoints}\nhealth = {{ {keys} }}"));

@@ -1,4 +1,4 @@
-//! Control with workers that are threads which only read their mailbox.
+//! The control thread, with workers that are threads which only read their mailbox.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,20 +30,20 @@ fn free_port() -> Option<AdminAddress> {
     Some(AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()))
 }
 
-/// How a worker of a test behaves.
+/// The behaviour of a test's worker.
 #[derive(Clone, Copy, PartialEq)]
 enum Habit {
-    /// Obeys.
+    /// Carries out every command.
     Good,
     /// Does not end when told to drain.
     Stays,
-    /// Takes commands and does nothing.
+    /// Accepts commands and does nothing.
     Hangs,
     /// Fails when it is told to report.
     Fails,
 }
 
-/// Starts a worker's thread, which accepts when `accept` receives.
+/// Starts a worker's thread, which accepts connections once `accept` receives.
 fn worker(
     index: u16,
     habit: Habit,
@@ -135,7 +135,7 @@ impl Bench {
         address
     }
 
-    /// The whole response to a request that ends its connection.
+    /// Returns the complete response to a request that closes its connection.
     fn ask(&self, method: &str, path: &str) -> String {
         let stream = TcpStream::connect(self.tcp()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -164,7 +164,7 @@ fn ask_by(mut stream: impl Read + Write, method: &str, path: &str) -> String {
 }
 
 #[test]
-fn ready_when_all_accept_and_not_when_draining() {
+fn the_process_is_ready_when_all_workers_accept_and_not_while_draining() {
     let bench = Bench::start(settings(free_port()), &[Habit::Good, Habit::Stays]);
     assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
     let response = bench.ask("GET", "/readyz");
@@ -175,7 +175,7 @@ fn ready_when_all_accept_and_not_when_draining() {
     bench.signal(Signal::Drain);
     bench.wait_for("/readyz", "HTTP/1.1 503");
     assert!(bench.ask("GET", "/readyz").ends_with("draining\n"));
-    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"), "alive all the same");
+    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"), "still alive");
     // A second QUIT changes nothing; TERM cuts the drain short.
     bench.signal(Signal::Drain);
     assert!(bench.ask("GET", "/metrics").contains("ringway_draining 1\n"));
@@ -223,7 +223,7 @@ fn a_worker_that_is_lost_drains_the_others_and_ends_the_process() {
     assert!(bench.ask("GET", "/metrics").contains("ringway_worker_up{worker=\"0\"} 0\n"));
     bench.wait_for("/readyz", "HTTP/1.1 503");
     assert!(bench.ask("GET", "/readyz").ends_with("draining\n"));
-    // The other has its time: it was told to drain, once, and not to stop.
+    // The other worker has time to finish: it was told once to drain, and not to stop.
     let drains = "ringway_worker_commands_total{worker=\"1\"} 1\n";
     assert!(bench.ask("GET", "/metrics").contains(drains));
     bench.signal(Signal::Drain);

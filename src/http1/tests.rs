@@ -68,7 +68,7 @@ fn decode_cut(wire: &[u8], to_head: bool, closes: bool) -> Result<Outcome, Error
     whole
 }
 
-/// A whole response: status, body, keeps alive, bytes left over.
+/// A complete response: status, body, whether the connection is kept alive, bytes left over.
 type Whole = (u16, &'static str, bool, usize);
 
 fn assert_response(wire: &str, to_head: bool, expected: Whole) {
@@ -254,7 +254,7 @@ fn malformed_chunks_are_refused() {
     }
     let wire = format!("{head}5;{}\r\n", "x".repeat(1000));
     assert!(matches!(decode(&[wire.as_bytes()], false, false), Err(Error::Malformed(_))));
-    // The largest size there is does not overflow anything.
+    // The largest possible size causes no overflow.
     let wire = format!("{head}ffffffffffffffff\r\nhello");
     let outcome = decode_cut(wire.as_bytes(), false, true).unwrap();
     assert_eq!((outcome.body.as_slice(), outcome.whole), (&b"hello"[..], false));

@@ -1,4 +1,4 @@
-//! The exposition is read back by a strict reader of its own.
+//! The exposition, read back by a strict reader independent of the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
@@ -37,9 +37,9 @@ fn facts() -> ProcessFacts {
     }
 }
 
-/// A strict reader of the text format, by the OpenMetrics 1.0 rules that matter to a scraper:
-/// HELP and TYPE before the samples of a family, samples of a family together, no time series
-/// twice, `# EOF` last.
+/// Reads the text format strictly, by the OpenMetrics 1.0 rules that matter to a scraper: HELP and
+/// TYPE before the samples of a family, samples of a family together, no duplicate time series, `#
+/// EOF` last.
 fn parse(text: &str) -> (BTreeMap<String, String>, Parsed) {
     let mut types = BTreeMap::new();
     let mut samples = Parsed::new();

@@ -1,4 +1,4 @@
-//! The pool as its users see it, on real memory.
+//! The pool's public interface, on real memory.
 
 mod aborts;
 mod pieces;
@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::limits::{SLOT_COUNT_MAX, SLOT_COUNT_MIN};
 
-/// A slot that the kernel has filled with `bytes`.
+/// Returns a slot that the kernel has filled with `bytes`.
 fn received(pool: &Pool, bytes: &[u8]) -> BytesMut {
     let provided = pool.provide(pool.lease().expect("a slot is free"));
     assert!(bytes.len() <= SLOT_LEN);
@@ -54,7 +54,7 @@ fn slots_are_distinct_until_none_is_left() {
 }
 
 #[test]
-fn an_address_tells_whether_memory_is_a_pools() {
+fn pool_memory_is_recognized_by_its_address() {
     let pool = Pool::for_test();
     let (start, span_len) = pool.span();
     assert!(Pool::contains(start) && Pool::contains(start.wrapping_add(span_len - 1)));
@@ -65,7 +65,7 @@ fn an_address_tells_whether_memory_is_a_pools() {
     {
         assert!(!Pool::contains(address));
     }
-    assert!(region::locate(start.addr() + span_len).is_none(), "ours, but no slot");
+    assert!(region::locate(start.addr() + span_len).is_none(), "within the region, but not a slot");
     assert_eq!(region::locate(start.addr() + SLOT_LEN - 1).unwrap().1, 0);
     assert_eq!(region::locate(start.addr() + SLOT_LEN).unwrap().1, 1);
 }
@@ -110,32 +110,32 @@ fn a_batch_goes_to_the_kernel_and_comes_back_to_be_filled_again() {
 }
 
 #[test]
-fn only_slots_are_sent() {
+fn only_slots_can_be_sent() {
     let pool = Pool::for_test();
     assert!(panics(|| pool.send(Vec::with_capacity(SLOT_LEN))), "heap memory");
     let mut outgrown = pool.lease_vec().unwrap();
     outgrown.resize(SLOT_LEN + 1, 0);
-    assert!(panics(|| pool.send(outgrown)), "moved to the heap when it grew");
+    assert!(panics(|| pool.send(outgrown)), "a vector that moved to the heap when it grew");
     assert_eq!(pool.counts().free, SLOT_COUNT_MIN);
 }
 
 #[test]
-fn no_more_is_completed_than_a_slot_holds() {
+fn completing_more_bytes_than_a_slot_holds_panics() {
     let pool = Pool::for_test();
     let provided = pool.provide(pool.lease().unwrap());
-    // SAFETY: refused before a byte is looked at.
+    // SAFETY: refused before any byte is accessed.
     assert!(panics(|| unsafe { provided.complete(SLOT_LEN + 1) }));
     // SAFETY: the one Provided is gone, and the kernel never saw it.
     assert_eq!(unsafe { pool.release_abandoned() }, 1);
 }
 
 #[test]
-fn what_the_kernel_may_still_touch_is_never_reused() {
+fn slots_the_kernel_may_still_access_are_never_reused() {
     let pool = Pool::for_test();
     drop(pool.provide(pool.lease().unwrap()));
     drop(pool.send(pool.lease_vec().unwrap()));
     let counts = pool.counts();
-    assert_eq!((counts.provided, counts.in_kernel), (1, 1), "lost, not free");
+    assert_eq!((counts.provided, counts.in_kernel), (1, 1), "leaked, not free");
     let others: Vec<_> = std::iter::from_fn(|| pool.lease()).collect();
     assert_eq!(others.len() as u32, SLOT_COUNT_MIN - 2);
     drop(others);
@@ -145,7 +145,7 @@ fn what_the_kernel_may_still_touch_is_never_reused() {
 }
 
 #[test]
-fn other_code_gets_no_slot_however_much_it_asks_for() {
+fn ordinary_allocations_never_get_a_slot() {
     let pool = Pool::for_test();
     let plain = Vec::<u8>::with_capacity(SLOT_LEN);
     let zeroed = vec![0u8; SLOT_LEN];
@@ -211,26 +211,26 @@ fn a_vector_that_outgrows_its_slot_moves_to_the_heap_and_frees_it() {
 }
 
 #[test]
-fn a_flow_is_charged_for_the_slots_that_it_keeps_out() {
+fn a_flow_is_charged_for_the_slots_it_holds() {
     let pool = Pool::for_test();
     let first = received(&pool, b"first");
     let second = received(&pool, b"second");
     assert!(pool.charge(&first, 7) && pool.charge(&second, 7));
-    assert!(pool.charge(&second[3..], 7), "any byte of the slot names it");
+    assert!(pool.charge(&second[3..], 7), "any byte identifies the slot");
     assert_eq!((pool.held_by(7), pool.held_by(8)), (2, 0));
     let last_piece = first.freeze().slice(2..3);
-    assert_eq!(pool.held_by(7), 2, "one byte keeps the slot out");
+    assert_eq!(pool.held_by(7), 2, "a single byte keeps the slot in use");
     drop(last_piece);
     assert_eq!(pool.held_by(7), 1);
     assert!(!pool.charge(b"not in a slot", 7) && !pool.charge(&[], 7));
     std::thread::scope(|scope| scope.spawn(|| drop(second)).join()).unwrap();
-    assert_eq!(pool.held_by(7), 1, "not yet taken in");
+    assert_eq!(pool.held_by(7), 1, "the return is not yet taken");
     pool.take_returns();
     assert_eq!(pool.held_by(7), 0);
 }
 
 #[test]
-fn the_pool_is_low_below_its_mark() {
+fn the_pool_is_low_below_its_low_water_mark() {
     let pool = Pool::for_test();
     let mark = pool.plan().low_water();
     let mut leases: Vec<_> = (mark..SLOT_COUNT_MIN).map(|_| pool.lease().unwrap()).collect();
@@ -249,7 +249,7 @@ fn a_freed_slot_is_poisoned_to_its_last_byte() {
     let buf = received(&pool, &[0x11; SLOT_LEN]);
     let address = buf.as_ptr();
     let piece = buf.freeze().split_off(SLOT_LEN - 1);
-    assert_eq!(piece[..], [0x11], "not while a piece is out");
+    assert_eq!(piece[..], [0x11], "not poisoned while a piece is in use");
     drop(piece);
     assert!(freed_bytes(address).iter().all(|&byte| byte == POISON));
 }
@@ -261,20 +261,24 @@ fn a_thread_and_a_region_have_one_pool_at_a_time() {
     let (handle, _) = regions.lend(Hugepages::Try).unwrap();
     let (other, _) = regions.lend(Hugepages::Try).unwrap();
     let pool = Pool::attach(handle.clone());
-    assert!(panics(|| Pool::attach(other.clone())), "this thread has one");
+    assert!(panics(|| Pool::attach(other.clone())), "this thread already has a pool");
     let attached_elsewhere = std::thread::spawn({
         let handle = handle.clone();
         move || panics(|| Pool::attach(handle))
     });
-    assert!(attached_elsewhere.join().unwrap(), "the region has one");
+    assert!(attached_elsewhere.join().unwrap(), "the region already has a pool");
     drop(pool);
     let pool = Pool::attach(other);
     drop(pool);
-    assert_eq!(Pool::attach(handle).counts().total, SLOT_COUNT_MIN, "neither refusal stuck");
+    assert_eq!(
+        Pool::attach(handle).counts().total,
+        SLOT_COUNT_MIN,
+        "neither refusal has a lasting effect"
+    );
 }
 
 #[test]
-fn another_pools_slots_are_not_charged_here() {
+fn slots_of_another_pool_are_not_charged() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let elsewhere = std::thread::spawn(move || {
         let pool = Pool::for_test();

@@ -1,5 +1,5 @@
-//! The machine fed with lists of events: results, flags and orders that a real kernel gives
-//! rarely or never. No kernel takes part here.
+//! The machine driven by lists of events: results, flags and orders that a real kernel produces
+//! rarely or never. No kernel is involved.
 
 mod datagrams;
 mod memory;
@@ -33,7 +33,7 @@ const USAGE_COPIED: i32 = i32::MIN;
 
 const OFFLOAD: Offload = Offload { is_coalescing: true, is_segmenting: true };
 
-/// A machine whose submissions and buffers the test plays the kernel for.
+/// A machine for which the test plays the kernel: it takes submissions and fills buffers.
 struct Bench {
     machine: Machine,
     pool: Rc<Pool>,
@@ -56,7 +56,7 @@ impl Bench {
         Bench { machine, pool }
     }
 
-    /// Takes what was submitted: operation codes and user data, in order.
+    /// Takes the submissions: operation codes and user data, in order.
     fn submitted(&mut self) -> Vec<(u8, u64)> {
         let entries = self.machine.outbox.drain(..);
         entries.map(|entry| (entry.get_opcode() as u8, entry.get_user_data())).collect()
@@ -65,7 +65,7 @@ impl Bench {
     fn one_submitted(&mut self, code: u8) -> u64 {
         match self.submitted()[..] {
             [(got, user_data)] if got == code => user_data,
-            ref other => panic!("not one operation {code}: {other:?}"),
+            ref other => panic!("expected one operation {code}: {other:?}"),
         }
     }
 
@@ -73,7 +73,7 @@ impl Bench {
         self.machine.complete(Event { user_data, result, flags })
     }
 
-    /// Which socket the receive is of.
+    /// Returns the socket of the receive.
     fn socket_of(&mut self, user_data: u64) -> usize {
         match self.machine.table.get_mut(OpKey(user_data)) {
             Some(Op::ReceiveDatagrams(socket)) => socket.index(),
@@ -81,11 +81,11 @@ impl Bench {
         }
     }
 
-    /// The one write that was submitted: of one piece, or of several.
+    /// Returns the single submitted write, of one piece or of several.
     fn submitted_write(&mut self) -> u64 {
         match self.submitted()[..] {
             [(opcode::Send::CODE | opcode::SendMsg::CODE, key)] => key,
-            ref other => panic!("not one write: {other:?}"),
+            ref other => panic!("expected one write: {other:?}"),
         }
     }
 
@@ -124,7 +124,7 @@ impl Bench {
         assert!(matches!(self.event(close, 0, 0), Some(Completion::Closed { .. })));
     }
 
-    /// Nothing is left with the kernel, and every slot but the provided ones is free.
+    /// Asserts that no operation is in flight and every slot but the provided ones is free.
     fn assert_idle(&self) {
         assert_eq!(self.machine.table.in_flight(), 0);
         let counts = self.pool.counts();
@@ -137,13 +137,17 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        // SAFETY: no kernel takes part, so none has them.
+        // SAFETY: no kernel is involved, so none holds them.
         unsafe {
             self.machine.datagram_buffers.reclaim_all();
             self.machine.stream_buffers.reclaim_all();
         }
         if !std::thread::panicking() {
-            assert_eq!(self.pool.counts().in_kernel, 0, "the next pool here would find them");
+            assert_eq!(
+                self.pool.counts().in_kernel,
+                0,
+                "the next pool of this thread would find them"
+            );
         }
     }
 }
@@ -158,7 +162,7 @@ fn assert_sent(completion: Option<Completion>, expected: SendOutcome) {
     }
 }
 
-/// A slot's first bytes, as the kernel fills them for a datagram of `payload_len` bytes.
+/// Returns a slot's first bytes, as the kernel fills them for a datagram of `payload_len` bytes.
 fn datagram_header(payload_len: u32) -> Vec<u8> {
     let mut header = vec![0u8; super::message::HEADER_LEN + payload_len as usize];
     header[0..4].copy_from_slice(&16u32.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Certificates from files and memory, told by what a rustls client sees.
+//! Certificates from files and memory, checked by what a rustls client sees.
 
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ impl Files {
     }
 }
 
-/// A chain and a key as PEM.
+/// Returns a chain and a key as PEM.
 fn pem_pair(names: &[&str]) -> (String, String) {
     let made = TestCertificate::new(names);
     (made.chain_pem, made.key_pem)
@@ -101,7 +101,7 @@ fn unknown_names_are_refused_if_configured() {
 fn a_request_is_misdirected_if_another_connection_might_serve_it() {
     let (cert, key) = pem_pair(&["example.com", "*.example.com", "192.0.2.1", "2001:db8::1"]);
     let files = Files::new(&cert, &key);
-    // The leaf names more than the operator has listed.
+    // The leaf certificate has more names than the operator has listed.
     let tls = ServerTls::load(
         &[files.certificate(&[exact("example.com")]), in_memory(&[exact("other.test")])],
         Tls::default(),
@@ -148,7 +148,7 @@ fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
 }
 
 #[test]
-fn every_error_names_its_file_and_the_way_out() {
+fn every_error_names_its_file_and_the_remedy() {
     let (cert, key) = pem_pair(&["example.com"]);
     let (_, other_key) = pem_pair(&["example.com"]);
     let hosts = [exact("example.com")];
@@ -178,7 +178,7 @@ fn every_error_names_its_file_and_the_way_out() {
 }
 
 #[test]
-fn expiry_and_file_modes_cause_warnings() {
+fn expiry_and_unsafe_file_modes_cause_warnings() {
     use std::os::unix::fs::PermissionsExt as _;
     let made = TestCertificate::with(&["example.com"], |params| {
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);

@@ -1,7 +1,7 @@
-//! The map of modules is kept: every path in `src/` follows an arrow of [`rules`], re-exports
-//! included; outside crates stay in their homes; the protocol side has no clock, randomness,
-//! files, threads, locks or unsafe code; unsafe code lives on the kernel side. [`tidy`] holds what
-//! the text of all files keeps to.
+//! Checks of the architecture: every path in `src/`, re-exports included, is a dependency that
+//! [`rules`] allows; external crates are used only in their modules; the protocol side has no
+//! clock, randomness, files, threads, locks or unsafe code; unsafe code lives on the kernel side.
+//! [`tidy`] checks the text of all files.
 
 mod planted;
 mod rules;
@@ -23,17 +23,17 @@ struct Source {
 }
 
 #[test]
-fn every_path_follows_an_arrow() {
+fn every_path_is_an_allowed_dependency() {
     let faults = check(&sources(), &outside_crates());
     assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
 }
 
-/// All that is wrong with `sources`, one line each.
+/// Returns all faults of `sources`, one line each.
 fn check(sources: &[Source], outside: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
     let mut scans: Vec<(&Source, Scan)> = Vec::new();
     let mut test_modules: BTreeSet<Vec<String>> = BTreeSet::new();
-    // Parents come before children, so a file that is for tests only is known as such.
+    // Parents come before children, so that test-only files are known as such.
     for source in sources {
         let in_test = (1..=source.module.len()).any(|n| test_modules.contains(&source.module[..n]));
         match scan::scan(&source.text, &source.module, in_test) {
@@ -59,7 +59,7 @@ fn check(sources: &[Source], outside: &BTreeSet<String>) -> Vec<String> {
     faults
 }
 
-/// A child module is named without `crate::` or `self::` in its parent.
+/// Makes paths absolute that name a child module without `crate::` or `self::` in its parent.
 fn rooted(source: &Source, scan: &mut Scan, modules: &BTreeSet<Vec<String>>) {
     let targets = scan.re_exports.iter_mut().map(|re_export| &mut re_export.target);
     for mention in scan.mentions.iter_mut().chain(targets) {
@@ -107,8 +107,8 @@ fn check_file(
     }
 }
 
-/// The arrows of one path that are not drawn: where it points as written, and what it reaches
-/// over re-exports.
+/// Returns the forbidden dependencies of one path: the one it names, and those it reaches through
+/// re-exports.
 fn wrong_arrows(from: &str, mention: &Mention, re_exports: &[ReExport]) -> Vec<String> {
     let path = mention.segments[1..].join("::");
     if path.is_empty() {
@@ -136,14 +136,15 @@ fn wrong_arrows(from: &str, mention: &Mention, re_exports: &[ReExport]) -> Vec<S
     wrong
 }
 
-/// Everything of this crate that `path` gives access to by `pub use`: (second path, first path).
+/// Returns everything of this crate that `path` gives access to by `pub use`, as (re-exported path,
+/// original path).
 fn reached(path: &[String], re_exports: &[ReExport]) -> Vec<(Vec<String>, Vec<String>)> {
     let mut found: Vec<(Vec<String>, Vec<String>)> = Vec::new();
     let mut open = vec![path.to_vec()];
     while let Some(path) = open.pop() {
         for re_export in re_exports {
             let target = &re_export.target;
-            // Naming a module gives access to what it gives away; naming an item, to that item.
+            // Naming a module gives access to all its re-exports; naming an item, to that item.
             let named = re_export.from.starts_with(&path) || path.starts_with(&re_export.from);
             let pair = (re_export.from.clone(), target.segments.clone());
             if target.segments[0] == "crate" && named && !target.in_test && !found.contains(&pair) {
@@ -155,7 +156,7 @@ fn reached(path: &[String], re_exports: &[ReExport]) -> Vec<(Vec<String>, Vec<St
     found
 }
 
-/// What a sans-IO module must not touch.
+/// Returns the faults of a sans-IO module: everything it must not use.
 fn impurities(scan: &Scan) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for mention in scan.mentions.iter().filter(|mention| !mention.in_test) {
@@ -181,7 +182,7 @@ fn top(source: &Source) -> &str {
     }
 }
 
-/// All of `src/`, parents before children.
+/// Returns all files of `src/`, parents before children.
 fn sources() -> Vec<Source> {
     let root = package().join("src");
     let mut files = Vec::new();
@@ -218,7 +219,7 @@ fn read(root: &Path, path: &Path) -> Source {
     Source { path: format!("src/{}", inside.display()), module, text }
 }
 
-/// Names of the ordinary dependencies, as code writes them.
+/// Returns the names of the ordinary dependencies, as code writes them.
 fn outside_crates() -> BTreeSet<String> {
     let manifest =
         std::fs::read_to_string(package().join("Cargo.toml")).expect("Cargo.toml is readable");

@@ -1,10 +1,11 @@
-//! The test of the test: wrong arrows planted in strings are found, right ones are not.
+//! Tests of the checks themselves: forbidden dependencies planted in strings are found, allowed
+//! ones pass.
 
 use super::{Source, check};
 
 const OUTSIDE: [&str; 4] = ["bytes", "io_uring", "quinn_proto", "tokio"];
 
-/// What is wrong with files given as (path below src/, text).
+/// Returns the faults of files given as (path below src/, text).
 fn faults(files: &[(&str, &str)]) -> Vec<String> {
     let sources: Vec<Source> = files
         .iter()
@@ -24,7 +25,7 @@ fn faults(files: &[(&str, &str)]) -> Vec<String> {
 fn assert_found(files: &[(&str, &str)], wanted: &str) {
     let found = faults(files);
     assert_eq!(found.len(), 1, "one fault expected: {found:#?}");
-    assert!(found[0].contains(wanted), "{found:#?} does not tell {wanted:?}");
+    assert!(found[0].contains(wanted), "{found:#?} does not mention {wanted:?}");
 }
 
 #[track_caller]
@@ -33,7 +34,7 @@ fn assert_clean(files: &[(&str, &str)]) {
 }
 
 #[test]
-fn arrows_of_the_table_pass() {
+fn allowed_dependencies_pass() {
     assert_clean(&[
         ("gateway/turn.rs", "use crate::{quic::Engine, http3, proxy::{self, Proxy as Hop}};"),
         ("ring/table.rs", "use crate::pool::Lease; use super::setup::Ring; use bytes::Bytes;"),
@@ -43,7 +44,7 @@ fn arrows_of_the_table_pass() {
 }
 
 #[test]
-fn a_wrong_arrow_is_found_however_it_is_written() {
+fn a_forbidden_dependency_is_found_in_every_spelling() {
     for text in [
         "use crate::quic::Engine;",
         "use crate::{limits, quic::{Engine}};",
@@ -63,7 +64,7 @@ fn a_wrong_arrow_is_found_however_it_is_written() {
 }
 
 #[test]
-fn text_that_is_not_code_is_no_arrow() {
+fn comments_and_strings_are_not_dependencies() {
     assert_clean(&[(
         "http3/frame.rs",
         r##"
@@ -78,7 +79,7 @@ fn text_that_is_not_code_is_no_arrow() {
 }
 
 #[test]
-fn re_exports_do_not_hide_arrows() {
+fn re_exports_do_not_hide_dependencies() {
     let relay = ("worker/relay.rs", "pub use crate::ring::Ring;");
     let main = ("process.rs", "fn main() { crate::worker::relay::Ring::new(); }");
     assert_found(&[relay, main], "`process` reaches `crate::ring::Ring`");
@@ -92,7 +93,7 @@ fn re_exports_do_not_hide_arrows() {
 }
 
 #[test]
-fn re_exports_are_followed_over_several_modules() {
+fn re_exports_are_followed_through_several_modules() {
     let files = [
         ("worker/mod.rs", "pub mod relay; pub use relay::Ring;"),
         ("worker/relay.rs", "pub use crate::ring::Ring;"),
@@ -103,7 +104,7 @@ fn re_exports_are_followed_over_several_modules() {
 }
 
 #[test]
-fn the_root_gives_no_way_round() {
+fn re_exports_at_the_root_do_not_bypass_the_table() {
     let root = ("lib.rs", "pub mod quic; pub use quic::Engine;");
     let found = faults(&[root, ("quic/mod.rs", "#![forbid(unsafe_code)]")]);
     assert!(found.iter().any(|fault| fault.contains("`lib` may not name")), "{found:#?}");
@@ -111,7 +112,7 @@ fn the_root_gives_no_way_round() {
 }
 
 #[test]
-fn a_re_export_gives_nothing_away_and_an_arrow_may_end_inside_a_module() {
+fn re_exports_grant_no_access_and_an_allowed_dependency_may_be_a_submodule() {
     let mailbox = ("worker/mailbox.rs", "pub use crate::proxy::Output;");
     let over = ("control/log.rs", "use crate::worker::mailbox::Output;");
     assert_found(&[mailbox, over], "reaches `crate::proxy::Output`");
@@ -124,7 +125,7 @@ fn a_re_export_gives_nothing_away_and_an_arrow_may_end_inside_a_module() {
 }
 
 #[test]
-fn outside_crates_stay_at_home() {
+fn external_crates_are_used_only_in_their_modules() {
     assert_clean(&[("ring/setup.rs", "use io_uring::IoUring; use bytes::Bytes;")]);
     assert_found(&[("worker/turn.rs", "use io_uring::IoUring;")], "lives in host, ring");
     assert_found(&[("gateway/turn.rs", "fn f(_: ::quinn_proto::VarInt) {}")], "lives in quic");
@@ -153,7 +154,7 @@ fn the_protocol_side_stays_pure() {
 }
 
 #[test]
-fn unsafe_code_is_found_off_the_kernel_side() {
+fn unsafe_code_outside_the_kernel_side_is_found() {
     let text = "fn f() { unsafe { g() } }";
     assert_clean(&[("ring/table.rs", text)]);
     assert_found(&[("worker/turn.rs", text)], "unsafe code off the kernel side");
@@ -164,7 +165,7 @@ fn unsafe_code_is_found_off_the_kernel_side() {
 }
 
 #[test]
-fn files_for_tests_only_are_known_by_their_parent() {
+fn test_only_files_are_recognized_by_their_parent() {
     let text = "use std::thread; fn f() { unsafe { g() } }";
     let child = ("quic/tests.rs", text);
     let parent = "#![forbid(unsafe_code)] #[cfg(test)] mod tests;";
@@ -174,7 +175,7 @@ fn files_for_tests_only_are_known_by_their_parent() {
 }
 
 #[test]
-fn fixtures_name_anything_and_only_tests_name_them() {
+fn fixtures_may_import_anything_and_only_tests_may_import_them() {
     assert_clean(&[(
         "testing/engine.rs",
         "use crate::{quic::Engine, ring::Ring}; use tokio::net;",
@@ -189,6 +190,6 @@ fn fixtures_name_anything_and_only_tests_name_them() {
 }
 
 #[test]
-fn a_new_module_is_drawn_before_it_is_used() {
+fn a_module_missing_from_the_table_is_found() {
     assert_found(&[("extras/mod.rs", "")], "module `extras` is not in");
 }

@@ -1,11 +1,13 @@
-//! Who may import whom, and which outside crate lives where. An arrow that is not here is wrong:
-//! either the code goes another way, or the arrow is drawn here with its reason.
+//! The allowed dependencies between modules, and the modules that may use each external crate. A
+//! dependency that is not listed here is a fault: either the code changes, or the dependency is
+//! added here with its reason.
 
-/// Leaves anybody may use: they know nothing of the program.
+/// Leaves that every module may use: they know nothing of the program.
 const LEAVES: &[&str] =
     &["address", "base", "cid", "hugepages", "limits", "message", "metrics", "planted"];
 
-/// Module -> what it may name besides the leaves and itself; a path stands for all below it.
+/// Module -> the paths it may name besides the leaves and itself; a path includes everything below
+/// it.
 const ARROWS: &[(&str, &[&str])] = &[
     // The root: the map of modules, and the allocator that serves pool slots.
     ("lib", &["pool::PoolAllocator", "process"]),
@@ -13,9 +15,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("process", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
     ("cli", &["config"]),
     ("demo", &["config"]),
-    // The control thread reaches a worker by its mailbox only; it needs the one clock.
+    // The control thread reaches a worker through its mailbox only; it needs the shared clock.
     ("control", &["worker::mailbox", "config", "host::clock"]),
-    // Where both sides meet.
+    // The module where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
     // The protocol side. `quic`, `http3`, `http1` and `proxy` never name each other, with one
     // exception: the proxy is a client of upstreams and uses their protocol's codec.
@@ -45,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Fixtures that test suites share: they may name anything, and only code for tests may name them.
 pub const TESTING: &str = "testing";
 
-/// Outside crate -> the modules it lives in.
+/// External crate -> the modules that may use it.
 const HOMES: &[(&str, &[&str])] = &[
     ("io_uring", &["host", "ring"]),
     ("libc", &["host", "pool", "ring"]),
@@ -54,14 +56,14 @@ const HOMES: &[(&str, &[&str])] = &[
     ("smallvec", &["gateway"]),
     ("quinn_proto", &["quic"]),
     ("aws_lc_rs", &["quic"]),
-    // quinn-proto's settings are made from a `rustls::ServerConfig`, which tls hands out.
+    // quinn-proto's settings are made from a `rustls::ServerConfig`, which `tls` provides.
     ("rustls", &["tls", "quic"]),
     ("webpki", &["tls"]),
     ("rcgen", &["tls"]),
     ("hdrhistogram", &["metrics"]),
     ("prometheus_client", &["metrics"]),
     ("tokio_uring", &["control"]),
-    // In a worker only the channels of its mailbox.
+    // In a worker, only for the channels of its mailbox.
     ("tokio", &["process", "control", "demo", "worker"]),
     ("hyper", &["control", "demo"]),
     ("hyper_util", &["control", "demo"]),
@@ -80,14 +82,15 @@ const HOMES: &[(&str, &[&str])] = &[
     ("memchr", &["http1"]),
 ];
 
-/// Outside crates that carry values between modules, or only watch.
+/// External crates that carry values between modules, or only observe.
 const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 
-/// State machines that know no kernel: no unsafe code, clock, randomness, files, threads, locks.
+/// State machines independent of the kernel: no unsafe code, clock, randomness, files, threads or
+/// locks.
 pub const PROTOCOL_SIDE: &[&str] =
     &["quic", "http3", "http1", "proxy", "gateway", "message", "base"];
 
-/// Where unsafe code lives.
+/// Modules that may contain unsafe code.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];
 
 /// Paths that the protocol side never names.
@@ -109,7 +112,7 @@ pub const BANNED_PATHS: &[&str] = &[
     "aws_lc_rs::rand",
 ];
 
-/// Words that the protocol side never says, in whatever path.
+/// Identifiers that the protocol side never uses, in any path.
 pub const BANNED_WORDS: &[&str] = &[
     "async",
     "await",
@@ -123,7 +126,7 @@ pub const BANNED_WORDS: &[&str] = &[
     "unsafe",
 ];
 
-/// Whether `from` may name `path` (below `crate`, joined by `::`) where it is written.
+/// Returns whether `from` may name `path` (below `crate`, joined by `::`).
 pub fn arrow_is_drawn(from: &str, path: &str) -> bool {
     let top = path.split("::").next().unwrap_or(path);
     if from == top || from == TESTING || LEAVES.contains(&top) {
@@ -133,12 +136,13 @@ pub fn arrow_is_drawn(from: &str, path: &str) -> bool {
     drawn.is_some_and(|(_, targets)| targets.iter().any(|target| is_below(path, target)))
 }
 
-/// Whether the table knows `module`: a new one is drawn before it is used.
+/// Returns whether the table has `module`: a new module must be added before it is used.
 pub fn is_drawn(module: &str) -> bool {
     module == TESTING || ARROWS.iter().any(|(known, _)| *known == module)
 }
 
-/// `None` when the outside crate `name` may be named in `module` (`worker::mailbox`), else why not.
+/// Returns why the external crate `name` may not be used in `module` (`worker::mailbox`), or `None`
+/// if it may.
 pub fn homeless(name: &str, module: &str) -> Option<String> {
     if HOMELESS.contains(&name) || is_below(module, TESTING) {
         return None;
@@ -152,16 +156,16 @@ pub fn homeless(name: &str, module: &str) -> Option<String> {
     }
 }
 
-/// Whether `path` is `prefix` or lies below it, by whole segments.
+/// Returns whether `path` is `prefix` or lies below it, by whole segments.
 pub fn is_below(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 #[test]
-fn the_table_has_no_way_round() {
-    // A module that could reach itself over others would make "side" a word without meaning.
+fn the_dependency_table_has_no_cycle_and_no_bypass() {
+    // If a module could reach itself through others, "side" would have no meaning.
     fn reaches(from: &str, wanted: &str, depth: usize) -> bool {
-        assert!(depth < 20, "the table goes round at {from}");
+        assert!(depth < 20, "the table has a cycle at {from}");
         let Some((_, targets)) = ARROWS.iter().find(|(module, _)| *module == from) else {
             return false;
         };

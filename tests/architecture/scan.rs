@@ -16,37 +16,37 @@ pub struct Mention {
     pub segments: Vec<String>,
     /// Whether the path ends in `::*`.
     pub glob: bool,
-    /// Whether it stands in code for tests only.
+    /// Whether it is in test-only code.
     pub in_test: bool,
 }
 
-/// A name that a module gives away under a second path by `pub use`.
+/// A name that a module re-exports under a second path by `pub use`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReExport {
     /// The second path, `["crate", "worker", "mailbox", "AccessRecord"]`; without the last
     /// segment for a glob.
     pub from: Vec<String>,
-    /// What it stands for.
+    /// The original path.
     pub target: Mention,
 }
 
-/// What one file says.
+/// The contents of one file that the checks need.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Every path.
     pub mentions: Vec<Mention>,
     /// Every `pub use`.
     pub re_exports: Vec<ReExport>,
-    /// Identifiers and keywords in code that is not for tests only, with their lines.
+    /// Identifiers and keywords outside of test-only code, with their lines.
     pub words: Vec<(usize, String)>,
-    /// Children in files of their own (`mod name;`) that are for tests only.
+    /// Test-only child modules in files of their own (`mod name;`).
     pub test_children: Vec<String>,
     /// Whether the file starts with `#![forbid(unsafe_code)]`.
     pub forbids_unsafe: bool,
 }
 
-/// Scans `text`, the file of `module` (`["quic", "engine"]`; empty for the crate's root).
-/// `in_test` says that a parent declared the whole file as for tests only.
+/// Scans `text`, the file of `module` (`["quic", "engine"]`; empty for the crate's root). `in_test`
+/// means that a parent declared the whole file as test-only.
 pub fn scan(text: &str, module: &[String], in_test: bool) -> Result<Scan, String> {
     let tokens: TokenStream =
         text.parse().map_err(|error: proc_macro2::LexError| error.to_string())?;
@@ -63,12 +63,12 @@ struct Context {
 
 struct Scanner {
     out: Scan,
-    /// Names that `use` brought into the file, for `pub use` of such a name.
+    /// Names that `use` imported into the file, for `pub use` of such a name.
     bindings: BTreeMap<String, Vec<String>>,
 }
 
 impl Scanner {
-    /// One sequence of tokens: a file, a block, the inside of any bracket.
+    /// Scans one sequence of tokens: a file, a block, the inside of any bracket.
     fn level(&mut self, tokens: TokenStream, context: &Context) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut item = context.clone();
@@ -119,7 +119,7 @@ impl Scanner {
         }
     }
 
-    /// `#[..]` or `#![..]`: notes what it says and returns the place after it.
+    /// Scans `#[..]` or `#![..]`, records it and returns the position after it.
     fn attribute(
         &mut self,
         tokens: &[TokenTree],
@@ -141,7 +141,7 @@ impl Scanner {
         group_at + 1
     }
 
-    /// `mod name;` or `mod name { .. }`, `at` its name.
+    /// Scans `mod name;` or `mod name { .. }`; `at` is its name.
     fn mod_item(&mut self, tokens: &[TokenTree], at: usize, item: &Context) -> usize {
         let name = word_at(tokens, at).expect("the caller saw a name");
         if let Some(TokenTree::Group(group)) = tokens.get(at + 1) {
@@ -154,14 +154,14 @@ impl Scanner {
         at + 2
     }
 
-    /// A `use` item, `at` the token after `use`; returns the place after its semicolon.
+    /// Scans a `use` item; `at` is the token after `use`. Returns the position after its semicolon.
     fn use_item(&mut self, tokens: &[TokenTree], at: usize, item: &Context, public: bool) -> usize {
         let end = (at..tokens.len()).find(|&i| is_punct(tokens, i, ';')).unwrap_or(tokens.len());
         self.use_tree(&tokens[at..end], &[], item, public);
         end + 1
     }
 
-    /// One branch of a `use` tree behind `prefix` (as written, not yet absolute).
+    /// Scans one branch of a `use` tree after `prefix` (as written, not yet absolute).
     fn use_tree(&mut self, tokens: &[TokenTree], prefix: &[String], item: &Context, public: bool) {
         let mut segments = prefix.to_vec();
         let (mut glob, mut name, mut at) = (false, None, 0);
@@ -217,7 +217,7 @@ impl Scanner {
         self.out.mentions.push(target);
     }
 
-    /// A path in an expression, a type or a macro, `at` its first word.
+    /// Scans a path in an expression, a type or a macro; `at` is its first word.
     fn path(&mut self, tokens: &[TokenTree], at: usize, item: &Context) -> usize {
         let line = tokens[at].span().start().line;
         let mut segments = vec![word_at(tokens, at).expect("the caller saw a word")];
@@ -238,7 +238,7 @@ impl Scanner {
         next
     }
 
-    /// Resolves `self`, `super` and names brought in by `use`.
+    /// Resolves `self`, `super` and names imported by `use`.
     fn absolute(&self, segments: Vec<String>, item: &Context) -> Vec<String> {
         let first = segments[0].as_str();
         if first == "ringway" || first == "crate" {
@@ -264,7 +264,7 @@ impl Scanner {
     }
 }
 
-/// The comma-separated branches of a `use` group.
+/// Returns the comma-separated branches of a `use` group.
 fn branches(group: &Group) -> Vec<Vec<TokenTree>> {
     let mut branches = vec![Vec::new()];
     for token in group.stream() {
@@ -292,12 +292,12 @@ fn word_at(tokens: &[TokenTree], at: usize) -> Option<String> {
     }
 }
 
-/// A raw identifier is the same name.
+/// Returns an identifier without its raw prefix.
 fn plain(word: &str) -> String {
     word.strip_prefix("r#").unwrap_or(word).to_owned()
 }
 
-/// A struct field or an enum variant under `#[cfg(test)]` ends at its comma.
+/// Returns whether a struct field or an enum variant under `#[cfg(test)]` ends here, at its comma.
 fn is_field_end(tokens: &[TokenTree], at: usize) -> bool {
     is_punct(tokens, at, ',') && !tokens.iter().any(is_item_keyword)
 }

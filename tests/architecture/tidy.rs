@@ -1,5 +1,5 @@
-//! Tidiness that neither the compiler nor clippy holds: the length of lines and files, module docs,
-//! words that the project does not use, and decision pages that nobody can find.
+//! Style rules that neither the compiler nor clippy checks: the length of lines and files, module
+//! docs, banned words, and decision pages that nothing links to.
 
 mod not_yet;
 mod planted;
@@ -17,14 +17,14 @@ use words::{DOC_STARTS, FOREIGN_NAMES, FUNCTION_PREFIXES, WORDS, Where};
 const LINE_LEN_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 600;
 
-/// Files of `src/` that may be longer, each with its reason. Only data tables have one.
+/// Files of `src/` that may be longer, each with its reason. Only data tables qualify.
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Folders and files that are read.
+/// The folders and files that are checked.
 const PLACES: &[&str] =
     &["src", "tests", "benches", "examples", "docs", "configs", "scripts", "README.md"];
 
-/// A file as the package has it.
+/// A file of the package.
 struct File {
     /// `src/quic/engine.rs`
     path: String,
@@ -35,7 +35,7 @@ struct File {
 #[derive(Debug)]
 struct Fault {
     path: String,
-    /// From 1.
+    /// Line number, from 1.
     line: usize,
     /// The rule's name, as in [`NOT_YET`].
     rule: &'static str,
@@ -48,7 +48,7 @@ fn everything_is_tidy() {
     let broken: BTreeSet<(&str, &str)> =
         faults.iter().map(|fault| (fault.path.as_str(), fault.rule)).collect();
     let known: BTreeSet<(&str, &str)> = NOT_YET.iter().copied().collect();
-    assert_eq!(known.len(), NOT_YET.len(), "not_yet.rs names something twice");
+    assert_eq!(known.len(), NOT_YET.len(), "not_yet.rs has a duplicate row");
     let is_new = |fault: &&Fault| !known.contains(&(fault.path.as_str(), fault.rule));
     let new = faults.iter().filter(is_new).map(Fault::to_string);
     let done = known.difference(&broken);
@@ -87,7 +87,7 @@ fn check(files: &[File]) -> Vec<Fault> {
     faults
 }
 
-/// Code and comments end at column 100. Rows of a doc table and URLs cannot be broken.
+/// Checks that code and comments end at column 100. Rows of a doc table and URLs cannot be broken.
 fn check_lines(file: &File, faults: &mut Vec<Fault>) {
     for (line, text) in file.lines() {
         let is_table_row = ["/// |", "//! |"].iter().any(|row| text.trim_start().starts_with(row));
@@ -108,7 +108,8 @@ fn check_module(file: &File, faults: &mut Vec<Fault>) {
     }
 }
 
-/// The first sentence of a doc comment is a noun phrase or starts with a verb like "Returns".
+/// Checks that the first sentence of a doc comment is a noun phrase or starts with a verb like
+/// "Returns".
 fn check_doc_starts(file: &File, faults: &mut Vec<Fault>) {
     let mut before = "";
     for (line, text) in file.lines() {
@@ -171,7 +172,8 @@ fn collect_identifiers(tokens: TokenStream, out: &mut Vec<(usize, String, bool)>
     }
 }
 
-/// Every decision page is named where a reader needs it, and every page that is named exists.
+/// Checks that every decision page is linked from where a reader needs it, and every linked page
+/// exists.
 fn check_decisions(files: &[File], faults: &mut Vec<Fault>) {
     let is_decision = |file: &&File| {
         file.path.starts_with("docs/decisions/") && !file.path.ends_with("/README.md")
@@ -200,7 +202,7 @@ fn check_decisions(files: &[File], faults: &mut Vec<Fault>) {
     }
 }
 
-/// Text in lower case, with the parts of identifiers as words of their own.
+/// Returns text in lower case, with the parts of identifiers as words of their own.
 fn spaced(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut before = ' ';
@@ -214,7 +216,7 @@ fn spaced(text: &str) -> String {
     out
 }
 
-/// Whether `text` has `form` as whole words; "well-formed" does not have "well".
+/// Returns whether `text` has `form` as whole words; "well-formed" does not have "well".
 fn says(text: &str, form: &str) -> bool {
     text.match_indices(form).any(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -248,7 +250,7 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// All text files of [`PLACES`].
+/// Returns all text files of [`PLACES`].
 fn files() -> Vec<File> {
     let mut files = Vec::new();
     for place in PLACES {

@@ -12,7 +12,7 @@ const DECODER: u64 = 0x03;
 
 const STREAM: u64 = 2;
 
-/// What the last of `chunks` on one stream leads to.
+/// Returns the result of the last of `chunks` on one stream.
 fn outcome(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<UniVerdict, Code> {
     let mut connection = Connection::new(&SETTINGS);
     let mut last = Ok(UniVerdict::Continue);
@@ -25,14 +25,14 @@ fn outcome(chunks: impl IntoIterator<Item = Vec<u8>>) -> Result<UniVerdict, Code
     last
 }
 
-/// A control stream that starts with these SETTINGS and goes on with `rest`.
+/// Returns a control stream that starts with these SETTINGS and continues with `rest`.
 fn control(settings: &[u64], rest: &[u8]) -> Vec<u8> {
     let payload: Vec<u8> = settings.iter().flat_map(|&value| varint(value)).collect();
     [&varint(CONTROL)[..], &frame(0x04, &payload), rest].concat()
 }
 
 #[test]
-fn every_code_of_a_unidirectional_stream() {
+fn unidirectional_stream_errors_have_their_rfc_codes() {
     let id = |frame_type: u64, id: u64| frame(frame_type, &varint(id));
     let (cancel_push, settings, goaway, max_push_id) = (0x03, 0x04, 0x07, 0x0d);
     let after = |rest: &[Vec<u8>]| control(&[], &rest.concat());
@@ -126,10 +126,11 @@ fn every_code_of_a_unidirectional_stream() {
 }
 
 #[test]
-fn a_second_critical_stream_is_refused_even_after_the_first_was_typed_by_halves() {
+fn a_second_critical_stream_is_refused_even_if_the_first_ones_type_arrived_in_two_parts() {
     for stream_type in [CONTROL, ENCODER, DECODER] {
         let mut connection = Connection::new(&SETTINGS);
-        // The type in its two-byte form, cut, as another stream of that type comes whole.
+        // The type in its two-byte form arrives split, while another stream of that type arrives
+        // whole.
         let long = [0x40, stream_type as u8];
         assert!(connection.handle_uni(2, Bytes::copy_from_slice(&long[..1])).is_ok());
         assert!(connection.handle_uni(6, Bytes::from(varint(stream_type))).is_ok());
@@ -139,14 +140,14 @@ fn a_second_critical_stream_is_refused_even_after_the_first_was_typed_by_halves(
 }
 
 #[test]
-fn critical_streams_live_as_long_as_the_connection() {
+fn closing_a_critical_stream_is_a_connection_error() {
     for stream_type in [CONTROL, ENCODER, DECODER] {
         let mut connection = Connection::new(&SETTINGS);
         connection.handle_uni(STREAM, Bytes::from(varint(stream_type))).unwrap();
         let error = connection.handle_uni_end(STREAM).unwrap_err();
         assert_eq!(error.code, Code::ClosedCriticalStream);
     }
-    // Before its type a stream may end, and one that nothing came on.
+    // A stream may end before its type is complete or without any byte.
     let mut connection = Connection::new(&SETTINGS);
     connection.handle_uni(STREAM, Bytes::from_static(&[0x40])).unwrap();
     assert_eq!(connection.handle_uni_end(STREAM), Ok(()));
@@ -154,14 +155,14 @@ fn critical_streams_live_as_long_as_the_connection() {
 }
 
 #[test]
-fn streams_without_a_type_are_bounded() {
+fn the_number_of_streams_without_a_type_is_bounded() {
     let mut connection = Connection::new(&SETTINGS);
     let codes: Vec<_> = (0..100)
         .map(|n| connection.handle_uni(4 * n + 2, Bytes::from_static(&[0x40])))
         .filter_map(|outcome| outcome.err().map(|error| error.code))
         .collect();
     assert_eq!(codes.first(), Some(&Code::ExcessiveLoad));
-    // Those that are refused or end leave nothing behind.
+    // Streams that are refused or end leave no state behind.
     let mut connection = Connection::new(&SETTINGS);
     for n in 0..10_000 {
         let verdict = connection.handle_uni(4 * n + 2, Bytes::from(varint(GREASE)));
@@ -170,7 +171,7 @@ fn streams_without_a_type_are_bounded() {
 }
 
 #[test]
-fn an_endless_unknown_control_frame_is_counted_not_held() {
+fn an_unknown_control_frame_of_any_length_is_discarded_without_buffering() {
     let mut connection = Connection::new(&SETTINGS);
     let begin = control(&[], &[&varint(GREASE)[..], &[0xff; 8]].concat());
     connection.handle_uni(STREAM, Bytes::from(begin)).unwrap();
@@ -182,7 +183,7 @@ fn an_endless_unknown_control_frame_is_counted_not_held() {
 }
 
 #[test]
-fn settings_and_goaway_of_the_peer_are_taken() {
+fn the_peers_settings_and_goaway_are_accepted() {
     let mut connection = Connection::new(&SETTINGS);
     let bytes = control(&[0x06, 12_345], &frame(0x07, &varint(77)));
     connection.handle_uni(STREAM, Bytes::from(bytes)).unwrap();
@@ -193,7 +194,7 @@ fn settings_and_goaway_of_the_peer_are_taken() {
 }
 
 #[test]
-fn our_control_stream() {
+fn our_control_stream_has_the_rfc_format() {
     let mut connection = Connection::new(&SETTINGS);
     let preface = connection.control_preface();
     // Type 0x00, then SETTINGS: type, length, and pairs of varints to the end.
@@ -204,11 +205,11 @@ fn our_control_stream() {
     let grease = u64::from_be_bytes(preface[12..20].try_into().unwrap()) & (u64::MAX >> 2);
     assert_eq!((grease - 0x21) % 0x1f, 0);
     assert_eq!(preface[20..], [0]);
-    // A peer of our own kind takes it.
+    // Our own implementation accepts it as a peer.
     let mut peer = Connection::new(&SETTINGS);
     assert_eq!(peer.handle_uni(3, preface), Ok(UniVerdict::Continue));
 
     assert_eq!(&connection.goaway(400)[..], [0x07, 0x02, 0x41, 0x90]);
     assert_eq!(&connection.goaway(8)[..], [0x07, 0x01, 0x08]);
-    assert_eq!(&connection.goaway(400)[..], [0x07, 0x01, 0x08], "ids never rise");
+    assert_eq!(&connection.goaway(400)[..], [0x07, 0x01, 0x08], "GOAWAY ids never increase");
 }

@@ -33,7 +33,7 @@ fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
     (quinn::Endpoint::server(server, address).unwrap(), client_endpoint)
 }
 
-/// Serves one connection until it closes: every request is answered with what it said.
+/// Serves one connection until it closes: every response echoes its request.
 async fn serve(endpoint: quinn::Endpoint, http3: Arc<Mutex<Connection>>) {
     let quic = endpoint.accept().await.unwrap().await.unwrap();
     let preface = http3.lock().unwrap().control_preface();
@@ -69,7 +69,7 @@ async fn response(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
     let mut head = None;
     let mut body = BytesMut::new();
     let mut trailers = Fields::new();
-    // Small reads, so that frames come in pieces.
+    // Small reads, so that frames arrive in pieces.
     while let Some(chunk) = receive.read_chunk(777, true).await.unwrap() {
         stream.handle(chunk.bytes);
         while let Some(event) = stream.poll(&SETTINGS).expect("h3 keeps the rules") {
@@ -100,7 +100,7 @@ async fn response(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
 }
 
 #[tokio::test]
-async fn requests_of_the_h3_crate_are_understood_and_its_responses_are_ours() {
+async fn requests_from_the_h3_crate_are_served_and_it_reads_the_responses() {
     let (server, client) = endpoints();
     let address = server.local_addr().unwrap();
     let http3 = Arc::new(Mutex::new(Connection::new(&SETTINGS)));

@@ -1,7 +1,7 @@
-//! HTTP/3 as a peer meets it: bytes in, requests and errors out; held against the RFCs' own
-//! vectors and against other implementations.
+//! HTTP/3 from a peer's view: bytes in, requests and errors out, compared with the RFCs' own
+//! vectors and with other implementations.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its support code too")]
 #![allow(clippy::too_many_lines, reason = "a table of cases is as long as its cases")]
 
 mod connection;
@@ -21,7 +21,7 @@ const DATA: u64 = 0x00;
 const HEADERS: u64 = 0x01;
 const GREASE: u64 = 0x1f * 7 + 0x21;
 
-/// A QUIC varint, written here anew so that no test reads with what it wrote.
+/// Encodes a QUIC varint independently of the code under test.
 fn varint(value: u64) -> Vec<u8> {
     match value {
         0..0x40 => vec![value as u8],
@@ -35,7 +35,8 @@ fn frame(frame_type: u64, payload: &[u8]) -> Vec<u8> {
     [&varint(frame_type)[..], &varint(payload.len() as u64), payload].concat()
 }
 
-/// A field section of literals, names and values as given, without Huffman: any byte fits.
+/// Encodes a field section of literals without Huffman coding, so that names and values may hold
+/// any byte.
 fn section(lines: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = vec![0, 0];
     for (name, value) in lines {
@@ -59,7 +60,7 @@ fn section(lines: &[(&str, &[u8])]) -> Vec<u8> {
     out
 }
 
-/// The same with everything that our encoder knows.
+/// Encodes the same with all features of our encoder.
 fn packed_section(lines: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = BytesMut::new();
     encode::put_prefix(&mut out);
@@ -72,8 +73,8 @@ fn packed_section(lines: &[(&str, &[u8])]) -> Vec<u8> {
 const GET: &[(&str, &[u8])] =
     &[(":method", b"GET"), (":scheme", b"https"), (":authority", b"example.com"), (":path", b"/")];
 
-/// `GET` with lines of the same name replaced, those with the value `REMOVED` left out, and others
-/// added.
+/// Returns `GET` with `lines` applied: lines of the same name are replaced, those with the value
+/// `REMOVED` removed, others added.
 fn get_with(changes: &[(&'static str, &'static [u8])]) -> Vec<(&'static str, &'static [u8])> {
     let mut lines: Vec<(&str, &[u8])> = GET.to_vec();
     for &(name, value) in changes {
@@ -88,7 +89,8 @@ fn get_with(changes: &[(&'static str, &'static [u8])]) -> Vec<(&'static str, &'s
 
 const REMOVED: &[u8] = b"\0removed";
 
-/// Hands `chunks` to a new stream, then its end; all events up to the first error, and the error.
+/// Feeds `chunks` and then the end to a new stream. Returns all events up to the first error, and
+/// the error.
 fn run(
     chunks: impl IntoIterator<Item = Bytes>,
     settings: &LocalSettings,
@@ -111,7 +113,7 @@ fn run(
     (events, stream.handle_end())
 }
 
-/// After an error nothing more is held or told.
+/// Asserts that after an error nothing more is held or reported.
 fn assert_refused(stream: &mut RequestStream, settings: &LocalSettings) {
     let chunk = Bytes::from(vec![0; 1000]);
     stream.handle(chunk.clone());
@@ -124,7 +126,8 @@ fn run_bytes(bytes: &[u8]) -> (Vec<RequestEvent>, Result<(), RequestError>) {
     run([Bytes::copy_from_slice(bytes)], &SETTINGS)
 }
 
-/// Events with adjacent pieces of the body joined, so that runs over other chunks compare equal.
+/// Returns the events with adjacent body pieces joined, so that runs with different chunks compare
+/// equal.
 fn joined(events: Vec<RequestEvent>) -> Vec<RequestEvent> {
     let mut joined: Vec<RequestEvent> = Vec::new();
     for event in events {

@@ -53,7 +53,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn example_b_1_is_read() {
+fn rfc_9204_example_b_1_is_decoded() {
     let section = hex("0000 510b 2f69 6e64 6578 2e68 746d 6c");
     assert_eq!(decode(&section).unwrap(), [(b":path".to_vec(), b"/index.html".to_vec())]);
 }
@@ -73,7 +73,7 @@ fn the_other_examples_need_a_dynamic_table_and_are_refused() {
         (0x02, "810d 6375 7374 6f6d", Err(Code::QpackEncoderStreamError)),
         (0x03, "84", Err(Code::QpackDecoderStreamError)),
         (0x03, "01", Err(Code::QpackDecoderStreamError)),
-        // B.4: the cancellation of stream 8 stands on its own.
+        // B.4: the stream cancellation of stream 8 is a separate instruction.
         (0x03, "48", Ok(())),
     ];
     for (stream_type, bytes, expected) in cases {
@@ -85,7 +85,7 @@ fn the_other_examples_need_a_dynamic_table_and_are_refused() {
 }
 
 #[test]
-fn the_static_table_is_that_of_the_oracle() {
+fn the_static_table_matches_the_oracle() {
     for index in 0..static_table::LEN {
         let mut section = BytesMut::from(&[0, 0][..]);
         ringway::testing::internal::http3::qpack::integer::write(
@@ -96,7 +96,7 @@ fn the_static_table_is_that_of_the_oracle() {
         );
         let pairs = decode(&section).unwrap();
         assert_eq!(pairs, oracle_decode(&section), "entry {index}");
-        // And each entry is found by its text, as itself.
+        // Each entry is also found by its name and value.
         assert_eq!(encode(&pairs), section, "entry {index}");
     }
     assert!(static_table::get(static_table::LEN as u64).is_none());
@@ -106,9 +106,9 @@ fn the_static_table_is_that_of_the_oracle() {
 }
 
 #[test]
-fn each_byte_is_coded_as_by_the_oracle() {
+fn every_byte_is_huffman_coded_as_by_the_oracle() {
     for byte in 0..=255u8 {
-        // Behind enough zeros the Huffman code is the shorter form, whatever the byte.
+        // After enough zeros the Huffman code is the shorter form, whatever the byte.
         let value = [&[b'0'; 64][..], &[byte; 3]].concat();
         let pairs = [(b"x-y".to_vec(), value)];
         assert_eq!(oracle_decode(&encode(&pairs)), pairs);
@@ -116,7 +116,7 @@ fn each_byte_is_coded_as_by_the_oracle() {
     }
 }
 
-/// Names and values as they occur and as they hardly do.
+/// Returns common and unusual names and values.
 fn random_pairs(rng: &mut SmallRng) -> Pairs {
     const NAMES: &[&str] = &[
         ":path",
@@ -183,7 +183,7 @@ fn random_sections_agree_with_the_oracle_in_both_directions() {
 }
 
 #[test]
-fn a_section_cut_anywhere_is_an_error_or_a_shorter_section() {
+fn a_truncated_section_is_an_error_or_a_shorter_section() {
     let mut rng = SmallRng::seed_from_u64(0x9205);
     for _ in 0..100 {
         let pairs = random_pairs(&mut rng);
@@ -197,24 +197,24 @@ fn a_section_cut_anywhere_is_an_error_or_a_shorter_section() {
     }
 }
 
-/// The payload of the frame that `bytes` are, and nothing else; written without our own reader.
+/// Returns the payload of the single HEADERS frame in `bytes`, without using our own reader.
 fn headers_payload(bytes: &[u8]) -> &[u8] {
     assert_eq!(bytes[0], 0x01);
     let (len, at) = match bytes[1] >> 6 {
         1 => (usize::from(u16::from_be_bytes([bytes[1] & 0x3f, bytes[2]])), 3),
         2 => (u32::from_be_bytes([bytes[1] & 0x3f, bytes[2], bytes[3], bytes[4]]) as usize, 5),
-        other => panic!("a length of the form {other}"),
+        other => panic!("unexpected length encoding {other}"),
     };
     assert_eq!(bytes.len(), at + len);
     &bytes[at..]
 }
 
 #[test]
-fn responses_are_read_by_the_oracle() {
+fn the_oracle_decodes_our_responses() {
     for status in 100..=999 {
         let status = StatusCode::from_u16(status).unwrap();
         for value_len in [0, 20, 16_000, 16_383, 16_384, 40_000] {
-            // Bytes for which the Huffman code is no gain, so that the length is as given.
+            // Bytes that Huffman coding does not shorten, so that the length is as given.
             let value = HeaderValue::from_bytes(&b"X".repeat(value_len)).unwrap();
             if value_len > 20 && status != StatusCode::OK {
                 continue;
@@ -236,7 +236,7 @@ fn responses_are_read_by_the_oracle() {
 }
 
 #[test]
-fn a_frame_length_takes_the_form_it_needs() {
+fn a_frame_length_is_encoded_in_two_or_four_bytes() {
     let name = HeaderName::from_static("x-long");
     let forms: Vec<_> = (16_350..16_390)
         .map(|value_len| {
@@ -252,7 +252,7 @@ fn a_frame_length_takes_the_form_it_needs() {
 }
 
 #[test]
-fn trailers_and_data_headers() {
+fn trailers_and_data_frame_headers_are_encoded() {
     let fields = [(HeaderName::from_static("x-sum"), HeaderValue::from_static("42"))];
     let mut out = BytesMut::new();
     encode_trailers(fields.iter().map(|(n, v)| (n, v)), &mut out);
@@ -270,7 +270,7 @@ fn sensitive_values_are_never_indexed() {
     value.set_sensitive(true);
     let mut out = BytesMut::from(&[0, 0][..]);
     encode::put_field(&HeaderName::from_static("x-frame-options"), &value, &mut out);
-    // 01 N T: a literal with a name reference although name and value stand in the table.
+    // 01 N T: a literal with a name reference, although name and value are in the table.
     assert_eq!(out[2] & 0xf0, 0b0111_0000);
     let mut reader = SectionReader::new(&out, 1000, 10).unwrap();
     let line = reader.next_line().unwrap().unwrap();

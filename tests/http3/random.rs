@@ -1,5 +1,5 @@
-//! Bytes that nobody meant: whatever comes, a response, never a panic; and the same response
-//! however the bytes are cut.
+//! Random and damaged bytes: the result is always a verdict, never a panic, and the same however
+//! the bytes are cut.
 
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -9,7 +9,7 @@ use ringway::testing::internal::http3::Connection;
 
 use crate::*;
 
-/// A stream of frames that are mostly right.
+/// Returns a stream of mostly valid frames.
 fn likely_stream(rng: &mut SmallRng) -> Vec<u8> {
     let mut bytes = frame(HEADERS, &packed_section(GET));
     for _ in 0..rng.random_range(0..6) {
@@ -51,7 +51,7 @@ fn cut(rng: &mut SmallRng, bytes: &[u8]) -> Vec<Bytes> {
 }
 
 #[test]
-fn request_streams() {
+fn request_streams_give_the_same_result_however_they_are_cut() {
     let mut rng = SmallRng::seed_from_u64(0x9114);
     let (mut taken, mut refused) = (0, 0);
     for _ in 0..20_000 {
@@ -63,24 +63,24 @@ fn request_streams() {
         assert_eq!(joined(events), joined(whole_events), "{bytes:02x?}");
         *(if end.is_ok() { &mut taken } else { &mut refused }) += 1;
     }
-    // The test is worth something only while it meets both.
-    assert!(taken > 2_000 && refused > 2_000, "{taken} taken, {refused} refused");
+    // The test is meaningful only while both occur.
+    assert!(taken > 2_000 && refused > 2_000, "{taken} accepted, {refused} refused");
 }
 
 #[test]
-fn request_streams_of_noise() {
+fn random_bytes_on_request_streams_cause_no_panic() {
     let mut rng = SmallRng::seed_from_u64(0x9115);
     for _ in 0..20_000 {
         let bytes: Vec<u8> = (0..rng.random_range(0..200)).map(|_| rng.random()).collect();
         assert_eq!(run(cut(&mut rng, &bytes), &SETTINGS), run_bytes(&bytes), "{bytes:02x?}");
-        // The same as a section in a frame, so that QPACK gets all of it.
+        // The same bytes as a field section in a frame, so that they all reach QPACK.
         let bytes = frame(HEADERS, &[&[0, 0][..], &bytes].concat());
         assert_eq!(run(cut(&mut rng, &bytes), &SETTINGS), run_bytes(&bytes), "{bytes:02x?}");
     }
 }
 
 #[test]
-fn unidirectional_streams() {
+fn unidirectional_streams_give_the_same_result_however_they_are_cut() {
     let mut rng = SmallRng::seed_from_u64(0x9116);
     let mut continued = 0;
     for _ in 0..20_000 {

@@ -1,4 +1,5 @@
-//! Request streams: what is taken, what is refused and with which code, whatever the chunks.
+//! Request streams: which are accepted, which are refused and with which code, however they are
+//! split into chunks.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
@@ -11,15 +12,19 @@ use crate::*;
 fn head_of(lines: &[(&str, &[u8])]) -> Result<Head, RequestError> {
     let (mut events, end) = run_bytes(&frame(HEADERS, &section(lines)));
     let packed = run_bytes(&frame(HEADERS, &packed_section(lines)));
-    assert_eq!((&events, &end), (&packed.0, &packed.1), "literal or packed is all the same");
+    assert_eq!(
+        (&events, &end),
+        (&packed.0, &packed.1),
+        "literal and Huffman-coded sections give the same result"
+    );
     end?;
     match (events.pop(), events.pop()) {
         (Some(RequestEvent::Head(head)), None) => Ok(head),
-        other => panic!("one head and nothing else, not {other:?}"),
+        other => panic!("expected one head and nothing else, not {other:?}"),
     }
 }
 
-/// What a refusal means to the peer; the rule's words are for people.
+/// Returns what a refusal looks like to the peer; the rule's text is for logs only.
 fn kind(error: RequestError) -> String {
     match error {
         Connection(ConnectionError { code, .. }) => format!("connection {}", code.name()),
@@ -37,7 +42,7 @@ fn value(text: &'static str) -> HeaderValue {
 }
 
 #[test]
-fn a_whole_request() {
+fn a_complete_request_is_decoded() {
     let bytes = [
         frame(GREASE, b"anything"),
         frame(
@@ -87,7 +92,7 @@ fn a_whole_request() {
     assert_eq!(events[2], RequestEvent::Trailers(vec![(name("x-sum"), value("42"))]));
     assert_eq!(events.len(), 3);
 
-    // The same, cut in two at every byte, and into single bytes.
+    // The same, split in two at every byte, and into single bytes.
     for cut in 0..=bytes.len() {
         let (first, second) = bytes.split_at(cut);
         let chunks = [Bytes::copy_from_slice(first), Bytes::copy_from_slice(second)];
@@ -107,26 +112,26 @@ fn a_body_is_never_copied() {
     assert_eq!(end, Ok(()));
     let [RequestEvent::Head(_), RequestEvent::Body(one), RequestEvent::Body(two)] = &events[..]
     else {
-        panic!("a head and two pieces: {events:?}")
+        panic!("expected a head and two pieces: {events:?}")
     };
     assert_eq!(one.as_ptr(), first[first.len() - 5..].as_ptr());
     assert_eq!(two.as_ptr(), second.as_ptr());
 }
 
 #[test]
-fn nothing_of_a_chunk_is_held_once_its_parts_are_taken() {
+fn a_chunk_is_released_once_its_parts_are_taken() {
     let chunk = Bytes::from([&frame(HEADERS, &section(GET))[..], &[0x40]].concat());
     let mut stream = ringway::testing::internal::http3::RequestStream::new();
     stream.handle(chunk.clone());
     let head = stream.poll(&SETTINGS).unwrap();
     assert_eq!(stream.poll(&SETTINGS), Ok(None));
-    // The stream has begun a frame, the head is alive, and yet the chunk is free.
+    // The stream is inside a frame and the head is alive, yet the chunk is released.
     assert!(matches!(head, Some(RequestEvent::Head(_))));
     assert!(chunk.is_unique());
 }
 
 #[test]
-fn an_endless_unknown_frame_is_counted_not_held() {
+fn an_unknown_frame_of_any_length_is_discarded_without_buffering() {
     let mut stream = ringway::testing::internal::http3::RequestStream::new();
     let begin = [&frame(HEADERS, &section(GET))[..], &varint(GREASE), &[0xff; 8]].concat();
     stream.handle(Bytes::from(begin));
@@ -143,7 +148,7 @@ fn an_endless_unknown_frame_is_counted_not_held() {
 
 /// Frames and their order: RFC 9114 4.1, 7.1, 7.2.
 #[test]
-fn refused_streams() {
+fn malformed_request_streams_are_refused() {
     let get = frame(HEADERS, &section(GET));
     let connect =
         frame(HEADERS, &section(&[(":method", b"CONNECT"), (":authority", b"example.com:443")]));
@@ -225,7 +230,7 @@ fn refused_streams() {
 }
 
 #[test]
-fn trailers_of_an_incomplete_body_are_not_told() {
+fn trailers_of_an_incomplete_body_are_not_reported() {
     let head = frame(HEADERS, &section(&get_with(&[("content-length", b"5")])));
     let trailers = frame(HEADERS, &section(&[("x", b"y")]));
     let (events, end) = run_bytes(&[&head[..], &frame(DATA, b"1234"), &trailers].concat());
@@ -235,7 +240,7 @@ fn trailers_of_an_incomplete_body_are_not_told() {
 
 /// Heads: RFC 9114 4.2, 4.3, 4.4; RFC 9110 5.1, 5.5, 7.2, 8.6; RFC 3986 3.2.
 #[test]
-fn refused_heads() {
+fn malformed_request_heads_are_refused() {
     let malformed = "stream H3_MESSAGE_ERROR";
     let bad = "400";
     type Changes = &'static [(&'static str, &'static [u8])];
@@ -343,7 +348,7 @@ fn refused_heads() {
         let outcome = head_of(&get_with(changes)).map_err(kind);
         assert_eq!(outcome, Err((*expected).to_owned()), "{changes:?}");
     }
-    // What `get_with` cannot say: pseudo-header fields twice, late; CONNECT.
+    // Cases beyond `get_with`: repeated or late pseudo-header fields; CONNECT.
     for (lines, expected) in [
         ([GET, &[(":path", b"/")]].concat(), malformed),
         ([GET, &[(":method", b"GET")]].concat(), malformed),
@@ -367,13 +372,13 @@ fn refused_heads() {
 }
 
 #[test]
-fn accepted_heads() {
+fn valid_request_heads_are_accepted() {
     for authority in
         ["a", "example.com.", "1.2.3.4:1", "[::1]", "[2001:db8::1]:65535", "a_b-c~d.example"]
     {
         let lines = [&GET[..2], &[(":authority", authority.as_bytes()), (":path", b"/")]].concat();
         assert_eq!(head_of(&lines).unwrap().authority().as_str(), authority);
-        // The same told by host alone.
+        // The same with `host` alone.
         let lines = [&GET[..2], &[(":path", b"/"), ("host", authority.as_bytes())]].concat();
         let head = head_of(&lines).unwrap();
         assert_eq!((head.authority().as_str(), head.fields.len()), (authority, 0));
@@ -405,7 +410,7 @@ fn accepted_heads() {
 
 /// RFC 9114 4.2.2: names, values and 32 bytes for each line.
 #[test]
-fn limits_of_a_section_are_exact() {
+fn section_length_limits_are_exact() {
     let lines = [GET, &[("x-in-huffman-code", b"1234567890"), ("x-b", b"")]].concat();
     let len: usize = lines.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
     let encoded = [section(&lines), packed_section(&lines)];
@@ -427,11 +432,11 @@ fn limits_of_a_section_are_exact() {
 }
 
 #[test]
-fn a_section_too_long_is_refused_by_its_declared_length() {
-    // Not a byte of it has come.
+fn an_overlong_section_is_refused_by_its_declared_length() {
+    // No byte of it has been received.
     let header = [&varint(HEADERS)[..], &varint((1 << 62) - 1)].concat();
     assert_eq!(run_bytes(&header).1.map_err(kind), Err("431".to_owned()));
-    // Huffman code that would grow: 16 KiB of '0' in 10 KiB are over the limit of 16 KiB.
+    // Huffman code that expands: 16 KiB of '0' in 10 KiB exceed the limit of 16 KiB.
     let long = "0".repeat(16 * 1024);
     let lines = [GET, &[("x", long.as_bytes())]].concat();
     let packed = packed_section(&lines);
@@ -457,7 +462,7 @@ fn never_indexed_values_are_marked() {
 }
 
 #[test]
-fn codes_have_the_values_of_their_rfcs() {
+fn error_codes_have_their_rfc_values() {
     // RFC 9114 8.1, RFC 9204 6.
     let values = [
         (Code::NoError, 0x100),

@@ -1,14 +1,14 @@
-//! Bodies whose every byte tells where it belongs.
+//! Bodies in which every byte identifies its body and position.
 
 use bytes::{Bytes, BytesMut};
 
-/// One block: the tag (16), the block's number (8), filler made of the tag.
+/// Length of a block: the tag (16), the block's number (8), filler derived from the tag.
 const BLOCK_LEN: usize = 256;
 
-/// What a debug build writes over a slot that was handed back.
+/// The byte that a debug build writes over a freed slot.
 const POISON: [u8; 8] = [0xDB; 8];
 
-/// Names one connection's bodies.
+/// Identifies the bodies of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tag([u8; 16]);
 
@@ -36,7 +36,7 @@ impl Tag {
         })
     }
 
-    /// `len` bytes of the body from `at` on.
+    /// Returns `len` bytes of the body from `at` on.
     pub fn bytes(self, at: u64, len: usize) -> Bytes {
         let mut block = self.template();
         let first = at / BLOCK_LEN as u64;
@@ -53,7 +53,7 @@ impl Tag {
     }
 }
 
-/// Reads a body and says what is wrong with it.
+/// Reads a body and reports the first wrong byte.
 pub struct Check {
     tag: Tag,
     pub len: u64,
@@ -82,7 +82,7 @@ impl Check {
 }
 
 #[test]
-fn wrong_bytes_are_found() {
+fn wrong_bytes_are_detected() {
     let tag = Tag::random();
     let whole = tag.bytes(0, 5000);
     for (at, len) in [(0, 1), (255, 2), (256, 256), (100, 4900), (3, 1000)] {
@@ -96,7 +96,7 @@ fn wrong_bytes_are_found() {
         bytes[at] = wrong;
         assert!(Check::new(tag).feed(&bytes).is_err(), "at {at}");
     }
-    // Moved by a block, doubled, another's.
+    // Moved by a block, duplicated, from another connection.
     assert!(Check::new(tag).feed(&whole[BLOCK_LEN..]).is_err());
     assert!(Check::new(Tag::random()).feed(&whole).is_err());
     let error = Check::new(tag).feed(&[0xDB; 10]).unwrap_err();

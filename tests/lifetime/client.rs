@@ -1,4 +1,4 @@
-//! HTTP/3 clients (quinn and h3): honest ones, and ones that take or send as they please.
+//! HTTP/3 clients (quinn and h3): well-behaved ones, and ones that read or send slowly.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ type Sending = h3::client::RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
 type Receiving = h3::client::RequestStream<h3_quinn::RecvStream, Bytes>;
 type Requesting = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
-/// One connection.
+/// A client with one connection.
 pub struct Client {
     pub requests: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
     pub quic: quinn::Connection,
@@ -21,11 +21,11 @@ pub struct Client {
     _endpoint: quinn::Endpoint,
 }
 
-/// How a client lets the gateway send.
+/// Flow control and keep-alive of a client.
 pub struct Manners {
-    /// What each stream may send ahead of what is read.
+    /// Receive window of each stream.
     pub stream_window: u32,
-    /// How often a connection without traffic says that it is there.
+    /// Interval of keep-alive packets on an idle connection.
     pub keep_alive: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Default for Manners {
     }
 }
 
-/// A connection without HTTP/3 of its own.
+/// Opens a QUIC connection without HTTP/3.
 pub async fn quic(gateway: &Gateway, manners: Manners) -> (quinn::Endpoint, quinn::Connection) {
     let mut config = ClientTls::trusting(gateway.certificate.clone()).quic();
     let mut transport = quinn::TransportConfig::default();
@@ -50,7 +50,7 @@ pub async fn quic(gateway: &Gateway, manners: Manners) -> (quinn::Endpoint, quin
     (endpoint, connection)
 }
 
-/// A connection whose windows are in nobody's way.
+/// Opens a connection with ample windows.
 pub async fn connect(gateway: &Gateway) -> Client {
     connect_as(gateway, Manners::default()).await
 }
@@ -74,7 +74,7 @@ impl Client {
         self.requests.send_request(request).await.unwrap()
     }
 
-    /// Asks for `len` bytes of this connection's body.
+    /// Requests `len` bytes of this connection's body.
     pub async fn begin_download(&mut self, len: u64) -> Requesting {
         let path = format!("/tagged/{len}/{}", self.tag.hex());
         let mut stream = self.open("GET", &path).await;
@@ -82,7 +82,7 @@ impl Client {
         stream
     }
 
-    /// Fetches and checks a whole body.
+    /// Fetches and checks a complete body.
     pub async fn download(&mut self, len: u64) {
         let mut stream = self.begin_download(len).await;
         assert_eq!(stream.recv_response().await.unwrap().status(), 200);
@@ -93,7 +93,7 @@ impl Client {
         assert_eq!(check.len, len);
     }
 
-    /// Sends a body that the origin checks. Status and text of the response.
+    /// Sends a body that the origin checks. Returns status and text of the response.
     pub async fn upload(&mut self, path: &str, len: u64) -> (u16, String) {
         let stream = self.open("POST", path).await;
         let tag = self.tag;
@@ -108,13 +108,14 @@ impl Client {
         (status, String::from_utf8(text.to_vec()).unwrap())
     }
 
-    /// Sends a body that the origin checks, to its end.
+    /// Sends a complete body that the origin checks.
     pub async fn upload_checked(&mut self, len: u64) {
         let path = format!("/check/{}", self.tag.hex());
         assert_eq!(self.upload(&path, len).await, (200, len.to_string()));
     }
 
-    /// A request without a body: the status, and the response's length if it ended well.
+    /// Sends a request without a body. Returns the status, and the response's length if it is
+    /// complete.
     pub async fn get(&mut self, path: &str) -> (u16, Result<u64, h3::error::StreamError>) {
         let mut stream = self.open("GET", path).await;
         stream.finish().await.unwrap();
@@ -130,7 +131,7 @@ impl Client {
     }
 }
 
-/// Checks what came.
+/// Checks a received piece.
 pub fn take(data: &mut impl bytes::Buf, check: &mut Check) {
     while data.has_remaining() {
         let piece = data.chunk();
@@ -140,7 +141,7 @@ pub fn take(data: &mut impl bytes::Buf, check: &mut Check) {
     }
 }
 
-/// Reads a tagged answer to its end.
+/// Reads a tagged response to its end.
 pub async fn receive(mut stream: Receiving, tag: Tag) -> u64 {
     assert_eq!(stream.recv_response().await.unwrap().status(), 200);
     let mut check = Check::new(tag);
@@ -150,7 +151,7 @@ pub async fn receive(mut stream: Receiving, tag: Tag) -> u64 {
     check.len
 }
 
-/// Sends `len` bytes of the tag's body and ends; gives up where the other side does.
+/// Sends `len` bytes of the tag's body and finishes; stops if the other side does.
 pub async fn send(mut stream: Sending, tag: Tag, len: u64) {
     let mut at = 0;
     while at < len {

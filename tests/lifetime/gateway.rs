@@ -1,4 +1,4 @@
-//! The gateway as a process: its configuration, what it tells of itself, its end.
+//! The gateway as a process: its configuration, its metrics, its end.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -12,16 +12,16 @@ use rustls::pki_types::CertificateDer;
 
 use crate::{now, pause};
 
-/// What a test wishes otherwise.
+/// Settings that a test overrides.
 pub struct Settings {
     pub pool: &'static str,
     /// Lines of `[limits]`.
     pub limits: &'static str,
-    /// Of the listener.
+    /// Lines of the listener's table.
     pub idle_timeout: &'static str,
     /// `timeout` of every upstream.
     pub timeout: &'static str,
-    /// Open files that the process may have.
+    /// Maximum number of open files of the process.
     pub files_max: Option<u64>,
 }
 
@@ -46,7 +46,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one that asks `origin` for everything; below `/NAME` it asks the upstream NAME.
+    /// Starts a gateway that forwards everything to `origin`, and paths below `/NAME` to the
+    /// upstream NAME.
     pub async fn start(settings: Settings, origin: SocketAddr) -> Gateway {
         Self::start_with(settings, &[("origin", origin)]).await
     }
@@ -65,7 +66,7 @@ impl Gateway {
         command.stdout(log.try_clone().unwrap()).stderr(log).env("RUST_BACKTRACE", "1");
         if let Some(files_max) = settings.files_max {
             let limit = libc::rlimit { rlim_cur: files_max, rlim_max: files_max };
-            // SAFETY: between fork and exec only this system call is made, on a copy of `limit`.
+            // SAFETY: only this system call is made between fork and exec, on a copy of `limit`.
             unsafe {
                 command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
                     0 => Ok(()),
@@ -97,18 +98,18 @@ impl Gateway {
         Some(text)
     }
 
-    /// The sum of a metric's samples whose labels contain `labels`.
+    /// Returns the sum of a metric's samples whose labels contain `labels`.
     pub fn metric(&self, name: &str, labels: &str) -> u64 {
         sum(&self.page("/metrics").expect("the metrics page"), name, labels)
     }
 
-    /// Slots that somebody has besides the kernel's receive queues.
+    /// Returns the number of slots in use outside the kernel's receive queues.
     pub fn slots_out(&self) -> u64 {
         self.metric("pool_slots", "state=\"owned\"")
             + self.metric("pool_slots", "state=\"in_kernel\"")
     }
 
-    /// What must be 0 when nobody wants anything: exchanges, waiting requests, slots in hands.
+    /// Returns the figures that must be 0 when idle: exchanges, waiting requests, slots in use.
     pub fn unsettled(&self) -> Vec<(&'static str, u64)> {
         let page = self.page("/metrics").expect("the metrics page");
         let held = sum(&page, "pool_slots", "state=\"owned\"")
@@ -117,18 +118,18 @@ impl Gateway {
             ("connections", sum(&page, "connections_open", "")),
             ("exchanges", sum(&page, "exchanges_active", "")),
             ("waiting", sum(&page, "requests_waiting", "")),
-            // The next batch of packets has its slot already.
+            // The next batch of packets already has its slot.
             ("slots", held.saturating_sub(1)),
         ];
         figures.into_iter().filter(|(_, value)| *value > 0).collect()
     }
 
-    /// All is given back, within the given seconds.
+    /// Waits until everything is released, within the given seconds.
     pub async fn settle(&self, seconds: u64) {
         self.settle_but(seconds, &[]).await;
     }
 
-    /// The same, but for what stays.
+    /// Does the same, except for figures that may remain.
     pub async fn settle_but(&self, seconds: u64, stays: &[&str]) {
         let deadline = now() + Duration::from_secs(seconds);
         loop {
@@ -142,7 +143,7 @@ impl Gateway {
         }
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_len(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()));
         let status = status.unwrap();
@@ -150,7 +151,7 @@ impl Gateway {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
-    /// Processor time used so far.
+    /// Returns the processor time used so far.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
         let (_, fields) = stat.rsplit_once(") ").unwrap();
@@ -159,8 +160,8 @@ impl Gateway {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Does not spin: within a few seconds comes one in which it uses less than a tenth of one
-    /// processor. What has just begun may still be worked off before.
+    /// Asserts that the process does not spin: within a few seconds there is one in which it uses
+    /// less than a tenth of one processor. Before that it may finish work in progress.
     pub async fn assert_at_rest(&self, when: &str) {
         let mut used = Vec::new();
         for _ in 0..6 {
@@ -174,9 +175,9 @@ impl Gateway {
         panic!("{used:?} of processor time, second by second, {when}");
     }
 
-    /// Ends it and looks for what must not be in its log.
+    /// Terminates the process and checks its log.
     pub fn stop(mut self) {
-        // SAFETY: the process is our child and not yet waited for, so the id is its own.
+        // SAFETY: the process is our child and not yet waited for, so the id is still its own.
         unsafe { libc::kill(self.process.id() as i32, libc::SIGTERM) };
         let status = self.process.wait().unwrap();
         let log = self.log();
@@ -192,7 +193,7 @@ impl Drop for Gateway {
             let said = log.lines().filter(|line| !line.starts_with('{')).collect::<Vec<_>>();
             eprintln!("the gateway said:\n{}", said.join("\n"));
         }
-        // Already waited for where the test went well.
+        // Already waited for if the test passed.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

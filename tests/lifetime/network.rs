@@ -1,21 +1,21 @@
-//! A network namespace of the calling thread, its loopback shaped and lossy where a test wants it.
-//! It ends with the last process in it.
+//! A network namespace for the calling thread, with optional rate limiting and loss on its
+//! loopback. It ends with the last process in it.
 
 use std::process::Command;
 
-/// What is asked of the loopback device.
+/// Configuration of the loopback device.
 pub struct Faults {
-    /// UDP that leaves this port is sent at this rate and waits in a queue (`tbf`).
+    /// UDP from this port is limited to this rate by a queue (`tbf`).
     pub shaped: (u16, &'static str),
-    /// Of the TCP segments from and to this port, so many of a hundred are lost: of all but those
-    /// that open a connection, which carry nothing and would cost a second each.
+    /// Percentage of the TCP segments from and to this port that are lost, except those that open a
+    /// connection: they carry no data and their loss would cost a second each.
     pub lossy: (u16, u8),
 }
 
 /// Moves the thread, and all threads and processes it starts from now on, to a namespace of its
-/// own. False where that needs root: with CI set that is a failure.
+/// own. Returns false where that needs root; with CI set that is a failure.
 pub fn enter() -> bool {
-    // SAFETY: takes flags only; it concerns this thread.
+    // SAFETY: takes flags only and affects only this thread.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
         let error = std::io::Error::last_os_error();
         assert!(std::env::var_os("CI").is_none(), "skipped, and CI is set: no namespace: {error}");
@@ -29,7 +29,7 @@ pub fn enter() -> bool {
 impl Faults {
     pub fn apply(&self) {
         let (port, rate) = self.shaped;
-        // All else goes past the classes, unshaped.
+        // All other traffic bypasses the classes, unshaped.
         command("tc qdisc add dev lo root handle 1: htb");
         command("tc class add dev lo parent 1: classid 1:1 htb rate 10gbit quantum 65536");
         command(&format!(
@@ -50,7 +50,7 @@ impl Faults {
         }
     }
 
-    /// Datagrams that waited in the queue or were dropped there, and segments lost.
+    /// Returns the datagrams delayed or dropped by the queue, and the segments lost.
     pub fn seen() -> (u64, u64) {
         let queue = command("tc -s qdisc show dev lo parent 1:1");
         let backlog = queue.split("overlimits ").nth(1).unwrap();

@@ -1,4 +1,4 @@
-//! An origin of threads: what it does with a request is in the path.
+//! A threaded origin: the path selects what it does with a request.
 //!
 //! ```text
 //! GET  /tagged/LEN/TAG      LEN bytes of TAG's body
@@ -24,7 +24,7 @@ use ringway::testing::sleep;
 
 use crate::body::{Check, Tag};
 
-/// What the origin saw. Bodies that broke off are not wrong, as long as what came was right.
+/// The origin's observations. A truncated body is not wrong if its received bytes are right.
 #[derive(Default)]
 pub struct Seen {
     pub sent_len: AtomicU64,
@@ -55,7 +55,7 @@ pub fn start() -> (SocketAddr, Arc<Seen>) {
     (address, seen)
 }
 
-/// Small buffers of the kernel's, so that what was sent is nearly what was taken.
+/// Sets small kernel buffers, so that the bytes sent are nearly the bytes the peer has read.
 fn bound_buffers(stream: &TcpStream) {
     let len: libc::c_int = 64 * 1024;
     for option in [libc::SO_SNDBUF, libc::SO_RCVBUF] {
@@ -123,7 +123,7 @@ fn send_tagged(mut stream: &TcpStream, seen: &Seen, len: u64, tag: Tag) -> io::R
     origin::write_head(stream, len)?;
     let mut at = 0;
     while at < len {
-        // Lengths that fall on no boundary of anything.
+        // Lengths that do not align with any boundary.
         let piece_len = (len - at).min(48 * 1024 + 13);
         stream.write_all(&tag.bytes(at, piece_len as usize))?;
         at += piece_len;
@@ -145,7 +145,7 @@ fn check(mut stream: &TcpStream, seen: &Seen, body: &mut Body<'_>, tag: Tag) -> 
     stream.write_all(text.as_bytes())
 }
 
-/// Makes the connection's end a reset.
+/// Makes closing the connection send a reset.
 fn reset_at_end(stream: &TcpStream) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // SAFETY: the descriptor is live, and `linger` is read for its own length.

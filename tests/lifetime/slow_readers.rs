@@ -1,5 +1,5 @@
-//! Clients that take nothing of large responses: the origin is no longer read, memory stays
-//! bounded, others are served, and whoever reads again gets the rest.
+//! Clients that do not read large responses: the gateway stops reading the origin, memory stays
+//! bounded, others are served, and a client that resumes reading gets the rest.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ use crate::{length, now, origin, pause, run, soak};
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes that one receive from the origin brings at most.
+/// Maximum length of one receive from the origin.
 const RECEIVE_LEN_MAX: usize = RECEIVE_SLOT_COUNT_MAX * SLOT_LEN;
 
-/// Waits until a figure stands still for a second.
+/// Waits until a figure does not change for a second.
 async fn plateau(figure: impl Fn() -> u64) -> u64 {
     let deadline = now() + Duration::from_secs(30);
     let (mut last, mut still) = (figure(), 0);
     while still < 5 {
-        assert!(now() < deadline, "it never stands still: {last}");
+        assert!(now() < deadline, "it never settles: {last}");
         pause(200).await;
         let next = figure();
         still = if next == last { still + 1 } else { 0 };
@@ -33,18 +33,18 @@ async fn plateau(figure: impl Fn() -> u64) -> u64 {
     last
 }
 
-/// The gateway serves others as if nothing were.
+/// Asserts that the gateway serves other clients normally.
 async fn assert_serves_others(gateway: &Gateway) {
     let began = now();
     let mut other = connect(gateway).await;
     other.download(2 * MIB).await;
     other.upload_checked(2 * MIB).await;
     let took = now() - began;
-    assert!(took < Duration::from_secs(5), "others took {took:?}");
+    assert!(took < Duration::from_secs(5), "other requests took {took:?}");
 }
 
 #[test]
-fn clients_that_do_not_read_hold_the_origin_back() {
+fn clients_that_do_not_read_put_backpressure_on_the_origin() {
     run(async {
         const CLIENTS: u64 = 6;
         const STREAMS: u64 = 30;
@@ -55,7 +55,7 @@ fn clients_that_do_not_read_hold_the_origin_back() {
         let mut clients: Vec<Client> = Vec::new();
         let mut held = Vec::new();
         for _ in 0..CLIENTS {
-            // Windows that the head fits in, and hardly more.
+            // Windows just large enough for the head.
             let mut client = connect_with(&gateway, 1024).await;
             for _ in 0..STREAMS {
                 held.push((client.begin_download(100 * MIB).await, client.tag));
@@ -63,17 +63,17 @@ fn clients_that_do_not_read_hold_the_origin_back() {
             clients.push(client);
         }
         let sent = plateau(|| seen.sent()).await;
-        // What waits in the gateway, and in the kernel's buffers of either end.
+        // Bytes waiting in the gateway and in the kernel's buffers at both ends.
         let bound = CLIENTS * STREAMS * (512 << 10);
         assert!(sent < bound, "{sent} bytes were taken from the origin, more than {bound}");
-        // Beyond the pool, a piece for each of them.
+        // Beyond the pool, one piece for each of them.
         let grown = gateway.resident_len().saturating_sub(resident);
         assert!(grown < 24 * MIB, "{} KiB of memory for clients that read nothing", grown >> 10);
         assert!(gateway.metric("pool_slots", "free") > 0);
         gateway.assert_at_rest("while nobody reads").await;
         assert_serves_others(&gateway).await;
 
-        // One reads again, to the end; the others give up.
+        // One client reads to the end; the others give up.
         drop(held.split_off(1));
         let (mut stream, tag) = held.pop().unwrap();
         assert_eq!(stream.recv_response().await.unwrap().status(), 200);
@@ -90,22 +90,22 @@ fn clients_that_do_not_read_hold_the_origin_back() {
     });
 }
 
-/// Takes the first byte of each response, and no other.
+/// Reads the first byte of each response, and no more.
 async fn takes_a_byte(gateway: &Gateway) -> Client {
     let manners = Manners { stream_window: 1, keep_alive: Duration::from_secs(10) };
     connect_as(gateway, manners).await
 }
 
-/// The pool of these tests: so long that one connection meets its own bounds first.
+/// The pool of these tests: so large that a connection reaches its own bounds first.
 const POOL_LEN: u64 = 64 * MIB;
 
 fn long_pool() -> Settings {
     Settings { pool: "64MiB", ..Settings::default() }
 }
 
-/// What waits is within the bounds of each connection and of the worker (half of its pool); to both
-/// come the receives that were under way when they were reached: of one slot for each stream, and
-/// of several for as many streams as these fit into the bound for.
+/// Asserts that the waiting bytes are within the bounds of each connection and of the worker (half
+/// of its pool). Receives in flight when a bound is reached may exceed it: by one slot for each
+/// stream, and by several for as many streams as fit into the bound.
 fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u64, u64) {
     let waiting = gateway.metric("responses_waiting_bytes", "");
     let bound = (connections * CONNECTION_RESPONSES_LEN_MAX as u64).min(POOL_LEN / 2);
@@ -114,7 +114,7 @@ fn assert_within_quota(gateway: &Gateway, connections: u64, streams: u64) -> (u6
         streams * SLOT_LEN as u64 + streams_of_several * (RECEIVE_LEN_MAX - SLOT_LEN) as u64;
     let waiting_max = bound + connections * under_way;
     assert!(waiting <= waiting_max, "{waiting} bytes wait, more than {waiting_max}");
-    // What is shorter than a piece to be kept lies on the heap.
+    // Pieces too short to keep a slot are copied to the heap.
     let slots = gateway.slots_out();
     let of_one = (CONNECTION_RESPONSES_LEN_MAX / RESPONSE_PIECE_LEN_MIN) as u64
         + under_way.div_ceil(SLOT_LEN as u64);
@@ -147,11 +147,11 @@ fn one_connection_keeps_to_its_quota_of_slots() {
     });
 }
 
-/// A thousand clients as `scripts/soak` runs it. They take the debug build and this process, on two
-/// cores, most of a minute to come in, so the suite has a hundred. It is also too short for what
-/// becomes of them, which takes `RESPONSE_STALL_TIMEOUT` (60 s): then the responses are given up.
+/// `scripts/soak` runs this with a thousand clients. On two cores, the debug build and this process
+/// need most of a minute to connect them, so the suite has a hundred. The suite is also too short
+/// for `RESPONSE_STALL_TIMEOUT` (60 s), after which the responses are given up.
 #[test]
-fn a_crowd_that_takes_a_byte_each_stops_nobody() {
+fn many_clients_that_read_one_byte_do_not_block_others() {
     run(async {
         let count = if soak().is_zero() { 100 } else { 1000 };
         let (address, seen) = origin::start();
@@ -167,7 +167,7 @@ fn a_crowd_that_takes_a_byte_each_stops_nobody() {
                 break;
             }
         }
-        // A byte at a time is slow, and right all the same.
+        // Reading a byte at a time is slow but gives the right bytes.
         let tag = clients[0].tag;
         let mut stream = clients[0].begin_download(MIB).await;
         assert_eq!(stream.recv_response().await.unwrap().status(), 200);
@@ -182,7 +182,8 @@ fn a_crowd_that_takes_a_byte_each_stops_nobody() {
     });
 }
 
-/// Everybody asks and nobody reads, until the gateway gives the responses up or the time is over.
+/// Sends requests from all clients and reads no response, until the gateway gives the responses up
+/// or the time is over.
 async fn nobody_reads(
     gateway: &Gateway,
     seen: &Arc<origin::Seen>,
@@ -196,12 +197,12 @@ async fn nobody_reads(
     }
     let before = seen.sent();
     plateau(|| seen.sent()).await;
-    assert!(seen.sent() > before, "nothing was asked of the origin");
+    assert!(seen.sent() > before, "the origin got no requests");
     let (waiting, slots) = assert_within_quota(gateway, clients.len() as u64, 1);
     assert_serves_others(gateway).await;
     let given_up_at = now() + RESPONSE_STALL_TIMEOUT + Duration::from_secs(20);
     while now() < until && gateway.metric("exchanges_active", "") > 0 {
-        assert!(now() < given_up_at, "answers that nobody takes are kept for ever");
+        assert!(now() < given_up_at, "responses that no client reads are never given up");
         assert_within_quota(gateway, clients.len() as u64, 1);
         pause(1000).await;
     }
@@ -236,9 +237,9 @@ fn a_client_that_pauses_gets_every_byte() {
 }
 
 #[test]
-fn an_echo_with_both_windows_full_goes_on_when_it_is_read() {
+fn an_echo_stalled_on_full_windows_resumes_when_it_is_read() {
     run(async {
-        // More than all buffers on the way, the kernel's included.
+        // More than all buffers on the path, including the kernel's.
         const LEN: u64 = 16 * MIB;
         let (address, _) = origin::start();
         let gateway = Gateway::start(Settings::default(), address).await;
@@ -249,9 +250,13 @@ fn an_echo_with_both_windows_full_goes_on_when_it_is_read() {
             let tag = Tag::random();
             echoes.push((tokio::spawn(client::send(sending, tag, LEN)), receiving, tag));
         }
-        // Nobody reads: the echo cannot be sent, so the origin cannot read, so nothing moves.
+        // No client reads: the echo cannot be sent, so the origin cannot read, and the upload
+        // stalls.
         plateau(|| gateway.metric("payload_bytes_total", "request")).await;
-        assert!(echoes.iter().all(|(sending, ..)| !sending.is_finished()), "where did it go?");
+        assert!(
+            echoes.iter().all(|(sending, ..)| !sending.is_finished()),
+            "an upload finished although nothing was read"
+        );
         gateway.assert_at_rest("with all windows full").await;
         let readers = echoes
             .into_iter()
@@ -266,7 +271,7 @@ fn an_echo_with_both_windows_full_goes_on_when_it_is_read() {
 }
 
 #[test]
-fn memory_for_slow_readers_comes_back() {
+fn memory_held_for_slow_readers_is_released() {
     run(async {
         let (address, _) = origin::start();
         let gateway = Gateway::start(Settings::default(), address).await;

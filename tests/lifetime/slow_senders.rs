@@ -1,5 +1,5 @@
-//! Clients that send a byte now and then: heads have a deadline, bodies a longest pause, and
-//! nobody else notices.
+//! Clients that send a byte now and then: heads have a deadline, bodies an idle timeout, and other
+//! clients are unaffected.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use crate::client::{self, connect};
 use crate::gateway::{Gateway, Settings};
 use crate::{now, origin, pause, run};
 
-/// HEADERS with a literal field section is not needed: a frame that announces more than comes.
-/// Type 1, length 200, then bytes one by one (RFC 9114 7.2.2).
+/// No field section is needed: a frame that announces more bytes than arrive is enough. Type 1,
+/// length 200, then bytes one by one (RFC 9114 7.2.2).
 const HEAD_BEGUN: [u8; 5] = [0x01, 0x40, 0xC8, 0x00, 0x00];
 
 #[test]
-fn heads_that_trickle_are_answered_408() {
+fn slow_request_heads_are_answered_408() {
     run(async {
         let (address, seen) = origin::start();
         let limits = r#"header_timeout = "1500ms""#;
@@ -29,10 +29,10 @@ fn heads_that_trickle_are_answered_408() {
         pause(700).await;
         let began = now();
         connect(&gateway).await.download(1 << 20).await;
-        assert!(now() - began < Duration::from_secs(2), "others wait for slow heads");
+        assert!(now() - began < Duration::from_secs(2), "other requests wait for slow heads");
         for task in tasks {
             let (response, took) = task.await.unwrap();
-            // :status 408 is no entry of the static table: the text is in the response's body.
+            // `:status 408` is not in the static table, so the test looks for the text in the body.
             let text = String::from_utf8_lossy(&response).into_owned();
             assert!(text.contains("408 Request Timeout"), "{text:?}");
             assert!(
@@ -47,7 +47,7 @@ fn heads_that_trickle_are_answered_408() {
     });
 }
 
-/// Sends a head of which a byte comes every 200 ms. The response, and how long it took.
+/// Sends a head, one byte every 200 ms. Returns the response and how long it took.
 async fn trickle_head(quic: &quinn::Connection) -> (Vec<u8>, Duration) {
     let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
     let began = now();

@@ -1,5 +1,5 @@
-//! The smallest pool under ten times what it holds: everything completes, nothing spins, every
-//! slot comes back.
+//! The smallest pool under ten times its capacity: everything completes, nothing spins, every slot
+//! is returned.
 
 use crate::client::{self, connect, connect_with};
 use crate::gateway::{Gateway, Settings};
@@ -7,18 +7,20 @@ use crate::{length, now, origin, pause, run};
 
 const MIB: u64 = 1 << 20;
 
-/// The least that the configuration allows: 92 slots.
+/// Returns settings with the smallest pool that the configuration allows: 92 slots.
 fn smallest() -> Settings {
     Settings { pool: "6MiB", ..Settings::default() }
 }
 
-/// One round on a laptop, ten seconds of them with CI set, and as many as `scripts/soak` asks for.
+/// Runs one round on a laptop, ten seconds of rounds with CI set, and as many as `scripts/soak`
+/// asks for.
 #[test]
-fn ten_times_the_pool_is_served_both_ways() {
+fn bodies_of_ten_times_the_pool_are_served_in_both_directions() {
     run(async {
         let (address, seen) = origin::start();
-        // quinn does not get its close out while a congestion window is full, and a full socket
-        // buffer may lose it: then silence ends the connection, in half the time it has to settle.
+        // quinn cannot send its close while the congestion window is full, and a full socket buffer
+        // may lose it. Then the idle timeout ends the connection, in half the time allowed to
+        // settle.
         let settings = Settings { idle_timeout: "10s", ..smallest() };
         let gateway = Gateway::start(settings, address).await;
         let slots = gateway.metric("pool_slots", "");
@@ -38,13 +40,13 @@ fn ten_times_the_pool_is_served_both_ways() {
             }
         }
         assert!(gateway.metric("pool_low_water_events_total", "") > 0, "the pool was never low");
-        // The kernel found no slot for a datagram, which ends a receive: each time it was armed
-        // again, and everything above went on.
+        // The kernel found no slot for a datagram, which ends a receive. Each time it was rearmed,
+        // and everything above continued.
         let ended = gateway.metric("ring_no_buffers_total", "kind=\"datagrams\"");
         let armed = gateway.metric("ring_rearms_total", "");
         eprintln!("{ended} receives found no slot, {armed} were armed again");
-        assert!(ended > 0, "there was always a slot");
-        assert!(armed >= ended, "{ended} receives ended for want of a slot, {armed} armed again");
+        assert!(ended > 0, "the kernel never ran out of slots");
+        assert!(armed >= ended, "{ended} receives ended for lack of a slot, {armed} were rearmed");
         seen.assert_right();
         gateway.assert_at_rest("after the load").await;
         gateway.stop();
@@ -52,7 +54,7 @@ fn ten_times_the_pool_is_served_both_ways() {
 }
 
 #[test]
-fn uploads_that_the_origin_does_not_take_stop_nobody() {
+fn uploads_that_the_origin_does_not_read_do_not_block_other_requests() {
     run(async {
         let (address, seen) = origin::start();
         let gateway = Gateway::start(smallest(), address).await;
@@ -67,7 +69,7 @@ fn uploads_that_the_origin_does_not_take_stop_nobody() {
             }
             stalled.push((client, sending));
         }
-        // And answers that nobody takes.
+        // And responses that no client reads.
         let mut slow = connect_with(&gateway, 1024).await;
         let mut unread = Vec::new();
         for _ in 0..40 {
@@ -96,7 +98,7 @@ fn uploads_that_the_origin_does_not_take_stop_nobody() {
     });
 }
 
-/// Waits for all at once.
+/// Waits for all of them concurrently.
 async fn futures_of(tasks: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut tasks: Vec<_> = tasks.map(Box::pin).collect();
     std::future::poll_fn(|cx| {

@@ -1,6 +1,6 @@
-//! Tagged bodies both ways, some of them given up at random moments by either side, while packets
-//! wait in a queue behind the gateway and the upstream leg loses segments: a slot that is handed
-//! back while anybody still reads it shows as poison or as another connection's tag.
+//! Tagged bodies in both directions, some of them aborted at random moments by either side, while
+//! packets wait in a queue behind the gateway and the upstream leg loses segments: a slot freed
+//! while still being read shows as poison or as another connection's tag.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::gateway::{Gateway, Settings};
 use crate::network::{self, Faults};
 use crate::{length, now, origin, run};
 
-/// What the short form of each of the two runs takes; with CI set they take a minute together.
+/// Length of the short form of each of the two runs; with CI set they take a minute together.
 const SHORT_S: u64 = 8;
 const ON_CI_S: u64 = 30;
 
-/// Of a hundred segments on the upstream leg, so many are lost.
+/// Percentage of segments lost on the upstream leg.
 const LOSS_PERCENT: u8 = 5;
 
-/// More than any exchange takes, and less than any timeout of the gateway. A segment that is lost
-/// five times in a row comes after 6 s.
+/// Longer than any exchange takes, and shorter than any timeout of the gateway. A segment lost five
+/// times in a row arrives after 6 s.
 const PATIENCE: Duration = Duration::from_secs(18);
 
 #[derive(Default)]
@@ -32,13 +32,13 @@ struct Tally {
     len: AtomicU64,
 }
 
-/// One client's life: exchange after exchange, each whole or given up somewhere.
+/// Runs one client: exchange after exchange, each completed or aborted at some point.
 async fn live(gateway: &Gateway, seed: u64, tally: &Tally, until: std::time::Instant) {
     let mut dice = SmallRng::seed_from_u64(seed);
     let mut client = connect(gateway).await;
     while now() < until {
         if dice.random_ratio(1, 12) {
-            // The connection goes, and what was on its way with it.
+            // The connection is dropped, with everything in flight on it.
             let len = dice.random_range(1..2_000_000);
             let mut stream = client.begin_download(len).await;
             let (sending, _receiving) = client.open("POST", &check_path(&client)).await.split();
@@ -70,7 +70,7 @@ async fn live(gateway: &Gateway, seed: u64, tally: &Tally, until: std::time::Ins
         };
         let Ok(is_whole) = tokio::time::timeout(PATIENCE, exchange).await else {
             let way = if is_down { "download" } else { "upload" };
-            panic!("a {way} of {len} bytes, to be given up at {stop_at:?}, hangs");
+            panic!("a {way} of {len} bytes, to be aborted at {stop_at:?}, hangs");
         };
         let count = if is_whole { &tally.whole } else { &tally.given_up };
         count.fetch_add(1, Ordering::Relaxed);
@@ -78,8 +78,9 @@ async fn live(gateway: &Gateway, seed: u64, tally: &Tally, until: std::time::Ins
     }
 }
 
-/// quinn does not get its close out while a congestion window is full: then the gateway only
-/// learns by silence, which is to be short here. Its upstreams may be slow: segments get lost.
+/// Returns settings with a short idle timeout: quinn cannot send its close while the congestion
+/// window is full, and then only the idle timeout ends the connection. Its upstreams may be slow
+/// because segments get lost.
 fn impatient(pool: &'static str) -> Settings {
     let timeout = r#"{ connect = "20s", response = "20s", idle = "30s" }"#;
     Settings { pool, idle_timeout: "3s", timeout, ..Settings::default() }
@@ -100,19 +101,20 @@ async fn down(client: &mut Client, len: u64, stop_at: Option<u64>) -> bool {
         }
     }
     if stop_at.is_some() {
-        // Dropped unread, quinn tells that it wants no more.
+        // When the stream is dropped unread, quinn sends STOP_SENDING.
         return false;
     }
     assert_eq!(check.len, len);
     true
 }
 
-/// The origin gives up: what came is right, and does not look whole.
+/// Checks a response that the origin aborts: the received bytes are right, and the response is
+/// visibly incomplete.
 async fn broken(client: &mut Client, len: u64) {
     let path = format!("/broken/{len}/{}", client.tag.hex());
     let mut stream = client.open("GET", &path).await;
     stream.finish().await.unwrap();
-    // The reset may overtake the head (502), and the response's cut its head.
+    // The reset may arrive before the head (502), and the truncation before the response head.
     let Ok(head) = stream.recv_response().await else { return };
     if head.status() == 502 {
         return;
@@ -120,7 +122,7 @@ async fn broken(client: &mut Client, len: u64) {
     assert_eq!(head.status(), 200);
     let mut check = Check::new(client.tag);
     while let Ok(data) = stream.recv_data().await {
-        let mut data = data.unwrap_or_else(|| panic!("{} of {len} bytes look whole", check.len));
+        let mut data = data.unwrap_or_else(|| panic!("{} of {len} bytes look complete", check.len));
         client::take(&mut data, &mut check);
     }
     assert!(check.len <= len / 2);
@@ -167,24 +169,27 @@ async fn every_byte_is_its_own(settings: Settings, faults: Option<&'static str>)
     let [whole, given_up, len] =
         [&tally.whole, &tally.given_up, &tally.len].map(|count| count.load(Ordering::Relaxed));
     eprintln!("{whole} exchanges whole, {given_up} given up, {} MB", len / 1_000_000);
-    assert!(whole >= 20 && given_up >= 10, "too little happened: {whole} and {given_up}");
+    assert!(
+        whole >= 20 && given_up >= 10,
+        "too few exchanges: {whole} complete and {given_up} aborted"
+    );
     if faults.is_some() {
         let (waited, lost) = Faults::seen();
         eprintln!("{waited} packets waited in the queue, {lost} segments lost upstream");
-        assert!(waited > 0 && lost > 0, "the faults did nothing");
+        assert!(waited > 0 && lost > 0, "the faults had no effect");
     }
     gateway.settle(30).await;
     gateway.stop();
 }
 
 #[test]
-fn every_byte_is_its_own_behind_a_queue_and_loss() {
+fn no_byte_is_corrupted_under_queueing_and_loss() {
     if network::enter() {
         run(every_byte_is_its_own(impatient("16MiB"), Some("60mbit")));
     }
 }
 
 #[test]
-fn every_byte_is_its_own_in_the_smallest_pool() {
+fn no_byte_is_corrupted_in_the_smallest_pool() {
     run(every_byte_is_its_own(impatient("6MiB"), None));
 }

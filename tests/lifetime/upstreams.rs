@@ -1,5 +1,5 @@
-//! Upstreams that refuse, reset, are black holes, hang or trickle, and a process without file
-//! descriptors: each client is told in time, nothing spins, and all recovers.
+//! Upstreams that refuse, reset, drop packets, hang or trickle, and a process without file
+//! descriptors: each client gets a response in time, nothing spins, and everything recovers.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -11,7 +11,7 @@ use crate::{now, origin, pause, run};
 
 const TIMEOUT: &str = r#"{ connect = "800ms", response = "1200ms", idle = "30s" }"#;
 
-/// A listener whose queue is full: a further connect gets no response.
+/// Returns a listener whose accept queue is full: further connects hang.
 fn black_hole() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ fn closed_port() -> SocketAddr {
 }
 
 #[test]
-fn each_fault_is_told_in_time() {
+fn each_upstream_fault_is_reported_to_the_client_in_time() {
     run(async {
         let (address, _) = origin::start();
         let (hole, listener, queued) = black_hole();
@@ -36,7 +36,7 @@ fn each_fault_is_told_in_time() {
         let upstreams = [("origin", address), ("closed", closed_port()), ("hole", hole)];
         let gateway = Gateway::start_with(settings, &upstreams).await;
         let mut client = connect(&gateway).await;
-        // Path, status, least and most milliseconds.
+        // Path, status, minimum and maximum milliseconds.
         for (path, status, least, most) in [
             ("/closed/x", 502, 0, 500),
             ("/rst", 502, 0, 500),
@@ -57,15 +57,15 @@ fn each_fault_is_told_in_time() {
             }
             client.download(1 << 20).await;
         }
-        // Cut off, not ended.
+        // The response is truncated, not complete.
         let began = now();
         let (status, outcome) = client.get("/hang-after-head").await;
         assert!(status == 200 && outcome.is_err(), "{status} {outcome:?}");
         assert!(now() - began < Duration::from_secs(4));
-        // Slow is not dead.
+        // A slow response is not an error.
         assert_eq!(client.get("/drip/3").await.1.unwrap(), 3);
         gateway.assert_at_rest("after the faults").await;
-        // The hole begins to response.
+        // The black hole begins to respond.
         drop((queued, listener));
         let listener = TcpListener::bind(hole).unwrap();
         std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Datagrams: segmentation both ways, marks and addresses, want of buffers, re-arming.
+//! Datagrams: segmentation in both directions, ECN and addresses, running out of buffers, rearming.
 
 use std::net::UdpSocket;
 use std::ops::ControlFlow::{Break, Continue};
@@ -14,7 +14,7 @@ use ringway::testing::internal::ring::{
 
 use crate::harness::{Bench, PATIENCE, padded, pattern, peer, send, settings};
 
-/// The edge's side of a received bundle.
+/// A received bundle, as the edge socket reports it.
 struct Seen {
     payload: BytesMut,
     segment_len: usize,
@@ -35,7 +35,7 @@ fn lost(bench: &mut Bench) -> SendOutcome {
 }
 
 #[test]
-fn a_batch_arrives_as_it_was_cut() {
+fn a_batch_arrives_in_its_original_segments() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         for (len, segment_len) in
             [(1, 1), (1200, 1200), (1201, 1200), (64 * 1000, 1000), (65_507, 1100)]
@@ -69,9 +69,10 @@ fn a_batch_arrives_as_it_was_cut() {
     }
 }
 
-/// Loopback copies what was to be sent without a copy, and the kernel says so: one batch tries it.
+/// Loopback copies zero-copy sends and the kernel reports it, so only the first batch tries zero
+/// copy.
 #[test]
-fn zero_copy_sends_end_where_the_device_copies() {
+fn zero_copy_is_disabled_when_the_device_copies() {
     let mut bench = Bench::new(settings());
     let (edge, _) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -81,7 +82,7 @@ fn zero_copy_sends_end_where_the_device_copies() {
         batch.extend_from_slice(&bytes);
         let batch = send(batch, client.local_addr().unwrap(), Some(1000));
         bench.ring.send_datagrams(edge, batch).unwrap();
-        // The slot is read until its notification, and that waits for the receiver.
+        // The kernel reads the slot until its notification, which waits for the receiver.
         let mut buffer = [0u8; 2048];
         bench.ring.submit_and_wait(Wait::No).unwrap();
         for expected in bytes.chunks(1000) {
@@ -98,9 +99,9 @@ fn zero_copy_sends_end_where_the_device_copies() {
 }
 
 #[test]
-fn bundles_come_in_whole_and_in_place() {
+fn coalesced_datagrams_are_received_whole_in_one_slot() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        // One ring sends segmented, so that the other's socket may coalesce.
+        // One ring sends with GSO so that the other's socket can coalesce with GRO.
         let mut sender = Bench::new(settings());
         let (out, from) = sender.edge(address);
         std::thread::scope(|scope| {
@@ -146,7 +147,7 @@ fn bundles_come_in_whole_and_in_place() {
 }
 
 #[test]
-fn a_single_datagram_tells_its_own_length() {
+fn a_single_datagram_reports_its_own_length() {
     let mut bench = Bench::new(settings());
     let (_, edge) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -161,7 +162,7 @@ fn a_single_datagram_tells_its_own_length() {
     bench.end();
 }
 
-/// An empty datagram ends a receive that is armed for many: a flood of them cost a turn each.
+/// An empty datagram ends a multishot receive, so a flood of them would cost one turn each.
 #[test]
 fn datagrams_too_short_for_quic_do_not_reach_the_ring() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -183,7 +184,7 @@ fn datagrams_too_short_for_quic_do_not_reach_the_ring() {
 }
 
 #[test]
-fn ecn_and_the_source_address_go_both_ways() {
+fn ecn_marks_and_source_addresses_are_sent_and_received() {
     for (address, other) in [("127.0.0.1:0", "127.0.0.2:0"), ("[::1]:0", "[::1]:0")] {
         let mut bench = Bench::new(settings());
         // Bound to the unspecified address, the edge learns and chooses by packet info.
@@ -216,7 +217,10 @@ fn ecn_and_the_source_address_go_both_ways() {
                         ring.send_datagrams(edge, response).unwrap();
                         Continue(())
                     } else {
-                        assert_eq!(source, target, "it leaves from where it came to");
+                        assert_eq!(
+                            source, target,
+                            "the reply leaves from the address it was sent to"
+                        );
                         Break(())
                     }
                 }
@@ -234,7 +238,7 @@ fn ecn_and_the_source_address_go_both_ways() {
 }
 
 #[test]
-fn a_source_of_the_other_family_is_not_heeded() {
+fn a_source_address_of_the_other_family_is_ignored() {
     let mut bench = Bench::new(settings());
     let (edge, address) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -247,8 +251,8 @@ fn a_source_of_the_other_family_is_not_heeded() {
 }
 
 #[test]
-fn want_of_slots_is_counted_and_gets_over() {
-    // The pool has 64 slots; the test holds on to what comes until none is left.
+fn running_out_of_slots_is_counted_and_recovered_from() {
+    // The pool has 64 slots; the test keeps the received bundles until none is left.
     let mut bench = Bench::new(settings());
     let (_, edge) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -257,18 +261,18 @@ fn want_of_slots_is_counted_and_gets_over() {
     while bench.pool.counts().free > 0 || bench.ring.stats().no_buffers_datagrams == 0 {
         client.send_to(&padded(&[sent]), edge).unwrap();
         sent += 1;
-        assert!(sent < 200, "the pool must be used up: {:?}", bench.pool.counts());
+        assert!(sent < 200, "the pool should be exhausted: {:?}", bench.pool.counts());
         held.extend(bench.linger(Duration::from_millis(2)).into_iter().filter_map(payload));
     }
     let counts = bench.ring.stats().clone();
-    // Nothing is provided: turns pass by, they do not spin through re-arms.
+    // No slot is provided: the ring waits and does not spin on rearming.
     assert!(bench.linger(Duration::from_millis(60)).is_empty());
     let later = bench.ring.stats().clone();
     assert_eq!(later.no_buffers_datagrams, counts.no_buffers_datagrams);
     assert!(later.enters - counts.enters <= 30, "{}", later.enters - counts.enters);
     client.send_to(&padded(&[sent]), edge).unwrap();
     sent += 1;
-    // The slots come back: all that was sent is there, in order.
+    // Once the slots are returned, everything that was sent arrives in order.
     let mut values: Vec<u8> = held.drain(..).map(|payload| payload[0]).collect();
     while values.len() < usize::from(sent) {
         values.push(receive_one(&mut bench).payload[0]);
@@ -279,7 +283,7 @@ fn want_of_slots_is_counted_and_gets_over() {
 }
 
 #[test]
-fn a_low_pool_keeps_its_slots_for_sends() {
+fn a_low_pool_reserves_its_slots_for_sends() {
     let mut bench = Bench::new(settings());
     let (_, edge) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -320,7 +324,7 @@ fn slots_freed_on_another_thread_wake_a_starving_ring() {
     }
     client.send_to(&padded(&[1]), edge).unwrap();
     let freer = std::thread::spawn(move || drop(held));
-    // No completion tells of the slots; `Forever` must not mean it here.
+    // No completion reports the freed slots, so `Forever` must not block here.
     let mut last = 0;
     while last != 1 {
         bench.ring.submit_and_wait(Wait::Forever).unwrap();
@@ -348,7 +352,7 @@ fn a_full_completion_queue_loses_nothing() {
         for value in 0..24 {
             client.send_to(&padded(&[round, value]), address).unwrap();
         }
-        // More sends than the queue of completions is long, too.
+        // There are also more sends than the completion queue has entries.
         for value in 0..24 {
             let batch = send(vec![round, value], client.local_addr().unwrap(), None);
             bench.ring.send_datagrams(edge, batch).unwrap();
@@ -379,15 +383,15 @@ fn a_full_completion_queue_loses_nothing() {
 }
 
 #[test]
-fn losses_are_told_by_their_reason() {
+fn losses_are_reported_with_their_reason() {
     let mut bench = Bench::new(settings());
     let (edge, _) = bench.edge("127.0.0.1:0");
-    // A socket that is bound to loopback has no way to a documentation address.
+    // A socket bound to loopback has no route to a documentation address.
     let away = "192.0.2.1:9".parse().unwrap();
     bench.ring.send_datagrams(edge, send(vec![0; 100], away, None)).unwrap();
     let outcome = lost(&mut bench);
     assert!(matches!(outcome, SendOutcome::Lost(_)), "{outcome:?}");
-    // Port 0 is nobody's.
+    // Port 0 is never a valid destination.
     let nowhere = "127.0.0.1:0".parse().unwrap();
     bench.ring.send_datagrams(edge, send(vec![0; 100], nowhere, None)).unwrap();
     assert_eq!(lost(&mut bench), SendOutcome::Lost(LossReason::Other));
@@ -397,7 +401,8 @@ fn losses_are_told_by_their_reason() {
     let first = u64::from(outcome == SendOutcome::Lost(LossReason::Other));
     let stats = bench.ring.stats();
     assert_eq!((stats.gso_fallbacks, stats.sends_lost.other), (1, 1 + 3 + first));
-    // Nothing is remembered of it: the next long batch goes whole, and without a copy first.
+    // The refusal is not remembered: the next long batch is again sent segmented and with zero
+    // copy.
     let client = peer("127.0.0.1:0");
     let bytes = pattern(6_350, 3);
     let batch = send(bytes.clone(), client.local_addr().unwrap(), Some(100));
@@ -429,14 +434,14 @@ fn set(socket: &UdpSocket, level: i32, option: i32, value: i32) {
     assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// From linux/udp.h: no checksums on IPv6, to send and to receive.
+/// From linux/udp.h: sending and receiving without checksums over IPv6.
 const UDP_NO_CHECK6_TX: i32 = 101;
 const UDP_NO_CHECK6_RX: i32 = 102;
 
-/// A sender without checksums is refused segmentation by the kernel itself (EINVAL), as one is
-/// whose device can't compute them: the batch goes again at once, datagram by datagram.
+/// The kernel refuses segmentation on a socket without checksums (EINVAL), as it does when the
+/// device cannot compute them. The batch is resent at once, datagram by datagram.
 #[test]
-fn a_refused_batch_goes_again_unsegmented_and_the_socket_remembers() {
+fn a_refused_batch_is_resent_unsegmented_and_the_refusal_is_remembered() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let mut bench = Bench::new(settings());
         let (socket, _) = crate::harness::edge_socket(address);
@@ -471,9 +476,9 @@ fn a_refused_batch_goes_again_unsegmented_and_the_socket_remembers() {
     }
 }
 
-/// A socket whose kernel refuses to coalesce: what was sent as one comes in one by one.
+/// On a socket without GRO, the datagrams of one batch are received separately.
 #[test]
-fn without_coalescing_each_datagram_comes_by_itself() {
+fn without_coalescing_each_datagram_is_received_separately() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let mut bench = Bench::new(RingSettings { datagram_buffers: 32, ..settings() });
         let (socket, to) = crate::harness::edge_socket(address);
@@ -501,7 +506,7 @@ fn without_coalescing_each_datagram_comes_by_itself() {
 }
 
 #[test]
-fn no_more_batches_than_promised() {
+fn batches_beyond_the_configured_maximum_are_refused() {
     let mut bench = Bench::new(RingSettings { sends_max: 2, ..settings() });
     let (edge, _) = bench.edge("127.0.0.1:0");
     let client = peer("127.0.0.1:0");
@@ -517,7 +522,7 @@ fn no_more_batches_than_promised() {
 }
 
 #[test]
-fn a_wait_ends_by_its_deadline_or_by_a_wake() {
+fn a_wait_ends_at_its_deadline_or_on_a_wake_up() {
     use std::io::Write;
     use std::sync::Arc;
     let mut bench = Bench::new(settings());
@@ -538,8 +543,8 @@ fn a_wait_ends_by_its_deadline_or_by_a_wake() {
         assert!(bench.ring.poll_completion().is_none());
         thread.join().unwrap();
     }
-    assert!(bench.linger(Duration::from_millis(20)).is_empty(), "each write is told once");
-    // Only here so that a ring with streams ends well too.
+    assert!(bench.linger(Duration::from_millis(20)).is_empty(), "each write is reported once");
+    // Added only so that a ring with streams is shut down too.
     let nobody = EndpointAddress::Unix("/nonexistent/ringway.sock".into());
     bench.ring.connect(1, &nobody, None).unwrap();
     bench.end();

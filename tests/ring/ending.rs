@@ -1,4 +1,4 @@
-//! How a ring ends: by order, by dropping, by a panic; always with every slot free.
+//! The end of a ring: by shutdown, by drop or by a panic, always with every slot freed.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::ops::ControlFlow::Break;
@@ -17,8 +17,9 @@ use crate::harness::{
     Bench, PATIENCE, assert_all_free, edge_socket, pattern, peer, pool, send, settings,
 };
 
-/// Everything at once: armed receives with bytes on the way, sends, a stuck write, a connect that
-/// hangs, a wake-up, completions nobody has taken. Returns what must outlive it.
+/// Puts every kind of operation in flight: armed receives with bytes on the way, sends, a stuck
+/// write, a hanging connect, a wake-up and completions not yet taken. Returns the values that must
+/// outlive the ring.
 fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
     let (edge, address) = bench.edge("127.0.0.1:0");
     let (_, six) = bench.edge("[::1]:0");
@@ -52,7 +53,7 @@ fn busy(bench: &mut Bench) -> (UdpSocket, Vec<TcpListener>, Bytes) {
 }
 
 #[test]
-fn shutting_down_in_full_flight_leaves_every_slot_free() {
+fn shutting_down_with_operations_in_flight_frees_every_slot() {
     for _ in 0..5 {
         let mut bench = Bench::new(settings());
         let (_client, _listeners, stuck) = busy(&mut bench);
@@ -61,9 +62,9 @@ fn shutting_down_in_full_flight_leaves_every_slot_free() {
     }
 }
 
-/// The kernel's own way to cancel all took 2 s for as many.
+/// The kernel's own cancel-all took 2 s for this many.
 #[test]
-fn thousands_of_idle_streams_end_at_once() {
+fn thousands_of_idle_streams_are_cancelled_quickly() {
     const STREAM_COUNT: u32 = 4000;
     const TIME_MAX: Duration = Duration::from_secs(1);
     let limit = probe::raise_nofile();
@@ -87,7 +88,7 @@ fn thousands_of_idle_streams_end_at_once() {
 }
 
 #[test]
-fn dropping_in_full_flight_leaves_every_slot_free() {
+fn dropping_with_operations_in_flight_frees_every_slot() {
     let mut bench = Bench::new(settings());
     let (_client, _listeners, stuck) = busy(&mut bench);
     let Bench { ring, pool } = bench;
@@ -97,7 +98,7 @@ fn dropping_in_full_flight_leaves_every_slot_free() {
 }
 
 #[test]
-fn a_panic_ends_the_ring_and_the_next_one_takes_over() {
+fn after_a_panic_a_new_ring_takes_over() {
     let pool = pool();
     let (socket, address) = edge_socket("127.0.0.1:0");
     for round in 0..3u8 {
@@ -120,7 +121,7 @@ fn a_panic_ends_the_ring_and_the_next_one_takes_over() {
 }
 
 #[test]
-fn an_idle_ring_and_an_unused_one_end_too() {
+fn idle_and_unused_rings_shut_down() {
     Bench::new(settings()).end();
     let mut bench = Bench::new(settings());
     bench.edge("127.0.0.1:0");
@@ -129,12 +130,12 @@ fn an_idle_ring_and_an_unused_one_end_too() {
 }
 
 #[test]
-fn a_port_is_free_again_after_its_ring() {
+fn a_port_is_released_when_its_ring_ends() {
     let mut bench = Bench::new(settings());
     let (_, address): (_, SocketAddr) = bench.edge("127.0.0.1:0");
     bench.linger(Duration::from_millis(5));
     bench.end();
-    // The kernel lets go of files soon after the ring, not at once.
+    // The kernel releases the files shortly after the ring, not at once.
     let deadline = clock::now() + PATIENCE;
     while UdpSocket::bind(address).is_err() {
         assert!(clock::now() < deadline, "the port stays bound");
@@ -142,7 +143,7 @@ fn a_port_is_free_again_after_its_ring() {
 }
 
 #[test]
-fn a_ring_without_time_to_end_keeps_what_the_kernel_has() {
+fn slots_the_kernel_still_holds_after_the_shutdown_deadline_are_not_reused() {
     let mut bench = Bench::new(settings());
     let (_, address) = bench.edge("127.0.0.1:0");
     bench.ring.submit_and_wait(Wait::No).unwrap();

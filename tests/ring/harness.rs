@@ -1,4 +1,4 @@
-//! A ring with a small pool, and a loop that waits for what a test expects.
+//! A ring with a small pool, and a loop that runs turns until an expected completion.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use ringway::testing::internal::ring::{
     Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait,
 };
 
-/// Longer than anything here takes on a slow machine.
+/// The longest wait of a test; nothing here takes as long even on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Bench {
@@ -33,7 +33,7 @@ pub fn settings() -> RingSettings {
     }
 }
 
-/// A pool of 64 slots.
+/// Returns a pool of 64 slots.
 pub fn pool() -> Rc<Pool> {
     let plan = PoolPlan::new(SLOT_COUNT_MIN as usize * SLOT_LEN).unwrap();
     let (handle, _) = Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap();
@@ -47,7 +47,7 @@ impl Bench {
         Bench { ring, pool }
     }
 
-    /// Adds an edge socket as the program binds it, receiving.
+    /// Adds an edge socket, bound as the program binds it, and starts receiving.
     pub fn edge(&mut self, address: &str) -> (SocketIndex, SocketAddr) {
         let (socket, address) = edge_socket(address);
         let index = self.ring.add_socket(socket).unwrap();
@@ -55,7 +55,7 @@ impl Bench {
         (index, address)
     }
 
-    /// One turn after the other until `step` breaks with a response.
+    /// Runs turns until `step` breaks, and returns its value.
     pub fn until<T>(&mut self, mut step: impl FnMut(&mut Ring, Completion) -> ControlFlow<T>) -> T {
         let deadline = clock::now() + PATIENCE;
         loop {
@@ -65,11 +65,11 @@ impl Bench {
                     return response;
                 }
             }
-            assert!(clock::now() < deadline, "nothing came: {:?}", self.ring.stats());
+            assert!(clock::now() < deadline, "timed out: {:?}", self.ring.stats());
         }
     }
 
-    /// Turns for `time`, collecting what comes.
+    /// Runs turns for `time` and collects the completions.
     pub fn linger(&mut self, time: Duration) -> Vec<Completion> {
         let deadline = clock::now() + time;
         let mut seen = Vec::new();
@@ -80,7 +80,7 @@ impl Bench {
         seen
     }
 
-    /// Ends the ring; afterwards every slot must be free.
+    /// Shuts the ring down and asserts that every slot is free.
     pub fn end(self) {
         let Bench { ring, pool } = self;
         ring.shut_down(clock::now() + PATIENCE).unwrap();
@@ -94,7 +94,7 @@ pub fn assert_all_free(pool: &Pool) {
     assert_eq!(counts.free, counts.total, "{counts:?}");
 }
 
-/// A socket with the edge's options.
+/// Returns a socket with the edge's options.
 pub fn edge_socket(address: &str) -> (UdpSocket, SocketAddr) {
     let mask = CidMask { k1: 0, k2: 0, k3: 0 };
     let settings = SocketSettings::default();
@@ -102,14 +102,14 @@ pub fn edge_socket(address: &str) -> (UdpSocket, SocketAddr) {
     (group.sockets.pop().unwrap(), group.address)
 }
 
-/// A plain peer.
+/// Returns an ordinary UDP socket as the peer.
 pub fn peer(address: &str) -> UdpSocket {
     let socket = UdpSocket::bind(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
-/// Bytes that tell where they belong.
+/// Bytes that show their own position.
 pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let step = |_| {
@@ -121,7 +121,7 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(step).collect()
 }
 
-/// `bytes`, and zeros behind them to the shortest datagram that an edge socket takes.
+/// Returns `bytes` padded with zeros to the shortest datagram that an edge socket accepts.
 pub fn padded(bytes: &[u8]) -> Vec<u8> {
     let mut datagram = bytes.to_vec();
     datagram.resize(bytes.len().max(21), 0);

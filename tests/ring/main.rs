@@ -1,6 +1,6 @@
 //! The ring on a real kernel, over loopback.
 
-#![allow(clippy::unwrap_used, reason = "a test tells of a failure by its panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod datagrams;
 mod ending;

@@ -1,4 +1,4 @@
-//! Streams: connecting, receiving by credit, long writes, closing in every state.
+//! Streams: connecting, receiving on request, long writes, closing in every state.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use crate::harness::{Bench, PATIENCE, pattern, settings};
 
 const TAG: u64 = 0xfeed_0000_0000_0001;
 
-/// A stream with its other end.
+/// Returns a connected stream and its peer.
 fn connected(bench: &mut Bench) -> (StreamKey, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = EndpointAddress::Tcp(listener.local_addr().unwrap());
@@ -50,14 +50,14 @@ fn close(bench: &mut Bench, key: StreamKey) {
     bench.ring.close(key);
     bench.until(|_, completion| match completion {
         Completion::Closed { tag: TAG } => Break(()),
-        other => panic!("only the close is heard of: {other:?}"),
+        other => panic!("only the close may be reported: {other:?}"),
     });
     assert_eq!(bench.ring.stats().late, 0);
 }
 
-/// After a turn that brought much, the next one gathers, but not for long.
+/// After a busy turn the next one waits for several events, but not for long.
 #[test]
-fn a_lone_event_after_a_burst_does_not_wait_for_others() {
+fn a_single_event_after_a_burst_is_not_delayed() {
     let mut bench = Bench::new(settings());
     let mut pairs: Vec<_> = (0..2 * GATHER_COUNT_MIN).map(|_| connected(&mut bench)).collect();
     for _ in 0..3 {
@@ -82,7 +82,7 @@ fn a_lone_event_after_a_burst_does_not_wait_for_others() {
 }
 
 #[test]
-fn bytes_go_both_ways_over_tcp() {
+fn bytes_are_sent_and_received_over_tcp() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let mut bench = Bench::new(settings());
         let listener = TcpListener::bind(address).unwrap();
@@ -119,7 +119,7 @@ fn bytes_go_both_ways_over_tcp() {
 }
 
 #[test]
-fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
+fn bulk_data_is_received_complete_and_in_order_into_several_slots() {
     const LEN: usize = 24 << 20;
     let mut bench = Bench::new(settings());
     let (key, mut far) = connected(&mut bench);
@@ -139,7 +139,11 @@ fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
             };
             part_count += usize::from(!is_last);
             let expected = (got_len..got_len + bytes.len()).map(byte_at);
-            assert!(bytes.iter().copied().eq(expected), "within {} from {got_len}", bytes.len());
+            assert!(
+                bytes.iter().copied().eq(expected),
+                "bytes differ within {} from {got_len}",
+                bytes.len()
+            );
             got_len += bytes.len();
             if is_last {
                 break;
@@ -155,7 +159,7 @@ fn a_bulk_comes_whole_and_in_order_through_receives_of_several_slots() {
 }
 
 #[test]
-fn a_unix_socket_is_a_stream_too() {
+fn bytes_are_sent_and_received_over_a_unix_socket() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("upstream.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -174,7 +178,7 @@ fn a_unix_socket_is_a_stream_too() {
 }
 
 #[test]
-fn refusals_to_connect_are_told_apart() {
+fn connect_errors_are_distinguished() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -195,7 +199,7 @@ fn refusals_to_connect_are_told_apart() {
 }
 
 #[test]
-fn a_long_write_to_a_slow_reader_is_continued_to_its_end() {
+fn a_long_write_to_a_slow_reader_completes() {
     let mut bench = Bench::new(settings());
     let (key, mut far) = connected(&mut bench);
     // 200 pieces of odd lengths, more than one vectored write takes.
@@ -227,13 +231,13 @@ fn a_long_write_to_a_slow_reader_is_continued_to_its_end() {
         other => panic!("{other:?}"),
     });
     assert!(bytes == reader.join().unwrap(), "the bytes differ");
-    assert!(bytes.is_unique(), "the ring let go of every piece");
+    assert!(bytes.is_unique(), "the ring released every piece");
     close(&mut bench, key);
     bench.end();
 }
 
 #[test]
-fn a_broken_stream_is_told_once_each_way() {
+fn a_broken_stream_is_reported_once_per_direction() {
     let mut bench = Bench::new(settings());
     let (key, far) = connected(&mut bench);
     bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
@@ -261,10 +265,9 @@ fn a_broken_stream_is_told_once_each_way() {
 }
 
 #[test]
-fn closing_ends_whatever_is_in_flight() {
+fn closing_a_stream_ends_every_operation_in_flight() {
     let mut bench = Bench::new(settings());
-    // A receive that waits, a write that is stuck, both, none; and a write that was never
-    // submitted.
+    // A waiting receive, a stuck write, both, neither; and a write that was never submitted.
     for (receive, write, submitted) in [
         (true, false, true),
         (false, true, true),
@@ -284,11 +287,11 @@ fn closing_ends_whatever_is_in_flight() {
             assert!(bench.linger(Duration::from_millis(5)).is_empty());
         }
         close(&mut bench, key);
-        assert!(held.is_unique(), "the ring let go of the pieces");
+        assert!(held.is_unique(), "the ring released the pieces");
         let mut all = Vec::new();
         let _ = far.read_to_end(&mut all);
         assert!(all.len() < 50 << 20);
-        // The key names nobody any more, even when its place has a new owner.
+        // The key is dead, even when its index has been given to a new stream.
         let stale = bench.ring.stats().stale_keys;
         let (newer, _far) = connected(&mut bench);
         bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
@@ -302,13 +305,14 @@ fn closing_ends_whatever_is_in_flight() {
 }
 
 #[test]
-fn bytes_that_arrive_while_closing_reach_nobody() {
+fn bytes_that_arrive_while_closing_are_discarded() {
     let mut bench = Bench::new(settings());
     let (key, mut far) = connected(&mut bench);
     bench.ring.receive(key, RECEIVE_SLOT_COUNT_MAX);
     bench.linger(Duration::from_millis(5));
     far.write_all(b"too late").unwrap();
-    // The receive is over in the kernel, its completion not yet taken, when the close is asked.
+    // The kernel has finished the receive, but its completion is not yet taken when the stream is
+    // closed.
     close(&mut bench, key);
     bench.end();
 }
@@ -343,7 +347,7 @@ fn a_connect_that_hangs_can_be_closed() {
 }
 
 #[test]
-fn connects_that_hang_on_a_unix_socket_hold_few_threads_and_hinder_nobody() {
+fn hanging_unix_socket_connects_occupy_few_threads_and_block_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let full = directory.path().join("full.sock");
     let listener = UnixListener::bind(&full).unwrap();
@@ -367,7 +371,7 @@ fn connects_that_hang_on_a_unix_socket_hold_few_threads_and_hinder_nobody() {
     bench.end();
 }
 
-/// Threads in which the kernel waits for operations of the calling thread's rings.
+/// Returns the number of kernel threads that wait on operations of the calling thread's rings.
 fn kernel_threads() -> u32 {
     // SAFETY: takes no argument.
     let name = format!("iou-wrk-{}\n", unsafe { libc::gettid() });
@@ -406,7 +410,7 @@ fn a_connect_that_hangs_on_a_unix_socket_can_be_closed() {
 }
 
 #[test]
-fn no_more_streams_than_promised() {
+fn streams_beyond_the_configured_maximum_are_refused() {
     let mut bench = Bench::new(settings());
     let nobody = EndpointAddress::Unix("/nonexistent/ringway.sock".into());
     let keys: Vec<_> = (0..64).map(|tag| bench.ring.connect(tag, &nobody, None).unwrap()).collect();
@@ -432,7 +436,7 @@ fn streams_without_slots_wait_for_them() {
     let mut ends: Vec<_> = (0..16).map(|_| connected(&mut bench)).collect();
     let mut held = Vec::new();
     let mut rounds = 0;
-    // The datagram group has its 16 of 64 slots; the streams take all the others.
+    // The datagram group holds its 16 of 64 slots; the streams take all the others.
     while bench.pool.counts().free > 0 {
         for (key, far) in &mut ends {
             far.write_all(b"0123456789").unwrap();
@@ -451,9 +455,9 @@ fn streams_without_slots_wait_for_them() {
     let enters = bench.ring.stats().enters;
     let waited = bench.ring.stats().no_buffers_streams;
     held.extend(bench.linger(Duration::from_millis(50)));
-    assert!(bench.ring.stats().enters - enters <= 40, "it does not spin");
+    assert!(bench.ring.stats().enters - enters <= 40, "the ring must not spin");
     assert_eq!(bench.ring.stats().no_buffers_streams, waited);
-    // Datagrams have their slots all the same.
+    // Datagrams still get their slots.
     assert_eq!(bench.pool.counts().provided, 16);
     held.clear();
     let mut len = 0;
@@ -463,7 +467,7 @@ fn streams_without_slots_wait_for_them() {
         let seen = bench.linger(Duration::from_millis(10));
         len += seen.iter().filter(|seen| matches!(seen, Completion::Received { .. })).count();
     }
-    assert!(len >= asked, "{len} of {asked} receives went on");
+    assert!(len >= asked, "{len} of {asked} receives continued");
     for (_, far) in &ends {
         let _ = far.shutdown(Shutdown::Both);
     }

@@ -1,29 +1,29 @@
-//! What may be sent to the address that a client has moved to, until it has answered from there.
+//! The anti-amplification account of the address that a client has moved to, until it is validated.
 //!
 //! A client behind a NAT does not know that it moved. An idle one sends 40 bytes now and then, and
-//! three times that (RFC 9000 8, 9.3) is less than a PATH_CHALLENGE has: quinn-proto cannot build a
-//! shorter one (8.2.1). The gateway gives one away each time that the connection moves there. Where
-//! the network loses what may be sent, or the responses, nobody can reach the client any more: its
-//! connection times out.
+//! three times that (RFC 9000 8, 9.3) is less than the length of a PATH_CHALLENGE datagram:
+//! quinn-proto cannot build a shorter one (8.2.1). The gateway sends one unearned challenge each
+//! time that the connection moves there. If the network loses every permitted challenge or its
+//! responses, the client is unreachable and its connection times out.
 
 use ringway::testing::internal::quic::MTU_MAX_DEFAULT;
 
-/// A PATH_CHALLENGE and its response are at least so long (RFC 9000 8.2.1, 8.2.2).
+/// Minimum length of a datagram with a PATH_CHALLENGE or its response (RFC 9000 8.2.1, 8.2.2).
 const CHALLENGE_LEN: usize = 1_200;
 
-/// Of one address of an established connection.
+/// The account of one address of an established connection.
 #[derive(Debug, Default)]
 pub struct Account {
     /// Bytes that the gateway has sent there since it last sent more than was earned.
     given_len: usize,
-    /// Bytes that came from there since, as they were sent.
+    /// Bytes that the client has sent from there since.
     earned_len: usize,
-    /// A datagram has come from there that was as long as the response to a challenge.
+    /// Whether a datagram as long as the response to a challenge has come from there.
     has_answered: bool,
 }
 
 impl Account {
-    /// The gateway sends `len` bytes there.
+    /// Records that the gateway sends `len` bytes there.
     pub fn give(&mut self, len: usize) {
         if self.given_len + len > 3 * self.earned_len {
             *self = Self { has_answered: self.has_answered, ..Self::default() };
@@ -31,13 +31,14 @@ impl Account {
         self.given_len += len;
     }
 
-    /// A datagram of `len` bytes comes from there `count` times.
+    /// Records that a datagram of `len` bytes comes from there `count` times.
     pub fn earn(&mut self, len: usize, count: usize) {
         self.earned_len += len * count;
         self.has_answered |= len >= CHALLENGE_LEN && count > 0;
     }
 
-    /// Whether the gateway has asked for a response, has none, and may not ask again.
+    /// Returns whether the gateway has sent a challenge without a response and may not send
+    /// another.
     pub fn is_spent(&self) -> bool {
         let next_len = self.given_len + usize::from(MTU_MAX_DEFAULT);
         self.given_len >= CHALLENGE_LEN && !self.has_answered && next_len > 3 * self.earned_len
@@ -45,24 +46,24 @@ impl Account {
 }
 
 #[test]
-fn an_account_is_spent_when_who_may_ask_has_asked_in_vain() {
+fn an_account_is_spent_when_the_challenge_went_unanswered_and_no_other_may_be_sent() {
     let mut account = Account::default();
     account.earn(42, 1);
-    assert!(!account.is_spent(), "nobody has asked");
+    assert!(!account.is_spent(), "no challenge was sent");
     account.give(1_200);
     assert!(account.is_spent());
     account.earn(1_200, 0);
     account.earn(42, 21);
-    assert!(account.is_spent(), "the response was lost, and 882 bytes came besides");
+    assert!(account.is_spent(), "the response was lost, and only 882 other bytes came");
     account.earn(42, 1);
-    assert!(!account.is_spent(), "it may ask again");
+    assert!(!account.is_spent(), "another challenge is permitted");
     account.give(1_200);
     assert!(account.is_spent());
     account.give(1_200);
     account.earn(42, 21);
-    assert!(account.is_spent(), "what was not earned begins anew");
+    assert!(account.is_spent(), "an unearned challenge starts a new account");
     account.earn(1_200, 1);
-    assert!(!account.is_spent(), "it was answered");
+    assert!(!account.is_spent(), "the challenge was answered");
     account.give(50_000);
-    assert!(!account.is_spent(), "so it is known");
+    assert!(!account.is_spent(), "the address is validated");
 }

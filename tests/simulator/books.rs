@@ -1,4 +1,5 @@
-//! What must hold at each step and of each access record, kept by the world and not by the gateway.
+//! Invariants of each step and of each access record, computed from the world's own accounts and
+//! not from the gateway's.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::scenario::Scenario;
 pub struct Books {
     records: BTreeMap<usize, AccessRecord>,
     pub record_count: usize,
-    /// Place of each request: its client, and its number there.
+    /// Index of each request: its client, and its number there.
     places: Vec<(usize, usize)>,
     response_held_max: usize,
     request_held_max: usize,
@@ -29,7 +30,7 @@ impl Books {
         let places = clients
             .flat_map(|(client, (_, asks))| (0..asks.len()).map(move |number| (client, number)));
         let quic = &scenario.config.listeners[0].quic;
-        // Heads and the frames around bodies are small against a slot.
+        // Heads and frame headers are small compared with a slot.
         let slack = 2 * SLOT_LEN;
         Self {
             records: BTreeMap::new(),
@@ -54,8 +55,9 @@ impl Books {
         self.records.get(&id)
     }
 
-    /// What the gateway holds of each body is within its budget: what came in on one side and has
-    /// not left on the other. A slow client or a slow origin makes it hold the most.
+    /// Asserts that the gateway buffers no more of each body than its budget: the bytes received on
+    /// one side and not yet sent on the other. A slow client or a slow origin makes it buffer the
+    /// most.
     pub fn check_held(
         &self,
         clients: &[Client],
@@ -77,10 +79,10 @@ impl Books {
         }
     }
 
-    /// What waits of all responses of one client is within its connection's share, and what waits
-    /// of all clients' within the budget: but for one receive for each response, which it gets
-    /// whatever waits beside it. `given` is what came of each response; `waiting_len` is what the
-    /// gateway says.
+    /// Asserts that the waiting bytes of one client's responses are within its connection's share,
+    /// and those of all clients within the budget, plus one receive per response, which is always
+    /// permitted. `given` is the length received of each response; `waiting_len` is the gateway's
+    /// own figure.
     pub fn check_shares(
         &self,
         clients: &[Client],
@@ -89,18 +91,18 @@ impl Books {
     ) {
         let mut held = vec![(0, 0); clients.len()];
         for (id, given_len) in given {
-            // Of those that are over nothing waits.
+            // Nothing waits of a response that is over.
             let Some((client, request)) = self.live(clients, *id) else { continue };
             if self.records.contains_key(id) {
                 continue;
             }
-            // What has left the gateway is within the credit of its stream, read or not.
+            // Bytes that have left the gateway are within the credit of their stream, read or not.
             let window = client.manner.stream_window as usize;
             let (held_len, most) = &mut held[self.places[*id].0];
             *held_len += given_len.saturating_sub(request.received_len());
             *most += self.receive_len_max + window + FRAMING_LEN_MAX;
         }
-        // At half of the budget one client has as much as is left.
+        // At half of the budget one client's share equals what is left.
         let share = CONNECTION_RESPONSES_LEN_MAX.min(self.responses_len_max / 2);
         for (held_len, most) in &held {
             let most = share + most;
@@ -113,7 +115,7 @@ impl Books {
         let (held_len, most) = (sum(|one| one.0), self.responses_len_max + sum(|one| one.1));
         assert!(held_len <= most, "{held_len} bytes of all responses wait, of {most}");
         let most = self.responses_len_max + given.len() * (self.receive_len_max + FRAMING_LEN_MAX);
-        assert!(waiting_len <= most, "the gateway says that {waiting_len} bytes wait, of {most}");
+        assert!(waiting_len <= most, "the gateway reports {waiting_len} waiting bytes, of {most}");
     }
 
     fn live<'a>(&self, clients: &'a [Client], id: usize) -> Option<(&'a Client, &'a Request)> {
@@ -124,5 +126,5 @@ impl Books {
     }
 }
 
-/// Head, chunk lines and frames of one response.
+/// Allowance for the head, chunk lines and frame headers of one response.
 const FRAMING_LEN_MAX: usize = 8 * 1024;

@@ -1,4 +1,4 @@
-//! A client made of quinn-proto and a few lines of HTTP/3: the other side of the simulated world.
+//! A client made of quinn-proto and a minimal HTTP/3 layer.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use crate::account::Account;
 use crate::plan::Ask;
 use crate::request::{Got, Request};
 
-/// What a client is like.
+/// The behaviour of a client.
 #[derive(Debug, Clone)]
 pub struct Manner {
-    /// Begins so long after the world.
+    /// Start, counted from the world's start.
     pub after: Duration,
-    /// Its address changes at these times: the port, or for `true` the host too.
+    /// Times at which its address changes: only the port, or with `true` the host too.
     pub moves: Vec<(Duration, bool)>,
-    /// It leaves at this time: with a word, or for `false` without.
+    /// Time at which it leaves: with a CONNECTION_CLOSE, or with `false` silently.
     pub leaves: Option<(Duration, bool)>,
     pub stream_window: u32,
     pub send_window: u32,
@@ -38,7 +38,7 @@ impl Manner {
     };
 }
 
-/// A datagram on its way from a client.
+/// A datagram in flight from a client.
 pub struct Sent {
     pub bytes: Vec<u8>,
     pub ecn: u8,
@@ -48,21 +48,21 @@ pub struct Client {
     pub address: SocketAddr,
     start: Instant,
     moves: VecDeque<(Duration, bool)>,
-    /// Times that its address changed under a connection.
+    /// Number of address changes during a connection.
     pub move_count: u64,
-    /// That of its address, once it has moved.
+    /// The anti-amplification account of its current address, once it has moved.
     pub account: Option<Account>,
     pub manner: Manner,
     endpoint: Endpoint,
     handle: ConnectionHandle,
     connection: Connection,
     pub requests: Vec<Request>,
-    /// The request that is driven first.
+    /// Index of the request that is driven first.
     turn: usize,
     begun: bool,
     established: bool,
     closing: bool,
-    /// Vanished, or done with its connection.
+    /// Whether it has left or its connection is drained.
     pub drained: bool,
 }
 
@@ -138,7 +138,7 @@ impl Client {
         [due, moves, leaves, self.connection.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// What it still waits for, for people.
+    /// Describes what it still waits for, for failure messages.
     pub fn unrest(&mut self, now: Instant) -> String {
         let due = self.next_deadline().map(|at| at.saturating_duration_since(now));
         let open = self.requests.iter().filter(|request| request.got.is_none());
@@ -175,8 +175,8 @@ impl Client {
         }
     }
 
-    /// Whether silence at its new address has ended its connection, and the gateway may not break
-    /// it.
+    /// Returns whether its connection timed out because the gateway was not permitted to send to
+    /// its new address.
     pub fn is_out_of_reach(&self) -> bool {
         let timed_out = ConnectionError::TimedOut.to_string();
         let lost = self.requests.iter().any(|request| {
@@ -185,7 +185,7 @@ impl Client {
         lost && self.account.as_ref().is_some_and(Account::is_spent)
     }
 
-    /// Works off events and requests; gives the datagrams to send.
+    /// Handles events and drives requests. Returns the datagrams to send.
     pub fn drive(&mut self, now: Instant) -> Vec<Sent> {
         let mut datagrams = Vec::new();
         if now < self.start {
@@ -233,11 +233,12 @@ impl Client {
         // good.
         if !self.established && self.connection.stats().frame_rx.handshake_done > 0 {
             self.established = true;
-            // The handshake is none of it: the connection does not move before.
+            // The handshake does not count: a connection does not migrate before its end.
             self.account = self.account.take().map(|_| Account::default());
         }
         if self.established && !self.closing {
-            // By turns: one long upload would else have all of the send window for itself.
+            // Requests are driven in turn: otherwise one long upload would take the whole send
+            // window.
             self.turn = (self.turn + 1) % self.requests.len();
             let (later, first) = self.requests.split_at_mut(self.turn);
             for request in first.iter_mut().chain(later) {

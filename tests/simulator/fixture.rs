@@ -1,4 +1,4 @@
-//! What a world is built of: certificates, the gateway, clients.
+//! The parts of a world: certificates, the gateway, clients.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,10 @@ use ringway::testing::{self, ClientTls, TestCertificate};
 use crate::client::Client;
 use crate::scenario::Scenario;
 
-/// Where the gateway is.
+/// Address of the gateway.
 pub const GATEWAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 443));
 
-/// A world's moving parts.
+/// The parts from which a world is built.
 pub struct Built {
     pub now: Instant,
     pub gateway: Gateway,
@@ -69,7 +69,8 @@ struct Tls {
     client: quinn_proto::ClientConfig,
 }
 
-/// An Ed25519 certificate: its signatures have one length, so that worlds are the same.
+/// Returns TLS settings with an Ed25519 certificate: its signatures have a fixed length, so that
+/// worlds are reproducible.
 fn tls() -> &'static Tls {
     static TLS: OnceLock<Tls> = OnceLock::new();
     TLS.get_or_init(|| {
@@ -82,7 +83,7 @@ fn tls() -> &'static Tls {
             ringway::testing::internal::config::Tls::default(),
         )
         .unwrap();
-        // A ticket from another world would make this one another.
+        // A session ticket from another world would make this one irreproducible.
         let resumption = rustls::client::Resumption::disabled();
         let client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();
         Tls { server, client }

@@ -1,4 +1,5 @@
-//! The few lines of HTTP/3 that a client needs: frames out, a response's frames in (RFC 9114 7).
+//! The part of HTTP/3 that a client needs: writes request frames, reads response frames (RFC 9114
+//! 7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use ringway::testing::internal::http3::qpack;
@@ -47,7 +48,7 @@ impl Response {
         }
     }
 
-    /// Of the final head, once it came.
+    /// Status of the final response head, once it was received.
     pub fn status(&self) -> Option<u16> {
         self.status
     }
@@ -55,11 +56,14 @@ impl Response {
     fn take_head(&mut self, block: &Bytes) {
         match (status_of(block), self.status) {
             (Some(status @ 100..200), None) => {
-                assert!([100, 103].contains(&status), "an interim response that nobody gave");
+                assert!(
+                    [100, 103].contains(&status),
+                    "an interim response that the origin did not send"
+                );
                 self.interim_count += 1;
             }
             (Some(status), None) => self.status = Some(status),
-            (Some(status), Some(first)) => panic!("answered twice: {first}, then {status}"),
+            (Some(status), Some(first)) => panic!("two final responses: {first}, then {status}"),
             (None, None) => panic!("a response without :status"),
             (None, Some(_)) => {
                 assert!(!self.trailers, "trailers twice");
@@ -68,7 +72,7 @@ impl Response {
         }
     }
 
-    /// The stream has ended: status, whether trailers came.
+    /// Handles the end of the stream. Returns the status and whether there were trailers.
     pub fn finish(&mut self) -> (u16, bool) {
         assert!(self.buffer.is_empty() && self.data_left == 0, "the response ended inside a frame");
         (self.status.expect("a response has a head"), self.trailers)
@@ -87,7 +91,7 @@ fn status_of(block: &Bytes) -> Option<u16> {
     status
 }
 
-/// Everything that a request sends on its stream.
+/// Returns all bytes that a request sends on its stream.
 pub fn encode_request(ask: &Ask) -> Bytes {
     let mut out = BytesMut::new();
     let malformed = match ask.behaviour {
@@ -108,7 +112,7 @@ pub fn encode_request(ask: &Ask) -> Bytes {
         lines.push(("X-Upper", "1"));
     }
     put_section(&mut out, &lines);
-    // RFC 9114 7.2.8: a frame of a reserved type means nothing.
+    // RFC 9114 7.2.8: a frame of a reserved type is ignored.
     put_frame_header(&mut out, 0x21, 5);
     out.extend_from_slice(b"greas");
     for piece in body(ask.id, Side::Request, ask.body_len).chunks(3_000) {
@@ -131,7 +135,8 @@ fn put_section(out: &mut BytesMut, lines: &[(&str, &str)]) {
     out.extend_from_slice(&block);
 }
 
-/// Type and length as QUIC variable-length integers (RFC 9000 16); lengths stay below 16,384.
+/// Encodes type and length as QUIC variable-length integers (RFC 9000 16); lengths are below
+/// 16,384.
 fn put_frame_header(out: &mut BytesMut, kind: u8, len: usize) {
     assert!(len < 16_384 && kind < 64);
     out.extend_from_slice(&[kind]);

@@ -1,5 +1,5 @@
 //! The kernel's side of the UDP socket: datagrams wait for slots, batches are read when they leave
-//! and not when they were handed over, sends are late, overtake each other and fail.
+//! and not when they are submitted, and sends are delayed, reordered and refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,14 +14,14 @@ use ringway::testing::internal::limits::{DATAGRAM_LEN_MAX, SLOT_LEN};
 use ringway::testing::internal::pool::{InKernel, Lease, Pool};
 use ringway::testing::internal::quic::{Datagram, Transmit};
 
-/// What goes wrong at the socket.
+/// The faults of the socket.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketTroubles {
-    /// Most that a send is late.
+    /// Maximum delay of a send.
     pub delay: Duration,
     /// Chance that a batch is refused and lost.
     pub refuses: f64,
-    /// Slots of the pool that somebody else holds all the time.
+    /// Slots of the pool that are withheld all the time.
     pub ballast: usize,
 }
 
@@ -36,7 +36,7 @@ struct Waiting {
     bytes: Vec<u8>,
 }
 
-/// A batch that the kernel reads.
+/// A batch that the kernel is sending.
 struct Sending {
     transmit: Transmit,
     batch: InKernel,
@@ -51,9 +51,9 @@ pub struct Socket {
     sendings: BTreeMap<u64, Sending>,
     sequence: u64,
     _ballast: Vec<Lease>,
-    /// Times that a datagram found no slot.
+    /// Number of datagrams for which no slot was free.
     pub starved_count: usize,
-    /// Batches that were refused.
+    /// Number of refused batches.
     pub refused_count: u64,
 }
 
@@ -73,15 +73,16 @@ impl Socket {
         }
     }
 
-    /// A datagram comes to the socket, whose buffer has an end.
+    /// Adds a datagram to the socket's buffer, which is bounded.
     pub fn take_in(&mut self, from: SocketAddr, ecn: u8, bytes: Vec<u8>) {
         if self.waiting.len() < SOCKET_DATAGRAMS_MAX {
             self.waiting.push_back(Waiting { from, ecn, bytes });
         }
     }
 
-    /// Gives out what waits, as far as slots are free: datagrams of one sender and one length share
-    /// a slot, as GRO has it. In a low pool they are copied out of it, as a worker does.
+    /// Delivers waiting datagrams as far as slots are free. Datagrams of one sender and one length
+    /// share a slot, as with GRO. When the pool is low they are copied out of the slot, as a worker
+    /// does.
     pub fn deliver(&mut self) -> Vec<Datagram> {
         let mut delivered = Vec::new();
         while let Some(first) = self.waiting.front() {
@@ -116,7 +117,7 @@ impl Socket {
         delivered
     }
 
-    /// Hands a batch over: its number, and after which delay it leaves.
+    /// Submits a batch. Returns its number and the delay until it leaves.
     pub fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) -> (u64, Duration) {
         assert!(transmit.len == buffer.len() && buffer.len() <= SLOT_LEN);
         let lost = self.rng.random_bool(self.troubles.refuses);
@@ -127,7 +128,7 @@ impl Socket {
         (self.sequence, self.troubles.delay.mul_f64(self.rng.random_range(0.0..1.0)))
     }
 
-    /// A batch leaves: where to, by which marks, and the datagrams as they are now.
+    /// Sends a batch. Returns its destination, its ECN marks, and the datagrams as they are now.
     pub fn sent(&mut self, number: u64) -> Option<(Transmit, Vec<Vec<u8>>)> {
         let Sending { transmit, batch, lost } = self.sendings.remove(&number).expect("sent once");
         let bytes = batch.complete();
@@ -136,21 +137,21 @@ impl Socket {
         (!lost).then_some((transmit, datagrams))
     }
 
-    /// Ends: nothing may be under way.
+    /// Ends the socket; no batch may be in flight.
     pub fn close(self) {
         assert!(self.sendings.is_empty() && self.waiting.is_empty());
     }
 }
 
 impl Drop for Socket {
-    /// A world that failed has batches under way: their slots go home for the next one.
+    /// Returns the slots of batches in flight after a failed world, for the next one.
     fn drop(&mut self) {
         for (_, sending) in std::mem::take(&mut self.sendings) {
-            // The failure may be just that a slot is not where it should be.
+            // The failure itself may be a misplaced slot.
             let _refused = catch_unwind(AssertUnwindSafe(|| sending.batch.complete()));
         }
     }
 }
 
-/// Datagrams that a socket's buffer holds; more are lost.
+/// Capacity of a socket's buffer in datagrams; more are lost.
 const SOCKET_DATAGRAMS_MAX: usize = 200;

@@ -1,8 +1,8 @@
-//! The gateway in a simulated world: virtual time, a seeded bad network, a kernel that does what it
-//! may, origins that do what they should not.
+//! The gateway in a simulated world: virtual time, a faulty network driven by a seed, a kernel that
+//! does anything it is allowed to, and origins that misbehave.
 //!
-//! Each test runs worlds from seeds. A world that fails names its seed; the same seed gives the
-//! same world again: `RINGWAY_SEED=69 cargo test --test simulator`. docs/TESTING.md tells more.
+//! Each test runs worlds from seeds. A failing world reports its seed, and the same seed reproduces
+//! it: `RINGWAY_SEED=69 cargo test --test simulator`. See docs/TESTING.md.
 
 #![allow(clippy::unwrap_used, reason = "a world that cannot be built is a failed test")]
 
@@ -35,7 +35,7 @@ use world::{Marks, OUT_OF_REACH_MARK};
 static ALLOCATOR: PoolAllocator = PoolAllocator;
 
 #[test]
-fn fair_weather_gives_every_kind_of_response() {
+fn without_faults_every_kind_of_response_is_correct() {
     let whole = |framing, len| Plan::Whole { framing, len, interim_count: 1 };
     let asks = vec![
         Ask::plain(0, "GET", 0, whole(Framing::Length, 0)),
@@ -58,10 +58,11 @@ fn fair_weather_gives_every_kind_of_response() {
     run(1, Scenario::quiet(asks));
 }
 
-/// Downloads that their client does not read for longer than an upstream may take to response: no
-/// upstream is late because it is not read, and what else the client asks is answered meanwhile.
+/// Downloads that their client does not read for longer than the upstream's response timeout: an
+/// upstream that the gateway does not read causes no timeout, and the client's other requests are
+/// answered meanwhile.
 #[test]
-fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
+fn paused_downloads_cause_no_timeout_and_do_not_block_other_requests() {
     let pause = Duration::from_secs(45);
     let whole = |len| Plan::Whole { framing: Framing::Length, len, interim_count: 0 };
     for responses_len_max in [RESPONSES_LEN_MAX, 300_000] {
@@ -86,10 +87,10 @@ fn downloads_that_pause_are_nobodys_fault_and_stop_nothing_else() {
     }
 }
 
-/// RFC 9114 5.2: a client may send until it hears of the drain; what comes later is told to go
-/// elsewhere. A connection without requests must not end before either.
+/// RFC 9114 5.2: a client may send requests until it learns of the drain; later ones are rejected
+/// so that it can retry elsewhere. A connection without requests must not end earlier.
 #[test]
-fn a_request_on_its_way_when_a_drain_begins_is_answered_or_rejected() {
+fn a_request_in_flight_when_a_drain_begins_is_served_or_rejected() {
     const DRAIN: u64 = 300;
     let outcome = |after| {
         let plan = || Plan::Whole { framing: Framing::Length, len: 10, interim_count: 0 };
@@ -100,18 +101,19 @@ fn a_request_on_its_way_when_a_drain_begins_is_answered_or_rejected() {
         let count = |mark| marks.get(mark).copied().unwrap_or(0);
         (count("status 200"), count("reset 0x10b"), count("connection lost"))
     };
-    // The way takes 5 ms: up to 305 the client knows of nothing.
+    // The one-way delay is 5 ms: until 305 ms the client does not know of the drain.
     for after in DRAIN - 20..=DRAIN + 5 {
-        assert_eq!(outcome(after), (2, 0, 0), "asked after {after} ms");
+        assert_eq!(outcome(after), (2, 0, 0), "requested after {after} ms");
     }
-    assert_eq!(outcome(DRAIN + 150), (1, 1, 0), "one that does not listen");
+    assert_eq!(outcome(DRAIN + 150), (1, 1, 0), "a client that ignores the GOAWAY");
     assert_eq!(outcome(DRAIN + 1_000), (1, 0, 1), "the connection has ended");
 }
 
-/// Downloads whose client moves to another host and does not know it, while three of ten datagrams
-/// are lost: most are found there, and none is lost that the gateway might have asked once more.
+/// Downloads whose client moves to another host without knowing it, while three of ten datagrams
+/// are lost. Most connections survive, and none is lost while the gateway may still send a
+/// challenge.
 #[test]
-fn clients_that_move_are_lost_only_where_nothing_more_may_be_sent() {
+fn clients_that_move_are_lost_only_if_the_anti_amplification_limit_is_reached() {
     let mut all = Marks::new();
     for seed in 0..60 {
         let plan = Plan::Whole { framing: Framing::Length, len: 400_000, interim_count: 0 };
@@ -128,9 +130,9 @@ fn clients_that_move_are_lost_only_where_nothing_more_may_be_sent() {
     assert!(count(OUT_OF_REACH_MARK) >= 1, "{all:?}");
 }
 
-/// Seeds that once failed come first.
+/// Seeds that once failed are run first.
 #[test]
-fn seeds_that_failed_before() {
+fn seeds_that_failed_before_pass() {
     let seeds = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
     for line in seeds {
         let seed = line.split_whitespace().next().unwrap().parse().unwrap();
@@ -151,7 +153,7 @@ fn no_world_breaks_the_gateway() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let first = number("RINGWAY_SEED_FIRST").unwrap_or(0);
     if let Some(seed) = number("RINGWAY_SEED") {
-        // Alone, and with all that there is to say.
+        // A single world, with all its output.
         let scenario = Scenario::draw(seed);
         eprintln!("{scenario:#?}");
         run(seed, scenario);
@@ -169,27 +171,29 @@ fn no_world_breaks_the_gateway() {
     if count >= SEED_COUNT {
         let foreign = marks.get(FOREIGN_MARK).copied().unwrap_or(0);
         let most = count / 1000 * FOREIGN_PERMILLE_MAX;
-        assert!(foreign <= most, "{foreign} worlds ended by a fault that is not ours, of {most}");
+        assert!(
+            foreign <= most,
+            "{foreign} worlds ended by a dependency's fault, of at most {most}"
+        );
         let lost = marks.get(OUT_OF_REACH_MARK).copied().unwrap_or(0);
         let most = count / 1000 * OUT_OF_REACH_PERMILLE_MAX;
-        assert!(lost <= most, "{lost} clients were out of reach, of {most}");
+        assert!(lost <= most, "{lost} clients were unreachable, of at most {most}");
         let happened = |mark: &&str| marks.get(*mark).is_some_and(|count| *count > 0);
         let dull: Vec<_> = EXPECTED.into_iter().filter(|mark| !happened(mark)).collect();
-        assert!(dull.is_empty(), "the worlds are dull: none of them met {dull:?}");
+        assert!(dull.is_empty(), "no world met {dull:?}");
     }
 }
 
-/// Worlds of one ordinary run.
+/// Number of worlds of an ordinary run.
 const SEED_COUNT: u64 = 5_000;
 
-/// Worlds of a thousand that may end by a fault that is not ours: what else they would show is
-/// lost.
+/// Worlds out of a thousand that may end by a dependency's fault; such worlds show nothing else.
 const FOREIGN_PERMILLE_MAX: u64 = 5;
 
-/// Clients in a thousand worlds that may be lost where nothing more may be sent to them.
+/// Clients in a thousand worlds that may be lost because of the anti-amplification limit.
 const OUT_OF_REACH_PERMILLE_MAX: u64 = 1;
 
-/// What must have happened in some world of an ordinary run, or the test has lost its teeth.
+/// Events that must occur in some world of an ordinary run; otherwise the test covers too little.
 const EXPECTED: [&str; 33] = [
     "upstream connect failures",
     "requests over kept connections",

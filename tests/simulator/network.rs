@@ -1,18 +1,18 @@
-//! A seeded bad network: what happens to a datagram is drawn once, when it is sent.
+//! A faulty network driven by a seed: the fate of each datagram is drawn once, when it is sent.
 
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-/// How bad the network is.
+/// The faults of the network.
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
     /// Chance that a datagram is lost.
     pub loss: f64,
-    /// Chance that a burst of loss begins with a datagram.
+    /// Chance that a datagram starts a burst of loss.
     pub burst: f64,
-    /// Chance that a datagram comes twice.
+    /// Chance that a datagram is duplicated.
     pub duplication: f64,
     /// Chance that a byte of a datagram is flipped.
     pub corruption: f64,
@@ -20,16 +20,16 @@ pub struct Weather {
     pub congestion_mark: f64,
     /// One-way delay.
     pub delay: Duration,
-    /// Most that is added to the delay; datagrams overtake each other.
+    /// Maximum jitter added to the delay; it reorders datagrams.
     pub jitter: Duration,
     /// Longest datagram that passes.
     pub mtu: usize,
-    /// Nothing passes from the first instant on, for the second.
+    /// Blackouts as (start, duration); nothing passes during one.
     pub blackout: Option<(Duration, Duration)>,
 }
 
 impl Weather {
-    /// Nothing goes wrong.
+    /// A network without faults.
     pub const FAIR: Self = Self {
         loss: 0.0,
         burst: 0.0,
@@ -42,7 +42,7 @@ impl Weather {
         blackout: None,
     };
 
-    /// Drawn from the seed: fair, bad, or so bad that connections may be lost.
+    /// Draws the faults from the seed: none, some, or so many that connections may be lost.
     pub fn draw(rng: &mut SmallRng) -> Self {
         let kind = rng.random_range(0..10);
         if kind < 2 {
@@ -65,27 +65,27 @@ impl Weather {
         }
     }
 
-    /// Whether a connection may be lost by no fault of the gateway's.
+    /// Returns whether a connection may be lost through no fault of the gateway.
     pub fn is_harsh(&self) -> bool {
         self.burst > 0.0 || self.blackout.is_some()
     }
 
-    /// Whether anything is lost.
+    /// Returns whether any datagram may be lost.
     pub fn loses(&self) -> bool {
         self.loss > 0.0 || self.corruption > 0.0 || self.is_harsh()
     }
 }
 
-/// The dice of one world's network.
+/// The network of one world, with its random number generator.
 pub struct Network {
     rng: SmallRng,
     weather: Weather,
     burst_left: u32,
-    /// How often what went wrong.
+    /// Counters of the faults that occurred.
     pub counts: NetworkCounts,
 }
 
-/// Datagrams to which something happened.
+/// Counters of affected datagrams, by fault.
 #[derive(Debug, Default)]
 pub struct NetworkCounts {
     pub lost_in_bursts: u64,
@@ -105,8 +105,8 @@ impl Network {
         Self { rng, weather, burst_left: 0, counts: NetworkCounts::default() }
     }
 
-    /// The delays after which copies of `datagram` arrive, and what of it arrives. `at` is counted
-    /// from the world's start.
+    /// Returns the delays of the copies of `datagram` that arrive, and applies corruption and marks
+    /// to it. `at` is counted from the world's start.
     pub fn carry(&mut self, at: Duration, datagram: &mut [u8], ecn: &mut u8) -> Vec<Duration> {
         let weather = self.weather;
         if self.rng.random_bool(weather.burst) {

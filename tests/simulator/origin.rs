@@ -1,5 +1,5 @@
-//! A scripted HTTP/1.1 origin in memory. It reads requests by a parser of its own, holds every byte
-//! of their bodies against what the client sends, and does what each request's plan says.
+//! A scripted HTTP/1.1 origin in memory. It reads requests with a parser of its own, compares every
+//! body byte with what the client sends, and follows each request's plan.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -9,24 +9,25 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::plan::{Ask, Framing, LIES, Plan, Side, body, id_of};
 
-/// Bytes that the origin sends, from an instant on.
+/// Bytes that the origin sends, with the earliest instant.
 pub struct Sending {
     pub ready: Instant,
     pub bytes: Bytes,
-    /// A place where no piece may end: what follows is leftover only if it comes together.
+    /// A position at which no piece may end: the bytes after it are left over only if they arrive
+    /// together.
     pub glue: Option<usize>,
-    /// Sent only while no further request has been written to the connection.
+    /// Whether it is sent only while no further request has been written to the connection.
     pub only_idle: bool,
 }
 
-/// How the origin ends a connection.
+/// The way the origin ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Close,
     Reset,
 }
 
-/// Where in a request the origin reads.
+/// The origin's position within a request.
 #[derive(Debug)]
 enum Reading {
     Head,
@@ -44,11 +45,11 @@ pub struct Conversation {
     id: usize,
     body_len: usize,
     answered: bool,
-    /// Reads no more.
+    /// Whether it has stopped reading.
     deaf: bool,
     pub sendings: VecDeque<Sending>,
     pub ending: Option<Ending>,
-    /// Ids whose heads came, to be taken by the world.
+    /// Ids of requests whose heads were received, for the world to take.
     pub heads: Vec<usize>,
 }
 
@@ -68,12 +69,12 @@ impl Conversation {
         }
     }
 
-    /// The request that is or was last read, and how many bytes of its body came.
+    /// Returns the request being read or read last, and the number of body bytes received.
     pub fn request(&self) -> (usize, usize) {
         (self.id, self.body_len)
     }
 
-    /// Takes request bytes; queues what the plans say.
+    /// Takes request bytes and queues the responses that the plans prescribe.
     pub fn handle(&mut self, now: Instant, piece: &[u8]) {
         if self.deaf {
             return;
@@ -82,7 +83,7 @@ impl Conversation {
         while !self.deaf && self.step(now) {}
     }
 
-    /// Reads on by one element. False when it is not there yet.
+    /// Reads one element. Returns false when it is not complete yet.
     fn step(&mut self, now: Instant) -> bool {
         match self.reading {
             Reading::Head => {
@@ -103,7 +104,7 @@ impl Conversation {
             }
             Reading::Chunk { left: 0 } => {
                 let Some(end) = self.take_until(b"\r\n") else { return false };
-                assert_eq!(end.len(), 2, "a chunk ends where its size says");
+                assert_eq!(end.len(), 2, "a chunk must end where its size says");
                 self.reading = Reading::ChunkLine;
             }
             Reading::Chunk { left } => {
@@ -115,7 +116,10 @@ impl Conversation {
                 let Some(line) = self.take_until(b"\r\n") else { return false };
                 if line.len() == 2 {
                     let ask = &self.asks[self.id];
-                    assert_eq!(self.body_len, ask.body_len, "a cut request looks whole: {ask:?}");
+                    assert_eq!(
+                        self.body_len, ask.body_len,
+                        "a truncated request looks complete: {ask:?}"
+                    );
                     self.end(now);
                 }
             }
@@ -128,13 +132,13 @@ impl Conversation {
         Some(self.input.split_to(at + end.len()))
     }
 
-    /// Takes body bytes and holds them against the tape.
+    /// Takes body bytes and compares them with the tape.
     fn take_body(&mut self, left: usize) -> usize {
         let ask = &self.asks[self.id];
         let len = left.min(self.input.len());
-        assert!(self.body_len + len <= ask.body_len, "the request's body grew: {ask:?}");
+        assert!(self.body_len + len <= ask.body_len, "the request's body is too long: {ask:?}");
         let expected = body(self.id, Side::Request, self.body_len + len);
-        assert!(self.input[..len] == expected[self.body_len..], "a foreign body: {ask:?}");
+        assert!(self.input[..len] == expected[self.body_len..], "the body differs: {ask:?}");
         self.input.advance(len);
         self.body_len += len;
         len
@@ -147,7 +151,7 @@ impl Conversation {
         (self.body_len, self.answered) = (0, false);
         self.heads.push(self.id);
         let ask = &self.asks[self.id];
-        assert_eq!(method, ask.method, "the method is forwarded as it came");
+        assert_eq!(method, ask.method, "the method is forwarded unchanged");
         let field = |name: &str| {
             head.split("\r\n").skip(1).find_map(|line| {
                 let (field, value) = line.split_once(':')?;
@@ -158,7 +162,7 @@ impl Conversation {
             (Some("chunked"), None) => Reading::ChunkLine,
             (None, Some(len)) => Reading::Length { left: len.parse().expect("a length") },
             (None, None) => Reading::Length { left: 0 },
-            both => panic!("one framing for one request, not {both:?}"),
+            both => panic!("a request has exactly one framing, not {both:?}"),
         };
         if let Plan::Early { closes, .. } = ask.plan {
             self.deaf = closes;
@@ -166,7 +170,7 @@ impl Conversation {
         }
     }
 
-    /// The request is whole.
+    /// Handles the end of a request.
     fn end(&mut self, now: Instant) {
         self.reading = Reading::Head;
         if !self.answered {
@@ -259,13 +263,13 @@ impl Conversation {
             let glue = Some(response.len());
             let bytes = [&response[..], extra].concat().into();
             self.sendings.push_back(Sending { ready: now, bytes, glue, only_idle: false });
-            // What comes of it is no response to anything.
+            // Further bytes would be no response to any request.
             self.deaf = true;
         }
     }
 }
 
-/// A whole response with status 200.
+/// Returns a complete response with status 200.
 pub fn whole(ask: &Ask, framing: Framing, len: usize) -> Bytes {
     let payload = if ask.plan == Plan::Echo {
         body(ask.id, Side::Request, len)
@@ -294,7 +298,8 @@ pub fn whole(ask: &Ask, framing: Framing, len: usize) -> Bytes {
     out.into()
 }
 
-/// Between two drops: the whole of a dripping answer stays within no single wait of the gateway's.
+/// Pause between two pieces of a dripping response: the whole takes longer than any single timeout
+/// of the gateway.
 const DRIP_PAUSE: Duration = Duration::from_millis(400);
-/// How long after its response the origin says more.
+/// Delay between a response and the extra bytes after it.
 const LATE: Duration = Duration::from_millis(30);

@@ -1,7 +1,8 @@
-//! What one request asks, how its client behaves, and what the origin does about it.
+//! A request with the behaviour of its client and of the origin.
 //!
-//! A request is known by its id, which its path names. Bodies are cuts of one tape of random bytes,
-//! at a place that the id decides: a lost, doubled, moved or foreign piece is another body.
+//! A request is identified by its id, which is in its path. Bodies are slices of one tape of random
+//! bytes, at a position derived from the id: any lost, duplicated, moved or foreign piece makes the
+//! body differ.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -18,42 +19,42 @@ pub struct Ask {
     pub id: usize,
     pub method: &'static str,
     pub body_len: usize,
-    /// What `content-length` says.
+    /// Value of `content-length`.
     pub declared: Option<usize>,
-    /// The request has trailers.
+    /// Whether the request has trailers.
     pub trailers: bool,
-    /// Opened so long after the client began.
+    /// Time at which it is opened, counted from the client's start.
     pub after: Duration,
     pub behaviour: Behaviour,
     pub plan: Plan,
 }
 
-/// What a client does that is not simply asking and reading.
+/// Unusual behaviour of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     Plain,
-    /// Stops and resets the request after so many response bytes.
+    /// Stops and resets the request after this many response bytes.
     CancelAfter(usize),
-    /// Resets the request after so many bytes of its stream.
+    /// Resets the request after this many bytes of its stream.
     AbortAt(usize),
-    /// Reads nothing for a while, once so many response bytes came.
+    /// Reads nothing for a while, after this many response bytes.
     PauseReading(usize, Duration),
-    /// Sends nothing for a while, after so many bytes of its stream.
+    /// Sends nothing for a while, after this many bytes of its stream.
     PauseSending(usize, Duration),
-    /// Sends no more than so many bytes of its stream.
+    /// Sends nothing more after this many bytes of its stream.
     StallAt(usize),
     /// Breaks a rule of HTTP/3.
     Malformed(Malformed),
 }
 
 impl Behaviour {
-    /// Whether it reads nothing for so long that the gateway gives the response up.
+    /// Returns whether it pauses reading for so long that the gateway gives the response up.
     pub fn is_long_pause(self) -> bool {
         matches!(self, Self::PauseReading(_, length) if length >= RESPONSE_STALL_TIMEOUT)
     }
 }
 
-/// How a request is malformed.
+/// The defect of a malformed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
     /// DATA before HEADERS: H3_FRAME_UNEXPECTED on the connection (RFC 9114 4.1).
@@ -62,7 +63,7 @@ pub enum Malformed {
     UpperCase,
 }
 
-/// How the origin frames a response.
+/// The framing of the origin's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Length,
@@ -70,18 +71,18 @@ pub enum Framing {
     UntilClose,
 }
 
-/// What the origin does.
+/// The behaviour of the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
-    /// 200 with a body of so many bytes, after so many interim responses.
+    /// 200 with a body of this length, after this many interim responses.
     Whole { framing: Framing, len: usize, interim_count: u8 },
     /// 200 with the request's body.
     Echo,
     /// A status without a body.
     Bare(u16),
-    /// Answers when it has the head; then reads on, or closes.
+    /// Responds once it has the head; then reads on, or closes.
     Early { status: u16, closes: bool },
-    /// Sends so many thousandths of a whole response, then ends or resets the connection.
+    /// Sends this many thousandths of a complete response, then ends or resets the connection.
     Cut { framing: Framing, len: usize, permille: usize, resets: bool },
     /// Nothing.
     Never,
@@ -91,15 +92,15 @@ pub enum Plan {
     Drip { len: usize },
     /// A head that breaks HTTP.
     Lie(usize),
-    /// Chunks of which one is longer than it says.
+    /// Chunks, one of which is longer than its size says.
     BadChunk { len: usize },
-    /// More bytes than the response has: at once, or once the connection is idle.
+    /// Extra bytes after the response: at once, or once the connection is idle.
     Overlong { len: usize, late: bool },
-    /// A whole response, and closes without having said so.
+    /// A complete response, then a close that was not announced.
     Leaves { len: usize },
 }
 
-/// Heads of which each breaks HTTP in its own way (RFC 9112).
+/// Malformed heads, each violating HTTP in its own way (RFC 9112).
 pub const LIES: [&str; 9] = [
     "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
     "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\n",
@@ -112,7 +113,7 @@ pub const LIES: [&str; 9] = [
     "\u{0}\u{1}\u{2} no HTTP at all",
 ];
 
-/// Whose body it is.
+/// The side that sends a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Request,
@@ -122,7 +123,7 @@ pub enum Side {
 /// The longest body.
 pub const BODY_LEN_MAX: usize = 1_200_000;
 
-/// The first `len` bytes of the body that request `id` has on one side.
+/// Returns the first `len` bytes of the body of request `id` on one side.
 pub fn body(id: usize, side: Side, len: usize) -> Bytes {
     static TAPE: OnceLock<Bytes> = OnceLock::new();
     let tape = TAPE.get_or_init(|| {
@@ -134,11 +135,11 @@ pub fn body(id: usize, side: Side, len: usize) -> Bytes {
     tape.slice(place..place + len)
 }
 
-/// Places on the tape where bodies begin; a prime, so that ids meet late.
+/// Number of positions on the tape where bodies begin; a prime, so that ids rarely share one.
 const PLACES: usize = 65_521;
 
 impl Ask {
-    /// A request without oddities.
+    /// Returns a request without unusual behaviour.
     pub fn plain(id: usize, method: &'static str, body_len: usize, plan: Plan) -> Self {
         Self {
             id,
@@ -156,7 +157,7 @@ impl Ask {
         format!("/r/{}", self.id)
     }
 
-    /// The body that a whole response has, and of which a cut one is the beginning.
+    /// Returns the body of a complete response; a truncated one is a prefix of it.
     pub fn response_body(&self) -> Bytes {
         let len = match self.plan {
             _ if self.method == "HEAD" => 0,
@@ -174,8 +175,8 @@ impl Ask {
     }
 }
 
-/// The id in a path.
+/// Returns the id in a path.
 pub fn id_of(path: &str) -> usize {
     let id = path.strip_prefix("/r/").and_then(|id| id.parse().ok());
-    id.unwrap_or_else(|| panic!("nobody asked for {path:?}"))
+    id.unwrap_or_else(|| panic!("no request has the path {path:?}"))
 }

@@ -1,4 +1,4 @@
-//! The simulator is worth what it finds: bugs planted in the gateway, each to be found soon.
+//! Tests the simulator itself: each bug planted in the gateway must be found within a few seeds.
 
 use ringway::testing::internal::planted::Bug;
 

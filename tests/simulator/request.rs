@@ -1,4 +1,4 @@
-//! One request of a client: what it sends when, what it reads when, what comes of it.
+//! One request of a client: when it sends and reads, and its outcome.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use quinn_proto::{Connection, Dir, ReadError, StreamId, VarInt, WriteError};
 use crate::frames::{Response, encode_request};
 use crate::plan::{Ask, Behaviour};
 
-/// What a client got.
+/// The response as a client received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
     Whole {
@@ -18,7 +18,7 @@ pub enum Got {
         interim_count: usize,
     },
     Reset(u64),
-    /// The client gave it up itself.
+    /// The client aborted it.
     Cancelled,
     ConnectionLost {
         established: bool,
@@ -27,7 +27,7 @@ pub enum Got {
 }
 
 impl Got {
-    /// The kind of outcome.
+    /// Returns the kind of outcome.
     pub fn mark(&self) -> String {
         match self {
             Self::Whole { status, .. } => format!("status {status}"),
@@ -68,21 +68,21 @@ impl Request {
         }
     }
 
-    /// Body bytes of the response that were read.
+    /// Returns the number of body bytes of the response that were read.
     pub fn received_len(&self) -> usize {
         self.response.body.len()
     }
 
-    /// What came of a response that is not whole: its status, and its body so far.
+    /// Returns the received part of an incomplete response: its status, and its body so far.
     pub fn received(&self) -> (Option<u16>, &[u8]) {
         (self.response.status(), &self.response.body)
     }
 
-    /// When it is to be driven although nothing comes.
+    /// Returns when it must be driven even without an event.
     pub fn next_deadline(&self, start: Instant) -> Option<Instant> {
         match (self.got.is_some(), self.stream) {
             (true, _) => None,
-            // Once its time has come, it waits for stream credit and not for the clock.
+            // Once it is due, it waits for stream credit and not for a timer.
             (false, None) => (!self.is_due).then_some(start + self.ask.after),
             (false, Some(_)) => self.paused_until,
         }
@@ -139,7 +139,7 @@ impl Request {
         }
     }
 
-    /// The behaviour's place in the sending is reached.
+    /// Handles reaching the position at which the client's behaviour changes.
     fn hold(&mut self, now: Instant, connection: &mut Connection, stream: StreamId) {
         match self.ask.behaviour {
             Behaviour::PauseSending(_, length) if !self.has_paused => {

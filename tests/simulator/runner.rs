@@ -1,4 +1,4 @@
-//! Runs worlds: one, or many on all cores.
+//! Runs a single world, or many on all cores.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -22,13 +22,13 @@ pub struct Failure {
     pub message: String,
 }
 
-/// Runs one world to its end and holds it against every rule. Returns the hash of its events.
+/// Runs one world to its end and checks every rule. Returns the hash of its events.
 pub fn run(seed: u64, scenario: Scenario) -> u64 {
     let pool = new_pool();
     run_in(seed, scenario, &pool).0
 }
 
-/// Like [`run`]; `check` holds the world against what the test knows of it.
+/// Runs one world like [`run`], with further checks of the test in `check`.
 pub fn run_and(seed: u64, scenario: Scenario, check: impl FnOnce(&World)) {
     let mut world = World::new(seed, scenario, new_pool());
     world.run();
@@ -37,7 +37,7 @@ pub fn run_and(seed: u64, scenario: Scenario, check: impl FnOnce(&World)) {
     world.assert_at_rest();
 }
 
-/// Runs one world like [`run`]. Returns what happened in it.
+/// Runs one world like [`run`]. Returns its event counters.
 pub fn marks_of(seed: u64, scenario: Scenario) -> Marks {
     run_in(seed, scenario, &new_pool()).1
 }
@@ -57,7 +57,7 @@ fn new_pool() -> Rc<Pool> {
     Rc::new(Pool::attach(region))
 }
 
-/// Runs the world of `seed`. `None` where it met a fault that is not ours.
+/// Runs the world of `seed`. Returns `None` if it met a dependency's fault.
 pub fn replay(seed: u64) -> Option<u64> {
     in_new_thread(|| {
         hush();
@@ -73,8 +73,8 @@ pub fn replay(seed: u64) -> Option<u64> {
     .unwrap_or_else(|message| panic!("seed {seed}: {message}"))
 }
 
-/// Runs the worlds of `seeds` on every core. Answers those that failed, by seed, and how often
-/// what happened in the others.
+/// Runs the worlds of `seeds` on every core. Returns the failed ones by seed, and the event
+/// counters of the others.
 pub fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     let next = AtomicU64::new(seeds.start);
     let marks = Mutex::new(Marks::new());
@@ -83,8 +83,8 @@ pub fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     std::thread::scope(|scope| {
         for _ in 0..core_count {
             scope.spawn(|| {
-                // A failed world may hold slots of its thread's pool for ever: a new thread goes
-                // on.
+                // A failed world may hold slots of its thread's pool for ever, so a new thread
+                // continues.
                 while let Some(failure) =
                     in_new_thread(|| first_failure(&next, seeds.end, None, &marks))
                 {
@@ -102,7 +102,7 @@ pub fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     (failures, marks.into_inner().unwrap())
 }
 
-/// The first world of `seeds` that finds `bug`.
+/// Returns the first world of `seeds` that finds `bug`.
 pub fn find(bug: Bug, seeds: Range<u64>) -> Option<Failure> {
     let next = AtomicU64::new(seeds.start);
     let marks = Mutex::new(Marks::new());
@@ -131,7 +131,7 @@ fn first_failure(
         let Ok((_, seen)) = catch_unwind(world) else {
             let message = FIRST.take();
             if pool.counts().free < pool.counts().total {
-                // Its slots are lost, and nobody else shall have the region.
+                // Its slots are lost, so the region must not be used again.
                 std::mem::forget(pool);
                 return Some(Failure { seed, message });
             }
@@ -149,7 +149,7 @@ fn first_failure(
 }
 
 thread_local! {
-    /// What the first panic of a sweeping thread's world said.
+    /// Message of the first panic in this thread's world.
     static FIRST: RefCell<String> = const { RefCell::new(String::new()) };
     static HUSHED: RefCell<bool> = const { RefCell::new(false) };
 }
@@ -163,7 +163,7 @@ fn hush() {
             if HUSHED.with_borrow(|hushed| *hushed) {
                 let mut text = info.to_string().replace('\n', " ");
                 text.truncate(text.floor_char_boundary(1_000));
-                // What follows while the world is taken down is of less interest.
+                // Later panics, while the world is dropped, are of less interest.
                 FIRST.with_borrow_mut(|first| {
                     if first.is_empty() {
                         *first = text;
@@ -179,11 +179,12 @@ fn hush() {
 
 /// A debug assertion of quinn-proto 0.11.19 that does not hold after a client's address changed:
 /// the new path counts nothing in flight, and the loss timer of the old one still runs. A release
-/// sends one probe more than it must. Such a world ends there and says nothing of ours.
+/// build sends one probe too many. Such a world ends there and shows nothing about the gateway.
 const FOREIGN: &str = "assertion failed: !self.peer_completed_address_validation()";
 
-/// How worlds that ended so are counted.
+/// Counter of worlds that ended this way.
 pub const FOREIGN_MARK: &str = "worlds ended by a foreign fault";
 
-/// After so many the rest says nothing new; each also costs a region of address space.
+/// Maximum number of failures: further ones show nothing new, and each costs a region of address
+/// space.
 const FAILURES_MAX: usize = 20;

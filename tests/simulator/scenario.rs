@@ -1,4 +1,4 @@
-//! Everything that a seed decides.
+//! The scenario of a world: everything that its seed decides.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::network::Weather;
 use crate::plan::{Ask, Behaviour, Framing, LIES, Malformed, Plan};
 use crate::wire::Troubles;
 
-/// Slots of a world's pool, some of which its scenario takes away.
+/// Slots of a world's pool, some of which its scenario withholds.
 pub const SLOT_COUNT: usize = 128;
 
-/// As a worker has it: half of its pool.
+/// As in a worker: half of its pool.
 pub const RESPONSES_LEN_MAX: usize = SLOT_COUNT * SLOT_LEN / 2;
 
 #[derive(Debug, Clone)]
@@ -28,16 +28,16 @@ pub struct Scenario {
     pub troubles: Troubles,
     pub socket: SocketTroubles,
     pub clients: Vec<(Manner, Vec<Ask>)>,
-    /// What of all responses may wait in the gateway.
+    /// Bytes of all responses that may wait in the gateway.
     pub responses_len_max: usize,
-    /// A reload comes at this time.
+    /// Time of a reload.
     pub reload: Option<Duration>,
-    /// A drain begins at this time.
+    /// Time at which a drain begins.
     pub drain: Option<Duration>,
 }
 
 impl Scenario {
-    /// One client in a world without troubles.
+    /// Returns a scenario of one client and no faults.
     pub fn quiet(asks: Vec<Ask>) -> Self {
         Self {
             config: demo(),
@@ -81,12 +81,12 @@ impl Scenario {
         }
     }
 
-    /// Whether requests may find every upstream connection in use.
+    /// Returns whether requests may find every upstream connection in use.
     pub fn has_few_connections(&self) -> bool {
         self.config.upstreams[0].max_connections < 100
     }
 
-    /// Whether an origin may close a kept connection while a request is on its way to it.
+    /// Returns whether an origin may close a kept connection while a request is in flight to it.
     pub fn has_race_for_kept(&self) -> bool {
         let plans = self.clients.iter().flat_map(|(_, asks)| asks).map(|ask| ask.plan);
         let mut plans = plans;
@@ -102,7 +102,7 @@ pub fn demo() -> Config {
     config
 }
 
-/// A number below `bound` with this chance, else 0.
+/// Returns a random number below `bound` with this chance, else 0.
 fn some(rng: &mut SmallRng, chance: f64, bound: u64) -> u64 {
     if rng.random_bool(chance) { rng.random_range(0..bound) } else { 0 }
 }
@@ -143,7 +143,7 @@ fn draw_config(rng: &mut SmallRng) -> Config {
     config
 }
 
-/// A roomy pool, a low one, or one with hardly a slot.
+/// Draws an ample pool, a low one, or one with hardly any slot.
 fn draw_ballast(rng: &mut SmallRng) -> usize {
     match rng.random_range(0..4) {
         0 | 1 => 0,
@@ -212,8 +212,8 @@ fn draw_ask(rng: &mut SmallRng, id: usize) -> Ask {
     ask
 }
 
-/// One of the requests of a client that lets many long responses wait at once: for longer than an
-/// upstream may take, and not for so long that they are given up.
+/// Returns a request of a client that lets many long responses wait at once: for longer than the
+/// upstream's timeout, but not for so long that the gateway gives them up.
 fn draw_hoard(rng: &mut SmallRng, id: usize) -> Ask {
     let long = rng.random_range(0..4) > 0;
     let len = if long { rng.random_range(200_000..500_000) } else { draw_len(rng) };

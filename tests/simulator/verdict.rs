@@ -1,5 +1,5 @@
-//! Holds what each client got against what its request, the origin's plan and the world's troubles
-//! allow. In a quiet world that is one outcome.
+//! Compares what each client got with the outcomes that its request, the origin's plan and the
+//! world's faults allow. In a world without faults that is a single outcome.
 
 use ringway::testing::internal::message::Outcome;
 
@@ -8,7 +8,7 @@ use crate::plan::{Ask, Behaviour, Framing, Malformed, Plan};
 use crate::request::{Got, Request};
 use crate::world::World;
 
-/// One outcome that is allowed.
+/// An allowed outcome.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Allowed {
     Status(u16),
@@ -47,7 +47,7 @@ pub fn check(world: &World) {
             let got = request.got.as_ref().unwrap_or_else(|| panic!("no response to {ask:?}"));
             let mut allowed = allowed(world, ask);
             if client.requests.iter().any(|request| request.ask.behaviour.is_long_pause()) {
-                // What one response cannot send fills the window of its whole connection.
+                // The unread bytes of one response fill the window of the whole connection.
                 allowed.push(Reset(INTERNAL_ERROR));
             }
             let weather = world.scenario.weather;
@@ -58,7 +58,7 @@ pub fn check(world: &World) {
                 || weather.is_harsh()
                 || world.scenario.drain.is_some()
                 || unborn && (weather.loses() || world.scenario.socket.refuses > 0.0)
-                // A Retry token proves the address that it was sent to (RFC 9000 8.1.2).
+                // A Retry token validates the address that it was sent to (RFC 9000 8.1.2).
                 || unborn && !client.manner.moves.is_empty()
             {
                 allowed.push(Lost);
@@ -85,7 +85,7 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
     match got {
         Got::Whole { status, body, trailers, interim_count } => {
             let Some(record) = record else {
-                // One whose head never came has no path to be known by.
+                // A request whose head was never complete has no path to identify it.
                 return assert_eq!(*status, 408, "no access record for {ask:?}");
             };
             assert_eq!(record.status.map(|status| status.as_u16()), Some(*status), "{ask:?}");
@@ -113,7 +113,8 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
     }
 }
 
-/// What came before a response was cut off, given up or lost is the beginning of the true one.
+/// Asserts that the received part of a truncated, abandoned or lost response is a prefix of the
+/// true one.
 fn check_cut(world: &World, request: &Request) {
     let (ask, (status, body)) = (&request.ask, request.received());
     let Some(status) = status else {
@@ -123,15 +124,19 @@ fn check_cut(world: &World, request: &Request) {
     let given = record.and_then(|record| record.status).map_or(408, |status| status.as_u16());
     assert_eq!(status, given, "{ask:?}");
     if record.is_none_or(|record| record.error.is_some()) {
-        // The gateway's own response: it says its status first.
+        // The gateway's own response begins with its status.
         let own = format!("{status} ");
         let len = own.len().min(body.len());
-        return assert!(own.as_bytes()[..len] == body[..len], "a foreign response: {ask:?}");
+        return assert!(own.as_bytes()[..len] == body[..len], "the response differs: {ask:?}");
     }
-    assert!(ask.response_body().starts_with(body), "{} foreign bytes: {ask:?}", body.len());
+    assert!(
+        ask.response_body().starts_with(body),
+        "the first {} bytes differ: {ask:?}",
+        body.len()
+    );
 }
 
-/// Whether anything in the world accounts for a response of the gateway's own that says `token`
+/// Returns whether a fault of the world explains the gateway's own response with the error `token`
 /// (RFC 9209 2.3).
 fn is_explained(world: &World, ask: &Ask, token: &str) -> bool {
     let scenario = &world.scenario;
@@ -154,17 +159,18 @@ fn is_explained(world: &World, ask: &Ask, token: &str) -> bool {
     }
 }
 
-/// RFC 9110 9.2.2: what is not idempotent is sent once; what is, at most once more.
+/// Asserts that a request that is not idempotent is sent once, an idempotent one at most twice (RFC
+/// 9110 9.2.2).
 fn check_tries(world: &World) {
     for request in world.clients().iter().flat_map(|client| &client.requests) {
         let ask = &request.ask;
         let count = world.heads().get(&ask.id).copied().unwrap_or(0);
         let most = if ask.method == "POST" { 1 } else { 2 };
-        assert!(count <= most, "the origin was asked {count} times: {ask:?}");
+        assert!(count <= most, "the origin got the request {count} times: {ask:?}");
     }
 }
 
-/// What may become of a request, apart from the loss of its connection.
+/// Returns the allowed outcomes of a request, apart from the loss of its connection.
 fn allowed(world: &World, ask: &Ask) -> Vec<Allowed> {
     let scenario = &world.scenario;
     let limits = &scenario.config.limits;
@@ -180,13 +186,13 @@ fn allowed(world: &World, ask: &Ask) -> Vec<Allowed> {
                 allowed.push(Status(status));
             }
         }
-        // Which of the two comes first, a head that is wrong or the end that is wrong.
+        // Either error may be detected first: the malformed head or the premature end.
         Behaviour::Malformed(Malformed::UpperCase) => allowed = vec![Reset(MESSAGE_ERROR)],
         Behaviour::Malformed(Malformed::DataFirst) => allowed = vec![Lost],
         Behaviour::Plain | Behaviour::PauseReading(..) | Behaviour::PauseSending(..) => {}
     }
     if ask.declared.is_some_and(|declared| declared != ask.body_len) {
-        // RFC 9114 4.1.2. Too long a body may end after its response.
+        // RFC 9114 4.1.2. An overlong body may end after its response.
         if ask.declared > Some(ask.body_len) && !matches!(ask.plan, Plan::Early { .. }) {
             allowed.clear();
         }
@@ -223,7 +229,7 @@ fn allowed(world: &World, ask: &Ask) -> Vec<Allowed> {
     allowed
 }
 
-/// What the plan alone leads to.
+/// Returns the outcome that the plan alone leads to.
 fn proper(ask: &Ask) -> Allowed {
     match ask.plan {
         Plan::Whole { interim_count: 9.., .. } | Plan::Lie(_) => Status(502),

@@ -1,5 +1,5 @@
-//! The kernel's side of upstream connections: what the gateway asks of them, in which order the
-//! responses come, and what goes wrong. Whatever is legal happens.
+//! The kernel's side of upstream connections: takes the gateway's operations, completes them in any
+//! legal order, and injects faults.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use ringway::testing::internal::proxy::{TransportFault, UpstreamEvent, UpstreamK
 use crate::origin::{Conversation, Ending};
 use crate::plan::Ask;
 
-/// What goes wrong between the gateway and its upstreams.
+/// The faults between the gateway and its upstreams.
 #[derive(Debug, Clone, Copy)]
 pub struct Troubles {
     /// Chance that a connect fails.
@@ -24,11 +24,11 @@ pub struct Troubles {
     pub connect_hangs: f64,
     /// Chance that a connection breaks at a receive or at a write.
     pub breaks: f64,
-    /// Chance that the origin takes a write seconds later.
+    /// Chance that the origin reads a write only seconds later.
     pub stalls: f64,
-    /// Most that a completion is late.
+    /// Maximum delay of a completion.
     pub delay: Duration,
-    /// Longest piece of a receive.
+    /// Maximum length of a piece of a receive.
     pub piece_len_max: usize,
 }
 
@@ -43,31 +43,31 @@ impl Troubles {
     };
 }
 
-/// What happens on upstream connections when its time has come.
+/// A scheduled event on an upstream connection.
 pub enum Arrival {
-    /// The gateway is told.
+    /// The gateway gets a completion.
     Told(UpstreamEvent),
     /// Bytes reach the origin.
     Reached,
-    /// The kernel looks whether there is something to receive.
+    /// The kernel checks whether there are bytes to receive.
     Look,
-    /// What an operation that was under way at the close brings.
+    /// The completion of an operation that was in flight at the close.
     Stale,
 }
 
-/// An arrival for a connection, after a delay.
+/// An arrival for a connection, with its delay.
 pub type Due = (Duration, UpstreamKey, Arrival);
 
 struct Wire {
     conversation: Conversation,
-    /// Writes on their way to the origin: they arrive in order.
+    /// Writes in flight to the origin; they arrive in order.
     under_way: VecDeque<Vec<Bytes>>,
     write_count: usize,
     writing: bool,
     receiving: bool,
     /// The peer has reset the connection.
     broken: bool,
-    /// An end or a failure was told.
+    /// Whether an end or a failure was reported.
     ended: bool,
     given_len: usize,
     given_to: usize,
@@ -78,17 +78,17 @@ pub struct Wires {
     rng: SmallRng,
     asks: Rc<Vec<Ask>>,
     wires: BTreeMap<u64, Wire>,
-    /// How often the head of each request came to the origin.
+    /// How often the head of each request reached the origin.
     pub heads: BTreeMap<usize, usize>,
     /// Bytes of the response to each request that the gateway received at its last try.
     pub given: BTreeMap<usize, usize>,
-    /// Connections that wait for a slot to receive into.
+    /// Connections waiting for a slot to receive into.
     slotless: Vec<UpstreamKey>,
-    /// The rest of what a receive brought, when it filled several slots: told at once.
+    /// The remaining pieces of a receive that filled several slots; they are reported at once.
     rest: Option<UpstreamEvent>,
-    /// Times that a piece found no slot.
+    /// Number of pieces for which no slot was free.
     pub starved_count: u64,
-    /// Completions that came for keys that are dead.
+    /// Number of completions for dead keys.
     pub stale_count: u64,
 }
 
@@ -112,10 +112,10 @@ impl Wires {
         self.wires.is_empty()
     }
 
-    /// For each connection: whose request it reads and how much of its body came, whose response it
-    /// gives and how much of that.
+    /// Returns for each connection the request it reads with the body length received, and the
+    /// response it sends with the length sent.
     pub fn flows(&self) -> impl Iterator<Item = ((usize, usize), (usize, usize))> {
-        // A broken one takes no more: what still comes for it is dropped.
+        // A broken connection receives no more: later bytes for it are dropped.
         let busy = self.wires.values().filter(|wire| wire.write_count > 0 && !wire.broken);
         busy.map(|wire| (wire.conversation.request(), (wire.given_to, wire.given_len)))
     }
@@ -132,7 +132,10 @@ impl Wires {
             given_len: 0,
             given_to: usize::MAX,
         };
-        assert!(self.wires.insert(key.to_bits(), wire).is_none(), "a key in use is given again");
+        assert!(
+            self.wires.insert(key.to_bits(), wire).is_none(),
+            "a key in use was assigned again"
+        );
         if self.rng.random_bool(self.troubles.connect_hangs) {
             return None;
         }
@@ -161,14 +164,15 @@ impl Wires {
         assert!(!pieces.is_empty() && pieces.len() <= UPSTREAM_WRITE_PIECES_MAX);
         assert!(pieces.iter().all(|piece| !piece.is_empty()), "no piece is empty");
         wire.write_count += 1;
-        // What comes while a request is on its way would be its response: HTTP/1.1 has no remedy.
+        // Bytes that arrive while a request is in flight would be taken for its response: HTTP/1.1
+        // has no remedy.
         wire.conversation.sendings.retain(|sending| !sending.only_idle);
         if breaks || wire.broken {
             wire.broken = true;
             let event = UpstreamEvent::WriteFailed(TransportFault::Reset);
             return vec![(first, key, Arrival::Told(event)), (second, key, Arrival::Look)];
         }
-        // The origin may have answered before the kernel says that it took the bytes.
+        // The origin may have responded before the kernel completes the write.
         wire.under_way.push_back(pieces);
         vec![(first, key, Arrival::Reached), (second, key, Arrival::Told(UpstreamEvent::Wrote))]
     }
@@ -181,24 +185,24 @@ impl Wires {
         (delay, key, Arrival::Look)
     }
 
-    /// Closes; what was under way may still be told.
+    /// Closes the connection; operations in flight may still complete.
     pub fn close(&mut self, key: UpstreamKey) -> Option<Due> {
         let wire = self.wires.remove(&key.to_bits()).expect("closed once");
         let stale = wire.receiving && self.rng.random_bool(0.5);
         stale.then(|| (self.delay(), key, Arrival::Stale))
     }
 
-    /// Connections to look at again now that a slot may be free.
+    /// Returns the connections to check again now that a slot may be free.
     pub fn take_slotless(&mut self) -> Vec<UpstreamKey> {
         std::mem::take(&mut self.slotless)
     }
 
-    /// What follows the event that was told last before anything else happens.
+    /// Returns the event that must directly follow the last one reported.
     pub fn take_rest(&mut self) -> Option<UpstreamEvent> {
         self.rest.take()
     }
 
-    /// Works off an arrival: what the gateway is told, and what follows later.
+    /// Handles an arrival. Returns the event for the gateway; later arrivals are scheduled.
     pub fn arrive(
         &mut self,
         now: Instant,
@@ -230,12 +234,12 @@ impl Wires {
             }
             (Arrival::Look, Some(_)) => self.look(now, key, pool),
             (Arrival::Stale, None) => (self.stale(pool), None),
-            (Arrival::Stale, Some(_)) => panic!("a closed key is given again"),
+            (Arrival::Stale, Some(_)) => panic!("a closed key was assigned again"),
             (Arrival::Reached | Arrival::Look, None) => (None, None),
         }
     }
 
-    /// What a receive finds.
+    /// Returns the result of a receive.
     fn look(
         &mut self,
         now: Instant,
@@ -293,7 +297,7 @@ impl Wires {
         (Some(UpstreamEvent::Received(slot)), None)
     }
 
-    /// What comes for a connection that is closed already: its key must find nobody.
+    /// Returns a completion for a connection that is already closed: its dead key must be ignored.
     fn stale(&mut self, pool: &Pool) -> Option<UpstreamEvent> {
         self.stale_count += 1;
         let poison = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstale";
@@ -316,7 +320,7 @@ impl Wires {
 
     fn delay(&mut self) -> Duration {
         let late = self.troubles.delay.mul_f64(self.rng.random_range(0.0..1.0));
-        // Most completions are quick.
+        // Most completions are fast.
         if self.rng.random_bool(0.1) { DELAY + late } else { DELAY + late / 50 }
     }
 }
@@ -330,5 +334,5 @@ fn fill(pool: &Pool, bytes: &[u8]) -> Option<BytesMut> {
 
 /// The longest stall of a write; every timeout of a response is longer.
 const STALL: Duration = Duration::from_secs(4);
-/// What a completion takes at least.
+/// Minimum delay of a completion.
 const DELAY: Duration = Duration::from_micros(200);

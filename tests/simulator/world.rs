@@ -26,7 +26,7 @@ use crate::request::Got;
 use crate::scenario::Scenario;
 use crate::wire::{Arrival, Due, Wires};
 
-/// What can happen.
+/// An event of the world.
 enum Happening {
     ToGateway { from: SocketAddr, ecn: u8, datagram: Vec<u8> },
     ToClient { to: SocketAddr, ecn: u8, datagram: Vec<u8> },
@@ -36,7 +36,7 @@ enum Happening {
     Drain,
 }
 
-/// How often something happened, by its name.
+/// Counters of events, by name.
 pub type Marks = BTreeMap<String, u64>;
 
 pub struct World {
@@ -57,7 +57,7 @@ pub struct World {
     transmit_buffer: Option<Vec<u8>>,
     hash: DefaultHasher,
     step_count: u64,
-    /// Reloads and drains that came while there was something to disturb.
+    /// Reloads and drains that occurred while exchanges were in flight.
     reload_count: u64,
     drain_count: u64,
     pub books: Books,
@@ -101,7 +101,7 @@ impl World {
         world
     }
 
-    /// Runs until nothing more can happen. Returns a hash over all events.
+    /// Runs until no event is left. Returns a hash over all events.
     pub fn run(&mut self) -> u64 {
         let total = self.pool.counts().total;
         self.drive_clients();
@@ -110,7 +110,7 @@ impl World {
             self.step_count += 1;
             let passed = self.now - self.started;
             if self.step_count >= STEPS_MAX || passed >= PASSED_MAX {
-                panic!("the world does not come to rest: {}", self.unrest());
+                panic!("the world does not become idle: {}", self.unrest());
             }
             let counts = self.pool.counts();
             let sum = counts.free + counts.owned + counts.provided + counts.in_kernel;
@@ -126,7 +126,7 @@ impl World {
         self.hash.finish()
     }
 
-    /// What there still is, for people.
+    /// Describes the remaining work, for failure messages.
     fn unrest(&mut self) -> String {
         let (now, pool) = (self.now, self.pool.counts());
         let past = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
@@ -145,12 +145,12 @@ impl World {
         &self.clients
     }
 
-    /// What happened, to see that worlds are not dull.
+    /// Returns the counters that show whether the world exercised anything of interest.
     pub fn marks(&self) -> Marks {
         let (counters, stats) = (self.gateway.proxy().counters(), self.gateway.engine().stats());
         let network = &self.network.counts;
         let lost = self.clients.iter().filter(|client| client.is_out_of_reach());
-        // In harsh weather any may be lost.
+        // With harsh faults any connection may be lost.
         let lost_count = if self.scenario.weather.is_harsh() { 0 } else { lost.count() };
         let counted = [
             ("upstream connect failures", counters.connect_failures),
@@ -184,33 +184,33 @@ impl World {
         marks
     }
 
-    /// How often the head of each request came to an origin.
+    /// Returns how often the head of each request reached an origin.
     pub fn heads(&self) -> &BTreeMap<usize, usize> {
         &self.wires.heads
     }
 
-    /// Asserts that nothing is left: no exchange, no connection, no slot.
+    /// Asserts that no exchange, no connection and no slot is left in use.
     pub fn assert_at_rest(mut self) {
         let proxy = self.gateway.proxy();
         assert_eq!(proxy.gauges(), Default::default(), "the proxy holds nothing");
         let exchanges = proxy.counters().exported.requests;
-        assert_eq!(self.books.record_count as u64, exchanges, "one access record an exchange");
+        assert_eq!(self.books.record_count as u64, exchanges, "one access record per exchange");
         assert!(self.gateway.is_idle(), "no connection and no exchange is left");
         let counts = self.gateway.engine().counts();
         assert_eq!(counts.open + counts.handshaking + counts.closing, 0, "{counts:?}");
         let budget = self.gateway.engine().window_budget_left();
-        assert_eq!(budget, self.window_budget, "the budget of windows is whole again");
+        assert_eq!(budget, self.window_budget, "the window budget is fully restored");
         assert!(self.wires.is_empty(), "every upstream connection was closed");
-        assert_eq!(self.gateway.responses_waiting_len(), 0, "no response waits for anybody");
+        assert_eq!(self.gateway.responses_waiting_len(), 0, "no response is waiting");
         self.transmit_buffer = None;
         drop(self.gateway);
         drop(self.wires);
         self.socket.close();
         let counts = self.pool.counts();
-        assert_eq!(counts.free, self.free_at_start, "every slot came home: {counts:?}");
+        assert_eq!(counts.free, self.free_at_start, "every slot was returned: {counts:?}");
     }
 
-    /// One event or one deadline. False when there is none left.
+    /// Handles one event or one deadline. Returns false when none is left.
     fn step(&mut self) -> bool {
         let event_at = self.queue.peek().map(|Reverse((at, _))| *at);
         let clients = self.clients.iter_mut();
@@ -251,7 +251,7 @@ impl World {
             }
             Happening::ToClient { to, ecn, datagram } => {
                 self.note(2, datagram.len());
-                // One that has moved on does not hear what is sent to where it was.
+                // A client that has moved does not receive datagrams sent to its old address.
                 let client = self.clients.iter_mut().find(|client| client.address == to);
                 if let Some(client) = client {
                     client.handle_datagram(self.now, fixture::GATEWAY, ecn, &datagram);
@@ -344,7 +344,7 @@ impl World {
         }
     }
 
-    /// Datagrams of a batch set out for a client.
+    /// Sends the datagrams of a batch towards a client.
     fn carry(&mut self, transmit: &Transmit, datagrams: Vec<Vec<u8>>) {
         let at = self.now - self.started;
         let to = transmit.destination;
@@ -395,12 +395,14 @@ impl World {
     }
 }
 
-/// How clients are counted whom the gateway could not ask at their new addresses again.
+/// Counter of clients lost because the gateway could not send another challenge to their new
+/// address.
 pub const OUT_OF_REACH_MARK: &str = "clients out of reach";
 
-/// How long a drain may take at most.
+/// Maximum duration of a drain.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 const STEPS_MAX: u64 = 500_000;
-/// A world that is not done by then never is: the longest wait of any is a minute.
+/// Deadline of a world. No single wait is longer than a minute, so a world that is not done by then
+/// hangs.
 const PASSED_MAX: Duration = Duration::from_secs(1_200);

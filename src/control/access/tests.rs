@@ -1,4 +1,4 @@
-//! The log as a whole: each line is written in full or dropped, and all of them are counted.
+//! The complete log: each line is either written in full or dropped, and all are counted.
 
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use crate::config::{AccessLog, AccessTarget};
 use crate::message::{AccessRecord, Understood};
 use crate::testing::clocks;
 
-/// A record whose path is its number.
+/// Returns a record whose path is its number.
 fn record(number: usize) -> AccessRecord {
     AccessRecord {
         request: Understood {
@@ -25,9 +25,9 @@ fn record(number: usize) -> AccessRecord {
     }
 }
 
-/// The numbers in the text's paths. Every line must be a complete JSON object.
+/// Returns the numbers in the text's paths. Every line must be a complete JSON object.
 fn numbers(text: &[u8]) -> Vec<usize> {
-    assert!(text.is_empty() || text.ends_with(b"\n"), "the last line is whole");
+    assert!(text.is_empty() || text.ends_with(b"\n"), "the last line is complete");
     let lines = std::str::from_utf8(text).unwrap().lines();
     let number = |line: &str| {
         let read: serde_json::Value = serde_json::from_str(line).expect(line);
@@ -73,7 +73,7 @@ fn a_file_is_appended_to() {
 }
 
 #[test]
-fn a_line_does_not_wait_for_others() {
+fn a_line_is_written_without_waiting_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     tokio_uring::start(async {
@@ -112,7 +112,7 @@ fn a_log_that_cannot_be_opened_is_refused_at_start() {
     }
 }
 
-/// A pipe that takes nothing until it is unblocked.
+/// A pipe that accepts nothing until it is unblocked.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
@@ -129,7 +129,7 @@ impl Write for Gate {
         let mut state = state.lock().unwrap();
         state.waits = true;
         let mut state = changed.wait_while(state, |state| !state.open).unwrap();
-        // In small pieces, as a pipe takes them.
+        // In small pieces, as a pipe accepts them.
         let len = bytes.len().min(777);
         state.written.extend_from_slice(&bytes[..len]);
         Ok(len)
@@ -153,11 +153,12 @@ fn a_blocked_pipe_loses_lines_and_nothing_else() {
         let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
         for batch in 0..BATCHES {
             let records = (0..LINES).map(|number| record(batch * LINES + number));
-            // Never waits longer than formatting takes: the log does not hold its senders back.
+            // Sending never waits longer than formatting takes: the log puts no backpressure on its
+            // senders.
             let sent = sender.send(records.collect());
             tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap().unwrap();
         }
-        assert!(state.lock().unwrap().waits, "the writer is stuck by now");
+        assert!(state.lock().unwrap().waits, "the writer is blocked by now");
         assert_eq!(counts.get().0, 0);
         state.lock().unwrap().open = true;
         changed.notify_all();

@@ -1,5 +1,5 @@
-//! Broken contracts that end the process. Each test runs itself again in a child that does the
-//! deed, and looks at how the child ended.
+//! Contract violations that abort the process. Each test runs itself again in a child process that
+//! commits the violation, and checks how the child ended.
 
 use std::alloc::{GlobalAlloc as _, Layout};
 use std::os::unix::process::ExitStatusExt as _;
@@ -24,13 +24,13 @@ fn aborts_with(test: &str, text: &str, deed: impl FnOnce(&Pool)) {
 
 fn free_slot_at(address: *mut u8) {
     let layout = Layout::from_size_align(SLOT_LEN, 1).unwrap();
-    // SAFETY: none: breaking the contract is what the test is about, in a process of its own.
+    // SAFETY: none: the test violates the contract on purpose, in a process of its own.
     unsafe { PoolAllocator.dealloc(address, layout) }
 }
 
 #[test]
-fn a_second_free() {
-    aborts_with("a_second_free", "freed twice", |pool| {
+fn a_second_free_aborts() {
+    aborts_with("a_second_free_aborts", "freed twice", |pool| {
         let address = pool.span().0;
         drop(pool.lease());
         free_slot_at(address);
@@ -38,22 +38,26 @@ fn a_second_free() {
 }
 
 #[test]
-fn a_free_while_the_kernel_has_the_slot() {
-    aborts_with("a_free_while_the_kernel_has_the_slot", "while the kernel had it", |pool| {
-        free_slot_at(pool.provide(pool.lease().unwrap()).address());
-    });
+fn a_free_while_the_kernel_holds_the_slot_aborts() {
+    aborts_with(
+        "a_free_while_the_kernel_holds_the_slot_aborts",
+        "while the kernel had it",
+        |pool| {
+            free_slot_at(pool.provide(pool.lease().unwrap()).address());
+        },
+    );
 }
 
 #[test]
-fn a_free_inside_a_slot() {
-    aborts_with("a_free_inside_a_slot", "inside its slot", |pool| {
+fn a_free_inside_a_slot_aborts() {
+    aborts_with("a_free_inside_a_slot_aborts", "inside its slot", |pool| {
         free_slot_at(pool.lease_vec().unwrap().as_mut_ptr().wrapping_add(1));
     });
 }
 
 #[test]
-fn a_free_behind_the_last_slot() {
-    aborts_with("a_free_behind_the_last_slot", "outside of any slot", |pool| {
+fn a_free_past_the_last_slot_aborts() {
+    aborts_with("a_free_past_the_last_slot_aborts", "outside of any slot", |pool| {
         let (start, span_len) = pool.span();
         free_slot_at(start.wrapping_add(span_len));
     });
@@ -61,12 +65,12 @@ fn a_free_behind_the_last_slot() {
 
 #[test]
 #[cfg(debug_assertions)]
-fn a_write_after_the_free() {
-    aborts_with("a_write_after_the_free", "a free slot was written to", |pool| {
+fn a_write_after_the_free_aborts() {
+    aborts_with("a_write_after_the_free_aborts", "a free slot was written to", |pool| {
         let provided = pool.provide(pool.lease().unwrap());
         let address = provided.address();
         drop(provided.reclaim());
-        // SAFETY: none: this is the kernel that still writes to a slot it gave back.
+        // SAFETY: none: this stands for a kernel that still writes to a slot it has returned.
         unsafe { address.add(SLOT_LEN - 1).write(0) };
         let _ = pool.lease();
     });

@@ -1,5 +1,5 @@
-//! Random splitting, cloning and dropping of received buffers, against a model that only counts how
-//! many pieces of each slot are alive.
+//! Random splitting, cloning and dropping of received buffers, against a model that only counts the
+//! live pieces of each slot.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ enum Form {
 
 struct Piece {
     form: Form,
-    /// Which lease it is of.
+    /// Index of its lease.
     lease: u32,
-    /// The bytes that it has to hold.
+    /// The bytes that it must contain.
     expected: Vec<u8>,
 }
 
@@ -43,7 +43,7 @@ struct World {
     pool: Pool,
     random: SmallRng,
     pieces: Vec<Piece>,
-    /// Pieces alive of each lease: a slot is out as long as there is one.
+    /// Live pieces of each lease: a slot is in use as long as there is one.
     alive: BTreeMap<u32, u32>,
     lease_count: u32,
 }
@@ -80,7 +80,7 @@ impl World {
             assert_eq!(
                 self.alive.len() as u32,
                 SLOT_COUNT_MIN,
-                "a slot is free unless all are out"
+                "a slot is free unless all are in use"
             );
             return;
         };
@@ -153,7 +153,7 @@ impl World {
         self.add(Form::Shared(bytes), lease, expected);
     }
 
-    /// In place where the piece is the slot's only one; else `bytes` copies or refuses.
+    /// Converts in place if the piece is the slot's only one; otherwise `bytes` copies or refuses.
     fn make_unique(&mut self, piece: Piece) {
         let Piece { form, lease, expected } = piece;
         let is_only = !self.alive.contains_key(&lease);

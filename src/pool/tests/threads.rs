@@ -1,4 +1,5 @@
-//! Slots that end on another thread than they began, and threads that end before their slots.
+//! Slots that are freed on another thread than leased them, and threads that end before their
+//! slots.
 
 use std::cell::RefCell;
 use std::sync::mpsc::channel;
@@ -6,14 +7,15 @@ use std::thread;
 
 use super::*;
 
-/// A handle of a region that only the calling test uses: no other asks for `slot_count` slots.
+/// Returns a handle of a region that only the calling test uses: no other test asks for
+/// `slot_count` slots.
 fn own_region(slot_count: u32) -> RegionHandle {
     let plan = PoolPlan::new(slot_count as usize * SLOT_LEN).unwrap();
     Regions::reserve(1, plan).unwrap().lend(Hugepages::Try).unwrap().0
 }
 
 #[test]
-fn a_slot_freed_elsewhere_is_free_once_it_was_taken_in() {
+fn a_slot_freed_on_another_thread_is_free_once_its_return_is_taken() {
     let pool = Pool::for_test();
     let bytes = received(&pool, b"travels").freeze();
     thread::spawn(move || assert_eq!(bytes, "travels")).join().unwrap();
@@ -23,7 +25,7 @@ fn a_slot_freed_elsewhere_is_free_once_it_was_taken_in() {
 }
 
 #[test]
-fn a_pool_without_free_slots_takes_in_what_was_returned() {
+fn a_pool_without_free_slots_takes_the_returned_ones() {
     let pool = Pool::for_test();
     let all: Vec<_> =
         std::iter::from_fn(|| pool.lease()).map(|lease| lease.into_bytes_mut().freeze()).collect();
@@ -34,7 +36,7 @@ fn a_pool_without_free_slots_takes_in_what_was_returned() {
 }
 
 #[test]
-fn threads_free_at_once_while_the_owner_leases() {
+fn threads_free_concurrently_while_the_owner_leases() {
     const THREAD_COUNT: usize = 3;
     const ROUND_COUNT: u32 = 8_000;
     let pool = Pool::for_test();
@@ -43,11 +45,7 @@ fn threads_free_at_once_while_the_owner_leases() {
             let (sender, receiver) = channel::<(u32, Bytes)>();
             let check = move || {
                 for (number, bytes) in receiver {
-                    assert_eq!(
-                        bytes[..],
-                        number.to_ne_bytes(),
-                        "the slot was used again too early"
-                    );
+                    assert_eq!(bytes[..], number.to_ne_bytes(), "the slot was reused too early");
                 }
             };
             (sender, thread::spawn(check))
@@ -63,7 +61,8 @@ fn threads_free_at_once_while_the_owner_leases() {
             continue;
         }
         let bytes = received(&pool, &number.to_ne_bytes()).freeze();
-        // Now one thread, now two hold the slot, and the last of them frees it; or the owner does.
+        // Sometimes one thread, sometimes two hold the slot, and the last of them or the owner
+        // frees it.
         let place = number as usize;
         senders[place % THREAD_COUNT].send((number, bytes.clone())).unwrap();
         if number % 3 == 0 {
@@ -77,7 +76,7 @@ fn threads_free_at_once_while_the_owner_leases() {
     assert_eq!(pool.counts().free, SLOT_COUNT_MIN);
 }
 
-/// Both orders in which a thread's last values may go.
+/// Tests both orders in which a thread's last values may be dropped.
 #[expect(dead_code, reason = "held for the order in which the fields are dropped")]
 enum Late {
     PoolFirst(Pool, Bytes),
@@ -110,7 +109,7 @@ fn slots_are_freed_by_a_threads_last_destructors() {
 }
 
 #[test]
-fn a_new_worker_takes_the_region_of_a_panicked_one_over() {
+fn a_new_worker_takes_over_the_region_of_a_panicked_one() {
     let handle = own_region(SLOT_COUNT_MIN + 4);
     let (sender, receiver) = channel();
     let attached = handle.clone();
@@ -131,19 +130,19 @@ fn a_new_worker_takes_the_region_of_a_panicked_one_over() {
     assert_eq!(pool.span().0.addr(), start, "the same memory");
     let counts = pool.counts();
     assert_eq!((counts.owned, counts.provided, counts.in_kernel), (1, 1, 1));
-    // SAFETY: the thread has ended, both values with it, and the kernel never saw the slots.
+    // SAFETY: the thread and both values are gone, and the kernel never saw the slots.
     assert_eq!(unsafe { pool.release_abandoned() }, 2);
     assert_eq!((pool.counts().owned, pool.held_by(5)), (1, 1), "still referred to");
     let address = held.as_ptr();
     let others: Vec<_> = std::iter::from_fn(|| pool.lease()).collect();
-    assert!(others.iter().all(|lease| lease.address() != address), "it stays out");
+    assert!(others.iter().all(|lease| lease.address() != address), "it stays in use");
     assert_eq!(held, "held");
     drop((held, others));
     assert_eq!((pool.counts().free, pool.held_by(5)), (pool.counts().total, 0));
 }
 
 #[test]
-fn a_slot_changes_hands_only_while_its_pool_is_attached() {
+fn a_slot_changes_owner_only_while_its_pool_is_attached() {
     let handle = own_region(SLOT_COUNT_MIN + 5);
     let pool = Pool::attach(handle.clone());
     let provided = pool.provide(pool.lease().unwrap());

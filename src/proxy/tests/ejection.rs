@@ -42,7 +42,7 @@ fn get(rig: &mut Rig, down: &[u16]) -> Vec<u16> {
 }
 
 #[test]
-fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
+fn an_ejected_endpoint_is_tried_by_one_request_after_each_backoff() {
     let mut rig = Rig::new(config(2, 8, 0));
     while get(&mut rig, &[8002]) != [8002, 8001] {}
     let mut pause = HEALTH.pause;
@@ -51,9 +51,9 @@ fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
             assert_eq!(get(&mut rig, &[8002]), [8001], "it is ejected");
         }
         rig.pass(pause - Duration::from_millis(1));
-        assert_eq!(get(&mut rig, &[8002]), [8001], "the pause of {pause:?} is not over");
+        assert_eq!(get(&mut rig, &[8002]), [8001], "the backoff of {pause:?} is not over");
         rig.pass(Duration::from_millis(1));
-        // Its turn comes within two requests, and then one tries it and is served elsewhere.
+        // Its turn comes within two requests; one tries it and is then served elsewhere.
         let tried = (0..20).filter(|_| get(&mut rig, &[8002]) == [8002, 8001]).count();
         assert_eq!(tried, 1, "one request tries it");
         pause = (pause * 2).min(HEALTH.pause_max);
@@ -63,12 +63,12 @@ fn an_endpoint_that_refuses_is_tried_by_one_request_after_each_pause() {
         7,
         "once, and after each of six trials"
     );
-    // The trial that is answered brings it back, and to its share, not to more.
+    // A successful trial restores it to its share and no more.
     rig.pass(pause);
     let asked: Vec<_> = (0..20).flat_map(|_| get(&mut rig, &[])).collect();
     let share = asked.iter().filter(|port| **port == 8002).count();
     assert!((9..=11).contains(&share), "{asked:?}");
-    // Pauses begin anew.
+    // The backoff is reset.
     rig.proxy.close_idle(rig.now);
     rig.run();
     while get(&mut rig, &[8002]) != [8002, 8001] {}
@@ -110,7 +110,7 @@ fn three_failed_responses_in_a_row_eject_an_endpoint() {
         let mut rig = Rig::new(config(2, 8, 0));
         let mut failed_count = 0;
         for _ in 0..40 {
-            // A POST is not tried again, so that each one shows one thing.
+            // A POST is not retried, so that each one tests a single endpoint.
             rig.request(request(Method::POST, "/"), true);
             while let Some(key) = rig.connects.front().copied() {
                 rig.connected();
@@ -144,7 +144,7 @@ fn a_stale_idle_connection_does_not_count_against_its_endpoint() {
     let all: Vec<_> = rig.wires.keys().copied().collect();
     all.iter().for_each(|key| rig.response(*key, OK));
     assert!(exchanges.iter().all(|exchange| rig.seen[exchange].whole));
-    // All four that are kept to 8002 turn out to be closed, one after the other.
+    // All four kept connections to 8002 turn out to be closed, one after the other.
     let mut stale_count = 0;
     for _ in 0..8 {
         rig.request(request(Method::POST, "/"), true);
@@ -179,7 +179,7 @@ fn a_request_waits_for_a_full_endpoint_rather_than_use_an_ejected_one() {
 }
 
 #[test]
-fn when_no_endpoint_is_available_all_are_used() {
+fn when_all_endpoints_are_ejected_all_are_used() {
     let mut rig = Rig::new(config(2, 8, 0));
     for _ in 0..6 {
         let exchange = rig.get("/");
@@ -187,6 +187,6 @@ fn when_no_endpoint_is_available_all_are_used() {
         rig.connect_failed(TransportFault::Refused);
         assert_eq!(rig.status(exchange), 502);
     }
-    assert_eq!(get(&mut rig, &[]).len(), 1, "the first that is there again serves at once");
+    assert_eq!(get(&mut rig, &[]).len(), 1, "the first endpoint to recover serves at once");
     rig.assert_nothing_left();
 }

@@ -27,7 +27,7 @@ fn a_refused_connect_is_tried_once_at_the_next_endpoint() {
     assert_eq!(rig.status(exchange), 502);
     assert_eq!(rig.record().error, Some("connection_refused"));
     assert!(rig.connects.is_empty());
-    // The third endpoint serves while the two rest.
+    // The third endpoint serves while the other two are ejected.
     for _ in 0..4 {
         rig.get("/");
     }
@@ -39,7 +39,7 @@ fn a_refused_connect_is_tried_once_at_the_next_endpoint() {
 }
 
 #[test]
-fn a_connect_that_hangs_is_504_and_a_lone_endpoint_is_asked_once() {
+fn a_connect_that_hangs_is_504_and_a_single_endpoint_is_tried_once() {
     let mut rig = Rig::new(config(1, 4, 0));
     let exchange = rig.get("/");
     let upstream = rig.connects[0];
@@ -78,14 +78,14 @@ fn a_stale_idle_connection_causes_no_error() {
     assert!(rig.written(fresh).starts_with("GET /again"));
     rig.wrote(fresh);
     rig.end(fresh);
-    assert_eq!(rig.status(exchange), 502, "one more try, not two");
+    assert_eq!(rig.status(exchange), 502, "one retry, not two");
     assert_eq!(rig.record().error, Some("connection_terminated"));
     assert_eq!(rig.proxy.counters().exported.upstream_retries, 1);
     rig.assert_nothing_left();
 }
 
 #[test]
-fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
+fn a_retry_after_a_stale_connection_opens_a_new_one_even_at_the_limit() {
     let mut rig = Rig::new(config(2, 1, 0));
     rig.get("/");
     rig.get("/");
@@ -98,8 +98,8 @@ fn a_second_try_after_a_stale_connection_takes_a_new_one_even_at_the_cap() {
     let stale = *kept.iter().find(|key| rig.wires[key].writing).expect("one is used");
     let idle = *kept.iter().find(|key| !rig.wires[key].writing).expect("one is not");
     rig.end(stale);
-    // It is the other endpoint's turn, and its one connection may be as stale.
-    assert!(!rig.is_open(idle), "it makes place");
+    // It is the other endpoint's turn, and its only connection may be stale too.
+    assert!(!rig.is_open(idle), "it is closed to make room");
     let fresh = rig.connected();
     assert!(rig.written(fresh).starts_with("GET /again"));
     rig.wrote(fresh);
@@ -140,7 +140,7 @@ fn a_request_that_the_upstream_may_have_processed_is_not_retried() {
 
 #[test]
 fn a_request_without_a_response_is_tried_once_at_another_endpoint() {
-    // Its head goes out and no response comes; or it is not even taken.
+    // Either the request is written and no response arrives, or it is not even written.
     for takes in [true, false] {
         let mut rig = Rig::new(config(3, 4, 0));
         let exchange = rig.get("/");
@@ -158,7 +158,7 @@ fn a_request_without_a_response_is_tried_once_at_another_endpoint() {
             assert!(!rig.is_open(upstream));
             assert_eq!(rig.seen.contains_key(&exchange), attempt == 2, "attempt {attempt}");
         }
-        assert_eq!((rig.status(exchange), asked.len()), (504, 2), "one more try, elsewhere");
+        assert_eq!((rig.status(exchange), asked.len()), (504, 2), "one retry at another endpoint");
         assert_eq!(rig.proxy.counters().exported.upstream_retries, 1);
         rig.assert_nothing_left();
     }
@@ -173,7 +173,7 @@ fn a_request_without_a_response_is_tried_once_at_another_endpoint() {
 }
 
 #[test]
-fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
+fn a_late_response_is_504_without_a_retry_where_a_retry_is_impossible_or_unsafe() {
     type Ask = fn(&mut Rig) -> (ExchangeKey, UpstreamKey);
     let asks: [(&str, u16, Ask); 4] = [
         ("no other endpoint", 1, |rig| rig.active_get()),
@@ -183,7 +183,7 @@ fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
             rig.wrote(upstream);
             (exchange, upstream)
         }),
-        ("its body is gone", 2, |rig| {
+        ("its body is no longer buffered", 2, |rig| {
             let exchange = put(rig, b"body");
             let upstream = rig.connected();
             rig.wrote(upstream);
@@ -209,7 +209,7 @@ fn a_late_response_is_504_at_once_where_a_second_try_might_do_it_twice() {
 }
 
 #[test]
-fn a_put_is_tried_again_while_its_body_is_here() {
+fn a_put_is_retried_while_its_body_is_still_buffered() {
     let mut rig = Rig::new(config(2, 4, 0));
     let exchange = rig.request(with_length(Some(4), request(Method::PUT, "/put")), false);
     let first = rig.connected();
@@ -240,7 +240,7 @@ fn truncation_is_never_a_clean_end() {
         assert_eq!((seen.reset, seen.whole), (Some(ResetReason::UpstreamIncomplete), false));
         rig.assert_nothing_left();
     }
-    // Without framing the end is the end, and a reset is not.
+    // Without framing, a close completes the response and a reset does not.
     for (clean, whole) in [(true, true), (false, false)] {
         let mut rig = Rig::new(config(1, 1, 0));
         let (exchange, upstream) = rig.active_get();
@@ -288,7 +288,10 @@ fn unsolicited_bytes_close_the_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, format!("{OK}HTTP/1.1 200 OK\r\n\r\n"));
-    assert!(rig.seen[&exchange].whole && !rig.is_open(upstream), "left over after the response");
+    assert!(
+        rig.seen[&exchange].whole && !rig.is_open(upstream),
+        "bytes left over after the response"
+    );
 
     let (_, upstream) = rig.active_get();
     rig.response(upstream, OK);
@@ -299,7 +302,7 @@ fn unsolicited_bytes_close_the_connection() {
     let (_, upstream) = rig.active_get();
     rig.response(upstream, OK);
     rig.end(upstream);
-    assert!(!rig.is_open(upstream), "its end while idle");
+    assert!(!rig.is_open(upstream), "closed by the upstream while idle");
     assert_eq!(rig.proxy.counters().exported.upstream_idle_discarded, 2);
 
     let head = rig.request(request(Method::HEAD, "/"), true);
@@ -312,10 +315,10 @@ fn unsolicited_bytes_close_the_connection() {
     rig.assert_nothing_left();
 }
 
-/// The bytes of one receive may come in parts: those after a response close the connection in a
-/// later part too.
+/// The bytes of one receive may arrive in parts: extra bytes after a response close the connection
+/// in a later part too.
 #[test]
-fn a_part_after_a_response_closes_its_connection() {
+fn bytes_in_a_later_part_after_a_response_close_its_connection() {
     let mut rig = Rig::new(config(1, 1, 1));
     let (exchange, upstream) = rig.active_get();
     rig.part(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
@@ -412,15 +415,15 @@ fn every_wait_has_a_timeout() {
     rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
     rig.response(upstream, "x");
     rig.pass(RESPONSE_TIMEOUT - Duration::from_secs(1));
-    assert_eq!(rig.seen[&exchange].reset, None, "the pause counts, not the whole");
+    assert_eq!(rig.seen[&exchange].reset, None, "the timeout limits each pause, not the whole");
     rig.pass(Duration::from_secs(1));
     assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout));
-    // The request is not taken.
+    // The upstream does not read the request.
     let exchange = rig.get("/");
     rig.connected();
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!((rig.status(exchange), rig.record().error), (504, Some("connection_write_timeout")));
-    // The response is not taken.
+    // The client does not read the response.
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, OK);
@@ -496,7 +499,7 @@ fn an_aborted_exchange_leaves_a_clean_connection_alone() {
     rig.response(upstream, OK);
     rig.abort(exchange);
     assert!(rig.is_open(upstream));
-    assert_eq!(rig.record().response_len, 0, "nothing of it was taken");
+    assert_eq!(rig.record().response_len, 0, "no byte of it was taken");
     rig.assert_nothing_left();
 }
 

@@ -6,7 +6,7 @@ use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
-fn a_request_and_its_response_and_the_next_one_on_the_same_connection() {
+fn two_requests_in_turn_use_the_same_upstream_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
     let (first, upstream) = rig.active_get();
     rig.now += Duration::from_millis(5);
@@ -58,7 +58,7 @@ fn both_bodies_flow_at_once() {
 }
 
 #[test]
-fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
+fn a_body_of_its_declared_length_is_complete_before_the_client_ends_the_stream() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(4));
     let upstream = rig.connected();
@@ -66,7 +66,7 @@ fn a_body_of_its_announced_length_is_whole_before_the_clients_end_comes() {
     rig.body(exchange, b"body");
     rig.wrote(upstream);
     rig.pass(BODY_TIMEOUT);
-    assert!(!rig.seen.contains_key(&exchange), "the client owes nothing");
+    assert!(!rig.seen.contains_key(&exchange), "the request body is complete");
     rig.response(upstream, OK);
     assert!(rig.seen[&exchange].whole);
     assert_eq!(rig.proxy.gauges().idle, 1);
@@ -89,17 +89,17 @@ fn a_slow_upstream_pauses_the_client() {
     let upstream = rig.connected();
     assert_eq!(rig.proxy.body_room(exchange), 0, "what is being written still counts");
     rig.pass(BODY_TIMEOUT);
-    assert_eq!(rig.seen.get(&exchange).and_then(|seen| seen.status), None, "the client isn't late");
+    assert_eq!(rig.seen.get(&exchange).and_then(|seen| seen.status), None, "no client timeout yet");
     rig.wrote(upstream);
     assert_eq!(rig.seen[&exchange].room_told, 1);
     assert_eq!(rig.proxy.body_room(exchange), REQUEST_PENDING_LEN_MAX);
     rig.pass(BODY_TIMEOUT);
-    assert_eq!(rig.status(exchange), 408, "now it is");
+    assert_eq!(rig.status(exchange), 408, "the timeout has passed");
     rig.assert_nothing_left();
 }
 
 #[test]
-fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
+fn a_request_head_and_the_body_received_so_far_are_sent_in_one_write() {
     let mut rig = Rig::new(config(1, 1, 0));
     let (_, upstream) = rig.active_get();
     rig.response(upstream, OK);
@@ -109,7 +109,7 @@ fn a_head_and_what_has_come_of_its_body_leave_in_one_write() {
     rig.proxy.handle_body(rig.now, exchange, ["bo", "dy"].map(Bytes::from));
     rig.proxy.handle_end(rig.now, exchange, None);
     rig.run();
-    assert!(rig.wires[&upstream].writing, "and this one is not over");
+    assert!(rig.wires[&upstream].writing, "this write is not complete");
     assert!(rig.written(upstream).ends_with("\r\n\r\nbody"));
     rig.wrote(upstream);
     rig.response(upstream, OK);
@@ -156,38 +156,42 @@ fn a_slow_client_pauses_the_upstream() {
     }
     assert_eq!(given_len, RESPONSE_PENDING_LEN_MAX);
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    assert_eq!(rig.seen[&exchange].reset, None, "no upstream timeout");
     rig.taken(exchange, 1);
     assert!(rig.wires[&upstream].receiving, "there is room again");
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout), "now it is");
+    assert_eq!(
+        rig.seen[&exchange].reset,
+        Some(ResetReason::UpstreamTimeout),
+        "the timeout has passed"
+    );
     rig.assert_nothing_left();
 }
 
 #[test]
-fn when_memory_is_low_a_response_is_read_on_only_once_it_was_taken() {
+fn when_memory_is_low_a_response_is_read_on_only_after_it_was_taken() {
     let mut rig = Rig::new(config(1, 1, 0));
     rig.takes = false;
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
-    assert!(rig.wires[&upstream].receiving, "memory is there");
+    assert!(rig.wires[&upstream].receiving, "memory is available");
     rig.proxy.set_memory_low(true);
     rig.response(upstream, "def");
     assert!(!rig.wires[&upstream].receiving);
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    assert_eq!(rig.seen[&exchange].reset, None, "no upstream timeout");
     rig.taken(exchange, 5);
     assert!(!rig.wires[&upstream].receiving, "one byte still waits");
     rig.taken(exchange, 1);
-    assert!(rig.wires[&upstream].receiving, "whatever the memory, it goes on");
+    assert!(rig.wires[&upstream].receiving, "it continues even when memory is low");
     rig.response(upstream, "ghi");
     rig.taken(exchange, 3);
     assert_eq!(rig.record().outcome, Outcome::Complete);
     rig.assert_nothing_left();
 }
 
-/// A response that was not read for want of memory is read on when the client takes something, not
-/// when there is memory again: the write that ends in between starts no timeout.
+/// A response paused for lack of memory is read on when the client takes some of it, not when
+/// memory is available again: a write that completes in between starts no timeout.
 #[test]
 fn the_response_timeout_does_not_run_while_low_memory_pauses_reading() {
     let mut rig = Rig::new(config(1, 1, 0));
@@ -200,7 +204,7 @@ fn the_response_timeout_does_not_run_while_low_memory_pauses_reading() {
     rig.wrote(upstream);
     assert!(!rig.wires[&upstream].receiving);
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    assert_eq!(rig.seen[&exchange].reset, None, "no upstream timeout");
     rig.taken(exchange, 1);
     assert!(rig.wires[&upstream].receiving);
     rig.response(upstream, "defghi");
@@ -209,7 +213,7 @@ fn the_response_timeout_does_not_run_while_low_memory_pauses_reading() {
     rig.assert_nothing_left();
 }
 
-/// One client has too much waiting, or all have: a receive that the gateway does not make.
+/// The gateway pauses a receive because too much waits for one client or for all of them.
 #[test]
 fn the_response_timeout_does_not_run_while_a_receive_is_paused() {
     let mut rig = Rig::new(config(1, 1, 0));
@@ -220,20 +224,24 @@ fn the_response_timeout_does_not_run_while_a_receive_is_paused() {
     rig.response(upstream, "abc");
     assert!(!rig.wires[&upstream].receiving);
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, None, "the upstream is not late");
+    assert_eq!(rig.seen[&exchange].reset, None, "no upstream timeout");
     rig.taken(exchange, 1);
-    assert!(!rig.wires[&upstream].receiving, "asked for, and held back again");
+    assert!(!rig.wires[&upstream].receiving, "resumed, then paused again");
     rig.pass(RESPONSE_TIMEOUT);
     assert_eq!(rig.seen[&exchange].reset, None);
     rig.taken(exchange, 2);
-    assert!(rig.wires[&upstream].receiving, "nothing waits any more");
+    assert!(rig.wires[&upstream].receiving, "nothing waits now");
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::UpstreamTimeout), "now it is");
+    assert_eq!(
+        rig.seen[&exchange].reset,
+        Some(ResetReason::UpstreamTimeout),
+        "the timeout has passed"
+    );
     rig.assert_nothing_left();
 }
 
 #[test]
-fn a_paused_response_ends_by_the_clients_fault() {
+fn a_paused_response_ends_when_the_client_aborts_or_stalls() {
     for leaves in [false, true] {
         let mut rig = Rig::new(config(1, 1, 0));
         (rig.takes, rig.pauses) = (false, true);
@@ -299,15 +307,15 @@ fn kept_connections_are_used_last_in_first_out_and_expire() {
     rig.wrote(upstreams[1]);
     rig.response(upstreams[1], OK);
     rig.pass(IDLE_TIMEOUT - Duration::from_secs(2));
-    assert!(!rig.is_open(upstreams[0]), "its time is over");
-    assert!(rig.is_open(upstreams[1]), "used later");
+    assert!(!rig.is_open(upstreams[0]), "its idle timeout has passed");
+    assert!(rig.is_open(upstreams[1]), "used more recently");
     rig.pass(Duration::from_secs(3));
     assert!(rig.proxy.is_idle());
     rig.assert_nothing_left();
 }
 
 #[test]
-fn weights_share_the_requests() {
+fn requests_are_distributed_by_weight() {
     let mut weighted = config(2, 100, 0);
     weighted.upstreams[0].endpoints[0].weight = 3;
     let mut rig = Rig::new(weighted);
@@ -360,7 +368,7 @@ fn workers_divide_the_limits_of_the_process() {
 }
 
 #[test]
-fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
+fn a_reload_keeps_unchanged_upstreams_and_ends_changed_ones() {
     let mut both = config(1, 2, 2);
     both.upstreams.push(Upstream { name: "other".into(), ..both.upstreams[0].clone() });
     both.routes.insert(0, Route { host: None, path_prefix: "/other".into(), upstream: 1 });
@@ -382,7 +390,7 @@ fn a_reload_keeps_what_did_not_change_and_ends_what_did() {
     assert!(rig.is_open(kept), "its upstream did not change");
     assert!(!rig.is_open(idle_upstream), "nothing is kept for the old upstream");
     rig.pass(Duration::from_secs(2));
-    assert!(!rig.seen.contains_key(&other), "it runs by what it began with");
+    assert!(!rig.seen.contains_key(&other), "it keeps the configuration it began with");
     rig.response(changed, OK);
     assert!(rig.seen[&other].whole && !rig.is_open(changed));
     let fresh = rig.get("/other");

@@ -31,7 +31,7 @@ pub(super) const HEALTH: Health =
     Health { failure_count: 3, pause: Duration::from_secs(5), pause_max: Duration::from_secs(60) };
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
+/// Returns one listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
     let endpoint = |index| Endpoint {
         address: EndpointAddress::Tcp(([127, 0, 0, 1], 8001 + index).into()),
@@ -155,9 +155,9 @@ pub(super) struct Rig {
     pub closed: BTreeSet<UpstreamKey>,
     pub connects: VecDeque<UpstreamKey>,
     pub records: Vec<AccessRecord>,
-    /// Responses are taken as they come.
+    /// Whether responses are taken as they arrive.
     pub takes: bool,
-    /// Receives are paused for a client that has something waiting.
+    /// Whether receives are paused while something waits for the client.
     pub pauses: bool,
     streams: u64,
 }
@@ -190,12 +190,12 @@ impl Rig {
         self.request(request(Method::GET, path), true)
     }
 
-    /// A POST of which the body is still to come.
+    /// Starts a POST whose body is still to be sent.
     pub(super) fn post(&mut self, content_length: Option<u64>) -> ExchangeKey {
         self.request(with_length(content_length, request(Method::POST, "/upload")), false)
     }
 
-    /// A GET that is out on a connection.
+    /// Starts a GET and sends it on a connection.
     pub(super) fn active_get(&mut self) -> (ExchangeKey, UpstreamKey) {
         let exchange = self.get("/");
         let upstream = self.connected();
@@ -222,10 +222,10 @@ impl Rig {
         if let Some(wire) = self.wires.get_mut(&key) {
             match &event {
                 UpstreamEvent::Wrote | UpstreamEvent::WriteFailed(_) => {
-                    assert!(std::mem::take(&mut wire.writing), "nothing was being written");
+                    assert!(std::mem::take(&mut wire.writing), "no write was in flight");
                 }
                 UpstreamEvent::Received(_) | UpstreamEvent::End => {
-                    assert!(std::mem::take(&mut wire.receiving), "nothing was asked for");
+                    assert!(std::mem::take(&mut wire.receiving), "no receive was in flight");
                 }
                 _ => {}
             }
@@ -234,7 +234,7 @@ impl Rig {
         self.run();
     }
 
-    /// The oldest connect succeeds.
+    /// Completes the oldest connect.
     pub(super) fn connected(&mut self) -> UpstreamKey {
         let key = self.connects.pop_front().expect("a connect was asked for");
         self.event(key, UpstreamEvent::Connected);
@@ -255,7 +255,7 @@ impl Rig {
         self.event(key, UpstreamEvent::Received(BytesMut::from(bytes.as_ref())));
     }
 
-    /// Bytes of a receive of which more follow.
+    /// Delivers a part of a receive, with more to follow.
     pub(super) fn part(&mut self, key: UpstreamKey, bytes: impl AsRef<[u8]>) {
         self.event(key, UpstreamEvent::ReceivedPart(BytesMut::from(bytes.as_ref())));
     }
@@ -275,7 +275,7 @@ impl Rig {
         self.proxy.handle_timeout(self.now);
         self.run();
         let next = self.proxy.next_deadline();
-        assert!(next.is_none_or(|next| next > self.now), "a deadline stays behind");
+        assert!(next.is_none_or(|next| next > self.now), "a past deadline remains");
     }
 
     pub(super) fn written(&self, key: UpstreamKey) -> String {
@@ -294,7 +294,7 @@ impl Rig {
         self.records.last().expect("a record was written")
     }
 
-    /// All exchanges are over: nothing of them is left.
+    /// Asserts that all exchanges are over and have left nothing behind.
     pub(super) fn assert_nothing_left(&mut self) {
         let gauges = self.proxy.gauges();
         assert_eq!((gauges.exchanges, gauges.waiting), (0, 0));
@@ -302,10 +302,10 @@ impl Rig {
         assert_eq!(
             self.records.len() as u64,
             self.proxy.counters().exported.requests,
-            "one record each"
+            "one record per exchange"
         );
         for (key, wire) in &self.wires {
-            assert!(wire.receiving && !wire.writing, "{key:?} is not watched");
+            assert!(wire.receiving && !wire.writing, "{key:?} has no receive in flight");
         }
         self.proxy.close_idle(self.now);
         self.run();
@@ -370,7 +370,7 @@ impl Rig {
             }
             DownstreamCommand::Head { status, fields, ended, .. } => {
                 seen.downstream = Some(to);
-                assert!(seen.status.replace(status).is_none(), "two heads");
+                assert!(seen.status.replace(status).is_none(), "two response heads");
                 assert!(!status.is_informational());
                 (seen.fields, seen.whole) = (fields, ended);
             }
@@ -390,12 +390,15 @@ impl Rig {
                 seen.trailers = trailers;
             }
             DownstreamCommand::Reset(reason) => {
-                assert!(seen.status.is_some(), "only what has begun is cut off");
+                assert!(seen.status.is_some(), "only a response that has begun is reset");
                 assert!(!seen.whole || reason == ResetReason::ResponseStalled);
                 seen.reset = Some(reason);
             }
             DownstreamCommand::StopRequest => {
-                assert!(!std::mem::replace(&mut seen.stopped, true), "stopped twice");
+                assert!(
+                    !std::mem::replace(&mut seen.stopped, true),
+                    "the request body was stopped twice"
+                );
             }
             DownstreamCommand::BodyRoom => {
                 seen.room_told += 1;
@@ -405,9 +408,9 @@ impl Rig {
     }
 }
 
-/// Returns the view of `key`, which is about to see more.
+/// Returns the client's view of `key`, before an event is added to it.
 fn see(all: &mut BTreeMap<ExchangeKey, Seen>, key: ExchangeKey) -> &mut Seen {
     let seen = all.entry(key).or_default();
-    assert!(seen.reset.is_none(), "something follows a reset");
+    assert!(seen.reset.is_none(), "an event follows a reset");
     seen
 }

@@ -1,8 +1,8 @@
 //! Random schedules from a seed: events of clients, upstreams and timers in any order.
 //!
-//! The oracles are the rig's rules for outputs, an upstream that reads requests by a parser of its
-//! own and answers each with a body made from the request's path, and the books at the end: every
-//! exchange has one record and nothing is left.
+//! The oracles are the rig's rules for outputs, an upstream that reads requests with a parser of
+//! its own and sends a body derived from the request's path, and the final accounts: every exchange
+//! has one record and nothing is left.
 
 use std::fmt::Write as _;
 
@@ -14,11 +14,11 @@ use super::*;
 /// One upstream connection as its peer sees it.
 #[derive(Default)]
 struct Peer {
-    /// Bytes of `Wire::written` that were understood.
+    /// Number of bytes of `Wire::written` already parsed.
     read_len: usize,
-    /// Bytes of responses that are still to be sent.
+    /// Response bytes still to be sent.
     to_send: Vec<u8>,
-    /// No more requests are read.
+    /// Whether it has stopped reading requests.
     closing: bool,
 }
 
@@ -26,7 +26,7 @@ struct Simulation {
     rig: Rig,
     dice: SmallRng,
     peers: BTreeMap<UpstreamKey, Peer>,
-    /// Exchanges that the client has not left, with what it has still to send.
+    /// Exchanges that the client has not aborted, with the request bytes still to be sent.
     clients: BTreeMap<ExchangeKey, Client>,
     paths: BTreeMap<ExchangeKey, String>,
     request_count: u32,
@@ -152,7 +152,7 @@ impl Simulation {
                 self.rig.event(key, UpstreamEvent::WriteFailed(TransportFault::Reset));
             }
             4..7 if wire.receiving => self.rig.end(key),
-            // Between responses only: within a body there are no wrong bytes.
+            // Only between responses: within a body any byte would be valid.
             7..9 if wire.receiving && is_quiet => self.rig.response(key, "nonsense"),
             9..50 if wire.writing => self.rig.wrote(key),
             _ if wire.receiving => self.serve(key),
@@ -160,7 +160,7 @@ impl Simulation {
         }
     }
 
-    /// The peer reads what it was sent and sends some of what it has to say.
+    /// Lets the peer read the bytes written to it and send some of its pending bytes.
     fn serve(&mut self, key: UpstreamKey) {
         let wire = &self.rig.wires[&key];
         let peer = self.peers.entry(key).or_default();
@@ -189,7 +189,7 @@ impl Simulation {
         self.rig.assert_nothing_left();
     }
 
-    /// Whole responses are those that were meant for their request; returns how many there were.
+    /// Asserts that every complete response belongs to its request. Returns their number.
     fn check_responses(&self) -> usize {
         let mut whole_count = 0;
         for (key, seen) in &self.rig.seen {
@@ -198,10 +198,14 @@ impl Simulation {
                 assert_eq!(seen.value("x-path"), Some(self.paths[key].as_str()));
                 let expected = body_for(&self.paths[key]);
                 let body = std::str::from_utf8(&seen.body).unwrap();
-                assert!(expected.starts_with(body), "a stranger's bytes");
-                // Where the end of the connection is the response's end, a cut cannot be seen.
+                assert!(expected.starts_with(body), "bytes of another response");
+                // Where the connection's end is the response's end, a truncation cannot be
+                // detected.
                 let unframed = seen.value("x-head").or(seen.value("x-until-close")).is_some();
-                assert!(!seen.whole || unframed || body == expected, "cut off, called whole");
+                assert!(
+                    !seen.whole || unframed || body == expected,
+                    "a truncated response is reported as complete"
+                );
                 whole_count += usize::from(seen.whole);
             }
         }
@@ -209,7 +213,8 @@ impl Simulation {
     }
 }
 
-/// Path, whether it is HEAD, and length of the whole request at the front of `bytes`.
+/// Returns the path, whether it is HEAD, and the length of the complete request at the front of
+/// `bytes`.
 fn parse_request(bytes: &[u8]) -> Option<(String, bool, usize)> {
     let mut lines = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut lines);
@@ -239,7 +244,7 @@ fn parse_request(bytes: &[u8]) -> Option<(String, bool, usize)> {
     Some((path, request.method == Some("HEAD"), bytes.len() - rest.len()))
 }
 
-/// Appends a response to `path`; true when the connection ends with it.
+/// Appends a response to `path`. Returns true when the connection ends with it.
 fn write_response(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: bool) -> bool {
     let body = body_for(path);
     let mut text = String::new();
@@ -273,7 +278,7 @@ fn write_response(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: b
 }
 
 #[test]
-fn anything_in_any_order() {
+fn random_schedules_keep_every_invariant() {
     let mut whole_count = 0;
     let mut total = crate::metrics::ProxyCounters::default();
     for seed in 0..60 {
@@ -288,7 +293,7 @@ fn anything_in_any_order() {
         total.upstream_retries += seen.upstream_retries;
         total.upstream_idle_discarded += seen.upstream_idle_discarded;
     }
-    // The schedules reach what they are to reach.
+    // The schedules must cover these cases often enough.
     assert!(whole_count > 1000, "{whole_count}");
     assert!(total.upstream_reuses > 500 && total.upstream_retries > 50, "{total:?}");
     assert!(total.upstream_idle_discarded > 20, "{total:?}");

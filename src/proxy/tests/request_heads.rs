@@ -4,7 +4,7 @@ use http::Method;
 
 use super::*;
 
-/// The head that the upstream of `request` got.
+/// Returns the head that the upstream received for `request`.
 fn head_of(config: Config, request: Request, ended: bool) -> String {
     let mut rig = Rig::new(config);
     rig.request(request, ended);
@@ -13,7 +13,7 @@ fn head_of(config: Config, request: Request, ended: bool) -> String {
 }
 
 #[test]
-fn the_shortest_request() {
+fn a_minimal_request_is_forwarded_with_the_expected_head() {
     let head = head_of(config(1, 1, 0), request(Method::GET, "/a?b"), true);
     let expected = "GET /a?b HTTP/1.1\r\n\
                     host: example.com\r\n\
@@ -68,7 +68,8 @@ fn fields_that_a_client_may_not_set_are_not_forwarded() {
     assert_eq!(head, expected);
 }
 
-/// An origin that redirects http to https would else redirect for ever, and caches keep it.
+/// Otherwise an origin that redirects http to https would redirect for ever, and caches would store
+/// it.
 #[test]
 fn the_forwarded_scheme_is_https_whatever_the_client_sent() {
     let mut from_client = request(Method::GET, "/");
@@ -115,7 +116,7 @@ fn options(request: &mut Request, max_forwards: &str) {
 
 /// RFC 9110 7.6.2.
 #[test]
-fn max_forwards_counts_down_for_options_and_for_nothing_else() {
+fn max_forwards_is_decremented_for_options_only() {
     let mut asked = request(Method::OPTIONS, "*");
     options(&mut asked, "7");
     let head = head_of(config(1, 1, 0), asked.clone(), true);
@@ -145,7 +146,7 @@ fn host_is_the_endpoints_address_if_configured() {
 }
 
 #[test]
-fn every_body_has_its_framing() {
+fn each_request_body_gets_the_right_framing() {
     let framing = |method, content_length, ended| {
         let mut head =
             head_of(config(1, 1, 0), with_length(content_length, request(method, "/")), ended);
@@ -160,7 +161,7 @@ fn every_body_has_its_framing() {
 }
 
 #[test]
-fn a_get_that_is_not_ended_is_held_until_its_body_is_known() {
+fn a_get_without_an_end_is_held_until_it_is_known_whether_it_has_a_body() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.request(request(Method::GET, "/"), false);
     assert!(rig.connects.is_empty(), "held");
@@ -185,7 +186,7 @@ fn a_get_that_is_not_ended_is_held_until_its_body_is_known() {
 }
 
 #[test]
-fn own_responses_to_requests_that_are_not_forwarded() {
+fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
     let mut narrow = config(1, 1, 0);
     narrow.routes[0].path_prefix = "/api".into();
     let mut rig = Rig::new(narrow);
@@ -229,7 +230,7 @@ fn own_responses_to_requests_that_are_not_forwarded() {
     let exchange = rig.request(too_long, false);
     assert_eq!(rig.status(exchange), 413);
     assert!(rig.seen[&exchange].stopped, "the rest of the body is not wanted");
-    assert!(rig.wires.is_empty(), "no upstream was troubled");
+    assert!(rig.wires.is_empty(), "no upstream connection was opened");
     rig.assert_nothing_left();
 }
 
@@ -266,7 +267,7 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
 }
 
 #[test]
-fn who_waits_for_100_gets_it_here() {
+fn expect_100_continue_is_answered_by_the_gateway() {
     let mut rig = Rig::new(config(1, 1, 0));
     let mut expecting = request(Method::POST, "/");
     expecting.head.fields = vec![field("expect", "100-Continue")];
@@ -281,7 +282,7 @@ fn who_waits_for_100_gets_it_here() {
 }
 
 #[test]
-fn bodies_that_contradict_their_length_never_reach_the_upstreams_next_request() {
+fn a_body_that_contradicts_its_length_never_becomes_the_next_upstream_request() {
     for (sent, status) in [(&b"hello!"[..], 400), (&b"hell"[..], 400), (&b""[..], 400)] {
         let mut rig = Rig::new(config(1, 1, 0));
         let exchange = rig.post(Some(5));
@@ -293,7 +294,7 @@ fn bodies_that_contradict_their_length_never_reach_the_upstreams_next_request() 
         assert!(!rig.is_open(upstream), "the incomplete request's connection is closed");
         rig.assert_nothing_left();
     }
-    // After the response's head there is only the reset.
+    // After the response head only a reset is possible.
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(5));
     let upstream = rig.connected();

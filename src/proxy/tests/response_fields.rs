@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Returns what a client sees of the response `wire`.
+/// Returns the client's view of the response `wire`.
 fn seen(wire: &str) -> Seen {
     let mut rig = Rig::new(config(1, 1, 0));
     let (exchange, upstream) = rig.active_get();

@@ -1,4 +1,5 @@
-//! An unvalidated address is sent at most three times what came from it (RFC 9000 8.1).
+//! The anti-amplification limit: an unvalidated address is sent at most three times the bytes
+//! received from it (RFC 9000 8.1).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::config::{Certificate, HostPattern, Tls};
 use crate::testing::TestCertificate;
 use crate::tls::ServerTls;
 
-/// A chain of `count` certificates, each with many names.
+/// Returns a chain of `count` certificates, each with many names.
 fn large_chain(count: usize) -> ServerTls {
     let mut made = TestCertificate::new(&[HOST]);
     for index in 1..count {
@@ -27,7 +28,7 @@ fn bytes_out(pair: &Pair) -> u64 {
     pair.bytes_to_clients.values().sum()
 }
 
-/// One flight of the client, then silence: until the engine gives up, all probes included.
+/// Runs one flight of the client, then silence until the engine gives up, including all probes.
 fn silent_client(tls: &ServerTls, hello_datagrams: u64) -> Pair {
     let mut pair = Pair::with(settings(quic(), tls), tls);
     if hello_datagrams == 1 {
@@ -46,7 +47,7 @@ fn silent_client(tls: &ServerTls, hello_datagrams: u64) -> Pair {
 }
 
 #[test]
-fn a_silent_client_gets_at_most_three_times() {
+fn a_silent_client_is_sent_at_most_three_times_its_bytes() {
     for (certificates, hello_datagrams) in [(1, 1), (1, 2), (9, 1), (9, 2)] {
         let pair = silent_client(&large_chain(certificates), hello_datagrams);
         let (received, sent) = (pair.bytes_to_server, bytes_out(&pair));
@@ -58,9 +59,9 @@ fn a_silent_client_gets_at_most_three_times() {
     }
 }
 
-/// At no time, not only at the end; and a lossy network asks for more probes.
+/// The limit holds at every moment, not only at the end; a lossy network causes more probes.
 #[test]
-fn the_bound_holds_all_the_time_until_the_address_is_proven() {
+fn the_anti_amplification_limit_holds_until_the_address_is_validated() {
     let tls = large_chain(9);
     for seed in 0..10 {
         let mut pair = Pair::with(settings(quic(), &tls), &tls);
@@ -79,10 +80,10 @@ fn the_bound_holds_all_the_time_until_the_address_is_proven() {
     }
 }
 
-/// Three times an Initial does not carry the chain: the client's Handshake packets prove its
-/// address, or the handshake would stand still.
+/// Three times the Initials is too little for the chain: the client's Handshake packets validate
+/// its address, or the handshake would stall.
 #[test]
-fn a_large_chain_still_arrives() {
+fn a_large_certificate_chain_arrives_despite_the_limit() {
     let tls = large_chain(9);
     let length = tls.chain(None).iter().map(|certificate| certificate.len()).sum::<usize>();
     assert!(length > 3 * 2 * 1200, "{length} bytes are more than the ClientHello earns");
@@ -92,10 +93,10 @@ fn a_large_chain_still_arrives() {
     assert!(pair.now - before < Duration::from_millis(200), "{:?}", pair.now - before);
 }
 
-/// An attacker that repeats a client's packet from another address makes the connection move there
-/// (RFC 9000 9.3.2). That address gets one datagram, the challenge; then three times at most.
+/// An attacker that replays a client's packet from another address makes the connection migrate
+/// there (RFC 9000 9.3.2). That address gets one datagram, the challenge; then three times at most.
 #[test]
-fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
+fn a_packet_replayed_from_a_victims_address_does_not_flood_it() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     pair.pass(Duration::from_secs(1));
@@ -129,11 +130,11 @@ fn a_repeated_packet_from_a_victims_address_does_not_flood_it() {
     }));
 }
 
-/// The challenge to a client's new address is lost, and what comes from a client that does not know
-/// of its move earns no other. quinn-proto gives that address up in time: the next datagram from
-/// there begins a new account, with a new challenge.
+/// The challenge to a client's new address is lost, and the bytes of a client unaware of its move
+/// do not earn another. quinn-proto eventually gives that address up: the next datagram from there
+/// starts a new account with a new challenge.
 #[test]
-fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
+fn a_lost_path_challenge_is_repeated() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     pair.pass(Duration::from_secs(1));
@@ -162,9 +163,9 @@ fn a_client_is_asked_again_when_the_challenge_to_it_was_lost() {
 }
 
 /// A NAT gives the client another port, and the client's response to the PATH_CHALLENGE is lost.
-/// (What this client sends again is no probing packet, as it is with others: see `paths`.)
+/// (This client's retransmission is not a probing packet, as it is with others: see `paths`.)
 #[test]
-fn a_client_comes_back_whose_response_to_the_challenge_is_lost() {
+fn a_client_recovers_after_its_path_response_is_lost() {
     for move_again in [false, true] {
         let mut pair = Pair::new(quic());
         let (client, key) = pair.connected();
@@ -191,7 +192,7 @@ fn a_client_comes_back_whose_response_to_the_challenge_is_lost() {
             go_on(pair, &mut got);
             pair.engine.remote_address(key) == Some(there)
         }));
-        // Its response to the challenge is the first long datagram that it sends.
+        // Its PATH_RESPONSE is in the first long datagram that it sends.
         pair.record = Some(Vec::new());
         pair.client_is_mute = true;
         assert!(pair.run(Duration::from_secs(1), |pair| {

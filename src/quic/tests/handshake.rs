@@ -1,4 +1,4 @@
-//! Connections begin, end and are refused.
+//! The beginning, the end and the refusal of connections.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::Retry;
 use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
 
 #[test]
-fn a_client_connects_and_is_told_of() {
+fn a_new_connection_is_reported() {
     let mut pair = Pair::new(quic());
     let client = pair.connect();
     assert!(pair.run(Duration::from_secs(5), |pair| !pair.events.is_empty()));
@@ -31,7 +31,7 @@ fn a_client_connects_and_is_told_of() {
 }
 
 #[test]
-fn the_handshake_survives_loss_and_disorder() {
+fn the_handshake_survives_loss_and_reordering() {
     for seed in 0..20 {
         let mut pair = Pair::new(quic());
         pair.seed(seed);
@@ -41,8 +41,8 @@ fn the_handshake_survives_loss_and_disorder() {
     }
 }
 
-/// RFC 9000 9 lets a server rely on a stable address until the handshake is done. NATs do not know
-/// that, and the client neither: it takes no longer than a lost flight.
+/// RFC 9000 9 lets a server rely on a stable address until the handshake is done. A NAT may rebind
+/// earlier without the client noticing: this costs no more than a lost flight.
 #[test]
 fn a_handshake_survives_a_new_port_at_any_moment() {
     for moved_after in (0..120).step_by(5).map(Duration::from_millis) {
@@ -69,7 +69,7 @@ fn a_handshake_survives_a_new_port_at_any_moment() {
 }
 
 #[test]
-fn a_client_that_falls_silent_is_let_go_after_the_idle_timeout() {
+fn a_silent_client_is_dropped_after_the_idle_timeout() {
     let mut pair = Pair::new(quic());
     let (_, key) = pair.connected();
     pair.pass(Duration::from_secs(1));
@@ -110,12 +110,12 @@ fn our_close_reaches_the_client() {
         other => panic!("{other:?}"),
     }
     pair.pass(Duration::from_secs(10));
-    assert!(pair.events.is_empty(), "closed is said once");
+    assert!(pair.events.is_empty(), "the close is reported once");
     pair.assert_empty();
 }
 
 #[test]
-fn the_clients_close_is_told_with_its_code() {
+fn the_clients_close_is_reported_with_its_code() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     let now = pair.now;
@@ -140,11 +140,11 @@ fn close_all_ends_open_and_half_open_connections() {
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 0, handshaking: 0, closing: 3 });
     pair.pass(Duration::from_secs(20));
     pair.assert_empty();
-    assert!(pair.clients.is_empty(), "the clients have heard of it");
+    assert!(pair.clients.is_empty(), "the clients have received the close");
 }
 
 #[test]
-fn retry_proves_the_address() {
+fn retry_validates_the_address() {
     let mut pair = Pair::new(config_with(Retry::Always));
     pair.connected();
     // One for each of the two Initials that carry the ClientHello; the client follows the first.
@@ -153,7 +153,7 @@ fn retry_proves_the_address() {
 }
 
 #[test]
-fn an_adaptive_listener_asks_for_proof_while_many_are_half_open() {
+fn an_adaptive_listener_sends_retry_while_many_connections_are_half_open() {
     let mut pair = Pair::new(config_with(Retry::Adaptive));
     begin_silent(&mut pair, HALF_OPEN_RETRY_COUNT);
     assert_eq!(pair.engine.counts().handshaking, HALF_OPEN_RETRY_COUNT);
@@ -165,11 +165,11 @@ fn an_adaptive_listener_asks_for_proof_while_many_are_half_open() {
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
     assert_eq!(pair.engine.stats().handshakes_timed_out, HALF_OPEN_RETRY_COUNT as u64);
     pair.connected();
-    assert_eq!(pair.engine.stats().retries, 2, "no proof is asked for any more");
+    assert_eq!(pair.engine.stats().retries, 2, "no further Retry is sent");
 }
 
 #[test]
-fn without_retry_half_open_connections_are_bounded_and_come_back() {
+fn without_retry_half_open_connections_are_bounded_and_released() {
     let mut pair = Pair::new(quic());
     begin_silent(&mut pair, HALF_OPEN_COUNT_MAX + 7);
     assert_eq!(pair.engine.counts().handshaking, HALF_OPEN_COUNT_MAX);
@@ -179,7 +179,7 @@ fn without_retry_half_open_connections_are_bounded_and_come_back() {
     pair.assert_empty();
 }
 
-/// Begins handshakes whose clients then say nothing more.
+/// Begins handshakes whose clients then fall silent.
 fn begin_silent(pair: &mut Pair, count: usize) {
     for _ in 0..count {
         pair.record = Some(Vec::new());
@@ -197,7 +197,7 @@ fn begin_silent(pair: &mut Pair, count: usize) {
 }
 
 #[test]
-fn a_full_listener_refuses_and_says_so() {
+fn a_full_listener_refuses_with_connection_refused() {
     let mut pair = Pair::new(crate::config::Quic { max_connections: 2, ..quic() });
     let (_, first) = pair.connected();
     pair.connected();
@@ -213,7 +213,7 @@ fn a_full_listener_refuses_and_says_so() {
         refused
     });
     assert!(refused);
-    // Each of the two Initials that carry the ClientHello is told.
+    // Each of the two Initials that carry the ClientHello is refused.
     assert_eq!(pair.engine.stats().connections_refused, 2);
     pair.engine.close(pair.now, first, 0, b"");
     pair.pass(Duration::from_secs(5));
@@ -221,13 +221,13 @@ fn a_full_listener_refuses_and_says_so() {
 }
 
 #[test]
-fn a_key_outlives_its_connection_without_harm() {
+fn the_key_of_a_closed_connection_is_harmless() {
     let mut pair = Pair::new(quic());
     let (_, old) = pair.connected();
     pair.engine.close(pair.now, old, 0, b"");
     pair.pass(Duration::from_secs(5));
     let (_, new) = pair.connected();
-    assert_eq!(old.index(), new.index(), "the place is used again");
+    assert_eq!(old.index(), new.index(), "the index is reused");
     assert_ne!(old, new);
     let stream = StreamId::from(0);
     let engine = &mut pair.engine;
@@ -244,7 +244,7 @@ fn a_key_outlives_its_connection_without_harm() {
 }
 
 #[test]
-fn streams_that_are_not_ours_to_use_are_gone() {
+fn streams_we_may_not_use_are_reported_as_gone() {
     let mut pair = Pair::new(quic());
     let (_, key) = pair.connected();
     let engine = &mut pair.engine;
@@ -261,7 +261,7 @@ fn streams_that_are_not_ours_to_use_are_gone() {
 }
 
 #[test]
-fn new_tls_settings_are_for_new_connections() {
+fn new_tls_settings_apply_to_new_connections_only() {
     let mut pair = Pair::new(quic());
     let (_, old) = pair.connected();
     let next = server_tls();
@@ -275,7 +275,7 @@ fn new_tls_settings_are_for_new_connections() {
 }
 
 #[test]
-fn a_client_without_our_protocol_is_told_so() {
+fn a_client_without_our_alpn_protocol_is_refused_with_its_alert() {
     let mut pair = Pair::new(quic());
     pair.client_tls.alpn_protocols = vec![b"smtp".to_vec()];
     pair.connect();
@@ -294,7 +294,7 @@ fn a_client_without_our_protocol_is_told_so() {
     // RFC 9001 8.1: no_application_protocol (120) as a CRYPTO_ERROR.
     assert_eq!(code, Some(0x178));
     pair.pass(Duration::from_secs(20));
-    assert!(pair.events.is_empty(), "the application never heard of it");
+    assert!(pair.events.is_empty(), "no event reaches the application");
     pair.assert_empty();
 }
 

@@ -1,8 +1,8 @@
 //! An engine, a client endpoint and the network between them.
 //!
-//! What must hold at all times is asserted here, on every datagram and in every turn: batches have
-//! the form that segmentation offload needs, time is never lost in a deadline that stays due, and
-//! each connection's events come in their order.
+//! The invariants are asserted here, on every datagram and in every turn: batches have the form
+//! that segmentation offload needs, no deadline stays due, and each connection's events arrive in
+//! order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -28,7 +28,7 @@ pub(super) const HOST: &str = "edge.test";
 pub(super) use crate::testing::CID_MASK as MASK;
 pub(super) const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// Times that a deadline may be due in a row before it counts as a spin.
+/// Number of times in a row that a deadline may be due before it counts as spinning.
 const DUE_TWICE_MAX: usize = 16;
 
 pub(super) fn quic() -> config::Quic {
@@ -54,7 +54,7 @@ pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
     EngineSettings { sockets: vec![0, 0], worker: 3, ..testing::engine_settings(quic, tls) }
 }
 
-/// A datagram on its way.
+/// A datagram in flight.
 struct Flight {
     at: Instant,
     order: u64,
@@ -84,7 +84,7 @@ impl Ord for Flight {
     }
 }
 
-/// Both ends and the network.
+/// Both endpoints and the network.
 pub(super) struct Pair {
     pub(super) now: Instant,
     pub(super) engine: Engine,
@@ -93,17 +93,17 @@ pub(super) struct Pair {
     pub(super) clients: BTreeMap<usize, Connection>,
     pub(super) client_events: VecDeque<(usize, quinn_proto::Event)>,
     pub(super) client_address: SocketAddr,
-    /// Of the same family.
+    /// The client's address, of the same family.
     pub(super) server_ip: IpAddr,
     pub(super) client_tls: rustls::ClientConfig,
     /// Share of datagrams that get lost.
     pub(super) loss: f64,
     pub(super) delay: Duration,
-    /// Up to this much later: datagrams overtake each other.
+    /// Maximum jitter added to the delay; it reorders datagrams.
     pub(super) jitter: Duration,
     /// Whether the network drops all that the client sends.
     pub(super) client_is_mute: bool,
-    /// Datagrams of the client, as they left.
+    /// Datagrams that the client has sent.
     pub(super) record: Option<Vec<Vec<u8>>>,
     pub(super) bytes_to_server: u64,
     /// By destination.
@@ -172,7 +172,7 @@ impl Pair {
         self.client_tls = ClientTls { provider, ..ClientTls::trusting_server(tls) }.tls13();
     }
 
-    /// Begins a connection on the client's side.
+    /// Starts a connection from the client.
     pub(super) fn connect(&mut self) -> usize {
         let mut config = testing::quic_client(self.client_tls.clone());
         let mut transport = TransportConfig::default();
@@ -202,8 +202,8 @@ impl Pair {
         self.events.remove(index).map(|(key, _)| key)
     }
 
-    /// Lets time pass until `done`, or nothing more can happen, or `limit` is over. Tells whether
-    /// it was `done`.
+    /// Lets time pass until `done`, or no event is left, or `limit` is over. Returns whether it was
+    /// `done`.
     pub(super) fn run(&mut self, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + limit;
         loop {
@@ -227,7 +227,7 @@ impl Pair {
         assert!(!self.run(limit, |_| false));
     }
 
-    /// Hands a datagram to the engine as from `remote`, and returns what it answers at once.
+    /// Hands a datagram to the engine as from `remote`, and returns its immediate responses.
     pub(super) fn inject(&mut self, remote: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.reach_engine(remote, 0, bytes);
         let mut responses = Vec::new();
@@ -292,7 +292,7 @@ impl Pair {
         }
     }
 
-    /// Lets both sides say all that they have to say now.
+    /// Lets both sides send everything they have now.
     pub(super) fn drive(&mut self) {
         self.take_events();
         self.drive_server();
@@ -373,7 +373,7 @@ impl Pair {
         self.wire.push(Reverse(flight));
     }
 
-    /// Takes the engine's events, and checks their order.
+    /// Takes the engine's events and checks their order.
     fn take_events(&mut self) {
         while let Some((key, event)) = self.engine.poll_event() {
             match &event {
@@ -383,13 +383,17 @@ impl Pair {
                 Event::Closed(_) => {
                     assert_eq!(self.connected.insert(key, false), Some(true), "closed once");
                 }
-                _ => assert_eq!(self.connected.get(&key), Some(&true), "{event:?} in between"),
+                _ => assert_eq!(
+                    self.connected.get(&key),
+                    Some(&true),
+                    "{event:?} outside of the connection's life"
+                ),
             }
             self.events.push_back((key, event));
         }
     }
 
-    /// Writes to a stream of the client as much as it takes.
+    /// Writes as much to a stream of the client as it accepts.
     pub(super) fn client_write(&mut self, client: usize, stream: StreamId, data: &mut Bytes) {
         let Some(connection) = self.clients.get_mut(&client) else { return };
         let mut send = connection.send_stream(stream.proto().unwrap());
@@ -402,7 +406,7 @@ impl Pair {
         }
     }
 
-    /// Reads from a stream of the client; tells whether it has ended.
+    /// Reads from a stream of the client. Returns whether it has ended.
     pub(super) fn client_read(
         &mut self,
         client: usize,
@@ -423,7 +427,7 @@ impl Pair {
         ended
     }
 
-    /// Reads from a stream of the server; tells whether it has ended.
+    /// Reads from a stream of the server. Returns whether it has ended.
     pub(super) fn server_read(
         &mut self,
         key: ConnectionKey,
@@ -448,7 +452,7 @@ impl Pair {
     }
 }
 
-/// `len` bytes that differ from place to place.
+/// Returns `len` bytes that differ from position to position.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
     let mut random = SmallRng::seed_from_u64(len as u64);
     let mut bytes = vec![0; len];

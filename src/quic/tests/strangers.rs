@@ -1,4 +1,4 @@
-//! Datagrams that belong to nobody.
+//! Datagrams that belong to no connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ fn stranger() -> SocketAddr {
     SocketAddr::from(([203, 0, 113, 5], 5555))
 }
 
-/// A long header with any version, padded.
+/// Returns a padded datagram with a long header of the given version.
 fn long_header(version: u32, len: usize) -> Vec<u8> {
     let mut datagram = vec![0xc3];
     datagram.extend(version.to_be_bytes());
@@ -33,7 +33,7 @@ fn short_header(id: &[u8], len: usize) -> Vec<u8> {
 
 /// RFC 9000 5.2.2, 6.1 and 17.2.1.
 #[test]
-fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
+fn an_unknown_version_is_answered_only_if_the_datagram_has_full_length() {
     let mut pair = Pair::new(quic());
     for len in [60, 1199] {
         assert!(pair.inject(stranger(), &long_header(0x1a2a_3a4a, len)).is_empty());
@@ -43,7 +43,7 @@ fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
     assert!(response.len() < 1200);
     assert_eq!(response[0] & 0x80, 0x80);
     assert_eq!(response[1..5], [0; 4]);
-    // The ids come back crossed.
+    // The connection ids are swapped in the response.
     assert_eq!(response[5..10], [4, 9, 9, 9, 9]);
     assert_eq!(response[10..19], [8, 1, 2, 3, 4, 5, 6, 7, 8]);
     let versions = response[19..].chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>();
@@ -57,7 +57,7 @@ fn an_unknown_version_is_answered_only_when_it_came_at_full_length() {
     assert_eq!(pair.engine.stats().datagrams_dropped, 3);
 }
 
-/// Nobody can be answered at port 0: who claims to be there is not heard.
+/// Port 0 cannot be answered, so datagrams from it are dropped.
 #[test]
 fn port_0_gets_no_response_and_no_connection() {
     let mut pair = Pair::new(quic());
@@ -75,7 +75,7 @@ fn port_0_gets_no_response_and_no_connection() {
 
 /// RFC 9000 10.3.
 #[test]
-fn an_unknown_id_is_reset_with_less_than_came_and_not_often() {
+fn an_unknown_id_gets_a_shorter_rate_limited_stateless_reset() {
     let mut pair = Pair::new(quic());
     let mut ids = WorkerIds::new(3, false, MASK, &[99; 32]);
     for len in [22, 30, 43, 100, 1200] {
@@ -87,7 +87,7 @@ fn an_unknown_id_is_reset_with_less_than_came_and_not_often() {
         };
         assert!(response.len() < len && response.len() >= 21, "{} for {len}", response.len());
         assert_eq!(response[0] & 0xc0, 0x40, "it looks like a short header");
-        // Not again within 20 ms.
+        // No second reset within 20 ms.
         assert!(pair.inject(stranger(), &short_header(&ids.generate_cid(), len)).is_empty());
     }
     pair.pass(Duration::from_millis(25));
@@ -104,7 +104,7 @@ fn two_gateways_do_not_reset_each_other_for_ever() {
     let mut bounces = 0;
     loop {
         pair.pass(Duration::from_millis(25));
-        // The other side's answer carries an id of ours by the worst of luck.
+        // By the worst of luck, the other side's response carries an id of ours.
         datagram[1..9].copy_from_slice(&ids.generate_cid());
         let mut responses = pair.inject(stranger(), &datagram);
         let Some(response) = responses.pop() else { break };
@@ -115,7 +115,7 @@ fn two_gateways_do_not_reset_each_other_for_ever() {
 }
 
 #[test]
-fn an_id_of_another_worker_is_counted_and_never_reset() {
+fn a_connection_id_of_another_worker_is_counted_and_never_reset() {
     let mut pair = Pair::new(quic());
     for worker in (0..=127).filter(|&worker| worker != 3) {
         pair.pass(Duration::from_millis(25));
@@ -127,14 +127,14 @@ fn an_id_of_another_worker_is_counted_and_never_reset() {
     assert_eq!(pair.engine.stats().resets, 0);
 }
 
-/// A reset of ours must convince the client whose connection is gone: it carries the token that the
-/// client was given in the handshake.
+/// The client of a lost connection must accept our stateless reset: it carries the token that the
+/// client got in the handshake.
 #[test]
 fn a_client_of_a_lost_connection_is_reset() {
     let mut pair = Pair::new(quic());
     let (client, _) = pair.connected();
     pair.pass(Duration::from_secs(1));
-    // The worker starts anew, with the same keys.
+    // The worker restarts with the same keys.
     let tls = super::pair::server_tls();
     pair.engine = Engine::new(super::pair::settings(quic(), &tls)).unwrap();
     pair.clients.get_mut(&client).unwrap().ping();
@@ -174,10 +174,10 @@ fn responses_to_strangers_wait_in_a_bounded_queue() {
     assert_eq!(count, bound);
 }
 
-/// Whatever comes, the engine neither panics nor answers with more than came, and the connection
-/// that is there lives on.
+/// Whatever arrives, the engine neither panics nor sends more than three times as much, and the
+/// existing connection survives.
 #[test]
-fn garbage_is_harmless() {
+fn arbitrary_datagrams_cause_no_panic_and_no_amplification() {
     let mut pair = Pair::new(quic());
     pair.record = Some(Vec::new());
     let (client, key) = pair.connected();
@@ -205,7 +205,7 @@ fn garbage_is_harmless() {
         }
         let from = if round % 2 == 0 { home } else { stranger() };
         let sent = pair.inject(from, &datagram).iter().map(Vec::len).sum::<usize>();
-        // Those to the connection's own address may carry what it has to say anyway.
+        // Datagrams to the connection's own address may carry its regular traffic.
         assert!(from == home || sent <= 3 * datagram.len(), "{sent} for {}", datagram.len());
         if round % 100 == 0 {
             pair.pass(Duration::from_millis(10));

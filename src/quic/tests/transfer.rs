@@ -1,4 +1,4 @@
-//! Bytes on streams, both ways, whatever the network does.
+//! Stream data in both directions, under all network conditions.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::config::{self, Congestion};
 
 const MIB: usize = 1024 * 1024;
 
-/// The client's first bidirectional stream.
+/// Opens the client's first bidirectional stream.
 fn first_stream(pair: &mut Pair, client: usize) -> StreamId {
     let connection = pair.clients.get_mut(&client).unwrap();
     connection.streams().open(Dir::Bi).unwrap().into()
 }
 
-/// The server sends `data` on a stream that the client opens; returns what arrived, and when.
+/// Sends `data` from the server on a stream that the client opens. Returns the bytes received.
 fn download(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
     let (client, key) = pair.connected();
     let stream = first_stream(pair, client);
@@ -48,7 +48,7 @@ fn download(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
     received
 }
 
-/// The client sends `data` on a stream and finishes it.
+/// Sends `data` from the client on a stream and finishes it. Returns the bytes received.
 fn upload(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
     let (client, key) = pair.connected();
     let stream = first_stream(pair, client);
@@ -71,7 +71,7 @@ fn upload(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
 }
 
 #[test]
-fn ten_mebibytes_down() {
+fn ten_mebibytes_are_downloaded() {
     let mut pair = Pair::new(quic());
     let data = pattern(10 * MIB);
     assert!(download(&mut pair, &data, Duration::from_secs(60)) == data);
@@ -79,14 +79,14 @@ fn ten_mebibytes_down() {
 }
 
 #[test]
-fn ten_mebibytes_up() {
+fn ten_mebibytes_are_uploaded() {
     let mut pair = Pair::new(quic());
     let data = pattern(10 * MIB);
     assert!(upload(&mut pair, &data, Duration::from_secs(60)) == data);
 }
 
 #[test]
-fn loss_and_disorder_change_no_byte() {
+fn loss_and_reordering_change_no_byte() {
     for seed in 0..4 {
         let mut pair = Pair::new(quic());
         pair.seed(seed);
@@ -104,9 +104,9 @@ fn loss_and_disorder_change_no_byte() {
     }
 }
 
-/// A window that stays as it starts would allow 1.5 MiB, or 1 MiB, in each 200 ms.
+/// Windows of their initial size would allow only 1.5 MiB and 1 MiB in each 200 ms.
 #[test]
-fn windows_grow_on_a_long_path_and_are_given_back() {
+fn windows_grow_on_a_long_path_and_return_to_the_budget() {
     let mut pair = Pair::new(quic());
     pair.delay = Duration::from_millis(100);
     let data = pattern(30 * MIB);
@@ -134,7 +134,7 @@ fn windows_stay_within_the_budget_of_the_worker() {
     assert_eq!(pair.engine.window_budget_left(), 0);
 }
 
-/// The client's port, and then its address, change under way (RFC 9000 9).
+/// The client's port, and then its address, change during the transfer (RFC 9000 9).
 #[test]
 fn a_download_survives_rebinding() {
     let mut pair = Pair::new(quic());
@@ -161,7 +161,7 @@ fn a_download_survives_rebinding() {
             changes += 1;
             let host = if changes == 3 { 9 } else { 7 };
             pair.client_address = SocketAddr::from(([198, 51, 100, host], 40_000 + changes as u16));
-            // A client that has nothing to send from its new address could not be found there.
+            // The gateway learns of the new address only from a datagram that the client sends.
             pair.client_write(client, stream, &mut Bytes::from_static(b"!"));
         }
         ended
@@ -174,7 +174,7 @@ fn a_download_survives_rebinding() {
 
 /// A spoofed source address never becomes the client's, whatever the attacker sends (RFC 9000 9.3).
 #[test]
-fn a_client_is_where_it_has_answered_a_challenge() {
+fn a_client_address_changes_only_after_path_validation() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     let stream = first_stream(&mut pair, client);
@@ -197,21 +197,21 @@ fn a_client_is_where_it_has_answered_a_challenge() {
     pair.client_write(client, stream, &mut Bytes::from_static(b" at home"));
     pair.pass(Duration::from_secs(1));
     assert_eq!(pair.engine.client_address(key), Some(home));
-    // It does move now, and hears what is sent there.
+    // Now the client does move, and receives datagrams at the new address.
     pair.client_address = SocketAddr::from(([198, 51, 100, 9], 41_000));
     pair.client_write(client, stream, &mut Bytes::from_static(b" elsewhere"));
     pair.run(pair.delay, |_| false);
     assert_eq!(pair.engine.remote_address(key), Some(pair.client_address));
-    assert_eq!(pair.engine.client_address(key), Some(home), "not proven yet");
+    assert_eq!(pair.engine.client_address(key), Some(home), "not validated yet");
     pair.client_write(client, stream, &mut Bytes::from_static(b" still"));
     pair.pass(Duration::from_secs(1));
     assert_eq!(pair.engine.client_address(key), Some(pair.client_address));
 }
 
-/// The client is heard from a new address in the very moment in which a probe is due for what went
-/// to the old one.
+/// A datagram from the client's new address arrives at the very instant at which a probe of the old
+/// path is due.
 #[test]
-fn a_move_in_the_moment_of_a_probe_timeout() {
+fn a_client_may_move_at_the_instant_of_a_probe_timeout() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     let stream = first_stream(&mut pair, client);
@@ -232,7 +232,7 @@ fn a_move_in_the_moment_of_a_probe_timeout() {
 }
 
 #[test]
-fn resets_and_stops_reach_the_other_side() {
+fn resets_and_stop_sending_reach_the_peer() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     let stream = first_stream(&mut pair, client);
@@ -256,7 +256,7 @@ fn resets_and_stops_reach_the_other_side() {
     let late = pair.engine.write(key, stream, &mut piece).unwrap_err();
     assert!(matches!(late, WriteError::Stopped(0x10d) | WriteError::Gone), "{late:?}");
 
-    // And we do.
+    // Then the server gives up both directions.
     let stream = first_stream(&mut pair, client);
     pair.client_write(client, stream, &mut Bytes::from_static(b"another"));
     let opened = (key, Event::StreamOpened(stream));
@@ -294,7 +294,7 @@ fn our_uni_stream_arrives_and_its_end_is_acknowledged() {
 }
 
 #[test]
-fn a_blocked_writer_is_told_when_there_is_room() {
+fn a_blocked_writer_is_notified_when_there_is_room() {
     let mut pair = Pair::new(quic());
     let (client, key) = pair.connected();
     let stream = first_stream(&mut pair, client);
@@ -310,9 +310,9 @@ fn a_blocked_writer_is_told_when_there_is_room() {
 }
 
 /// A 1500-byte link has 1,472 bytes for a datagram over IPv4 and 1,452 over IPv6; where a tunnel
-/// takes some of it, the rest is used but for a few bytes.
+/// takes some of it, all but a few bytes of the rest are used.
 #[test]
-fn datagrams_grow_to_what_the_path_carries() {
+fn datagrams_grow_to_the_path_mtu() {
     let ipv4 = IpAddr::from([192, 0, 2, 1]);
     let ipv6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
     for (ip, path_mtu, least) in
@@ -329,7 +329,7 @@ fn datagrams_grow_to_what_the_path_carries() {
 }
 
 #[test]
-fn connections_take_turns() {
+fn connections_send_in_round_robin_order() {
     let mut pair = Pair::new(quic());
     let ends = [pair.connected(), pair.connected(), pair.connected()];
     pair.pass(Duration::from_secs(1));
@@ -338,8 +338,8 @@ fn connections_take_turns() {
         let mut piece = [Bytes::from(pattern(200_000))];
         pair.engine.write(key, stream, &mut piece).unwrap();
     }
-    // All share one address here, so who speaks is told by the destination's connection id.
-    // The buffer has room for one datagram, so nobody runs out of things to say.
+    // All share one address here, so the sender is identified by the destination connection id. The
+    // buffer has room for one datagram, so no connection runs out of data.
     let mut buffer = Vec::with_capacity(usize::from(MTU_MAX_DEFAULT));
     let mut speakers = Vec::new();
     for _ in 0..12 {
@@ -358,7 +358,7 @@ fn connections_take_turns() {
 }
 
 #[test]
-fn a_close_is_sent_though_the_congestion_window_is_full() {
+fn a_close_is_sent_even_if_the_congestion_window_is_full() {
     for congestion in [Congestion::Cubic, Congestion::Bbr, Congestion::NewReno] {
         let mut pair = Pair::new(config::Quic { congestion, ..quic() });
         let (client, key) = pair.connected();
@@ -369,14 +369,14 @@ fn a_close_is_sent_though_the_congestion_window_is_full() {
         };
         assert!(pair.run(Duration::from_secs(5), opened));
         pair.engine.write(key, stream, &mut [Bytes::from(pattern(MIB))]).unwrap();
-        // As much leaves as the window allows, and nothing of it is acknowledged.
+        // Data is sent up to the congestion window, and none of it is acknowledged.
         for _ in 0..20 {
             pair.now += Duration::from_millis(1);
             pair.engine.handle_timeout(pair.now);
             pair.drive();
         }
         pair.engine.close(pair.now, key, 0x100, b"");
-        // Within a trip, and not by a reset some day.
+        // Within one one-way delay, and not by a later stateless reset.
         let told = pair.run(Duration::from_millis(20), |pair| {
             pair.clients.get(&client).is_none_or(|connection| connection.is_closed())
         });

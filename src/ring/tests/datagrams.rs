@@ -1,4 +1,4 @@
-//! Sends and datagram receives: refusals, repeats, sends without a copy, strays.
+//! Sends and datagram receives: refusals, retries, zero-copy sends, stray completions.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn a_send_is_repeated_until_the_kernel_takes_it() {
     }
     for _ in 0..3 {
         assert!(bench.fails(key, libc::ENOBUFS).is_none());
-        // It rests first: no spinning on a kernel without memory.
+        // It pauses first, so as not to spin on a kernel without memory.
         assert_eq!(bench.one_submitted(opcode::Timeout::CODE), key);
         assert!(bench.fails(key, libc::ETIME).is_none());
         assert_eq!(bench.one_submitted(opcode::SendMsg::CODE), key);
@@ -24,7 +24,7 @@ fn a_send_is_repeated_until_the_kernel_takes_it() {
 }
 
 #[test]
-fn want_of_memory_ends_as_a_loss() {
+fn a_send_that_keeps_failing_for_lack_of_memory_is_counted_as_lost() {
     let mut bench = Bench::new();
     bench.send(300);
     let key = bench.one_submitted(opcode::SendMsg::CODE);
@@ -62,7 +62,7 @@ fn a_long_batch_is_not_copied_and_ends_with_its_notification() {
 }
 
 #[test]
-fn a_zero_copy_send_that_copies_is_the_last_of_its_socket() {
+fn zero_copy_is_disabled_on_a_socket_after_a_send_that_copied() {
     let mut bench = Bench::new();
     bench.send(1600);
     let key = bench.one_submitted(opcode::SendMsgZc::CODE);
@@ -76,9 +76,9 @@ fn a_zero_copy_send_that_copies_is_the_last_of_its_socket() {
     bench.assert_idle();
 }
 
-/// With and without a notification behind the refusal; and one that segmenting is to blame for.
+/// Refusals with and without a notification, and one that is caused by segmentation.
 #[test]
-fn a_refused_zero_copy_send_is_copied() {
+fn a_refused_zero_copy_send_is_retried_with_a_copy() {
     for (errno, flags) in
         [(libc::EINVAL, 0), (libc::EOPNOTSUPP, 0), (libc::ENOMEM, F_MORE), (libc::ENOBUFS, 0)]
     {
@@ -87,7 +87,7 @@ fn a_refused_zero_copy_send_is_copied() {
         let key = bench.one_submitted(opcode::SendMsgZc::CODE);
         assert!(bench.event(key, -errno, flags).is_none());
         if flags == F_MORE {
-            assert!(bench.submitted().is_empty(), "the kernel is not through with it");
+            assert!(bench.submitted().is_empty(), "the kernel still holds the slot");
             assert!(bench.event(key, 0, F_NOTIF).is_none());
         }
         let again = bench.one_submitted(opcode::SendMsg::CODE);
@@ -113,7 +113,7 @@ fn a_refused_zero_copy_send_is_copied() {
     bench.assert_idle();
 }
 
-/// EIO is about checksums, so about segmenting: the pieces are too short for anything but a copy.
+/// EIO is about checksums, hence about segmentation; the pieces are too short for zero copy.
 #[test]
 fn the_pieces_of_a_zero_copy_send_are_copied() {
     let mut bench = Bench::new();
@@ -132,7 +132,7 @@ fn the_pieces_of_a_zero_copy_send_are_copied() {
 }
 
 #[test]
-fn what_the_kernel_does_not_know_is_never_tried() {
+fn unsupported_operations_are_never_submitted() {
     let mut bench = Bench::new();
     bench.machine.has_zero_copy = false;
     let copying = bench.machine.add_socket(1, OFFLOAD);
@@ -166,7 +166,7 @@ fn a_refusal_to_segment_is_remembered() {
         assert!(bench.fails(key, errno).is_none());
         let pieces = bench.submitted();
         assert_eq!(pieces.len(), 4);
-        // One piece must go again, while others are still with the kernel.
+        // One piece must be resent while others are still in flight.
         assert!(bench.event(pieces[2].1, 100, 0).is_none());
         assert!(bench.fails(pieces[1].1, libc::ENOBUFS).is_none());
         assert!(bench.event(pieces[3].1, 50, 0).is_none());
@@ -178,19 +178,23 @@ fn a_refusal_to_segment_is_remembered() {
         assert_sent(bench.event(pieces[1].1, 100, 0), SendOutcome::Sent);
         bench.send(350);
         let pieces = bench.submitted();
-        assert_eq!(pieces.len(), 4, "the socket remembers");
+        assert_eq!(pieces.len(), 4, "the socket remembers the refusal");
         assert_eq!(bench.machine.stats.gso_fallbacks, 1);
         let offload = bench.machine.socket_offload();
-        assert_eq!((offload.gso_on, offload.gso_off), (0, 1), "and so is told");
+        assert_eq!((offload.gso_on, offload.gso_off), (0, 1), "and the change is counted once");
         for (place, &(_, piece)) in pieces.iter().enumerate() {
-            assert_eq!(bench.event(piece, 1, 0).is_some(), place == 3, "one end for all pieces");
+            assert_eq!(
+                bench.event(piece, 1, 0).is_some(),
+                place == 3,
+                "one completion for all pieces"
+            );
         }
         bench.assert_idle();
     }
 }
 
 #[test]
-fn segments_that_are_too_long_do_not_cost_segmentation() {
+fn overlong_segments_do_not_disable_segmentation() {
     let mut bench = Bench::new();
     bench.send(300);
     let key = bench.one_submitted(opcode::SendMsg::CODE);
@@ -207,10 +211,10 @@ fn segments_that_are_too_long_do_not_cost_segmentation() {
     bench.assert_idle();
 }
 
-/// The kernel refuses port 0 with the errno by which it refuses to segment: a stranger may choose
-/// that port, and one send to it must not change how everybody else is sent to.
+/// The kernel refuses port 0 with the same errno as segmentation. An attacker may choose that port,
+/// and a send to it must not disable segmentation for everyone.
 #[test]
-fn a_peer_that_cannot_be_sent_to_costs_nobody_else_anything() {
+fn an_unreachable_peer_does_not_affect_sends_to_others() {
     let mut bench = Bench::new();
     bench.send(1600);
     let key = bench.one_submitted(opcode::SendMsgZc::CODE);
@@ -234,9 +238,9 @@ fn a_peer_that_cannot_be_sent_to_costs_nobody_else_anything() {
     bench.assert_idle();
 }
 
-/// One route may refuse what all others take, and the socket serves them all.
+/// One route may refuse what all others accept, and the socket serves them all.
 #[test]
-fn segmentation_is_tried_again_after_many_batches() {
+fn segmentation_is_retried_after_many_batches() {
     let mut bench = Bench::new();
     for _ in 0..2 {
         bench.send(200);
@@ -283,7 +287,7 @@ fn losses_are_counted_by_reason() {
 }
 
 #[test]
-fn a_completion_that_comes_twice_names_nobody() {
+fn a_duplicate_completion_is_ignored() {
     let mut bench = Bench::new();
     bench.send(100);
     let key = bench.one_submitted(opcode::SendMsg::CODE);
@@ -293,7 +297,7 @@ fn a_completion_that_comes_twice_names_nobody() {
     assert_ne!(key, newer);
     assert!(bench.event(key, 100, 0).is_none());
     assert_eq!(bench.machine.stats.late, 1);
-    // With a slot: it is taken back, once.
+    // With a slot: it is reclaimed once.
     let free = bench.pool.counts().free;
     assert!(bench.event(key, 100, F_BUFFER | 1 << 16).is_none());
     assert!(bench.event(key, 100, F_BUFFER | 1 << 16).is_none());
@@ -303,16 +307,16 @@ fn a_completion_that_comes_twice_names_nobody() {
 }
 
 #[test]
-fn a_receive_without_more_is_armed_again() {
+fn a_receive_without_f_more_is_rearmed() {
     let mut bench = Bench::new();
     bench.machine.receive_datagrams(SocketIndex(0));
     bench.machine.replenish();
     let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
-    // An error with a slot and F_MORE: the slot comes back, the receive stays armed.
+    // An error with a slot and F_MORE: the slot is reclaimed, the receive stays armed.
     assert!(bench.event(key, -libc::EFAULT, F_BUFFER | F_MORE).is_none());
     bench.machine.replenish();
     assert!(bench.submitted().is_empty());
-    // Bytes without F_MORE: both are heeded.
+    // Bytes without F_MORE: they are delivered and the receive is rearmed.
     let slot = datagram_header(9);
     bench.machine.datagram_buffers.write_slot(1, &slot);
     let datagrams = bench.event(key, slot.len() as i32, F_BUFFER | 1 << 16);
@@ -336,10 +340,10 @@ fn a_receive_without_more_is_armed_again() {
     bench.assert_idle();
 }
 
-/// The sockets share their buffers, and who is armed first takes what there is. The flood ends its
-/// receive in each turn, the quiet socket's ends now and then.
+/// The sockets share their buffers, and the one armed first takes what is available. The flooded
+/// socket's receive ends in each turn, the quiet socket's now and then.
 #[test]
-fn a_flooded_socket_leaves_buffers_to_the_next() {
+fn a_flooded_socket_leaves_buffers_for_the_others() {
     for period in [1, 2, 3] {
         let mut bench = Bench::new();
         bench.machine.add_socket(1, OFFLOAD);
@@ -366,7 +370,7 @@ fn a_flooded_socket_leaves_buffers_to_the_next() {
 }
 
 #[test]
-fn a_receive_that_only_fails_is_given_up() {
+fn a_receive_that_always_fails_is_given_up() {
     let mut bench = Bench::new();
     bench.machine.receive_datagrams(SocketIndex(0));
     let mut tries = 0;

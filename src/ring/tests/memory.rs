@@ -1,4 +1,4 @@
-//! Slots, submissions and waits that are left over, by the kernel or by a panic.
+//! Slots, submissions and waits left over by the kernel or by a panic.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::ring::message::HEADER_LEN;
 use crate::ring::{Ring, Wait};
 
 #[test]
-fn what_the_kernel_leaves_out_of_a_header_is_zero() {
+fn header_fields_the_kernel_does_not_write_are_zero() {
     let mut bench = Bench::new();
     bench.machine.receive_datagrams(SocketIndex(0));
     bench.machine.replenish();
     let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
-    // Each slot is used by somebody and freed, more often than there are slots.
+    // Leases and frees slots more often than there are slots, so that each was used before.
     for _ in 0..200 {
         let id = bench.machine.datagram_buffers.provided_ids()[0];
         let header = bench.machine.datagram_buffers.read_slot(id, HEADER_LEN);
-        assert!(header.iter().all(|&byte| byte == 0), "an earlier owner's bytes");
+        assert!(header.iter().all(|&byte| byte == 0), "bytes of an earlier owner");
         let mut slot = datagram_header(1000);
         slot[HEADER_LEN..].fill(0xEE);
         bench.machine.datagram_buffers.write_slot(id, &slot);
@@ -33,11 +33,11 @@ fn what_the_kernel_leaves_out_of_a_header_is_zero() {
 }
 
 #[test]
-fn no_turn_waits_long_while_submissions_are_left() {
+fn no_turn_waits_long_while_submissions_are_pending() {
     let mut bench = Bench::new();
     assert_eq!(bench.machine.longest_wait(), None);
     bench.send(100);
-    // The kernel had no memory to take it: only another enter brings it on its way.
+    // The kernel had no memory for it: only another io_uring_enter call submits it.
     assert!(bench.machine.longest_wait().is_some());
     let key = bench.one_submitted(opcode::SendMsg::CODE);
     assert_eq!(bench.machine.longest_wait(), None);
@@ -49,9 +49,9 @@ fn no_turn_waits_long_while_submissions_are_left() {
     assert_eq!(bench.machine.longest_wait(), None);
 }
 
-/// Armed again at once, they would fail again at once, and the worker would spin.
+/// Rearmed at once, they would fail again at once, and the worker would spin.
 #[test]
-fn what_the_kernel_has_no_memory_for_rests_a_turn() {
+fn an_operation_refused_for_lack_of_memory_waits_one_turn() {
     let mut bench = Bench::new();
     let key = bench.stream(5);
     bench.machine.receive_datagrams(SocketIndex(0));
@@ -68,7 +68,11 @@ fn what_the_kernel_has_no_memory_for_rests_a_turn() {
         for (code, user_data) in armed {
             let errno = if code == opcode::PollAdd::CODE { libc::ENOMEM } else { errno };
             let told = bench.fails(user_data, errno);
-            assert_eq!(told.is_some(), code == opcode::PollAdd::CODE, "the mailbox is looked into");
+            assert_eq!(
+                told.is_some(),
+                code == opcode::PollAdd::CODE,
+                "only the wake-up is reported"
+            );
         }
         bench.machine.replenish();
         assert!(bench.submitted().is_empty(), "this turn waits");
@@ -81,12 +85,12 @@ fn what_the_kernel_has_no_memory_for_rests_a_turn() {
 }
 
 #[test]
-fn slots_that_a_panic_dropped_come_back_with_the_rings_end() {
+fn slots_leaked_by_a_panic_are_freed_when_the_ring_ends() {
     let pool = Rc::new(Pool::for_test());
     let settings = RingSettings { streams_max: 8, ..RingSettings::default() };
     let mut ring = Ring::new(settings, Rc::clone(&pool)).unwrap();
     ring.submit_and_wait(Wait::No).unwrap();
-    // As if a completion had been half handled.
+    // As if a panic had interrupted the handling of a completion.
     let group = &mut ring.machine.datagram_buffers;
     let id = group.provided_ids()[0];
     let _dropped_on_the_way = group.take(id);

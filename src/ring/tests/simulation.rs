@@ -1,12 +1,12 @@
-//! The ring on a made-up kernel, from a seed: whatever that does, each operation has one end, each
-//! slot leaves the kernel once, and every byte arrives where it belongs.
+//! The ring on a simulated kernel driven by a seed: whatever the kernel does, each operation ends
+//! once, each slot leaves the kernel once, and every byte arrives where it belongs.
 //!
 //! ```text
 //!   caller.rs --- sends, streams ---> machine --- submissions ---> kernel.rs --- wire.rs
 //!     books          completions <---         <---- events            jobs        peers
 //! ```
 //!
-//! `RINGWAY_SEED=69 cargo test --lib no_kernel` runs one world and tells its scenario;
+//! `RINGWAY_SEED=69 cargo test --lib no_kernel` runs one world and prints its scenario;
 //! `RINGWAY_SEEDS` and `RINGWAY_SEED_FIRST` run others. docs/TESTING.md has more.
 
 mod caller;
@@ -71,7 +71,7 @@ impl Simulation {
         }
     }
 
-    /// Runs to the end. Returns a hash of all that happened.
+    /// Runs to the end. Returns a hash of all events.
     fn run(&mut self) -> u64 {
         for _ in 0..self.scenario.steps {
             match self.random.random_range(0..4) {
@@ -98,7 +98,7 @@ impl Simulation {
         self.hash.finish()
     }
 
-    /// Gives the kernel what is to be submitted.
+    /// Passes pending submissions to the kernel.
     fn submit(&mut self) {
         for entry in self.machine.outbox.drain(..) {
             self.kernel.submit(&entry);
@@ -135,7 +135,11 @@ impl Simulation {
             assert!(is_ignored, "a completion for nobody has consequences: {completion:?}");
         }
         let counted = self.machine.stats.late - late;
-        assert_eq!(counted, u64::from(posted.is_stray), "late is what names no operation");
+        assert_eq!(
+            counted,
+            u64::from(posted.is_stray),
+            "only events that name no operation are counted as late"
+        );
         self.submit();
         Some(completion)
     }
@@ -172,7 +176,7 @@ impl Simulation {
         assert_eq!(self.machine.stats.stale_keys, self.caller.stale_calls);
     }
 
-    /// From here on all goes well: whatever was asked for is answered, then everything is closed.
+    /// Stops all faults, completes every operation, then closes everything.
     fn come_to_rest(&mut self) {
         self.kernel.temper.calm();
         self.response_all();
@@ -195,11 +199,11 @@ impl Simulation {
                 return;
             }
         }
-        panic!("it does not come to rest: {:?}", self.machine.stats);
+        panic!("it does not become idle: {:?}", self.machine.stats);
     }
 
-    /// As [`Ring::shut_down`](crate::ring::Ring::shut_down) does: what is in flight is cancelled,
-    /// and what it says is heard by nobody.
+    /// Cancels everything in flight and ignores the completions, as
+    /// [`Ring::shut_down`](crate::ring::Ring::shut_down) does.
     fn end(&mut self) {
         self.machine.is_ending = true;
         self.machine.cancel_each();
@@ -245,7 +249,7 @@ impl Simulation {
         ] {
             *kernel.marks.entry(mark).or_default() += count;
         }
-        // SAFETY: no kernel takes part, and the made-up one has nothing left.
+        // SAFETY: no real kernel is involved, and the simulated one has nothing in flight.
         unsafe {
             self.machine.datagram_buffers.reclaim_all();
             self.machine.stream_buffers.reclaim_all();
@@ -255,7 +259,7 @@ impl Simulation {
     }
 }
 
-/// More than anything takes that goes well.
+/// Step limit: more than any world without faults takes.
 const ROUNDS_MAX: u32 = 400;
 
 /// A world that broke a rule.
@@ -264,10 +268,10 @@ struct Failure {
     message: String,
 }
 
-/// Runs the world of a seed. Returns the hash of its events and what happened in it.
+/// Runs the world of a seed. Returns the hash of its events and its event counters.
 fn run(seed: u64, pool: &Rc<Pool>) -> Result<(u64, Marks), Failure> {
     let simulation = Simulation::new(seed, Scenario::draw(seed), Rc::clone(pool));
-    // One that failed is not taken down: it may hold anything.
+    // A failed world is not dropped: its state is unknown.
     let mut simulation = ManuallyDrop::new(simulation);
     match catch_unwind(AssertUnwindSafe(|| simulation.run())) {
         Ok(hash) => {
@@ -282,7 +286,7 @@ fn run(seed: u64, pool: &Rc<Pool>) -> Result<(u64, Marks), Failure> {
     }
 }
 
-/// The worlds of `seeds`: those that failed, and what happened in the others.
+/// Runs the worlds of `seeds`. Returns the failed ones, and the event counters of the others.
 fn sweep(seeds: Range<u64>) -> (Vec<Failure>, Marks) {
     let (mut failures, mut marks) = (Vec::new(), Marks::new());
     let mut seeds = seeds;
@@ -314,15 +318,15 @@ fn first_failure(seeds: &mut Range<u64>, marks: &mut Marks, bug: Option<Bug>) ->
     std::thread::scope(|scope| scope.spawn(run_on).join().unwrap())
 }
 
-/// After so many the rest says nothing new.
+/// Maximum number of failures: further ones show nothing new.
 const FAILURES_MAX: usize = 20;
 
-/// Worlds of one ordinary run.
+/// Number of worlds of an ordinary run.
 const SEED_COUNT: u64 = 1_000;
 
-/// Seeds that once failed come first.
+/// Seeds that once failed are run first.
 #[test]
-fn kernels_that_broke_the_ring_before() {
+fn seeds_that_broke_the_ring_before_pass() {
     let seeds = include_str!("simulation/seeds.txt").lines().filter(|line| !line.starts_with('#'));
     for line in seeds {
         let seed: u64 = line.split_whitespace().next().unwrap().parse().unwrap();
@@ -364,6 +368,6 @@ fn no_kernel_breaks_the_ring() {
     assert!(failures.is_empty(), "seed {}: {}", failures[0].seed, failures[0].message);
     if is_ordinary {
         let dull: Vec<_> = marks.iter().filter(|(_, count)| **count == 0).collect();
-        assert!(dull.is_empty() && marks.len() == 12, "what never happened: {marks:?}");
+        assert!(dull.is_empty() && marks.len() == 12, "some event never occurred: {marks:?}");
     }
 }

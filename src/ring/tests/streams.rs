@@ -1,11 +1,11 @@
-//! Streams: short writes, receives into several slots, want of slots, closing.
+//! Streams: short writes, receives into several slots, running out of slots, closing.
 
 use super::*;
 use crate::limits::RECEIVE_SLOT_COUNT_MAX;
 
 #[test]
 fn short_writes_are_continued_where_they_ended() {
-    // What the vectors offer is what the kernel sees; it takes 1 to 977 bytes at a time.
+    // The kernel sees the bytes that the vectors offer and takes 1 to 977 of them at a time.
     let mut bench = Bench::new();
     let key = bench.stream(5);
     let bytes: Vec<u8> = (0..20_000u32).map(|value| (value * 7 % 251) as u8).collect();
@@ -36,7 +36,7 @@ fn short_writes_are_continued_where_they_ended() {
 }
 
 #[test]
-fn a_write_that_gets_nowhere_fails() {
+fn a_write_that_makes_no_progress_fails() {
     let mut bench = Bench::new();
     let key = bench.stream(5);
     for (result, expected) in [
@@ -61,7 +61,7 @@ fn a_write_that_gets_nowhere_fails() {
 }
 
 #[test]
-fn a_write_without_kernel_memory_rests_before_it_goes_on() {
+fn a_write_refused_for_lack_of_memory_is_retried_after_a_pause() {
     let mut bench = Bench::new();
     let key = bench.stream(5);
     bench.machine.write(key, vec![Bytes::from_static(b"abc")]).unwrap();
@@ -73,9 +73,9 @@ fn a_write_without_kernel_memory_rests_before_it_goes_on() {
         assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
         assert!(bench.fails(write, libc::ETIME).is_none());
         assert_eq!(bench.one_submitted(opcode::Send::CODE), write);
-        assert_eq!(bench.machine.offered(write), b"bc", "nothing is lost or doubled");
+        assert_eq!(bench.machine.offered(write), b"bc", "nothing is lost or duplicated");
     }
-    // Closed while it rests: the rest is cancelled and nothing more is written.
+    // Closed during the pause: the timer is cancelled and nothing more is written.
     assert!(bench.fails(write, libc::ENOBUFS).is_none());
     assert_eq!(bench.one_submitted(opcode::Timeout::CODE), write);
     bench.machine.close(key);
@@ -86,7 +86,7 @@ fn a_write_without_kernel_memory_rests_before_it_goes_on() {
     bench.assert_idle();
 }
 
-/// A stream of which the kernel has more than its last receive took.
+/// Returns a stream for which the kernel has more bytes than its last receive took.
 fn with_more_to_receive() -> (Bench, StreamKey) {
     let mut bench = Bench::new();
     let key = bench.stream(5);
@@ -97,8 +97,8 @@ fn with_more_to_receive() -> (Bench, StreamKey) {
     (bench, key)
 }
 
-/// The kernel says that it has more than one slot holds: the next receive fills several, and each
-/// is told of, the last as the last. Slots that stay empty go back.
+/// The kernel reports more bytes than one slot holds: the next receive fills several slots, and
+/// each is reported, the last one marked as such. Slots that stay empty are freed.
 #[test]
 fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
     for (len, pieces) in [(1, 1), (SLOT_LEN, 1), (2 * SLOT_LEN + 1, 3), (4 * SLOT_LEN, 4)] {
@@ -123,7 +123,7 @@ fn a_receive_fills_as_many_slots_as_there_are_bytes_for() {
         assert_eq!(seen.iter().map(|(len, _)| len).sum::<usize>(), len);
         let lasts: Vec<bool> = seen.iter().map(|(_, is_last)| *is_last).collect();
         assert_eq!(lasts, (1..=pieces).map(|place| place == pieces).collect::<Vec<_>>());
-        // Nothing more is known to be there: the next one waits, in a provided slot.
+        // No more bytes are known to be available: the next receive waits with a provided slot.
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let last = bench.one_submitted(opcode::Recv::CODE);
         assert!(matches!(bench.event(last, 0, 0), Some(Completion::Received { .. })));
@@ -149,7 +149,7 @@ fn a_receive_fills_no_more_slots_than_it_was_asked_for() {
     }
 }
 
-/// They stand in no group: the pool's low-water mark alone bounds them.
+/// They belong to no group: only the pool's low-water mark bounds them.
 #[test]
 fn several_slots_are_taken_only_while_the_pool_is_not_low() {
     for (above, taken) in [(0, 1), (1, 2), (2, 3), (9, 4)] {
@@ -162,7 +162,7 @@ fn several_slots_are_taken_only_while_the_pool_is_not_low() {
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         assert_eq!(bench.pool.counts().free, low_water + above - taken, "{above} above");
-        // The pool is low now: what is known to be there waits for a provided slot.
+        // The pool is low now: the available bytes wait for a provided slot.
         assert_eq!(bench.pool.is_low(), above < 4);
         drop(bench.event(scatter, 10, F_SOCK_NONEMPTY));
         others.extend(std::iter::from_fn(|| {
@@ -184,7 +184,7 @@ fn several_slots_come_back_when_nothing_fills_them() {
         bench.machine.receive(key, RECEIVE_SLOT_COUNT_MAX);
         let scatter = bench.one_submitted(opcode::RecvMsg::CODE);
         match bench.fails(scatter, errno) {
-            // It was not there after all: a receive that waits takes over.
+            // The bytes were not available after all: a waiting receive takes over.
             None => {
                 let receive = bench.one_submitted(opcode::Recv::CODE);
                 assert!(bench.event(receive, 0, 0).is_some());
@@ -202,7 +202,7 @@ fn several_slots_come_back_when_nothing_fills_them() {
 /// A stream may be closed before the completions of a receive into several slots, or of an empty
 /// write, have been taken.
 #[test]
-fn what_nobody_has_taken_is_not_heard_after_a_close() {
+fn completions_not_yet_taken_are_dropped_by_a_close() {
     let mut bench = Bench::new();
     let (key, other) = (bench.stream(5), bench.stream(6));
     let id = u32::from(bench.machine.stream_buffers.first_id());
@@ -225,7 +225,7 @@ fn what_nobody_has_taken_is_not_heard_after_a_close() {
 }
 
 #[test]
-fn an_end_gives_its_slot_back() {
+fn the_end_of_a_stream_frees_its_slot() {
     let mut bench = Bench::new();
     let key = bench.stream(5);
     let first = bench.machine.stream_buffers.first_id();
@@ -253,7 +253,7 @@ fn a_receive_without_slots_waits_for_the_next_turn() {
         assert!(bench.fails(receive, libc::ENOBUFS).is_none());
     }
     assert!(bench.submitted().is_empty(), "not before slots are provided");
-    // One is closed while it waits: it is not armed again.
+    // One is closed while it waits: it is not rearmed.
     bench.close_idle(one);
     bench.machine.replenish();
     let again = bench.one_submitted(opcode::Recv::CODE);
@@ -269,8 +269,8 @@ fn a_receive_without_slots_waits_for_the_next_turn() {
 }
 
 #[test]
-fn a_closing_stream_is_silent_in_every_order() {
-    // A receive with bytes, a short write and both answers to the cancels, in all orders.
+fn a_closing_stream_reports_nothing_but_its_close_in_every_order() {
+    // A receive with bytes, a short write and the completions of both cancels, in all orders.
     let orders = (0..24usize).map(|mut number| {
         let mut rest = vec![0, 1, 2, 3];
         (1..=4usize).rev().map(|len| rest.remove((number % len, number /= len).0)).collect()

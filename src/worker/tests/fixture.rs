@@ -25,10 +25,10 @@ use crate::testing::origin::{self, Next, Request};
 use crate::testing::{self, ClientTls};
 use crate::tls::{ServerTls, fill_random};
 
-/// Pieces of at least this length are bulk: framing and heads are shorter.
+/// Minimum length of a bulk piece: framing and heads are shorter.
 pub(super) const BULK_LEN: usize = 1024;
 
-/// Bulk bytes that a worker has written to upstreams, by where they lie.
+/// Bulk bytes that a worker has written to upstreams, by location.
 #[derive(Debug, Default)]
 pub(crate) struct Witness {
     pub(super) in_region: AtomicU64,
@@ -36,7 +36,7 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Takes a write to an upstream into account.
+    /// Counts a write to an upstream.
     pub(in crate::worker) fn see(&self, pieces: &[Bytes]) {
         for piece in pieces.iter().filter(|piece| piece.len() >= BULK_LEN) {
             let is_in_region = Pool::contains(piece.as_ptr());
@@ -133,7 +133,7 @@ pub(super) fn start_worker(region: RegionHandle, process: &Process, index: u16) 
 
 impl Running {
     pub(super) fn tell(&self, command: Command) {
-        assert!(self.mailbox.send(command).is_ok(), "the worker lives");
+        assert!(self.mailbox.send(command).is_ok(), "the worker is running");
     }
 
     pub(super) async fn report(&self) -> WorkerReport {
@@ -222,8 +222,8 @@ impl Client {
     }
 }
 
-/// An origin that sends N bytes for `/bytes/N` and an empty response for everything else, and takes
-/// any body. It waits for `pause` between pieces of 64 KiB of a response.
+/// Starts an origin that sends N bytes for `/bytes/N` and an empty response for everything else,
+/// and takes any body. It waits for `pause` between pieces of 64 KiB of a response.
 pub(super) fn origin(pause: Duration) -> SocketAddr {
     origin::start(|_| {}, move |stream, request| serve(stream, request, pause))
 }

@@ -23,10 +23,10 @@ use fixture::*;
 pub(super) use fixture::Witness;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
+async fn a_bulk_upload_is_forwarded_from_the_slots_it_arrived_in() {
     const LEN: usize = 48 << 20;
-    // Even if each datagram comes in a slot of its own, as on a busy machine, what a client may
-    // have on its way is within a flow's quota of this pool.
+    // Even if each datagram arrives in a slot of its own, as on a busy machine, the bytes that a
+    // client may have in flight are within a flow's quota of this pool.
     let mut config = minimal(origin(Duration::ZERO));
     config.listeners[0].quic.stream_receive_window = 256 * 1024;
     let running = start_in(region(1800), config);
@@ -34,7 +34,7 @@ async fn a_bulk_upload_leaves_from_the_slots_it_came_to() {
     assert_eq!(client.fetch("/upload", LEN).await, (200, 0));
     let in_region = running.witness.in_region.load(Ordering::Relaxed);
     let elsewhere = running.witness.elsewhere.load(Ordering::Relaxed);
-    assert_eq!(elsewhere, 0, "every bulk piece lies in the region");
+    assert_eq!(elsewhere, 0, "every bulk piece is in the region");
     assert!(in_region > LEN as u64 * 9 / 10, "{in_region} bytes of bulk were seen");
     let ledger = running.report().await.counters.ledger;
     assert!(ledger.request.payload_bytes >= LEN as u64);

@@ -1,4 +1,4 @@
-//! The test of the test: breaches planted in strings are found, tidy text is left alone.
+//! Tests of the checks themselves: violations planted in strings are found, tidy text passes.
 
 use super::{FILE_LINES_MAX, Fault, File, LINE_LEN_MAX, check, says, spaced};
 
@@ -21,7 +21,7 @@ fn assert_clean(files: &[(&str, &str)]) {
 }
 
 #[test]
-fn long_lines_are_found_by_columns_and_not_by_bytes() {
+fn line_length_is_measured_in_columns() {
     let line = |c: &str, len: usize| format!("//! {}\n", c.repeat(len - 4));
     for path in ["src/x.rs", "tests/x/main.rs", "benches/x.rs", "examples/x/main.rs"] {
         assert_clean(&[(path, &line("\u{e4}", LINE_LEN_MAX))]);
@@ -51,7 +51,7 @@ fn a_long_file_is_found() {
 }
 
 #[test]
-fn words_are_found_in_code_comments_documents_and_keys() {
+fn banned_words_are_found_in_code_comments_documents_and_keys() {
     for text in [
         "struct Alarm;",
         "fn f(idle_alarms: u8) {}",
@@ -72,7 +72,7 @@ fn words_are_found_in_code_comments_documents_and_keys() {
 }
 
 #[test]
-fn names_are_told_from_prose() {
+fn identifiers_are_distinguished_from_prose() {
     assert_clean(&[("src/x.rs", "//! Upstreams answer. A managed service has a manager.\n")]);
     for text in [
         "struct AnswerHead;",
@@ -93,7 +93,7 @@ fn names_are_told_from_prose() {
 }
 
 #[test]
-fn a_doc_comment_starts_as_one_should() {
+fn bad_starts_of_doc_comments_are_found() {
     for start in ["Answers how many.", "Tells whether.", "What is left.", "Who asked."] {
         assert_found(&[("src/x.rs", &format!("//! {start}\n"))], "doc-start", 1);
         let item = format!("//! X.\n\nimpl X {{\n    /// {start}\n    fn f() {{}}\n}}\n");
@@ -104,7 +104,7 @@ fn a_doc_comment_starts_as_one_should() {
 }
 
 #[test]
-fn a_decision_that_nobody_links_is_found() {
+fn an_unlinked_decision_page_is_found() {
     let page = ("docs/decisions/one-way.md", "# One way (decisions/one-way.md)");
     assert_found(&[page], "decision-link", 1);
     assert_found(&[page, ("tests/x.rs", "// docs/decisions/one-way.md")], "decision-link", 1);
@@ -115,7 +115,7 @@ fn a_decision_that_nobody_links_is_found() {
 }
 
 #[test]
-fn words_are_whole_words() {
+fn only_whole_words_match() {
     assert_eq!(spaced("IdleAlarm::set_alarm"), "idle alarm::set alarm");
     assert!(says("an alarm, then", "alarm") && says("alarm", "alarm"));
     assert!(!says("alarming", "alarm") && !says("alarm-like", "alarm") && !says("xalarm", "alarm"));

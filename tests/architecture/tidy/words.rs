@@ -1,15 +1,15 @@
-//! Words that the project does not use, each with the field's own term and the reason.
+//! Banned words, each with the term to use instead and the reason.
 
-/// Where a word is looked for.
+/// The scope of a banned word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Where {
-    /// In names that Rust code gives or uses.
+    /// In identifiers of Rust code.
     Identifiers,
     /// In all text: code, comments, documents and configuration.
     Anywhere,
 }
 
-/// A word that is not used.
+/// A banned word.
 pub struct Word {
     /// In lower case; a space also stands for the underscore in an identifier.
     pub forms: &'static [&'static str],
@@ -43,7 +43,7 @@ pub const WORDS: &[Word] = &[
     word(&["helper", "helpers"], Identifiers, "what it does", "says nothing"),
 ];
 
-/// Starts of a doc comment: (start, replacement, reason).
+/// Banned starts of a doc comment: (start, replacement, reason).
 pub const DOC_STARTS: &[(&str, &str, &str)] = &[
     ("Answers ", "\"Returns\"", "a function returns"),
     ("Tells ", "\"Returns\" or \"Reports\"", "a function returns"),
@@ -52,11 +52,11 @@ pub const DOC_STARTS: &[(&str, &str, &str)] = &[
     ("Whose ", "a noun phrase or a verb", "a clause without a head is a riddle"),
 ];
 
-/// Starts of a function's name: (prefix, replacement, reason).
+/// Banned prefixes of a function's name: (prefix, replacement, reason).
 pub const FUNCTION_PREFIXES: &[(&str, &str, &str)] =
     &[("get_", "the noun alone", "Rust API Guidelines, C-GETTER")];
 
-/// Names that others have chosen: the standard library's own, and crates.
+/// Names chosen by others: the standard library's own, and crates.
 pub const FOREIGN_NAMES: &[&str] = &["get_mut", "http_body_util", "hyper_util"];
 
 const fn word(

@@ -1,5 +1,5 @@
-//! The ring's caller: asks for things, holds on to what it is given, and keeps books on what it is
-//! owed.
+//! The ring's caller: starts operations, holds received buffers, and tracks the completions it
+//! expects.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +17,16 @@ use crate::ring::completion::{
 };
 use crate::ring::machine::Machine;
 
-/// A stream that is not closed.
+/// An open stream.
 struct Stream {
     key: StreamKey,
     file: u32,
     is_connecting: bool,
     is_receiving: bool,
-    /// Bytes asked to be written, and what the peer had taken before.
+    /// Length of the write in flight, and the bytes that the peer had received before.
     writing: Option<(usize, u64)>,
     is_closing: bool,
-    /// It never came about.
+    /// Whether the connect failed.
     has_failed: bool,
     /// Bytes received so far.
     got: u64,
@@ -36,17 +36,17 @@ pub(super) struct Caller {
     pub(super) random: SmallRng,
     streams: BTreeMap<u64, Stream>,
     tag: u64,
-    /// Keys of streams that are closed or closing, the last ones.
+    /// The most recent keys of streams that are closed or closing.
     gone: Vec<StreamKey>,
     pub(super) sends_owed: u32,
     sends_max: u32,
     sockets: u16,
     long_batches: u32,
-    /// A buffer that a send gave back, for the next one.
+    /// A buffer returned by a send, for the next one.
     spare: Option<Vec<u8>>,
     held: Vec<(BytesMut, Bundle)>,
     held_max: usize,
-    /// Calls on streams that are gone.
+    /// Number of calls on streams that no longer exist.
     pub(super) stale_calls: u64,
     number: u64,
 }
@@ -74,7 +74,7 @@ impl Caller {
         one_in > 0 && self.random.random_range(0..one_in) == 0
     }
 
-    /// Asks for something, or lets go of something.
+    /// Starts an operation or releases a buffer.
     pub(super) fn ask(&mut self, machine: &mut Machine, pool: &Pool, wire: &mut Wire) {
         match self.random.random_range(0..9) {
             0 | 1 => self.send(machine, pool, wire),
@@ -125,7 +125,7 @@ impl Caller {
             }
             Err((_, mut send)) => {
                 let kept = self.sends_owed + wire.being_read;
-                assert!(kept >= self.sends_max, "refused below what was promised");
+                assert!(kept >= self.sends_max, "refused below the configured maximum");
                 send.buffer.clear();
                 self.spare = Some(send.buffer);
             }
@@ -165,7 +165,7 @@ impl Caller {
         }
         stream.is_receiving = true;
         machine.receive(stream.key, slot_count_max);
-        // While it is armed, once more is nothing.
+        // While it is armed, arming it again has no effect.
         machine.receive(stream.key, RECEIVE_SLOT_COUNT_MAX);
     }
 
@@ -178,7 +178,7 @@ impl Caller {
             return;
         }
         if stream.writing.is_some_and(|(len, _)| len == 0) {
-            // Over already, and only not heard of.
+            // It is already over, but not yet reported.
             return;
         }
         let before = wire.peer(stream.file).taken;
@@ -193,7 +193,11 @@ impl Caller {
             Ok(()) => assert!(stream.writing.replace((len, before)).is_none(), "one at a time"),
             Err((_, pieces)) => {
                 assert!(stream.writing.is_some(), "refused without one in flight");
-                assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), len, "they come back");
+                assert_eq!(
+                    pieces.iter().map(Bytes::len).sum::<usize>(),
+                    len,
+                    "the pieces are returned"
+                );
             }
         }
     }
@@ -209,7 +213,7 @@ impl Caller {
         }
     }
 
-    /// A key that is used for too long does nothing.
+    /// Uses a dead key, which must have no effect.
     fn use_what_is_gone(&mut self, machine: &mut Machine) {
         if self.gone.is_empty() || !self.chance(4) {
             return;
@@ -221,7 +225,7 @@ impl Caller {
         machine.close(key);
     }
 
-    /// Lets go of something that it was given; nobody has written there meanwhile.
+    /// Releases a received buffer and asserts that it was not written to meanwhile.
     fn let_go(&mut self) {
         if self.chance(4) {
             self.spare = None;
@@ -247,14 +251,14 @@ impl Caller {
     }
 
     fn hold(&mut self, payload: BytesMut, bundle: Bundle) {
-        assert!(payload == pattern(bundle.position, bundle.len), "other bytes than came in");
+        assert!(payload == pattern(bundle.position, bundle.len), "bytes other than those received");
         self.held.push((payload, bundle));
         while self.held.len() > self.held_max {
             self.let_go();
         }
     }
 
-    /// Takes a completion in: it must be owed.
+    /// Handles a completion and asserts that it was expected.
     pub(super) fn hear(&mut self, completion: Completion, machine: &mut Machine, wire: &mut Wire) {
         match completion {
             Completion::Sent { buffer, outcome, .. } => self.sent(buffer, outcome, wire),
@@ -280,21 +284,21 @@ impl Caller {
                 let stream = self.heard_of(tag);
                 let (wanted, before) = stream.writing.take().expect("a write was in flight");
                 let taken = wire.peer(stream.file).taken - before;
-                assert_eq!(len as u64, taken, "what the kernel took is what is told");
+                assert_eq!(len as u64, taken, "the reported length is what the kernel took");
                 assert_eq!(len == wanted, outcome.is_ok(), "{len} of {wanted} bytes: {outcome:?}");
             }
             Completion::Closed { tag } => {
                 let stream = self.streams.remove(&tag).expect("closed once");
-                assert!(stream.is_closing, "closed when asked to");
+                assert!(stream.is_closing, "a close must have been requested");
             }
             Completion::Woken => {}
         }
     }
 
-    /// A stream of which something is told: never one that is closing.
+    /// Returns the stream of a completion and asserts that it is not closing.
     fn heard_of(&mut self, tag: u64) -> &mut Stream {
         let stream = self.streams.get_mut(&tag).expect("nothing is heard of it once it is closed");
-        assert!(!stream.is_closing, "nothing but its end is heard of a stream that is closing");
+        assert!(!stream.is_closing, "a closing stream reports only its end");
         stream
     }
 
@@ -317,7 +321,7 @@ impl Caller {
         let batch = wire.batches.remove(&base).expect("this batch was under way");
         for sent in batch.sent {
             assert!(sent <= 1, "a datagram is sent twice");
-            assert!(sent == 1 || outcome != SendOutcome::Sent, "said to be sent, and was not");
+            assert!(sent == 1 || outcome != SendOutcome::Sent, "reported as sent, but was not");
         }
         self.sends_owed -= 1;
         if self.spare.is_none() && self.chance(2) {
@@ -325,17 +329,17 @@ impl Caller {
         }
     }
 
-    /// Nothing is owed any more, but receives on streams that say nothing.
+    /// Asserts that no completion is expected, except receives on silent streams.
     pub(super) fn assert_answered(&self, wire: &mut Wire) {
         assert_eq!((self.sends_owed, wire.batches.len(), wire.bundles.len()), (0, 0, 0));
         for (tag, stream) in &self.streams {
             let owed = stream.is_connecting || stream.is_receiving || stream.is_closing;
-            assert!(!owed && stream.writing.is_none(), "stream {tag} is owed a response");
-            assert_eq!(stream.got, wire.peer(stream.file).fed, "stream {tag} lacks bytes");
+            assert!(!owed && stream.writing.is_none(), "stream {tag} still expects a completion");
+            assert_eq!(stream.got, wire.peer(stream.file).fed, "bytes are missing on stream {tag}");
         }
     }
 
     pub(super) fn assert_all_closed(&self) {
-        assert_eq!(self.streams.len(), 0, "streams are not closed");
+        assert_eq!(self.streams.len(), 0, "streams are still open");
     }
 }

@@ -1,4 +1,4 @@
-//! The simulation is worth what it finds: bugs planted in the ring, each to be found soon.
+//! Tests the simulation itself: each bug planted in the ring must be found within a few seeds.
 
 use super::kernel::Marks;
 use super::{Failure, first_failure};
@@ -18,10 +18,10 @@ fn every_planted_bug_is_found() {
     }
 }
 
-/// The books are in order while a batch is given back too early, each slot has one owner: only the
-/// bytes tell that the device still reads them.
+/// When a batch is returned too early, each slot still has one owner and all accounts balance: only
+/// the bytes show that the device still reads them.
 #[test]
-fn what_the_device_reads_tells_of_a_batch_that_is_given_back_too_early() {
+fn a_batch_returned_too_early_is_detected_by_what_the_device_reads() {
     let found = find(Bug::EarlyBatchReturn);
     assert!(found.message.contains("the device reads other bytes"), "{}", found.message);
 }

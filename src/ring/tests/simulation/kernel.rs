@@ -1,5 +1,6 @@
-//! The made-up kernel: it takes submissions in, reads and writes the memory that they show it, and
-//! answers in any order with any result that a real one may give, and some that it may not.
+//! The simulated kernel: takes submissions, reads and writes the memory that they name, and
+//! completes them in any order with any result that a real kernel may give, and some that it may
+//! not.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,10 +29,10 @@ const ERRNOS: [i32; 9] = [
     libc::EMSGSIZE,
 ];
 
-/// Operations that strays are drawn from.
+/// Operations from which stray completions are drawn.
 const KNOWN_MAX: usize = 64;
 
-/// An operation that the kernel has.
+/// An operation in flight.
 struct Job {
     user_data: u64,
     work: Work,
@@ -46,7 +47,7 @@ enum Work {
         is_zero_copy: bool,
         bytes: Vec<u8>,
     },
-    /// The device reads `payload` until this is told.
+    /// The device reads `payload` until this notification.
     Notify {
         payload: Span,
         bytes: Vec<u8>,
@@ -54,7 +55,7 @@ enum Work {
     },
     Connect(u32),
     Receive(u32),
-    /// It took what was there when it was submitted.
+    /// It completes with the bytes that were available at submission.
     Scattered {
         result: i32,
         flags: u32,
@@ -68,22 +69,22 @@ enum Work {
 }
 
 impl Work {
-    /// It needs something to happen first, and that may be never.
+    /// Returns whether it waits for an event that may never occur.
     fn may_wait_for_ever(&self) -> bool {
         matches!(self, Work::ReceiveDatagrams | Work::Poll)
     }
 }
 
-/// A completion that the caller has not seen.
+/// A completion that the caller has not yet taken.
 pub(super) struct Posted {
     pub(super) event: Event,
-    /// Nothing that is in flight is meant.
+    /// It names no operation in flight.
     pub(super) is_stray: bool,
-    /// Slots of its own that the operation had.
+    /// Slots that the operation brought along.
     slots: usize,
 }
 
-/// How often something happened, by its name.
+/// Counters of events, by name.
 pub(super) type Marks = BTreeMap<&'static str, u64>;
 
 pub(super) struct Kernel {
@@ -95,12 +96,12 @@ pub(super) struct Kernel {
     posted: VecDeque<Posted>,
     datagram_view: BufferView,
     stream_view: BufferView,
-    /// Operations that it has had, the last ones.
+    /// The most recent operations.
     known: VecDeque<u64>,
     sockets_max: u32,
 }
 
-/// A key without its piece: names the operation.
+/// Returns the key without its piece, which identifies the operation.
 fn operation(user_data: u64) -> u64 {
     user_data & !0xff00_0000
 }
@@ -129,7 +130,7 @@ impl Kernel {
         *self.marks.entry(what).or_default() += 1;
     }
 
-    /// Takes a submission in. What does not wait is done at once.
+    /// Takes a submission. An operation that does not wait is completed at once.
     pub(super) fn submit(&mut self, entry: &squeue::Entry) {
         let submission = Submission::read(entry);
         let Submission { opcode, file, address, len, user_data } = submission;
@@ -158,7 +159,10 @@ impl Kernel {
             other => panic!("the ring has no operation {other}"),
         };
         if user_data != CANCEL {
-            assert!(self.jobs.iter().all(|job| job.user_data != user_data), "two of one key");
+            assert!(
+                self.jobs.iter().all(|job| job.user_data != user_data),
+                "two operations with one key"
+            );
             self.known.push_back(operation(user_data));
             if self.known.len() > KNOWN_MAX {
                 self.known.pop_front();
@@ -167,7 +171,7 @@ impl Kernel {
         self.jobs.push(Job { user_data, work });
     }
 
-    /// Receives into slots that were brought along, without waiting.
+    /// Receives without waiting into slots that the operation brought along.
     fn scatter(&mut self, file: u32, slots: &[Span]) -> Work {
         let has_failed = self.chance(self.temper.failures);
         let errno = self.some_errno();
@@ -188,7 +192,7 @@ impl Kernel {
         Work::Scattered { result, flags, slots: slots.len() }
     }
 
-    /// Operations that it has, answered or not.
+    /// Returns the number of operations in flight, completed or not.
     pub(super) fn jobs_left(&self) -> usize {
         self.jobs.len()
     }
@@ -197,12 +201,13 @@ impl Kernel {
         !self.posted.is_empty()
     }
 
-    /// Only what waits for its turn for ever is left: receives on sockets and the wake-up.
+    /// Returns whether only operations that may wait for ever are left: receives on sockets and the
+    /// wake-up.
     pub(super) fn is_at_rest(&self) -> bool {
         self.posted.is_empty() && self.jobs.iter().all(|job| job.work.may_wait_for_ever())
     }
 
-    /// The next completion. Strays whose operation has gone on with the same key were none.
+    /// Takes the next completion. A stray whose key is still in use is not a stray.
     pub(super) fn next(&mut self) -> Option<Posted> {
         loop {
             let posted = self.posted.pop_front()?;
@@ -225,7 +230,7 @@ impl Kernel {
                 .any(|other| !other.is_stray && operation_is(other.event.user_data))
     }
 
-    /// Slots of receives that brought their own.
+    /// Returns the slots of receives that brought their own.
     pub(super) fn scattered_slots(&self) -> usize {
         let in_jobs = self.jobs.iter().map(|job| match job.work {
             Work::Scattered { slots, .. } => slots,
@@ -234,8 +239,8 @@ impl Kernel {
         in_jobs.sum::<usize>() + self.posted.iter().map(|posted| posted.slots).sum::<usize>()
     }
 
-    /// Slots of the datagrams' and of the streams' group that the kernel may fill or has named in
-    /// completions that nobody has seen.
+    /// Returns the slots of the datagram group and of the stream group that the kernel may fill or
+    /// has named in completions not yet taken.
     pub(super) fn provided(&self, machine: &Machine) -> (usize, usize) {
         let streams_from = u32::from(machine.stream_buffers.first_id());
         let named = self.posted.iter().map(|posted| posted.event.flags);
@@ -247,7 +252,7 @@ impl Kernel {
         )
     }
 
-    /// Completes one operation, or says something that is beside the point.
+    /// Completes one operation, or posts a stray completion.
     pub(super) fn response(&mut self, machine: &Machine) {
         if self.chance(self.temper.strays) {
             self.stray(machine);
@@ -259,17 +264,17 @@ impl Kernel {
         self.response_job(machine, place);
     }
 
-    /// Completes all operations that it has by now, except those that may wait for ever.
+    /// Completes all operations in flight, except those that may wait for ever.
     pub(super) fn response_all(&mut self, machine: &Machine) {
         for place in (0..self.jobs.len()).rev() {
-            // An answered cancel ends others.
+            // A completed cancel ends other operations.
             if self.jobs.get(place).is_some_and(|job| !job.work.may_wait_for_ever()) {
                 self.response_job(machine, place);
             }
         }
     }
 
-    /// Cancels everything that it has and that can be cancelled.
+    /// Cancels every operation that can be cancelled.
     pub(super) fn cancel_all(&mut self) {
         for place in (0..self.jobs.len()).rev() {
             if self.jobs[place].work.may_wait_for_ever() {
@@ -329,13 +334,13 @@ impl Kernel {
         self.posted.push_back(Posted { event, is_stray: false, slots: 0 });
         let is_last = flags & F_MORE == 0 && user_data != CANCEL;
         if is_last && self.chance(self.temper.strays) {
-            // The same again, but for a slot: that is named once.
+            // The same completion again, but without the slot, which is named once.
             let event = Event { flags: flags & !F_BUFFER & 0xffff, ..event };
             self.posted.push_back(Posted { event, is_stray: true, slots: 0 });
         }
     }
 
-    /// A completion for an operation that is over, with a slot at times.
+    /// Posts a completion for an operation that is over, sometimes with a slot.
     fn stray(&mut self, machine: &Machine) {
         let over: Vec<u64> = self.known.iter().copied().filter(|key| self.is_over(*key)).collect();
         if over.is_empty() {
@@ -413,7 +418,7 @@ impl Kernel {
             let is_copied = self.chance(self.temper.copies);
             self.jobs.push(Job { user_data, work: Work::Notify { payload, bytes, is_copied } });
         }
-        // How much of it went says nothing: a datagram goes whole.
+        // The sent length is meaningless: a datagram is sent whole.
         let result = if result == 0 && !self.chance(8) { payload.len as i32 } else { result };
         self.post(user_data, result, if notifies { F_MORE } else { 0 });
     }
@@ -449,7 +454,7 @@ impl Kernel {
 
     fn write(&mut self, user_data: u64, file: u32, spans: &[Span]) {
         let offered: usize = spans.iter().map(|span| span.len).sum();
-        assert!(offered > 0, "a write offers something");
+        assert!(offered > 0, "a write offers at least one byte");
         let mut result = self.may_fail(offered as i32);
         if result > 0 && self.chance(3) {
             result = self.random.random_range(1..=result);

@@ -1,11 +1,11 @@
-//! Everything that a seed decides before anything happens.
+//! The scenario of a world: everything that its seed decides in advance.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::ring::RingSettings;
 
-/// A chance of one in so many; 0 is never.
+/// A chance of one in this many; 0 is never.
 pub(super) type OneIn = u32;
 
 #[derive(Debug, Clone)]
@@ -14,38 +14,38 @@ pub(super) struct Scenario {
     pub(super) sockets: u16,
     /// Steps until the end begins.
     pub(super) steps: u32,
-    /// Slots with received bytes that the caller holds on to, at most.
+    /// Maximum number of slots with received bytes that the caller holds.
     pub(super) held_max: usize,
-    /// Completions that pile up before the caller looks, at most.
+    /// Maximum number of completions that accumulate before the caller takes them.
     pub(super) burst_max: u32,
-    /// Batches that are long enough to be sent without a copy.
+    /// Chance of batches long enough for zero copy.
     pub(super) long_batches: OneIn,
-    /// The ring is shut down with everything in flight, or comes to rest first.
+    /// Whether the ring is shut down with everything in flight or becomes idle first.
     pub(super) ends_abruptly: bool,
     pub(super) kernel: Temper,
 }
 
-/// How this kernel treats operations.
+/// The faults of this kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Temper {
     pub(super) failures: OneIn,
     /// A multishot receive ends with a completion.
     pub(super) endings: OneIn,
-    /// A failure names a slot all the same.
+    /// A failure names a slot nevertheless.
     pub(super) failures_with_slot: OneIn,
-    /// Completions for operations that are over.
+    /// A completion arrives for an operation that is over.
     pub(super) strays: OneIn,
-    /// It segments no sends.
+    /// It refuses to segment sends.
     pub(super) refuses_segments: bool,
-    /// It refuses sends without a copy.
+    /// It refuses zero-copy sends.
     pub(super) refuses_zero_copy: OneIn,
-    /// It copies what was to be sent without a copy, and says so.
+    /// It copies zero-copy sends and reports it.
     pub(super) copies: OneIn,
-    /// A notification is put off when its turn comes.
+    /// A notification is delayed.
     pub(super) late_notifications: OneIn,
-    /// It says that a socket has more bytes where it has none.
+    /// It reports that a socket has more bytes although it has none.
     pub(super) lies_about_more: OneIn,
-    /// Bytes that come in for a stream at a time, at most.
+    /// Maximum number of bytes that arrive for a stream at a time.
     pub(super) arrival_max: usize,
     /// A stream's peer ends it.
     pub(super) stream_ends: OneIn,
@@ -54,7 +54,7 @@ pub(super) struct Temper {
 }
 
 impl Temper {
-    /// From now on all goes well.
+    /// Stops all faults.
     pub(super) fn calm(&mut self) {
         (self.failures, self.endings, self.failures_with_slot, self.strays) = (0, 0, 0, 0);
         (self.refuses_zero_copy, self.late_notifications, self.lies_about_more) = (0, 0, 0);

@@ -1,6 +1,6 @@
-//! Memory of ours that the kernel reads, by the layouts of linux/io_uring.h and of its sockets:
-//! submissions, message headers, the entries of buffer rings. And the bytes that everybody can
-//! compute.
+//! Our memory that the kernel reads, by the layouts of linux/io_uring.h and of its sockets:
+//! submissions, message headers, the entries of buffer rings. Also the byte pattern that both sides
+//! can compute.
 
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::OnceLock;
@@ -36,7 +36,7 @@ impl Submission {
         }
     }
 
-    /// The message header that it points to.
+    /// Returns the message header that it points to.
     pub(super) fn message(&self) -> Message {
         // SAFETY: the op table holds the header and all that it points to until the completion,
         // and this is the moment of submission.
@@ -55,7 +55,7 @@ impl Submission {
     }
 }
 
-/// The segment length among control data.
+/// Returns the segment length in the control data.
 fn segment_len(mut control: &[u8]) -> Option<usize> {
     while control.len() >= 16 {
         let len = usize::from_ne_bytes(*control.first_chunk().unwrap());
@@ -74,7 +74,7 @@ pub(super) struct Message {
     pub(super) segment_len: Option<usize>,
 }
 
-/// Bytes of ours, as the kernel knows them: by address.
+/// A span of our memory, as the kernel knows it: by address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) address: u64,
@@ -90,11 +90,11 @@ impl Span {
         Span { len: self.len.min(len), ..self }
     }
 
-    /// The bytes as they are now.
+    /// Returns the bytes as they are now.
     pub(super) fn read(self) -> Vec<u8> {
         let at = with_exposed_provenance::<u8>(self.address as usize);
-        // SAFETY: spans lie in the pool's region or in the table of bytes, both mapped for as long
-        // as the process lives, and nobody writes them while this thread runs.
+        // SAFETY: spans are in the pool's region or in the table of bytes, both mapped for the life
+        // of the process, and no other thread writes them while this one runs.
         unsafe { std::slice::from_raw_parts(at, self.len) }.to_vec()
     }
 
@@ -102,24 +102,24 @@ impl Span {
     pub(super) fn write(self, bytes: &[u8]) {
         assert!(bytes.len() <= self.len, "the kernel writes within a buffer");
         let at = with_exposed_provenance_mut::<u8>(self.address as usize);
-        // SAFETY: the slot was given to the kernel, so nobody refers to its bytes.
+        // SAFETY: the slot was given to the kernel, so no reference to its bytes exists.
         unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 }
 
-/// The kernel's end of a buffer ring.
+/// The kernel's side of a buffer ring.
 #[derive(Debug, Default)]
 pub(super) struct BufferView {
     head: u16,
 }
 
 impl BufferView {
-    /// Buffers that the kernel may still take.
+    /// Returns the number of buffers that the kernel may still take.
     pub(super) fn len(&self, group: &BufferGroup) -> u16 {
         read_at::<u16>(group, 14).wrapping_sub(self.head)
     }
 
-    /// Takes the next buffer: its id and its memory.
+    /// Takes the next buffer. Returns its id and its memory.
     pub(super) fn take(&mut self, group: &BufferGroup) -> Option<(u16, Span)> {
         if self.len(group) == 0 {
             return None;
@@ -133,7 +133,7 @@ impl BufferView {
     }
 }
 
-/// A number in the shared memory of a group.
+/// Reads a number in the shared memory of a group.
 fn read_at<T: Copy>(group: &BufferGroup, offset: usize) -> T {
     let at = with_exposed_provenance::<u8>(group.address() as usize).wrapping_add(offset);
     // SAFETY: callers pass offsets of numbers within the entries, aligned for them, and ask for
@@ -141,11 +141,11 @@ fn read_at<T: Copy>(group: &BufferGroup, offset: usize) -> T {
     unsafe { at.cast::<T>().read() }
 }
 
-/// After so many the bytes begin anew.
+/// Period after which the bytes repeat.
 const PERIOD: usize = 1 << 18;
 
-/// `len` bytes of a stream that everybody can compute, from `position` on. Two pieces of different
-/// positions differ; no more than five slots' bytes at a time.
+/// Returns `len` bytes of a pattern that both sides can compute, from `position` on. Pieces at
+/// different positions differ; at most five slots' bytes at a time.
 pub(super) fn pattern(position: u64, len: usize) -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
@@ -158,17 +158,17 @@ pub(super) fn pattern(position: u64, len: usize) -> &'static [u8] {
                 (state >> 32) as u8
             })
             .collect();
-        // So long that a piece is never cut at the end of a period.
+        // Long enough that no piece is split at the end of a period.
         table.extend_from_within(..);
         table.extend_from_within(..PERIOD);
-        // Its address is shown to the kernel.
+        // Its address is given to the kernel.
         let _ = table.as_ptr().expose_provenance();
         table
     });
     &table[(position % PERIOD as u64) as usize..][..len]
 }
 
-/// Where the bytes of a stream begin.
+/// Returns the position at which the bytes of a stream begin.
 pub(super) fn origin(tag: u64) -> u64 {
     tag * 4_099
 }

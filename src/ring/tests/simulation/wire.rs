@@ -1,4 +1,5 @@
-//! The world beyond the kernel: datagrams under way and the peers of streams, with books on both.
+//! The world beyond the kernel: datagrams in flight and the peers of streams, with accounts of
+//! both.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,11 @@ use rand::rngs::SmallRng;
 use super::submission::{Span, origin, pattern};
 use crate::ring::message::HEADER_LEN;
 
-/// A batch that the caller has given away.
+/// A batch that the caller has submitted.
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
     pub(super) segment_len: usize,
-    /// How often each segment was sent.
+    /// Number of times each segment was sent.
     pub(super) sent: Vec<u32>,
 }
 
@@ -39,17 +40,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Takes bytes that were written: none lost, doubled or moved.
+    /// Takes written bytes and asserts that none is lost, duplicated or moved.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         assert!(self.is_connected, "a write on a stream that is not connected");
-        // A write in ten slots' length is cut by nobody but the kernel.
+        // Only the kernel splits a write.
         let expected = pattern(origin(self.tag) + self.taken, bytes.len());
-        assert!(bytes == expected, "stream {} is written other bytes", self.tag);
+        assert!(bytes == expected, "wrong bytes are written to stream {}", self.tag);
         self.taken += bytes.len() as u64;
     }
 }
 
-/// Datagrams dropped for what is in front of them.
+/// Datagrams dropped because of their header.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bad {
     pub(super) truncated: u64,
@@ -59,11 +60,11 @@ pub(super) struct Bad {
 
 #[derive(Default)]
 pub(super) struct Wire {
-    /// Batches under way, by the address of their first byte.
+    /// Batches in flight, by the address of their first byte.
     pub(super) batches: BTreeMap<u64, Batch>,
-    /// Sends whose notification nobody has seen.
+    /// Sends whose notification has not been seen.
     pub(super) being_read: u32,
-    /// Datagrams received and not told of, by their number.
+    /// Datagrams received and not yet reported, by their number.
     pub(super) bundles: BTreeMap<u64, Bundle>,
     pub(super) bad: Bad,
     number: u64,
@@ -71,7 +72,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// The peer of the stream in this place of the file table.
+    /// Returns the peer of the stream at this index of the file table.
     pub(super) fn peer(&mut self, file: u32) -> &mut Peer {
         self.peers.get_mut(&file).expect("a stream was opened there")
     }
@@ -80,7 +81,7 @@ impl Wire {
         self.peers.insert(file, Peer { tag, ..Peer::default() });
     }
 
-    /// The network takes `bytes`, which lie at `payload`: a batch or some of its segments.
+    /// Sends `bytes`, which are at `payload`: a batch or some of its segments.
     pub(super) fn deliver(&mut self, payload: Span, bytes: &[u8]) {
         let before = self.batches.range_mut(..=payload.address).next_back();
         let (base, batch) = before.expect("somebody sends this");
@@ -88,13 +89,13 @@ impl Wire {
         let expected = batch.bytes.get(offset..offset + bytes.len());
         assert!(expected == Some(bytes), "the network is given other bytes than were sent");
         let first = offset / batch.segment_len;
-        assert_eq!(offset % batch.segment_len, 0, "a datagram begins where its segment does");
+        assert_eq!(offset % batch.segment_len, 0, "a datagram starts at a segment boundary");
         for sent in &mut batch.sent[first..][..bytes.len().div_ceil(batch.segment_len)] {
             *sent += 1;
         }
     }
 
-    /// Fills a slot as a multishot receive does. Returns the length.
+    /// Fills a slot as a multishot receive does. Returns the length written.
     pub(super) fn fill_datagram(
         &mut self,
         random: &mut SmallRng,
@@ -130,7 +131,7 @@ impl Wire {
         HEADER_LEN + len
     }
 
-    /// Makes a datagram one that nobody can use.
+    /// Damages a datagram so that it is unusable.
     fn spoil(&mut self, random: &mut SmallRng, slot: Span, mut header: [u8; HEADER_LEN]) -> usize {
         let mut len = HEADER_LEN + 8;
         match random.random_range(0..5) {
