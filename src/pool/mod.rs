@@ -13,7 +13,7 @@
 //! ```
 //!
 //! ```standalone_crate
-//! use ringway::pool::{Hugepages, Pool, PoolAllocator, PoolPlan, Regions};
+//! use ringway::testing::internal::pool::{Hugepages, Pool, PoolAllocator, PoolPlan, Regions};
 //!
 //! #[global_allocator]
 //! static ALLOCATOR: PoolAllocator = PoolAllocator;
@@ -98,7 +98,7 @@ impl Pool {
     /// allocator:
     ///
     /// ```should_panic
-    /// use ringway::pool::{Hugepages, Pool, PoolPlan, Regions};
+    /// use ringway::testing::internal::pool::{Hugepages, Pool, PoolPlan, Regions};
     ///
     /// let Ok(plan) = PoolPlan::new(6 << 20) else { return };
     /// let Ok(regions) = Regions::reserve(1, plan) else { return };
