@@ -10,7 +10,6 @@
 //! ```
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use crate::http3;
@@ -72,7 +71,7 @@ impl ResponseQueue {
             DownstreamCommand::Body(piece) => self.push_body(piece, memory_low, ledger),
             DownstreamCommand::End(trailers) => {
                 if let Some(fields) = trailers {
-                    self.frame(|out| http3::encode_trailers(pairs(&fields), out));
+                    self.frame(|out| http3::encode_trailers(&fields, out));
                 }
                 self.ended = true;
             }
@@ -84,14 +83,14 @@ impl ResponseQueue {
 
     /// Queues an interim head (1xx).
     fn push_interim(&mut self, status: http::StatusCode, fields: &Fields) {
-        self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
+        self.frame(|out| http3::encode_response_head(status, fields, out));
     }
 
     /// Queues the final head; `body_len` is the body's length where it is known in advance.
     fn push_head(&mut self, status: http::StatusCode, fields: &Fields, body_len: Option<u64>) {
         let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
         self.open.reserve(HEAD_LEN_USUAL + body_here);
-        self.frame(|out| http3::encode_response_head(status, pairs(fields), out));
+        self.frame(|out| http3::encode_response_head(status, fields, out));
         if let Some(len) = body_len {
             self.framing = BodyFraming::Whole;
             if len > 0 {
@@ -168,10 +167,6 @@ impl ResponseQueue {
             self.pieces.push(std::mem::take(&mut self.open).freeze());
         }
     }
-}
-
-fn pairs(fields: &Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-    fields.iter().map(|(name, value)| (name, value))
 }
 
 /// Initial capacity for a response head, in bytes; longer heads grow the buffer.

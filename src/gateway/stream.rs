@@ -75,7 +75,7 @@ impl Stream {
     pub(super) fn new(id: StreamId) -> Self {
         Self {
             id,
-            request: RequestStream::new(),
+            request: RequestStream::default(),
             phase: Phase::InHead,
             trailers: None,
             receiving: Receiving::Open,

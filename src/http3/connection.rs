@@ -8,8 +8,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::LocalSettings;
-use super::error::{Code, ConnectionError};
-use super::frame::{ControlStep, FrameHeader, control_step};
+use super::error::{Code, ConnectionError, refuse};
+use super::frame::{ControlStep, FrameHeader, FrameKind, HeaderReader, control_step};
 use super::frame_reader::{FrameReader, Keep, Part};
 use super::settings;
 use crate::base::varint;
@@ -31,19 +31,16 @@ pub struct Connection {
     local: LocalSettings,
     /// The peer's unidirectional streams that are open.
     streams: Vec<(u64, UniStream)>,
-    /// The critical streams that the peer has opened. It may open each only once.
-    control_came: bool,
-    encoder_came: bool,
-    decoder_came: bool,
-    peer_goaway: Option<u64>,
-    peer_push_id_max: Option<u64>,
+    /// By type: the critical streams that the peer has opened. It may open each only once.
+    came: [bool; 4],
+    /// The last GOAWAY that we sent.
     goaway: Option<u64>,
 }
 
 #[derive(Debug)]
 enum UniStream {
     /// Its type has not been fully received.
-    Untyped(TypeReader),
+    Untyped(HeaderReader),
     Control(ControlStream),
     Encoder,
     Decoder(DecoderStream),
@@ -52,16 +49,7 @@ enum UniStream {
 impl Connection {
     /// Creates the state of a new connection.
     pub fn new(settings: &LocalSettings) -> Self {
-        Self {
-            local: *settings,
-            streams: Vec::with_capacity(3),
-            control_came: false,
-            encoder_came: false,
-            decoder_came: false,
-            peer_goaway: None,
-            peer_push_id_max: None,
-            goaway: None,
-        }
+        Self { local: *settings, streams: Vec::with_capacity(3), came: [false; 4], goaway: None }
     }
 
     /// Returns the first bytes of our control stream: its type and SETTINGS.
@@ -99,7 +87,7 @@ impl Connection {
     ) -> Result<UniVerdict, ConnectionError> {
         let index = self.index_of_uni(stream_id)?;
         if let UniStream::Untyped(reader) = &mut self.streams[index].1 {
-            let Some(stream_type) = reader.read(&mut chunk) else {
+            let Some(stream_type) = reader.read(&mut chunk, varint::read) else {
                 return Ok(UniVerdict::Continue);
             };
             match self.admit(stream_type)? {
@@ -115,18 +103,7 @@ impl Connection {
             UniStream::Untyped(_) => unreachable!("a stream is typed above"),
             UniStream::Encoder => read_encoder_instructions(&chunk)?,
             UniStream::Decoder(stream) => stream.read(&chunk)?,
-            UniStream::Control(stream) => {
-                while let Some(frame) = stream.read(&mut chunk)? {
-                    match frame {
-                        // None of the peer's settings changes what we send.
-                        ControlFrame::Settings => {}
-                        ControlFrame::Goaway(id) => handle_goaway(&mut self.peer_goaway, id)?,
-                        ControlFrame::MaxPushId(id) => {
-                            handle_max_push_id(&mut self.peer_push_id_max, id)?;
-                        }
-                    }
-                }
-            }
+            UniStream::Control(stream) => stream.read(chunk)?,
         }
         Ok(UniVerdict::Continue)
     }
@@ -145,7 +122,7 @@ impl Connection {
             UniStream::Decoder(_) => "the QPACK decoder stream ended",
         };
         // RFC 9114 6.2.1, RFC 9204 4.2.
-        Err(ConnectionError::new(Code::ClosedCriticalStream, rule))
+        refuse(Code::ClosedCriticalStream, rule)
     }
 
     fn index_of_uni(&mut self, stream_id: u64) -> Result<usize, ConnectionError> {
@@ -153,44 +130,30 @@ impl Connection {
             return Ok(index);
         }
         if self.streams.len() == limits::UNI_STREAM_HELD_COUNT_MAX {
-            return Err(ConnectionError::new(
-                Code::ExcessiveLoad,
-                "too many unidirectional streams whose type does not come",
-            ));
+            let rule = "too many unidirectional streams whose type does not come";
+            return refuse(Code::ExcessiveLoad, rule);
         }
-        self.streams.push((stream_id, UniStream::Untyped(TypeReader::default())));
+        self.streams.push((stream_id, UniStream::Untyped(HeaderReader::default())));
         Ok(self.streams.len() - 1)
     }
 
     /// Returns the state for a stream of this type; `None` for an unknown type.
     fn admit(&mut self, stream_type: u64) -> Result<Option<UniStream>, ConnectionError> {
-        let (came, stream, rule) = match stream_type {
-            STREAM_CONTROL => (
-                &mut self.control_came,
-                UniStream::Control(ControlStream::new()),
-                "a second control stream",
-            ),
-            STREAM_ENCODER => {
-                (&mut self.encoder_came, UniStream::Encoder, "a second QPACK encoder stream")
+        let (stream, rule) = match stream_type {
+            STREAM_CONTROL => {
+                (UniStream::Control(ControlStream::default()), "a second control stream")
             }
-            STREAM_DECODER => (
-                &mut self.decoder_came,
-                UniStream::Decoder(DecoderStream::default()),
-                "a second QPACK decoder stream",
-            ),
+            STREAM_ENCODER => (UniStream::Encoder, "a second QPACK encoder stream"),
+            STREAM_DECODER => {
+                (UniStream::Decoder(DecoderStream::default()), "a second QPACK decoder stream")
+            }
             // RFC 9114 6.2.2: only servers push.
-            STREAM_PUSH => {
-                return Err(ConnectionError::new(
-                    Code::StreamCreationError,
-                    "a push stream from a client",
-                ));
-            }
+            STREAM_PUSH => return refuse(Code::StreamCreationError, "a push stream from a client"),
             _ => return Ok(None),
         };
-        if *came {
-            return Err(ConnectionError::new(Code::StreamCreationError, rule));
+        if std::mem::replace(&mut self.came[stream_type as usize], true) {
+            return refuse(Code::StreamCreationError, rule);
         }
-        *came = true;
         Ok(Some(stream))
     }
 }
@@ -201,118 +164,80 @@ const STREAM_ENCODER: u64 = 0x02;
 const STREAM_DECODER: u64 = 0x03;
 const FRAME_GOAWAY: u64 = 0x07;
 
-/// Checks a client's GOAWAY: it holds a push id, which never increases (RFC 9114 5.2).
-fn handle_goaway(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
-    if known.is_some_and(|before| id > before) {
-        return Err(ConnectionError::new(Code::IdError, "a GOAWAY identifier that rises"));
-    }
-    *known = Some(id);
-    Ok(())
-}
-
-/// Checks that MAX_PUSH_ID never decreases (RFC 9114 7.2.7).
-fn handle_max_push_id(known: &mut Option<u64>, id: u64) -> Result<(), ConnectionError> {
-    if known.is_some_and(|before| id < before) {
-        return Err(ConnectionError::new(Code::IdError, "a MAX_PUSH_ID that shrinks"));
-    }
-    *known = Some(id);
-    Ok(())
-}
-
-/// The reader of a stream type, which may be split at any byte.
-#[derive(Debug, Default)]
-struct TypeReader {
-    held: [u8; 8],
-    held_len: u8,
-}
-
-impl TypeReader {
-    fn read(&mut self, chunk: &mut Bytes) -> Option<u64> {
-        while !chunk.is_empty() {
-            self.held[usize::from(self.held_len)] = chunk.split_to(1)[0];
-            self.held_len += 1;
-            if let Some((stream_type, _)) = varint::read(&self.held[..usize::from(self.held_len)]) {
-                return Some(stream_type);
-            }
-        }
-        None
-    }
-}
-
 /// The peer's control stream. A server uses few of its frames.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ControlStream {
-    frames: FrameReader<ControlStep>,
+    frames: FrameReader,
     settings_came: bool,
-}
-
-enum ControlFrame {
-    Settings,
-    Goaway(u64),
-    MaxPushId(u64),
+    goaway: Option<u64>,
+    push_id_max: Option<u64>,
 }
 
 impl ControlStream {
-    fn new() -> Self {
-        Self { frames: FrameReader::new(), settings_came: false }
+    fn read(&mut self, mut chunk: Bytes) -> Result<(), ConnectionError> {
+        loop {
+            let Self { frames, settings_came, .. } = self;
+            match frames.read(&mut chunk, |header| begin_control_frame(settings_came, header))? {
+                Some(Part::Payload(kind, payload)) => self.finish_frame(kind, &payload)?,
+                Some(Part::Piece(_)) => unreachable!("no frame of a control stream is streamed"),
+                None => return Ok(()),
+            }
+        }
     }
 
-    /// Returns the next frame that is not skipped; `None` when `chunk` is used up.
-    fn read(&mut self, chunk: &mut Bytes) -> Result<Option<ControlFrame>, ConnectionError> {
-        let Self { frames, settings_came } = self;
-        match frames.read(chunk, |header| begin_control_frame(settings_came, header))? {
-            Some(Part::Payload(step, payload)) => finish_control_frame(step, &payload).map(Some),
-            Some(Part::Piece(_)) => unreachable!("no frame of a control stream is streamed"),
-            None => Ok(None),
+    fn finish_frame(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), ConnectionError> {
+        let id = || match varint::read(payload) {
+            Some((id, len)) if len == payload.len() => Ok(id),
+            _ => refuse(Code::FrameError, ONE_ID),
+        };
+        match kind {
+            // None of the peer's settings changes what we send.
+            FrameKind::Settings => settings::check(payload)?,
+            // A client's GOAWAY holds a push id, which never increases (RFC 9114 5.2).
+            FrameKind::Goaway => {
+                let id = id()?;
+                if self.goaway.is_some_and(|before| id > before) {
+                    return refuse(Code::IdError, "a GOAWAY identifier that rises");
+                }
+                self.goaway = Some(id);
+            }
+            // RFC 9114 7.2.7: MAX_PUSH_ID never decreases.
+            FrameKind::MaxPushId => {
+                let id = id()?;
+                if self.push_id_max.is_some_and(|before| id < before) {
+                    return refuse(Code::IdError, "a MAX_PUSH_ID that shrinks");
+                }
+                self.push_id_max = Some(id);
+            }
+            _ => unreachable!("only these three are read as a payload"),
         }
+        Ok(())
     }
 }
 
 fn begin_control_frame(
     settings_came: &mut bool,
     header: FrameHeader,
-) -> Result<Keep<ControlStep>, ConnectionError> {
+) -> Result<Keep, ConnectionError> {
     let step = control_step(*settings_came, header.kind);
     *settings_came = true;
     let (len_max, code, rule) = match step {
-        ControlStep::Refuse(code, rule) => return Err(ConnectionError::new(code, rule)),
+        ControlStep::Refuse(code, rule) => return refuse(code, rule),
         ControlStep::Skip => return Ok(Keep::Skip),
         // RFC 9114 7.2.3: no PUSH_PROMISE has named this push id, since we never send one.
         ControlStep::ReadCancelPush => {
-            let rule = "CANCEL_PUSH for a push that was never promised";
-            return Err(ConnectionError::new(Code::IdError, rule));
+            return refuse(Code::IdError, "CANCEL_PUSH for a push that was never promised");
         }
         ControlStep::ReadSettings => {
             (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, "a SETTINGS frame too long to read")
         }
         ControlStep::ReadGoaway | ControlStep::ReadMaxPushId => (8, Code::FrameError, ONE_ID),
     };
-    if header.len > len_max as u64 {
-        return Err(ConnectionError::new(code, rule));
-    }
-    Ok(Keep::Collect(step))
+    if header.len > len_max as u64 { refuse(code, rule) } else { Ok(Keep::Collect) }
 }
 
 /// The rule that a frame's payload is exactly its fields (RFC 9114 7.1).
 const ONE_ID: &str = "a frame that holds more or less than one identifier";
-
-fn finish_control_frame(
-    step: ControlStep,
-    payload: &[u8],
-) -> Result<ControlFrame, ConnectionError> {
-    let id = || match varint::read(payload) {
-        Some((id, len)) if len == payload.len() => Ok(id),
-        _ => Err(ConnectionError::new(Code::FrameError, ONE_ID)),
-    };
-    match step {
-        ControlStep::ReadSettings => settings::check(payload).map(|()| ControlFrame::Settings),
-        ControlStep::ReadGoaway => id().map(ControlFrame::Goaway),
-        ControlStep::ReadMaxPushId => id().map(ControlFrame::MaxPushId),
-        ControlStep::ReadCancelPush | ControlStep::Skip | ControlStep::Refuse(..) => {
-            unreachable!("only these three are read as a payload")
-        }
-    }
-}
 
 /// Checks the instructions of the encoder stream. With a capacity of 0 the only valid one sets the
 /// capacity to 0 (RFC 9204 4.3). It is one byte long, so this stream needs no state.
@@ -322,11 +247,10 @@ fn read_encoder_instructions(chunk: &[u8]) -> Result<(), ConnectionError> {
         let rule = match byte {
             SET_CAPACITY_0 => continue,
             0b0010_0001..=0b0011_1111 => "a dynamic table capacity over the advertised 0",
-            0b1000_0000..=0b1111_1111 => "an insert into a dynamic table without capacity",
-            0b0100_0000..=0b0111_1111 => "an insert into a dynamic table without capacity",
+            0b0100_0000..=0b1111_1111 => "an insert into a dynamic table without capacity",
             0b0000_0000..=0b0001_1111 => "a duplicate in a dynamic table without capacity",
         };
-        return Err(ConnectionError::new(Code::QpackEncoderStreamError, rule));
+        return refuse(Code::QpackEncoderStreamError, rule);
     }
     Ok(())
 }
@@ -349,7 +273,7 @@ impl DecoderStream {
         for &byte in chunk {
             if let Some(count) = self.inside {
                 if count == Self::CONTINUATION_LEN_MAX {
-                    return Err(ConnectionError::new(ERROR, "an integer over 62 bits"));
+                    return refuse(ERROR, "an integer over 62 bits");
                 }
                 self.inside = (byte & 0x80 != 0).then_some(count + 1);
                 continue;
@@ -359,13 +283,10 @@ impl DecoderStream {
                 0b0100_0000..=0b0111_1110 => {}
                 0b0111_1111 => self.inside = Some(0),
                 0b1000_0000..=0b1111_1111 => {
-                    return Err(ConnectionError::new(
-                        ERROR,
-                        "an acknowledged section without need",
-                    ));
+                    return refuse(ERROR, "an acknowledged section without need");
                 }
                 0b0000_0000..=0b0011_1111 => {
-                    return Err(ConnectionError::new(ERROR, "an insert count never sent"));
+                    return refuse(ERROR, "an insert count never sent");
                 }
             }
         }

@@ -1,8 +1,5 @@
 //! Errors in a peer's bytes, and the error codes that report them.
 
-use std::error::Error;
-use std::fmt;
-
 use http::StatusCode;
 
 use crate::message::Refusal;
@@ -87,12 +84,6 @@ impl Code {
     }
 }
 
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (0x{:04x})", self.name(), self.value())
-    }
-}
-
 /// A broken rule that ends the connection: close it with `code`, and ignore everything else that
 /// was received on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,19 +94,10 @@ pub struct ConnectionError {
     pub rule: &'static str,
 }
 
-impl ConnectionError {
-    pub(super) const fn new(code: Code, rule: &'static str) -> Self {
-        Self { code, rule }
-    }
+/// Returns the error that ends the connection because of a broken rule.
+pub(super) fn refuse<T>(code: Code, rule: &'static str) -> Result<T, ConnectionError> {
+    Err(ConnectionError { code, rule })
 }
-
-impl fmt::Display for ConnectionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection error {}: {}", self.code, self.rule)
-    }
-}
-
-impl Error for ConnectionError {}
 
 /// The reason for not accepting a request. After such an error a [`super::RequestStream`] drops
 /// everything else that is received on its stream.
@@ -138,7 +120,7 @@ pub enum RequestError {
 
 impl RequestError {
     pub(super) const fn connection(code: Code, rule: &'static str) -> Self {
-        Self::Connection(ConnectionError::new(code, rule))
+        Self::Connection(ConnectionError { code, rule })
     }
 
     /// Creates the stream error for a malformed message, H3_MESSAGE_ERROR (RFC 9114 4.1.2).
@@ -152,18 +134,6 @@ impl RequestError {
         Self::Refused(Box::new(Refusal::new(status, rule)))
     }
 }
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connection(error) => error.fmt(f),
-            Self::Stream { code, rule } => write!(f, "stream error {code}: {rule}"),
-            Self::Refused(refusal) => write!(f, "{}: {}", refusal.status, refusal.rule),
-        }
-    }
-}
-
-impl Error for RequestError {}
 
 impl From<ConnectionError> for RequestError {
     fn from(error: ConnectionError) -> Self {

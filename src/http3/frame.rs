@@ -39,9 +39,10 @@ impl FrameKind {
 }
 
 /// The phase of a message on a request stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Phase {
     /// Before the head.
+    #[default]
     Head,
     /// After the head: body or trailers may follow.
     Body,
@@ -121,21 +122,22 @@ pub(super) struct FrameHeader {
     pub(super) len: u64,
 }
 
-/// The reader of frame headers, which may be split at any byte.
+/// The reader of frame headers and stream types, which may be split at any byte.
 #[derive(Debug, Default)]
-pub(super) struct FrameHeaderReader {
-    /// Bytes of a header that is not complete yet.
-    held: [u8; FRAME_HEADER_LEN_MAX],
+pub(super) struct HeaderReader {
+    /// Bytes of a header that is not complete yet: at most two varints of eight bytes.
+    held: [u8; 16],
     held_len: u8,
 }
 
-/// Two varints of eight bytes.
-const FRAME_HEADER_LEN_MAX: usize = 16;
-
-impl FrameHeaderReader {
+impl HeaderReader {
     /// Takes a header off the start of `chunk`; `None` when all of `chunk` was taken and more is
-    /// needed.
-    pub(super) fn read(&mut self, chunk: &mut Bytes) -> Option<FrameHeader> {
+    /// needed. `parse` returns a header and its length.
+    pub(super) fn read<H>(
+        &mut self,
+        chunk: &mut Bytes,
+        parse: impl Fn(&[u8]) -> Option<(H, usize)>,
+    ) -> Option<H> {
         if self.held_len == 0
             && let Some((header, len)) = parse(chunk)
         {
@@ -143,8 +145,7 @@ impl FrameHeaderReader {
             return Some(header);
         }
         while !chunk.is_empty() {
-            let byte = chunk.split_to(1)[0];
-            self.held[usize::from(self.held_len)] = byte;
+            self.held[usize::from(self.held_len)] = chunk.split_to(1)[0];
             self.held_len += 1;
             if let Some((header, _)) = parse(&self.held[..usize::from(self.held_len)]) {
                 self.held_len = 0;
@@ -160,7 +161,8 @@ impl FrameHeaderReader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<(FrameHeader, usize)> {
+/// Returns the frame header at the start of `bytes` and its length.
+pub(super) fn parse_header(bytes: &[u8]) -> Option<(FrameHeader, usize)> {
     let (frame_type, type_len) = varint::read(bytes)?;
     let (len, len_len) = varint::read(&bytes[type_len..])?;
     Some((FrameHeader { kind: FrameKind::from_type(frame_type), len }, type_len + len_len))
@@ -232,15 +234,15 @@ Unknown       Skip         Skip         Skip         Skip         MISSING_SETTIN
         let bytes = [&[0x40, 0x21][..], &[0xff; 8], b"xy"].concat();
         let header_len = bytes.len() - 2;
         for cut in 0..=bytes.len() {
-            let mut reader = FrameHeaderReader::default();
+            let mut reader = HeaderReader::default();
             let mut first = Bytes::copy_from_slice(&bytes[..cut]);
             let mut second = Bytes::copy_from_slice(&bytes[cut..]);
-            let header = match reader.read(&mut first) {
+            let header = match reader.read(&mut first, parse_header) {
                 Some(header) => header,
                 None => {
                     assert!(first.is_empty());
                     assert_eq!(reader.is_inside(), cut > 0);
-                    reader.read(&mut second).unwrap()
+                    reader.read(&mut second, parse_header).unwrap()
                 }
             };
             assert_eq!(header, FrameHeader { kind: FrameKind::Unknown, len: varint::MAX });

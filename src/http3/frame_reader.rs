@@ -11,55 +11,48 @@
 
 use bytes::Bytes;
 
-use super::frame::{FrameHeader, FrameHeaderReader};
+use super::frame::{FrameHeader, FrameKind, HeaderReader, parse_header};
 
 /// The part of a frame's payload to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep<K> {
+pub(super) enum Keep {
     Skip,
     /// Each piece as it is received, as a slice of its chunk.
     Stream,
-    /// The whole payload, returned with this tag. The caller has bounded its length.
-    Collect(K),
+    /// The whole payload. The caller has bounded its length.
+    Collect,
 }
 
 /// A part of a frame that is kept.
 #[derive(Debug)]
-pub(super) enum Part<K> {
+pub(super) enum Part {
     /// A piece of a streamed payload, not empty.
     Piece(Bytes),
-    Payload(K, Bytes),
+    /// A whole payload, with the kind of its frame.
+    Payload(FrameKind, Bytes),
 }
 
 /// The reader of one stream's frames.
-#[derive(Debug)]
-pub(super) struct FrameReader<K> {
-    header: FrameHeaderReader,
-    at: At<K>,
+#[derive(Debug, Default)]
+pub(super) struct FrameReader {
+    header: HeaderReader,
+    at: At,
 }
 
-#[derive(Debug)]
-enum At<K> {
+#[derive(Debug, Default)]
+enum At {
+    /// Between frames, or in a header.
+    #[default]
     Header,
-    Skip {
-        left: u64,
-    },
-    Stream {
-        left: u64,
-    },
+    /// In a payload of which this much is to come.
+    Skip { left: u64 },
+    /// As `Skip`.
+    Stream { left: u64 },
     /// `held` is the beginning of a payload that comes in several chunks.
-    Collect {
-        name: K,
-        left: usize,
-        held: Vec<u8>,
-    },
+    Collect { kind: FrameKind, left: usize, held: Vec<u8> },
 }
 
-impl<K: Copy> FrameReader<K> {
-    pub(super) fn new() -> Self {
-        Self { header: FrameHeaderReader::default(), at: At::Header }
-    }
-
+impl FrameReader {
     /// Returns whether the stream is between two frames.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self.at, At::Header) && !self.header.is_inside()
@@ -74,31 +67,33 @@ impl<K: Copy> FrameReader<K> {
     pub(super) fn read<E>(
         &mut self,
         chunk: &mut Bytes,
-        mut begin: impl FnMut(FrameHeader) -> Result<Keep<K>, E>,
-    ) -> Result<Option<Part<K>>, E> {
+        mut begin: impl FnMut(FrameHeader) -> Result<Keep, E>,
+    ) -> Result<Option<Part>, E> {
         loop {
             match &mut self.at {
                 At::Header => {
-                    let Some(header) = self.header.read(chunk) else { return Ok(None) };
+                    let Some(header) = self.header.read(chunk, parse_header) else {
+                        return Ok(None);
+                    };
+                    let kind = header.kind;
                     match begin(header)? {
                         // An empty payload is complete without another chunk.
-                        Keep::Collect(name) if header.len == 0 => {
-                            return Ok(Some(Part::Payload(name, Bytes::new())));
+                        Keep::Collect if header.len == 0 => {
+                            return Ok(Some(Part::Payload(kind, Bytes::new())));
                         }
                         _ if header.len == 0 => {}
                         Keep::Skip => self.at = At::Skip { left: header.len },
                         Keep::Stream => self.at = At::Stream { left: header.len },
-                        Keep::Collect(name) => {
+                        Keep::Collect => {
                             let left = usize::try_from(header.len);
                             let left = left.expect("the caller bounds what it collects");
-                            self.at = At::Collect { name, left, held: Vec::new() };
+                            self.at = At::Collect { kind, left, held: Vec::new() };
                         }
                     }
                 }
                 _ if chunk.is_empty() => return Ok(None),
                 At::Skip { left } => {
-                    let piece = split(chunk, left);
-                    drop(piece);
+                    drop(split(chunk, left));
                     if *left == 0 {
                         self.at = At::Header;
                     }
@@ -110,7 +105,7 @@ impl<K: Copy> FrameReader<K> {
                     }
                     return Ok(Some(Part::Piece(piece)));
                 }
-                At::Collect { name, left, held } => {
+                At::Collect { kind, left, held } => {
                     let piece = chunk.split_to((*left).min(chunk.len()));
                     *left -= piece.len();
                     if *left > 0 {
@@ -124,9 +119,9 @@ impl<K: Copy> FrameReader<K> {
                         held.extend_from_slice(&piece);
                         std::mem::take(held).into()
                     };
-                    let name = *name;
+                    let kind = *kind;
                     self.at = At::Header;
-                    return Ok(Some(Part::Payload(name, payload)));
+                    return Ok(Some(Part::Payload(kind, payload)));
                 }
             }
         }

@@ -13,7 +13,7 @@ use http::method::Method;
 use super::LocalSettings;
 use super::error::{Code, RequestError};
 use super::qpack::static_table::{EntryName, Pseudo};
-use super::qpack::{Line, Name, SectionError, SectionReader, Value};
+use super::qpack::{Name, SectionError, SectionReader, Value};
 use crate::message::{
     Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, parse_content_length,
 };
@@ -26,8 +26,9 @@ pub(super) fn read_head(section: &[u8], settings: &LocalSettings) -> Result<Head
             let HeadLines { fields, content_length, .. } = lines;
             Ok(Head { method, target, fields, content_length })
         }
-        Err(RequestError::Refused(refusal)) => {
-            Err(refused(refusal.status, refusal.rule, lines.understood()))
+        Err(RequestError::Refused(mut refusal)) => {
+            refusal.understood = lines.understood();
+            Err(RequestError::Refused(refusal))
         }
         Err(error) => Err(error),
     }
@@ -42,13 +43,11 @@ pub(super) fn read_trailers(
         SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
     let mut fields = Fields::new();
     while let Some(line) = reader.next_line()? {
-        let (name, value) = match classify(line)? {
+        let EntryName::Field(name) = entry_name(line.name)? else {
             // RFC 9114 4.3.
-            Classified::Pseudo(..) => {
-                return Err(RequestError::malformed("a pseudo-header field in trailers"));
-            }
-            Classified::Field(name, value) => (name, value),
+            return Err(RequestError::malformed("a pseudo-header field in trailers"));
         };
+        let value = field_value(line.value, line.never_indexed)?;
         check_connection_specific(&name, &value)?;
         // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
         if [header::CONTENT_LENGTH, header::HOST, header::TE].contains(&name) {
@@ -68,60 +67,36 @@ pub(super) fn is_connection_specific(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
-enum Classified {
-    Pseudo(Pseudo, Bytes),
-    Field(HeaderName, HeaderValue),
-}
-
-/// Classifies a line by its name, and checks name and value against the syntax of RFC 9110 5.1,
-/// 5.5.
-fn classify(line: Line<'_>) -> Result<Classified, RequestError> {
-    let name = match line.name {
-        Name::Static(entry) => match &entry.name {
-            EntryName::Pseudo(pseudo) => {
-                return Ok(Classified::Pseudo(*pseudo, line.value.into_bytes()));
-            }
-            EntryName::Field(name) => name.clone(),
+/// Parses the name of a line: a pseudo-header field, or a token without upper-case letters
+/// (RFC 9110 5.1, RFC 9114 4.2).
+fn entry_name(name: Name<'_>) -> Result<EntryName, RequestError> {
+    match name {
+        Name::Static(entry) => Ok(entry.name.clone()),
+        Name::Literal(name) if name.first() == Some(&b':') => Pseudo::from_name(name)
+            .map(EntryName::Pseudo)
+            .ok_or(RequestError::malformed("an unknown pseudo-header field")),
+        // `from_lowercase` accepts '"', which a token cannot contain.
+        Name::Literal(name) => match HeaderName::from_lowercase(name) {
+            Ok(field) if !name.contains(&b'"') => Ok(EntryName::Field(field)),
+            _ => Err(RequestError::malformed("a field name that is no lower-case token")),
         },
-        Name::Literal(name) if name.first() == Some(&b':') => {
-            let pseudo = pseudo_from_bytes(name)
-                .ok_or(RequestError::malformed("an unknown pseudo-header field"))?;
-            return Ok(Classified::Pseudo(pseudo, line.value.into_bytes()));
-        }
-        Name::Literal(name) => field_name(name)?,
-    };
-    let mut value = match line.value {
-        Value::Static(value) => value.clone(),
-        Value::Literal(bytes) => field_value(bytes)?,
-    };
-    value.set_sensitive(line.never_indexed);
-    Ok(Classified::Field(name, value))
-}
-
-fn pseudo_from_bytes(name: &[u8]) -> Option<Pseudo> {
-    [Pseudo::Authority, Pseudo::Method, Pseudo::Path, Pseudo::Scheme, Pseudo::Status]
-        .into_iter()
-        .find(|pseudo| pseudo.as_str().as_bytes() == name)
-}
-
-/// Parses a field name: a token without upper-case letters (RFC 9110 5.1, RFC 9114 4.2).
-/// `from_lowercase` accepts '"', which a token cannot contain.
-fn field_name(name: &[u8]) -> Result<HeaderName, RequestError> {
-    match HeaderName::from_lowercase(name) {
-        Ok(field) if !name.contains(&b'"') => Ok(field),
-        _ => Err(RequestError::malformed("a field name that is no lower-case token")),
     }
 }
 
 /// Parses a field value: no control character except an inner tab, no surrounding whitespace
 /// (RFC 9110 5.5, RFC 9114 10.3).
-fn field_value(bytes: Bytes) -> Result<HeaderValue, RequestError> {
+fn field_value(value: Value, never_indexed: bool) -> Result<HeaderValue, RequestError> {
     let is_blank = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    if is_blank(bytes.first()) || is_blank(bytes.last()) {
-        return Err(RequestError::malformed("a field value with whitespace around it"));
-    }
-    HeaderValue::from_maybe_shared(bytes)
-        .map_err(|_| RequestError::malformed("a field value with a control character"))
+    let mut value = match value {
+        Value::Static(value) => value.clone(),
+        Value::Literal(bytes) if is_blank(bytes.first()) || is_blank(bytes.last()) => {
+            return Err(RequestError::malformed("a field value with whitespace around it"));
+        }
+        Value::Literal(bytes) => HeaderValue::from_maybe_shared(bytes)
+            .map_err(|_| RequestError::malformed("a field value with a control character"))?,
+    };
+    value.set_sensitive(never_indexed);
+    Ok(value)
 }
 
 fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(), RequestError> {
@@ -153,9 +128,11 @@ impl HeadLines {
         let mut reader =
             SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
         while let Some(line) = reader.next_line()? {
-            match classify(line)? {
-                Classified::Pseudo(pseudo, value) => self.take_pseudo(pseudo, value)?,
-                Classified::Field(name, value) => self.take_field(name, value)?,
+            match entry_name(line.name)? {
+                EntryName::Pseudo(pseudo) => self.take_pseudo(pseudo, line.value.into_bytes())?,
+                EntryName::Field(name) => {
+                    self.take_field(name, field_value(line.value, line.never_indexed)?)?;
+                }
             }
         }
         Ok(())
@@ -271,13 +248,9 @@ impl HeadLines {
     }
 }
 
-fn refused(status: StatusCode, rule: &'static str, understood: Understood) -> RequestError {
-    RequestError::Refused(Box::new(Refusal { status, rule, understood }))
-}
-
 impl From<BrokenRule> for RequestError {
     fn from(BrokenRule(rule): BrokenRule) -> Self {
-        refused(StatusCode::BAD_REQUEST, rule, Understood::default())
+        Self::Refused(Box::new(Refusal::new(StatusCode::BAD_REQUEST, rule)))
     }
 }
 

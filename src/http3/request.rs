@@ -28,44 +28,24 @@ pub enum RequestEvent {
 /// [`poll`](Self::poll) until there are none. While it cannot take parts, it stops polling and
 /// hands nothing over, so that flow control slows the client down. It reports the end with
 /// [`handle_end`](Self::handle_end), after it has taken all parts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RequestStream {
     input: Input,
-    frames: FrameReader<Section>,
+    frames: FrameReader,
     message: Message,
     /// The request was refused; the rest of it is dropped.
     is_refused: bool,
 }
 
-/// A field section: the head or the trailers, depending on the message's phase.
-#[derive(Debug, Clone, Copy)]
-struct Section;
-
 /// The progress of the message.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Message {
     phase: Phase,
     /// Body bytes still to come by content-length; `None` if the head had none.
     body_left: Option<u64>,
 }
 
-impl Default for RequestStream {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl RequestStream {
-    /// Creates the receiving side of a new stream.
-    pub fn new() -> Self {
-        Self {
-            input: Input::default(),
-            frames: FrameReader::new(),
-            message: Message { phase: Phase::Head, body_left: None },
-            is_refused: false,
-        }
-    }
-
     /// Handles the next bytes of the stream.
     pub fn handle(&mut self, chunk: Bytes) {
         if !self.is_refused {
@@ -130,7 +110,7 @@ impl RequestStream {
         while let Some(chunk) = input.current() {
             match frames.read(chunk, |header| message.begin(header, settings))? {
                 Some(Part::Piece(piece)) => return Ok(Some(RequestEvent::Body(piece))),
-                Some(Part::Payload(Section, section)) => {
+                Some(Part::Payload(_, section)) => {
                     return message.finish_section(&section, settings).map(Some);
                 }
                 None => {}
@@ -146,7 +126,7 @@ impl Message {
         &mut self,
         header: FrameHeader,
         settings: &LocalSettings,
-    ) -> Result<Keep<Section>, RequestError> {
+    ) -> Result<Keep, RequestError> {
         match request_step(self.phase, header.kind) {
             RequestStep::Refuse(code, rule) => Err(RequestError::connection(code, rule)),
             RequestStep::Skip => Ok(Keep::Skip),
@@ -195,11 +175,11 @@ impl Message {
 
 /// Refuses a section over the limit by the length that its frame declares, before any of it is
 /// held.
-fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep<Section>, RequestError> {
+fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep, RequestError> {
     if len > qpack::encoded_len_max(settings.field_section_len_max) {
         return Err(RequestError::too_large("a field section longer than is accepted"));
     }
-    Ok(Keep::Collect(Section))
+    Ok(Keep::Collect)
 }
 
 /// Received chunks that were not read yet, in order. None of them is empty.

@@ -7,13 +7,11 @@ use super::message;
 use super::qpack::encode;
 use crate::base::varint;
 
+type Field = (HeaderName, HeaderValue);
+
 /// Appends the HEADERS frame of a response, interim (1xx) or final. The caller has removed
 /// connection-specific fields (RFC 9114 4.2).
-pub fn encode_response_head<'a>(
-    status: StatusCode,
-    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    out: &mut BytesMut,
-) {
+pub fn encode_response_head(status: StatusCode, fields: &[Field], out: &mut BytesMut) {
     put_headers_frame(out, |out| {
         encode::put_status(status, out);
         put_fields(fields, out);
@@ -21,10 +19,7 @@ pub fn encode_response_head<'a>(
 }
 
 /// Appends the HEADERS frame of trailers.
-pub fn encode_trailers<'a>(
-    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    out: &mut BytesMut,
-) {
+pub fn encode_trailers(fields: &[Field], out: &mut BytesMut) {
     put_headers_frame(out, |out| put_fields(fields, out));
 }
 
@@ -37,10 +32,7 @@ pub fn encode_data_header(len: u64, out: &mut BytesMut) {
 const FRAME_DATA: u8 = 0x00;
 const FRAME_HEADERS: u8 = 0x01;
 
-fn put_fields<'a>(
-    fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    out: &mut BytesMut,
-) {
+fn put_fields(fields: &[Field], out: &mut BytesMut) {
     for (name, value) in fields {
         debug_assert!(
             !message::is_connection_specific(name),

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::LocalSettings;
-use super::error::{Code, ConnectionError};
+use super::error::{Code, ConnectionError, refuse};
 use crate::base::varint;
 
 const FRAME_TYPE: u64 = 0x04;
@@ -42,30 +42,27 @@ pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
 pub(super) fn check(mut payload: &[u8]) -> Result<(), ConnectionError> {
     let mut ids = Vec::new();
     while !payload.is_empty() {
-        let (id, _, len) = read_setting(payload).ok_or(ConnectionError::new(
-            Code::FrameError,
-            "a SETTINGS frame that ends inside a setting",
-        ))?;
+        let Some((id, len)) = read_setting(payload) else {
+            return refuse(Code::FrameError, "a SETTINGS frame that ends inside a setting");
+        };
         payload = &payload[len..];
         // RFC 9114 7.2.4.1, 11.2.2: settings of HTTP/2 without a counterpart.
         if matches!(id, 0x00 | 0x02..=0x05) {
-            return Err(ConnectionError::new(
-                Code::SettingsError,
-                "a setting identifier reserved from HTTP/2",
-            ));
+            return refuse(Code::SettingsError, "a setting identifier reserved from HTTP/2");
         }
         ids.push(id);
     }
     // RFC 9114 7.2.4: the same identifier must not occur more than once.
     ids.sort_unstable();
     if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(ConnectionError::new(Code::SettingsError, "a setting that occurs twice"));
+        return refuse(Code::SettingsError, "a setting that occurs twice");
     }
     Ok(())
 }
 
-fn read_setting(payload: &[u8]) -> Option<(u64, u64, usize)> {
+/// Returns the identifier of the first setting, and the setting's length.
+fn read_setting(payload: &[u8]) -> Option<(u64, usize)> {
     let (id, id_len) = varint::read(payload)?;
-    let (value, value_len) = varint::read(&payload[id_len..])?;
-    Some((id, value, id_len + value_len))
+    let (_, value_len) = varint::read(&payload[id_len..])?;
+    Some((id, id_len + value_len))
 }

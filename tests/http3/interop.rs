@@ -65,7 +65,7 @@ async fn read_uni(mut stream: quinn::RecvStream, http3: Arc<Mutex<Connection>>) 
 }
 
 async fn response(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
-    let mut stream = RequestStream::new();
+    let mut stream = RequestStream::default();
     let mut head = None;
     let mut body = BytesMut::new();
     let mut trailers = Fields::new();
@@ -87,12 +87,12 @@ async fn response(mut send: quinn::SendStream, mut receive: quinn::RecvStream) {
     let target = format!("{} {} {path:?}", head.method, head.authority().as_str());
     fields.push(("x-target".parse().unwrap(), HeaderValue::from_str(&target).unwrap()));
     let mut out = BytesMut::new();
-    encode_response_head(StatusCode::EARLY_HINTS, [], &mut out);
-    encode_response_head(StatusCode::OK, fields.iter().map(|(n, v)| (n, v)), &mut out);
+    encode_response_head(StatusCode::EARLY_HINTS, &[], &mut out);
+    encode_response_head(StatusCode::OK, &fields, &mut out);
     encode_data_header(body.len() as u64, &mut out);
     out.extend_from_slice(&body);
     if !trailers.is_empty() {
-        encode_trailers(trailers.iter().map(|(n, v)| (n, v)), &mut out);
+        encode_trailers(&trailers, &mut out);
     }
     send.write_chunk(out.freeze()).await.unwrap();
     send.finish().unwrap();

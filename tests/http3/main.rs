@@ -95,7 +95,7 @@ fn run(
     chunks: impl IntoIterator<Item = Bytes>,
     settings: &LocalSettings,
 ) -> (Vec<RequestEvent>, Result<(), RequestError>) {
-    let mut stream = RequestStream::new();
+    let mut stream = RequestStream::default();
     let mut events = Vec::new();
     for chunk in chunks {
         stream.handle(chunk);

@@ -224,7 +224,7 @@ fn the_oracle_decodes_our_responses() {
                 (HeaderName::from_static("x-long"), value),
             ];
             let mut out = BytesMut::from(&b"before"[..]);
-            encode_response_head(status, fields.iter().map(|(n, v)| (n, v)), &mut out);
+            encode_response_head(status, &fields, &mut out);
             assert_eq!(&out[..6], b"before");
             let pairs = oracle_decode(headers_payload(&out[6..]));
             assert_eq!(pairs[0], (b":status".to_vec(), status.as_str().as_bytes().to_vec()));
@@ -242,7 +242,7 @@ fn a_frame_length_is_encoded_in_two_or_four_bytes() {
         .map(|value_len| {
             let value = HeaderValue::from_bytes(&b"X".repeat(value_len)).unwrap();
             let mut out = BytesMut::new();
-            encode_trailers([(&name, &value)], &mut out);
+            encode_trailers(&[(name.clone(), value)], &mut out);
             let section = headers_payload(&out);
             assert_eq!(oracle_decode(section)[0].1.len(), value_len);
             (section.len(), out[1] >> 6)
@@ -255,7 +255,7 @@ fn a_frame_length_is_encoded_in_two_or_four_bytes() {
 fn trailers_and_data_frame_headers_are_encoded() {
     let fields = [(HeaderName::from_static("x-sum"), HeaderValue::from_static("42"))];
     let mut out = BytesMut::new();
-    encode_trailers(fields.iter().map(|(n, v)| (n, v)), &mut out);
+    encode_trailers(&fields, &mut out);
     assert_eq!(oracle_decode(headers_payload(&out)), [(b"x-sum".to_vec(), b"42".to_vec())]);
     for len in [0, 1, 63, 64, 16_383, 16_384, (1 << 30) - 1, 1 << 30, (1 << 62) - 1] {
         let mut out = BytesMut::new();

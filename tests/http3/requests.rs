@@ -121,7 +121,7 @@ fn a_body_is_never_copied() {
 #[test]
 fn a_chunk_is_released_once_its_parts_are_taken() {
     let chunk = Bytes::from([&frame(HEADERS, &section(GET))[..], &[0x40]].concat());
-    let mut stream = ringway::testing::internal::http3::RequestStream::new();
+    let mut stream = ringway::testing::internal::http3::RequestStream::default();
     stream.handle(chunk.clone());
     let head = stream.poll(&SETTINGS).unwrap();
     assert_eq!(stream.poll(&SETTINGS), Ok(None));
@@ -132,7 +132,7 @@ fn a_chunk_is_released_once_its_parts_are_taken() {
 
 #[test]
 fn an_unknown_frame_of_any_length_is_discarded_without_buffering() {
-    let mut stream = ringway::testing::internal::http3::RequestStream::new();
+    let mut stream = ringway::testing::internal::http3::RequestStream::default();
     let begin = [&frame(HEADERS, &section(GET))[..], &varint(GREASE), &[0xff; 8]].concat();
     stream.handle(Bytes::from(begin));
     assert!(stream.poll(&SETTINGS).unwrap().is_some());
@@ -487,6 +487,6 @@ fn error_codes_have_their_rfc_values() {
         (Code::QpackDecoderStreamError, 0x202),
     ];
     for (code, value) in values {
-        assert_eq!(code.value(), value, "{code}");
+        assert_eq!(code.value(), value, "{code:?}");
     }
 }

@@ -16,15 +16,16 @@ pub enum Pseudo {
 }
 
 impl Pseudo {
-    /// Returns the name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Authority => ":authority",
-            Self::Method => ":method",
-            Self::Path => ":path",
-            Self::Scheme => ":scheme",
-            Self::Status => ":status",
-        }
+    /// Returns the field with this name on the wire.
+    pub const fn from_name(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b":authority" => Self::Authority,
+            b":method" => Self::Method,
+            b":path" => Self::Path,
+            b":scheme" => Self::Scheme,
+            b":status" => Self::Status,
+            _ => return None,
+        })
     }
 }
 
@@ -156,13 +157,9 @@ const fn is_same(left: &str, right: &str) -> bool {
 }
 
 const fn entry(name_text: &'static str, value_text: &'static str) -> Entry {
-    let name = match name_text.as_bytes() {
-        b":authority" => EntryName::Pseudo(Pseudo::Authority),
-        b":method" => EntryName::Pseudo(Pseudo::Method),
-        b":path" => EntryName::Pseudo(Pseudo::Path),
-        b":scheme" => EntryName::Pseudo(Pseudo::Scheme),
-        b":status" => EntryName::Pseudo(Pseudo::Status),
-        _ => EntryName::Field(HeaderName::from_static(name_text)),
+    let name = match Pseudo::from_name(name_text.as_bytes()) {
+        Some(pseudo) => EntryName::Pseudo(pseudo),
+        None => EntryName::Field(HeaderName::from_static(name_text)),
     };
     Entry { name, name_text, value: HeaderValue::from_static(value_text), value_text }
 }
