@@ -19,7 +19,7 @@ mod tests;
 pub(crate) use chunked::{CHUNK_END, last_chunk, size_line};
 pub(crate) use connection_options::ConnectionOptions;
 pub(crate) use request_head::{Framing, put_field, put_framing, put_request_line};
-pub(crate) use response_decoder::{Part, ResponseDecoder};
+pub(crate) use response_decoder::{Part, ResponseDecoder, ResponseHead};
 
 /// The reason for refusing a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

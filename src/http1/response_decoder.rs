@@ -28,6 +28,13 @@ pub(crate) enum Part {
     End(Fields),
 }
 
+impl Part {
+    /// Returns whether the response ends with this part.
+    pub(crate) fn is_last(&self) -> bool {
+        matches!(self, Self::End(_) | Self::Head(ResponseHead { ended: true, .. }))
+    }
+}
+
 /// The head of one response.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ResponseHead {
@@ -161,13 +168,8 @@ impl ResponseDecoder {
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);
             let (content_length, ended) = (None, false);
-            return Ok(Part::Interim(ResponseHead {
-                status,
-                fields,
-                options,
-                content_length,
-                ended,
-            }));
+            let head = ResponseHead { status, fields, options, content_length, ended };
+            return Ok(Part::Interim(head));
         }
         let persists = persists(version, &options, &fields);
         self.keeps_alive = persists && framing != BodyFraming::UntilClose;

@@ -23,18 +23,14 @@ pub(crate) enum Fault {
     RequestTimeout,
     /// The body is longer than allowed.
     RequestTooLarge,
-    ConnectMethod,
-    TraceMethod,
-    /// OPTIONS with Max-Forwards 0.
-    LastHop,
+    /// The method is not implemented, for this reason.
+    NotImplemented(&'static str),
     /// The connection's certificate does not cover the authority.
     Misdirected,
     /// The request was refused before its head was accepted (400, 408, 431).
     Refused(StatusCode, &'static str),
-    /// No endpoint could be connected to.
+    /// No endpoint could be connected to, or none in time.
     Connect(TransportFault),
-    /// No endpoint accepted the connection in time.
-    ConnectTimeout,
     /// Every connection is in use and the queue is full.
     QueueFull,
     /// Every connection stayed in use until the queue timeout.
@@ -71,14 +67,13 @@ impl Fault {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::ConnectMethod | Self::TraceMethod | Self::LastHop => StatusCode::NOT_IMPLEMENTED,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Refused(status, _) => status,
             Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Connect(TransportFault::TimedOut)
-            | Self::ConnectTimeout
             | Self::ResponseTimeout
             | Self::WriteTimeout
             | Self::ResponseStalled => StatusCode::GATEWAY_TIMEOUT,
@@ -96,9 +91,7 @@ impl Fault {
             Self::BadRequest(_)
             | Self::RequestTimeout
             | Self::RequestTooLarge
-            | Self::ConnectMethod
-            | Self::TraceMethod
-            | Self::LastHop
+            | Self::NotImplemented(_)
             | Self::Misdirected
             | Self::Refused(..) => "http_request_error",
             // RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for example, it may
@@ -106,7 +99,7 @@ impl Fault {
             Self::NoRoute => "destination_not_found",
             Self::Connect(TransportFault::Refused) => "connection_refused",
             Self::Connect(TransportFault::Unreachable) => "destination_ip_unroutable",
-            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => "connection_timeout",
+            Self::Connect(TransportFault::TimedOut) => "connection_timeout",
             Self::Connect(TransportFault::Exhausted) => "proxy_internal_error",
             Self::Connect(_) | Self::Terminated => "connection_terminated",
             Self::QueueFull | Self::QueueTimeout => "connection_limit_reached",
@@ -131,9 +124,7 @@ impl Fault {
     pub(crate) fn upstream_failure(self) -> Option<UpstreamFailure> {
         match self {
             Self::Connect(TransportFault::Refused) => Some(UpstreamFailure::ConnectRefused),
-            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => {
-                Some(UpstreamFailure::ConnectTimeout)
-            }
+            Self::Connect(TransportFault::TimedOut) => Some(UpstreamFailure::ConnectTimeout),
             Self::Connect(TransportFault::Unreachable) => Some(UpstreamFailure::ConnectFailed),
             Self::Connect(TransportFault::Exhausted) => None,
             Self::Connect(TransportFault::Reset | TransportFault::Other)
@@ -145,9 +136,7 @@ impl Fault {
             | Self::NoRoute
             | Self::RequestTimeout
             | Self::RequestTooLarge
-            | Self::ConnectMethod
-            | Self::TraceMethod
-            | Self::LastHop
+            | Self::NotImplemented(_)
             | Self::Misdirected
             | Self::Refused(..)
             | Self::QueueFull
@@ -163,11 +152,7 @@ impl Fault {
             Self::NoRoute => "no route matches this host and path",
             Self::RequestTimeout => "the request body paused longer than allowed; send it again",
             Self::RequestTooLarge => "the request body is longer than this gateway allows",
-            Self::ConnectMethod => "this gateway does not tunnel: CONNECT is not implemented",
-            Self::TraceMethod => "this gateway does not echo requests: TRACE is not implemented",
-            Self::LastHop => {
-                "max-forwards is 0, and this gateway has no response to OPTIONS of its own"
-            }
+            Self::NotImplemented(reason) => reason,
             Self::Misdirected => {
                 "the certificate of this connection is not for this host; ask on another connection"
             }
@@ -176,7 +161,7 @@ impl Fault {
             Self::Connect(TransportFault::Exhausted) => {
                 "the gateway is out of descriptors, ports or memory; try again later"
             }
-            Self::Connect(TransportFault::TimedOut) | Self::ConnectTimeout => {
+            Self::Connect(TransportFault::TimedOut) => {
                 "the upstream did not accept the connection in time"
             }
             Self::Connect(_) => "the connection to the upstream broke while it was opened",
@@ -200,17 +185,8 @@ impl Fault {
             Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
             Self::ResponseTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
             Self::ResponseStalled => ResetReason::ResponseStalled,
-            Self::NoRoute
-            | Self::ConnectMethod
-            | Self::TraceMethod
-            | Self::LastHop
-            | Self::Misdirected
-            | Self::Connect(_)
-            | Self::ConnectTimeout
-            | Self::QueueFull
-            | Self::QueueTimeout
-            | Self::Terminated
-            | Self::Incomplete => ResetReason::UpstreamIncomplete,
+            // Only `Incomplete` can follow a response's head; the others come before it.
+            _ => ResetReason::UpstreamIncomplete,
         }
     }
 
@@ -286,7 +262,11 @@ mod tests {
                 "connection_refused",
                 Some(UpstreamFailure::ConnectRefused),
             ),
-            (Fault::ConnectTimeout, "connection_timeout", Some(UpstreamFailure::ConnectTimeout)),
+            (
+                Fault::Connect(TransportFault::TimedOut),
+                "connection_timeout",
+                Some(UpstreamFailure::ConnectTimeout),
+            ),
             (
                 Fault::Connect(TransportFault::Unreachable),
                 "destination_ip_unroutable",

@@ -24,7 +24,6 @@ use crate::message::{Fields, Head};
 /// Writes a request's head for an upstream whose Host is `host`.
 pub(crate) fn encode_head(
     request: &Request,
-    nominated: &ConnectionOptions,
     host: &[u8],
     framing: Framing,
     trusted: bool,
@@ -32,7 +31,7 @@ pub(crate) fn encode_head(
     let mut out = BytesMut::with_capacity(head_len_estimate(request));
     put_request_line(&mut out, &request.head.method, request.head.path());
     put_field(&mut out, "host", host);
-    put_request_fields(&mut out, request, nominated, trusted);
+    put_request_fields(&mut out, request, trusted);
     put_framing(&mut out, framing);
     out.freeze()
 }
@@ -99,12 +98,9 @@ pub(crate) fn max_forwards(head: &Head) -> Result<Option<u64>, &'static str> {
 }
 
 /// Writes the fields of a request for an upstream, except Host and framing.
-fn put_request_fields(
-    out: &mut BytesMut,
-    request: &Request,
-    nominated: &ConnectionOptions,
-    trusted: bool,
-) {
+fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
+    let nominated =
+        ConnectionOptions::read(&request.head.fields).expect("checked when it was admitted");
     let mut has_cookie = false;
     for (name, value) in &request.head.fields {
         let name = name.as_str();
@@ -128,9 +124,7 @@ fn put_request_fields(
     }
     if has_cookie {
         // RFC 9114 4.2.1: split cookie lines are joined before they are passed to another protocol.
-        out.put_slice(b"cookie: ");
-        put_joined(out, request, "cookie", b"; ");
-        out.put_slice(b"\r\n");
+        put_joined_line(out, request, "cookie", b"; ");
     }
     put_forwarding(out, request, trusted);
 }
@@ -166,18 +160,13 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
         ("x-forwarded-host", request.head.authority().as_bytes()),
     ] {
         if told(name) {
-            out.put_slice(name.as_bytes());
-            out.put_slice(b": ");
-            put_joined(out, request, name, b", ");
-            out.put_slice(b"\r\n");
+            put_joined_line(out, request, name, b", ");
         } else {
             put_field(out, name, own);
         }
     }
     if told("x-real-ip") {
-        out.put_slice(b"x-real-ip: ");
-        put_joined(out, request, "x-real-ip", b", ");
-        out.put_slice(b"\r\n");
+        put_joined_line(out, request, "x-real-ip", b", ");
     }
 
     // RFC 7239 4 and 6: an IPv6 address is bracketed and quoted.
@@ -196,6 +185,14 @@ fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     // RFC 9110 7.6.3: the protocol of the received message.
     lead(out, "via");
     out.put_slice(b"3 ringway\r\n");
+}
+
+/// Writes one field line with all values of `name`.
+fn put_joined_line(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    put_joined(out, request, name, separator);
+    out.put_slice(b"\r\n");
 }
 
 /// Writes all values of `name`, joined.

@@ -56,7 +56,7 @@ use crate::http1::{ConnectionOptions, Framing};
 use crate::message::{AccessRecord, Fields, Outcome, Refusal, Scheme};
 use crate::planted::{Bug, is_planted};
 use context::{Context, TimerOwner};
-use exchange::{Bounds, Exchange, ExchangeContext, Progress, RequestBody};
+use exchange::{Exchange, ExchangeContext, Progress, RequestBody};
 use faults::Fault;
 use fields::{expects_continue, max_forwards};
 use routes::RouteTable;
@@ -120,7 +120,7 @@ impl Proxy {
             server_name: request.server_name.clone(),
             ..AccessRecord::new(now, request.client)
         };
-        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         let admitted = self.admit(&request, ended);
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
@@ -203,7 +203,7 @@ impl Proxy {
             rule: Some(refusal.rule),
             ..AccessRecord::new(now, client)
         };
-        let mut exchange = Exchange::new(downstream, self.bounds(), record);
+        let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         exchange.body = RequestBody::new(ended);
         let key = self.insert(exchange, None);
         let fault = Fault::Refused(refusal.status, refusal.rule);
@@ -297,8 +297,8 @@ impl Proxy {
         Gauges {
             exchanges: self.exchanges.len(),
             connections: self.upstreams.connection_count(),
-            idle: self.upstreams.idle_count(),
-            waiting: self.upstreams.waiting_count(),
+            idle: self.upstreams.idle_count,
+            waiting: self.upstreams.waiting_count,
         }
     }
 
@@ -370,16 +370,6 @@ impl Proxy {
         self.outputs.push_back(Output::Access(record));
     }
 
-    /// Returns the limits for new exchanges.
-    fn bounds(&self) -> Bounds {
-        let limits = &self.config.limits;
-        Bounds {
-            request_body_len_max: limits.request_body_len_max,
-            request_body_timeout: limits.request_body_timeout,
-            response_head_len_max: limits.response_head_len_max as usize,
-        }
-    }
-
     fn insert(&mut self, mut exchange: Exchange, group: Option<GroupKey>) -> ExchangeKey {
         self.counters.exported.requests += 1;
         if let Some(group) = group {
@@ -397,16 +387,20 @@ impl Proxy {
     ) -> Result<GroupKey, Fault> {
         // RFC 9110 9.3.6: tunnels are not implemented.
         if head.method == Method::CONNECT {
-            return Err(Fault::ConnectMethod);
+            let reason = "this gateway does not tunnel: CONNECT is not implemented";
+            return Err(Fault::NotImplemented(reason));
         }
         // RFC 9110 9.3.8: an echo would reveal the fields that the gateway adds for the upstream.
         if head.method == Method::TRACE {
-            return Err(Fault::TraceMethod);
+            let reason = "this gateway does not echo requests: TRACE is not implemented";
+            return Err(Fault::NotImplemented(reason));
         }
         if head.method == Method::OPTIONS {
             let forwards_left = max_forwards(head).map_err(Fault::BadRequest)?;
             if forwards_left == Some(0) {
-                return Err(Fault::LastHop);
+                let reason =
+                    "max-forwards is 0, and this gateway has no response to OPTIONS of its own";
+                return Err(Fault::NotImplemented(reason));
             }
         }
         if *misdirected {

@@ -21,7 +21,7 @@ mod stage;
 mod to_upstream;
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -32,6 +32,7 @@ use super::faults::Fault;
 use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
 use crate::base::timers::{Timer, Timers};
+use crate::config::Limits;
 use crate::http1::Framing;
 use crate::limits::{RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 use crate::message::{AccessRecord, Fields, Outcome};
@@ -39,14 +40,6 @@ use crate::planted::{Bug, is_planted};
 
 pub(super) use request_body::RequestBody;
 use stage::Stage;
-
-/// The limits that an exchange began under.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) request_body_len_max: u64,
-    pub(super) request_body_timeout: Duration,
-    pub(super) response_head_len_max: usize,
-}
 
 /// One request and its response.
 pub(super) struct Exchange {
@@ -59,11 +52,13 @@ pub(super) struct Exchange {
     /// The upstream group, once the request is admitted.
     pub(super) group: Option<GroupKey>,
     downstream: Downstream,
-    bounds: Bounds,
+    /// The limits that the exchange began under.
+    limits: Limits,
     stage: Stage,
     /// The encoded head, until it is written.
     unsent_head: Option<Bytes>,
-    write: WriteSchedule,
+    /// It is in the proxy's list of exchanges that have something to write.
+    is_write_due: bool,
     response: ResponseProgress,
     /// The endpoint or connection that a second attempt avoids. There are at most two attempts.
     avoid: Avoid,
@@ -72,13 +67,6 @@ pub(super) struct Exchange {
     upstream_start: Option<Instant>,
     body_timer: Timer,
     response_timer: Timer,
-}
-
-/// The exchange's presence in the proxy's list of those with something to write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WriteSchedule {
-    Idle,
-    Due,
 }
 
 /// The response on its way to the client.
@@ -124,7 +112,7 @@ impl ExchangeContext<'_> {
 
 /// The client's side.
 impl Exchange {
-    pub(super) fn new(downstream: Downstream, bounds: Bounds, record: AccessRecord) -> Self {
+    pub(super) fn new(downstream: Downstream, limits: &Limits, record: AccessRecord) -> Self {
         Self {
             request: None,
             trusted: false,
@@ -132,10 +120,10 @@ impl Exchange {
             body: RequestBody::new(false),
             group: None,
             downstream,
-            bounds,
+            limits: limits.clone(),
             stage: Stage::Arrived,
             unsent_head: None,
-            write: WriteSchedule::Idle,
+            is_write_due: false,
             response: ResponseProgress::default(),
             avoid: Avoid::Nothing,
             record: Box::new(record),
@@ -183,7 +171,7 @@ impl Exchange {
                 let rule = "the request's body is longer than its content-length";
                 return self.fail(cx, Fault::BadRequest(rule));
             }
-            if body_len > self.bounds.request_body_len_max {
+            if body_len > self.limits.request_body_len_max {
                 return self.fail(cx, Fault::RequestTooLarge);
             }
         }
@@ -358,7 +346,7 @@ impl Exchange {
         let is_whole = body.is_ended() || self.framing == Framing::Length(body.received_len);
         let is_awaited = !is_whole && !body.is_stopped() && body.room() > 0;
         if is_awaited && self.stage != Stage::Responded {
-            let due = cx.base.now + self.bounds.request_body_timeout;
+            let due = cx.base.now + self.limits.request_body_timeout;
             let owner = TimerOwner::Exchange(cx.key, ExchangeTimer::RequestBody);
             cx.base.timers.set(&mut self.body_timer, due, owner);
         } else {

@@ -7,20 +7,13 @@ use bytes::BytesMut;
 use http::{Method, StatusCode};
 
 use super::stage::Stage;
-use super::{Exchange, ExchangeContext, Progress, WriteSchedule};
-use crate::http1::{ConnectionOptions, Part};
+use super::{Exchange, ExchangeContext, Progress};
+use crate::http1::{Part, ResponseHead};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{DownstreamCommand, Request};
 use crate::proxy::faults::Fault;
 use crate::proxy::fields::{clean_response, clean_trailers, encode_head};
 use crate::proxy::upstream::{Acquired, Avoid, Lease, Notice, Release, SlotRequest};
-
-/// The position of a part in its response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PartPosition {
-    Inner,
-    Last,
-}
 
 impl Exchange {
     /// Handles the slot that the exchange has waited for.
@@ -82,7 +75,7 @@ impl Exchange {
 
     /// Writes the received part of the request, if the exchange has a connection.
     pub(in crate::proxy) fn write(&mut self, cx: &mut ExchangeContext<'_>) {
-        self.write = WriteSchedule::Idle;
+        self.is_write_due = false;
         let Stage::Active(lease) = &self.stage else { return };
         let mut slot = cx.upstreams.slot(lease);
         if !slot.can_write() {
@@ -106,7 +99,7 @@ impl Exchange {
             exchange: cx.key,
             downstream: self.downstream,
             is_head: self.admitted().head.method == Method::HEAD,
-            response_head_len_max: self.bounds.response_head_len_max,
+            response_head_len_max: self.limits.response_head_len_max as usize,
             avoid: self.avoid,
         };
         let group = self.group.expect("an admitted exchange has its group");
@@ -136,10 +129,7 @@ impl Exchange {
     fn send_request(&mut self, cx: &mut ExchangeContext<'_>, lease: Lease) {
         let request = self.admitted();
         let host = cx.upstreams.endpoint(&lease).host_for(request.head.authority().as_bytes());
-        let nominated =
-            ConnectionOptions::read(&request.head.fields).expect("checked when it was admitted");
-        let head = encode_head(request, &nominated, host, self.framing, self.trusted);
-        self.unsent_head = Some(head);
+        self.unsent_head = Some(encode_head(request, host, self.framing, self.trusted));
         self.advance(Stage::Active(lease));
         self.schedule_write(cx);
     }
@@ -147,8 +137,7 @@ impl Exchange {
     /// Schedules a write for when all inputs are handled, so that the head and the received part
     /// of the body leave in one write.
     pub(super) fn schedule_write(&mut self, cx: &mut ExchangeContext<'_>) {
-        if self.write == WriteSchedule::Idle {
-            self.write = WriteSchedule::Due;
+        if !std::mem::replace(&mut self.is_write_due, true) {
             cx.due_writes.push_back(cx.key);
         }
     }
@@ -176,7 +165,9 @@ impl Exchange {
                 Ok(None) => break slot,
                 Err(fault) => return self.fail(cx, fault),
             };
-            if self.pass_on(cx, part) == PartPosition::Last {
+            let is_last = part.is_last();
+            self.pass_on(cx, part);
+            if is_last {
                 // Bytes after the response belong to no request.
                 let is_clean = !more_follows && piece.is_empty();
                 let release = if is_clean { Release::Reuse } else { Release::Discard };
@@ -194,16 +185,13 @@ impl Exchange {
     }
 
     /// Passes one part of the response to the client.
-    fn pass_on(&mut self, cx: &mut ExchangeContext<'_>, part: Part) -> PartPosition {
-        let (command, position) = match part {
+    fn pass_on(&mut self, cx: &mut ExchangeContext<'_>, part: Part) {
+        let command = match part {
             // The gateway has sent 100 itself if the client waited for it.
-            Part::Interim(head) if head.status == StatusCode::CONTINUE => {
-                return PartPosition::Inner;
-            }
+            Part::Interim(head) if head.status == StatusCode::CONTINUE => return,
             Part::Interim(mut head) => {
                 clean_response(&mut head.fields, &head.options);
-                let (status, fields) = (head.status, head.fields);
-                (DownstreamCommand::Interim { status, fields }, PartPosition::Inner)
+                DownstreamCommand::Interim { status: head.status, fields: head.fields }
             }
             Part::Head(mut head) => {
                 clean_response(&mut head.fields, &head.options);
@@ -212,24 +200,16 @@ impl Exchange {
                 if let Some(request) = &mut self.request {
                     request.head.fields = Vec::new();
                 }
-                let command = DownstreamCommand::Head {
-                    status: head.status,
-                    fields: head.fields,
-                    content_length: head.content_length,
-                    ended: head.ended,
-                };
-                (command, if head.ended { PartPosition::Last } else { PartPosition::Inner })
+                let ResponseHead { status, fields, content_length, ended, .. } = head;
+                DownstreamCommand::Head { status, fields, content_length, ended }
             }
             Part::Body(piece) => {
                 self.response.pending_len += piece.len();
-                (DownstreamCommand::Body(piece), PartPosition::Inner)
+                DownstreamCommand::Body(piece)
             }
-            Part::End(trailers) => {
-                (DownstreamCommand::End(clean_trailers(trailers)), PartPosition::Last)
-            }
+            Part::End(trailers) => DownstreamCommand::End(clean_trailers(trailers)),
         };
         cx.command(self.downstream, command);
-        position
     }
 
     /// Ends the upstream side of a complete response. The connection is released for reuse only if

@@ -103,7 +103,7 @@ pub(crate) struct SlotRequest {
 impl Connecting {
     /// Returns the state of a connection that has just opened.
     pub(super) fn connected(&self, cx: &mut Context<'_>, key: UpstreamKey) -> Active {
-        Active::new(cx, key, &self.request, Read::Paused, Origin::Opened, self.is_trial)
+        Active::new(cx, key, &self.request, Origin::Opened, self.is_trial)
     }
 
     /// Counts a failed connect against the endpoint.
@@ -112,14 +112,15 @@ impl Connecting {
         cx: &mut Context<'_>,
         group: &mut Group,
         endpoint: usize,
-        fault: Fault,
+        fault: TransportFault,
     ) -> (ExchangeKey, Notice) {
         cx.counters.connect_failures += 1;
         // If this process is out of resources, the endpoint has not failed.
-        if fault != Fault::Connect(TransportFault::Exhausted) {
+        if fault != TransportFault::Exhausted {
             group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
         }
-        (self.request.exchange, Notice::Failed { fault, retry: group.other_than(endpoint) })
+        let (fault, retry) = (Fault::Connect(fault), group.other_than(endpoint));
+        (self.request.exchange, Notice::Failed { fault, retry })
     }
 }
 
@@ -129,21 +130,22 @@ impl Active {
         cx: &mut Context<'_>,
         key: UpstreamKey,
         request: &SlotRequest,
-        read: Read,
         origin: Origin,
         is_trial: bool,
     ) -> Self {
-        let mut active = Self {
+        // A receive is armed on an idle connection.
+        if origin == Origin::Opened {
+            receive(cx, key, Some(request.downstream));
+        }
+        Self {
             exchange: request.exchange,
             downstream: request.downstream,
             decoder: ResponseDecoder::new(request.is_head, request.response_head_len_max),
             write: Write::Ready,
-            read,
+            read: Read::Armed,
             origin,
             is_trial,
-        };
-        active.receive(cx, key);
-        active
+        }
     }
 
     /// Handles an event. Returns a notice if it concerns the exchange.

@@ -63,25 +63,19 @@ pub(crate) struct Endpoint {
     open_max: usize,
 }
 
-/// The result of choosing a connection for a request.
+/// The connection for a request, or the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Choice {
-    Place(Place),
-    /// A place in the queue.
-    Queue,
-    /// Connections and queue are full.
-    Full,
-}
-
-/// The connection on which a request is sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
     /// This idle connection.
     Idle(UpstreamKey),
     /// A new connection to the endpoint.
     New(usize),
     /// A new connection to the endpoint, once this idle one is closed.
     Replace(UpstreamKey, usize),
+    /// A place in the queue.
+    Queue,
+    /// Connections and queue are full.
+    Full,
 }
 
 /// The endpoint or connection that a second attempt avoids.
@@ -151,11 +145,11 @@ impl Group {
             return if has_room { Choice::Queue } else { Choice::Full };
         };
         let endpoint = &self.endpoints[index];
-        Choice::Place(match (endpoint.idle.newest(), endpoint.idle.oldest()) {
-            (Some(connection), _) if avoid != Avoid::Idle => Place::Idle(connection),
-            (_, Some(connection)) if !endpoint.has_room() => Place::Replace(connection, index),
-            _ => Place::New(index),
-        })
+        match (endpoint.idle.newest(), endpoint.idle.oldest()) {
+            (Some(connection), _) if avoid != Avoid::Idle => Choice::Idle(connection),
+            (_, Some(connection)) if !endpoint.has_room() => Choice::Replace(connection, index),
+            _ => Choice::New(index),
+        }
     }
 
     /// Returns the `Avoid` for a second attempt after a failure at `endpoint`, or `None` when there

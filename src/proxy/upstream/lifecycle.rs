@@ -1,7 +1,7 @@
 //! The life of connections: opening, keeping, granting to queued exchanges, and closing.
 
-use super::connection_states::{Active, Connecting, Connection, Origin, Read, State};
-use super::group::{Choice, Group, Place, Waiting};
+use super::connection_states::{Active, Connecting, Connection, Origin, State};
+use super::group::{Choice, Group, Waiting};
 use super::{
     Acquired, GroupKey, Lease, Retention, SlotRequest, Ticket, UpstreamTimer, Upstreams,
     connection, group,
@@ -12,24 +12,26 @@ use crate::proxy::api::{ExchangeKey, UpstreamCommand, UpstreamEvent, UpstreamKey
 use crate::proxy::context::{Context, TimerOwner};
 
 impl Upstreams {
-    pub(super) fn take_place(
+    pub(super) fn take(
         &mut self,
         cx: &mut Context<'_>,
         key: GroupKey,
-        place: Place,
+        choice: Choice,
         request: SlotRequest,
     ) -> Acquired {
-        match place {
-            Place::Idle(connection) => self.reuse(cx, connection, &request),
-            Place::New(endpoint) => self.connect(cx, key, endpoint, request),
-            Place::Replace(connection, endpoint) => {
+        match choice {
+            Choice::Idle(connection) => self.reuse(cx, connection, &request),
+            Choice::New(endpoint) => self.connect(cx, key, endpoint, request),
+            Choice::Replace(connection, endpoint) => {
                 self.close(cx, connection);
                 self.connect(cx, key, endpoint, request)
             }
+            Choice::Queue => self.enqueue(cx, key, request),
+            Choice::Full => Acquired::Full,
         }
     }
 
-    pub(super) fn connect(
+    fn connect(
         &mut self,
         cx: &mut Context<'_>,
         group_key: GroupKey,
@@ -56,18 +58,13 @@ impl Upstreams {
         Acquired::Connecting(Lease { group: group_key, endpoint, connection: key })
     }
 
-    pub(super) fn reuse(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: UpstreamKey,
-        request: &SlotRequest,
-    ) -> Acquired {
+    fn reuse(&mut self, cx: &mut Context<'_>, key: UpstreamKey, request: &SlotRequest) -> Acquired {
         let connection = connection(&mut self.connections, key);
         let (group_key, endpoint) = (connection.group, connection.endpoint);
         connection.timer.disarm();
         let state = &mut group(&mut self.groups, group_key).endpoints[endpoint];
         let is_trial = state.health.begin_request(cx.now);
-        let active = Active::new(cx, key, request, Read::Armed, Origin::Idle, is_trial);
+        let active = Active::new(cx, key, request, Origin::Idle, is_trial);
         let earlier = std::mem::replace(&mut connection.state, State::Active(active));
         let State::Idle(links) = earlier else { unreachable!("an idle connection is reused") };
         state.idle.remove(&mut self.connections, links);
@@ -76,12 +73,7 @@ impl Upstreams {
         Acquired::Ready(Lease { group: group_key, endpoint, connection: key })
     }
 
-    pub(super) fn enqueue(
-        &mut self,
-        cx: &mut Context<'_>,
-        key: GroupKey,
-        request: SlotRequest,
-    ) -> Acquired {
+    fn enqueue(&mut self, cx: &mut Context<'_>, key: GroupKey, request: SlotRequest) -> Acquired {
         self.last_ticket += 1;
         self.waiting_count += 1;
         let ticket = Ticket { group: key, number: self.last_ticket };
@@ -102,9 +94,12 @@ impl Upstreams {
         let group = self.groups.get_mut(key)?;
         let (number, waiting) = group.waiting.first_key_value()?;
         let (number, request) = (*number, waiting.request);
-        let Choice::Place(place) = group.choose(cx.now, request.avoid) else { return None };
+        let choice = group.choose(cx.now, request.avoid);
+        if matches!(choice, Choice::Queue | Choice::Full) {
+            return None;
+        }
         self.cancel(cx, Ticket { group: key, number });
-        Some((request.exchange, self.take_place(cx, key, place, request)))
+        Some((request.exchange, self.take(cx, key, choice, request)))
     }
 
     /// Keeps a connection whose messages are both complete, or closes it if none are kept. A

@@ -29,14 +29,14 @@ mod idle_list;
 mod lifecycle;
 mod slot;
 
-use super::api::{ExchangeKey, UpstreamEvent, UpstreamKey};
+use super::api::{ExchangeKey, TransportFault, UpstreamEvent, UpstreamKey};
 use super::context::{Context, TimerOwner};
 use super::faults::Fault;
 use crate::base::slab::Slab;
 use crate::config;
 use bytes::BytesMut;
 use connection_states::{Connection, Read, State, Write, receive};
-use group::{Choice, Group};
+use group::Group;
 
 pub(super) use connection_states::SlotRequest;
 pub(super) use group::{Avoid, Endpoint, GroupKey};
@@ -52,8 +52,10 @@ pub(super) struct Upstreams {
     /// Groups with a queue for which a slot may be free.
     freed: Vec<GroupKey>,
     last_ticket: u64,
-    idle_count: usize,
-    waiting_count: usize,
+    /// Idle connections.
+    pub(super) idle_count: usize,
+    /// Exchanges in queues.
+    pub(super) waiting_count: usize,
     retention: Retention,
     worker_count: u16,
 }
@@ -177,11 +179,8 @@ impl Upstreams {
         key: GroupKey,
         request: SlotRequest,
     ) -> Acquired {
-        match group(&mut self.groups, key).choose(cx.now, request.avoid) {
-            Choice::Place(place) => self.take_place(cx, key, place, request),
-            Choice::Queue => self.enqueue(cx, key, request),
-            Choice::Full => Acquired::Full,
-        }
+        let choice = group(&mut self.groups, key).choose(cx.now, request.avoid);
+        self.take(cx, key, choice, request)
     }
 
     /// Gives up a place in the queue.
@@ -254,7 +253,7 @@ impl Upstreams {
                     Some((exchange, Notice::Connected))
                 }
                 UpstreamEvent::ConnectFailed(fault) | UpstreamEvent::Failed(fault) => {
-                    Some(connecting.failed(cx, group, connection.endpoint, Fault::Connect(fault)))
+                    Some(connecting.failed(cx, group, connection.endpoint, fault))
                 }
                 _ => None,
             },
@@ -287,15 +286,15 @@ impl Upstreams {
             }
             UpstreamTimer::Connection(key) => {
                 let connection = connection(&mut self.connections, key);
-                let has_fired = cx.timers.fires(&mut connection.timer, cx.now, owner);
-                if !has_fired {
+                if !cx.timers.fires(&mut connection.timer, cx.now, owner) {
                     return None;
                 }
-                let (group, endpoint) =
-                    (group(&mut self.groups, connection.group), connection.endpoint);
+                let group = group(&mut self.groups, connection.group);
+                let endpoint = connection.endpoint;
                 match &connection.state {
                     State::Connecting(connecting) => {
-                        Some(connecting.failed(cx, group, endpoint, Fault::ConnectTimeout))
+                        let fault = TransportFault::TimedOut;
+                        Some(connecting.failed(cx, group, endpoint, fault))
                     }
                     State::Active(active) => Some(active.timed_out(cx, group, endpoint)),
                     State::Finishing | State::Idle(_) => {
@@ -338,16 +337,6 @@ impl Upstreams {
     /// Returns the number of connections, those that are being opened included.
     pub(super) fn connection_count(&self) -> usize {
         self.connections.len()
-    }
-
-    /// Returns the number of idle connections.
-    pub(super) fn idle_count(&self) -> usize {
-        self.idle_count
-    }
-
-    /// Returns the number of exchanges in queues.
-    pub(super) fn waiting_count(&self) -> usize {
-        self.waiting_count
     }
 
     /// Returns the number of groups, retired ones included, after checking that none has a user.
