@@ -60,16 +60,11 @@ impl ResponseBudget {
         self.len -= client.waiting_len;
     }
 
-    /// Returns what is left of the share of a client for which `waiting_len` bytes wait.
-    fn room(&self, waiting_len: usize) -> usize {
-        let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
-        share.saturating_sub(waiting_len)
-    }
-
     /// Returns how many slots a receive of the stream's response may fill; 0 pauses it.
     pub(super) fn receive_slot_count(&self, connection: &Connection, stream: StreamId) -> usize {
         let Some((stream, stream_count)) = connection.stream(stream) else { return 1 };
-        let room = self.room(connection.client.waiting_len);
+        let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
+        let room = share.saturating_sub(connection.client.waiting_len);
         if stream_count * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
             return RECEIVE_SLOT_COUNT_MAX;
         }

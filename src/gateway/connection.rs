@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::authority_check::AuthorityCheck;
 use super::context::Context;
 use super::control_stream::ControlStream;
 use super::drain::Drain;
 use super::reset_budget::ResetBudget;
 use super::stream::{Fault, Stream, Verdict};
 use crate::http3::{Code, ConnectionError};
+use crate::message::Authority;
 use crate::quic::{ConnectionKey, Event, StreamId};
+use crate::tls::ServerTls;
 
 /// A connection whose handshake is complete.
 pub(super) struct Connection {
@@ -18,7 +19,7 @@ pub(super) struct Connection {
     pub(super) drain: Drain,
     /// The lowest id of a request stream that the client has not opened yet.
     pub(super) next_request: u64,
-    control: ControlStream,
+    pub(super) control: ControlStream,
     /// Request streams that either side has not ended. Boxed: a map keeps the room of its last
     /// entries, and most connections are idle.
     streams: BTreeMap<StreamId, Box<Stream>>,
@@ -29,7 +30,10 @@ pub(super) struct Client {
     pub(super) key: ConnectionKey,
     pub(super) server_name: Option<Arc<str>>,
     pub(super) listener: usize,
-    pub(super) authority_check: AuthorityCheck,
+    /// The certificates that the connection was opened with.
+    tls: ServerTls,
+    /// The last authority that they cover: a client rarely requests more than one.
+    covered: Option<Box<[u8]>>,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting_len: usize,
     /// Finished responses that the client has not fully acknowledged.
@@ -56,7 +60,8 @@ impl Connection {
                 key,
                 server_name: server_name.map(Arc::from),
                 listener: cx.shared.socket_listeners[usize::from(socket)],
-                authority_check: AuthorityCheck::new(settings.tls.clone()),
+                tls: settings.tls.clone(),
+                covered: None,
                 waiting_len: 0,
                 unacknowledged_count: 0,
                 resets: ResetBudget::new(cx.now, settings.reset_count_max),
@@ -121,11 +126,6 @@ impl Connection {
     /// Returns whether no request is open and the client has acknowledged every response in full.
     pub(super) fn is_quiet(&self) -> bool {
         self.streams.is_empty() && self.client.unacknowledged_count == 0
-    }
-
-    /// Sends a GOAWAY: requests from `first_refused` on will not be served (RFC 9114 5.2).
-    pub(super) fn send_goaway(&mut self, first_refused: u64, cx: &mut Context<'_>) {
-        self.control.send_goaway(self.client.key, first_refused, cx);
     }
 
     /// Ends the exchanges of a connection that is gone.
@@ -200,6 +200,22 @@ impl Connection {
             let rule = "too many requests that come to nothing";
             cx.close(self.client.key, ConnectionError { code: Code::ExcessiveLoad, rule });
         }
+    }
+}
+
+impl Client {
+    /// Returns whether a request for `authority` is misdirected, that is, belongs on another
+    /// connection (RFC 9110 7.4, 15.5.20).
+    pub(super) fn misdirects(&mut self, authority: &Authority) -> bool {
+        if self.covered.as_deref() == Some(authority.as_bytes()) {
+            return false;
+        }
+        let misdirected = self.tls.misdirects(self.server_name.as_deref(), authority.host());
+        if !misdirected {
+            // A copy, since the authority shares its memory with the whole head that it came in.
+            self.covered = Some(authority.as_bytes().into());
+        }
+        misdirected
     }
 }
 

@@ -8,7 +8,7 @@ use crate::proxy::Proxy;
 use crate::quic::CloseReason;
 
 /// The counters of one gateway since it was created.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct GatewayCounters {
     pub http3: Http3Counters,
     /// Messages that broke a rule.
@@ -22,17 +22,6 @@ pub struct GatewayCounters {
 }
 
 impl GatewayCounters {
-    pub(super) fn new() -> Self {
-        Self {
-            http3: Http3Counters::default(),
-            broken_rules: BrokenRules::default(),
-            connections_closed: ConnectionsClosed::default(),
-            request_duration: Histogram::new(),
-            upstream_duration: Histogram::new(),
-            exchanges: ProxyCounters::default(),
-        }
-    }
-
     /// Returns the counters of exchanges and upstreams.
     pub fn proxy(&self, proxy: &Proxy) -> ProxyCounters {
         let counted = &proxy.counters().exported;

@@ -12,11 +12,11 @@
 //! late is rejected and may be sent elsewhere. Closing at once would lose both the GOAWAY and the
 //! requests under way.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::Owner;
 use super::connection::Connection;
 use super::context::Context;
-use super::{Gateway, Owner};
 use crate::base::timers::Timer;
 use crate::http3::Code;
 use crate::quic::ConnectionKey;
@@ -32,15 +32,12 @@ pub(super) struct Drain {
 enum Phase {
     #[default]
     Serving,
+    /// All requests are still served.
     Warned,
     /// Requests from this stream on are rejected.
-    Refusing {
-        first_refused: u64,
-    },
+    Refusing { first_refused: u64 },
     /// As `Refusing`, and the connection closes once nothing is left.
-    Leaving {
-        first_refused: u64,
-    },
+    Leaving { first_refused: u64 },
 }
 
 impl Drain {
@@ -67,22 +64,12 @@ impl Drain {
     }
 }
 
-impl Gateway {
-    /// Begins to drain every connection. Visits all of them, once per drain.
-    pub(super) fn drain_connections(&mut self, now: Instant) {
-        let (connections, mut cx) = self.lend(now);
-        for connection in connections.values_mut() {
-            connection.begin_drain(&mut cx);
-        }
-    }
-}
-
 impl Connection {
     /// Sends the first GOAWAY, unless the drain has begun already.
     pub(super) fn begin_drain(&mut self, cx: &mut Context<'_>) {
         if self.drain.phase == Phase::Serving {
             self.drain.phase = Phase::Warned;
-            self.send_goaway(STREAM_ID_LARGEST, cx);
+            self.control.send_goaway(self.client.key, STREAM_ID_LARGEST, cx);
             self.drain.await_step(self.client.key, cx);
         }
     }
@@ -98,7 +85,7 @@ impl Connection {
             Phase::Warned => {
                 let first_refused = self.next_request;
                 self.drain.phase = Phase::Refusing { first_refused };
-                self.send_goaway(first_refused, cx);
+                self.control.send_goaway(self.client.key, first_refused, cx);
                 self.drain.await_step(self.client.key, cx);
             }
             Phase::Refusing { first_refused } => {

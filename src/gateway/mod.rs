@@ -20,7 +20,6 @@
 //! ([`Gateway::set_memory_low`]).
 #![forbid(unsafe_code)]
 
-mod authority_check;
 mod budget;
 mod connection;
 mod context;
@@ -104,29 +103,21 @@ pub struct GatewaySettings {
 impl Gateway {
     /// Creates a gateway without connections.
     pub fn new(settings: GatewaySettings) -> Self {
-        let GatewaySettings {
-            config,
-            engine,
-            tls,
-            socket_listeners,
-            worker_count,
-            responses_len_max,
-        } = settings;
         Self {
-            engine,
+            engine: settings.engine,
             shared: Shared {
-                settings: Settings::new(&config, &tls),
-                socket_listeners,
+                settings: Settings::new(&settings.config, &settings.tls),
+                socket_listeners: settings.socket_listeners,
                 timers: Timers::new(),
-                responses: ResponseBudget::new(responses_len_max),
+                responses: ResponseBudget::new(settings.responses_len_max),
                 body: Vec::new(),
                 unwritten: Vec::new(),
-                counters: GatewayCounters::new(),
+                counters: GatewayCounters::default(),
                 ledger: Ledger::default(),
                 memory_low: false,
                 drain_end: None,
             },
-            proxy: Proxy::new(config, worker_count),
+            proxy: Proxy::new(settings.config, settings.worker_count),
             connections: KeyMap::default(),
             outputs: VecDeque::new(),
         }
@@ -221,7 +212,11 @@ impl Gateway {
         self.shared.drain_end = Some(end);
         self.engine.refuse_new();
         self.proxy.drain(now);
-        self.drain_connections(now);
+        let (connections, mut cx) = self.lend(now);
+        // Visits all of them, once per drain.
+        for connection in connections.values_mut() {
+            connection.begin_drain(&mut cx);
+        }
     }
 
     /// Closes every connection now. [`Gateway::poll_transmit`] returns the last packets.

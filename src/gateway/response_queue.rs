@@ -20,16 +20,17 @@ use crate::planted::{Bug, is_planted};
 use crate::proxy::DownstreamCommand;
 
 /// The division of the body into DATA frames (RFC 9114 7.2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum BodyFraming {
     /// Length known: one DATA frame, whose header follows the head.
     Whole,
     /// Length unknown: one DATA frame per piece.
+    #[default]
     EachPiece,
 }
 
 /// The part of a response that the connection has not taken yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ResponseQueue {
     /// A small response is a single piece, which needs no heap allocation.
     pieces: SmallVec<[Bytes; 1]>,
@@ -43,23 +44,12 @@ pub(super) struct ResponseQueue {
 }
 
 impl ResponseQueue {
-    pub(super) fn new() -> Self {
-        Self {
-            pieces: SmallVec::new(),
-            open: BytesMut::new(),
-            pending_len: 0,
-            body_untold_len: 0,
-            framing: BodyFraming::EachPiece,
-            ended: false,
-        }
-    }
-
     /// Queues a part of the response. With `memory_low`, large pieces are copied out of their slots
     /// too.
     pub(super) fn push(&mut self, part: DownstreamCommand, memory_low: bool, ledger: &mut Ledger) {
         match part {
             DownstreamCommand::Interim { status, fields } => {
-                self.push_interim(status, &fields);
+                self.frame(|out| http3::encode_response_head(status, &fields, out));
                 if is_planted(Bug::DoubleResponse) {
                     self.push_head(http::StatusCode::OK, &fields, None);
                 }
@@ -81,11 +71,6 @@ impl ResponseQueue {
         }
     }
 
-    /// Queues an interim head (1xx).
-    fn push_interim(&mut self, status: http::StatusCode, fields: &Fields) {
-        self.frame(|out| http3::encode_response_head(status, fields, out));
-    }
-
     /// Queues the final head; `body_len` is the body's length where it is known in advance.
     fn push_head(&mut self, status: http::StatusCode, fields: &Fields, body_len: Option<u64>) {
         let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
@@ -99,8 +84,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Queues a piece of the body. With `memory_low`, large pieces are copied out of their slots
-    /// too.
+    /// Queues a piece of the body.
     fn push_body(&mut self, piece: Bytes, memory_low: bool, ledger: &mut Ledger) {
         if piece.is_empty() {
             return;

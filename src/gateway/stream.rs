@@ -79,7 +79,7 @@ impl Stream {
             phase: Phase::InHead,
             trailers: None,
             receiving: Receiving::Open,
-            response: ResponseQueue::new(),
+            response: ResponseQueue::default(),
             responded: false,
             head_timer: Timer::default(),
         }
@@ -215,14 +215,12 @@ impl Stream {
         let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) else {
             unreachable!("seen above")
         };
-        let check = &mut client.authority_check;
-        let misdirected = check.misdirects(client.server_name.as_deref(), head.authority());
         let request = Request {
+            misdirected: client.misdirects(head.authority()),
             head,
             client: address,
             server_name: client.server_name.clone(),
             listener: client.listener,
-            misdirected,
         };
         let downstream = downstream_of(self.at(client));
         let exchange = cx.proxy.handle_request(cx.now, downstream, request, ended);
@@ -251,9 +249,9 @@ impl Stream {
         let Some(address) = cx.engine.client_address(client.key) else {
             return Verdict::Continue;
         };
-        let (downstream, server_name) = (downstream_of(self.at(client)), &client.server_name);
+        let (downstream, server_name) =
+            (downstream_of(self.at(client)), client.server_name.clone());
         let ended = self.receiving == Receiving::Closed;
-        let server_name = server_name.clone();
         let exchange = cx.proxy.reject(cx.now, downstream, address, server_name, refusal, ended);
         self.phase = Phase::Begun(exchange);
         Verdict::Continue

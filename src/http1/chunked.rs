@@ -30,24 +30,15 @@ pub(crate) struct ChunkedDecoder {
 #[derive(Debug)]
 enum State {
     /// In the chunk size, after this many digits.
-    Size {
-        len: u64,
-        digit_count: u8,
-    },
+    Size { len: u64, digit_count: u8 },
     /// In the white space before an extension.
-    Space {
-        len: u64,
-    },
-    Extension {
-        len: u64,
-    },
+    Space { len: u64 },
+    /// In an extension.
+    Extension { len: u64 },
     /// Before the LF of the size line.
-    SizeEnd {
-        len: u64,
-    },
-    Payload {
-        remaining: u64,
-    },
+    SizeEnd { len: u64 },
+    /// In a chunk's payload.
+    Payload { remaining: u64 },
     /// Before the CR that follows the payload.
     PayloadCr,
     /// Before the LF that follows the payload.

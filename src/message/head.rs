@@ -65,10 +65,6 @@ impl Head {
 
 /// Parses a `content-length` (RFC 9110 8.6): digits only. A list of equal values is refused rather
 /// than repaired.
-///
-/// # Errors
-///
-/// Returns [`BrokenRule`] if the value is not a number of 64 bits.
 pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {
     let is_digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| is_digits);

@@ -14,32 +14,20 @@ use http::HeaderValue;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BrokenRule(pub &'static str);
 
-/// A request target (RFC 9110 7.1).
+/// A request target (RFC 9110 7.1), with the scheme that the client named.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// A resource of an origin.
-    Origin {
-        /// The scheme that the client named.
-        scheme: Scheme,
-        authority: Authority,
-        path: Path,
-    },
+    Origin { scheme: Scheme, authority: Authority, path: Path },
     /// The server as a whole, for OPTIONS only (`*`).
-    Asterisk {
-        /// The scheme that the client named.
-        scheme: Scheme,
-        authority: Authority,
-    },
+    Asterisk { scheme: Scheme, authority: Authority },
     /// A tunnel to the authority, for CONNECT only (RFC 9110 9.3.6).
     Connect { authority: Authority },
 }
 
 impl Target {
-    /// Parses the target of every method but CONNECT.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`BrokenRule`] if `path` is not a path, or is `*` without `for_options`.
+    /// Parses the target of every method but CONNECT. Refuses a `path` that is not a path, or is
+    /// `*` without `for_options`.
     pub fn parse(
         scheme: Scheme,
         authority: Authority,
@@ -75,10 +63,6 @@ pub enum Scheme {
 
 impl Scheme {
     /// Parses a scheme, in any case (RFC 3986 3.1).
-    ///
-    /// # Errors
-    ///
-    /// Returns [`BrokenRule`] for every other scheme.
     pub fn parse(bytes: &[u8]) -> Result<Self, BrokenRule> {
         if bytes.eq_ignore_ascii_case(b"https") {
             Ok(Self::Https)
@@ -100,15 +84,11 @@ impl Scheme {
 
 /// Path and query of a request. It starts with `/`, holds visible ASCII without `#`, and has no
 /// segment that any upstream could read as a dot segment.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path(Bytes);
 
 impl Path {
-    /// Parses a path with its query.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`BrokenRule`] for a path that is not forwarded.
+    /// Parses a path with its query. Refuses one that is not forwarded.
     pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
         if bytes.first() != Some(&b'/') {
             return Err(BrokenRule("the path does not start with a slash"));
@@ -125,17 +105,6 @@ impl Path {
     /// Returns path and query, byte for byte as received.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// Returns path and query as text.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("a path is visible ASCII")
-    }
-}
-
-impl fmt::Debug for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -189,11 +158,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Parses an authority.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`BrokenRule`] for anything that the type does not allow.
+    /// Parses an authority. Refuses anything that the type does not allow.
     pub fn parse(bytes: Bytes) -> Result<Self, BrokenRule> {
         // RFC 9110 4.2.4: user information is an error.
         if bytes.contains(&b'@') {

@@ -127,20 +127,13 @@ pub enum UpstreamCommand {
 /// An action on a client's request stream.
 #[derive(Debug)]
 pub enum DownstreamCommand {
-    /// Send an interim response (1xx).
-    Interim {
-        /// 100, 102, 103...
-        status: StatusCode,
-        /// Fields, ready to send.
-        fields: Fields,
-    },
-    /// Send the response's head.
+    /// Send an interim response (1xx other than 101). Its fields are ready to send.
+    Interim { status: StatusCode, fields: Fields },
+    /// Send the response's head, with a status of 200..=599. Its fields are ready to send.
     Head {
-        /// Status, 200..=599.
         status: StatusCode,
-        /// Fields, ready to send, including `content-length` if there is one.
         fields: Fields,
-        /// The value of `content-length`.
+        /// The value of `content-length`, which is among the fields.
         content_length: Option<u64>,
         /// Nothing follows: no `Body`, no `End`.
         ended: bool,

@@ -416,7 +416,7 @@ impl Proxy {
             return Err(Fault::RequestTooLarge);
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
-        Ok(self.upstreams.current_group(self.config.routes[route].upstream))
+        Ok(self.upstreams.current[self.config.routes[route].upstream])
     }
 
     fn is_trusted(&self, request: &Request) -> bool {

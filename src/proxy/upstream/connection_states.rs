@@ -11,8 +11,6 @@
 //!     closed, from every state: a failure, a timeout, an unreusable release
 //! ```
 
-use bytes::Bytes;
-
 use super::Notice;
 use super::group::{Avoid, Group, GroupKey};
 use super::health::Failure;
@@ -60,7 +58,7 @@ pub(super) struct Active {
     pub(super) origin: Origin,
     /// Its request is the trial of an ejected endpoint.
     pub(super) is_trial: bool,
-    downstream: Downstream,
+    pub(super) downstream: Downstream,
 }
 
 /// The sending half of an active connection.
@@ -213,22 +211,6 @@ impl Active {
             Origin::Opened => group.other_than(endpoint),
         };
         Notice::Failed { fault, retry }
-    }
-
-    /// Arms a receive. Returns false when one is under way.
-    pub(super) fn receive(&mut self, cx: &mut Context<'_>, key: UpstreamKey) -> bool {
-        if self.read == Read::Armed {
-            return false;
-        }
-        self.read = Read::Armed;
-        receive(cx, key, Some(self.downstream));
-        true
-    }
-
-    pub(super) fn write(&mut self, cx: &mut Context<'_>, key: UpstreamKey, pieces: Vec<Bytes>) {
-        assert_eq!(self.write, Write::Ready, "one write at a time");
-        self.write = Write::InFlight;
-        cx.command_upstream(UpstreamCommand::Write { key, pieces });
     }
 }
 

@@ -127,7 +127,7 @@ impl Group {
         let endpoints = &self.endpoints;
         let has_place = |index: usize| {
             let endpoint: &Endpoint = &endpoints[index];
-            !endpoint.idle.is_empty() || endpoint.has_room()
+            endpoint.idle.newest.is_some() || endpoint.has_room()
         };
         let is_other = |index: usize| avoid != Avoid::Endpoint(index);
         let is_available =
@@ -145,7 +145,7 @@ impl Group {
             return if has_room { Choice::Queue } else { Choice::Full };
         };
         let endpoint = &self.endpoints[index];
-        match (endpoint.idle.newest(), endpoint.idle.oldest()) {
+        match (endpoint.idle.newest, endpoint.idle.oldest) {
             (Some(connection), _) if avoid != Avoid::Idle => Choice::Idle(connection),
             (_, Some(connection)) if !endpoint.has_room() => Choice::Replace(connection, index),
             _ => Choice::New(index),

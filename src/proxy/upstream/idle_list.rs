@@ -9,8 +9,10 @@ use crate::proxy::api::UpstreamKey;
 /// The two ends of the list.
 #[derive(Debug, Default)]
 pub(super) struct IdleList {
-    newest: Option<UpstreamKey>,
-    oldest: Option<UpstreamKey>,
+    /// The connection that became idle last.
+    pub(super) newest: Option<UpstreamKey>,
+    /// The connection that has been idle for longest.
+    pub(super) oldest: Option<UpstreamKey>,
 }
 
 /// An idle connection's neighbours.
@@ -21,20 +23,6 @@ pub(super) struct Links {
 }
 
 impl IdleList {
-    /// Returns the connection that became idle last.
-    pub(super) fn newest(&self) -> Option<UpstreamKey> {
-        self.newest
-    }
-
-    /// Returns the connection that has been idle for longest.
-    pub(super) fn oldest(&self) -> Option<UpstreamKey> {
-        self.oldest
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.newest.is_none()
-    }
-
     /// Adds a connection, which becomes idle.
     pub(super) fn push(
         &mut self,

@@ -171,7 +171,7 @@ impl Upstreams {
         // A retired group is removed with the last of them.
         let newest = |upstreams: &Self| {
             let group = upstreams.groups.get(key)?;
-            group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest())
+            group.endpoints.iter().find_map(|endpoint| endpoint.idle.newest)
         };
         while let Some(connection) = newest(self) {
             self.close(cx, connection);

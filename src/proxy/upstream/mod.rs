@@ -46,7 +46,7 @@ pub(super) use slot::{Lease, RequestState};
 /// The upstream side of one worker's proxy.
 pub(super) struct Upstreams {
     /// Groups of the configuration, in its order.
-    current: Vec<GroupKey>,
+    pub(super) current: Vec<GroupKey>,
     groups: Slab<GroupKey, Group>,
     connections: Slab<UpstreamKey, Connection>,
     /// Groups with a queue for which a slot may be free.
@@ -165,11 +165,6 @@ impl Upstreams {
         let group = group(&mut self.groups, key);
         group.user_count = group.user_count.checked_sub(1).expect("a group's users are counted");
         self.remove_if_unused(key);
-    }
-
-    /// Returns the group of the upstream at `index` of the configuration.
-    pub(super) fn current_group(&self, index: usize) -> GroupKey {
-        self.current[index]
     }
 
     /// Finds a slot for `request`, or a place in the queue.

@@ -3,12 +3,12 @@
 use bytes::{Bytes, BytesMut};
 
 use super::UpstreamTimer;
-use super::connection_states::{Active, Connection, Read, State, Write};
+use super::connection_states::{Active, Connection, Read, State, Write, receive};
 use super::group::{Group, GroupKey};
 use super::health::Failure;
 use crate::base::timers::Timer;
 use crate::http1::Part;
-use crate::proxy::api::UpstreamKey;
+use crate::proxy::api::{UpstreamCommand, UpstreamKey};
 use crate::proxy::context::{Context, TimerOwner};
 use crate::proxy::faults::Fault;
 
@@ -57,12 +57,19 @@ impl<'a> Slot<'a> {
 
     /// Writes `pieces` of the request.
     pub(crate) fn write(&mut self, cx: &mut Context<'_>, pieces: Vec<Bytes>) {
-        self.active.write(cx, self.key, pieces);
+        assert_eq!(self.active.write, Write::Ready, "one write at a time");
+        self.active.write = Write::InFlight;
+        cx.command_upstream(UpstreamCommand::Write { key: self.key, pieces });
     }
 
     /// Arms a receive for more of the response. Returns false when one is armed already.
     pub(crate) fn receive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.active.receive(cx, self.key)
+        if self.active.read == Read::Armed {
+            return false;
+        }
+        self.active.read = Read::Armed;
+        receive(cx, self.key, Some(self.active.downstream));
+        true
     }
 
     /// Decodes the next part of the response from the front of `piece`. A head counts as a success
