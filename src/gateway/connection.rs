@@ -42,11 +42,8 @@ pub(super) struct Client {
 }
 
 impl Connection {
-    /// Opens the HTTP/3 side of a connection.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the client's stream limit leaves no room for our control stream.
+    /// Opens the HTTP/3 side of a connection. Returns an error if the client's stream limit leaves
+    /// no room for our control stream.
     pub(super) fn open(
         key: ConnectionKey,
         server_name: Option<String>,

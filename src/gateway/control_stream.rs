@@ -17,11 +17,8 @@ pub(super) struct ControlStream {
 }
 
 impl ControlStream {
-    /// Opens our control stream and writes its preface.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the client allows no stream: RFC 9114 6.2 requires at least three.
+    /// Opens our control stream and writes its preface. Returns an error if the client allows no
+    /// stream: RFC 9114 6.2 requires at least three.
     pub(super) fn open(key: ConnectionKey, cx: &mut Context<'_>) -> Result<Self, ConnectionError> {
         let http3 = http3::Connection::new(&cx.shared.settings.http3);
         let pending = VecDeque::from([http3.control_preface()]);

@@ -187,11 +187,8 @@ impl Gateway {
     }
 
     /// Applies a new configuration. Exchanges in progress end under the one that they began with.
-    /// Listeners cannot change.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error, with nothing changed, if the engine cannot use the configuration.
+    /// Listeners cannot change. Returns an error, with nothing changed, if the engine cannot use
+    /// the configuration.
     pub fn apply(
         &mut self,
         now: Instant,

@@ -11,7 +11,7 @@ use super::connection_options::ConnectionOptions;
 use super::field_section::{Section, fields_of};
 use super::{Error, broken};
 use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX};
-use crate::message::Fields;
+use crate::message::{Fields, parse_content_length};
 use crate::planted::{Bug, is_planted};
 
 /// A part of a response.
@@ -260,11 +260,8 @@ impl BodyFraming {
 fn content_length(fields: &Fields) -> Result<Option<u64>, Error> {
     let mut length = None;
     for (_, value) in fields.iter().filter(|(name, _)| name == CONTENT_LENGTH) {
-        // RFC 9110 8.6: digits only; "+5", "5,5", "0x5" are not.
-        let text = value.to_str().unwrap_or_default();
-        let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let parsed = text.parse::<u64>().ok().filter(|_| is_digits);
-        let parsed = parsed.ok_or(broken("the response's content-length is not a number"))?;
+        let parsed = parse_content_length(value.as_bytes())
+            .map_err(|_| broken("the response's content-length is not a number"))?;
         if length.is_some_and(|earlier| earlier != parsed) {
             return Err(broken("the response says two different content-lengths"));
         }

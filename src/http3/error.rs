@@ -56,32 +56,6 @@ impl Code {
     pub const fn value(self) -> u64 {
         self as u64
     }
-
-    /// Returns the code's name in its RFC.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoError => "H3_NO_ERROR",
-            Self::GeneralProtocolError => "H3_GENERAL_PROTOCOL_ERROR",
-            Self::InternalError => "H3_INTERNAL_ERROR",
-            Self::StreamCreationError => "H3_STREAM_CREATION_ERROR",
-            Self::ClosedCriticalStream => "H3_CLOSED_CRITICAL_STREAM",
-            Self::FrameUnexpected => "H3_FRAME_UNEXPECTED",
-            Self::FrameError => "H3_FRAME_ERROR",
-            Self::ExcessiveLoad => "H3_EXCESSIVE_LOAD",
-            Self::IdError => "H3_ID_ERROR",
-            Self::SettingsError => "H3_SETTINGS_ERROR",
-            Self::MissingSettings => "H3_MISSING_SETTINGS",
-            Self::RequestRejected => "H3_REQUEST_REJECTED",
-            Self::RequestCancelled => "H3_REQUEST_CANCELLED",
-            Self::RequestIncomplete => "H3_REQUEST_INCOMPLETE",
-            Self::MessageError => "H3_MESSAGE_ERROR",
-            Self::ConnectError => "H3_CONNECT_ERROR",
-            Self::VersionFallback => "H3_VERSION_FALLBACK",
-            Self::QpackDecompressionFailed => "QPACK_DECOMPRESSION_FAILED",
-            Self::QpackEncoderStreamError => "QPACK_ENCODER_STREAM_ERROR",
-            Self::QpackDecoderStreamError => "QPACK_DECODER_STREAM_ERROR",
-        }
-    }
 }
 
 /// A broken rule that ends the connection: close it with `code`, and ignore everything else that

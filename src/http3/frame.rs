@@ -205,7 +205,9 @@ mod tests {
             }
             for settings_came in [false, true] {
                 let cell = match control_step(settings_came, kind) {
-                    ControlStep::Refuse(code, _) => code.name()[3..].to_owned(),
+                    ControlStep::Refuse(code, _) => {
+                        crate::testing::http3::code_name(code)[3..].to_owned()
+                    }
                     step => format!("{step:?}"),
                 };
                 write!(table, " {cell:16}").unwrap();

@@ -59,11 +59,7 @@ impl FrameReader {
     }
 
     /// Takes the next part off the start of `chunk`; `None` when the chunk is used up. `begin`
-    /// decides how much to keep of a frame whose header is complete.
-    ///
-    /// # Errors
-    ///
-    /// Returns the errors of `begin`.
+    /// decides how much to keep of a frame whose header is complete, or refuses it.
     pub(super) fn read<E>(
         &mut self,
         chunk: &mut Bytes,

@@ -55,10 +55,6 @@ impl RequestStream {
 
     /// Returns the next part of the request; `None` when more bytes are needed. After an error the
     /// stream drops all bytes and returns no more parts.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the request breaks a rule.
     pub fn poll(&mut self, settings: &LocalSettings) -> Result<Option<RequestEvent>, RequestError> {
         let outcome = self.advance(settings);
         if outcome.is_err() {
@@ -67,11 +63,8 @@ impl RequestStream {
         outcome
     }
 
-    /// Handles the end of the stream (FIN), after all parts were taken.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the request is not complete.
+    /// Handles the end of the stream (FIN), after all parts were taken. Returns an error if the
+    /// request is not complete.
     pub fn handle_end(&mut self) -> Result<(), RequestError> {
         if self.is_refused {
             return Ok(());

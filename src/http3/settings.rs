@@ -35,10 +35,6 @@ pub(super) fn encode(settings: &LocalSettings, out: &mut BytesMut) {
 /// Checks the payload of the peer's SETTINGS frame. Its values are not kept: the peer's QPACK
 /// settings allow us a dynamic table that we never use, and its limit on field sections is advisory
 /// (RFC 9114 4.2.2) and not enforced on responses.
-///
-/// # Errors
-///
-/// Returns an error if the frame breaks a rule.
 pub(super) fn check(mut payload: &[u8]) -> Result<(), ConnectionError> {
     let mut ids = Vec::new();
     while !payload.is_empty() {

@@ -57,7 +57,8 @@ impl AccessRecord {
             duration: Duration::ZERO,
             upstream: None,
             upstream_duration: None,
-            protocol: PROTOCOL,
+            // Clients have no other protocol yet.
+            protocol: "HTTP/3",
             error: None,
             upstream_failure: None,
             rule: None,
@@ -65,9 +66,6 @@ impl AccessRecord {
         }
     }
 }
-
-/// The protocol of every request: clients have no other yet.
-const PROTOCOL: &str = "HTTP/3";
 
 /// The end of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::base::varint;
-use crate::http3::qpack::{SectionReader, encode};
+use crate::http3::Code;
+use crate::http3::qpack::{Name, SectionReader, encode};
 
 const DATA: u64 = 0x00;
 const HEADERS: u64 = 0x01;
@@ -114,14 +115,48 @@ fn status_of(section: &Bytes) -> Result<u16, String> {
     let wrong = || format!("no field section with a status: {section:02x?}");
     let mut reader = SectionReader::new(section, u32::MAX, u32::MAX).map_err(|_| wrong())?;
     while let Some(line) = reader.next_line().map_err(|_| wrong())? {
-        if line.name.as_bytes() == b":status" {
-            let digits = std::str::from_utf8(line.value.as_bytes()).map_err(|_| wrong())?;
+        if name_bytes(&line.name) == b":status" {
+            let value = line.value.into_bytes();
+            let digits = std::str::from_utf8(&value).map_err(|_| wrong())?;
             return digits.parse().map_err(|_| wrong());
         }
     }
     Err(wrong())
 }
 
+/// Returns the bytes of a field line's name.
+pub fn name_bytes<'a>(name: &Name<'a>) -> &'a [u8] {
+    match name {
+        Name::Static(entry) => entry.name_text.as_bytes(),
+        Name::Literal(bytes) => bytes,
+    }
+}
+
+/// Returns the name of an error code in its RFC.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::NoError => "H3_NO_ERROR",
+        Code::GeneralProtocolError => "H3_GENERAL_PROTOCOL_ERROR",
+        Code::InternalError => "H3_INTERNAL_ERROR",
+        Code::StreamCreationError => "H3_STREAM_CREATION_ERROR",
+        Code::ClosedCriticalStream => "H3_CLOSED_CRITICAL_STREAM",
+        Code::FrameUnexpected => "H3_FRAME_UNEXPECTED",
+        Code::FrameError => "H3_FRAME_ERROR",
+        Code::ExcessiveLoad => "H3_EXCESSIVE_LOAD",
+        Code::IdError => "H3_ID_ERROR",
+        Code::SettingsError => "H3_SETTINGS_ERROR",
+        Code::MissingSettings => "H3_MISSING_SETTINGS",
+        Code::RequestRejected => "H3_REQUEST_REJECTED",
+        Code::RequestCancelled => "H3_REQUEST_CANCELLED",
+        Code::RequestIncomplete => "H3_REQUEST_INCOMPLETE",
+        Code::MessageError => "H3_MESSAGE_ERROR",
+        Code::ConnectError => "H3_CONNECT_ERROR",
+        Code::VersionFallback => "H3_VERSION_FALLBACK",
+        Code::QpackDecompressionFailed => "QPACK_DECOMPRESSION_FAILED",
+        Code::QpackEncoderStreamError => "QPACK_ENCODER_STREAM_ERROR",
+        Code::QpackDecoderStreamError => "QPACK_DECODER_STREAM_ERROR",
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
+use ringway::testing::http3::code_name;
 use ringway::testing::internal::http3::RequestError::{self, Connection, Refused, Stream};
 use ringway::testing::internal::http3::{Code, ConnectionError, RequestEvent};
 use ringway::testing::internal::message::{Head, Scheme, Target};
@@ -27,8 +28,8 @@ fn head_of(lines: &[(&str, &[u8])]) -> Result<Head, RequestError> {
 /// Returns what a refusal looks like to the peer; the rule's text is for logs only.
 fn kind(error: RequestError) -> String {
     match error {
-        Connection(ConnectionError { code, .. }) => format!("connection {}", code.name()),
-        Stream { code, .. } => format!("stream {}", code.name()),
+        Connection(ConnectionError { code, .. }) => format!("connection {}", code_name(code)),
+        Stream { code, .. } => format!("stream {}", code_name(code)),
         Refused(refusal) => refusal.status.as_str().to_owned(),
     }
 }

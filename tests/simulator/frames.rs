@@ -2,6 +2,7 @@
 //! 7).
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use ringway::testing::http3::name_bytes;
 use ringway::testing::internal::http3::qpack;
 
 use crate::plan::{Ask, Behaviour, Malformed, Side, body};
@@ -83,8 +84,9 @@ fn status_of(block: &Bytes) -> Option<u16> {
     let mut reader = qpack::SectionReader::new(block, u32::MAX, u32::MAX).expect("a field section");
     let mut status = None;
     while let Some(line) = reader.next_line().expect("a field line") {
-        if line.name.as_bytes() == b":status" {
-            let digits = std::str::from_utf8(line.value.as_bytes()).expect("digits");
+        if name_bytes(&line.name) == b":status" {
+            let value = line.value.into_bytes();
+            let digits = std::str::from_utf8(&value).expect("digits");
             status = Some(digits.parse().expect("a status"));
         }
     }

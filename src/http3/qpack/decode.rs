@@ -32,25 +32,7 @@ pub enum Value {
     Literal(Bytes),
 }
 
-impl Name<'_> {
-    /// Returns the bytes of the name.
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Static(entry) => entry.name_text.as_bytes(),
-            Self::Literal(bytes) => bytes,
-        }
-    }
-}
-
 impl Value {
-    /// Returns the bytes of the value.
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Static(value) => value.as_bytes(),
-            Self::Literal(bytes) => bytes,
-        }
-    }
-
     /// Returns the bytes of the value, owned.
     pub fn into_bytes(self) -> Bytes {
         match self {

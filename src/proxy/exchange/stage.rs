@@ -53,15 +53,20 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::slab::SlabKey as _;
+    use crate::proxy::api::UpstreamKey;
+    use crate::proxy::upstream::GroupKey;
 
     #[test]
     fn stages_follow_each_other_as_the_table_says() {
+        let (group, connection) = (GroupKey::from_parts(0, 0), UpstreamKey::from_parts(0, 0));
+        let lease = || Lease { group, endpoint: 0, connection };
         let stages = [
             ("arrived", Stage::Arrived),
             ("held", Stage::Held),
-            ("waiting", Stage::Waiting(Ticket::dummy())),
-            ("connecting", Stage::Connecting(Lease::dummy())),
-            ("active", Stage::Active(Lease::dummy())),
+            ("waiting", Stage::Waiting(Ticket { group, number: 0 })),
+            ("connecting", Stage::Connecting(lease())),
+            ("active", Stage::Active(lease())),
             ("responded", Stage::Responded),
         ];
         let mut legal = Vec::new();

@@ -3,8 +3,7 @@
 use super::connection_states::{Active, Connecting, Connection, Origin, State};
 use super::group::{Choice, Group, Waiting};
 use super::{
-    Acquired, GroupKey, Lease, Retention, SlotRequest, Ticket, UpstreamTimer, Upstreams,
-    connection, group,
+    Acquired, GroupKey, Lease, SlotRequest, Ticket, UpstreamTimer, Upstreams, connection, group,
 };
 use crate::base::timers::Timer;
 use crate::config;
@@ -106,13 +105,16 @@ impl Upstreams {
     /// receive is armed on it, or armed next, to detect that the peer closes it or sends
     /// unsolicited bytes.
     pub(super) fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
-        let group_key = connection(&mut self.connections, key).group;
-        let is_current = !group(&mut self.groups, group_key).retired;
-        if self.retention == Retention::Keep && is_current {
-            self.keep(cx, key);
-        } else {
-            self.close(cx, key);
+        let connection = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (connection.group, connection.endpoint);
+        if self.is_draining || group(&mut self.groups, group_key).retired {
+            return self.close(cx, key);
         }
+        self.set_idle_timer(cx, key);
+        let group = group(&mut self.groups, group_key);
+        group.endpoints[endpoint].idle.push(&mut self.connections, key);
+        self.idle_count += 1;
+        self.note_room(group_key);
     }
 
     /// Handles an event on a connection without a request. Closes it on unsolicited bytes, which
@@ -134,17 +136,6 @@ impl Upstreams {
             }
             _ => {}
         }
-    }
-
-    /// Adds a connection to its endpoint's idle list.
-    pub(super) fn keep(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
-        self.set_idle_timer(cx, key);
-        let connection = connection(&mut self.connections, key);
-        let (group_key, endpoint) = (connection.group, connection.endpoint);
-        let group = group(&mut self.groups, group_key);
-        group.endpoints[endpoint].idle.push(&mut self.connections, key);
-        self.idle_count += 1;
-        self.note_room(group_key);
     }
 
     pub(super) fn close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {

@@ -56,16 +56,9 @@ pub(super) struct Upstreams {
     pub(super) idle_count: usize,
     /// Exchanges in queues.
     pub(super) waiting_count: usize,
-    retention: Retention,
+    /// The proxy drains: no connection is kept.
+    is_draining: bool,
     worker_count: u16,
-}
-
-/// The treatment of reusable connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Retention {
-    Keep,
-    /// The proxy drains.
-    Close,
 }
 
 /// The result of a request for a slot.
@@ -84,8 +77,8 @@ pub(super) enum Acquired {
 /// A place in a group's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
-    group: GroupKey,
-    number: u64,
+    pub(super) group: GroupKey,
+    pub(super) number: u64,
 }
 
 /// The state in which a slot is released.
@@ -135,7 +128,7 @@ impl Upstreams {
             last_ticket: 0,
             idle_count: 0,
             waiting_count: 0,
-            retention: Retention::Keep,
+            is_draining: false,
             worker_count,
         };
         new.set_up_groups(upstreams, &[]);
@@ -318,7 +311,7 @@ impl Upstreams {
 
     /// Stops keeping connections: from now on each is closed when it is released.
     pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
-        self.retention = Retention::Close;
+        self.is_draining = true;
         self.close_idle(cx);
     }
 
@@ -355,12 +348,4 @@ fn connection(
     key: UpstreamKey,
 ) -> &mut Connection {
     connections.get_mut(key).expect("a leased or listed connection exists")
-}
-
-impl Ticket {
-    /// A ticket for tests that do not use it.
-    #[cfg(test)]
-    pub(super) fn dummy() -> Self {
-        Self { group: Lease::dummy().group, number: 0 }
-    }
 }

@@ -15,9 +15,9 @@ use crate::proxy::faults::Fault;
 /// The right to use one request slot of an upstream connection, until it is released.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    pub(super) group: GroupKey,
-    pub(super) endpoint: usize,
-    pub(super) connection: UpstreamKey,
+    pub(in crate::proxy) group: GroupKey,
+    pub(in crate::proxy) endpoint: usize,
+    pub(in crate::proxy) connection: UpstreamKey,
 }
 
 /// A leased slot of an open connection, borrowed for one event.
@@ -110,15 +110,5 @@ impl<'a> Slot<'a> {
         } else {
             self.timer.disarm();
         }
-    }
-}
-
-impl Lease {
-    /// A lease for tests that do not use it.
-    #[cfg(test)]
-    pub(crate) fn dummy() -> Self {
-        use crate::base::slab::SlabKey as _;
-        let (group, connection) = (GroupKey::from_parts(0, 0), UpstreamKey::from_parts(0, 0));
-        Self { group, endpoint: 0, connection }
     }
 }
