@@ -38,7 +38,6 @@ impl ResponseBudget {
         Self { len: 0, len_max }
     }
 
-    /// Returns the number of bytes that wait in the whole worker.
     pub(super) fn len(&self) -> usize {
         self.len
     }

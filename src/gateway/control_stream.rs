@@ -31,12 +31,10 @@ impl ControlStream {
         Ok(control)
     }
 
-    /// Returns whether `id` is our control stream.
     pub(super) fn is(&self, id: StreamId) -> bool {
         self.id == id
     }
 
-    /// Writes as much as the connection accepts.
     pub(super) fn write(&mut self, key: ConnectionKey, cx: &mut Context<'_>) {
         let pieces = self.pending.make_contiguous();
         if let Ok(written) = cx.engine.write(key, self.id, pieces) {

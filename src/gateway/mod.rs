@@ -101,7 +101,6 @@ pub struct GatewaySettings {
 }
 
 impl Gateway {
-    /// Creates a gateway without connections.
     pub fn new(settings: GatewaySettings) -> Self {
         Self {
             engine: settings.engine,
@@ -131,7 +130,6 @@ impl Gateway {
         self.engine.handle_datagram(now, datagram);
     }
 
-    /// Handles an event on an upstream connection.
     pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
         self.proxy.handle_upstream(now, key, event);
     }
@@ -243,12 +241,10 @@ impl Gateway {
         self.shared.responses.len()
     }
 
-    /// Returns the gateway's own counters.
     pub fn counters(&self) -> &GatewayCounters {
         &self.shared.counters
     }
 
-    /// Returns the ledger of payload bytes moved and copied.
     pub fn ledger(&self) -> &Ledger {
         &self.shared.ledger
     }

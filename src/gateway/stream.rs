@@ -227,7 +227,6 @@ impl Stream {
         self.phase = Phase::Begun(exchange);
     }
 
-    /// Handles a request that broke a rule.
     fn fail(&mut self, error: RequestError, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
         match error {
             RequestError::Connection(error) => Verdict::Close(error),
@@ -257,7 +256,6 @@ impl Stream {
         Verdict::Continue
     }
 
-    /// Carries out a command of the proxy.
     pub(super) fn handle(
         &mut self,
         command: DownstreamCommand,

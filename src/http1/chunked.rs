@@ -84,7 +84,6 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Reads one byte of framing.
     fn step(&mut self, byte: u8) -> Result<(), Error> {
         self.line_len += 1;
         if self.line_len > CHUNK_LINE_LEN_MAX {

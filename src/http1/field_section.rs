@@ -23,7 +23,6 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// Returns the number of bytes seen so far.
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -34,7 +34,6 @@ impl Framing {
     }
 }
 
-/// Writes the request line.
 pub(crate) fn put_request_line(out: &mut BytesMut, method: &Method, target: &[u8]) {
     out.put_slice(method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -42,7 +41,6 @@ pub(crate) fn put_request_line(out: &mut BytesMut, method: &Method, target: &[u8
     out.put_slice(b" HTTP/1.1\r\n");
 }
 
-/// Writes one field line.
 pub(crate) fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
     out.put_slice(name.as_bytes());
     out.put_slice(b": ");

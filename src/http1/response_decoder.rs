@@ -79,7 +79,6 @@ impl ResponseDecoder {
         }
     }
 
-    /// Returns whether the response is complete.
     pub(crate) fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }

@@ -47,7 +47,6 @@ enum UniStream {
 }
 
 impl Connection {
-    /// Creates the state of a new connection.
     pub fn new(settings: &LocalSettings) -> Self {
         Self { local: *settings, streams: Vec::with_capacity(3), came: [false; 4], goaway: None }
     }

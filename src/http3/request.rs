@@ -46,7 +46,6 @@ struct Message {
 }
 
 impl RequestStream {
-    /// Handles the next bytes of the stream.
     pub fn handle(&mut self, chunk: Bytes) {
         if !self.is_refused {
             self.input.push(chunk);

@@ -73,7 +73,6 @@ impl Scheme {
         }
     }
 
-    /// Returns the scheme in its normal form.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Https => "https",
@@ -188,7 +187,6 @@ impl Authority {
         self.text.as_bytes()
     }
 
-    /// Returns the authority as text.
     pub fn as_str(&self) -> &str {
         self.text.to_str().expect("an authority is visible ASCII")
     }
@@ -198,7 +196,6 @@ impl Authority {
         self.lower.as_deref().unwrap_or_else(|| &self.as_str()[..self.host_len])
     }
 
-    /// Returns the port, if there is one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }

@@ -95,7 +95,6 @@ pub enum Output {
     Access(Box<AccessRecord>),
 }
 
-/// An action on an upstream connection.
 #[derive(Debug)]
 pub enum UpstreamCommand {
     /// Open a connection. Report `Connected` or `ConnectFailed`.
@@ -124,7 +123,6 @@ pub enum UpstreamCommand {
     Close { key: UpstreamKey },
 }
 
-/// An action on a client's request stream.
 #[derive(Debug)]
 pub enum DownstreamCommand {
     /// Send an interim response (1xx other than 101). Its fields are ready to send.

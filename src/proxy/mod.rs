@@ -152,7 +152,6 @@ impl Proxy {
         self.update(now, key, |exchange, cx| exchange.handle_body(cx, pieces));
     }
 
-    /// Handles the end of the request.
     pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
@@ -211,7 +210,6 @@ impl Proxy {
         key
     }
 
-    /// Handles an event on an upstream connection.
     pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {
         let (upstreams, mut cx) = self.upstreams(now);
         let notice = upstreams.handle_event(&mut cx, key, event);
@@ -251,7 +249,6 @@ impl Proxy {
         self.timers.next()
     }
 
-    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(owner) = self.timers.pop(now) {
             match owner {
@@ -281,7 +278,6 @@ impl Proxy {
         upstreams.drain(&mut cx);
     }
 
-    /// Closes all idle upstream connections.
     pub fn close_idle(&mut self, now: Instant) {
         let (upstreams, mut cx) = self.upstreams(now);
         upstreams.close_idle(&mut cx);
@@ -292,7 +288,6 @@ impl Proxy {
         self.exchanges.len() == 0 && self.upstreams.connection_count() == 0
     }
 
-    /// Returns the current gauges.
     pub fn gauges(&self) -> Gauges {
         Gauges {
             exchanges: self.exchanges.len(),
@@ -302,7 +297,6 @@ impl Proxy {
         }
     }
 
-    /// Returns the counters since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -357,7 +351,6 @@ impl Proxy {
         }
     }
 
-    /// Removes an exchange and writes its record.
     fn end(&mut self, now: Instant, key: ExchangeKey, outcome: Outcome) {
         let exchange = self.exchanges.remove(key).expect("an exchange ends once");
         if let Some(group) = exchange.group {
@@ -379,7 +372,6 @@ impl Proxy {
         self.exchanges.insert(exchange)
     }
 
-    /// Checks the head, and finds the upstream.
     fn admit(
         &self,
         Request { head, misdirected, .. }: &Request,

@@ -150,13 +150,11 @@ fn long_code(window: u32) -> (u16, u32) {
     (ORDER[usize::from(index) + (code - first) as usize], code_len as u32)
 }
 
-/// Returns the length of `input` when encoded.
 pub fn encoded_len(input: &[u8]) -> usize {
     let bits: usize = input.iter().map(|&byte| usize::from(CODES[usize::from(byte)].1)).sum();
     bits.div_ceil(8)
 }
 
-/// Appends `input` encoded.
 pub fn encode(input: &[u8], out: &mut BytesMut) {
     // At most 31 bits are pending, right-aligned, and a code adds at most 30.
     let mut window = 0u64;

@@ -2,7 +2,6 @@
 
 use http::{HeaderName, HeaderValue};
 
-/// Number of entries.
 pub const LEN: usize = 99;
 
 /// A pseudo-header field (RFC 9114 4.3).
@@ -39,11 +38,9 @@ pub enum EntryName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub name: EntryName,
-    /// The name as text.
     pub name_text: &'static str,
     /// The value, empty for an entry with only a name.
     pub value: HeaderValue,
-    /// The value as text.
     pub value_text: &'static str,
 }
 

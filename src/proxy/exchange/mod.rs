@@ -180,7 +180,6 @@ impl Exchange {
         progress
     }
 
-    /// Handles the end of the request.
     pub(super) fn handle_end(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -244,7 +243,6 @@ impl Exchange {
         }
     }
 
-    /// Handles a timer that has fired.
     pub(super) fn handle_timeout(
         &mut self,
         cx: &mut ExchangeContext<'_>,
@@ -309,7 +307,6 @@ impl Exchange {
         Progress::Continues
     }
 
-    /// Sends a response of the gateway's own.
     fn respond(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) {
         let (fields, body) = fault.response();
         let status = fault.status();

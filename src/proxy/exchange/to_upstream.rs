@@ -238,7 +238,6 @@ impl Exchange {
         self.avoid == Avoid::Nothing && is_repeatable
     }
 
-    /// Makes the second attempt.
     fn repeat(&mut self, cx: &mut ExchangeContext<'_>, avoid: Avoid) -> Progress {
         cx.base.counters.exported.upstream_retries += 1;
         self.detach(cx);

@@ -23,7 +23,6 @@ use crate::proxy::api::{UpstreamEvent, UpstreamKey};
 use crate::proxy::context::Context;
 use crate::proxy::faults::Fault;
 
-/// One upstream connection.
 pub(super) struct Connection {
     pub(super) group: GroupKey,
     pub(super) endpoint: usize,
@@ -32,7 +31,6 @@ pub(super) struct Connection {
     pub(super) timer: Timer,
 }
 
-/// The state of a connection.
 pub(super) enum State {
     Connecting(Connecting),
     /// It is leased.
@@ -214,7 +212,6 @@ impl Active {
     }
 }
 
-/// Arms a receive.
 pub(super) fn receive(cx: &mut Context<'_>, key: UpstreamKey, downstream: Option<Downstream>) {
     cx.command_upstream(UpstreamCommand::Receive { key, downstream, slot_count_max: 1 });
 }

@@ -50,7 +50,6 @@ pub(super) struct Waiting {
     pub(super) timer: Timer,
 }
 
-/// One endpoint of a group.
 pub(crate) struct Endpoint {
     pub(super) address: EndpointAddress,
     /// The address as it appears in logs.

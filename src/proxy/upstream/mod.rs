@@ -153,7 +153,6 @@ impl Upstreams {
         group(&mut self.groups, key).user_count += 1;
     }
 
-    /// Undoes [`Upstreams::join`].
     pub(super) fn leave(&mut self, key: GroupKey) {
         let group = group(&mut self.groups, key);
         group.user_count = group.user_count.checked_sub(1).expect("a group's users are counted");
@@ -257,7 +256,6 @@ impl Upstreams {
         }
     }
 
-    /// Handles a timer that has fired.
     pub(super) fn handle_timeout(
         &mut self,
         cx: &mut Context<'_>,
@@ -315,7 +313,6 @@ impl Upstreams {
         self.close_idle(cx);
     }
 
-    /// Closes all idle connections.
     pub(super) fn close_idle(&mut self, cx: &mut Context<'_>) {
         for key in self.groups.keys() {
             self.close_idle_of(cx, key);

@@ -50,12 +50,10 @@ impl<'a> Slot<'a> {
         Slot { key: lease.connection, active, timer, group, endpoint: lease.endpoint }
     }
 
-    /// Returns whether a write may begin now.
     pub(crate) fn can_write(&self) -> bool {
         self.active.write == Write::Ready
     }
 
-    /// Writes `pieces` of the request.
     pub(crate) fn write(&mut self, cx: &mut Context<'_>, pieces: Vec<Bytes>) {
         assert_eq!(self.active.write, Write::Ready, "one write at a time");
         self.active.write = Write::InFlight;
