@@ -63,7 +63,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn of(resource: libc::__rlimit_resource_t) -> Limit {
+    pub(super) fn of(resource: libc::__rlimit_resource_t) -> Limit {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is live for the call. A known resource cannot be refused.
         unsafe { libc::getrlimit(resource, &mut limit) };
