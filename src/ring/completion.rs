@@ -1,6 +1,5 @@
 //! The ring's output: typed completions without the kernel's numbers.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -28,14 +27,6 @@ slab_key! {
 /// The error that there is no room for an operation now; it was not begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
-
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ring has no room for this operation now")
-    }
-}
-
-impl std::error::Error for Full {}
 
 /// One or more datagrams of one peer to send: `buffer` is cut into segments of `segment_len`, the
 /// last may be shorter.
@@ -185,27 +176,6 @@ pub enum ConnectError {
     Other(io::ErrorKind),
 }
 
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Refused => f.write_str("connection refused: nobody listens there"),
-            ConnectError::TimedOut => f.write_str("no response"),
-            ConnectError::Unreachable => f.write_str("no route to the address"),
-            ConnectError::NotFound => f.write_str("no such unix socket"),
-            ConnectError::Forbidden => f.write_str("not permitted (socket mode, packet filter)"),
-            ConnectError::NoLocalPort => f.write_str(
-                "no local port free for this address: widen net.ipv4.ip_local_port_range",
-            ),
-            ConnectError::NoDescriptor => {
-                f.write_str("no file descriptor left: raise LimitNOFILE (`ulimit -n`)")
-            }
-            ConnectError::Other(kind) => write!(f, "connect failed: {kind}"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
-
 /// The reason why a stream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamError {
@@ -219,20 +189,6 @@ pub enum StreamError {
     Unreachable,
     Other(io::ErrorKind),
 }
-
-impl fmt::Display for StreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StreamError::Reset => f.write_str("the peer reset the connection"),
-            StreamError::BrokenPipe => f.write_str("the peer closed the connection"),
-            StreamError::TimedOut => f.write_str("the peer's host answers no more"),
-            StreamError::Unreachable => f.write_str("no route to the peer any more"),
-            StreamError::Other(kind) => write!(f, "the connection broke: {kind}"),
-        }
-    }
-}
-
-impl std::error::Error for StreamError {}
 
 /// The meaning of the kernel's error for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

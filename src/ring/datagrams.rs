@@ -69,15 +69,15 @@ const USAGE_COPIED: i32 = i32::MIN;
 pub(super) struct Socket {
     file: u32,
     receive: Option<OpKey>,
-    /// Whether to arm the receive with the next submission.
+    /// The receive is to be armed with the next submission.
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
-    /// Whether one receive may carry many datagrams (UDP_GRO).
+    /// One receive may carry many datagrams (UDP_GRO).
     is_coalescing: bool,
     /// Batches still to be sent segment by segment.
     unsegmented: u32,
-    /// Whether zero-copy sends work, as far as is known.
+    /// Zero-copy sends work, as far as is known.
     is_zero_copy: bool,
     /// The message header that a receive is armed with.
     header: Box<libc::msghdr>,

@@ -81,7 +81,7 @@ pub(super) struct Kernel {
     /// The ring's index among this thread's registered rings.
     registered: Option<u32>,
     enter_flags: EnterFlags,
-    /// Whether the kernel can wait a while for completions to gather (Linux 6.12).
+    /// The kernel can wait a while for completions to gather (Linux 6.12).
     gathers: bool,
     features: RingFeatures,
 }

@@ -9,6 +9,7 @@
 //!      datagrams.rs   UDP: multishot receives, segmented sends
 //!      send.rs        a batch of datagrams in flight
 //!      streams.rs     TCP and unix: connect, receive, write, close
+//!      stream_ops.rs  operations of streams in flight
 //!      table.rs       operations that the kernel holds, until their completion
 //!      buffers.rs     slots that the kernel may fill
 //!      message.rs     message headers and control data
@@ -27,6 +28,7 @@ mod machine;
 mod message;
 mod send;
 mod settings;
+mod stream_ops;
 mod streams;
 mod table;
 #[cfg(test)]
@@ -366,14 +368,6 @@ pub struct StillBusy {
     /// Operations that it still holds.
     pub operation_count: usize,
 }
-
-impl fmt::Display for StillBusy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the kernel still holds {} operations of the ring", self.operation_count)
-    }
-}
-
-impl std::error::Error for StillBusy {}
 
 /// Opens a stream's socket, in blocking mode, since the ring waits in the kernel.
 fn open_stream_socket(

@@ -11,7 +11,7 @@
 
 use super::completion::{SocketIndex, StreamKey};
 use super::send::SendOp;
-use super::streams::{ConnectOp, ScatterOp, WriteOp};
+use super::stream_ops::{ConnectOp, ScatterOp, WriteOp};
 use crate::base::slab::{Slab, SlabKey};
 use crate::planted::{Bug, is_planted};
 
