@@ -127,12 +127,21 @@ impl<'a> Item<'a> {
     }
 
     /// Returns the items of a list, or the item itself if it is not a list.
-    pub(super) fn one_or_many(self) -> Vec<Item<'a>> {
-        if self.value.get_ref().is_array() { self.list() } else { vec![self] }
+    pub(super) fn one_or_many(self, what: &str) -> Vec<Item<'a>> {
+        if self.value.get_ref().is_array() { self.filled_list(what) } else { vec![self] }
+    }
+
+    /// Returns the items of a list. An empty one is refused: it must hold at least one `what`.
+    pub(super) fn filled_list(&self, what: &str) -> Vec<Item<'a>> {
+        let items = self.list();
+        if items.is_empty() {
+            self.refuse(format_args!("must hold at least one {what}"));
+        }
+        items
     }
 
     /// Returns the items of a list.
-    pub(super) fn list(self) -> Vec<Item<'a>> {
+    pub(super) fn list(&self) -> Vec<Item<'a>> {
         let Some(list) = self.value.get_ref().as_array() else {
             self.refuse_type("a list");
             return Vec::new();
