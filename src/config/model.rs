@@ -35,7 +35,7 @@ pub struct Runtime {
     pub workers: Option<u16>,
     /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
-    /// Whether the pool uses huge pages.
+    /// The use of huge pages by the pool.
     pub hugepages: Hugepages,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,

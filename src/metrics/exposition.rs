@@ -22,7 +22,6 @@ pub(crate) struct ProcessFacts {
     pub started: SystemTime,
     /// Index of every worker, and whether it reported in time.
     pub workers: Vec<(u16, bool)>,
-    /// Whether the process is draining.
     pub draining: bool,
     /// Access log lines written.
     pub access_lines_written: u64,

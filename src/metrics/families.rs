@@ -14,7 +14,7 @@ pub(super) struct Series {
 pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    /// Whether the unit is bytes; otherwise there is none.
+    /// The unit is bytes; otherwise there is none.
     pub(super) bytes: bool,
     pub(super) series: &'static [Series],
 }

@@ -88,7 +88,7 @@ pub(super) struct Region {
     plan: PoolPlan,
     hugepages: Hugepages,
     mapping: Mapping,
-    /// Whether a thread has a pool on it. Only that thread may use `slots`.
+    /// A thread has a pool on it. Only that thread may use `slots`.
     is_attached: AtomicBool,
     slots: RefCell<Slots>,
     /// Slots that other threads have freed.

@@ -79,7 +79,7 @@ pub(super) struct Refused {
     pub index: u32,
     pub state: State,
     pub event: Event,
-    /// Whether the caller's id belongs to an earlier lease of the slot.
+    /// The caller's id belongs to an earlier lease of the slot.
     pub is_stale: bool,
 }
 

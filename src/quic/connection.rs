@@ -46,11 +46,11 @@ pub(super) struct Connection {
     pub(super) windows: Windows,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,
-    /// Whether it has moved to another address and has not been polled for datagrams since.
+    /// It has moved to another address and has not been polled for datagrams since.
     pub(super) moved_unasked: bool,
-    /// Whether it is in the table's queue of senders.
+    /// It is in the table's queue of senders.
     pub(super) dirty: bool,
-    /// Whether it is in the engine's list of connections to settle.
+    /// It is in the engine's list of connections to settle.
     pub(super) is_heard: bool,
     /// Lost packets that the engine's counters include already.
     pub(super) lost_counted: u64,

@@ -38,7 +38,7 @@ pub struct Engine {
     pub(super) handshaking: usize,
     /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
-    /// Whether new connections are accepted; false in a drain.
+    /// New connections are accepted; false in a drain.
     pub(super) accepting: bool,
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
