@@ -6,21 +6,15 @@ use super::BrokenRules;
 /// All counters of a worker since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Counted by the QUIC engine.
     pub quic: QuicCounters,
     /// Connections that ended after their handshake, by cause.
     pub connections_closed: ConnectionsClosed,
-    /// Counted by the HTTP/3 layer.
     pub http3: Http3Counters,
     /// Messages of clients and upstreams that broke a rule.
     pub broken_rules: BrokenRules,
-    /// Counted by the proxy.
     pub proxy: ProxyCounters,
-    /// Counted by the ring.
     pub ring: RingCounters,
-    /// Counted by the pool.
     pub pool: PoolCounters,
-    /// Counted by the loop of the worker.
     pub worker: WorkerCounters,
     /// Payload bytes moved, and those that user space copied.
     pub ledger: Ledger,
@@ -47,9 +41,7 @@ pub struct QuicCounters {
     pub handshakes_completed: u64,
     /// Handshakes that failed, including those that timed out.
     pub handshakes_failed: u64,
-    /// Handshakes that timed out.
     pub handshakes_timed_out: u64,
-    /// Connections refused at a limit.
     pub connections_refused: u64,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
@@ -76,7 +68,6 @@ pub struct ConnectionsClosed {
     pub client: u64,
     /// Closed by the gateway: drain, stop, or an HTTP/3 rule broken by the client.
     pub gateway: u64,
-    /// Idle timeout.
     pub idle: u64,
     /// Stateless reset: the client has lost its state.
     pub reset: u64,
@@ -87,7 +78,6 @@ pub struct ConnectionsClosed {
 /// Counters of the HTTP/3 layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http3Counters {
-    /// Request streams opened by clients.
     pub streams_opened: u64,
     /// Malformed requests (RFC 9114 4.1.2).
     pub requests_malformed: u64,
@@ -104,7 +94,6 @@ pub struct Http3Counters {
 /// Counters of the proxy: requests, responses and upstreams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyCounters {
-    /// Requests begun.
     pub requests: u64,
     /// Final responses by status class; index 0 is 1xx (stays zero), 4 is 5xx.
     pub responses: [u64; 5],
@@ -114,7 +103,6 @@ pub struct ProxyCounters {
     pub exchanges_aborted: u64,
     /// Responses reset after their head had been sent.
     pub responses_reset: u64,
-    /// Attempts to open an upstream connection.
     pub upstream_connects: u64,
     /// Requests sent over a kept-alive connection.
     pub upstream_reuses: u64,
@@ -123,7 +111,6 @@ pub struct ProxyCounters {
     pub upstream_idle_discarded: u64,
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
-    /// Failures of upstreams, by kind.
     pub upstream_failures: UpstreamFailures,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
@@ -185,20 +172,14 @@ impl OwnResponses {
     }
 }
 
-/// Failures of upstreams, by kind.
+/// Counts by [`UpstreamFailure`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpstreamFailures {
-    /// The connection was refused.
     pub connect_refused: u64,
-    /// The connection took longer than `timeout.connect`.
     pub connect_timeout: u64,
-    /// The connection failed in another way (unreachable, no such socket).
     pub connect_failed: u64,
-    /// No response, or no more of it, within `timeout.response`.
     pub response_timeout: u64,
-    /// The connection ended before the response was complete.
     pub terminated: u64,
-    /// The response broke HTTP/1.1.
     pub protocol: u64,
 }
 
@@ -209,7 +190,7 @@ pub enum UpstreamFailure {
     ConnectRefused,
     /// The connection took longer than `timeout.connect`.
     ConnectTimeout,
-    /// The connection failed in another way.
+    /// The connection failed in another way (unreachable, no such socket).
     ConnectFailed,
     /// No response, or no more of it, within `timeout.response`.
     ResponseTimeout,
@@ -235,9 +216,7 @@ impl UpstreamFailures {
 /// Counters of the ring.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RingCounters {
-    /// io_uring_enter calls.
     pub enters: u64,
-    /// Completions taken from the kernel.
     pub completions: u64,
     /// Multishot receives on UDP sockets armed again after the kernel ended them.
     pub rearms: u64,
@@ -303,13 +282,9 @@ pub struct PoolCounters {
 /// Counters of a worker's loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
-    /// Turns of the loop.
     pub loop_turns: u64,
-    /// Turns that slept.
     pub sleeps: u64,
-    /// Commands taken from the mailbox.
     pub commands: u64,
-    /// Restarts after a death.
     pub restarts: u64,
     /// Access records dropped because the control thread was behind.
     pub access_records_dropped: u64,
@@ -354,18 +329,13 @@ pub struct Flow {
     pub copied_bytes: Copied,
 }
 
-/// Payload bytes copied, by reason.
+/// Payload bytes copied, by [`CopyReason`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Copied {
-    /// [`CopyReason::Gather`]
     pub gather: u64,
-    /// [`CopyReason::Small`]
     pub small: u64,
-    /// [`CopyReason::Quota`]
     pub quota: u64,
-    /// [`CopyReason::LowWater`]
     pub low_water: u64,
-    /// [`CopyReason::Handshake`]
     pub handshake: u64,
 }
 
@@ -404,7 +374,6 @@ pub struct Gauges {
     /// Those of them whose handshake is not complete.
     pub connections_handshaking: u64,
     pub exchanges_active: u64,
-    /// Requests waiting for an upstream connection.
     pub requests_waiting: u64,
     pub upstream_connections_open: u64,
     /// Those of them that are idle.
@@ -412,9 +381,7 @@ pub struct Gauges {
     /// Response bytes queued for clients.
     pub responses_waiting_bytes: u64,
     pub pool_slots: PoolSlots,
-    /// Operations in flight in the kernel.
     pub ring_operations: u64,
-    /// UDP sockets by offload.
     pub socket_offload: SocketOffload,
 }
 

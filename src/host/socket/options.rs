@@ -89,21 +89,14 @@ pub(super) fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(),
 /// Sets the buffer lengths and returns those that the kernel granted.
 pub(super) fn set_buffers(
     socket: &UdpSocket,
-    settings: SocketSettings,
+    wanted: SocketSettings,
 ) -> Result<GrantedBuffers, OptionError> {
-    let receive_len = grant(
-        socket,
-        settings.receive_buffer_len,
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        "SO_RCVBUF",
-    )?;
-    let send_len = grant(
-        socket,
-        settings.send_buffer_len,
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        "SO_SNDBUF",
-    )?;
-    Ok(GrantedBuffers { receive_len, send_len })
+    let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+    let send = (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
+    Ok(GrantedBuffers {
+        receive_len: grant(socket, wanted.receive_buffer_len, receive, "SO_RCVBUF")?,
+        send_len: grant(socket, wanted.send_buffer_len, send, "SO_SNDBUF")?,
+    })
 }
 
 /// Requests `wanted` with the privileged option, then with the ordinary one. Returns the granted
@@ -118,22 +111,22 @@ fn grant(
     if set(socket, libc::SOL_SOCKET, forced, value, what).is_err() {
         set(socket, libc::SOL_SOCKET, ordinary, value, what)?;
     }
-    let mut granted: i32 = 0;
-    let mut len = mem::size_of::<i32>() as libc::socklen_t;
-    // SAFETY: `granted` and `len` are live, and `len` is the length of `granted`.
-    let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            ordinary,
-            (&raw mut granted).cast(),
-            &mut len,
-        )
-    };
-    if outcome != 0 {
-        return Err(OptionError::last(what));
-    }
+    let granted = read(socket, libc::SOL_SOCKET, ordinary, what)?;
     Ok(usize::try_from(granted).unwrap_or(0) / 2)
+}
+
+/// Returns the value of an integer option.
+pub(super) fn read(
+    socket: &impl AsRawFd,
+    level: i32,
+    option: i32,
+    what: &'static str,
+) -> Result<i32, OptionError> {
+    let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
+    let (fd, at) = (socket.as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: `value` and `len` are live for the call, and `len` is the length of `value`.
+    let outcome = unsafe { libc::getsockopt(fd, level, option, at, &raw mut len) };
+    if outcome == 0 { Ok(value) } else { Err(OptionError::last(what)) }
 }
 
 /// Sets an integer option.
@@ -144,17 +137,8 @@ pub(super) fn set(
     value: i32,
     what: &'static str,
 ) -> Result<(), OptionError> {
-    // SAFETY: `value` is live for the call and its length is given.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            mem::size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
+    // SAFETY: an integer points to nothing.
+    unsafe { set_raw(socket, level, option, &value, what) }
 }
 
 /// Attaches a classic BPF program through `option`.
@@ -170,14 +154,21 @@ pub(super) fn set_program(
     };
     // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
     // reads it.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const fprog).cast(),
-            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
+    unsafe { set_raw(socket, libc::SOL_SOCKET, option, &fprog, what) }
+}
+
+/// # Safety
+///
+/// What `value` points to is live for the call, and the kernel only reads it.
+unsafe fn set_raw<T>(
+    socket: &impl AsRawFd,
+    level: i32,
+    option: i32,
+    value: &T,
+    what: &'static str,
+) -> Result<(), OptionError> {
+    let (at, len) = (std::ptr::from_ref(value).cast(), mem::size_of::<T>() as libc::socklen_t);
+    // SAFETY: `value` is live for the call and its length is given; the caller vouches for the rest.
+    let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, len) };
     if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
 }
