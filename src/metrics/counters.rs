@@ -3,6 +3,36 @@
 
 use super::BrokenRules;
 
+/// Defines an enum of kinds, and the struct with one count for each.
+macro_rules! kinds {
+    (
+        $(#[$kind_doc:meta])* $kind:ident,
+        $(#[$counts_doc:meta])* $counts:ident {
+            $($(#[$doc:meta])* $variant:ident: $field:ident,)+
+        }
+    ) => {
+        $(#[$kind_doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $kind {
+            $($(#[$doc])* $variant),+
+        }
+
+        $(#[$counts_doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $counts {
+            $($(#[$doc])* pub $field: u64),+
+        }
+
+        impl $counts {
+            pub fn count(&mut self, kind: $kind, amount: u64) {
+                *match kind {
+                    $($kind::$variant => &mut self.$field),+
+                } += amount;
+            }
+        }
+    };
+}
+
 /// All counters of a worker since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -172,44 +202,23 @@ impl OwnResponses {
     }
 }
 
-/// Counts by [`UpstreamFailure`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UpstreamFailures {
-    pub connect_refused: u64,
-    pub connect_timeout: u64,
-    pub connect_failed: u64,
-    pub response_timeout: u64,
-    pub terminated: u64,
-    pub protocol: u64,
-}
-
-/// Kind of an upstream's failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamFailure {
-    /// The connection was refused.
-    ConnectRefused,
-    /// The connection took longer than `timeout.connect`.
-    ConnectTimeout,
-    /// The connection failed in another way (unreachable, no such socket).
-    ConnectFailed,
-    /// No response, or no more of it, within `timeout.response`.
-    ResponseTimeout,
-    /// The connection ended before the response was complete.
-    Terminated,
-    /// The response broke HTTP/1.1.
-    Protocol,
-}
-
-impl UpstreamFailures {
-    pub fn count(&mut self, failure: UpstreamFailure) {
-        *match failure {
-            UpstreamFailure::ConnectRefused => &mut self.connect_refused,
-            UpstreamFailure::ConnectTimeout => &mut self.connect_timeout,
-            UpstreamFailure::ConnectFailed => &mut self.connect_failed,
-            UpstreamFailure::ResponseTimeout => &mut self.response_timeout,
-            UpstreamFailure::Terminated => &mut self.terminated,
-            UpstreamFailure::Protocol => &mut self.protocol,
-        } += 1;
+kinds! {
+    /// Kind of an upstream's failure.
+    UpstreamFailure,
+    /// Failures of upstreams, by kind.
+    UpstreamFailures {
+        /// The connection was refused.
+        ConnectRefused: connect_refused,
+        /// The connection took longer than `timeout.connect`.
+        ConnectTimeout: connect_timeout,
+        /// The connection failed in another way (unreachable, no such socket).
+        ConnectFailed: connect_failed,
+        /// No response, or no more of it, within `timeout.response`.
+        ResponseTimeout: response_timeout,
+        /// The connection ended before the response was complete.
+        Terminated: terminated,
+        /// The response broke HTTP/1.1.
+        Protocol: protocol,
     }
 }
 
@@ -256,20 +265,23 @@ pub struct RingCounters {
     pub stale_keys: u64,
 }
 
-/// Datagram sends that failed for good, by reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SendsLost {
-    /// Longer than the path's MTU; usually an MTU probe.
-    pub too_long: u64,
-    /// No route to the destination.
-    pub unreachable: u64,
-    /// Forbidden by a packet filter.
-    pub refused: u64,
-    /// The kernel had no buffers after all retries.
-    pub no_buffers: u64,
-    /// The ring was shut down.
-    pub cancelled: u64,
-    pub other: u64,
+kinds! {
+    /// The reason why this host lost a datagram.
+    LossReason,
+    /// Datagram sends that failed for good, by reason.
+    SendsLost {
+        /// Longer than the path MTU (normal for an MTU probe).
+        TooLong: too_long,
+        /// No route, or the network or host is down.
+        Unreachable: unreachable,
+        /// Refused, by a packet filter or the like.
+        Refused: refused,
+        /// The kernel had no buffers, even after retries.
+        NoBuffers: no_buffers,
+        /// The ring was shut down first.
+        Cancelled: cancelled,
+        Other: other,
+    }
 }
 
 /// Counters of the pool.
@@ -307,7 +319,7 @@ impl Ledger {
 
     /// Counts received bytes that were copied before they were decrypted.
     pub fn request_copied(&mut self, reason: CopyReason, len: usize) {
-        self.request.copied_bytes.count(reason, len);
+        self.request.copied_bytes.count(reason, len as u64);
     }
 
     /// Counts body bytes of responses that were queued.
@@ -317,7 +329,7 @@ impl Ledger {
 
     /// Counts bytes of responses that were copied.
     pub fn response_copied(&mut self, reason: CopyReason, len: usize) {
-        self.response.copied_bytes.count(reason, len);
+        self.response.copied_bytes.count(reason, len as u64);
     }
 }
 
@@ -329,40 +341,21 @@ pub struct Flow {
     pub copied_bytes: Copied,
 }
 
-/// Payload bytes copied, by [`CopyReason`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Copied {
-    pub gather: u64,
-    pub small: u64,
-    pub quota: u64,
-    pub low_water: u64,
-    pub handshake: u64,
-}
-
-/// Reason why user space copied payload bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CopyReason {
-    /// quinn-proto gathers stream bytes into a packet before it seals the packet.
-    Gather,
-    /// A small piece, copied so that it does not pin a slot.
-    Small,
-    /// The flow held its quota of slots.
-    Quota,
-    /// The pool was below its low-water mark.
-    LowWater,
-    /// A datagram of a handshake, copied because a half-open connection may keep it for seconds.
-    Handshake,
-}
-
-impl Copied {
-    fn count(&mut self, reason: CopyReason, len: usize) {
-        *match reason {
-            CopyReason::Gather => &mut self.gather,
-            CopyReason::Small => &mut self.small,
-            CopyReason::Quota => &mut self.quota,
-            CopyReason::LowWater => &mut self.low_water,
-            CopyReason::Handshake => &mut self.handshake,
-        } += len as u64;
+kinds! {
+    /// Reason why user space copied payload bytes.
+    CopyReason,
+    /// Payload bytes copied, by reason.
+    Copied {
+        /// quinn-proto gathers stream bytes into a packet before it seals the packet.
+        Gather: gather,
+        /// A small piece, copied so that it does not pin a slot.
+        Small: small,
+        /// The flow held its quota of slots.
+        Quota: quota,
+        /// The pool was below its low-water mark.
+        LowWater: low_water,
+        /// A datagram of a handshake, copied because a half-open connection may keep it for seconds.
+        Handshake: handshake,
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::BytesMut;
 
 use crate::base::slab::slab_key;
+pub use crate::metrics::LossReason;
 
 /// One of the UDP sockets that were added to a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +44,7 @@ pub struct DatagramSend {
     pub segment_len: Option<u16>,
 }
 
-/// A completed operation, or another event of the ring.
+/// A completed operation, or another event of the ring. A `tag` is the caller's of the stream.
 #[derive(Debug)]
 pub enum Completion {
     /// Datagrams of one peer: `payload` is one, or several of `segment_len` bytes each, of which
@@ -54,17 +55,12 @@ pub enum Completion {
         payload: BytesMut,
         source: SocketAddr,
         destination: Option<IpAddr>,
-        /// The two ECN bits.
         ecn: u8,
         /// Length of a segment, 1 to the payload's length.
         segment_len: usize,
     },
     /// Receiving on a socket failed repeatedly and was stopped.
-    ReceiveStopped {
-        socket: SocketIndex,
-        /// The last failure.
-        reason: io::ErrorKind,
-    },
+    ReceiveStopped { socket: SocketIndex, reason: io::ErrorKind },
     /// A send is complete.
     Sent {
         socket: SocketIndex,
@@ -73,33 +69,18 @@ pub enum Completion {
         outcome: SendOutcome,
     },
     /// A connect is complete. Even after a failure the caller must close the stream.
-    Connected {
-        /// The caller's tag of the stream.
-        tag: u64,
-        /// Success, or the reason of the failure.
-        outcome: Result<(), ConnectError>,
-    },
+    Connected { tag: u64, outcome: Result<(), ConnectError> },
     /// A receive is complete, or a part of it.
-    Received {
-        /// The caller's tag of the stream.
-        tag: u64,
-        /// Bytes, the end of the stream, or a failure.
-        outcome: ReceiveOutcome,
-    },
+    Received { tag: u64, outcome: ReceiveOutcome },
     /// A write is complete.
     Wrote {
-        /// The caller's tag of the stream.
         tag: u64,
         /// Bytes that the kernel took: all of them after success.
         len: usize,
-        /// Success, or the reason of the failure.
         outcome: Result<(), StreamError>,
     },
     /// The stream is closed; its key is no longer valid.
-    Closed {
-        /// The caller's tag of the stream.
-        tag: u64,
-    },
+    Closed { tag: u64 },
     /// The watched eventfd was written.
     Woken,
 }
@@ -120,7 +101,6 @@ impl Completion {
     }
 }
 
-/// The outcome of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
     /// The kernel took all of it.
@@ -129,23 +109,6 @@ pub enum SendOutcome {
     Lost(LossReason),
 }
 
-/// The reason why this host lost a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossReason {
-    /// Longer than the path MTU (normal for an MTU probe).
-    TooLong,
-    /// No route, or the network or host is down.
-    Unreachable,
-    /// Refused, by a packet filter or the like.
-    Refused,
-    /// The kernel had no buffers, even after retries.
-    NoBuffers,
-    /// The ring was shut down first.
-    Cancelled,
-    Other,
-}
-
-/// The outcome of a receive.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReceiveOutcome {
     /// Bytes, in a pool slot.
@@ -205,7 +168,6 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Classifies a negative result.
     pub(super) fn from_result(result: i32) -> Failure {
         debug_assert!(result < 0, "a failure is negative");
         match -result {
@@ -222,18 +184,17 @@ pub(super) fn kind_of(result: i32) -> io::ErrorKind {
     io::Error::from_raw_os_error(-result).kind()
 }
 
-impl LossReason {
-    pub(super) fn from_errno(errno: i32) -> LossReason {
-        match errno {
-            libc::EMSGSIZE => LossReason::TooLong,
-            libc::ENETUNREACH
-            | libc::EHOSTUNREACH
-            | libc::ENETDOWN
-            | libc::EHOSTDOWN
-            | libc::EADDRNOTAVAIL => LossReason::Unreachable,
-            libc::EPERM | libc::EACCES | libc::ECONNREFUSED => LossReason::Refused,
-            _ => LossReason::Other,
-        }
+/// Classifies the final failure of a send.
+pub(super) fn loss_from_errno(errno: i32) -> LossReason {
+    match errno {
+        libc::EMSGSIZE => LossReason::TooLong,
+        libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL => LossReason::Unreachable,
+        libc::EPERM | libc::EACCES | libc::ECONNREFUSED => LossReason::Refused,
+        _ => LossReason::Other,
     }
 }
 

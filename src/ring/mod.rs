@@ -89,20 +89,18 @@ pub struct Ring {
 
 /// The claim that a pool has one ring; leaked with a ring that did not shut down, so that the pool
 /// never has another.
-struct Claim {
-    pool: Rc<Pool>,
-}
+struct Claim(Rc<Pool>);
 
 impl Claim {
     fn new(pool: &Rc<Pool>) -> Claim {
         assert!(pool.claim(), "a pool has one ring at a time");
-        Claim { pool: Rc::clone(pool) }
+        Claim(Rc::clone(pool))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.pool.unclaim();
+        self.0.unclaim();
     }
 }
 
@@ -267,7 +265,6 @@ impl Ring {
         self.machine.socket_offload()
     }
 
-    /// Returns the number of operations that the kernel holds.
     pub fn operations_in_flight(&self) -> usize {
         self.machine.table.in_flight()
     }

@@ -9,6 +9,7 @@ use io_uring::{opcode, squeue};
 
 use super::buffers::filled;
 use super::completion::StreamKey;
+use super::message::empty_header;
 use crate::base::slab::SlabKey as _;
 use crate::host::address::SockAddr;
 use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
@@ -45,8 +46,6 @@ pub(super) enum WriteState {
 
 impl WriteOp {
     pub(super) fn new() -> WriteOp {
-        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
         WriteOp {
             stream: StreamKey::from_parts(0, 0),
             pieces: Vec::new(),
@@ -54,7 +53,7 @@ impl WriteOp {
             gone: 0,
             written: 0,
             vectors: Vec::new(),
-            header,
+            header: empty_header(),
             state: WriteState::Sending,
             rest: Timespec::new().nsec(1_000_000),
         }
@@ -120,8 +119,7 @@ pub(super) struct ScatterOp {
 impl ScatterOp {
     pub(super) fn new(stream: StreamKey) -> Box<ScatterOp> {
         let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
+        let header = empty_header();
         let slots = Vec::with_capacity(RECEIVE_SLOT_COUNT_MAX);
         Box::new(ScatterOp { stream, slots, vectors: [nothing; RECEIVE_SLOT_COUNT_MAX], header })
     }

@@ -38,7 +38,6 @@ enum Phase {
     Closing,
 }
 
-/// A stream of the ring.
 pub(super) struct Stream {
     tag: u64,
     phase: Phase,
@@ -197,9 +196,7 @@ impl Machine {
 
     /// Submits the rest of a write, or the pause before it.
     fn issue_write(&mut self, op_key: OpKey) {
-        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
-            unreachable!("a write stays in the table until its last completion");
-        };
+        let op = self.table.write(op_key);
         if op.state == WriteState::Resting {
             let entry = opcode::Timeout::new(&raw const op.rest).build();
             self.outbox.push_back(entry.user_data(op_key.0));
@@ -342,9 +339,7 @@ impl Machine {
     }
 
     pub(super) fn wrote(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
-        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
-            unreachable!("the caller has just found it");
-        };
+        let op = self.table.write(op_key);
         let key = op.stream;
         let before = mem::replace(&mut op.state, WriteState::Sending);
         let outcome = match usize::try_from(result) {
