@@ -52,7 +52,6 @@ impl fmt::Display for Backing {
 /// The result of [`map`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// The kind of pages.
     pub backing: Backing,
     /// They can't be swapped out (hugetlb pages never are).
     pub locked: bool,

@@ -9,7 +9,6 @@ use io_uring::{IoUring, Probe, opcode};
 /// The oldest kernel with everything that the ring needs.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 
-/// Facts about this host.
 #[derive(Debug)]
 pub struct HostFacts {
     pub kernel: KernelRelease,
@@ -71,7 +70,6 @@ impl Limit {
     }
 }
 
-/// Returns the limit of open files.
 pub fn nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }

@@ -6,28 +6,14 @@ use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-/// The buffer lengths to request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketSettings {
-    /// Receive buffer wanted, in bytes of payload and the kernel's own overhead.
-    pub receive_buffer_len: usize,
-    /// Send buffer wanted, likewise.
-    pub send_buffer_len: usize,
-}
-
-impl Default for SocketSettings {
-    fn default() -> Self {
-        Self { receive_buffer_len: 4 << 20, send_buffer_len: 4 << 20 }
-    }
-}
+/// Length of each buffer to request, in bytes of payload and the kernel's own overhead.
+const BUFFER_LEN_WANTED: i32 = 4 << 20;
 
 /// Buffer lengths that the kernel granted; without privilege it grants no more than
 /// `net.core.rmem_max` and `net.core.wmem_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrantedBuffers {
-    /// Receive buffer in bytes.
     pub receive_len: usize,
-    /// Send buffer in bytes.
     pub send_len: usize,
 }
 
@@ -87,29 +73,24 @@ pub(super) fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(),
 }
 
 /// Sets the buffer lengths and returns those that the kernel granted.
-pub(super) fn set_buffers(
-    socket: &UdpSocket,
-    wanted: SocketSettings,
-) -> Result<GrantedBuffers, OptionError> {
+pub(super) fn set_buffers(socket: &UdpSocket) -> Result<GrantedBuffers, OptionError> {
     let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
     let send = (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
     Ok(GrantedBuffers {
-        receive_len: grant(socket, wanted.receive_buffer_len, receive, "SO_RCVBUF")?,
-        send_len: grant(socket, wanted.send_buffer_len, send, "SO_SNDBUF")?,
+        receive_len: grant(socket, receive, "SO_RCVBUF")?,
+        send_len: grant(socket, send, "SO_SNDBUF")?,
     })
 }
 
-/// Requests `wanted` with the privileged option, then with the ordinary one. Returns the granted
+/// Requests [`BUFFER_LEN_WANTED`] with the privileged option, then with the ordinary one. Returns the granted
 /// length without the kernel's own overhead, for which it doubles the figure.
 fn grant(
     socket: &UdpSocket,
-    wanted: usize,
     (forced, ordinary): (i32, i32),
     what: &'static str,
 ) -> Result<usize, OptionError> {
-    let value = i32::try_from(wanted).unwrap_or(i32::MAX / 2);
-    if set(socket, libc::SOL_SOCKET, forced, value, what).is_err() {
-        set(socket, libc::SOL_SOCKET, ordinary, value, what)?;
+    if set(socket, libc::SOL_SOCKET, forced, BUFFER_LEN_WANTED, what).is_err() {
+        set(socket, libc::SOL_SOCKET, ordinary, BUFFER_LEN_WANTED, what)?;
     }
     let granted = read(socket, libc::SOL_SOCKET, ordinary, what)?;
     Ok(usize::try_from(granted).unwrap_or(0) / 2)

@@ -166,7 +166,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::host::socket::{SocketGroup, SocketSettings};
+    use crate::host::socket::SocketGroup;
 
     const MASK: CidMask = CidMask { k1: 0xa7, k2: 0x5c, k3: 0x91 };
 
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn the_kernel_agrees_with_the_interpreter() {
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let group = SocketGroup::bind(address, 4, MASK, SocketSettings::default()).unwrap();
+        let group = SocketGroup::bind(address, 4, MASK).unwrap();
         for socket in &group.sockets {
             socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             assert_eq!(socket.local_addr().unwrap(), group.address);
