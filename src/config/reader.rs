@@ -140,7 +140,6 @@ impl<'a> Item<'a> {
         items
     }
 
-    /// Returns the items of a list.
     pub(super) fn list(&self) -> Vec<Item<'a>> {
         let Some(list) = self.value.get_ref().as_array() else {
             self.refuse_type("a list");
