@@ -18,7 +18,6 @@ pub(crate) trait SlabKey: Copy {
     /// Returns the key of entry `index` in its `generation`.
     fn from_parts(index: u32, generation: u32) -> Self;
 
-    /// Returns index and generation.
     fn parts(self) -> (u32, u32);
 }
 
@@ -135,7 +134,6 @@ impl<K: SlabKey, V> KeyMap<K, V> {
         if is_current { entry.value.as_mut() } else { None }
     }
 
-    /// Returns the value at `index` and its key.
     pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
         let entry = self.entries.get_mut(index)?;
         let value = entry.value.as_mut()?;
@@ -153,7 +151,6 @@ impl<K: SlabKey, V> KeyMap<K, V> {
         Some(value)
     }
 
-    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -209,7 +206,6 @@ impl<K: SlabKey, V> Slab<K, V> {
         self.values.get_mut(key)
     }
 
-    /// Returns the value at `index` and its key.
     pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
         self.values.at(index)
     }
@@ -220,7 +216,6 @@ impl<K: SlabKey, V> Slab<K, V> {
         Some(value)
     }
 
-    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }

@@ -70,7 +70,6 @@ impl Origin {
         Ok(Origin { address, end: Some(end), thread: Some(thread) })
     }
 
-    /// Returns the address it listens on.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -127,7 +126,6 @@ async fn respond(request: Request<Incoming>) -> Result<Response, Infallible> {
     Ok(response)
 }
 
-/// The front page.
 fn page(fields: &HeaderMap) -> Response {
     let via: Vec<_> = fields.get_all(VIA).iter().map(|via| escape_html(via.as_bytes())).collect();
     let via = match via.join(", ") {

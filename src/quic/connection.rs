@@ -22,10 +22,7 @@ use crate::base::timers::Timer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Before `Connected`: the application does not know of it.
-    Handshaking {
-        /// When the handshake times out.
-        deadline: Instant,
-    },
+    Handshaking { deadline: Instant },
     /// Between `Connected` and `Closed`.
     Open,
     /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
@@ -61,7 +58,6 @@ impl Connection {
         self.phase == Phase::Open
     }
 
-    /// Returns the connection's next deadline.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {

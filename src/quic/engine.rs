@@ -50,7 +50,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Returns an engine without connections.
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         settings.check()?;
         let listeners = settings
@@ -152,7 +151,6 @@ impl Engine {
         self.due = due;
     }
 
-    /// Returns the oldest event.
     pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
         self.settle_heard();
         self.events.pop_front()
@@ -222,13 +220,11 @@ impl Engine {
         }
     }
 
-    /// Returns the numbers of connections by state.
     pub fn counts(&self) -> ConnectionCounts {
         let closing = self.table.count() - self.open - self.handshaking;
         ConnectionCounts { open: self.open, handshaking: self.handshaking, closing }
     }
 
-    /// Returns the counters since the engine was made.
     pub fn stats(&self) -> &QuicCounters {
         &self.stats
     }

@@ -55,7 +55,6 @@ impl Paths {
         Self { remote, credit, proven: None, probed: None, is_elsewhere: false, free_left }
     }
 
-    /// Returns whether the current path is validated.
     pub(super) fn is_proven(&self) -> bool {
         self.credit.validated
     }
@@ -66,7 +65,6 @@ impl Paths {
         from == self.remote && !self.is_elsewhere
     }
 
-    /// Marks the current path as validated.
     pub(super) fn prove(&mut self) {
         self.credit.validated = true;
     }

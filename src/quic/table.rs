@@ -51,7 +51,6 @@ impl Table {
         self.connections.get_mut(key).map(Box::as_mut)
     }
 
-    /// Returns the keys of all connections.
     pub(super) fn keys(&self) -> Vec<ConnectionKey> {
         self.connections.keys()
     }

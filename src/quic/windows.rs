@@ -106,12 +106,10 @@ impl Windows {
     }
 }
 
-/// Returns the send window that a connection starts with.
 pub(super) fn send_start(quic: &config::Quic) -> u64 {
     u64::from(SEND_WINDOW_START.min(quic.send_window_max))
 }
 
-/// Returns the receive window that a connection starts with.
 pub(super) fn receive_start(quic: &config::Quic) -> u64 {
     u64::from(RECEIVE_WINDOW_START.min(quic.receive_window_max))
 }

@@ -40,7 +40,6 @@ impl LogCounts {
     }
 }
 
-/// An open log.
 pub(in crate::control) struct Sink {
     pub(super) format: AccessFormat,
     /// At most one chunk waits while another is written.
@@ -64,7 +63,6 @@ pub(in crate::control) fn open(log: &AccessLog) -> Result<Sink, ControlError> {
     }
 }
 
-/// Opens a file for appending.
 fn open_file(path: &Path) -> io::Result<File> {
     // Opening a FIFO blocks until it has a reader.
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
