@@ -22,7 +22,8 @@ use super::error::ConfigError;
 /// A file being read, and its refusals so far.
 pub(super) struct Reader<'a> {
     text: &'a str,
-    folder: &'a Path,
+    /// The directory of the file, where relative paths start.
+    pub(super) folder: &'a Path,
     pub(super) surroundings: &'a Surroundings<'a>,
     errors: RefCell<Vec<ConfigError>>,
     /// Known keys that are not in the file.
@@ -38,11 +39,6 @@ impl<'a> Reader<'a> {
         let folder = origin.parent().unwrap_or(Path::new(""));
         let (errors, absent) = Default::default();
         Reader { text, folder, surroundings, errors, absent }
-    }
-
-    /// Returns the directory of the configuration file, where relative paths start.
-    pub(super) fn folder(&self) -> &'a Path {
-        self.folder
     }
 
     /// Adds a refusal at this place of the file.

@@ -98,7 +98,7 @@ fn admin(mut section: Section) -> Option<AdminAddress> {
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,
-        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder())),
+        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder)),
     };
     section.finish();
     address
@@ -353,7 +353,7 @@ fn endpoints(item: Item) -> Vec<Endpoint> {
         let Some(address) = address else { continue };
         let reader = address.reader();
         let addresses = address
-            .parsed(|text| names::endpoint_addresses(text, reader.folder(), reader.surroundings));
+            .parsed(|text| names::endpoint_addresses(text, reader.folder, reader.surroundings));
         for found in addresses.unwrap_or_default() {
             if endpoints.iter().any(|endpoint| endpoint.address == found) {
                 address.refuse("is in this upstream twice; use weight for a larger share");

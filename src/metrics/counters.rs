@@ -354,7 +354,7 @@ kinds! {
         Quota: quota,
         /// The pool was below its low-water mark.
         LowWater: low_water,
-        /// A datagram of a handshake, copied because a half-open connection may keep it for seconds.
+        /// A datagram of a handshake: a half-open connection may keep it for seconds.
         Handshake: handshake,
     }
 }

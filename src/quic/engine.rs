@@ -316,7 +316,7 @@ impl Engine {
         self.timers.clear(&mut connection.timer);
         let phase = connection.phase;
         self.stats.packets_lost += connection.newly_lost();
-        self.window_budget += connection.windows.taken();
+        self.window_budget += connection.windows.taken;
         self.listeners[connection.listener].count -= 1;
         match phase {
             Phase::Handshaking { .. } => {

@@ -118,7 +118,7 @@ impl Ring {
         let claim = Claim::new(&pool);
         let mut machine = Machine::new(&settings, pool)?;
         let mut kernel = Kernel::new(&settings)?;
-        machine.has_zero_copy = kernel.features().zero_copy_send;
+        machine.has_zero_copy = kernel.features.zero_copy_send;
         kernel.register_group(&machine.datagram_buffers)?;
         kernel.register_group(&machine.stream_buffers)?;
         kernel.enable()?;

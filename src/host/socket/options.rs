@@ -82,8 +82,8 @@ pub(super) fn set_buffers(socket: &UdpSocket) -> Result<GrantedBuffers, OptionEr
     })
 }
 
-/// Requests [`BUFFER_LEN_WANTED`] with the privileged option, then with the ordinary one. Returns the granted
-/// length without the kernel's own overhead, for which it doubles the figure.
+/// Requests [`BUFFER_LEN_WANTED`] with the privileged option, then with the ordinary one. Returns
+/// the granted length without the kernel's own overhead, for which it doubles the figure.
 fn grant(
     socket: &UdpSocket,
     (forced, ordinary): (i32, i32),
@@ -149,7 +149,7 @@ unsafe fn set_raw<T>(
     what: &'static str,
 ) -> Result<(), OptionError> {
     let (at, len) = (std::ptr::from_ref(value).cast(), mem::size_of::<T>() as libc::socklen_t);
-    // SAFETY: `value` is live for the call and its length is given; the caller vouches for the rest.
+    // SAFETY: `value` is live for the call, its length is given; the caller vouches for the rest.
     let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, len) };
     if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
 }
