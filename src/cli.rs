@@ -37,7 +37,6 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Returns the exit code.
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,

@@ -14,8 +14,8 @@ use crate::config::{self, Config};
 use crate::control::{self, Control, ControlSettings, ExitReason};
 use crate::demo::Demonstration;
 use crate::host::probe::{self, HostFacts};
+use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
-use crate::host::socket::{SocketGroup, SocketSettings};
 use crate::host::{clock, cpu, eventfd};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{PoolPlan, RegionHandle, Regions};
@@ -175,9 +175,7 @@ impl Process {
         }
         Ok(reason)
     }
-}
 
-impl Process {
     fn worker_setup(
         &self,
         index: u16,
@@ -238,8 +236,7 @@ fn bind_group(
     worker_count: u16,
     keys: &ProcessKeys,
 ) -> Result<SocketGroup, String> {
-    let settings = SocketSettings::default();
-    let group = SocketGroup::bind(address, worker_count, keys.cid_mask, settings)
+    let group = SocketGroup::bind(address, worker_count, keys.cid_mask)
         .map_err(|error| error.to_string())?;
     tracing::info!(
         address = %group.address,

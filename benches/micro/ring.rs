@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use ringway::testing::internal::cid::CidMask;
 use ringway::testing::internal::host::clock;
-use ringway::testing::internal::host::socket::{SocketGroup, SocketSettings};
+use ringway::testing::internal::host::socket::SocketGroup;
 use ringway::testing::internal::ring::{
     Completion, DatagramSend, Ring, RingSettings, SocketIndex, Wait,
 };
@@ -35,7 +35,7 @@ fn ring() -> Ring {
 fn edge(ring: &mut Ring) -> (SocketIndex, SocketAddr) {
     let mask = CidMask { k1: 0, k2: 0, k3: 0 };
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let group = SocketGroup::bind(address, 1, mask, SocketSettings::default());
+    let group = SocketGroup::bind(address, 1, mask);
     let mut group = group.expect("a port on loopback");
     let socket = ring.add_socket(group.sockets.remove(0)).expect("room for two sockets");
     ring.receive_datagrams(socket);

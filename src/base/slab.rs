@@ -1,12 +1,12 @@
 //! Slabs with generations: a key that outlives its value finds nothing, never a later value.
 //!
-//! Three tables of one layout, which differ in who chooses the key of a value:
+//! A value's key may be chosen in three ways:
 //!
 //! ```text
-//!                   index            generation
-//!  Slab             the slab         the slab
-//!  IndexedSlab      the caller       the slab
-//!  KeyMap           the caller       the caller: a key of another slab
+//!                       index            generation
+//!  Slab::insert         the slab         the slab
+//!  KeyMap::insert_at    the caller       the map
+//!  KeyMap::insert       the caller       the caller: a key of another slab
 //! ```
 
 use std::marker::PhantomData;
@@ -18,7 +18,6 @@ pub(crate) trait SlabKey: Copy {
     /// Returns the key of entry `index` in its `generation`.
     fn from_parts(index: u32, generation: u32) -> Self;
 
-    /// Returns index and generation.
     fn parts(self) -> (u32, u32);
 }
 
@@ -74,7 +73,8 @@ struct Entry<V> {
     value: Option<V>,
 }
 
-/// Values under the keys of another slab, at most one for each index.
+/// Values at indexes that the caller chooses, at most one for each. All of a map are inserted in
+/// the same way: under keys of another slab, or under new keys.
 #[derive(Debug)]
 pub(crate) struct KeyMap<K, V> {
     entries: Vec<Entry<V>>,
@@ -107,6 +107,20 @@ impl<K: SlabKey, V> KeyMap<K, V> {
         self.len += 1;
     }
 
+    /// Inserts `value` at `index`, in a new generation.
+    ///
+    /// # Panics
+    ///
+    /// If the index is in use.
+    pub(crate) fn insert_at(&mut self, index: usize, value: V) -> K {
+        let before = self.entries.get(index);
+        let generation = before.map_or(0, |entry| entry.generation.wrapping_add(1));
+        let index = u32::try_from(index).expect("fewer than 2^32 entries");
+        let key = K::from_parts(index, generation);
+        self.insert(key, value);
+        key
+    }
+
     pub(crate) fn get(&self, key: K) -> Option<&V> {
         let (index, generation) = key.parts();
         let entry = self.entries.get(index as usize)?;
@@ -120,7 +134,6 @@ impl<K: SlabKey, V> KeyMap<K, V> {
         if is_current { entry.value.as_mut() } else { None }
     }
 
-    /// Returns the value at `index` and its key.
     pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
         let entry = self.entries.get_mut(index)?;
         let value = entry.value.as_mut()?;
@@ -138,7 +151,6 @@ impl<K: SlabKey, V> KeyMap<K, V> {
         Some(value)
     }
 
-    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -155,67 +167,17 @@ impl<K: SlabKey, V> KeyMap<K, V> {
             Some((K::from_parts(index, entry.generation), value))
         })
     }
-}
-
-/// Values at indexes that the caller chooses. An index gets a new generation with each value.
-#[derive(Debug)]
-pub(crate) struct IndexedSlab<K, V> {
-    map: KeyMap<K, V>,
-}
-
-impl<K, V> Default for IndexedSlab<K, V> {
-    fn default() -> Self {
-        Self { map: KeyMap::default() }
-    }
-}
-
-impl<K: SlabKey, V> IndexedSlab<K, V> {
-    /// Inserts `value` at `index`.
-    ///
-    /// # Panics
-    ///
-    /// If the index is in use.
-    pub(crate) fn insert_at(&mut self, index: usize, value: V) -> K {
-        let before = self.map.entries.get(index);
-        let generation = before.map_or(0, |entry| entry.generation.wrapping_add(1));
-        let index = u32::try_from(index).expect("fewer than 2^32 entries");
-        let key = K::from_parts(index, generation);
-        self.map.insert(key, value);
-        key
-    }
-
-    pub(crate) fn get(&self, key: K) -> Option<&V> {
-        self.map.get(key)
-    }
-
-    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
-        self.map.get_mut(key)
-    }
-
-    /// Returns the value at `index` and its key.
-    pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
-        self.map.at(index)
-    }
-
-    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
-        self.map.remove(key)
-    }
-
-    /// Returns the number of values.
-    pub(crate) fn len(&self) -> usize {
-        self.map.len()
-    }
 
     /// Returns the keys in use by index. Walks unused entries too: not for the data path.
     pub(crate) fn keys(&self) -> Vec<K> {
-        self.map.iter().map(|(key, _)| key).collect()
+        self.iter().map(|(key, _)| key).collect()
     }
 }
 
 /// Values at indexes that the slab chooses: the one freed last, or a new one.
 #[derive(Debug)]
 pub(crate) struct Slab<K, V> {
-    values: IndexedSlab<K, V>,
+    values: KeyMap<K, V>,
     free: Vec<u32>,
 }
 
@@ -226,8 +188,8 @@ impl<K: SlabKey, V> Slab<K, V> {
 
     /// Returns an empty slab that does not allocate for its first `len` values.
     pub(crate) fn with_capacity(len: usize) -> Self {
-        let mut values = IndexedSlab::default();
-        values.map.entries.reserve(len);
+        let mut values = KeyMap::default();
+        values.entries.reserve(len);
         Self { values, free: Vec::with_capacity(len) }
     }
 
@@ -244,7 +206,6 @@ impl<K: SlabKey, V> Slab<K, V> {
         self.values.get_mut(key)
     }
 
-    /// Returns the value at `index` and its key.
     pub(crate) fn at(&mut self, index: usize) -> Option<(K, &mut V)> {
         self.values.at(index)
     }
@@ -255,7 +216,6 @@ impl<K: SlabKey, V> Slab<K, V> {
         Some(value)
     }
 
-    /// Returns the number of values.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
@@ -289,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_caller_may_choose_the_index() {
-        let mut slab: IndexedSlab<TestKey, &str> = IndexedSlab::default();
+        let mut slab: KeyMap<TestKey, &str> = KeyMap::default();
         let first = slab.insert_at(5, "first");
         assert_eq!(first.index(), 5);
         assert_eq!(slab.at(5), Some((first, &mut "first")));
@@ -304,7 +264,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "index 5 is in use")]
     fn an_index_has_one_value() {
-        let mut slab: IndexedSlab<TestKey, ()> = IndexedSlab::default();
+        let mut slab: KeyMap<TestKey, ()> = KeyMap::default();
         slab.insert_at(5, ());
         slab.insert_at(5, ());
     }

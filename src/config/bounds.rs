@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::limits;
 
-/// Bounds of a number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<T> {
     /// Value if the key is absent.

@@ -63,7 +63,7 @@ pub(super) fn certificates(certificates: &[Found<Certificate>]) {
             if let Some(first) = hosts.insert(host, &found.item.key) {
                 found.item.refuse(format_args!(
                     "serves {:?}, as {first} does; a name belongs to one certificate",
-                    pattern_text(host)
+                    host.to_string()
                 ));
             }
         }
@@ -115,11 +115,4 @@ fn takes_all(earlier: &NamedRoute, later: &NamedRoute) -> bool {
     let path = earlier.path_prefix == "/"
         || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     host && path
-}
-
-fn pattern_text(pattern: &HostPattern) -> String {
-    match pattern {
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Wildcard(parent) => format!("*.{parent}"),
-    }
 }

@@ -1,6 +1,7 @@
 //! The validated configuration. Its values are within their bounds, so later code does not check
 //! them again.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +36,6 @@ pub struct Runtime {
     pub workers: Option<u16>,
     /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
-    /// Whether the pool uses huge pages.
     pub hugepages: Hugepages,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
@@ -74,7 +74,6 @@ pub enum LogLevel {
 /// `[log] access`
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessLog {
-    /// `stdout` or a file.
     pub target: AccessTarget,
     pub format: AccessFormat,
 }
@@ -153,7 +152,6 @@ pub enum Congestion {
 pub struct Certificate {
     /// Names that the certificate serves, at least one.
     pub hosts: Vec<HostPattern>,
-    /// Source of the chain and the key.
     pub source: CertificateSource,
 }
 
@@ -187,6 +185,15 @@ impl HostPattern {
             Self::Wildcard(parent) => host
                 .split_once('.')
                 .is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(parent) => write!(f, "*.{parent}"),
         }
     }
 }
@@ -268,7 +275,6 @@ pub enum HostPolicy {
 /// One of `endpoints`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// Address of the endpoint.
     pub address: EndpointAddress,
     /// Share of requests relative to the other endpoints, 1..=1000.
     pub weight: u16,

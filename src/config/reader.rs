@@ -22,7 +22,8 @@ use super::error::ConfigError;
 /// A file being read, and its refusals so far.
 pub(super) struct Reader<'a> {
     text: &'a str,
-    folder: &'a Path,
+    /// The directory of the file, where relative paths start.
+    pub(super) folder: &'a Path,
     pub(super) surroundings: &'a Surroundings<'a>,
     errors: RefCell<Vec<ConfigError>>,
     /// Known keys that are not in the file.
@@ -38,11 +39,6 @@ impl<'a> Reader<'a> {
         let folder = origin.parent().unwrap_or(Path::new(""));
         let (errors, absent) = Default::default();
         Reader { text, folder, surroundings, errors, absent }
-    }
-
-    /// Returns the directory of the configuration file, where relative paths start.
-    pub(super) fn folder(&self) -> &'a Path {
-        self.folder
     }
 
     /// Adds a refusal at this place of the file.
@@ -127,12 +123,20 @@ impl<'a> Item<'a> {
     }
 
     /// Returns the items of a list, or the item itself if it is not a list.
-    pub(super) fn one_or_many(self) -> Vec<Item<'a>> {
-        if self.value.get_ref().is_array() { self.list() } else { vec![self] }
+    pub(super) fn one_or_many(self, what: &str) -> Vec<Item<'a>> {
+        if self.value.get_ref().is_array() { self.filled_list(what) } else { vec![self] }
     }
 
-    /// Returns the items of a list.
-    pub(super) fn list(self) -> Vec<Item<'a>> {
+    /// Returns the items of a list. An empty one is refused: it must hold at least one `what`.
+    pub(super) fn filled_list(&self, what: &str) -> Vec<Item<'a>> {
+        let items = self.list();
+        if items.is_empty() {
+            self.refuse(format_args!("must hold at least one {what}"));
+        }
+        items
+    }
+
+    pub(super) fn list(&self) -> Vec<Item<'a>> {
         let Some(list) = self.value.get_ref().as_array() else {
             self.refuse_type("a list");
             return Vec::new();

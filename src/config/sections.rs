@@ -4,7 +4,7 @@ use super::bounds as b;
 use super::checks::{self, Found, NamedRoute, Reference};
 use super::model::*;
 use super::names;
-use super::reader::{Item, Reader, Section};
+use super::reader::{Item, Section};
 
 /// Reads the whole file. If the reader has refusals, the configuration is not to be used.
 pub(super) fn read(mut root: Section) -> Config {
@@ -50,13 +50,8 @@ fn each<'a, T>(
     item: Item<'a>,
     read: impl Fn(Section<'a>, usize) -> Option<T>,
 ) -> Vec<Found<'a, T>> {
-    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
-    let items = item.list();
-    if items.is_empty() {
-        reader.refuse(&span, &key, "must hold at least one entry");
-    }
     let mut found = Vec::new();
-    for (index, item) in items.into_iter().enumerate() {
+    for (index, item) in item.filled_list("entry").into_iter().enumerate() {
         let value = item.section().and_then(|section| read(section, index));
         found.extend(value.map(|value| Found { value, item }));
     }
@@ -103,7 +98,7 @@ fn admin(mut section: Section) -> Option<AdminAddress> {
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,
-        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder())),
+        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder)),
     };
     section.finish();
     address
@@ -158,17 +153,13 @@ fn listener(mut section: Section, index: usize) -> Listener {
     let name = section.item("name").and_then(|item| item.parsed(plain_name));
     let address = section.required("address", "write it like [\"0.0.0.0:443\", \"[::]:443\"]");
     let addresses = address.map(|item| {
-        let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
-        let items = item.one_or_many();
-        if items.is_empty() {
-            reader.refuse(&span, &key, "must hold at least one address");
-        }
+        let items = item.one_or_many("address");
         items.iter().filter_map(|item| item.parsed(names::socket_address)).collect()
     });
     if let Some(item) = section.item("protocols") {
         protocols(item);
     }
-    let proxies = section.item("trusted_proxies").map(Item::list).unwrap_or_default();
+    let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
     let quic = quic(section.section("quic"));
     section.finish();
@@ -191,12 +182,7 @@ fn plain_name(text: &str) -> Result<String, String> {
 
 /// Accepts HTTP/3 only; protocols that are not supported yet are refused by name.
 fn protocols(item: Item) {
-    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
-    let items = item.list();
-    if items.is_empty() {
-        reader.refuse(&span, &key, "must hold at least one protocol; write [\"h3\"]");
-    }
-    for item in items {
+    for item in item.filled_list("protocol; write [\"h3\"]") {
         match item.string().as_deref() {
             None | Some("h3") => {}
             Some(tcp @ ("h2" | "http/1.1")) => item.refuse(format_args!(
@@ -259,11 +245,7 @@ fn quic(mut section: Section) -> Quic {
 fn certificate(mut section: Section) -> Option<Certificate> {
     let hosts = section.required("hosts", "write it like [\"example.com\", \"*.example.com\"]");
     let hosts = hosts.map(|item| {
-        let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
-        let items = item.one_or_many();
-        if items.is_empty() {
-            reader.refuse(&span, &key, "must hold at least one name");
-        }
+        let items = item.one_or_many("name");
         items.iter().filter_map(|item| item.parsed(names::certificate_host)).collect()
     });
     let cert = section.required("cert", "give the path of the certificate chain (PEM)");
@@ -362,19 +344,17 @@ fn health(mut section: Section) -> Health {
 }
 
 fn endpoints(item: Item) -> Vec<Endpoint> {
-    let (span, key, reader) = (item.span(), item.key.clone(), item.reader());
-    let items = item.list();
-    if items.is_empty() {
-        reader.refuse(&span, &key, "must hold at least one endpoint");
-    }
     let mut endpoints: Vec<Endpoint> = Vec::new();
-    for item in items {
+    for item in item.filled_list("endpoint") {
         let Some(mut section) = item.section() else { continue };
         let address = section.required("address", "write it like \"127.0.0.1:8080\"");
         let weight = narrow(section.integer("weight", &b::WEIGHT));
         section.finish();
         let Some(address) = address else { continue };
-        for found in resolved(&address, reader) {
+        let reader = address.reader();
+        let addresses = address
+            .parsed(|text| names::endpoint_addresses(text, reader.folder, reader.surroundings));
+        for found in addresses.unwrap_or_default() {
             if endpoints.iter().any(|endpoint| endpoint.address == found) {
                 address.refuse("is in this upstream twice; use weight for a larger share");
             }
@@ -382,11 +362,6 @@ fn endpoints(item: Item) -> Vec<Endpoint> {
         }
     }
     endpoints
-}
-
-fn resolved(item: &Item, reader: &Reader) -> Vec<EndpointAddress> {
-    let parse = |text: &str| names::endpoint_addresses(text, reader.folder(), reader.surroundings);
-    item.parsed(parse).unwrap_or_default()
 }
 
 /// Converts into a smaller type: every maximum in [`super::bounds`] fits its field.

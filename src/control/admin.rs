@@ -38,7 +38,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause after a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listening socket.
 pub(super) enum Bound {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),

@@ -45,12 +45,10 @@ const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Settings of the control thread.
 #[derive(Debug, Clone)]
 pub struct ControlSettings {
-    /// Address of the admin endpoint.
     pub admin: Option<AdminAddress>,
-    /// Whether an admin address that is in use is an error. The demonstration does without.
+    /// An admin address that is in use is an error. The demonstration does without.
     pub admin_required: bool,
     pub access: Option<AccessLog>,
-    /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,

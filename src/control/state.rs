@@ -103,7 +103,6 @@ impl State {
         chosen.map(|(index, _)| index.to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// Sends a command to every worker.
     pub(super) fn tell_all(&self, command: impl Fn() -> Command) {
         for worker in self.workers.borrow().iter() {
             // Fails for a worker that has ended; an event reports that.

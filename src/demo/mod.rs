@@ -25,7 +25,7 @@ impl Demonstration {
     /// Starts the origin on a free port of 127.0.0.1.
     pub(crate) fn start() -> io::Result<Demonstration> {
         let origin = Origin::start()?;
-        Ok(Demonstration { config: config(origin.address()), _origin: origin })
+        Ok(Demonstration { config: config(origin.address), _origin: origin })
     }
 
     /// Returns a command to try, to be printed once the gateway serves.

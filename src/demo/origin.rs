@@ -43,7 +43,7 @@ type Response = http::Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// A running origin. Dropping it stops it.
 pub(crate) struct Origin {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -68,11 +68,6 @@ impl Origin {
                 });
             })?;
         Ok(Origin { address, end: Some(end), thread: Some(thread) })
-    }
-
-    /// Returns the address it listens on.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 }
 
@@ -127,7 +122,6 @@ async fn respond(request: Request<Incoming>) -> Result<Response, Infallible> {
     Ok(response)
 }
 
-/// The front page.
 fn page(fields: &HeaderMap) -> Response {
     let via: Vec<_> = fields.get_all(VIA).iter().map(|via| escape_html(via.as_bytes())).collect();
     let via = match via.join(", ") {
@@ -249,7 +243,7 @@ mod tests {
 
     /// Sends one request and returns the response: its head, and its body as it was on the wire.
     fn ask(origin: &Origin, request: &[u8]) -> (String, Vec<u8>) {
-        let mut stream = TcpStream::connect(origin.address()).unwrap();
+        let mut stream = TcpStream::connect(origin.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(request).unwrap();
         let mut response = Vec::new();
@@ -298,7 +292,7 @@ mod tests {
         assert_eq!(body, b"hello");
 
         // The first piece comes back before the second is sent.
-        let mut stream = TcpStream::connect(origin.address()).unwrap();
+        let mut stream = TcpStream::connect(origin.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let head = b"PUT /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head).unwrap();
@@ -354,7 +348,7 @@ mod tests {
     #[test]
     fn dropping_the_origin_closes_its_port_and_connections() {
         let origin = Origin::start().unwrap();
-        let address = origin.address();
+        let address = origin.address;
         assert!(address.ip().is_loopback());
         let mut open = TcpStream::connect(address).unwrap();
         drop(origin);

@@ -68,7 +68,7 @@ impl GatewayCounters {
             counts.own_responses.count(record.status.map(|status| status.as_u16()));
         }
         if let Some(failure) = record.upstream_failure {
-            counts.upstream_failures.count(failure);
+            counts.upstream_failures.count(failure, 1);
         }
         self.request_duration.record(record.duration);
         if let Some(duration) = record.upstream_duration {

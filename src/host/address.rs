@@ -48,7 +48,6 @@ impl SockAddr {
         (&raw const self.storage).cast()
     }
 
-    /// Returns its length in bytes.
     #[allow(clippy::len_without_is_empty, reason = "the kernel's word; an address is never empty")]
     pub(crate) fn len(&self) -> libc::socklen_t {
         self.len

@@ -20,6 +20,7 @@ use std::ptr::NonNull;
 
 use memmap2::MmapOptions;
 
+use super::probe::Limit;
 use crate::hugepages::Hugepages;
 
 /// Length of a huge page.
@@ -51,9 +52,8 @@ impl fmt::Display for Backing {
 /// The result of [`map`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// The kind of pages.
     pub backing: Backing,
-    /// Whether they can't be swapped out (hugetlb pages never are).
+    /// They can't be swapped out (hugetlb pages never are).
     pub locked: bool,
     /// For the log: what could be better, and the command that fixes it.
     pub advice: Option<String>,
@@ -137,7 +137,10 @@ pub(crate) unsafe fn map(
                 unsafe { keep_private(at, len) }?;
                 return Ok(Mapping { backing: Backing::Hugetlb, locked: true, advice: None });
             }
-            Some(reason) => advice = Some(hugepage_advice(&reason, wanted_len)),
+            Some(reason) => {
+                let wanted = wanted_len.div_ceil(HUGEPAGE_LEN);
+                advice = Some(hugepage_advice(&reason, wanted, hugepage_counts()));
+            }
         }
     }
     if let (Hugepages::Require, Some(advice)) = (hugepages, &advice) {
@@ -150,7 +153,7 @@ pub(crate) unsafe fn map(
     let advice = advice.map(|advice| format!("{advice}; until then it lies in {backing}"));
     // SAFETY: locking changes no content and no address.
     let locked = unsafe { libc::mlock(at.as_ptr().cast(), len) } == 0;
-    let lock_advice = (!locked).then(|| lock_advice(len, memlock_limit()));
+    let lock_advice = (!locked).then(|| lock_advice(len, Limit::of(libc::RLIMIT_MEMLOCK).soft));
     let advice = match (advice, lock_advice) {
         (Some(first), Some(second)) => Some(format!("{first}. Also, {second}")),
         (first, second) => first.or(second),
@@ -278,12 +281,7 @@ fn hugepage_counts() -> Option<HugepageCounts> {
     Some(HugepageCounts { reserved: read("nr_hugepages")?, available })
 }
 
-fn hugepage_advice(reason: &io::Error, wanted_len: usize) -> String {
-    let wanted = wanted_len.div_ceil(HUGEPAGE_LEN);
-    advice_for_counts(reason, wanted, hugepage_counts())
-}
-
-fn advice_for_counts(reason: &io::Error, wanted: usize, counts: Option<HugepageCounts>) -> String {
+fn hugepage_advice(reason: &io::Error, wanted: usize, counts: Option<HugepageCounts>) -> String {
     match counts {
         None => format!("this kernel has no huge pages of 2 MiB ({reason})"),
         Some(HugepageCounts { available, .. }) if available >= wanted => format!(
@@ -305,13 +303,6 @@ fn lock_advice(len: usize, limit_len: u64) -> String {
         Mib(len),
         limit_len / 1024
     )
-}
-
-fn memlock_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit writes one rlimit, and `limit` is one.
-    unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    limit.rlim_cur
 }
 
 fn refused(action: &'static str, len: usize) -> MapError {
@@ -440,11 +431,11 @@ mod tests {
     fn the_advice_computes_the_number_of_pages() {
         let reason = io::Error::from_raw_os_error(libc::ENOMEM);
         let some = Some(HugepageCounts { reserved: 10, available: 3 });
-        let advice = advice_for_counts(&reason, 64, some);
+        let advice = hugepage_advice(&reason, 64, some);
         assert!(advice.contains("sysctl -w vm.nr_hugepages=71`"), "{advice}");
         let enough = Some(HugepageCounts { reserved: 99, available: 80 });
-        assert!(advice_for_counts(&reason, 64, enough).contains("hugetlb.2MB.max"));
-        assert!(advice_for_counts(&reason, 64, None).contains("this kernel has no huge pages"));
+        assert!(hugepage_advice(&reason, 64, enough).contains("hugetlb.2MB.max"));
+        assert!(hugepage_advice(&reason, 64, None).contains("this kernel has no huge pages"));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use io_uring::{IoUring, Probe, opcode};
 /// The oldest kernel with everything that the ring needs.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
 
-/// Facts about this host.
 #[derive(Debug)]
 pub struct HostFacts {
     pub kernel: KernelRelease,
@@ -63,7 +62,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn of(resource: libc::__rlimit_resource_t) -> Limit {
+    pub(super) fn of(resource: libc::__rlimit_resource_t) -> Limit {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: `limit` is live for the call. A known resource cannot be refused.
         unsafe { libc::getrlimit(resource, &mut limit) };
@@ -71,7 +70,6 @@ impl Limit {
     }
 }
 
-/// Returns the limit of open files.
 pub fn nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }

@@ -17,7 +17,6 @@ pub enum Outcome {
 }
 
 impl BrokenRules {
-    /// Counts one broken rule.
     pub fn count(&mut self, outcome: Outcome, rule: &'static str) {
         let same = |count: &&mut (Outcome, &str, u64)| (count.0, count.1) == (outcome, rule);
         match self.counts.iter_mut().find(same) {

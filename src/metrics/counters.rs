@@ -3,24 +3,48 @@
 
 use super::BrokenRules;
 
+/// Defines an enum of kinds, and the struct with one count for each.
+macro_rules! kinds {
+    (
+        $(#[$kind_doc:meta])* $kind:ident,
+        $(#[$counts_doc:meta])* $counts:ident {
+            $($(#[$doc:meta])* $variant:ident: $field:ident,)+
+        }
+    ) => {
+        $(#[$kind_doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $kind {
+            $($(#[$doc])* $variant),+
+        }
+
+        $(#[$counts_doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $counts {
+            $($(#[$doc])* pub $field: u64),+
+        }
+
+        impl $counts {
+            pub fn count(&mut self, kind: $kind, amount: u64) {
+                *match kind {
+                    $($kind::$variant => &mut self.$field),+
+                } += amount;
+            }
+        }
+    };
+}
+
 /// All counters of a worker since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Counted by the QUIC engine.
     pub quic: QuicCounters,
     /// Connections that ended after their handshake, by cause.
     pub connections_closed: ConnectionsClosed,
-    /// Counted by the HTTP/3 layer.
     pub http3: Http3Counters,
     /// Messages of clients and upstreams that broke a rule.
     pub broken_rules: BrokenRules,
-    /// Counted by the proxy.
     pub proxy: ProxyCounters,
-    /// Counted by the ring.
     pub ring: RingCounters,
-    /// Counted by the pool.
     pub pool: PoolCounters,
-    /// Counted by the loop of the worker.
     pub worker: WorkerCounters,
     /// Payload bytes moved, and those that user space copied.
     pub ledger: Ledger,
@@ -47,9 +71,7 @@ pub struct QuicCounters {
     pub handshakes_completed: u64,
     /// Handshakes that failed, including those that timed out.
     pub handshakes_failed: u64,
-    /// Handshakes that timed out.
     pub handshakes_timed_out: u64,
-    /// Connections refused at a limit.
     pub connections_refused: u64,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
@@ -76,7 +98,6 @@ pub struct ConnectionsClosed {
     pub client: u64,
     /// Closed by the gateway: drain, stop, or an HTTP/3 rule broken by the client.
     pub gateway: u64,
-    /// Idle timeout.
     pub idle: u64,
     /// Stateless reset: the client has lost its state.
     pub reset: u64,
@@ -87,7 +108,6 @@ pub struct ConnectionsClosed {
 /// Counters of the HTTP/3 layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Http3Counters {
-    /// Request streams opened by clients.
     pub streams_opened: u64,
     /// Malformed requests (RFC 9114 4.1.2).
     pub requests_malformed: u64,
@@ -104,7 +124,6 @@ pub struct Http3Counters {
 /// Counters of the proxy: requests, responses and upstreams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyCounters {
-    /// Requests begun.
     pub requests: u64,
     /// Final responses by status class; index 0 is 1xx (stays zero), 4 is 5xx.
     pub responses: [u64; 5],
@@ -114,7 +133,6 @@ pub struct ProxyCounters {
     pub exchanges_aborted: u64,
     /// Responses reset after their head had been sent.
     pub responses_reset: u64,
-    /// Attempts to open an upstream connection.
     pub upstream_connects: u64,
     /// Requests sent over a kept-alive connection.
     pub upstream_reuses: u64,
@@ -123,7 +141,6 @@ pub struct ProxyCounters {
     pub upstream_idle_discarded: u64,
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
-    /// Failures of upstreams, by kind.
     pub upstream_failures: UpstreamFailures,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
@@ -185,59 +202,30 @@ impl OwnResponses {
     }
 }
 
-/// Failures of upstreams, by kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UpstreamFailures {
-    /// The connection was refused.
-    pub connect_refused: u64,
-    /// The connection took longer than `timeout.connect`.
-    pub connect_timeout: u64,
-    /// The connection failed in another way (unreachable, no such socket).
-    pub connect_failed: u64,
-    /// No response, or no more of it, within `timeout.response`.
-    pub response_timeout: u64,
-    /// The connection ended before the response was complete.
-    pub terminated: u64,
-    /// The response broke HTTP/1.1.
-    pub protocol: u64,
-}
-
-/// Kind of an upstream's failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamFailure {
-    /// The connection was refused.
-    ConnectRefused,
-    /// The connection took longer than `timeout.connect`.
-    ConnectTimeout,
-    /// The connection failed in another way.
-    ConnectFailed,
-    /// No response, or no more of it, within `timeout.response`.
-    ResponseTimeout,
-    /// The connection ended before the response was complete.
-    Terminated,
-    /// The response broke HTTP/1.1.
-    Protocol,
-}
-
-impl UpstreamFailures {
-    pub fn count(&mut self, failure: UpstreamFailure) {
-        *match failure {
-            UpstreamFailure::ConnectRefused => &mut self.connect_refused,
-            UpstreamFailure::ConnectTimeout => &mut self.connect_timeout,
-            UpstreamFailure::ConnectFailed => &mut self.connect_failed,
-            UpstreamFailure::ResponseTimeout => &mut self.response_timeout,
-            UpstreamFailure::Terminated => &mut self.terminated,
-            UpstreamFailure::Protocol => &mut self.protocol,
-        } += 1;
+kinds! {
+    /// Kind of an upstream's failure.
+    UpstreamFailure,
+    /// Failures of upstreams, by kind.
+    UpstreamFailures {
+        /// The connection was refused.
+        ConnectRefused: connect_refused,
+        /// The connection took longer than `timeout.connect`.
+        ConnectTimeout: connect_timeout,
+        /// The connection failed in another way (unreachable, no such socket).
+        ConnectFailed: connect_failed,
+        /// No response, or no more of it, within `timeout.response`.
+        ResponseTimeout: response_timeout,
+        /// The connection ended before the response was complete.
+        Terminated: terminated,
+        /// The response broke HTTP/1.1.
+        Protocol: protocol,
     }
 }
 
 /// Counters of the ring.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RingCounters {
-    /// io_uring_enter calls.
     pub enters: u64,
-    /// Completions taken from the kernel.
     pub completions: u64,
     /// Multishot receives on UDP sockets armed again after the kernel ended them.
     pub rearms: u64,
@@ -277,20 +265,23 @@ pub struct RingCounters {
     pub stale_keys: u64,
 }
 
-/// Datagram sends that failed for good, by reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SendsLost {
-    /// Longer than the path's MTU; usually an MTU probe.
-    pub too_long: u64,
-    /// No route to the destination.
-    pub unreachable: u64,
-    /// Forbidden by a packet filter.
-    pub refused: u64,
-    /// The kernel had no buffers after all retries.
-    pub no_buffers: u64,
-    /// The ring was shut down.
-    pub cancelled: u64,
-    pub other: u64,
+kinds! {
+    /// The reason why this host lost a datagram.
+    LossReason,
+    /// Datagram sends that failed for good, by reason.
+    SendsLost {
+        /// Longer than the path MTU (normal for an MTU probe).
+        TooLong: too_long,
+        /// No route, or the network or host is down.
+        Unreachable: unreachable,
+        /// Refused, by a packet filter or the like.
+        Refused: refused,
+        /// The kernel had no buffers, even after retries.
+        NoBuffers: no_buffers,
+        /// The ring was shut down first.
+        Cancelled: cancelled,
+        Other: other,
+    }
 }
 
 /// Counters of the pool.
@@ -303,13 +294,9 @@ pub struct PoolCounters {
 /// Counters of a worker's loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkerCounters {
-    /// Turns of the loop.
     pub loop_turns: u64,
-    /// Turns that slept.
     pub sleeps: u64,
-    /// Commands taken from the mailbox.
     pub commands: u64,
-    /// Restarts after a death.
     pub restarts: u64,
     /// Access records dropped because the control thread was behind.
     pub access_records_dropped: u64,
@@ -332,7 +319,7 @@ impl Ledger {
 
     /// Counts received bytes that were copied before they were decrypted.
     pub fn request_copied(&mut self, reason: CopyReason, len: usize) {
-        self.request.copied_bytes.count(reason, len);
+        self.request.copied_bytes.count(reason, len as u64);
     }
 
     /// Counts body bytes of responses that were queued.
@@ -342,7 +329,7 @@ impl Ledger {
 
     /// Counts bytes of responses that were copied.
     pub fn response_copied(&mut self, reason: CopyReason, len: usize) {
-        self.response.copied_bytes.count(reason, len);
+        self.response.copied_bytes.count(reason, len as u64);
     }
 }
 
@@ -354,45 +341,21 @@ pub struct Flow {
     pub copied_bytes: Copied,
 }
 
-/// Payload bytes copied, by reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// [`CopyReason::Gather`]
-    pub gather: u64,
-    /// [`CopyReason::Small`]
-    pub small: u64,
-    /// [`CopyReason::Quota`]
-    pub quota: u64,
-    /// [`CopyReason::LowWater`]
-    pub low_water: u64,
-    /// [`CopyReason::Handshake`]
-    pub handshake: u64,
-}
-
-/// Reason why user space copied payload bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CopyReason {
-    /// quinn-proto gathers stream bytes into a packet before it seals the packet.
-    Gather,
-    /// A small piece, copied so that it does not pin a slot.
-    Small,
-    /// The flow held its quota of slots.
-    Quota,
-    /// The pool was below its low-water mark.
-    LowWater,
-    /// A datagram of a handshake, copied because a half-open connection may keep it for seconds.
-    Handshake,
-}
-
-impl Copied {
-    fn count(&mut self, reason: CopyReason, len: usize) {
-        *match reason {
-            CopyReason::Gather => &mut self.gather,
-            CopyReason::Small => &mut self.small,
-            CopyReason::Quota => &mut self.quota,
-            CopyReason::LowWater => &mut self.low_water,
-            CopyReason::Handshake => &mut self.handshake,
-        } += len as u64;
+kinds! {
+    /// Reason why user space copied payload bytes.
+    CopyReason,
+    /// Payload bytes copied, by reason.
+    Copied {
+        /// quinn-proto gathers stream bytes into a packet before it seals the packet.
+        Gather: gather,
+        /// A small piece, copied so that it does not pin a slot.
+        Small: small,
+        /// The flow held its quota of slots.
+        Quota: quota,
+        /// The pool was below its low-water mark.
+        LowWater: low_water,
+        /// A datagram of a handshake: a half-open connection may keep it for seconds.
+        Handshake: handshake,
     }
 }
 
@@ -404,7 +367,6 @@ pub struct Gauges {
     /// Those of them whose handshake is not complete.
     pub connections_handshaking: u64,
     pub exchanges_active: u64,
-    /// Requests waiting for an upstream connection.
     pub requests_waiting: u64,
     pub upstream_connections_open: u64,
     /// Those of them that are idle.
@@ -412,9 +374,7 @@ pub struct Gauges {
     /// Response bytes queued for clients.
     pub responses_waiting_bytes: u64,
     pub pool_slots: PoolSlots,
-    /// Operations in flight in the kernel.
     pub ring_operations: u64,
-    /// UDP sockets by offload.
     pub socket_offload: SocketOffload,
 }
 

@@ -12,7 +12,6 @@ use prometheus_client::registry::{Registry, Unit};
 use super::WorkerReport;
 use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
 
-/// Labels of one time series.
 type Labels = Vec<(&'static str, String)>;
 
 /// Metrics of the process as a whole.
@@ -22,9 +21,7 @@ pub(crate) struct ProcessFacts {
     pub started: SystemTime,
     /// Index of every worker, and whether it reported in time.
     pub workers: Vec<(u16, bool)>,
-    /// Whether the process is draining.
     pub draining: bool,
-    /// Access log lines written.
     pub access_lines_written: u64,
     /// Access log lines dropped because the file or pipe could not take them.
     pub access_lines_dropped: u64,
@@ -108,13 +105,8 @@ impl Everything {
         encoder: &mut DescriptorEncoder,
         family: &HistogramFamily,
     ) -> fmt::Result {
-        let unit = Unit::Seconds;
-        let mut metric = encoder.encode_descriptor(
-            family.name,
-            family.help,
-            Some(&unit),
-            MetricType::Histogram,
-        )?;
+        let (unit, kind) = (Unit::Seconds, MetricType::Histogram);
+        let mut metric = encoder.encode_descriptor(family.name, family.help, Some(&unit), kind)?;
         for report in &self.reports {
             let labels = worker_labels(report, &[]);
             let histogram = (family.value)(report);
@@ -135,22 +127,14 @@ impl Everything {
             .encode_info(&[("version", process.version)])?;
 
         let started = process.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (help, unit) = ("When the process started, in seconds since 1970", Unit::Seconds);
         encoder
-            .encode_descriptor(
-                "process_start_time",
-                "When the process started, in seconds since 1970",
-                Some(&Unit::Seconds),
-                MetricType::Gauge,
-            )?
+            .encode_descriptor("process_start_time", help, Some(&unit), MetricType::Gauge)?
             .encode_gauge(&started.as_secs_f64())?;
 
+        let help = "1 while the process is draining";
         encoder
-            .encode_descriptor(
-                "draining",
-                "1 while the process is draining",
-                None,
-                MetricType::Gauge,
-            )?
+            .encode_descriptor("draining", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(process.draining))?;
 
         let help = "1 if the worker reported its counters within a second, else 0";

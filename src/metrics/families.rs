@@ -14,7 +14,7 @@ pub(super) struct Series {
 pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    /// Whether the unit is bytes; otherwise there is none.
+    /// The unit is bytes; otherwise there is none.
     pub(super) bytes: bool,
     pub(super) series: &'static [Series],
 }
@@ -31,21 +31,11 @@ macro_rules! family {
 
 /// `{label = "value"} path.to.the.number`, separated by commas.
 macro_rules! series {
-    ($({$($key:ident = $value:literal),*} $($path:ident).+),+) => {
+    ($({$($key:ident = $value:literal),*} $($path:ident).+ $([$index:literal])?),+) => {
         &[$(Series {
             labels: &[$((stringify!($key), $value)),*],
-            value: |report| report.$($path).+,
+            value: |report| report.$($path).+$([$index])?,
         }),+]
-    };
-}
-
-/// The responses of one status class, which lie in an array.
-macro_rules! class {
-    ($class:literal, $index:literal) => {
-        Series {
-            labels: &[("class", $class)],
-            value: |report| report.counters.proxy.responses[$index],
-        }
     };
 }
 
@@ -197,16 +187,12 @@ pub(super) const COUNTERS: &[Family] = &[
         "Access records dropped because the control thread was behind",
         {} counters.worker.access_records_dropped),
 
-    Family {
-        name: "responses", help: "Final responses, by status class", bytes: false,
-        series: &[
-            class!("1xx", 0),
-            class!("2xx", 1),
-            class!("3xx", 2),
-            class!("4xx", 3),
-            class!("5xx", 4),
-        ],
-    },
+    family!("responses", "Final responses, by status class",
+        {class = "1xx"} counters.proxy.responses[0],
+        {class = "2xx"} counters.proxy.responses[1],
+        {class = "3xx"} counters.proxy.responses[2],
+        {class = "4xx"} counters.proxy.responses[3],
+        {class = "5xx"} counters.proxy.responses[4]),
 ];
 
 #[rustfmt::skip]
@@ -239,7 +225,6 @@ pub(super) const GAUGES: &[Family] = &[
         {offload = "zero_copy", state = "off"} gauges.socket_offload.zero_copy_off),
 ];
 
-/// A family of histograms, one per worker.
 pub(super) struct HistogramFamily {
     pub(super) name: &'static str,
     pub(super) help: &'static str,

@@ -14,7 +14,6 @@ const BUCKET_MICROS: [u64; 18] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
-/// Latencies of one kind.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     inner: hdrhistogram::Histogram<u64>,
@@ -28,14 +27,12 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Returns an empty histogram.
     pub fn new() -> Self {
         let inner = hdrhistogram::Histogram::new_with_bounds(1, MICROS_MAX, SIGNIFICANT_DIGITS)
             .expect("the bounds are valid constants");
         Self { inner, sum_micros: 0 }
     }
 
-    /// Records one duration in microseconds.
     pub fn record_micros(&mut self, micros: u64) {
         // hdrhistogram counts 0 as its lowest value, which is 1.
         self.inner.saturating_record(micros.max(1));
@@ -46,12 +43,10 @@ impl Histogram {
         self.record_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Returns the number of durations recorded.
     pub fn count(&self) -> u64 {
         self.inner.len()
     }
 
-    /// Returns the sum of all durations, in seconds.
     pub fn sum_seconds(&self) -> f64 {
         micros_to_seconds(self.sum_micros)
     }

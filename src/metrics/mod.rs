@@ -13,22 +13,21 @@ mod families;
 mod histogram;
 
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
+pub use counters::LossReason;
 pub(crate) use counters::{
     ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger, PoolCounters,
-    PoolSlots, ProxyCounters, QuicCounters, RingCounters, SendsLost, SocketOffload,
-    UpstreamFailure, WorkerCounters,
+    PoolSlots, ProxyCounters, QuicCounters, RingCounters, SocketOffload, UpstreamFailure,
+    WorkerCounters,
 };
 #[cfg(test)]
-pub(crate) use counters::{Copied, Flow, OwnResponses, UpstreamFailures};
+pub(crate) use counters::{Copied, Flow, OwnResponses, SendsLost, UpstreamFailures};
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
 
 /// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
-    /// Index of the worker, from 0.
     pub worker: u16,
-    /// Counters, which only grow.
     pub counters: Counters,
     pub gauges: Gauges,
     /// Time from the first byte of a request to the last byte of its response given to the

@@ -280,7 +280,7 @@ fn own_responses_and_failures_are_counted_by_kind() {
         UpstreamFailure::Terminated,
         UpstreamFailure::Protocol,
     ] {
-        failures.count(failure);
+        failures.count(failure, 1);
     }
     #[rustfmt::skip]
     let each_once = UpstreamFailures {

@@ -46,7 +46,6 @@ pub(super) fn is_attached_here(region: &Region) -> bool {
     HERE.with(|here| here.region.get().is_some_and(|attached| ptr::eq(attached, region)))
 }
 
-/// Returns whether the calling thread has a pool.
 pub(super) fn has_pool_here() -> bool {
     HERE.with(|here| here.region.get().is_some())
 }
@@ -56,7 +55,6 @@ pub(super) fn attach_here(region: &'static Region) {
     HERE.with(|here| here.region.set(Some(region)));
 }
 
-/// Reverses [`attach_here`].
 pub(super) fn detach_here() {
     HERE.with(|here| here.region.set(None));
 }

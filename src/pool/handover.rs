@@ -146,7 +146,6 @@ impl InKernel {
         self.bytes.as_ptr()
     }
 
-    /// Returns the number of bytes to send.
     #[cfg(test)]
     pub(crate) fn filled_len(&self) -> usize {
         self.bytes.len()

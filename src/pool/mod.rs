@@ -173,7 +173,6 @@ impl Pool {
         }
     }
 
-    /// Returns the number of slots charged to `flow`.
     pub fn held_by(&self, flow: u16) -> u16 {
         self.slots(|slots| slots.held_by(flow))
     }
@@ -223,7 +222,6 @@ impl Pool {
         !self.is_claimed.replace(true)
     }
 
-    /// Reverses [`Self::claim`].
     pub(crate) fn unclaim(&self) {
         self.is_claimed.set(false);
     }

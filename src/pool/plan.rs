@@ -81,7 +81,6 @@ impl PoolPlan {
         Ok(Self { provided_datagrams, provided_upstream, engine_pinned, upstream_writes, transmit })
     }
 
-    /// Returns the number of all slots.
     pub const fn slot_count(&self) -> u32 {
         self.provided_datagrams
             + self.provided_upstream
@@ -90,7 +89,6 @@ impl PoolPlan {
             + self.transmit
     }
 
-    /// Returns the bytes of all slots.
     pub const fn slots_len(&self) -> usize {
         self.slot_count() as usize * SLOT_LEN
     }
@@ -113,17 +111,9 @@ impl PoolPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlanError {
     /// Fewer slots than the holders need.
-    TooSmall {
-        pool_len: usize,
-        /// Slots that they make up.
-        slot_count: usize,
-    },
+    TooSmall { pool_len: usize, slot_count: usize },
     /// More slots than a buffer ring can name.
-    TooLarge {
-        pool_len: usize,
-        /// Slots that they make up.
-        slot_count: usize,
-    },
+    TooLarge { pool_len: usize, slot_count: usize },
 }
 
 impl fmt::Display for PlanError {

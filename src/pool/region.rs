@@ -88,7 +88,7 @@ pub(super) struct Region {
     plan: PoolPlan,
     hugepages: Hugepages,
     mapping: Mapping,
-    /// Whether a thread has a pool on it. Only that thread may use `slots`.
+    /// A thread has a pool on it. Only that thread may use `slots`.
     is_attached: AtomicBool,
     slots: RefCell<Slots>,
     /// Slots that other threads have freed.
@@ -296,12 +296,7 @@ impl Drop for Lent {
 #[derive(Debug)]
 pub enum RegionError {
     /// The range was reserved for shorter pools.
-    PoolGrew {
-        /// Bytes asked for.
-        region_len: usize,
-        /// Bytes that fit.
-        region_len_max: usize,
-    },
+    PoolGrew { region_len: usize, region_len_max: usize },
     /// All parts of the range are lent.
     TooMany,
     /// The kernel gave no memory.

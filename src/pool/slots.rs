@@ -79,7 +79,7 @@ pub(super) struct Refused {
     pub index: u32,
     pub state: State,
     pub event: Event,
-    /// Whether the caller's id belongs to an earlier lease of the slot.
+    /// The caller's id belongs to an earlier lease of the slot.
     pub is_stale: bool,
 }
 
@@ -201,22 +201,18 @@ impl Slots {
         true
     }
 
-    /// Returns the number of slots charged to `flow`.
     pub(super) fn held_by(&self, flow: u16) -> u16 {
         self.held[flow as usize]
     }
 
-    /// Returns the number of free slots.
     pub(super) fn free_count(&self) -> u32 {
         self.counts[State::Free as usize]
     }
 
-    /// Returns the number of slots in `state`.
     pub(super) fn count(&self, state: State) -> u32 {
         self.counts[state as usize]
     }
 
-    /// Returns the numbers of slots by state.
     pub(super) fn counts(&self) -> SlotCounts {
         let [free, owned, provided, in_kernel] = State::ALL.map(|state| self.count(state));
         let total = self.slots.len() as u32;

@@ -70,9 +70,9 @@ impl ControllerFactory for Factory {
 /// Flags shared by the engine and a controller.
 #[derive(Default)]
 struct Switches {
-    /// Whether the window is open.
+    /// The window is open.
     lifted: AtomicBool,
-    /// Whether something was acknowledged while no PATH_CHALLENGE was outstanding.
+    /// Something was acknowledged while no PATH_CHALLENGE was outstanding.
     acknowledged: AtomicBool,
 }
 

@@ -22,10 +22,7 @@ use crate::base::timers::Timer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Before `Connected`: the application does not know of it.
-    Handshaking {
-        /// When the handshake times out.
-        deadline: Instant,
-    },
+    Handshaking { deadline: Instant },
     /// Between `Connected` and `Closed`.
     Open,
     /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
@@ -46,11 +43,11 @@ pub(super) struct Connection {
     pub(super) windows: Windows,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,
-    /// Whether it has moved to another address and has not been polled for datagrams since.
+    /// It has moved to another address and has not been polled for datagrams since.
     pub(super) moved_unasked: bool,
-    /// Whether it is in the table's queue of senders.
+    /// It is in the table's queue of senders.
     pub(super) dirty: bool,
-    /// Whether it is in the engine's list of connections to settle.
+    /// It is in the engine's list of connections to settle.
     pub(super) is_heard: bool,
     /// Lost packets that the engine's counters include already.
     pub(super) lost_counted: u64,
@@ -61,7 +58,6 @@ impl Connection {
         self.phase == Phase::Open
     }
 
-    /// Returns the connection's next deadline.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {

@@ -18,9 +18,13 @@ const AMPLIFICATION_MAX: u64 = 3;
 /// The account of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Credit {
-    validated: bool,
-    /// Whether one datagram may be sent beyond the limit.
-    first_is_free: bool,
+    pub(super) validated: bool,
+    /// One datagram may be sent beyond the limit, unless one was sent already. A client that does
+    /// not know that it moved (its NAT gave it another port) sends acknowledgements of 40 bytes,
+    /// which never add up to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): the connection would
+    /// be lost. Only a client that has completed a handshake can direct this datagram to a third
+    /// party.
+    pub(super) first_is_free: bool,
     received: u64,
     sent: u64,
 }
@@ -28,19 +32,6 @@ pub(super) struct Credit {
 impl Credit {
     pub(super) fn new(validated: bool) -> Self {
         Self { validated, first_is_free: false, received: 0, sent: 0 }
-    }
-
-    /// Permits one datagram beyond the limit, unless one was sent already. A client that does not
-    /// know that it moved (its NAT gave it another port) sends acknowledgements of 40 bytes, which
-    /// never add up to the 1,200 of a PATH_CHALLENGE (RFC 9000 8.2.1): the connection would be
-    /// lost. Only a client that has completed a handshake can direct this datagram to a third
-    /// party.
-    pub(super) fn grant_first(&mut self) {
-        self.first_is_free = true;
-    }
-
-    pub(super) fn is_first_free(self) -> bool {
-        self.first_is_free
     }
 
     /// Adds received bytes. All bytes of datagrams attributed to the connection count, including
@@ -51,14 +42,6 @@ impl Credit {
 
     pub(super) fn sent(&mut self, len: usize) {
         self.sent += len as u64;
-    }
-
-    pub(super) fn validate(&mut self) {
-        self.validated = true;
-    }
-
-    pub(super) fn is_validated(self) -> bool {
-        self.validated
     }
 
     /// Returns how many datagrams of `len` bytes may be sent, at most `count_max`.
@@ -142,14 +125,14 @@ mod tests {
         assert_eq!(credit.datagram_count(1200, 64), 0);
         credit.received(1);
         assert_eq!(credit.datagram_count(1200, 64), 1, "1,199 were left, and 3 more");
-        credit.validate();
+        credit.validated = true;
         assert_eq!(credit.datagram_count(1200, 64), 64);
     }
 
     #[test]
     fn one_datagram_is_free_for_a_new_address() {
         let mut credit = Credit::new(false);
-        credit.grant_first();
+        credit.first_is_free = true;
         credit.received(40);
         assert_eq!(credit.datagram_count(1200, 64), 1);
         credit.sent(1200);

@@ -38,7 +38,7 @@ pub struct Engine {
     pub(super) handshaking: usize,
     /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
-    /// Whether new connections are accepted; false in a drain.
+    /// New connections are accepted; false in a drain.
     pub(super) accepting: bool,
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
@@ -50,7 +50,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Returns an engine without connections.
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         settings.check()?;
         let listeners = settings
@@ -152,7 +151,6 @@ impl Engine {
         self.due = due;
     }
 
-    /// Returns the oldest event.
     pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
         self.settle_heard();
         self.events.pop_front()
@@ -222,13 +220,11 @@ impl Engine {
         }
     }
 
-    /// Returns the numbers of connections by state.
     pub fn counts(&self) -> ConnectionCounts {
         let closing = self.table.count() - self.open - self.handshaking;
         ConnectionCounts { open: self.open, handshaking: self.handshaking, closing }
     }
 
-    /// Returns the counters since the engine was made.
     pub fn stats(&self) -> &QuicCounters {
         &self.stats
     }
@@ -320,7 +316,7 @@ impl Engine {
         self.timers.clear(&mut connection.timer);
         let phase = connection.phase;
         self.stats.packets_lost += connection.newly_lost();
-        self.window_budget += connection.windows.taken();
+        self.window_budget += connection.windows.taken;
         self.listeners[connection.listener].count -= 1;
         match phase {
             Phase::Handshaking { .. } => {

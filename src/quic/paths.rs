@@ -36,7 +36,7 @@ pub(super) struct Paths {
     /// Another address that the client has sent from, to probe a path (RFC 9000 9.1). Only one is
     /// kept: no client may expect responses to probes of several at a time.
     probed: Option<Probed>,
-    /// Whether the client was last heard from there, and not because it probes a path.
+    /// The client was last heard from there, and not because it probes a path.
     is_elsewhere: bool,
     /// Free datagrams left until the client validates an address.
     free_left: u8,
@@ -55,9 +55,8 @@ impl Paths {
         Self { remote, credit, proven: None, probed: None, is_elsewhere: false, free_left }
     }
 
-    /// Returns whether the current path is validated.
     pub(super) fn is_proven(&self) -> bool {
-        self.credit.is_validated()
+        self.credit.validated
     }
 
     /// Returns whether `from` is the current address and the client was not heard from another
@@ -66,9 +65,8 @@ impl Paths {
         from == self.remote && !self.is_elsewhere
     }
 
-    /// Marks the current path as validated.
     pub(super) fn prove(&mut self) {
-        self.credit.validate();
+        self.credit.validated = true;
     }
 
     /// Follows the connection to `remote`. Returns whether it moved.
@@ -77,12 +75,12 @@ impl Paths {
             return false;
         }
         let known = self.proven == Some(remote);
-        if self.credit.is_validated() {
+        if self.credit.validated {
             self.proven = Some(self.remote);
         }
         self.credit = if known { Credit::new(true) } else { Credit::new(false) };
         if !known && self.takes_free() {
-            self.credit.grant_first();
+            self.credit.first_is_free = true;
         }
         self.remote = remote;
         self.is_elsewhere = false;
@@ -96,10 +94,10 @@ impl Paths {
         let is_late = self.proven == Some(from);
         self.is_elsewhere = from != self.remote && !is_late && !probes;
         if let Some(mut probed) = self.probed.filter(|_| self.is_elsewhere)
-            && !probed.credit.is_first_free()
+            && !probed.credit.first_is_free
             && self.takes_free()
         {
-            probed.credit.grant_first();
+            probed.credit.first_is_free = true;
             self.probed = Some(probed);
         }
     }

@@ -44,11 +44,9 @@ const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs
 /// Settings of an [`super::Engine`]. Time and randomness are among them, so that the same settings
 /// and inputs give the same run.
 pub struct EngineSettings {
-    /// One for each listener.
     pub listeners: Vec<config::Quic>,
     /// Index of the listener of each socket, by the socket's number.
     pub sockets: Vec<usize>,
-    /// TLS settings of all listeners.
     pub tls: Arc<rustls::ServerConfig>,
     /// Index of this worker, at most [`WORKER_INDEX_MAX`].
     pub worker: u16,
@@ -121,7 +119,6 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Returns a listener without connections.
     pub(super) fn new(settings: &EngineSettings, quic: &config::Quic) -> Result<Self, EngineError> {
         Ok(Self {
             over_ipv4: settings.server(quic, settings.mtu_max)?,

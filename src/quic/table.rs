@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::connection::Connection;
-use crate::base::slab::{IndexedSlab, slab_key};
+use crate::base::slab::{KeyMap, slab_key};
 
 slab_key! {
     /// The key of one connection of one engine, never given out twice.
@@ -17,7 +17,7 @@ slab_key! {
 /// The connections of an engine, and the queue of those that may have something to send.
 #[derive(Default)]
 pub(super) struct Table {
-    connections: IndexedSlab<ConnectionKey, Box<Connection>>,
+    connections: KeyMap<ConnectionKey, Box<Connection>>,
     /// Connections that may have something to send, each at most once.
     dirty: VecDeque<ConnectionKey>,
 }
@@ -51,7 +51,6 @@ impl Table {
         self.connections.get_mut(key).map(Box::as_mut)
     }
 
-    /// Returns the keys of all connections.
     pub(super) fn keys(&self) -> Vec<ConnectionKey> {
         self.connections.keys()
     }

@@ -11,7 +11,6 @@ use quinn_proto::ConnectionError;
 pub struct Datagram {
     /// Number of the receiving socket.
     pub socket: u16,
-    /// Its source address.
     pub remote: SocketAddr,
     /// Its destination address, if the kernel reported it.
     pub local_ip: Option<IpAddr>,
@@ -24,14 +23,11 @@ pub struct Datagram {
 /// Datagrams to send; their bytes are in the buffer that was passed to `poll_transmit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transmit {
-    /// Number of the socket to send from.
     pub socket: u16,
     pub destination: SocketAddr,
     /// The source address, of the destination's family.
     pub source: Option<IpAddr>,
-    /// The ECN bits to set.
     pub ecn: u8,
-    /// Bytes in the buffer.
     pub len: usize,
     /// Length of each datagram but the last, if there are several.
     pub segment_len: Option<usize>,
@@ -92,34 +88,18 @@ pub enum Event {
     Closed(CloseReason),
 }
 
-/// The reason why a connection ended.
+/// The reason why a connection ended. Codes are the application's, or those of RFC 9000 20.1 where
+/// QUIC itself ended it. A client's reason phrase may be any bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloseReason {
     /// This side closed the connection.
-    Local {
-        /// The application's error code.
-        code: u64,
-    },
+    Local { code: u64 },
     /// The client's application closed it.
-    Peer {
-        /// The application's error code.
-        code: u64,
-        /// The client's reason phrase: any bytes.
-        reason: Bytes,
-    },
+    Peer { code: u64, reason: Bytes },
     /// The client's QUIC stack closed it.
-    PeerTransport {
-        /// RFC 9000 20.1.
-        code: u64,
-        /// The client's reason phrase: any bytes.
-        reason: Bytes,
-    },
+    PeerTransport { code: u64, reason: Bytes },
     /// The client broke a rule of QUIC or TLS.
-    Violation {
-        /// RFC 9000 20.1.
-        code: u64,
-        reason: String,
-    },
+    Violation { code: u64, reason: String },
     /// The client sent a stateless reset: it has forgotten the connection.
     Reset,
     /// Nothing was received for the idle timeout.
@@ -177,12 +157,10 @@ impl fmt::Display for CloseReason {
 pub struct StreamId(u64);
 
 impl StreamId {
-    /// Returns whether both sides may send.
     pub fn is_bidirectional(self) -> bool {
         self.0 & 2 == 0
     }
 
-    /// Returns whether the client opened it.
     pub fn is_from_client(self) -> bool {
         self.0 & 1 == 0
     }

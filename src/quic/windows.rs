@@ -27,8 +27,8 @@ pub(super) struct Windows {
     send_max: u64,
     receive: u64,
     receive_max: u64,
-    /// Bytes that both have taken from the worker's budget.
-    taken: u64,
+    /// Bytes that both have taken from the worker's budget; they return when the connection ends.
+    pub(super) taken: u64,
     round_start: Instant,
     round_received: u64,
 }
@@ -44,11 +44,6 @@ impl Windows {
             round_start: now,
             round_received: 0,
         }
-    }
-
-    /// Returns the bytes that go back to the budget when the connection ends.
-    pub(super) fn taken(&self) -> u64 {
-        self.taken
     }
 
     /// Counts a received datagram of `len` bytes.
@@ -106,12 +101,10 @@ impl Windows {
     }
 }
 
-/// Returns the send window that a connection starts with.
 pub(super) fn send_start(quic: &config::Quic) -> u64 {
     u64::from(SEND_WINDOW_START.min(quic.send_window_max))
 }
 
-/// Returns the receive window that a connection starts with.
 pub(super) fn receive_start(quic: &config::Quic) -> u64 {
     u64::from(RECEIVE_WINDOW_START.min(quic.receive_window_max))
 }
@@ -152,7 +145,7 @@ mod tests {
         assert_eq!(windows.grow_send(MIB / 2, &mut budget), None, "it does not shrink");
         assert_eq!(windows.grow_send(100 * MIB, &mut budget), Some(6 * MIB));
         assert_eq!(windows.grow_send(u64::MAX, &mut budget), None);
-        assert_eq!((windows.taken(), budget), (5 * MIB, 95 * MIB));
+        assert_eq!((windows.taken, budget), (5 * MIB, 95 * MIB));
     }
 
     #[test]
@@ -167,7 +160,7 @@ mod tests {
         windows.round_received = 4 * MIB;
         assert_eq!(windows.grow_receive(&mut budget), Some(4 * MIB));
         assert_eq!(windows.grow_receive(&mut budget), None);
-        assert_eq!(windows.taken() + budget, 100 * MIB);
+        assert_eq!(windows.taken + budget, 100 * MIB);
     }
 
     #[test]

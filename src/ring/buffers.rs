@@ -64,7 +64,6 @@ impl BufferGroup {
         self.memory.as_ptr().expose_provenance() as u64
     }
 
-    /// Returns the number of slots that the kernel has.
     pub(super) fn provided_count(&self) -> u16 {
         self.entry_count() - self.free_ids.len() as u16
     }

@@ -1,12 +1,12 @@
 //! The ring's output: typed completions without the kernel's numbers.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::BytesMut;
 
 use crate::base::slab::slab_key;
+pub use crate::metrics::LossReason;
 
 /// One of the UDP sockets that were added to a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,14 +29,6 @@ slab_key! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-impl fmt::Display for Full {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the ring has no room for this operation now")
-    }
-}
-
-impl std::error::Error for Full {}
-
 /// One or more datagrams of one peer to send: `buffer` is cut into segments of `segment_len`, the
 /// last may be shorter.
 #[derive(Debug)]
@@ -52,7 +44,7 @@ pub struct DatagramSend {
     pub segment_len: Option<u16>,
 }
 
-/// A completed operation, or another event of the ring.
+/// A completed operation, or another event of the ring. A `tag` is the caller's of the stream.
 #[derive(Debug)]
 pub enum Completion {
     /// Datagrams of one peer: `payload` is one, or several of `segment_len` bytes each, of which
@@ -63,17 +55,12 @@ pub enum Completion {
         payload: BytesMut,
         source: SocketAddr,
         destination: Option<IpAddr>,
-        /// The two ECN bits.
         ecn: u8,
         /// Length of a segment, 1 to the payload's length.
         segment_len: usize,
     },
     /// Receiving on a socket failed repeatedly and was stopped.
-    ReceiveStopped {
-        socket: SocketIndex,
-        /// The last failure.
-        reason: io::ErrorKind,
-    },
+    ReceiveStopped { socket: SocketIndex, reason: io::ErrorKind },
     /// A send is complete.
     Sent {
         socket: SocketIndex,
@@ -82,33 +69,18 @@ pub enum Completion {
         outcome: SendOutcome,
     },
     /// A connect is complete. Even after a failure the caller must close the stream.
-    Connected {
-        /// The caller's tag of the stream.
-        tag: u64,
-        /// Success, or the reason of the failure.
-        outcome: Result<(), ConnectError>,
-    },
+    Connected { tag: u64, outcome: Result<(), ConnectError> },
     /// A receive is complete, or a part of it.
-    Received {
-        /// The caller's tag of the stream.
-        tag: u64,
-        /// Bytes, the end of the stream, or a failure.
-        outcome: ReceiveOutcome,
-    },
+    Received { tag: u64, outcome: ReceiveOutcome },
     /// A write is complete.
     Wrote {
-        /// The caller's tag of the stream.
         tag: u64,
         /// Bytes that the kernel took: all of them after success.
         len: usize,
-        /// Success, or the reason of the failure.
         outcome: Result<(), StreamError>,
     },
     /// The stream is closed; its key is no longer valid.
-    Closed {
-        /// The caller's tag of the stream.
-        tag: u64,
-    },
+    Closed { tag: u64 },
     /// The watched eventfd was written.
     Woken,
 }
@@ -129,7 +101,6 @@ impl Completion {
     }
 }
 
-/// The outcome of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
     /// The kernel took all of it.
@@ -138,23 +109,6 @@ pub enum SendOutcome {
     Lost(LossReason),
 }
 
-/// The reason why this host lost a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossReason {
-    /// Longer than the path MTU (normal for an MTU probe).
-    TooLong,
-    /// No route, or the network or host is down.
-    Unreachable,
-    /// Refused, by a packet filter or the like.
-    Refused,
-    /// The kernel had no buffers, even after retries.
-    NoBuffers,
-    /// The ring was shut down first.
-    Cancelled,
-    Other,
-}
-
-/// The outcome of a receive.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReceiveOutcome {
     /// Bytes, in a pool slot.
@@ -185,27 +139,6 @@ pub enum ConnectError {
     Other(io::ErrorKind),
 }
 
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Refused => f.write_str("connection refused: nobody listens there"),
-            ConnectError::TimedOut => f.write_str("no response"),
-            ConnectError::Unreachable => f.write_str("no route to the address"),
-            ConnectError::NotFound => f.write_str("no such unix socket"),
-            ConnectError::Forbidden => f.write_str("not permitted (socket mode, packet filter)"),
-            ConnectError::NoLocalPort => f.write_str(
-                "no local port free for this address: widen net.ipv4.ip_local_port_range",
-            ),
-            ConnectError::NoDescriptor => {
-                f.write_str("no file descriptor left: raise LimitNOFILE (`ulimit -n`)")
-            }
-            ConnectError::Other(kind) => write!(f, "connect failed: {kind}"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
-
 /// The reason why a stream broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamError {
@@ -219,20 +152,6 @@ pub enum StreamError {
     Unreachable,
     Other(io::ErrorKind),
 }
-
-impl fmt::Display for StreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StreamError::Reset => f.write_str("the peer reset the connection"),
-            StreamError::BrokenPipe => f.write_str("the peer closed the connection"),
-            StreamError::TimedOut => f.write_str("the peer's host answers no more"),
-            StreamError::Unreachable => f.write_str("no route to the peer any more"),
-            StreamError::Other(kind) => write!(f, "the connection broke: {kind}"),
-        }
-    }
-}
-
-impl std::error::Error for StreamError {}
 
 /// The meaning of the kernel's error for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +168,6 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Classifies a negative result.
     pub(super) fn from_result(result: i32) -> Failure {
         debug_assert!(result < 0, "a failure is negative");
         match -result {
@@ -266,18 +184,17 @@ pub(super) fn kind_of(result: i32) -> io::ErrorKind {
     io::Error::from_raw_os_error(-result).kind()
 }
 
-impl LossReason {
-    pub(super) fn from_errno(errno: i32) -> LossReason {
-        match errno {
-            libc::EMSGSIZE => LossReason::TooLong,
-            libc::ENETUNREACH
-            | libc::EHOSTUNREACH
-            | libc::ENETDOWN
-            | libc::EHOSTDOWN
-            | libc::EADDRNOTAVAIL => LossReason::Unreachable,
-            libc::EPERM | libc::EACCES | libc::ECONNREFUSED => LossReason::Refused,
-            _ => LossReason::Other,
-        }
+/// Classifies the final failure of a send.
+pub(super) fn loss_from_errno(errno: i32) -> LossReason {
+    match errno {
+        libc::EMSGSIZE => LossReason::TooLong,
+        libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL => LossReason::Unreachable,
+        libc::EPERM | libc::EACCES | libc::ECONNREFUSED => LossReason::Refused,
+        _ => LossReason::Other,
     }
 }
 

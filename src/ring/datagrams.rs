@@ -32,6 +32,7 @@ use io_uring::{cqueue, opcode};
 use super::buffers::filled;
 use super::completion::{
     Completion, DatagramSend, Failure, Full, LossReason, SendOutcome, SocketIndex, kind_of,
+    loss_from_errno,
 };
 use super::machine::{Event, Machine};
 use super::message::{self, HEADER_LEN, Unusable};
@@ -39,7 +40,7 @@ use super::send::{Backoff, Method, SendOp};
 use super::table::{Op, OpKey};
 use crate::host::socket::offload::Offload;
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
-use crate::metrics::{SendsLost, SocketOffload};
+use crate::metrics::SocketOffload;
 use crate::planted::{Bug, is_planted};
 use crate::pool::Provided;
 
@@ -65,19 +66,18 @@ const REPORT_USAGE: u16 = 8;
 /// From linux/io_uring.h (IORING_NOTIF_USAGE_ZC_COPIED).
 const USAGE_COPIED: i32 = i32::MIN;
 
-/// A UDP socket of the ring.
 pub(super) struct Socket {
     file: u32,
     receive: Option<OpKey>,
-    /// Whether to arm the receive with the next submission.
+    /// The receive is to be armed with the next submission.
     is_wanted: bool,
     was_armed: bool,
     failures: u32,
-    /// Whether one receive may carry many datagrams (UDP_GRO).
+    /// One receive may carry many datagrams (UDP_GRO).
     is_coalescing: bool,
     /// Batches still to be sent segment by segment.
     unsegmented: u32,
-    /// Whether zero-copy sends work, as far as is known.
+    /// Zero-copy sends work, as far as is known.
     is_zero_copy: bool,
     /// The message header that a receive is armed with.
     header: Box<libc::msghdr>,
@@ -268,9 +268,7 @@ impl Machine {
 
     /// Submits the pieces that are to be sent, or sent again.
     fn issue_send(&mut self, key: OpKey) {
-        let Some(Op::Send(op)) = self.table.get_mut(key) else {
-            unreachable!("a send stays in the table until its last completion");
-        };
+        let op = self.table.send(key);
         let file = Fixed(self.sockets[op.socket.index()].file);
         let mut pieces = std::mem::take(&mut op.again);
         while pieces != 0 {
@@ -290,9 +288,7 @@ impl Machine {
 
     pub(super) fn send_progressed(&mut self, key: OpKey, event: Event) -> Option<Completion> {
         let Event { result, flags, .. } = event;
-        let Some(Op::Send(op)) = self.table.get_mut(key) else {
-            unreachable!("the caller has just found it");
-        };
+        let op = self.table.send(key);
         if op.backoff == Backoff::UnderWay {
             op.backoff = Backoff::None;
             return self.settle_send(key);
@@ -318,9 +314,7 @@ impl Machine {
 
     /// Decides what follows from the failure of a piece: another try, another method, or its loss.
     fn send_failed(&mut self, key: OpKey, failure: Failure) {
-        let Some(Op::Send(op)) = self.table.get_mut(key) else {
-            unreachable!("the caller has just found it");
-        };
+        let op = self.table.send(key);
         let piece = 1 << key.piece();
         let reason = match failure {
             // Not in this kernel, not for this socket, or no more pages may be pinned. Whether the
@@ -356,18 +350,16 @@ impl Machine {
             }
             Failure::NoBuffers | Failure::NoMemory => LossReason::NoBuffers,
             Failure::Cancelled => LossReason::Cancelled,
-            Failure::Final(errno) => LossReason::from_errno(errno),
+            Failure::Final(errno) => loss_from_errno(errno),
         };
         op.lost = Some(reason);
-        *counter_of(&mut self.stats.sends_lost, reason) += 1;
+        self.stats.sends_lost.count(reason, 1);
     }
 
     /// Sends again the pieces that need it, or ends the batch.
     fn settle_send(&mut self, key: OpKey) -> Option<Completion> {
         let key = key.with_piece(0);
-        let Some(Op::Send(op)) = self.table.get_mut(key) else {
-            unreachable!("a send stays in the table until its last completion");
-        };
+        let op = self.table.send(key);
         if op.outstanding > 0 {
             return None;
         }
@@ -408,21 +400,8 @@ impl Machine {
 
     /// The effect of a planted bug.
     fn return_early(&mut self, key: OpKey) -> Completion {
-        let Some(Op::Send(op)) = self.table.get_mut(key) else {
-            unreachable!("the caller has just found it");
-        };
+        let op = self.table.send(key);
         let (socket, buffer) = (op.socket, op.take_buffer());
         Completion::Sent { socket, buffer, outcome: SendOutcome::Sent }
-    }
-}
-
-fn counter_of(lost: &mut SendsLost, reason: LossReason) -> &mut u64 {
-    match reason {
-        LossReason::TooLong => &mut lost.too_long,
-        LossReason::Unreachable => &mut lost.unreachable,
-        LossReason::Refused => &mut lost.refused,
-        LossReason::NoBuffers => &mut lost.no_buffers,
-        LossReason::Cancelled => &mut lost.cancelled,
-        LossReason::Other => &mut lost.other,
     }
 }

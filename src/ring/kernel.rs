@@ -81,9 +81,9 @@ pub(super) struct Kernel {
     /// The ring's index among this thread's registered rings.
     registered: Option<u32>,
     enter_flags: EnterFlags,
-    /// Whether the kernel can wait a while for completions to gather (Linux 6.12).
+    /// The kernel can wait a while for completions to gather (Linux 6.12).
     gathers: bool,
-    features: RingFeatures,
+    pub(super) features: RingFeatures,
 }
 
 /// The kernel's layout of the registration of a ring's descriptor.
@@ -124,10 +124,6 @@ impl Kernel {
         let registered = register_ring(ring.as_raw_fd());
         let gathers = ring.params().is_feature_min_timeout();
         Ok(Kernel { ring, registered, enter_flags, gathers, features })
-    }
-
-    pub(super) fn features(&self) -> RingFeatures {
-        self.features
     }
 
     /// Ends the setup: from here on the ring is restricted to the operations that it needs. An

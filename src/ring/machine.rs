@@ -20,7 +20,8 @@ use super::kernel::RingError;
 use super::message::HEADER_LEN;
 use super::send::SendOp;
 use super::settings::RingSettings;
-use super::streams::{Stream, WriteOp};
+use super::stream_ops::WriteOp;
+use super::streams::Stream;
 use super::table::{CANCEL, Op, OpKey, OpTable};
 use crate::base::slab::Slab;
 use crate::metrics::RingCounters;
@@ -44,7 +45,7 @@ pub(super) struct Machine {
     /// Completions that needed no kernel.
     pub(super) ready: VecDeque<Completion>,
     pub(super) stats: RingCounters,
-    /// Whether the ring is shutting down: no operation is begun any more.
+    /// Set while the ring shuts down: no operation is begun any more.
     pub(super) is_ending: bool,
 
     pub(super) pool: Rc<Pool>,
@@ -55,7 +56,6 @@ pub(super) struct Machine {
     pub(super) sockets_max: u16,
     /// The first socket whose receive is armed.
     pub(super) first_to_arm: usize,
-    /// Whether the kernel supports zero-copy sends.
     pub(super) has_zero_copy: bool,
     pub(super) sends_in_flight: u32,
     pub(super) sends_max: u32,
@@ -68,11 +68,11 @@ pub(super) struct Machine {
     pub(super) streams_max: usize,
     /// Streams whose receive waits for buffers, first in, first out.
     pub(super) starving: VecDeque<StreamKey>,
-    /// Whether the kernel had no memory for an operation: the next turn arms nothing.
+    /// Set when the kernel had no memory for an operation: the next turn arms nothing.
     lacks_memory: bool,
 
     wake: Option<Arc<File>>,
-    /// Whether to arm the wake-up in the next turn.
+    /// The next turn arms the wake-up.
     wake_is_wanted: bool,
 }
 

@@ -30,10 +30,15 @@ const _: () = assert!(NAME_LEN >= mem::size_of::<libc::sockaddr_in6>());
 const _: () = assert!((LENGTHS_LEN + NAME_LEN).is_multiple_of(CMSG_ALIGN));
 const _: () = assert!(CONTROL_LEN >= (CMSG_HEADER_LEN + 24) + 2 * (CMSG_HEADER_LEN + 8));
 
+/// Returns a header that points to nothing.
+pub(super) fn empty_header() -> libc::msghdr {
+    // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
+    unsafe { mem::zeroed() }
+}
+
 /// Returns the header that a multishot receive is armed with; the kernel uses only its lengths.
 pub(super) fn receive_header() -> Box<libc::msghdr> {
-    // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    let mut header = empty_header();
     header.msg_namelen = NAME_LEN as libc::socklen_t;
     header.msg_controllen = CONTROL_LEN;
     Box::new(header)
@@ -147,8 +152,7 @@ pub(super) struct SendMessage {
 impl SendMessage {
     pub(super) fn new() -> SendMessage {
         SendMessage {
-            // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-            header: unsafe { mem::zeroed() },
+            header: empty_header(),
             piece: libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 },
             name: SockAddr::from(SocketAddr::from(([0, 0, 0, 0], 0))),
             control: [0; SEND_CONTROL_LEN / 8],

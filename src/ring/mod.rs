@@ -9,6 +9,7 @@
 //!      datagrams.rs   UDP: multishot receives, segmented sends
 //!      send.rs        a batch of datagrams in flight
 //!      streams.rs     TCP and unix: connect, receive, write, close
+//!      stream_ops.rs  operations of streams in flight
 //!      table.rs       operations that the kernel holds, until their completion
 //!      buffers.rs     slots that the kernel may fill
 //!      message.rs     message headers and control data
@@ -27,6 +28,7 @@ mod machine;
 mod message;
 mod send;
 mod settings;
+mod stream_ops;
 mod streams;
 mod table;
 #[cfg(test)]
@@ -87,20 +89,18 @@ pub struct Ring {
 
 /// The claim that a pool has one ring; leaked with a ring that did not shut down, so that the pool
 /// never has another.
-struct Claim {
-    pool: Rc<Pool>,
-}
+struct Claim(Rc<Pool>);
 
 impl Claim {
     fn new(pool: &Rc<Pool>) -> Claim {
         assert!(pool.claim(), "a pool has one ring at a time");
-        Claim { pool: Rc::clone(pool) }
+        Claim(Rc::clone(pool))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.pool.unclaim();
+        self.0.unclaim();
     }
 }
 
@@ -118,7 +118,7 @@ impl Ring {
         let claim = Claim::new(&pool);
         let mut machine = Machine::new(&settings, pool)?;
         let mut kernel = Kernel::new(&settings)?;
-        machine.has_zero_copy = kernel.features().zero_copy_send;
+        machine.has_zero_copy = kernel.features.zero_copy_send;
         kernel.register_group(&machine.datagram_buffers)?;
         kernel.register_group(&machine.stream_buffers)?;
         kernel.enable()?;
@@ -265,7 +265,6 @@ impl Ring {
         self.machine.socket_offload()
     }
 
-    /// Returns the number of operations that the kernel holds.
     pub fn operations_in_flight(&self) -> usize {
         self.machine.table.in_flight()
     }
@@ -366,14 +365,6 @@ pub struct StillBusy {
     /// Operations that it still holds.
     pub operation_count: usize,
 }
-
-impl fmt::Display for StillBusy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the kernel still holds {} operations of the ring", self.operation_count)
-    }
-}
-
-impl std::error::Error for StillBusy {}
 
 /// Opens a stream's socket, in blocking mode, since the ring waits in the kernel.
 fn open_stream_socket(

@@ -10,13 +10,9 @@ pub struct RingSettings {
     pub submission_count: u32,
     /// Length of the completion queue, a power of two.
     pub completion_count: u32,
-    /// Slots to keep provided for datagrams.
     pub datagram_buffers: u16,
-    /// Slots to keep provided for streams.
     pub stream_buffers: u16,
-    /// The most UDP sockets.
     pub sockets_max: u16,
-    /// The most batches of datagrams in flight.
     pub sends_max: u32,
     /// The most streams; reduced to the process's limit of open files.
     pub streams_max: u32,

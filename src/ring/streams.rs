@@ -15,18 +15,18 @@ use std::ptr;
 
 use bytes::{Bytes, BytesMut};
 use io_uring::squeue::Flags;
-use io_uring::types::{Fixed, Timespec};
-use io_uring::{cqueue, opcode, squeue};
+use io_uring::types::Fixed;
+use io_uring::{cqueue, opcode};
 
 use super::buffers::filled;
 use super::completion::{
     Completion, ConnectError, Failure, Full, ReceiveOutcome, StreamError, StreamKey,
 };
 use super::machine::{Event, Machine};
+use super::stream_ops::{ConnectOp, ScatterOp, WriteOp, WriteState};
 use super::table::{CANCEL, Op, OpKey};
-use crate::base::slab::SlabKey as _;
 use crate::host::address::SockAddr;
-use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
+use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::pool::Provided;
 
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
@@ -38,19 +38,17 @@ enum Phase {
     Closing,
 }
 
-/// A stream of the ring.
 pub(super) struct Stream {
     tag: u64,
     phase: Phase,
-    /// Whether its entry in the file table is in use.
+    /// Its entry in the file table is in use.
     has_file: bool,
     connect: Option<OpKey>,
     receive: Option<OpKey>,
     write: Option<OpKey>,
-    close: Option<OpKey>,
-    /// Whether a receive waits for buffers, or for the kernel to have memory.
+    /// A receive waits for buffers, or for the kernel to have memory.
     starves: bool,
-    /// Whether the kernel had more bytes than the last receive took.
+    /// The kernel had more bytes than the last receive took.
     has_more: bool,
     /// The most slots that the last requested receive may fill.
     slot_count_max: usize,
@@ -65,140 +63,10 @@ impl Stream {
             connect: None,
             receive: None,
             write: None,
-            close: None,
             starves: false,
             has_more: false,
             slot_count_max: 1,
         }
-    }
-}
-
-/// A connect in flight, with the address that the kernel reads.
-pub(super) struct ConnectOp {
-    stream: StreamKey,
-    address: SockAddr,
-}
-
-/// A write in flight, with the pieces and the vectors that the kernel reads.
-pub(super) struct WriteOp {
-    stream: StreamKey,
-    pieces: Vec<Bytes>,
-    /// The first piece that is not completely written, and its written bytes.
-    next: usize,
-    gone: usize,
-    written: usize,
-    vectors: Vec<libc::iovec>,
-    header: libc::msghdr,
-    /// Whether it pauses because the kernel had no memory for it.
-    is_resting: bool,
-    rest: Timespec,
-}
-
-impl WriteOp {
-    fn new() -> WriteOp {
-        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
-        WriteOp {
-            stream: StreamKey::from_parts(0, 0),
-            pieces: Vec::new(),
-            next: 0,
-            gone: 0,
-            written: 0,
-            vectors: Vec::new(),
-            header,
-            is_resting: false,
-            rest: Timespec::new().nsec(1_000_000),
-        }
-    }
-
-    fn begin(&mut self, stream: StreamKey, pieces: Vec<Bytes>) {
-        self.stream = stream;
-        self.pieces = pieces;
-        (self.next, self.gone, self.written) = (0, 0, 0);
-        self.is_resting = false;
-        self.advance(0);
-    }
-
-    /// Records that `len` more bytes are written, and drops completely written pieces.
-    fn advance(&mut self, len: usize) {
-        self.written += len;
-        self.gone += len;
-        while let Some(piece) = self.pieces.get_mut(self.next) {
-            if self.gone < piece.len() {
-                return;
-            }
-            self.gone -= piece.len();
-            *piece = Bytes::new();
-            self.next += 1;
-        }
-        assert_eq!(self.gone, 0, "the kernel takes no more than it is given");
-    }
-
-    fn is_over(&self) -> bool {
-        self.next == self.pieces.len()
-    }
-
-    /// Returns a submission of the rest; a single piece needs no message header.
-    fn offer(&mut self, file: Fixed) -> squeue::Entry {
-        self.vectors.clear();
-        let mut gone = self.gone;
-        for piece in self.pieces[self.next..].iter().take(UPSTREAM_WRITE_PIECES_MAX) {
-            let rest = &piece[mem::take(&mut gone)..];
-            let iov_base = rest.as_ptr().cast_mut().cast();
-            self.vectors.push(libc::iovec { iov_base, iov_len: rest.len() });
-        }
-        if let [single] = self.vectors[..] {
-            // A longer piece is written in parts, as after a short write.
-            let len = u32::try_from(single.iov_len).unwrap_or(u32::MAX);
-            let at = single.iov_base.cast_const().cast();
-            return opcode::Send::new(file, at, len).flags(libc::MSG_NOSIGNAL).build();
-        }
-        self.header.msg_iov = self.vectors.as_mut_ptr();
-        self.header.msg_iovlen = self.vectors.len();
-        let flags = libc::MSG_NOSIGNAL.cast_unsigned();
-        opcode::SendMsg::new(file, &raw const self.header).flags(flags).build()
-    }
-}
-
-/// A receive into several slots, of bytes that the kernel is known to have.
-pub(super) struct ScatterOp {
-    stream: StreamKey,
-    slots: Vec<Provided>,
-    vectors: [libc::iovec; RECEIVE_SLOT_COUNT_MAX],
-    header: libc::msghdr,
-}
-
-impl ScatterOp {
-    fn new(stream: StreamKey) -> Box<ScatterOp> {
-        let nothing = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: msghdr is made of integers and raw pointers, for which all-zero is a value.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
-        let slots = Vec::with_capacity(RECEIVE_SLOT_COUNT_MAX);
-        Box::new(ScatterOp { stream, slots, vectors: [nothing; RECEIVE_SLOT_COUNT_MAX], header })
-    }
-
-    /// Returns a submission that takes the available bytes and does not wait for more.
-    fn offer(&mut self, file: Fixed) -> squeue::Entry {
-        for (vector, slot) in self.vectors.iter_mut().zip(&self.slots) {
-            *vector = libc::iovec { iov_base: slot.address().cast(), iov_len: SLOT_LEN };
-        }
-        self.header.msg_iov = self.vectors.as_mut_ptr();
-        self.header.msg_iovlen = self.slots.len();
-        let flags = libc::MSG_DONTWAIT.cast_unsigned();
-        opcode::RecvMsg::new(file, &raw mut self.header).flags(flags).build()
-    }
-
-    /// Returns the first `len` bytes in order; unused slots go back to the pool.
-    fn into_pieces(self, mut len: usize) -> impl Iterator<Item = BytesMut> {
-        self.slots.into_iter().filter_map(move |slot| {
-            let here = len.min(SLOT_LEN);
-            len -= here;
-            if here == 0 {
-                drop(slot.reclaim());
-                return None;
-            }
-            Some(filled(slot, here))
-        })
     }
 }
 
@@ -328,10 +196,8 @@ impl Machine {
 
     /// Submits the rest of a write, or the pause before it.
     fn issue_write(&mut self, op_key: OpKey) {
-        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
-            unreachable!("a write stays in the table until its last completion");
-        };
-        if op.is_resting {
+        let op = self.table.write(op_key);
+        if op.state == WriteState::Resting {
             let entry = opcode::Timeout::new(&raw const op.rest).build();
             self.outbox.push_back(entry.user_data(op_key.0));
             return;
@@ -368,7 +234,6 @@ impl Machine {
         let tag = stream.tag;
         if mem::take(&mut stream.has_file) && !self.is_ending {
             let op_key = self.table.insert(Op::Close(key));
-            self.stream_mut(key).close = Some(op_key);
             let entry = opcode::Close::new(Fixed(self.stream_file(key))).build();
             self.outbox.push_back(entry.user_data(op_key.0));
             return None;
@@ -474,13 +339,11 @@ impl Machine {
     }
 
     pub(super) fn wrote(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
-        let Some(Op::Write(op)) = self.table.get_mut(op_key) else {
-            unreachable!("the caller has just found it");
-        };
+        let op = self.table.write(op_key);
         let key = op.stream;
-        let was_resting = mem::take(&mut op.is_resting);
+        let before = mem::replace(&mut op.state, WriteState::Sending);
         let outcome = match usize::try_from(result) {
-            _ if was_resting => None,
+            _ if before == WriteState::Resting => None,
             Ok(len) => {
                 op.advance(len);
                 match len {
@@ -494,7 +357,7 @@ impl Machine {
             Err(_) => match Failure::from_result(result) {
                 Failure::Again => None,
                 Failure::NoBuffers | Failure::NoMemory => {
-                    op.is_resting = true;
+                    op.state = WriteState::Resting;
                     None
                 }
                 Failure::Cancelled => Some(Err(StreamError::from_errno(libc::ECANCELED))),
@@ -522,7 +385,6 @@ impl Machine {
 
     pub(super) fn closed(&mut self, op_key: OpKey, key: StreamKey) -> Option<Completion> {
         self.table.remove(op_key);
-        self.stream_mut(key).close = None;
         self.settle_close(key)
     }
 

@@ -11,7 +11,7 @@
 
 use super::completion::{SocketIndex, StreamKey};
 use super::send::SendOp;
-use super::streams::{ConnectOp, ScatterOp, WriteOp};
+use super::stream_ops::{ConnectOp, ScatterOp, WriteOp};
 use crate::base::slab::{Slab, SlabKey};
 use crate::planted::{Bug, is_planted};
 
@@ -37,7 +37,6 @@ impl SlabKey for OpKey {
 }
 
 impl OpKey {
-    /// Returns the number of the piece.
     pub(super) fn piece(self) -> u32 {
         (self.0 >> 24) as u32 & 0xff
     }
@@ -53,7 +52,6 @@ impl OpKey {
 pub(super) enum Op {
     /// Multishot receive on a UDP socket; its message header belongs to the socket.
     ReceiveDatagrams(SocketIndex),
-    /// A batch of datagrams.
     Send(Box<SendOp>),
     /// A connect, with the address.
     Connect(Box<ConnectOp>),
@@ -61,7 +59,6 @@ pub(super) enum Op {
     Receive(StreamKey),
     /// A receive into slots of its own.
     Scatter(Box<ScatterOp>),
-    /// A vectored write.
     Write(Box<WriteOp>),
     /// The closing of a stream's descriptor.
     Close(StreamKey),
@@ -92,6 +89,22 @@ impl OpTable {
         self.operations.get_mut(key)
     }
 
+    /// Returns a send, which stays in the table until its last completion.
+    pub(super) fn send(&mut self, key: OpKey) -> &mut SendOp {
+        match self.get_mut(key) {
+            Some(Op::Send(op)) => op,
+            _ => unreachable!("the caller has just found or inserted it"),
+        }
+    }
+
+    /// Returns a write, which stays in the table until its last completion.
+    pub(super) fn write(&mut self, key: OpKey) -> &mut WriteOp {
+        match self.get_mut(key) {
+            Some(Op::Write(op)) => op,
+            _ => unreachable!("the caller has just found or inserted it"),
+        }
+    }
+
     pub(super) fn remove(&mut self, key: OpKey) -> Option<Op> {
         let key = self.planted_key(key);
         self.operations.remove(key)
@@ -102,7 +115,6 @@ impl OpTable {
         self.operations.keys()
     }
 
-    /// Returns the number of operations in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.operations.len()
     }

@@ -19,7 +19,7 @@ pub struct ClientTls {
     pub alpn: Vec<Vec<u8>>,
     /// Cipher suites and key exchange groups; the gateway's own at first.
     pub provider: CryptoProvider,
-    /// Whether and where it keeps tickets of earlier connections.
+    /// Where it keeps tickets of earlier connections, if at all.
     pub resumption: Resumption,
 }
 

@@ -86,7 +86,7 @@ impl ResponseReader {
         self.status.filter(|status| *status >= 200)
     }
 
-    /// Whether the stream may end here: after a final head, and not inside a frame.
+    /// Returns whether the stream may end here: after a final head, and not inside a frame.
     pub fn is_whole(&self) -> bool {
         self.frame.is_none() && self.header.is_empty() && self.status().is_some()
     }

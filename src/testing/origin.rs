@@ -11,7 +11,7 @@ const STACK_LEN: usize = 256 * 1024;
 /// Longest piece of a body.
 const PIECE_LEN: usize = 64 * 1024;
 
-/// Whether a connection takes another request after a response.
+/// The state of a connection after a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// It takes another request.

@@ -74,25 +74,21 @@ impl Entry {
         (key_path, key): (&Path, PrivateKeyDer<'static>),
         provider: &CryptoProvider,
     ) -> Result<Self, TlsError> {
-        let signer = provider.key_provider.load_private_key(key).map_err(|error| TlsError {
-            file: Some(key_path.to_owned()),
-            kind: Kind::KeyRefused(error),
-        })?;
+        let signer = provider
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| TlsError::of(key_path, Kind::KeyRefused(error)))?;
         let key = CertifiedKey::new(chain, signer);
         match key.keys_match() {
             // Keys of which rustls cannot compute the public half are not checked.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(rustls::Error::InconsistentKeys(_)) => {
-                return Err(TlsError {
-                    file: Some(key_path.to_owned()),
-                    kind: Kind::KeyMismatch { chain: origin.to_string() },
-                });
+                let chain = origin.to_string();
+                return Err(TlsError::of(key_path, Kind::KeyMismatch { chain }));
             }
             Err(error) => {
-                return Err(TlsError {
-                    file: origin.file(),
-                    kind: Kind::LeafRefused(error.to_string()),
-                });
+                let kind = Kind::LeafRefused(error.to_string());
+                return Err(TlsError { file: origin.file(), kind });
             }
         }
         check_hosts(hosts, &origin, &key.cert[0])?;
@@ -169,12 +165,11 @@ impl fmt::Display for Origin {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path)
-        .map_err(|error| TlsError { file: Some(path.to_owned()), kind: Kind::Unreadable(error) })
+    fs::read(path).map_err(|error| TlsError::of(path, Kind::Unreadable(error)))
 }
 
 fn parse_chain(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let error = |kind| TlsError { file: Some(path.to_owned()), kind };
+    let error = |kind| TlsError::of(path, kind);
     let chain = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|cause| error(Kind::NotPem(cause)))?;
@@ -194,7 +189,7 @@ fn parse_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, TlsErro
             },
             cause => Kind::NotPem(cause),
         };
-        TlsError { file: Some(path.to_owned()), kind }
+        TlsError::of(path, kind)
     })
 }
 
@@ -208,17 +203,15 @@ fn check_hosts(
     let certificate = webpki::EndEntityCert::try_from(leaf)
         .map_err(|cause| error(Kind::LeafRefused(cause.to_string())))?;
     for host in hosts {
-        let (shown, probe) = match host {
-            HostPattern::Exact(name) => (name.clone(), name.clone()),
-            HostPattern::Wildcard(parent) => {
-                (format!("*.{parent}"), format!("{WILDCARD_PROBE}.{parent}"))
-            }
+        let probe = match host {
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::Wildcard(parent) => format!("{WILDCARD_PROBE}.{parent}"),
         };
         let covered = ServerName::try_from(probe)
             .is_ok_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok());
         if !covered {
             let names = certificate.valid_dns_names().map(str::to_owned).collect();
-            return Err(error(Kind::HostNotCovered { host: shown, names }));
+            return Err(error(Kind::HostNotCovered { host: host.to_string(), names }));
         }
     }
     Ok(())
@@ -227,11 +220,8 @@ fn check_hosts(
 fn self_signed(
     hosts: &[HostPattern],
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let names = hosts.iter().map(|host| match host {
-        HostPattern::Exact(name) => name.clone(),
-        HostPattern::Wildcard(parent) => format!("*.{parent}"),
-    });
-    let made = rcgen::generate_simple_self_signed(names.collect::<Vec<_>>())
+    let names: Vec<String> = hosts.iter().map(HostPattern::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names)
         .map_err(|error| TlsError { file: None, kind: Kind::SelfSigned(error.to_string()) })?;
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     Ok((vec![made.cert.der().clone()], key.into()))
@@ -267,6 +257,10 @@ impl TlsError {
     /// Returns the file that has to be corrected, if the error is in a file.
     pub fn file(&self) -> Option<&Path> {
         self.file.as_deref()
+    }
+
+    fn of(file: &Path, kind: Kind) -> Self {
+        Self { file: Some(file.to_owned()), kind }
     }
 
     pub(super) fn none() -> Self {

@@ -28,11 +28,8 @@ pub struct Snapshot {
 pub enum Command {
     /// Use this snapshot for new exchanges and connections. Those in progress keep the old one.
     Apply(Arc<Snapshot>),
-    /// Send GOAWAY, finish exchanges in flight, and end by the deadline.
-    Drain {
-        /// When the remaining connections are closed.
-        deadline: Instant,
-    },
+    /// Send GOAWAY, finish exchanges in flight, and close what remains at the deadline.
+    Drain { deadline: Instant },
     /// Close all connections and end.
     Stop,
     /// Report the metrics.
@@ -45,24 +42,14 @@ pub enum Command {
     LoseSend,
 }
 
-/// An event of a worker's thread, in order.
+/// An event of a worker's thread, in order; `worker` is its index.
 pub enum WorkerEvent {
     /// The worker receives on all of its sockets.
-    Accepting {
-        /// Index of the worker.
-        worker: u16,
-    },
+    Accepting { worker: u16 },
     /// The worker died and is restarted, possibly after a pause. The mailbox stays the same.
-    Restarting {
-        /// Index of the worker.
-        worker: u16,
-    },
+    Restarting { worker: u16 },
     /// The worker's thread is about to end for good.
-    Ended {
-        /// Index of the worker.
-        worker: u16,
-        outcome: WorkerOutcome,
-    },
+    Ended { worker: u16, outcome: WorkerOutcome },
 }
 
 impl WorkerEvent {
@@ -75,7 +62,6 @@ impl WorkerEvent {
     }
 }
 
-/// How a worker ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkerOutcome {
     /// It was drained or stopped.

@@ -64,7 +64,6 @@ const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct WorkerSetup {
     /// Index among the workers, from 0.
     pub index: u16,
-    /// Number of workers in the process.
     pub count: u16,
     /// The core to pin the thread to; `None` leaves the choice to the scheduler.
     pub core: Option<usize>,
@@ -79,7 +78,6 @@ pub(crate) struct WorkerSetup {
     pub random: fn(&mut [u8]),
     /// Commands from control, and the way of access records to it.
     pub mailbox: Mailbox,
-    /// Events for control.
     pub events: UnboundedSender<WorkerEvent>,
     /// Records where bulk payload lies.
     #[cfg(test)]
@@ -90,7 +88,6 @@ pub(crate) struct WorkerSetup {
 pub(crate) struct EdgeSocket {
     /// A duplicate of the socket; the process keeps the original open until it ends.
     pub socket: UdpSocket,
-    /// Index into the configuration's listeners.
     pub listener: usize,
 }
 

@@ -34,7 +34,6 @@ pub(super) struct RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// Returns the number of restarts so far.
     pub(super) fn restart_count(&self) -> u64 {
         self.restart_count
     }

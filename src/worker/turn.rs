@@ -22,7 +22,6 @@ pub(super) struct TransmitState {
     pub(super) buffer: Option<Vec<u8>>,
     /// A batch that did not fit into the ring; it is sent first.
     unsent: Option<(SocketIndex, DatagramSend)>,
-    /// Number of batches in the ring.
     in_flight: usize,
 }
 

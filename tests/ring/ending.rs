@@ -149,7 +149,7 @@ fn slots_the_kernel_still_holds_after_the_shutdown_deadline_are_not_reused() {
     bench.ring.submit_and_wait(Wait::No).unwrap();
     let Bench { ring, pool } = bench;
     let refused = ring.shut_down(clock::now()).unwrap_err();
-    assert!(refused.operation_count > 0, "{refused}");
+    assert!(refused.operation_count > 0, "{refused:?}");
     // The kernel may still fill these slots: they must not be handed out again.
     peer("127.0.0.1:0").send_to(&[1; 100], address).unwrap();
     let counts = pool.counts();

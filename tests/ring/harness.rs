@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringway::testing::internal::cid::CidMask;
 use ringway::testing::internal::host::clock;
-use ringway::testing::internal::host::socket::{SocketGroup, SocketSettings};
+use ringway::testing::internal::host::socket::SocketGroup;
 use ringway::testing::internal::limits::{SLOT_COUNT_MIN, SLOT_LEN};
 use ringway::testing::internal::pool::{Hugepages, Pool, PoolPlan, Regions};
 use ringway::testing::internal::ring::{
@@ -97,8 +97,7 @@ pub fn assert_all_free(pool: &Pool) {
 /// Returns a socket with the edge's options.
 pub fn edge_socket(address: &str) -> (UdpSocket, SocketAddr) {
     let mask = CidMask { k1: 0, k2: 0, k3: 0 };
-    let settings = SocketSettings::default();
-    let mut group = SocketGroup::bind(address.parse().unwrap(), 1, mask, settings).unwrap();
+    let mut group = SocketGroup::bind(address.parse().unwrap(), 1, mask).unwrap();
     (group.sockets.pop().unwrap(), group.address)
 }
 

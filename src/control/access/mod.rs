@@ -41,7 +41,7 @@ pub(super) async fn run(
         while batches.recv().await.is_some() {}
         return;
     };
-    let format = sink.format();
+    let format = sink.format;
     let mut gathered = Chunk::default();
     let mut flush_at = None;
     loop {
@@ -50,7 +50,7 @@ pub(super) async fn run(
             Some(at) => timeout_at(at, batches.recv()).await,
         };
         match received {
-            Ok(Some(batch)) => gather(&mut gathered, batch, format, clock(), sink.counts_ref()),
+            Ok(Some(batch)) => gather(&mut gathered, batch, format, clock(), &sink.counts),
             Ok(None) => break,
             Err(_) => {}
         }

@@ -40,12 +40,11 @@ impl LogCounts {
     }
 }
 
-/// An open log.
 pub(in crate::control) struct Sink {
-    format: AccessFormat,
+    pub(super) format: AccessFormat,
     /// At most one chunk waits while another is written.
     chunks: mpsc::Sender<Chunk>,
-    counts: Arc<LogCounts>,
+    pub(super) counts: Arc<LogCounts>,
     /// Closes when the writer has ended.
     ended: oneshot::Receiver<()>,
 }
@@ -64,7 +63,6 @@ pub(in crate::control) fn open(log: &AccessLog) -> Result<Sink, ControlError> {
     }
 }
 
-/// Opens a file for appending.
 fn open_file(path: &Path) -> io::Result<File> {
     // Opening a FIFO blocks until it has a reader.
     if std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) {
@@ -109,16 +107,8 @@ impl Sink {
         sink
     }
 
-    pub(super) fn format(&self) -> AccessFormat {
-        self.format
-    }
-
     pub(in crate::control) fn counts(&self) -> Arc<LogCounts> {
         Arc::clone(&self.counts)
-    }
-
-    pub(super) fn counts_ref(&self) -> &LogCounts {
-        &self.counts
     }
 
     /// Hands the chunk to the writer and leaves an empty one, or keeps it if the writer is busy.

@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use crate::cid::CidMask;
 use crate::host::address::SockAddr;
 
-pub use options::{GrantedBuffers, OptionError, SocketSettings};
+pub use options::{GrantedBuffers, OptionError};
 
 use offload::Offload;
 use options::{only_own_family, set_buffers, set_options};
@@ -45,7 +45,6 @@ impl SocketGroup {
         address: SocketAddr,
         workers: u16,
         mask: CidMask,
-        settings: SocketSettings,
     ) -> Result<SocketGroup, BindError> {
         let refused = |source| BindError { address, source };
         if address.port() != 0 {
@@ -65,7 +64,7 @@ impl SocketGroup {
             let socket = open(address).map_err(|e| refused(OptionError::from_io("socket", e)))?;
             set_options(&socket, address).map_err(refused)?;
             group.filter_refusal = filter::drop_short(&socket).err().or(group.filter_refusal);
-            let granted = set_buffers(&socket, settings).map_err(refused)?;
+            let granted = set_buffers(&socket).map_err(refused)?;
             group.offload = group.offload.and(Offload::ask(&socket));
             if index == 0 {
                 // The first socket begins the group and takes its program into it.
@@ -177,7 +176,7 @@ mod tests {
     const MASK: CidMask = CidMask { k1: 1, k2: 2, k3: 3 };
 
     fn group(address: &str, workers: u16) -> Result<SocketGroup, BindError> {
-        SocketGroup::bind(address.parse().unwrap(), workers, MASK, SocketSettings::default())
+        SocketGroup::bind(address.parse().unwrap(), workers, MASK)
     }
 
     fn option(socket: &UdpSocket, level: i32, option: i32) -> i32 {

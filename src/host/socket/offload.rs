@@ -2,10 +2,9 @@
 //! per datagram. Neither is required: sandboxes (gVisor), seccomp filters and BPF programs of
 //! cgroups may refuse them.
 
-use std::mem;
 use std::os::fd::AsRawFd;
 
-use super::options::set;
+use super::options::{read, set};
 
 /// Segmentation offload of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +25,11 @@ impl Offload {
 
     /// Returns the offloads of a socket. The device may still refuse to segment a send.
     pub fn of(socket: &impl AsRawFd) -> Offload {
+        let value = |option, what| read(socket, libc::SOL_UDP, option, what);
         Offload {
-            is_coalescing: option(socket, libc::UDP_GRO).is_some_and(|value| value != 0),
+            is_coalescing: value(libc::UDP_GRO, "UDP_GRO").is_ok_and(|value| value != 0),
             // An unset segment length is 0; the option is still known.
-            is_segmenting: option(socket, libc::UDP_SEGMENT).is_some(),
+            is_segmenting: value(libc::UDP_SEGMENT, "UDP_SEGMENT").is_ok(),
         }
     }
 
@@ -65,21 +65,6 @@ impl Offload {
 pub(crate) fn hinder(socket: &impl AsRawFd) {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, 0, "UDP_GRO").expect("it may be turned off");
     set(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1, "SO_NO_CHECK").expect("it may be set");
-}
-
-fn option(socket: &impl AsRawFd, option: i32) -> Option<i32> {
-    let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
-    // SAFETY: `value` and `len` are live for the call, and `len` is the length of `value`.
-    let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_UDP,
-            option,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
-    (outcome == 0).then_some(value)
 }
 
 #[cfg(test)]

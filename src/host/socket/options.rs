@@ -6,28 +6,14 @@ use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-/// The buffer lengths to request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SocketSettings {
-    /// Receive buffer wanted, in bytes of payload and the kernel's own overhead.
-    pub receive_buffer_len: usize,
-    /// Send buffer wanted, likewise.
-    pub send_buffer_len: usize,
-}
-
-impl Default for SocketSettings {
-    fn default() -> Self {
-        Self { receive_buffer_len: 4 << 20, send_buffer_len: 4 << 20 }
-    }
-}
+/// Length of each buffer to request, in bytes of payload and the kernel's own overhead.
+const BUFFER_LEN_WANTED: i32 = 4 << 20;
 
 /// Buffer lengths that the kernel granted; without privilege it grants no more than
 /// `net.core.rmem_max` and `net.core.wmem_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GrantedBuffers {
-    /// Receive buffer in bytes.
     pub receive_len: usize,
-    /// Send buffer in bytes.
     pub send_len: usize,
 }
 
@@ -87,53 +73,41 @@ pub(super) fn set_options(socket: &UdpSocket, address: SocketAddr) -> Result<(),
 }
 
 /// Sets the buffer lengths and returns those that the kernel granted.
-pub(super) fn set_buffers(
-    socket: &UdpSocket,
-    settings: SocketSettings,
-) -> Result<GrantedBuffers, OptionError> {
-    let receive_len = grant(
-        socket,
-        settings.receive_buffer_len,
-        (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
-        "SO_RCVBUF",
-    )?;
-    let send_len = grant(
-        socket,
-        settings.send_buffer_len,
-        (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
-        "SO_SNDBUF",
-    )?;
-    Ok(GrantedBuffers { receive_len, send_len })
+pub(super) fn set_buffers(socket: &UdpSocket) -> Result<GrantedBuffers, OptionError> {
+    let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+    let send = (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
+    Ok(GrantedBuffers {
+        receive_len: grant(socket, receive, "SO_RCVBUF")?,
+        send_len: grant(socket, send, "SO_SNDBUF")?,
+    })
 }
 
-/// Requests `wanted` with the privileged option, then with the ordinary one. Returns the granted
-/// length without the kernel's own overhead, for which it doubles the figure.
+/// Requests [`BUFFER_LEN_WANTED`] with the privileged option, then with the ordinary one. Returns
+/// the granted length without the kernel's own overhead, for which it doubles the figure.
 fn grant(
     socket: &UdpSocket,
-    wanted: usize,
     (forced, ordinary): (i32, i32),
     what: &'static str,
 ) -> Result<usize, OptionError> {
-    let value = i32::try_from(wanted).unwrap_or(i32::MAX / 2);
-    if set(socket, libc::SOL_SOCKET, forced, value, what).is_err() {
-        set(socket, libc::SOL_SOCKET, ordinary, value, what)?;
+    if set(socket, libc::SOL_SOCKET, forced, BUFFER_LEN_WANTED, what).is_err() {
+        set(socket, libc::SOL_SOCKET, ordinary, BUFFER_LEN_WANTED, what)?;
     }
-    let mut granted: i32 = 0;
-    let mut len = mem::size_of::<i32>() as libc::socklen_t;
-    // SAFETY: `granted` and `len` are live, and `len` is the length of `granted`.
-    let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            ordinary,
-            (&raw mut granted).cast(),
-            &mut len,
-        )
-    };
-    if outcome != 0 {
-        return Err(OptionError::last(what));
-    }
+    let granted = read(socket, libc::SOL_SOCKET, ordinary, what)?;
     Ok(usize::try_from(granted).unwrap_or(0) / 2)
+}
+
+/// Returns the value of an integer option.
+pub(super) fn read(
+    socket: &impl AsRawFd,
+    level: i32,
+    option: i32,
+    what: &'static str,
+) -> Result<i32, OptionError> {
+    let (mut value, mut len) = (0i32, mem::size_of::<i32>() as libc::socklen_t);
+    let (fd, at) = (socket.as_raw_fd(), (&raw mut value).cast());
+    // SAFETY: `value` and `len` are live for the call, and `len` is the length of `value`.
+    let outcome = unsafe { libc::getsockopt(fd, level, option, at, &raw mut len) };
+    if outcome == 0 { Ok(value) } else { Err(OptionError::last(what)) }
 }
 
 /// Sets an integer option.
@@ -144,17 +118,8 @@ pub(super) fn set(
     value: i32,
     what: &'static str,
 ) -> Result<(), OptionError> {
-    // SAFETY: `value` is live for the call and its length is given.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            mem::size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
+    // SAFETY: an integer points to nothing.
+    unsafe { set_raw(socket, level, option, &value, what) }
 }
 
 /// Attaches a classic BPF program through `option`.
@@ -170,14 +135,21 @@ pub(super) fn set_program(
     };
     // SAFETY: `fprog` points at `program`, which outlives the call; the kernel copies and only
     // reads it.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw const fprog).cast(),
-            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
+    unsafe { set_raw(socket, libc::SOL_SOCKET, option, &fprog, what) }
+}
+
+/// # Safety
+///
+/// What `value` points to is live for the call, and the kernel only reads it.
+unsafe fn set_raw<T>(
+    socket: &impl AsRawFd,
+    level: i32,
+    option: i32,
+    value: &T,
+    what: &'static str,
+) -> Result<(), OptionError> {
+    let (at, len) = (std::ptr::from_ref(value).cast(), mem::size_of::<T>() as libc::socklen_t);
+    // SAFETY: `value` is live for the call, its length is given; the caller vouches for the rest.
+    let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, len) };
     if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
 }

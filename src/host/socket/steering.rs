@@ -34,46 +34,46 @@ pub(super) fn program(mask: CidMask, workers: u16) -> Vec<libc::sock_filter> {
     assert!((1..=WORKERS_MAX).contains(&workers), "an index has seven bits");
     let id_len = CID_LEN as u32;
     let mut code = Assembler::default();
-    code.load_len();
+    code.emit(LD_W_LEN, 0);
     code.jump_unless(JGE, 1 + id_len, Label::Hash);
-    code.load_byte(0);
+    code.emit(LD_B_ABS, 0);
     code.jump_if(JSET, 0x80, Label::Long);
-    code.set_x(1);
+    code.emit(LDX_IMM, 1);
     code.jump(Label::Index);
 
     // RFC 9000 17.2: flags, version (4), destination id length (1), destination id.
     code.place(Label::Long);
-    code.op(AND, 0x30);
+    code.emit(AND, 0x30);
     code.jump_unless(JEQ, 0x20, Label::Hash); // 17.2.4: type 2 is Handshake
-    code.load_len();
+    code.emit(LD_W_LEN, 0);
     code.jump_unless(JGE, 6 + id_len, Label::Hash);
-    code.load_word(1);
+    code.emit(LD_W_ABS, 1);
     code.jump_unless(JEQ, 1, Label::Hash);
-    code.load_byte(5);
+    code.emit(LD_B_ABS, 5);
     code.jump_unless(JEQ, id_len, Label::Hash);
-    code.set_x(6);
+    code.emit(LDX_IMM, 6);
 
     // x is the offset of the id. The parts of the mask are kept in two scratch cells, since an
     // exclusive or of two loads needs x itself.
     code.place(Label::Index);
-    code.load_byte_at_x(1);
-    code.op(AND, u32::from(mask.k1));
-    code.store(0);
-    code.load_byte_at_x(2);
-    code.op(ADD, u32::from(mask.k2));
-    code.store(1);
-    code.load_byte_at_x(0);
-    code.op(XOR, u32::from(mask.k3));
-    code.x_from(0);
-    code.xor_x();
-    code.x_from(1);
-    code.xor_x();
-    code.op(AND, 0x7f);
+    code.emit(LD_B_IND, 1);
+    code.emit(AND, u32::from(mask.k1));
+    code.emit(ST, 0);
+    code.emit(LD_B_IND, 2);
+    code.emit(ADD, u32::from(mask.k2));
+    code.emit(ST, 1);
+    code.emit(LD_B_IND, 0);
+    code.emit(XOR, u32::from(mask.k3));
+    code.emit(LDX_MEM, 0);
+    code.emit(XOR_X, 0);
+    code.emit(LDX_MEM, 1);
+    code.emit(XOR_X, 0);
+    code.emit(AND, 0x7f);
     code.jump_if(JGE, u32::from(workers), Label::Hash);
-    code.response_a();
+    code.emit(RET_A, 0);
 
     code.place(Label::Hash);
-    code.response(BY_HASH);
+    code.emit(RET_K, BY_HASH);
     code.finish()
 }
 
@@ -124,50 +124,6 @@ impl Assembler {
         self.code.push(libc::sock_filter { code, jt: 0, jf: 0, k });
     }
 
-    fn op(&mut self, operation: u16, k: u32) {
-        self.emit(operation, k);
-    }
-
-    fn load_len(&mut self) {
-        self.emit(LD_W_LEN, 0);
-    }
-
-    fn load_word(&mut self, offset: u32) {
-        self.emit(LD_W_ABS, offset);
-    }
-
-    fn load_byte(&mut self, offset: u32) {
-        self.emit(LD_B_ABS, offset);
-    }
-
-    fn load_byte_at_x(&mut self, offset: u32) {
-        self.emit(LD_B_IND, offset);
-    }
-
-    fn set_x(&mut self, value: u32) {
-        self.emit(LDX_IMM, value);
-    }
-
-    fn x_from(&mut self, cell: u32) {
-        self.emit(LDX_MEM, cell);
-    }
-
-    fn store(&mut self, cell: u32) {
-        self.emit(ST, cell);
-    }
-
-    fn xor_x(&mut self) {
-        self.emit(XOR_X, 0);
-    }
-
-    fn response(&mut self, value: u32) {
-        self.emit(RET_K, value);
-    }
-
-    fn response_a(&mut self) {
-        self.emit(RET_A, 0);
-    }
-
     fn jump_if(&mut self, comparison: u16, k: u32, to: Label) {
         self.jumps.push((self.code.len(), to, true));
         self.emit(comparison, k);
@@ -210,7 +166,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::host::socket::{SocketGroup, SocketSettings};
+    use crate::host::socket::SocketGroup;
 
     const MASK: CidMask = CidMask { k1: 0xa7, k2: 0x5c, k3: 0x91 };
 
@@ -325,7 +281,7 @@ mod tests {
     #[test]
     fn the_kernel_agrees_with_the_interpreter() {
         let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let group = SocketGroup::bind(address, 4, MASK, SocketSettings::default()).unwrap();
+        let group = SocketGroup::bind(address, 4, MASK).unwrap();
         for socket in &group.sockets {
             socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             assert_eq!(socket.local_addr().unwrap(), group.address);

@@ -101,7 +101,7 @@ pub(super) struct Pair {
     pub(super) delay: Duration,
     /// Maximum jitter added to the delay; it reorders datagrams.
     pub(super) jitter: Duration,
-    /// Whether the network drops all that the client sends.
+    /// The network drops all that the client sends.
     pub(super) client_is_mute: bool,
     /// Datagrams that the client has sent.
     pub(super) record: Option<Vec<Vec<u8>>>,

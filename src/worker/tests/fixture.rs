@@ -17,7 +17,7 @@ use super::super::{EdgeSocket, ProcessKeys, WorkerSetup, run};
 use crate::config::Config;
 use crate::config::testing::minimal;
 use crate::host::eventfd;
-use crate::host::socket::{SocketGroup, SocketSettings};
+use crate::host::socket::SocketGroup;
 use crate::limits::SLOT_LEN;
 use crate::metrics::WorkerReport;
 use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
@@ -79,8 +79,7 @@ impl Process {
         let tls = ServerTls::load(&config.certificates, config.tls).unwrap();
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
-        let settings = SocketSettings::default();
-        let group = SocketGroup::bind(address, worker_count, keys.cid_mask, settings).unwrap();
+        let group = SocketGroup::bind(address, worker_count, keys.cid_mask).unwrap();
         let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
         Process { snapshot, keys, group: Arc::new(group) }
     }

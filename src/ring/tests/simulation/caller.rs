@@ -26,7 +26,7 @@ struct Stream {
     /// Length of the write in flight, and the bytes that the peer had received before.
     writing: Option<(usize, u64)>,
     is_closing: bool,
-    /// Whether the connect failed.
+    /// The connect failed.
     has_failed: bool,
     /// Bytes received so far.
     got: u64,

@@ -20,7 +20,7 @@ pub(super) struct Scenario {
     pub(super) burst_max: u32,
     /// Chance of batches long enough for zero copy.
     pub(super) long_batches: OneIn,
-    /// Whether the ring is shut down with everything in flight or becomes idle first.
+    /// The ring is shut down with everything in flight, or becomes idle first.
     pub(super) ends_abruptly: bool,
     pub(super) kernel: Temper,
 }
