@@ -61,7 +61,7 @@ impl Connection {
                 covered: None,
                 waiting_len: 0,
                 unacknowledged_count: 0,
-                resets: ResetBudget::new(cx.now, settings.reset_count_max),
+                resets: ResetBudget::default(),
             },
             drain: Drain::default(),
             next_request: 0,
