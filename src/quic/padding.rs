@@ -1,9 +1,15 @@
-//! Removal of trailing PADDING before quinn-proto parses a packet's frames.
+//! Removal of trailing PADDING before quinn-proto parses a packet's frames, and of the memory that
+//! a short packet would hold.
 //!
 //! quinn-proto parses PADDING byte by byte, at some 15 ns each: the padding of a handshake and its
 //! MTU probes costs as much CPU time as its signature, and for an attacker padding is the most
 //! expensive byte to send. Packet keys see each packet right after decryption, so they remove it
 //! there.
+//!
+//! quinn-proto keeps the bytes of frames that arrive before their turn as parts of the datagram,
+//! and bounds what it holds by the packet's length. So a packet that is much shorter than its
+//! datagram (its padding is gone, or others follow it) gets memory of its own length here:
+//! otherwise one byte would hold a datagram, and quinn-proto would count one byte.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -124,7 +130,11 @@ impl PacketKey for CuttingKey {
         self.0.decrypt(packet, header, payload)?;
         // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not.
         let len = len_without_padding(payload).max(1);
-        payload.truncate(len);
+        if len < DATAGRAM_SHARE_MIN_LEN {
+            *payload = BytesMut::from(&payload[..len]);
+        } else {
+            payload.truncate(len);
+        }
         Ok(())
     }
 
@@ -140,6 +150,10 @@ impl PacketKey for CuttingKey {
         self.0.integrity_limit()
     }
 }
+
+/// Packets shorter than this do not share their datagram's memory: half of the shortest full
+/// datagram, so that a byte holds two at most.
+const DATAGRAM_SHARE_MIN_LEN: usize = 600;
 
 /// The type of a PADDING frame (RFC 9000 19.1).
 const PADDING: u8 = 0;
@@ -283,6 +297,45 @@ mod tests {
         for frame in odd {
             let payload = padded(&[FRAMES[0], frame], 40);
             assert_eq!(len_without_padding(&payload), payload.len(), "{frame:?}");
+        }
+    }
+
+    /// A key that finds every packet authentic.
+    struct Open;
+
+    impl PacketKey for Open {
+        fn encrypt(&self, _: u64, _: &mut [u8], _: usize) {}
+
+        fn decrypt(&self, _: u64, _: &[u8], _: &mut BytesMut) -> Result<(), CryptoError> {
+            Ok(())
+        }
+
+        fn tag_len(&self) -> usize {
+            16
+        }
+
+        fn confidentiality_limit(&self) -> u64 {
+            u64::MAX
+        }
+
+        fn integrity_limit(&self) -> u64 {
+            u64::MAX
+        }
+    }
+
+    /// A frame of one byte behind a gap, padded to a full datagram, or before another packet.
+    #[test]
+    fn a_short_packet_holds_no_more_than_its_length() {
+        let frame: &[u8] = &[0x0e, 0, 0x40, 9, 1, b'x'];
+        for len in [frame.len(), DATAGRAM_SHARE_MIN_LEN - 1, DATAGRAM_SHARE_MIN_LEN, 1200] {
+            let mut payload = BytesMut::from(&padded(&[&vec![1; len - frame.len()], frame], 0)[..]);
+            payload.resize(1500, PADDING);
+            let datagram = payload.as_ptr();
+            CuttingKey(Box::new(Open)).decrypt(0, &[], &mut payload).unwrap();
+            assert_eq!((payload.len(), &payload[len - frame.len()..]), (len, frame));
+            let is_copied = payload.as_ptr() != datagram;
+            assert_eq!(is_copied, len < DATAGRAM_SHARE_MIN_LEN, "{len}");
+            assert!(!is_copied || payload.capacity() <= len + 16, "{}", payload.capacity());
         }
     }
 
