@@ -73,6 +73,18 @@ pub(crate) const HALF_OPEN_RETRY_COUNT: usize = 256;
 /// dropped without a response. Reached only if Retry is turned off.
 pub(crate) const HALF_OPEN_COUNT_MAX: usize = 1024;
 
+/// Handshakes that one worker begins in a second for addresses that are not validated; further
+/// ones meet Retry on an adaptive listener. At 0.3 ms each they take a third of a core.
+pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
+
+/// Used Retry tokens that one worker remembers in a token's lifetime (15 s); more are not accepted.
+/// A core has no time for as many handshakes.
+pub(crate) const SPENT_TOKEN_COUNT_MAX: usize = 64 * 1024;
+
+/// Time that a closed connection is kept to answer late packets: three times a long round trip
+/// (RFC 9000 10.2 asks for three probe timeouts).
+pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Initial packets that quinn-proto may hold undecided, for one connection and for all. The engine
 /// decides on each at once, so neither is ever reached.
 pub(crate) const INCOMING_BUFFER_LEN_MAX: u64 = 64 * 1024;
@@ -86,11 +98,14 @@ pub(crate) const RESPONSE_COUNT_MAX: usize = 256;
 /// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
 pub(crate) const SEGMENT_COUNT_MAX: usize = 64;
 
-/// Datagrams that a connection may send to unvalidated paths beyond their anti-amplification limit
-/// (RFC 9000 8.1) until it validates one. Clients behind a NAT that rebinds often, or that lose the
-/// response, need two or three. A client that names third parties can have at most this many sent
-/// to them.
-pub(crate) const FREE_DATAGRAM_COUNT_MAX: u8 = 8;
+/// Datagrams that a connection may send at once to unvalidated paths beyond the anti-amplification
+/// limit of each (RFC 9000 8.1). Clients behind a NAT that rebinds often, or that lose the
+/// response, need two or three. What a client has sent in all bounds them too.
+pub(crate) const FREE_DATAGRAM_COUNT_MAX: u32 = 8;
+
+/// Longest datagram that is received, in bytes of UDP payload; clients are told (RFC 9000 18.2). It
+/// fits a link of 1,500 bytes. A longer one would be memory that a byte of it can hold.
+pub(crate) const RECEIVE_LEN_MAX: u16 = 1500;
 
 /// Time from a client's first datagram to the end of its handshake. A silent client would otherwise
 /// hold its state for the whole idle timeout; five lost flights in a row still fit (1 + 2 + 4 s of

@@ -126,7 +126,7 @@ impl Pair {
         for datagram in datagrams {
             self.engine.handle_datagram(self.now, datagram);
         }
-        while let Some((key, event)) = self.engine.poll_event() {
+        while let Some((key, event)) = self.engine.poll_event(self.now) {
             let (Event::StreamOpened(stream) | Event::Readable(stream)) = event else { continue };
             if stream.is_bidirectional() {
                 self.engine_stream = Some((key, stream));

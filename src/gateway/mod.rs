@@ -258,7 +258,7 @@ impl Gateway {
     fn settle(&mut self, now: Instant) {
         loop {
             let mut quiet = true;
-            while let Some((key, event)) = self.engine.poll_event() {
+            while let Some((key, event)) = self.engine.poll_event(now) {
                 self.handle_engine_event(now, key, event);
                 quiet = false;
             }

@@ -67,6 +67,8 @@ pub struct QuicCounters {
     pub datagrams_foreign_id: u64,
     /// Datagrams dropped because their source port is 0, to which no response can be sent.
     pub datagrams_from_port_0: u64,
+    /// Datagrams dropped because they were longer than clients are told to send.
+    pub datagrams_too_long: u64,
     pub handshakes_started: u64,
     pub handshakes_completed: u64,
     /// Handshakes that failed, including those that timed out.
@@ -75,6 +77,8 @@ pub struct QuicCounters {
     pub connections_refused: u64,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
+    /// Initials dropped because their Retry token had been used before.
+    pub tokens_replayed: u64,
     /// Retry packets (RFC 9000 8.1.2).
     pub retries: u64,
     /// Version Negotiation packets (RFC 9000 6).

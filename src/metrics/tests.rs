@@ -207,9 +207,9 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
         handshakes_failed: i, handshakes_timed_out: j, connections_refused: k,
         initials_dropped: l, retries: m, version_negotiations: n, resets: o,
         initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
-        datagrams_from_port_0: t,
+        datagrams_from_port_0: t, tokens_replayed: u, datagrams_too_long: v,
     } = quic;
-    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v);
 }
 
 fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {

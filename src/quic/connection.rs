@@ -14,19 +14,23 @@ use crate::base::timers::Timer;
 /// The state of a connection.
 ///
 /// ```text
-///  Handshaking --Connected--> Open --closed by either side, lost--> Closed --drained--> gone
-///       |                                                            ^
-///       +-------- refused by TLS, closed by the client --------------+
-///       +-------- not done in time -----------------------------------------------> gone
+///  Handshaking --Connected--> Open --closed by either side--> Closed --drained, too late--> gone
+///       |                                                                                   ^
+///       +--refused by TLS, closed by either side--> Failed --its close has left-------------+
+///       +--not done in time-----------------------------------------------------------------+
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Before `Connected`: the application does not know of it.
     Handshaking { deadline: Instant },
+    /// The handshake has ended without a connection. It is half-open until it is gone, which is as
+    /// soon as its close has left: a client can cause this by one datagram from a forged address.
+    Failed,
     /// Between `Connected` and `Closed`.
     Open,
-    /// Kept for a while to answer late packets with the close (RFC 9000 10.2).
-    Closed,
+    /// Kept to answer late packets with the close (RFC 9000 10.2), until `deadline` at the latest:
+    /// quinn-proto's own timer follows the round trips, which the client can draw out.
+    Closed { deadline: Instant },
 }
 
 /// A connection of quinn-proto and what the engine keeps beside it.
@@ -61,14 +65,16 @@ impl Connection {
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {
-            Phase::Handshaking { deadline } => Some(timer.map_or(deadline, |at| at.min(deadline))),
-            Phase::Open | Phase::Closed => timer,
+            Phase::Handshaking { deadline } | Phase::Closed { deadline } => {
+                Some(timer.map_or(deadline, |at| at.min(deadline)))
+            }
+            Phase::Failed | Phase::Open => timer,
         }
     }
 
     /// Follows quinn-proto to the connection's current address. Returns whether it moved.
-    pub(super) fn follow(&mut self) -> bool {
-        let moved = self.paths.follow(self.proto.remote_address());
+    pub(super) fn follow(&mut self, now: Instant) -> bool {
+        let moved = self.paths.follow(now, self.proto.remote_address());
         if moved {
             congestion::forget_acknowledged(&self.proto);
         }
@@ -82,7 +88,6 @@ impl Connection {
         let remote = self.proto.remote_address();
         if self.client != remote && congestion::was_acknowledged(&self.proto) {
             self.client = remote;
-            self.paths.renew_free();
         }
     }
 

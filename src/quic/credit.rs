@@ -13,7 +13,7 @@
 use crate::base::varint;
 
 /// Bytes that may be sent for each byte received (RFC 9000 8.1).
-const AMPLIFICATION_MAX: u64 = 3;
+pub(super) const AMPLIFICATION_MAX: u64 = 3;
 
 /// The account of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) struct Credit {
     /// be lost. Only a client that has completed a handshake can direct this datagram to a third
     /// party.
     pub(super) first_is_free: bool,
-    received: u64,
+    pub(super) received: u64,
     sent: u64,
 }
 

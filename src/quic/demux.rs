@@ -1,7 +1,7 @@
 //! Demultiplexing: each datagram goes to its connection, or to the decision about a new one.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
 
@@ -14,7 +14,10 @@ use super::windows::Windows;
 use crate::base::timers::Timer;
 use crate::cid::CID_LEN;
 use crate::config::Retry;
-use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
+use crate::limits::{
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, RECEIVE_LEN_MAX,
+    UNVALIDATED_RATE_MAX,
+};
 
 /// Length of byte 0 and the connection id of a short header (RFC 9000 17.3).
 const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
@@ -26,6 +29,8 @@ struct Arrival {
     local: Local,
     len: usize,
     claims_handshake_only: bool,
+    /// It repeats the first Initial of a half-open connection from another address.
+    has_moved: bool,
 }
 
 impl Engine {
@@ -49,19 +54,24 @@ impl Engine {
             self.stats.datagrams_from_port_0 += 1;
             return;
         }
+        if payload.len() > usize::from(RECEIVE_LEN_MAX) {
+            self.stats.datagrams_too_long += 1;
+            return;
+        }
         let long = Self::copies(&payload);
-        let arrival = Arrival {
+        let mut arrival = Arrival {
             remote,
             local: Local { socket, ip: local_ip },
             len: payload.len(),
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
+            has_moved: false,
         };
         let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
         let short_id = short_id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
         let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {
-            self.route_long(now, arrival, ecn, &payload, &mut response)
+            self.route_long(now, &mut arrival, ecn, &payload, &mut response)
         } else {
             self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut response)
         };
@@ -92,17 +102,17 @@ impl Engine {
     ///   as if from the first address. quinn-proto sees it move with its first packet after the
     ///   handshake.
     /// - A client that repeats its first Initial has not: our response went to its old address. The
-    ///   handshake starts again with the new address to validate, as on a worker without state for
-    ///   it. Only an attacker that has seen that Initial can cause this.
+    ///   handshake starts again, and the new address is to be validated by Retry first: whoever has
+    ///   seen that Initial can repeat it from any number of forged addresses.
     fn route_long(
         &mut self,
         now: Instant,
-        arrival: Arrival,
+        arrival: &mut Arrival,
         ecn: Option<EcnCodepoint>,
         payload: &[u8],
         response: &mut Vec<u8>,
     ) -> Option<DatagramEvent> {
-        let Arrival { remote, local, .. } = arrival;
+        let Arrival { remote, local, .. } = *arrival;
         // Copied: half-open connections may keep parts of these for seconds, and one kept byte
         // would pin a whole slot of the pool. They carry at most the part of a request that the
         // client sent along with its last handshake packet.
@@ -118,6 +128,7 @@ impl Engine {
             credit::initial_destination(payload) == Some(&connection.first_destination[..]);
         let taken_as_from = if unheard && repeated {
             self.abandon(key);
+            arrival.has_moved = true;
             remote
         } else {
             first
@@ -144,7 +155,7 @@ impl Engine {
         let before = unusual.then(|| connection.evidence());
         connection.proto.handle_event(event);
         let remote = connection.proto.remote_address();
-        let moved = connection.follow();
+        let moved = connection.follow(now);
         connection.moved_unasked |= moved;
         connection.paths.received(arrival.remote, arrival.local, arrival.len);
         if let Some(before) = before {
@@ -152,7 +163,7 @@ impl Engine {
             let is_authentic = after.frame_count > before.frame_count;
             if is_authentic {
                 let probes = after.path_challenge_count > before.path_challenge_count;
-                connection.paths.heard(arrival.remote, probes);
+                connection.paths.heard(now, arrival.remote, probes);
             }
             if is_authentic && arrival.remote == remote {
                 connection.local = arrival.local;
@@ -195,7 +206,11 @@ impl Engine {
         if !incoming.remote_address_validated() {
             let retry = match listener.quic.retry {
                 Retry::Never => false,
-                Retry::Adaptive => self.handshaking >= HALF_OPEN_RETRY_COUNT,
+                Retry::Adaptive => {
+                    arrival.has_moved
+                        || self.half_open >= HALF_OPEN_RETRY_COUNT
+                        || !self.is_within_rate(now)
+                }
                 Retry::Always => true,
             };
             if retry {
@@ -208,13 +223,24 @@ impl Engine {
                     }
                 };
             }
-            if self.handshaking >= HALF_OPEN_COUNT_MAX {
+            let is_too_much = self.half_open >= HALF_OPEN_COUNT_MAX
+                || arrival.has_moved && !self.is_within_rate(now);
+            if is_too_much {
                 self.stats.initials_dropped += 1;
                 self.endpoint.ignore(incoming);
                 return self.responses.give_back(response);
             }
+        } else if !self.spent_tokens.spend(now, (arrival.remote, *incoming.orig_dst_cid())) {
+            self.stats.tokens_replayed += 1;
+            self.endpoint.ignore(incoming);
+            return self.responses.give_back(response);
         }
         self.accept(now, incoming, response, arrival, index);
+    }
+
+    /// Returns false if too many handshakes with unvalidated addresses have begun of late.
+    fn is_within_rate(&mut self, now: Instant) -> bool {
+        self.unvalidated_rate.take(now, UNVALIDATED_RATE_MAX, Duration::from_secs(1))
     }
 
     fn accept(
@@ -244,7 +270,7 @@ impl Engine {
         };
         self.responses.give_back(response);
         listener.count += 1;
-        self.handshaking += 1;
+        self.half_open += 1;
         let connection = Connection {
             proto,
             listener: index,
@@ -262,7 +288,7 @@ impl Engine {
         };
         let key = self.table.insert(handle.0, connection);
         self.table.mark_dirty(key);
-        self.settle(key);
+        self.settle(now, key);
     }
 
     /// Queues a response that belongs to no connection and counts it by kind.

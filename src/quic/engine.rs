@@ -12,11 +12,13 @@ use super::congestion;
 use super::connection::{Connection, Phase};
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
+use super::spent_tokens::SpentTokens;
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
 use crate::base::timers::Timers;
+use crate::base::token_bucket::TokenBucket;
 use crate::config;
-use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
+use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::QuicCounters;
 
 /// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
@@ -34,14 +36,17 @@ pub struct Engine {
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
     pub(super) responses: Responses,
-    /// The number of connections whose handshake is not complete.
-    pub(super) handshaking: usize,
+    /// The number of connections that never became open and are not gone.
+    pub(super) half_open: usize,
     /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
     /// New connections are accepted; false in a drain.
     pub(super) accepting: bool,
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
+    /// Limits handshakes with unvalidated addresses.
+    pub(super) unvalidated_rate: TokenBucket,
+    pub(super) spent_tokens: SpentTokens,
     pub(super) stats: QuicCounters,
     /// Connections that received datagrams since they were last settled.
     pub(super) heard: Vec<ConnectionKey>,
@@ -70,7 +75,9 @@ impl Engine {
             timers: Timers::new(),
             events: VecDeque::new(),
             responses: Responses::default(),
-            handshaking: 0,
+            half_open: 0,
+            unvalidated_rate: TokenBucket::default(),
+            spent_tokens: SpentTokens::default(),
             open: 0,
             accepting: true,
             stats: QuicCounters::default(),
@@ -121,7 +128,7 @@ impl Engine {
     /// Handles the timers that are due, one per connection: a connection whose next deadline has
     /// passed too may have to send first, and is handled by the next call.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.settle_heard();
+        self.settle_heard(now);
         let mut due = std::mem::take(&mut self.due);
         while let Some(key) = self.timers.pop(now) {
             let Some(connection) = self.table.get_mut(key) else { continue };
@@ -131,8 +138,11 @@ impl Engine {
         }
         for key in due.drain(..) {
             let Some(connection) = self.table.get_mut(key) else { continue };
-            if matches!(connection.phase, Phase::Handshaking { deadline } if deadline <= now) {
-                self.stats.handshakes_timed_out += 1;
+            if let Phase::Handshaking { deadline } | Phase::Closed { deadline } = connection.phase
+                && deadline <= now
+            {
+                let is_half_open = matches!(connection.phase, Phase::Handshaking { .. });
+                self.stats.handshakes_timed_out += u64::from(is_half_open);
                 self.abandon(key);
                 continue;
             }
@@ -140,24 +150,24 @@ impl Engine {
                 // quinn-proto's timer still belongs to packets sent to the old address, and
                 // quinn-proto does not expect it on a path on which it has sent nothing. So it must
                 // send first.
-                self.settle(key);
+                self.settle(now, key);
                 continue;
             }
             connection.proto.handle_timeout(now);
             self.stats.packets_lost += connection.newly_lost();
             self.table.mark_dirty(key);
-            self.settle(key);
+            self.settle(now, key);
         }
         self.due = due;
     }
 
-    pub fn poll_event(&mut self) -> Option<(ConnectionKey, Event)> {
-        self.settle_heard();
+    pub fn poll_event(&mut self, now: Instant) -> Option<(ConnectionKey, Event)> {
+        self.settle_heard(now);
         self.events.pop_front()
     }
 
     /// Settles the connections that received datagrams, each once.
-    fn settle_heard(&mut self) {
+    fn settle_heard(&mut self, now: Instant) {
         if self.heard.is_empty() {
             return;
         }
@@ -165,7 +175,7 @@ impl Engine {
         for key in heard.drain(..) {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.is_heard = false;
-                self.settle(key);
+                self.settle(now, key);
             }
         }
         self.heard = heard;
@@ -182,7 +192,7 @@ impl Engine {
             buffer.capacity() >= usize::from(self.settings.mtu_max),
             "a transmit buffer has room for a datagram of the longest MTU"
         );
-        self.settle_heard();
+        self.settle_heard(now);
         let place = buffer.as_ptr();
         let transmit = match self.responses.pop(buffer) {
             Some(transmit) => Some(transmit),
@@ -204,16 +214,17 @@ impl Engine {
             let outcome = build(connection, now, self.settings.mtu_max, buffer);
             // Timers (pacing, loss detection) change whether or not something was sent.
             match outcome {
-                Built::Nothing => self.settle(key),
+                Built::Nothing if connection.phase == Phase::Failed => self.abandon(key),
+                Built::Nothing => self.settle(now, key),
                 Built::Refused => {
                     self.stats.probes_dropped += 1;
                     buffer.clear();
                     self.table.mark_dirty(key);
-                    self.settle(key);
+                    self.settle(now, key);
                 }
                 Built::Some(transmit) => {
                     self.table.mark_dirty(key);
-                    self.settle(key);
+                    self.settle(now, key);
                     return Some(transmit);
                 }
             }
@@ -221,8 +232,8 @@ impl Engine {
     }
 
     pub fn counts(&self) -> ConnectionCounts {
-        let closing = self.table.count() - self.open - self.handshaking;
-        ConnectionCounts { open: self.open, handshaking: self.handshaking, closing }
+        let closing = self.table.count() - self.open - self.half_open;
+        ConnectionCounts { open: self.open, handshaking: self.half_open, closing }
     }
 
     pub fn stats(&self) -> &QuicCounters {
@@ -250,24 +261,24 @@ impl Engine {
 
     /// Processes a connection's events, passes events between it and the endpoint, and sets its
     /// timer. To be called after every input to the connection.
-    pub(super) fn settle(&mut self, key: ConnectionKey) {
+    pub(super) fn settle(&mut self, now: Instant, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        let mut drained = false;
+        let (mut drained, mut has_failed) = (false, false);
         loop {
             while let Some(event) = connection.proto.poll() {
                 let phase = connection.phase;
-                translate(key, connection, event, &mut self.events);
+                translate(now, key, connection, event, &mut self.events);
                 match (phase, connection.phase) {
                     (Phase::Handshaking { .. }, Phase::Open) => {
-                        self.handshaking -= 1;
+                        self.half_open -= 1;
                         self.open += 1;
                         self.stats.handshakes_completed += 1;
                     }
-                    (Phase::Handshaking { .. }, Phase::Closed) => {
-                        self.handshaking -= 1;
+                    (Phase::Handshaking { .. }, Phase::Failed) => {
                         self.stats.handshakes_failed += 1;
+                        has_failed = true;
                     }
-                    (Phase::Open, Phase::Closed) => self.open -= 1,
+                    (Phase::Open, Phase::Closed { .. }) => self.open -= 1,
                     _ => {}
                 }
             }
@@ -288,6 +299,10 @@ impl Engine {
             Some(at) => self.timers.set(&mut connection.timer, at, key),
             None => connection.timer.disarm(),
         }
+        if has_failed {
+            // Its close leaves, then it goes.
+            self.table.mark_dirty(key);
+        }
     }
 
     /// Closes a connection that the application does not know of.
@@ -295,14 +310,13 @@ impl Engine {
         let Some(connection) = self.table.get_mut(key) else { return };
         let code = VarInt::from_u64(code).unwrap_or_default();
         connection.proto.close(now, code, bytes::Bytes::new());
-        connection.phase = Phase::Closed;
-        self.handshaking -= 1;
+        connection.phase = Phase::Failed;
         self.stats.handshakes_failed += 1;
         self.table.mark_dirty(key);
-        self.settle(key);
+        self.settle(now, key);
     }
 
-    /// Ends a handshake without sending anything: the client is silent, or has moved.
+    /// Ends a connection without sending anything: the client is silent, or has moved, or knows.
     pub(super) fn abandon(&mut self, key: ConnectionKey) {
         let drained = EndpointEvent::drained();
         let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), drained);
@@ -320,16 +334,17 @@ impl Engine {
         self.listeners[connection.listener].count -= 1;
         match phase {
             Phase::Handshaking { .. } => {
-                self.handshaking -= 1;
+                self.half_open -= 1;
                 self.stats.handshakes_failed += 1;
             }
+            Phase::Failed => self.half_open -= 1,
             // quinn-proto reports why an open connection ends. Should it not, the application must
             // still get its `Closed`.
             Phase::Open => {
                 self.open -= 1;
                 self.push_event(key, Event::Closed(CloseReason::Local { code: 0 }));
             }
-            Phase::Closed => {}
+            Phase::Closed { .. } => {}
         }
     }
 }
@@ -347,7 +362,7 @@ fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut V
     connection.moved_unasked = false;
     let mtu = usize::from(connection.proto.current_mtu());
     let room = buffer.capacity().min(DATAGRAM_LEN_MAX) / mtu;
-    connection.follow();
+    connection.follow(now);
     // After the handshake, one datagram may be an MTU probe, which is longer than the MTU.
     let len = if connection.proto.is_handshaking() { mtu } else { mtu.max(mtu_max.into()) };
     let count = connection.paths.datagram_count(len, room.min(SEGMENT_COUNT_MAX));
@@ -370,6 +385,7 @@ fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut V
 
 /// Translates an event of quinn-proto.
 fn translate(
+    now: Instant,
     key: ConnectionKey,
     connection: &mut Connection,
     event: quinn_proto::Event,
@@ -379,6 +395,7 @@ fn translate(
         quinn_proto::Event::Connected => {
             connection.phase = Phase::Open;
             connection.paths.prove();
+            connection.paths.permit_free();
             events.push_back((
                 key,
                 Event::Connected {
@@ -388,10 +405,14 @@ fn translate(
             ));
         }
         quinn_proto::Event::ConnectionLost { reason } => {
-            if connection.phase == Phase::Open {
-                events.push_back((key, Event::Closed(CloseReason::of(reason))));
-            }
-            connection.phase = Phase::Closed;
+            connection.phase = match connection.phase {
+                Phase::Handshaking { .. } | Phase::Failed => Phase::Failed,
+                Phase::Open => {
+                    events.push_back((key, Event::Closed(CloseReason::of(reason))));
+                    Phase::Closed { deadline: now + CLOSING_TIMEOUT }
+                }
+                Phase::Closed { deadline } => Phase::Closed { deadline },
+            };
         }
         quinn_proto::Event::Stream(event) if connection.is_open() => {
             translate_stream(key, connection, event, events);

@@ -36,6 +36,7 @@ mod padding;
 mod paths;
 mod responses;
 mod settings;
+mod spent_tokens;
 mod streams;
 mod table;
 #[cfg(test)]

@@ -17,13 +17,17 @@
 //! while a client is heard from another address, and not because it probes a path, datagrams for A
 //! go to that address, on its account. The client's response then moves the connection there.
 //!
-//! Free datagrams are few: a client could otherwise name one address after the other, validate
-//! none, and have a datagram sent to each.
+//! Free datagrams are few, and time alone brings new ones: a client could otherwise name one
+//! address after the other and have a datagram sent to each. None is sent before the handshake is
+//! done. And all datagrams to unvalidated addresses, free or not, add up to three times at most
+//! what the client has sent in all, from wherever.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use super::credit::Credit;
+use super::credit::{AMPLIFICATION_MAX, Credit};
 use super::types::{Local, Path};
+use crate::base::token_bucket::TokenBucket;
 use crate::limits::FREE_DATAGRAM_COUNT_MAX;
 
 /// The current, the previous and the probed path of a connection.
@@ -38,8 +42,12 @@ pub(super) struct Paths {
     probed: Option<Probed>,
     /// The client was last heard from there, and not because it probes a path.
     is_elsewhere: bool,
-    /// Free datagrams left until the client validates an address.
-    free_left: u8,
+    /// Free datagrams; `None` until the handshake is done.
+    free: Option<TokenBucket>,
+    /// Bytes received from all addresses.
+    received: u64,
+    /// Bytes sent to addresses that were not validated.
+    sent_unproven: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +59,16 @@ struct Probed {
 
 impl Paths {
     pub(super) fn new(remote: SocketAddr, credit: Credit) -> Self {
-        let free_left = FREE_DATAGRAM_COUNT_MAX;
-        Self { remote, credit, proven: None, probed: None, is_elsewhere: false, free_left }
+        Self {
+            remote,
+            credit,
+            proven: None,
+            probed: None,
+            is_elsewhere: false,
+            free: None,
+            received: credit.received,
+            sent_unproven: 0,
+        }
     }
 
     pub(super) fn is_proven(&self) -> bool {
@@ -69,8 +85,13 @@ impl Paths {
         self.credit.validated = true;
     }
 
+    /// Permits free datagrams, now that the handshake is done.
+    pub(super) fn permit_free(&mut self) {
+        self.free = Some(TokenBucket::default());
+    }
+
     /// Follows the connection to `remote`. Returns whether it moved.
-    pub(super) fn follow(&mut self, remote: SocketAddr) -> bool {
+    pub(super) fn follow(&mut self, now: Instant, remote: SocketAddr) -> bool {
         if remote == self.remote {
             return false;
         }
@@ -79,7 +100,7 @@ impl Paths {
             self.proven = Some(self.remote);
         }
         self.credit = if known { Credit::new(true) } else { Credit::new(false) };
-        if !known && self.takes_free() {
+        if !known && self.takes_free(now) {
             self.credit.first_is_free = true;
         }
         self.remote = remote;
@@ -89,33 +110,35 @@ impl Paths {
 
     /// Records that a datagram passed to [`Self::received`] was authentic. `probes` is set if it
     /// has a PATH_CHALLENGE.
-    pub(super) fn heard(&mut self, from: SocketAddr, probes: bool) {
+    pub(super) fn heard(&mut self, now: Instant, from: SocketAddr, probes: bool) {
         // A datagram from the previous address is only late.
         let is_late = self.proven == Some(from);
         self.is_elsewhere = from != self.remote && !is_late && !probes;
         if let Some(mut probed) = self.probed.filter(|_| self.is_elsewhere)
             && !probed.credit.first_is_free
-            && self.takes_free()
+            && self.takes_free(now)
         {
             probed.credit.first_is_free = true;
             self.probed = Some(probed);
         }
     }
 
-    /// Restores the free datagrams, once the client has validated a new path: an attacker that
-    /// spoofs addresses validates none.
-    pub(super) fn renew_free(&mut self) {
-        self.free_left = FREE_DATAGRAM_COUNT_MAX;
+    fn takes_free(&mut self, now: Instant) -> bool {
+        self.free
+            .as_mut()
+            .is_some_and(|free| free.take(now, FREE_DATAGRAM_COUNT_MAX, FREE_FILL_TIME))
     }
 
-    fn takes_free(&mut self) -> bool {
-        let left = self.free_left.checked_sub(1);
-        self.free_left = left.unwrap_or(0);
-        left.is_some()
+    /// Returns how many of `count_max` datagrams of `len` bytes the client's bytes from all
+    /// addresses allow to unvalidated ones.
+    fn unproven_count(&self, len: usize, count_max: usize) -> usize {
+        let left = (self.received * AMPLIFICATION_MAX).saturating_sub(self.sent_unproven);
+        usize::try_from(left / len as u64).unwrap_or(usize::MAX).min(count_max)
     }
 
     /// Credits `len` received bytes to the account of `from`.
     pub(super) fn received(&mut self, from: SocketAddr, local: Local, len: usize) {
+        self.received += len as u64;
         if from == self.remote {
             return self.credit.received(len);
         }
@@ -131,7 +154,10 @@ impl Paths {
     pub(super) fn datagram_count(&self, len: usize, count_max: usize) -> usize {
         // One at a time while datagrams may be redirected to another address.
         let count_max = if self.is_elsewhere { count_max.min(1) } else { count_max };
-        self.credit.datagram_count(len, count_max)
+        if self.credit.validated {
+            return count_max;
+        }
+        self.credit.datagram_count(len, self.unproven_count(len, count_max))
     }
 
     /// Returns the path of a built datagram, or `None` if it must not leave. `usual` is the local
@@ -151,6 +177,9 @@ impl Paths {
                 return Some(path);
             }
             self.credit.sent(len);
+            if !self.credit.validated {
+                self.sent_unproven += len as u64;
+            }
             return Some(usual);
         }
         if self.proven == Some(destination) {
@@ -162,18 +191,25 @@ impl Paths {
 
     /// Charges a datagram to the account of the probed address.
     fn send_probed(&mut self, len: usize) -> Option<Path> {
+        let count_max = self.unproven_count(len, 1);
         let probed = self.probed.as_mut()?;
-        if probed.credit.datagram_count(len, 1) == 0 {
+        if probed.credit.datagram_count(len, count_max) == 0 {
             return None;
         }
         probed.credit.sent(len);
+        self.sent_unproven += len as u64;
         Some(Path { destination: probed.remote, local: probed.local })
     }
 }
 
+/// Time in which a connection regains all of its free datagrams, one a second: as often as the
+/// worst NAT rebinds.
+const FREE_FILL_TIME: Duration = Duration::from_secs(FREE_DATAGRAM_COUNT_MAX as u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::epoch;
 
     const HERE: Local = Local { socket: 0, ip: None };
     const THERE: Local = Local { socket: 1, ip: None };
@@ -187,7 +223,11 @@ mod tests {
     }
 
     fn proven_at(host: u8) -> Paths {
-        Paths::new(address(host), Credit::new(true))
+        let mut credit = Credit::new(true);
+        credit.received(100 * 1200);
+        let mut paths = Paths::new(address(host), credit);
+        paths.permit_free();
+        paths
     }
 
     #[test]
@@ -210,8 +250,8 @@ mod tests {
     #[test]
     fn a_new_address_must_be_validated_and_the_previous_one_need_not() {
         let mut paths = proven_at(1);
-        assert!(!paths.follow(address(1)));
-        assert!(paths.follow(address(2)));
+        assert!(!paths.follow(epoch(), address(1)));
+        assert!(paths.follow(epoch(), address(2)));
         assert!(!paths.is_proven());
         assert_eq!(paths.datagram_count(1200, 64), 1);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "the old path is asked too");
@@ -219,53 +259,92 @@ mod tests {
         paths.send(address(2), 1200, HERE);
         assert_eq!(paths.datagram_count(1200, 64), 0);
         // It moves on before its response: the validated address stays the first.
-        assert!(paths.follow(address(3)));
-        assert!(paths.follow(address(1)));
+        assert!(paths.follow(epoch(), address(3)));
+        assert!(paths.follow(epoch(), address(1)));
         assert!(paths.is_proven());
-        assert!(paths.follow(address(2)));
+        assert!(paths.follow(epoch(), address(2)));
         paths.prove();
-        assert!(paths.follow(address(1)));
+        assert!(paths.follow(epoch(), address(1)));
         assert!(paths.is_proven(), "the address before the last was left proven");
-        assert!(paths.follow(address(2)));
+        assert!(paths.follow(epoch(), address(2)));
         assert!(paths.is_proven());
     }
 
-    /// Packets that an attacker repeats from two spoofed addresses in turn.
+    /// Packets that an attacker repeats from two spoofed addresses in turn, and its own address,
+    /// which it can validate.
     #[test]
-    fn free_datagrams_are_limited_until_an_address_is_validated() {
+    fn free_datagrams_come_with_time_and_not_with_proofs() {
         let mut paths = proven_at(1);
-        for proofs in 0..2 {
+        let mut now = epoch();
+        for seconds in 0..3 {
             let mut sent = 0;
             for turn in 0..100 {
                 let stranger = address(2 + turn % 2);
-                paths.follow(stranger);
+                paths.follow(now, stranger);
                 paths.received(stranger, HERE, 42);
                 while paths.datagram_count(1200, 64) > 0 {
                     paths.send(stranger, 1200, HERE);
                     sent += 1;
                 }
+                if turn % 10 == 9 {
+                    paths.follow(now, address(9));
+                    paths.prove();
+                    paths.follow(now, address(1));
+                    paths.prove();
+                }
             }
-            assert_eq!(sent, u32::from(FREE_DATAGRAM_COUNT_MAX), "after {proofs} proofs");
-            paths.follow(address(1));
-            paths.renew_free();
+            let expected = if seconds == 0 { FREE_DATAGRAM_COUNT_MAX } else { 1 };
+            assert_eq!(sent, expected, "after {seconds} s");
+            now += Duration::from_secs(1);
         }
+    }
+
+    #[test]
+    fn a_handshake_earns_no_free_datagram() {
+        let mut credit = Credit::new(true);
+        credit.received(1200);
+        let mut paths = Paths::new(address(1), credit);
+        paths.received(address(2), THERE, 52);
+        paths.heard(epoch(), address(2), false);
+        assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
+        paths.follow(epoch(), address(3));
+        assert_eq!(paths.datagram_count(1200, 64), 0);
+    }
+
+    #[test]
+    fn all_unvalidated_addresses_together_are_sent_three_times_what_was_received() {
+        let mut credit = Credit::new(true);
+        credit.received(1200);
+        let mut paths = Paths::new(address(1), credit);
+        paths.permit_free();
+        let mut now = epoch();
+        let mut sent = 0;
+        for turn in 0..100 {
+            now += Duration::from_secs(10);
+            paths.follow(now, address(2 + turn % 2));
+            while paths.datagram_count(1200, 64) > 0 {
+                paths.send(address(2 + turn % 2), 1200, HERE);
+                sent += 1200;
+            }
+        }
+        assert_eq!(sent, 3 * 1200);
     }
 
     #[test]
     fn a_client_heard_elsewhere_is_sent_one_free_datagram_there_then_three_times_its_bytes() {
         let mut paths = proven_at(1);
         paths.received(address(2), THERE, 60);
-        paths.heard(address(2), false);
+        paths.heard(epoch(), address(2), false);
         assert_eq!(paths.datagram_count(1200, 64), 1, "one at a time");
         assert_eq!(paths.send(address(1), 1200, HERE), path(2, THERE));
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "no more is earned");
         paths.received(address(2), THERE, 740);
-        paths.heard(address(2), false);
+        paths.heard(epoch(), address(2), false);
         assert_eq!(paths.send(address(1), 1200, HERE), path(2, THERE), "3 x 800 - 1,200");
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         // The client is heard from the old address again.
         paths.received(address(2), THERE, 1200);
-        paths.heard(address(1), false);
+        paths.heard(epoch(), address(1), false);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         assert_eq!(paths.datagram_count(1200, 64), 64);
     }
@@ -274,13 +353,13 @@ mod tests {
     fn a_client_that_probes_a_path_has_not_moved() {
         let mut paths = proven_at(1);
         paths.received(address(2), THERE, 1200);
-        paths.heard(address(2), true);
+        paths.heard(epoch(), address(2), true);
         assert_eq!(paths.datagram_count(1200, 64), 64);
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE));
         assert_eq!(paths.send(address(2), 1200, HERE), path(2, THERE), "the probe is answered");
         // The client moves there.
-        paths.heard(address(2), false);
-        paths.follow(address(2));
+        paths.heard(epoch(), address(2), false);
+        paths.follow(epoch(), address(2));
         assert_eq!(paths.send(address(1), 1200, HERE), path(1, HERE), "the old path is asked too");
     }
 }

@@ -35,11 +35,12 @@ pub(super) const MTU_MIN: u16 = 1200;
 /// The only version offered: QUIC v1 (RFC 9000 15). quinn-proto would add drafts.
 const VERSIONS: [u32; 1] = [1];
 
-/// At most one stateless reset in this time: 50 a second (RFC 9000 10.3.3 asks for a limit).
+/// At most one stateless reset of all workers in this time: 50 a second (RFC 9000 10.3.3 asks for a
+/// limit).
 const RESET_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Lifetime of a Retry token: a client uses it at once or not at all (RFC 9000 8.1.4).
-const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15);
+pub(super) const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Settings of an [`super::Engine`]. Time and randomness are among them, so that the same settings
 /// and inputs give the same run.
@@ -160,12 +161,11 @@ impl EngineSettings {
             .cid_generator(move || Box::new(ids.clone()))
             .supported_versions(VERSIONS.to_vec())
             .grease_quic_bit(true)
-            .min_reset_interval(RESET_INTERVAL_MIN)
+            .min_reset_interval(RESET_INTERVAL_MIN * u32::from(self.worker_count.max(1)))
             .rng_seed(Some(self.seed));
-        // The longest datagram we can receive: a slot holds any. Peers probe the path themselves.
         endpoint
-            .max_udp_payload_size(limits::DATAGRAM_LEN_MAX as u16)
-            .expect("the longest IPv4 payload is in quinn-proto's range");
+            .max_udp_payload_size(limits::RECEIVE_LEN_MAX)
+            .expect("a datagram of a common link is in quinn-proto's range");
         endpoint
     }
 

@@ -15,7 +15,7 @@ use super::table::ConnectionKey;
 #[cfg(test)]
 use super::types::Local;
 use super::types::{CloseReason, Event, StreamId};
-use crate::limits::READ_CHUNK_COUNT_MAX;
+use crate::limits::{CLOSING_TIMEOUT, READ_CHUNK_COUNT_MAX};
 
 /// The connection or the stream is no longer there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,11 +168,11 @@ impl Engine {
     pub fn close(&mut self, now: Instant, key: ConnectionKey, code: u64, reason: &[u8]) {
         let Some(connection) = self.open_mut(key) else { return };
         connection.proto.close(now, error_code(code), Bytes::copy_from_slice(reason));
-        connection.phase = Phase::Closed;
+        connection.phase = Phase::Closed { deadline: now + CLOSING_TIMEOUT };
         self.open -= 1;
         self.push_event(key, Event::Closed(CloseReason::Local { code }));
         self.table.mark_dirty(key);
-        self.settle(key);
+        self.settle(now, key);
     }
 
     /// Closes all connections, including half-open ones.
@@ -181,7 +181,7 @@ impl Engine {
             match self.table.get(key).map(|connection| connection.phase) {
                 Some(Phase::Open) => self.close(now, key, code, reason),
                 Some(Phase::Handshaking { .. }) => self.close_handshaking(now, key, code),
-                Some(Phase::Closed) | None => {}
+                Some(Phase::Failed | Phase::Closed { .. }) | None => {}
             }
         }
     }

@@ -375,7 +375,7 @@ impl Pair {
 
     /// Takes the engine's events and checks their order.
     fn take_events(&mut self) {
-        while let Some((key, event)) = self.engine.poll_event() {
+        while let Some((key, event)) = self.engine.poll_event(self.now) {
             match &event {
                 Event::Connected { .. } => {
                     assert_eq!(self.connected.insert(key, true), None, "connected once");

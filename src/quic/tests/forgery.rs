@@ -1,0 +1,164 @@
+//! Initial packets that a stranger makes: their keys follow from the connection id (RFC 9001 5.2),
+//! and their source address can be forged.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quinn_proto::ConnectionId;
+use quinn_proto::crypto::ServerConfig as _;
+use quinn_proto::crypto::rustls::QuicServerConfig;
+
+use super::super::*;
+use super::pair::{Pair, quic, server_tls};
+use crate::config::Retry;
+use crate::limits::{HALF_OPEN_RETRY_COUNT, UNVALIDATED_RATE_MAX};
+
+/// CONNECTION_CLOSE with NO_ERROR (RFC 9000 19.19).
+const CLOSE: [u8; 4] = [0x1c, 0, 0, 0];
+const PING: [u8; 1] = [0x01];
+/// MAX_DATA, which an Initial may not contain (RFC 9000 12.4).
+const FORBIDDEN: [u8; 2] = [0x10, 0x01];
+
+struct Forger {
+    keys: QuicServerConfig,
+}
+
+impl Forger {
+    fn new() -> Self {
+        Self { keys: QuicServerConfig::try_from(server_tls().config()).unwrap() }
+    }
+
+    /// Returns a sealed Initial (RFC 9000 17.2.2) with `frames`, padded to `len` bytes.
+    fn initial(&self, id: u64, token: &[u8], number: u32, frames: &[u8], len: usize) -> Vec<u8> {
+        let destination = id.to_be_bytes();
+        let mut packet = vec![0xc3, 0, 0, 0, 1, 8];
+        packet.extend(destination);
+        packet.extend([4, 9, 9, 9, 9]);
+        packet.extend((0x4000 | token.len() as u16).to_be_bytes());
+        packet.extend(token);
+        let header_len = packet.len() + 6;
+        packet.extend((0x4000 | (len - header_len + 4) as u16).to_be_bytes());
+        packet.extend(number.to_be_bytes());
+        packet.extend(frames);
+        packet.resize(len, 0);
+        let keys = self.keys.initial_keys(1, &ConnectionId::new(&destination)).unwrap();
+        keys.packet.remote.encrypt(number.into(), &mut packet, header_len);
+        keys.header.remote.encrypt(header_len - 4, &mut packet);
+        packet
+    }
+}
+
+fn stranger(number: u32) -> SocketAddr {
+    let [_, a, b, c] = number.to_be_bytes();
+    SocketAddr::from(([10, a, b, c], 4000))
+}
+
+fn adaptive() -> crate::config::Quic {
+    crate::config::Quic { retry: Retry::Adaptive, ..quic() }
+}
+
+fn assert_open_to_clients(pair: &mut Pair) {
+    pair.pass(Duration::from_millis(100));
+    pair.connected();
+}
+
+#[test]
+fn an_initial_that_closes_itself_holds_nothing() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    for number in 0..12_000 {
+        let initial = forger.initial(number.into(), &[], 0, &CLOSE, 1200);
+        assert!(pair.inject(stranger(number), &initial).len() <= 1, "Retry at most");
+        assert_eq!(pair.engine.counts(), ConnectionCounts::default(), "after {number}");
+    }
+    assert_eq!(pair.engine.stats().connections_refused, 0);
+    pair.assert_empty();
+    assert_open_to_clients(&mut pair);
+}
+
+#[test]
+fn an_initial_that_breaks_a_rule_holds_nothing_once_its_close_has_left() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    for number in 0..5_000 {
+        let mut datagram = forger.initial(number.into(), &[], 0, &PING, 600);
+        datagram.extend(forger.initial(number.into(), &[], 1, &FORBIDDEN, 600));
+        pair.inject(stranger(number), &datagram);
+        assert_eq!(pair.engine.counts(), ConnectionCounts::default(), "after {number}");
+    }
+    let stats = pair.engine.stats();
+    assert_eq!(stats.handshakes_started, stats.handshakes_failed);
+    pair.assert_empty();
+    assert_open_to_clients(&mut pair);
+}
+
+/// Between two polls of a worker a flood may begin any number of handshakes: those that have failed
+/// and whose close has not left count as half-open.
+#[test]
+fn failed_handshakes_are_half_open_until_they_are_gone() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    let local_ip = Some(pair.server_ip);
+    for number in 0..3 * HALF_OPEN_RETRY_COUNT as u32 {
+        let initial = forger.initial(number.into(), &[], 0, &CLOSE, 1200);
+        let (remote, payload) = (stranger(number), initial[..].into());
+        let datagram = Datagram { socket: 0, remote, local_ip, ecn: 0, payload };
+        pair.engine.handle_datagram(pair.now, datagram);
+    }
+    assert_eq!(pair.engine.stats().handshakes_started, HALF_OPEN_RETRY_COUNT as u64);
+    assert_eq!(pair.engine.stats().retries, 2 * HALF_OPEN_RETRY_COUNT as u64);
+    pair.pass(Duration::from_millis(1));
+    pair.assert_empty();
+}
+
+#[test]
+fn an_initial_repeated_from_other_addresses_meets_retry() {
+    let mut pair = Pair::new(adaptive());
+    pair.record = Some(Vec::new());
+    pair.client_is_mute = true;
+    pair.connect();
+    pair.drive();
+    let initial = pair.record.take().unwrap().swap_remove(0);
+    for number in 0..3_000 {
+        let responses = pair.inject(stranger(number), &initial);
+        let bytes = responses.iter().map(Vec::len).sum::<usize>();
+        assert!(bytes <= 3 * initial.len(), "{bytes}");
+    }
+    let stats = pair.engine.stats();
+    // Each copy that meets Retry leaves no connection behind, so the next one begins as the first.
+    assert!(stats.handshakes_started <= 1500, "{}", stats.handshakes_started);
+    assert!(stats.handshakes_started <= u64::from(UNVALIDATED_RATE_MAX) + 1);
+    assert_eq!(stats.handshakes_started + stats.retries, 3_000);
+}
+
+#[test]
+fn handshakes_without_validation_have_a_rate() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    for second in 1..4 {
+        for number in 0..3_000 {
+            let initial = forger.initial(second << 32 | number, &[], 0, &CLOSE, 1200);
+            pair.inject(stranger(number as u32), &initial);
+        }
+        assert_eq!(
+            pair.engine.stats().handshakes_started,
+            second * u64::from(UNVALIDATED_RATE_MAX)
+        );
+        pair.pass(Duration::from_secs(1));
+    }
+}
+
+/// RFC 9000 8.1.4.
+#[test]
+fn a_retry_token_is_good_for_one_handshake() {
+    let (mut pair, forger) =
+        (Pair::new(crate::config::Quic { retry: Retry::Always, ..quic() }), Forger::new());
+    let first = forger.initial(7, &[], 0, &PING, 1200);
+    let retry = pair.inject(stranger(1), &first).swap_remove(0);
+    // RFC 9000 17.2.5: version, our client's id of 4 bytes, the gateway's id, token, tag.
+    let id_len = usize::from(retry[10]);
+    let token = &retry[11 + id_len..retry.len() - 16];
+    for number in 0..1_000 {
+        let initial = forger.initial(number, token, 0, &CLOSE, 1200);
+        pair.inject(stranger(1), &initial);
+    }
+    let stats = pair.engine.stats();
+    assert_eq!((stats.handshakes_started, stats.tokens_replayed), (1, 999));
+    assert_eq!(stats.retries, 1);
+}
