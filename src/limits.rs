@@ -62,8 +62,9 @@ pub(crate) const UNI_STREAM_COUNT_MAX: u32 = 8;
 pub(crate) const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
 
 /// Send window that a connection starts with, in bytes: the bound of unacknowledged response bytes
-/// held for it. It grows with the congestion window.
-pub(crate) const SEND_WINDOW_START: u32 = 1024 * 1024;
+/// held for it, for a client that acknowledges nothing. It grows with the congestion window, which
+/// starts at a tenth of it.
+pub(crate) const SEND_WINDOW_START: u32 = 128 * 1024;
 
 /// Half-open handshakes of one worker from which on an adaptive listener requires address
 /// validation (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.

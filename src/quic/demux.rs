@@ -174,11 +174,8 @@ impl Engine {
             }
         }
         connection.note_client();
-        if connection.is_open() {
-            connection.windows.received(arrival.len);
-            if !connection.is_heard {
-                connection.windows.grow(now, &mut connection.proto, &mut self.window_budget);
-            }
+        if connection.is_open() && !connection.is_heard {
+            connection.windows.adapt(now, &mut connection.proto, &mut self.window_budget);
         }
         if !std::mem::replace(&mut connection.is_heard, true) {
             self.heard.push(key);

@@ -93,8 +93,10 @@ impl Engine {
                 }
             }
         };
+        let has_credit = chunks.finalize().should_transmit();
+        connection.windows.read(len_max - room);
         // Reading frees flow control credit, which must be sent to the client.
-        if chunks.finalize().should_transmit() {
+        if has_credit {
             self.table.mark_dirty(key);
         }
         read
@@ -111,6 +113,7 @@ impl Engine {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
         let written = connection.proto.send_stream(id).write_chunks(pieces);
+        connection.windows.wrote();
         // A refused write may cause a DATA_BLOCKED or STREAM_DATA_BLOCKED frame.
         self.table.mark_dirty(key);
         match written {

@@ -5,12 +5,13 @@
 //!
 //! - the **send window** follows the congestion window, which is the measured product of bandwidth
 //!   and delay: twice as much keeps the sender busy while acknowledgements are on their way;
-//! - the **receive window** doubles when the client fills half of it within one round trip (it
-//!   can't do that unless the data is also read: unread data earns no credit).
+//! - the **receive window** doubles when half of it is read within one round trip. Padding, and data
+//!   that nobody reads, are no evidence.
 //!
-//! All growth is taken from one budget per worker and returns to it when a connection ends.
+//! All growth is taken from one budget per worker. It returns when a connection ends, and when it
+//! has carried nothing for a while: 57 connections could otherwise keep all of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_proto::{Connection, VarInt};
 
@@ -20,40 +21,67 @@ use crate::limits::{RECEIVE_WINDOW_START, SEND_WINDOW_START};
 /// Smallest step by which the send window grows.
 const SEND_STEP_MIN: u64 = 128 * 1024;
 
+/// Time without a byte of a stream after which windows shrink.
+const UNUSED_TIME: Duration = Duration::from_secs(5);
+
 /// The windows of one connection.
 #[derive(Debug)]
 pub(super) struct Windows {
     send: u64,
+    send_start: u64,
     send_max: u64,
     receive: u64,
+    receive_start: u64,
     receive_max: u64,
     /// Bytes that both have taken from the worker's budget; they return when the connection ends.
     pub(super) taken: u64,
     round_start: Instant,
-    round_received: u64,
+    /// Bytes of streams read in this round.
+    round_read: u64,
+    /// When the windows are looked at next for having been used.
+    next_look: Instant,
+    /// Stream bytes were read or written since the last look.
+    is_used: bool,
 }
 
 impl Windows {
     pub(super) fn new(now: Instant, quic: &config::Quic) -> Self {
         Self {
             send: send_start(quic),
+            send_start: send_start(quic),
             send_max: u64::from(quic.send_window_max),
             receive: receive_start(quic),
+            receive_start: receive_start(quic),
             receive_max: u64::from(quic.receive_window_max),
             taken: 0,
             round_start: now,
-            round_received: 0,
+            round_read: 0,
+            next_look: now + UNUSED_TIME,
+            is_used: false,
         }
     }
 
-    /// Counts a received datagram of `len` bytes.
-    pub(super) fn received(&mut self, len: usize) {
-        self.round_received += len as u64;
+    /// Counts `len` bytes of a stream that were read.
+    pub(super) fn read(&mut self, len: usize) {
+        self.round_read += len as u64;
+        self.is_used |= len > 0;
     }
 
-    /// Grows the windows as measured, once for all datagrams of a turn. `budget` is the number of
-    /// bytes by which all connections of the worker may still grow.
-    pub(super) fn grow(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
+    /// Counts bytes of a stream that were written.
+    pub(super) fn wrote(&mut self) {
+        self.is_used = true;
+    }
+
+    /// Grows the windows as measured, or lets them shrink to their start if they are not used. To be
+    /// called once for all datagrams of a turn. `budget` is the number of bytes by which all
+    /// connections of the worker may still grow.
+    pub(super) fn adapt(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
+        if now >= self.next_look {
+            self.next_look = now + UNUSED_TIME;
+            if !std::mem::take(&mut self.is_used) {
+                return self.shrink(connection, budget);
+            }
+        }
         let congestion_window = connection.congestion_state().window();
         if let Some(send) = self.grow_send(congestion_window, budget) {
             connection.set_send_window(send);
@@ -64,8 +92,20 @@ impl Windows {
                 connection.set_receive_window(VarInt::from_u64(receive).unwrap_or(VarInt::MAX));
             }
             self.round_start = now;
-            self.round_received = 0;
+            self.round_read = 0;
         }
+    }
+
+    /// Returns all growth to the budget. Bytes above the new bounds that are held already stay.
+    fn shrink(&mut self, connection: &mut Connection, budget: &mut u64) {
+        if self.taken == 0 {
+            return;
+        }
+        *budget += std::mem::take(&mut self.taken);
+        self.send = self.send_start;
+        self.receive = self.receive_start;
+        connection.set_send_window(self.send);
+        connection.set_receive_window(VarInt::from_u64(self.receive).unwrap_or(VarInt::MAX));
     }
 
     fn grow_send(&mut self, congestion_window: u64, budget: &mut u64) -> Option<u64> {
@@ -80,7 +120,7 @@ impl Windows {
     }
 
     fn grow_receive(&mut self, budget: &mut u64) -> Option<u64> {
-        if self.round_received < self.receive / 2 {
+        if self.round_read < self.receive / 2 {
             return None;
         }
         let step =
@@ -111,12 +151,11 @@ pub(super) fn receive_start(quic: &config::Quic) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::{Congestion, Retry};
 
     const MIB: u64 = 1024 * 1024;
+    const START: u64 = SEND_WINDOW_START as u64;
 
     fn quic(send_window_max: u32, receive_window_max: u32) -> config::Quic {
         config::Quic {
@@ -139,25 +178,25 @@ mod tests {
     fn the_send_window_is_twice_the_congestion_window_between_its_bounds() {
         let mut windows = windows(&quic(6 << 20, 6 << 20));
         let mut budget = 100 * MIB;
-        assert_eq!(windows.grow_send(MIB / 4, &mut budget), None, "never below its start");
+        assert_eq!(windows.grow_send(MIB / 16, &mut budget), None, "never below its start");
         assert_eq!(windows.grow_send(MIB, &mut budget), Some(2 * MIB));
         assert_eq!(windows.grow_send(MIB + 1000, &mut budget), None, "not for a trifle");
         assert_eq!(windows.grow_send(MIB / 2, &mut budget), None, "it does not shrink");
         assert_eq!(windows.grow_send(100 * MIB, &mut budget), Some(6 * MIB));
         assert_eq!(windows.grow_send(u64::MAX, &mut budget), None);
-        assert_eq!((windows.taken, budget), (5 * MIB, 95 * MIB));
+        assert_eq!((windows.taken, budget), (6 * MIB - START, 94 * MIB + START));
     }
 
     #[test]
-    fn the_receive_window_doubles_when_half_of_it_came_in_one_round() {
+    fn the_receive_window_doubles_when_half_of_it_was_read_in_one_round() {
         let mut windows = windows(&quic(6 << 20, 4 << 20));
         let mut budget = 100 * MIB;
-        windows.round_received = 767 * 1024;
+        windows.round_read = 767 * 1024;
         assert_eq!(windows.grow_receive(&mut budget), None);
-        windows.round_received = 768 * 1024;
+        windows.round_read = 768 * 1024;
         assert_eq!(windows.grow_receive(&mut budget), Some(3 * MIB));
         assert_eq!(windows.grow_receive(&mut budget), None, "half of the new one is more");
-        windows.round_received = 4 * MIB;
+        windows.round_read = 4 * MIB;
         assert_eq!(windows.grow_receive(&mut budget), Some(4 * MIB));
         assert_eq!(windows.grow_receive(&mut budget), None);
         assert_eq!(windows.taken + budget, 100 * MIB);
@@ -167,14 +206,14 @@ mod tests {
     fn no_window_grows_past_the_budget_or_begins_past_its_ceiling() {
         let mut one = windows(&quic(6 << 20, 6 << 20));
         let mut budget = 300_000;
-        assert_eq!(one.grow_send(100 * MIB, &mut budget), Some(MIB + 300_000));
-        one.round_received = 100 * MIB;
+        assert_eq!(one.grow_send(100 * MIB, &mut budget), Some(START + 300_000));
+        one.round_read = 100 * MIB;
         assert_eq!(one.grow_receive(&mut budget), None);
         assert_eq!(budget, 0);
         let low = quic(64 << 10, 128 << 10);
         assert_eq!((send_start(&low), receive_start(&low)), (64 << 10, 128 << 10));
         let mut low = windows(&low);
-        low.round_received = 100 * MIB;
+        low.round_read = 100 * MIB;
         let mut budget = 100 * MIB;
         assert_eq!(low.grow_send(100 * MIB, &mut budget), None);
         assert_eq!(low.grow_receive(&mut budget), None);

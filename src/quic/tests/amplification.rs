@@ -125,6 +125,7 @@ fn a_packet_replayed_from_a_victims_address_does_not_flood_it() {
     assert_eq!(pair.engine.remote_address(key), Some(home), "the connection comes back");
     let mut bytes = Vec::new();
     assert!(pair.run(Duration::from_secs(20), |pair| {
+        let _ = pair.engine.write(key, stream, &mut pieces);
         pair.client_read(client, stream, &mut bytes);
         bytes.len() == 500_000
     }));
@@ -205,6 +206,8 @@ fn a_client_recovers_after_its_path_response_is_lost() {
             if move_again && pair.now >= next_move {
                 let port = pair.client_address.port();
                 pair.client_address.set_port(port + 1);
+                // A NAT rebinds for a packet that the client sends.
+                pair.clients.get_mut(&client).unwrap().ping();
                 next_move = pair.now + Duration::from_millis(250);
             }
             go_on(pair, &mut got) == body.len()
