@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lib", &["pool::PoolAllocator", "process"]),
     ("main", &["pool::PoolAllocator", "process"]),
     ("process", &["cli", "control", "worker", "host", "config", "tls", "pool", "demo"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "host"]),
     ("demo", &["config"]),
     // The control thread reaches a worker through its mailbox only; it needs the shared clock.
     ("control", &["worker::mailbox", "config", "host::clock"]),
