@@ -104,6 +104,8 @@ pub(super) const HEADER_TIMEOUT: Bound<Duration> =
 /// Longest pause, not the duration of the whole body.
 pub(super) const BODY_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(3600));
+/// A second. The slowest modem is faster by an order of magnitude.
+pub(super) const MIN_RATE: Bound<u64> = bound(256, 0, MIB);
 /// Twice the default of max_streams: a user who leaves a page may cancel all of them.
 pub(super) const MAX_STREAM_RESETS: Bound<u64> = bound(200, 1, 1_000_000);
 /// A response's head must fit a receive of 68 KiB with room to spare.

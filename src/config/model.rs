@@ -294,6 +294,9 @@ pub struct Limits {
     pub request_head_timeout: Duration,
     /// Longest pause between two pieces of a request body.
     pub request_body_timeout: Duration,
+    /// Bytes a second below which a request's body, or the taking of a response, is too slow; 0
+    /// permits any rate.
+    pub rate_min: u32,
     /// Requests per connection that the client may cancel or break, beyond those that were served.
     /// The budget is restored in ten seconds.
     pub stream_reset_count_max: u32,

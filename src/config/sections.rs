@@ -140,6 +140,7 @@ fn limits(mut section: Section) -> Limits {
         request_body_len_max: section.size("max_body_size", &b::MAX_BODY_SIZE),
         request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
         request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
+        rate_min: narrow(section.size("min_rate", &b::MIN_RATE)),
         stream_reset_count_max: narrow(section.integer("max_stream_resets", &b::MAX_STREAM_RESETS)),
         response_head_len_max: narrow(
             section.size("max_response_header_size", &b::MAX_RESPONSE_HEADER_SIZE),

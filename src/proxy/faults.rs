@@ -19,7 +19,7 @@ pub(crate) enum Fault {
     BadRequest(&'static str),
     /// No route matches.
     NoRoute,
-    /// The client's body paused too long.
+    /// The client's body paused too long, or came too slowly.
     RequestTimeout,
     /// The body is longer than allowed.
     RequestTooLarge,
@@ -47,7 +47,7 @@ pub(crate) enum Fault {
     ResponseTimeout,
     /// The upstream did not take the request in time.
     WriteTimeout,
-    /// The client took nothing of the response for too long.
+    /// The client took nothing of the response for too long, or took it too slowly.
     ResponseStalled,
 }
 
@@ -150,7 +150,9 @@ impl Fault {
         match self {
             Self::BadRequest(rule) | Self::Refused(_, rule) | Self::Protocol(rule) => rule,
             Self::NoRoute => "no route matches this host and path",
-            Self::RequestTimeout => "the request body paused longer than allowed; send it again",
+            Self::RequestTimeout => {
+                "the request body paused too long or came too slowly; send it again"
+            }
             Self::RequestTooLarge => "the request body is longer than this gateway allows",
             Self::NotImplemented(reason) => reason,
             Self::Misdirected => {
@@ -172,7 +174,9 @@ impl Fault {
             Self::HeadTooLong => "the upstream's response head is longer than allowed",
             Self::ResponseTimeout => "the upstream did not answer in time",
             Self::WriteTimeout => "the upstream did not take the request in time",
-            Self::ResponseStalled => "the client took nothing of the response for too long",
+            Self::ResponseStalled => {
+                "the client took nothing of the response for too long, or took it too slowly"
+            }
         }
     }
 

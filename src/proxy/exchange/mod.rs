@@ -16,6 +16,7 @@
 //!
 //! A method that may end the exchange returns [`Progress`]; the proxy removes it then.
 
+mod pace;
 mod request_body;
 mod stage;
 mod to_upstream;
@@ -38,6 +39,7 @@ use crate::limits::{RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 use crate::message::{AccessRecord, Fields, Outcome};
 use crate::planted::{Bug, is_planted};
 
+use pace::Pace;
 pub(super) use request_body::RequestBody;
 use stage::Stage;
 
@@ -66,7 +68,9 @@ pub(super) struct Exchange {
     record: Box<AccessRecord>,
     upstream_start: Option<Instant>,
     body_timer: Timer,
+    body_pace: Pace,
     response_timer: Timer,
+    response_pace: Pace,
 }
 
 /// The response on its way to the client.
@@ -129,7 +133,9 @@ impl Exchange {
             record: Box::new(record),
             upstream_start: None,
             body_timer: Timer::default(),
+            body_pace: Pace::default(),
             response_timer: Timer::default(),
+            response_pace: Pace::default(),
         }
     }
 
@@ -167,6 +173,10 @@ impl Exchange {
             return Progress::Continues;
         }
         if !self.body.is_stopped() {
+            let (window, rate) = (self.limits.request_body_timeout, self.limits.rate_min);
+            if !self.body_pace.keeps(cx.base.now, body_len - before, window, rate) {
+                return self.fail(cx, Fault::RequestTimeout);
+            }
             if matches!(self.framing, Framing::Length(len) if body_len > len) {
                 let rule = "the request's body is longer than its content-length";
                 return self.fail(cx, Fault::BadRequest(rule));
@@ -221,6 +231,10 @@ impl Exchange {
         let pending_len = self.response.pending_len.checked_sub(len);
         self.response.pending_len = pending_len.expect("no more is taken than was given");
         self.record.response_len += len as u64;
+        let (window, rate) = (RESPONSE_STALL_TIMEOUT, self.limits.rate_min);
+        if !self.response_pace.keeps(cx.base.now, len as u64, window, rate) {
+            return self.fail(cx, Fault::ResponseStalled);
+        }
         self.response_timer.disarm();
         self.set_response_timer(cx);
         if let Stage::Active(lease) = &self.stage
@@ -234,9 +248,14 @@ impl Exchange {
         self.progress()
     }
 
-    /// Starts the stall timeout of the response, unless it is running.
+    /// Starts the stall timeout of the response and the window of its least rate, unless they are
+    /// running.
     pub(super) fn set_response_timer(&mut self, cx: &mut ExchangeContext<'_>) {
-        if self.response.pending_len > 0 && !self.response_timer.is_set() {
+        if self.response.pending_len == 0 {
+            return self.response_pace.pause();
+        }
+        self.response_pace.run(cx.base.now);
+        if !self.response_timer.is_set() {
             let due = cx.base.now + RESPONSE_STALL_TIMEOUT;
             let owner = TimerOwner::Exchange(cx.key, ExchangeTimer::Response);
             cx.base.timers.set(&mut self.response_timer, due, owner);
@@ -343,10 +362,12 @@ impl Exchange {
         let is_whole = body.is_ended() || self.framing == Framing::Length(body.received_len);
         let is_awaited = !is_whole && !body.is_stopped() && body.room() > 0;
         if is_awaited && self.stage != Stage::Responded {
+            self.body_pace.run(cx.base.now);
             let due = cx.base.now + self.limits.request_body_timeout;
             let owner = TimerOwner::Exchange(cx.key, ExchangeTimer::RequestBody);
             cx.base.timers.set(&mut self.body_timer, due, owner);
         } else {
+            self.body_pace.pause();
             self.body_timer.disarm();
         }
     }

@@ -436,6 +436,55 @@ fn every_wait_has_a_timeout() {
     rig.assert_nothing_left();
 }
 
+/// A byte now and then restarts every timeout of a pause: a few clients could hold all connections.
+#[test]
+fn a_body_that_trickles_does_not_hold_its_connection() {
+    let mut rig = Rig::new(config(1, 2, 0));
+    let slow = [0, 1].map(|_| {
+        let exchange = rig.post(None);
+        rig.body(exchange, b"x");
+        let upstream = rig.connected();
+        rig.wrote(upstream);
+        exchange
+    });
+    for _ in 0..2 {
+        assert!(
+            slow.iter().all(|slow| rig.seen.get(slow).is_none_or(|seen| seen.status.is_none()))
+        );
+        rig.pass(BODY_TIMEOUT - Duration::from_secs(1));
+        slow.into_iter().for_each(|slow| rig.body(slow, b"x"));
+    }
+    assert!(slow.iter().all(|slow| rig.status(*slow) == 408));
+    // 100 bytes a second are enough.
+    let steady = rig.post(None);
+    rig.body(steady, b"x");
+    let upstream = rig.connected();
+    for _ in 0..100 {
+        rig.wrote(upstream);
+        rig.pass(Duration::from_secs(1));
+        rig.body(steady, &[7; 100]);
+    }
+    assert!(rig.seen.get(&steady).is_none_or(|seen| seen.status.is_none()));
+}
+
+#[test]
+fn a_response_that_is_taken_in_trickles_does_not_hold_its_connection() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    rig.takes = false;
+    let (exchange, upstream) = rig.active_get();
+    rig.response(
+        upstream,
+        &format!("HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n{}", "x".repeat(300_000)),
+    );
+    for _ in 0..2 {
+        assert_eq!(rig.seen[&exchange].reset, None);
+        rig.pass(RESPONSE_STALL_TIMEOUT - Duration::from_secs(1));
+        rig.taken(exchange, 1);
+    }
+    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::ResponseStalled));
+    rig.assert_nothing_left();
+}
+
 #[test]
 fn a_client_may_abort_at_any_time() {
     type Reach = fn(&mut Rig) -> ExchangeKey;

@@ -216,7 +216,9 @@ fn the_response_timeout_does_not_run_while_low_memory_pauses_reading() {
 /// The gateway pauses a receive because too much waits for one client or for all of them.
 #[test]
 fn the_response_timeout_does_not_run_while_a_receive_is_paused() {
-    let mut rig = Rig::new(config(1, 1, 0));
+    let mut config = config(1, 1, 0);
+    config.limits.rate_min = 0;
+    let mut rig = Rig::new(config);
     (rig.takes, rig.pauses) = (false, true);
     let (exchange, upstream) = rig.active_get();
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");

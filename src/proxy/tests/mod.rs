@@ -82,6 +82,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             request_body_len_max: 1 << 20,
             request_head_timeout: Duration::from_secs(10),
             request_body_timeout: BODY_TIMEOUT,
+            rate_min: 100,
             stream_reset_count_max: 200,
             response_head_len_max: 16384,
         },
