@@ -5,8 +5,8 @@
 //!
 //! - the **send window** follows the congestion window, which is the measured product of bandwidth
 //!   and delay: twice as much keeps the sender busy while acknowledgements are on their way;
-//! - the **receive window** doubles when half of it is read within one round trip. Padding, and data
-//!   that nobody reads, are no evidence.
+//! - the **receive window** doubles when half of it is read within one round trip. Padding, and
+//!   data that nobody reads, are no evidence.
 //!
 //! All growth is taken from one budget per worker. It returns when a connection ends, and when it
 //! has carried nothing for a while: 57 connections could otherwise keep all of it.
@@ -72,8 +72,8 @@ impl Windows {
         self.is_used = true;
     }
 
-    /// Grows the windows as measured, or lets them shrink to their start if they are not used. To be
-    /// called once for all datagrams of a turn. `budget` is the number of bytes by which all
+    /// Grows the windows as measured, or lets them shrink to their start if they are not used. To
+    /// be called once for all datagrams of a turn. `budget` is the number of bytes by which all
     /// connections of the worker may still grow.
     pub(super) fn adapt(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
         if now >= self.next_look {
