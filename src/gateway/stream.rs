@@ -240,7 +240,12 @@ impl Stream {
     }
 
     /// Responds to a request that is refused before it becomes an exchange with an upstream.
-    fn refuse(&mut self, refusal: Refusal, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+    fn refuse(
+        &mut self,
+        mut refusal: Refusal,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
         if matches!(self.phase, Phase::Begun(_)) {
             // Its response may have begun, so it can only be reset.
             return Verdict::Abandon(Code::ExcessiveLoad, Fault::Client);
@@ -248,6 +253,10 @@ impl Stream {
         let Some(address) = cx.engine.client_address(client.key) else {
             return Verdict::Continue;
         };
+        if let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) {
+            // What follows the head is refused, and came before the head was passed on.
+            refusal.understood = head.understood();
+        }
         let (downstream, server_name) =
             (downstream_of(self.at(client)), client.server_name.clone());
         let ended = self.receiving == Receiving::Closed;
