@@ -14,7 +14,7 @@ use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStr
 use crate::message::{Fields, Head, Refusal, ResetReason};
 use crate::metrics::{BrokenRuleOutcome, CopyReason};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{DownstreamCommand, ExchangeKey, Request};
+use crate::proxy::{DownstreamCommand, ExchangeKey, Request, ResponseSource};
 use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
 
 /// A request stream that either side has not ended.
@@ -25,6 +25,8 @@ pub(super) struct Stream {
     trailers: Option<Fields>,
     receiving: Receiving,
     response: ResponseQueue,
+    /// The source of the response, once its head is there.
+    response_source: Option<ResponseSource>,
     /// The response has been finished or reset.
     responded: bool,
     /// The timeout of the request's head.
@@ -80,6 +82,7 @@ impl Stream {
             trailers: None,
             receiving: Receiving::Open,
             response: ResponseQueue::default(),
+            response_source: None,
             responded: false,
             head_timer: Timer::default(),
         }
@@ -290,6 +293,9 @@ impl Stream {
 
     /// Queues a part of the response, to be written once all inputs are handled.
     fn respond(&mut self, part: DownstreamCommand, client: &mut Client, cx: &mut Context<'_>) {
+        if let DownstreamCommand::Head { source, .. } = &part {
+            self.response_source = Some(*source);
+        }
         let before = self.response.pending_len();
         self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);
         let grown = self.response.pending_len() - before;
@@ -345,7 +351,9 @@ impl Stream {
     fn finish_response(&mut self, client: &mut Client, cx: &mut Context<'_>) {
         let finished = cx.engine.finish(client.key, self.id).is_ok();
         client.unacknowledged_count += usize::from(finished);
-        client.resets.give_back(cx.shared.settings.reset_count_max);
+        if self.response_source == Some(ResponseSource::Upstream) {
+            client.resets.give_back(cx.shared.settings.reset_count_max);
+        }
         self.responded = true;
     }
 

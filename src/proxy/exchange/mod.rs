@@ -26,7 +26,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request};
+use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponseSource};
 use super::context::{Context, ExchangeTimer, TimerOwner};
 use super::faults::{Fault, OwnResponse};
 use super::fields::clean_trailers;
@@ -318,7 +318,8 @@ impl Exchange {
         self.record.error = Some(fault.token());
         self.record.upstream_failure = fault.upstream_failure();
         let (ended, content_length) = (body.is_empty(), Some(content_length));
-        let head = DownstreamCommand::Head { status, fields, content_length, ended };
+        let source = ResponseSource::Gateway;
+        let head = DownstreamCommand::Head { status, fields, content_length, ended, source };
         cx.command(self.downstream, head);
         if !ended {
             self.response.pending_len += body.len();

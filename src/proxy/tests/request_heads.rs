@@ -209,6 +209,7 @@ fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
         let path = Bytes::copy_from_slice(request.head.path());
         let exchange = rig.request(request, true);
         assert_eq!(rig.status(exchange), status, "{path:?}");
+        assert_eq!(rig.seen[&exchange].source, Some(ResponseSource::Gateway));
         let seen = &rig.seen[&exchange];
         assert!(seen.whole && !seen.stopped);
         let proxy_status = seen.value("proxy-status").unwrap();
