@@ -3,7 +3,9 @@
 //! A request that the client cancels, or that we reset through the client's fault, frees its stream
 //! at once, so the limit on open streams does not restrain a client that requests and cancels as
 //! fast as it can (CVE-2023-44487, CVE-2025-8671). This budget does: each such stream takes one
-//! from it, each finished response returns one, and it refills with time.
+//! from it, each finished response of an upstream returns one, and it refills with time. A response
+//! of the gateway's own returns none: a request that is refused costs the client nothing, while
+//! each cancelled one may cost an upstream connection.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,7 @@ impl ResetBudget {
         !self.left.take(now, max, FILL_TIME) && !std::mem::replace(&mut self.spent, true)
     }
 
-    /// Returns one to the budget for a finished response.
+    /// Returns one to the budget for a finished response of an upstream.
     pub(super) fn give_back(&mut self, max: u32) {
         self.left.give_back(max);
     }

@@ -54,7 +54,7 @@ impl ResponseQueue {
                     self.push_head(http::StatusCode::OK, &fields, None);
                 }
             }
-            DownstreamCommand::Head { status, fields, content_length, ended } => {
+            DownstreamCommand::Head { status, fields, content_length, ended, .. } => {
                 self.push_head(status, &fields, content_length.filter(|_| !ended));
                 self.ended = ended;
             }

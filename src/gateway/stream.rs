@@ -14,7 +14,7 @@ use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStr
 use crate::message::{Fields, Head, Refusal, ResetReason};
 use crate::metrics::{BrokenRuleOutcome, CopyReason};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{DownstreamCommand, ExchangeKey, Request};
+use crate::proxy::{DownstreamCommand, ExchangeKey, Request, ResponseSource};
 use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
 
 /// A request stream that either side has not ended.
@@ -25,6 +25,8 @@ pub(super) struct Stream {
     trailers: Option<Fields>,
     receiving: Receiving,
     response: ResponseQueue,
+    /// The source of the response, once its head is there.
+    response_source: Option<ResponseSource>,
     /// The response has been finished or reset.
     responded: bool,
     /// The timeout of the request's head.
@@ -80,6 +82,7 @@ impl Stream {
             trailers: None,
             receiving: Receiving::Open,
             response: ResponseQueue::default(),
+            response_source: None,
             responded: false,
             head_timer: Timer::default(),
         }
@@ -240,7 +243,12 @@ impl Stream {
     }
 
     /// Responds to a request that is refused before it becomes an exchange with an upstream.
-    fn refuse(&mut self, refusal: Refusal, client: &mut Client, cx: &mut Context<'_>) -> Verdict {
+    fn refuse(
+        &mut self,
+        mut refusal: Refusal,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Verdict {
         if matches!(self.phase, Phase::Begun(_)) {
             // Its response may have begun, so it can only be reset.
             return Verdict::Abandon(Code::ExcessiveLoad, Fault::Client);
@@ -248,6 +256,10 @@ impl Stream {
         let Some(address) = cx.engine.client_address(client.key) else {
             return Verdict::Continue;
         };
+        if let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) {
+            // What follows the head is refused, and came before the head was passed on.
+            refusal.understood = head.understood();
+        }
         let (downstream, server_name) =
             (downstream_of(self.at(client)), client.server_name.clone());
         let ended = self.receiving == Receiving::Closed;
@@ -281,6 +293,9 @@ impl Stream {
 
     /// Queues a part of the response, to be written once all inputs are handled.
     fn respond(&mut self, part: DownstreamCommand, client: &mut Client, cx: &mut Context<'_>) {
+        if let DownstreamCommand::Head { source, .. } = &part {
+            self.response_source = Some(*source);
+        }
         let before = self.response.pending_len();
         self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);
         let grown = self.response.pending_len() - before;
@@ -336,7 +351,9 @@ impl Stream {
     fn finish_response(&mut self, client: &mut Client, cx: &mut Context<'_>) {
         let finished = cx.engine.finish(client.key, self.id).is_ok();
         client.unacknowledged_count += usize::from(finished);
-        client.resets.give_back(cx.shared.settings.reset_count_max);
+        if self.response_source == Some(ResponseSource::Upstream) {
+            client.resets.give_back(cx.shared.settings.reset_count_max);
+        }
         self.responded = true;
     }
 

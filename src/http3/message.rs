@@ -15,7 +15,8 @@ use super::error::{Code, RequestError};
 use super::qpack::static_table::{EntryName, Pseudo};
 use super::qpack::{Name, SectionError, SectionReader, Value};
 use crate::message::{
-    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, parse_content_length,
+    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_method_case,
+    parse_content_length,
 };
 
 /// Reads the section of a request's head.
@@ -185,6 +186,7 @@ impl HeadLines {
         let method = self.method.as_ref().ok_or(RequestError::malformed("no :method"))?;
         let method = Method::from_bytes(method)
             .map_err(|_| RequestError::malformed(":method is no token"))?;
+        check_method_case(&method)?;
         let authority = self.authority()?;
         if method == Method::CONNECT {
             return Ok((method, self.connect_target(authority)?));

@@ -63,6 +63,36 @@ impl Head {
     }
 }
 
+/// The methods of RFC 9110 9.3, PATCH (RFC 5789) and QUERY: those that readers of a request
+/// recognise, so that it matters to them which of these it is.
+const STANDARD_METHODS: [Method; 10] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+    Method::QUERY,
+];
+
+/// Refuses a method that differs from a standard one in case only.
+///
+/// Methods are case-sensitive (RFC 9110 9.1), so `head` is an unknown method here and would be
+/// forwarded. An upstream that ignores case responds to it as to HEAD, without the content that its
+/// response announces, and takes `connect` for a tunnel.
+pub(crate) fn check_method_case(method: &Method) -> Result<(), BrokenRule> {
+    let differs_in_case = |standard: &Method| {
+        standard != method && standard.as_str().eq_ignore_ascii_case(method.as_str())
+    };
+    if STANDARD_METHODS.iter().any(differs_in_case) {
+        return Err(BrokenRule("the method is a standard one in the wrong case; use upper case"));
+    }
+    Ok(())
+}
+
 /// Parses a `content-length` (RFC 9110 8.6): digits only. A list of equal values is refused rather
 /// than repaired.
 pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {

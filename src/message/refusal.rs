@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 
-/// The refusal of a request whose head was not accepted, with the parts of the head that can still
-/// be logged.
+/// The refusal of a request whose head was not accepted, with the parts of the head that the
+/// response and the log need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
     /// Status of the response: 400, 408 or 431.
@@ -15,9 +15,11 @@ pub struct Refusal {
     pub understood: Understood,
 }
 
-/// The parts of a request's head that were parsed, as a log line shows them.
+/// The parts of a request's head that were parsed, as a log line shows them. The response depends
+/// on the method: one to HEAD has no content (RFC 9110 9.3.2).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Understood {
+    /// The method; `None` if it could not be read, so that it may be HEAD.
     pub method: Option<Method>,
     /// The authority, as received.
     pub authority: Option<HeaderValue>,

@@ -135,6 +135,7 @@ pub enum DownstreamCommand {
         content_length: Option<u64>,
         /// Nothing follows: no `Body`, no `End`.
         ended: bool,
+        source: ResponseSource,
     },
     /// Send a piece of the response's body, not empty; report it by `handle_response_taken`.
     Body(Bytes),
@@ -146,6 +147,14 @@ pub enum DownstreamCommand {
     StopRequest,
     /// Resume reading the request: `body_room` was 0 and no longer is.
     BodyRoom,
+}
+
+/// The source of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseSource {
+    Upstream,
+    /// The gateway itself.
+    Gateway,
 }
 
 /// The current numbers of exchanges and upstream connections, for metrics and drain.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::api::TransportFault;
 use crate::http1;
@@ -49,6 +49,15 @@ pub(crate) enum Fault {
     WriteTimeout,
     /// The client took nothing of the response for too long, or took it too slowly.
     ResponseStalled,
+}
+
+/// A response of the gateway's own.
+#[derive(Debug)]
+pub(crate) struct OwnResponse {
+    pub(crate) fields: Fields,
+    /// The value of `content-length`: the body's length, or what it would be for GET.
+    pub(crate) content_length: u64,
+    pub(crate) body: Bytes,
 }
 
 impl From<http1::Error> for Fault {
@@ -194,11 +203,20 @@ impl Fault {
         }
     }
 
-    /// Returns fields and body of the response.
-    pub(crate) fn response(self) -> (Fields, Bytes) {
+    /// Returns the response to a request with this method. A request of which the method was not
+    /// read may be a HEAD, so its response has neither content nor a length that announces some
+    /// (RFC 9110 9.3.2).
+    pub(crate) fn response(self, method: Option<&Method>) -> OwnResponse {
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or("Error");
-        let body = format!("{} {reason}: {}\n", status.as_u16(), self.details());
+        let mut text = String::new();
+        if method.is_some() {
+            text = format!("{} {reason}: {}\n", status.as_u16(), self.details());
+        }
+        let content_length = text.len() as u64;
+        if method == Some(&Method::HEAD) {
+            text.clear();
+        }
         // RFC 9209 2.3: the error's token; details is an sf-string, so quote and backslash are
         // escaped and what is not printable ASCII is replaced.
         let details = self.details().bytes().fold(String::new(), |mut text, byte| {
@@ -213,7 +231,7 @@ impl Fault {
         let proxy_status = HeaderValue::from_str(&proxy_status).expect("printable ASCII");
         let mut fields = vec![
             (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-            (CONTENT_LENGTH, HeaderValue::from(body.len())),
+            (CONTENT_LENGTH, HeaderValue::from(content_length)),
             // RFC 9111 4.2.2: 404, 501 and others may be stored unless told otherwise.
             (CACHE_CONTROL, HeaderValue::from_static("no-store")),
             (PROXY_STATUS, proxy_status),
@@ -221,7 +239,7 @@ impl Fault {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             fields.push((RETRY_AFTER, HeaderValue::from_static("1")));
         }
-        (fields, Bytes::from(body))
+        OwnResponse { fields, content_length, body: Bytes::from(text) }
     }
 }
 
@@ -231,7 +249,8 @@ mod tests {
 
     #[test]
     fn responses_tell_status_error_and_details() {
-        let (fields, body) = Fault::Connect(TransportFault::Refused).response();
+        let fault = Fault::Connect(TransportFault::Refused);
+        let OwnResponse { fields, body, .. } = fault.response(Some(&Method::GET));
         let value = |name: &str| {
             let mut found = fields.iter().filter(|(key, _)| key == name);
             found.next().map(|(_, value)| value.to_str().unwrap())
@@ -247,10 +266,26 @@ mod tests {
         assert_eq!(value("retry-after"), None);
     }
 
+    /// RFC 9110 9.3.2: a response to HEAD has no content, and the content-length of GET's or none.
+    #[test]
+    fn a_response_to_a_head_or_to_an_unknown_method_has_no_content() {
+        let response = |method: Option<Method>| {
+            let OwnResponse { fields, content_length, body } =
+                Fault::NoRoute.response(method.as_ref());
+            let (_, field) = fields.iter().find(|(name, _)| name == CONTENT_LENGTH).unwrap();
+            assert_eq!(field.to_str().unwrap(), content_length.to_string());
+            (content_length, body.len() as u64)
+        };
+        let (announced, sent) = response(Some(Method::GET));
+        assert!(announced > 0 && sent == announced);
+        assert_eq!(response(Some(Method::HEAD)), (announced, 0));
+        assert_eq!(response(None), (0, 0));
+    }
+
     #[test]
     fn details_are_a_structured_string() {
         let fault = Fault::Refused(StatusCode::BAD_REQUEST, "a \"name\" with \\ and \u{e9}");
-        let (fields, _) = fault.response();
+        let fields = fault.response(None).fields;
         let (_, value) = fields.iter().find(|(name, _)| name == "proxy-status").unwrap();
         let expected = "ringway; error=http_request_error; \
                         details=\"a \\\"name\\\" with \\\\ and ??\"";

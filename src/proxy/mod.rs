@@ -62,7 +62,7 @@ use fields::{expects_continue, max_forwards};
 use routes::RouteTable;
 use upstream::{GroupKey, Notice, Upstreams};
 
-pub(crate) use api::{Counters, DownstreamCommand, ExchangeKey, Gauges};
+pub(crate) use api::{Counters, DownstreamCommand, ExchangeKey, Gauges, ResponseSource};
 pub use api::{
     Downstream, Output, Request, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };

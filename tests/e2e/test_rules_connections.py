@@ -207,6 +207,18 @@ async def test_sections_over_the_limit_are_431(gateway):
         assert (await client.ask(head(path=b"/bytes/10"))).outcome == "200"
 
 
+@h3.run
+async def test_a_head_that_is_refused_gets_no_body(gateway):
+    """RFC 9110 9.3.2: also where its trailers are refused, and where its method was not read."""
+    overlong = varint(HEADERS) + varint(1 << 20)
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(path=b"/a/../b"))).body.startswith(b"400 Bad Request")
+        for data, status in [(head(b"HEAD", path=b"/a/../b"), "400"),
+                             (head(b"HEAD") + overlong, "431"), (overlong, "431")]:
+            exchange = await client.ask(data)
+            assert (exchange.outcome, exchange.body) == (status, b""), data
+
+
 @pytest.mark.parametrize("how", ["reset", "stop", "malformed", "early reset"])
 @h3.run
 async def test_too_many_cancelled_or_broken_requests_end_the_connection(gateway, how):

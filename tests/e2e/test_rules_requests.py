@@ -87,6 +87,8 @@ def bad_targets():
     yield head(more=[(b"host", b"e2e.test"), (b"host", b"e2e.test")]), {"400"}
     yield head(authority=None), {MALFORMED}
     yield head(scheme=b"ftp"), {"400"}
+    for method in (b"get", b"head", b"Post", b"connect", b"tRACE"):
+        yield head(method), {"400"}
     yield head(authority=b"other.test", path=b"/head/only"), {"421"}
     yield head(authority=b"192.0.2.1", path=b"/head/only"), {"421"}
     yield frame(HEADERS, section([(b":method", b"CONNECT"), (b":authority", b"h:1")])), {"501"}

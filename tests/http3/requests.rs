@@ -259,6 +259,16 @@ fn malformed_request_heads_are_refused() {
         (&[(":method", b"")], malformed),
         (&[(":method", b"GE T")], malformed),
         (&[(":method", b"GET\r\nx: y")], malformed),
+        (&[(":method", b"get")], bad),
+        (&[(":method", b"head")], bad),
+        (&[(":method", b"Post")], bad),
+        (&[(":method", b"pUT")], bad),
+        (&[(":method", b"dELETE")], bad),
+        (&[(":method", b"connect")], bad),
+        (&[(":method", b"options"), (":path", b"*")], bad),
+        (&[(":method", b"Trace")], bad),
+        (&[(":method", b"PATCh")], bad),
+        (&[(":method", b"query")], bad),
         // Schemes.
         (&[(":scheme", b"")], bad),
         (&[(":scheme", b"ftp")], bad),
@@ -392,6 +402,10 @@ fn valid_request_heads_are_accepted() {
     assert_eq!(options.path(), b"*");
     let http = head_of(&get_with(&[(":scheme", b"HTTP"), (":method", b"brew")])).unwrap();
     assert_eq!((http.scheme(), http.method.as_str()), (Scheme::Http, "brew"));
+    for method in ["GETS", "gets", "H", "heads", "PROPFIND", "propfind"] {
+        let lines = [&[(":method", method.as_bytes())], &GET[1..]].concat();
+        assert_eq!(head_of(&lines).unwrap().method.as_str(), method);
+    }
     let connect = [(":method", &b"CONNECT"[..]), (":authority", b"example.com:443")];
     let connect = head_of(&connect).unwrap();
     assert!(matches!(connect.target, Target::Connect { .. }));

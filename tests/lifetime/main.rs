@@ -16,6 +16,7 @@ mod client;
 mod gateway;
 mod network;
 mod origin;
+mod refusals;
 mod slow_readers;
 mod slow_senders;
 mod small_pool;

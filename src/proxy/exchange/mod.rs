@@ -25,11 +25,11 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::StatusCode;
 
-use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request};
+use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponseSource};
 use super::context::{Context, ExchangeTimer, TimerOwner};
-use super::faults::Fault;
+use super::faults::{Fault, OwnResponse};
 use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
 use crate::base::timers::{Timer, Timers};
@@ -327,17 +327,18 @@ impl Exchange {
     }
 
     fn respond(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) {
-        let (fields, body) = fault.response();
+        let method = self.request.as_ref().map(|request| &request.head.method);
+        let method = method.or(self.record.request.method.as_ref());
+        let OwnResponse { fields, content_length, body } = fault.response(method);
         let status = fault.status();
         self.advance(Stage::Responded);
         self.end_upstream_time(cx.base.now);
         self.begin_response(status);
         self.record.error = Some(fault.token());
         self.record.upstream_failure = fault.upstream_failure();
-        let method = self.request.as_ref().map(|request| &request.head.method);
-        let ended = method.or(self.record.request.method.as_ref()) == Some(&Method::HEAD);
-        let content_length = Some(body.len() as u64);
-        let head = DownstreamCommand::Head { status, fields, content_length, ended };
+        let (ended, content_length) = (body.is_empty(), Some(content_length));
+        let source = ResponseSource::Gateway;
+        let head = DownstreamCommand::Head { status, fields, content_length, ended, source };
         cx.command(self.downstream, head);
         if !ended {
             self.response.pending_len += body.len();

@@ -10,7 +10,7 @@ use super::stage::Stage;
 use super::{Exchange, ExchangeContext, Progress};
 use crate::http1::{Part, ResponseHead};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::api::{DownstreamCommand, Request};
+use crate::proxy::api::{DownstreamCommand, Request, ResponseSource};
 use crate::proxy::faults::Fault;
 use crate::proxy::fields::{clean_response, clean_trailers, encode_head};
 use crate::proxy::upstream::{Acquired, Avoid, Lease, Notice, Release, SlotRequest};
@@ -201,7 +201,8 @@ impl Exchange {
                     request.head.fields = Vec::new();
                 }
                 let ResponseHead { status, fields, content_length, ended, .. } = head;
-                DownstreamCommand::Head { status, fields, content_length, ended }
+                let source = ResponseSource::Upstream;
+                DownstreamCommand::Head { status, fields, content_length, ended, source }
             }
             Part::Body(piece) => {
                 self.response.pending_len += piece.len();

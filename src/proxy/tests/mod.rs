@@ -120,6 +120,7 @@ pub(super) fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
 pub(super) struct Seen {
     pub downstream: Option<Downstream>,
     pub status: Option<StatusCode>,
+    pub source: Option<ResponseSource>,
     pub fields: Fields,
     pub interim: Vec<StatusCode>,
     pub body: Vec<u8>,
@@ -369,8 +370,8 @@ impl Rig {
                 assert!(seen.status.is_none() && status.is_informational());
                 seen.interim.push(status);
             }
-            DownstreamCommand::Head { status, fields, ended, .. } => {
-                seen.downstream = Some(to);
+            DownstreamCommand::Head { status, fields, ended, source, .. } => {
+                (seen.downstream, seen.source) = (Some(to), Some(source));
                 assert!(seen.status.replace(status).is_none(), "two response heads");
                 assert!(!status.is_informational());
                 (seen.fields, seen.whole) = (fields, ended);

@@ -209,6 +209,7 @@ fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
         let path = Bytes::copy_from_slice(request.head.path());
         let exchange = rig.request(request, true);
         assert_eq!(rig.status(exchange), status, "{path:?}");
+        assert_eq!(rig.seen[&exchange].source, Some(ResponseSource::Gateway));
         let seen = &rig.seen[&exchange];
         assert!(seen.whole && !seen.stopped);
         let proxy_status = seen.value("proxy-status").unwrap();
@@ -264,6 +265,31 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
     assert_eq!((&understood.method, &understood.path), (&Some(Method::HEAD), &Some(path)));
     assert_eq!(rig.record().rule, Some("too many fields"));
     rig.assert_nothing_left();
+}
+
+/// RFC 9110 9.3.2: a response to HEAD has no content, and a request that was refused before its
+/// method was read may be one.
+#[test]
+fn a_refusal_has_content_only_if_the_request_is_known_not_to_be_a_head() {
+    for (method, has_content) in
+        [(Some(Method::GET), true), (Some(Method::HEAD), false), (None, false)]
+    {
+        let mut rig = Rig::new(config(1, 1, 0));
+        let mut refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "too late");
+        refusal.understood.method = method.clone();
+        let client = ([192, 0, 2, 9], 1).into();
+        let downstream = Downstream { connection: 1, stream: 7 };
+        let key = rig.proxy.reject(rig.now, downstream, client, None, refusal, true);
+        rig.run();
+        let seen = &rig.seen[&key];
+        assert_eq!((rig.status(key), seen.whole), (408, true));
+        assert_eq!(!seen.body.is_empty(), has_content, "{method:?}");
+        if method != Some(Method::HEAD) {
+            assert_eq!(seen.value("content-length"), Some(&*seen.body.len().to_string()));
+        }
+        assert!(seen.value("proxy-status").unwrap().contains("too late"));
+        rig.assert_nothing_left();
+    }
 }
 
 #[test]
