@@ -474,7 +474,7 @@ fn a_response_that_is_taken_in_trickles_does_not_hold_its_connection() {
     let (exchange, upstream) = rig.active_get();
     rig.response(
         upstream,
-        &format!("HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n{}", "x".repeat(300_000)),
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n{}", "x".repeat(300_000)),
     );
     for _ in 0..2 {
         assert_eq!(rig.seen[&exchange].reset, None);
