@@ -251,7 +251,12 @@ impl Stream {
     ) -> Verdict {
         if matches!(self.phase, Phase::Begun(_)) {
             // Its response may have begun, so it can only be reset.
-            return Verdict::Abandon(Code::ExcessiveLoad, Fault::Client);
+            let code = match refusal.status {
+                StatusCode::BAD_REQUEST => Code::MessageError,
+                _ => Code::ExcessiveLoad,
+            };
+            cx.shared.counters.broken_rules.count(BrokenRuleOutcome::Reset, refusal.rule);
+            return Verdict::Abandon(code, Fault::Client);
         }
         let Some(address) = cx.engine.client_address(client.key) else {
             return Verdict::Continue;

@@ -88,7 +88,7 @@ pub enum RequestError {
     /// A field section exceeds our limits (431), or a value in a well-formed section is invalid
     /// (400): respond with the refusal's status and stop reading, which RFC 9114 4.1.2 allows a
     /// server to do instead of a reset. Once the response to the request may have begun, reset
-    /// the stream with H3_EXCESSIVE_LOAD.
+    /// the stream with H3_EXCESSIVE_LOAD (431) or H3_MESSAGE_ERROR (400).
     Refused(Box<Refusal>),
 }
 

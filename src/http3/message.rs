@@ -15,8 +15,8 @@ use super::error::{Code, RequestError};
 use super::qpack::static_table::{EntryName, Pseudo};
 use super::qpack::{Name, SectionError, SectionReader, Value};
 use crate::message::{
-    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_method_case,
-    parse_content_length,
+    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_field_name,
+    check_method_case, parse_content_length,
 };
 
 /// Reads the section of a request's head.
@@ -50,6 +50,7 @@ pub(super) fn read_trailers(
         };
         let value = field_value(line.value, line.never_indexed)?;
         check_connection_specific(&name, &value)?;
+        check_field_name(&name)?;
         // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
         if [header::CONTENT_LENGTH, header::HOST, header::TE].contains(&name) {
             return Err(RequestError::malformed("a field in trailers that belongs to the head"));
@@ -163,6 +164,7 @@ impl HeadLines {
             self.fields.reserve(16);
         }
         check_connection_specific(&name, &value)?;
+        check_field_name(&name)?;
         if name == header::HOST {
             if self.host.is_some() {
                 return Err(BrokenRule("host occurs twice").into());

@@ -1,6 +1,6 @@
 //! A request's head.
 
-use http::Method;
+use http::{HeaderName, Method};
 
 use super::target::{Authority, BrokenRule, Scheme, Target};
 use super::{Fields, Understood};
@@ -13,7 +13,7 @@ use super::{Fields, Understood};
 pub struct Head {
     pub method: Method,
     pub target: Target,
-    /// All fields but `host` and `content-length`, in order.
+    /// All fields but `host` and `content-length`, in order. No name holds an underscore.
     pub fields: Fields,
     /// The value of `content-length`, if the client sent one.
     pub content_length: Option<u64>,
@@ -89,6 +89,19 @@ pub(crate) fn check_method_case(method: &Method) -> Result<(), BrokenRule> {
     };
     if STANDARD_METHODS.iter().any(differs_in_case) {
         return Err(BrokenRule("the method is a standard one in the wrong case; use upper case"));
+    }
+    Ok(())
+}
+
+/// Refuses a field name with an underscore.
+///
+/// Many upstreams cannot tell it from a hyphen: CGI and its successors write both `x_y` and `x-y` as
+/// `X_Y` (RFC 3875 4.1.18). Such a field could pass for one that the gateway writes or drops.
+pub(crate) fn check_field_name(name: &HeaderName) -> Result<(), BrokenRule> {
+    if name.as_str().contains('_') {
+        return Err(BrokenRule(
+            "a field name holds an underscore, which upstreams take for a hyphen; rename the field",
+        ));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ mod target;
 use http::{HeaderName, HeaderValue};
 
 pub use head::Head;
-pub(crate) use head::{check_method_case, parse_content_length};
+pub(crate) use head::{check_field_name, check_method_case, parse_content_length};
 pub(crate) use record::ResetReason;
 pub use record::{AccessRecord, Outcome};
 pub(crate) use refusal::{Refusal, Understood};

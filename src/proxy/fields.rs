@@ -4,11 +4,14 @@
 //! | from the client | treatment |
 //! |---|---|
 //! | `connection`, the fields it names, hop-by-hop, `te`, `proxy`, `early-data` | dropped |
-//! | a name with an underscore | dropped: many upstreams read `x_y` as `x-y` |
 //! | `host`, `content-length` | written from the values that the request was routed by |
 //! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
 //! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
 //! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | accepted from trusted proxies only |
+//! | all others | forwarded unchanged |
+//!
+//! Names with an underscore do not occur: a request with one is refused when its head is read
+//! ([`crate::message::Head`]).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -107,7 +110,6 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
         has_cookie |= name == "cookie";
         let dropped = is_hop_by_hop(name)
             || is_own_of_request(name)
-            || name.contains('_')
             || !trusted && name.starts_with("x-forwarded-")
             || nominated.nominates(name);
         if dropped {
@@ -238,7 +240,6 @@ pub(crate) fn clean_trailers(mut fields: Fields) -> Option<Fields> {
         let name = name.as_str();
         let forbidden = is_hop_by_hop(name)
             || is_own_of_request(name)
-            || name.contains('_')
             || name.starts_with("content-")
             || matches!(
                 name,

@@ -13,6 +13,7 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
+use super::names::CertificateNames;
 use super::validity::{Validity, validity};
 use crate::config::{Certificate, CertificateSource, HostPattern};
 
@@ -27,6 +28,7 @@ const WILDCARD_PROBE: &str = "any-subdomain";
 pub(super) struct Entry {
     pub(super) hosts: Vec<HostPattern>,
     pub(super) key: Arc<CertifiedKey>,
+    names: CertificateNames,
     origin: Origin,
     validity: Option<Validity>,
     key_is_public: bool,
@@ -92,8 +94,13 @@ impl Entry {
             }
         }
         check_hosts(hosts, &origin, &key.cert[0])?;
+        let names = CertificateNames::read(&key.cert[0], hosts).map_err(|cause| {
+            let kind = Kind::LeafRefused(cause.to_string());
+            TlsError { file: origin.file(), kind }
+        })?;
         Ok(Self {
             hosts: hosts.to_vec(),
+            names,
             validity: validity(&key.cert[0]),
             key: Arc::new(key),
             origin,
@@ -103,13 +110,7 @@ impl Entry {
 
     /// Returns true if the leaf is valid for `host`, a name or an address.
     pub(super) fn is_valid_for(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let (Ok(leaf), Ok(name)) =
-            (webpki::EndEntityCert::try_from(&self.key.cert[0]), ServerName::try_from(bare))
-        else {
-            return false;
-        };
-        leaf.verify_is_valid_for_subject_name(&name).is_ok()
+        self.names.cover(host)
     }
 
     /// Returns problems that an operator should fix.

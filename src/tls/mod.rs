@@ -16,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 mod certificate;
+mod der;
+mod names;
 #[cfg(test)]
 mod tests;
 mod validity;
@@ -87,8 +89,8 @@ impl ServerTls {
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
     /// (lower case, no port; an IPv6 address in brackets).
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
-        let Some(entry) = self.shared.certificates.choose(server_name) else { return false };
-        entry.hosts.iter().any(|pattern| pattern.matches(host)) || entry.is_valid_for(host)
+        let entry = self.shared.certificates.choose(server_name);
+        entry.is_some_and(|entry| entry.is_valid_for(host))
     }
 
     /// Returns true if a request for `host` is misdirected on a connection for `server_name`

@@ -128,6 +128,25 @@ fn a_request_is_misdirected_if_another_connection_might_serve_it() {
     }
 }
 
+/// A client chooses the authority of each request, so checking one must not cost a certificate's
+/// parsing.
+#[test]
+fn names_are_read_from_the_certificate_once() {
+    let (cert, key) = pem_pair(&["example.com", "*.example.org", "192.0.2.1"]);
+    let files = Files::new(&cert, &key);
+    let certificate = files.certificate(&[exact("example.com")]);
+    let mut entry = Entry::load(&certificate, &provider()).unwrap();
+    // The certificate is gone; its names are not.
+    let signer = Arc::clone(&entry.key.key);
+    entry.key = Arc::new(CertifiedKey::new(Vec::new(), signer));
+    for host in ["example.com", "a.example.org", "192.0.2.1"] {
+        assert!(entry.is_valid_for(host), "{host}");
+    }
+    for host in ["www.example.com", "example.org", "a.b.example.org", "192.0.2.2", "[::1]"] {
+        assert!(!entry.is_valid_for(host), "{host}");
+    }
+}
+
 #[test]
 fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
     let (cert, key) = pem_pair(&["example.com", "*.example.com"]);

@@ -1,8 +1,9 @@
 //! From when to when a certificate is valid (RFC 5280 4.1.2.5).
 //!
 //! rustls checks the dates of peers' certificates, not those of our own, and has no way to ask for
-//! them. So this reads just enough DER to reach the two dates: the certificate has been parsed by
-//! webpki before, and whatever is not understood here is `None`, never an error.
+//! them. So this reads just enough DER to reach the two dates.
+
+use super::der::{INTEGER, SEQUENCE, element};
 
 /// Seconds since 1970 of both ends, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,8 +12,6 @@ pub(super) struct Validity {
     pub(super) not_after: i64,
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -32,25 +31,6 @@ pub(super) fn validity(certificate: &[u8]) -> Option<Validity> {
     let (not_before, rest) = time(dates)?;
     let (not_after, _) = time(rest)?;
     Some(Validity { not_before, not_after })
-}
-
-/// Splits one element with `tag` off: its content and what follows it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&first, rest) = der.split_first()?;
-    if first != tag {
-        return None;
-    }
-    let (&short, rest) = rest.split_first()?;
-    let (len, rest) = if short < 0x80 {
-        (usize::from(short), rest)
-    } else {
-        let (bytes, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
-        if bytes.is_empty() || bytes.len() > 4 {
-            return None;
-        }
-        (bytes.iter().fold(0, |len, &byte| len << 8 | usize::from(byte)), rest)
-    };
-    rest.split_at_checked(len)
 }
 
 fn time(der: &[u8]) -> Option<(i64, &[u8])> {

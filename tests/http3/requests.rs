@@ -231,6 +231,15 @@ fn malformed_request_streams_are_refused() {
 }
 
 #[test]
+fn trailers_with_an_underscore_in_a_name_are_refused() {
+    let head = frame(HEADERS, &section(GET));
+    let trailers = frame(HEADERS, &section(&[("x_y", b"z")]));
+    let (events, end) = run_bytes(&[&head[..], &frame(DATA, b"1234"), &trailers].concat());
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert_eq!(end.map_err(kind), Err("400".to_owned()));
+}
+
+#[test]
 fn trailers_of_an_incomplete_body_are_not_reported() {
     let head = frame(HEADERS, &section(&get_with(&[("content-length", b"5")])));
     let trailers = frame(HEADERS, &section(&[("x", b"y")]));
@@ -323,6 +332,10 @@ fn malformed_request_heads_are_refused() {
         (&[("x\0", b"x")], malformed),
         (&[("x\x7f", b"x")], malformed),
         (&[("\u{e4}", b"x")], malformed),
+        (&[("x_forwarded_for", b"10.0.0.1")], bad),
+        (&[("content_length", b"5")], bad),
+        (&[("_", b"x")], bad),
+        (&[("x-y_", b"x")], bad),
         // Field values.
         (&[("x", b"a\rb")], malformed),
         (&[("x", b"a\nb")], malformed),
@@ -417,7 +430,7 @@ fn valid_request_heads_are_accepted() {
         let RequestEvent::Head(head) = &events[0] else { panic!("{events:?}") };
         assert_eq!(head.content_length, Some(expected as u64));
     }
-    let odd = [("x", &b""[..]), ("y", b"a\tb \xff"), ("!#$%&'*+-.^_`|~09az", b"v")];
+    let odd = [("x", &b""[..]), ("y", b"a\tb \xff"), ("!#$%&'*+-.^`|~09az", b"v")];
     let head = head_of(&[GET, &odd].concat()).unwrap();
     let fields: Vec<_> = head.fields.iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
     assert_eq!(fields, odd);

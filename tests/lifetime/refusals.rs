@@ -1,7 +1,7 @@
 //! Requests that the gateway refuses itself, sent byte by byte as no HTTP/3 library would.
 
 use bytes::BytesMut;
-use ringway::testing::http3::{ResponseReader, put_headers};
+use ringway::testing::http3::{ResponseReader, put_data_header, put_headers};
 
 use crate::client::{self, Manners};
 use crate::gateway::{Gateway, Settings};
@@ -11,10 +11,14 @@ use crate::{origin, run};
 const OVERLONG_HEADERS: [u8; 9] = [0x01, 0xc0, 0, 0, 0, 0x40, 0, 0, 0];
 
 fn head(method: &str, path: &str) -> BytesMut {
+    head_with(method, path, &[])
+}
+
+fn head_with(method: &str, path: &str, fields: &[(&str, &str)]) -> BytesMut {
     let mut out = BytesMut::new();
     let lines =
         [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path)];
-    put_headers(lines, &mut out);
+    put_headers(lines.into_iter().chain(fields.iter().copied()), &mut out);
     out
 }
 
@@ -85,6 +89,31 @@ fn refused_requests_do_not_refill_the_budget_of_cancelled_ones() {
                 assert!((BUDGET..2 * BUDGET).contains(&cancelled_count), "{cancelled_count}");
             }
         }
+        gateway.stop();
+    });
+}
+
+#[test]
+fn a_field_name_with_an_underscore_is_refused_and_counted() {
+    const RULE: &str = "holds an underscore";
+    run(async {
+        let (address, seen) = origin::start();
+        let gateway = Gateway::start(Settings::default(), address).await;
+        let (_endpoint, quic) = client::quic(&gateway, Manners::default()).await;
+        let lines = [("x-real", "1"), ("x_forwarded_for", "10.0.0.1")];
+        let (status, body_len) = ask(&quic, &head_with("GET", "/", &lines)).await;
+        assert!(status == 400 && body_len > 0, "{status}, {body_len} bytes");
+        // In trailers, behind a body that has been passed on.
+        let mut upload = head("POST", "/echo");
+        put_data_header(1, &mut upload);
+        upload.extend_from_slice(b"x");
+        put_headers([("x_sum", "1")], &mut upload);
+        let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
+        sending.write_all(&upload).await.unwrap();
+        let error = receiving.read_to_end(1 << 20).await.unwrap_err().to_string();
+        assert!(error.contains("reset") && error.contains("270"), "H3_MESSAGE_ERROR: {error}");
+        assert_eq!(gateway.metric("broken_rules_total", RULE), 2);
+        assert!(seen.requests.load(std::sync::atomic::Ordering::Relaxed) <= 1);
         gateway.stop();
     });
 }
