@@ -1,0 +1,50 @@
+"""The command line of the attacks."""
+
+import argparse
+import sys
+
+from . import frames, handshakes, streams, unproven
+from .case import Failure, Target, run
+from .oracle import Client, Process
+
+CASES = {case.name: case
+         for family in (unproven, handshakes, frames, streams) for case in family.CASES}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/attack", description="Runs attacks against a running gateway.")
+    parser.add_argument("host", help="an IP address")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--pid", type=int, help="the gateway's process, to be checked too")
+    parser.add_argument("--authority", default="localhost", help="of the probe's requests")
+    parser.add_argument("--path", default="/", help="of the probe's requests; its body is constant")
+    parser.add_argument("--full", action="store_true", help="run the long forms")
+    parser.add_argument("--only", default="", help="names of cases, such as D01,D02")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = arguments()
+    names = [name for name in given.only.upper().split(",") if name] or list(CASES)
+    if unknown := [name for name in names if name not in CASES]:
+        sys.exit(f"scripts/attack: no case is called {', '.join(unknown)}: {' '.join(CASES)}")
+    client = Client(given.host, given.port, given.authority, given.path)
+    process = Process(given.pid, given.full) if given.pid else None
+    target = Target(given.host, given.port, client, process, given.full, given.seed)
+    failed = []
+    for name in names:
+        case = CASES[name]
+        try:
+            verdict, text = "passed", run(case, target)
+        except (Failure, OSError, TimeoutError) as error:
+            verdict, text = "FAILED", str(error) or type(error).__name__
+            failed.append(name)
+        print(f"{name:4} {verdict}  {case.title}: {text}", flush=True)
+    print(f"{len(names) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""A case, the gateway that it attacks, and how it fails."""
+
+import dataclasses
+import random
+import socket
+import zlib
+from collections.abc import Callable
+
+from .oracle import Client, Oracle, Process
+
+
+class Failure(Exception):
+    """The gateway did something that the case does not allow."""
+
+
+def expect(holds: bool, message: str):
+    """Fails the case with this message if the condition does not hold."""
+    if not holds:
+        raise Failure(message)
+
+
+@dataclasses.dataclass
+class Target:
+    """A running gateway, and the request that its legitimate clients make."""
+
+    host: str
+    port: int
+    client: Client
+    process: Process | None = None
+    full: bool = False
+    """Run the long forms."""
+    seed: int = 1
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
+
+    @property
+    def family(self) -> int:
+        return socket.AF_INET6 if ":" in self.host else socket.AF_INET
+
+    def count(self, short: int, full: int) -> int:
+        """Returns how often to do something in this run's form."""
+        return full if self.full else short
+
+
+@dataclasses.dataclass
+class Case:
+    """One attack. `run` returns the figures that it saw, as text."""
+
+    name: str
+    title: str
+    run: Callable[[Target, random.Random], str]
+
+
+def run(case: Case, target: Target) -> str:
+    """Runs a case with the oracle beside it. Returns its figures, or raises `Failure`."""
+    dice = random.Random(target.seed ^ zlib.crc32(case.name.encode()))
+    oracle = Oracle(target.client, target.process)
+    try:
+        oracle.begin()
+        seen = case.run(target, dice)
+    finally:
+        faults = oracle.end()
+    expect(not faults, "; ".join(faults))
+    return f"{seen}; {oracle.figures()}"

@@ -1,0 +1,289 @@
+"""Frames in 1-RTT packets: a real handshake by aioquic, then packets made by hand."""
+
+import asyncio
+import contextlib
+import random
+
+from aioquic import tls
+from aioquic.quic.crypto import CryptoError
+
+from . import wire
+from .case import Case, Target, expect
+from .wire import frames_of, varint
+
+FLOW_CONTROL_ERROR, STREAM_LIMIT_ERROR, STREAM_STATE_ERROR = 0x03, 0x04, 0x05
+FRAME_ENCODING_ERROR, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x07, 0x09, 0x0A
+INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED = 0x01, 0x0D
+
+ACK, RESET_STREAM, STOP_SENDING, CRYPTO, STREAM = b"\x02", b"\x04", b"\x05", b"\x06", b"\x0e"
+MAX_STREAM_DATA, STREAM_DATA_BLOCKED, STREAMS_BLOCKED = b"\x11", b"\x15", b"\x16"
+NEW_CONNECTION_ID, PATH_CHALLENGE, PING = b"\x18", b"\x1a", b"\x01"
+PATH_RESPONSE_TYPE = 0x1B
+
+FRAMES_LEN_MAX = 1100
+"""Bytes of frames in one packet."""
+
+
+class Session:
+    """A connection whose packets are made by hand after the handshake. It acknowledges nothing."""
+
+    def __init__(self, protocol):
+        quic = protocol._quic
+        self._keys = quic._cryptos[tls.Epoch.ONE_RTT]
+        self._id, self._address = quic._peer_cid.cid, quic._network_paths[0].addr
+        self._number = quic._packet_number + 100
+        self._transport = protocol._transport
+        self.numbers: set[int] = set()
+        """Packet numbers of the gateway that have arrived."""
+        self.counts: dict[int, int] = {}
+        """How many frames of each type have arrived."""
+        self.closed: int | None = None
+        """The code with which the gateway has closed the connection."""
+        self.sent_count = 0
+        protocol.datagram_received = self._received
+        protocol.transmit = lambda: None
+
+    def send(self, *frames: bytes):
+        """Sends one packet."""
+        payload = b"".join(frames).ljust(4, wire.PADDING)
+        header = b"\x43" + self._id + self._number.to_bytes(4, "big")
+        sealed = self._keys.encrypt_packet(header, payload, self._number)
+        self._number += 1
+        self.sent_count += 1
+        self._transport.sendto(sealed, self._address)
+
+    async def flood(self, frame, count: int, per_second: int = 3000):
+        """Sends as many of the frames that `frame(number)` returns, until the gateway closes."""
+        number, loop = 0, asyncio.get_running_loop()
+        began, first = loop.time(), self.sent_count
+        while number < count and self.closed is None:
+            frames, length = [], 0
+            while number < count and length < FRAMES_LEN_MAX - 40:
+                frames.append(frame(number))
+                length += len(frames[-1])
+                number += 1
+            self.send(*frames)
+            due = began + (self.sent_count - first) / per_second
+            await asyncio.sleep(max(0, due - loop.time()))
+
+    async def close_code(self, seconds: float = 1.0) -> int | None:
+        """Waits for the gateway's close. Returns its code, or nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.closed is None:
+                    await asyncio.sleep(0.01)
+        return self.closed
+
+    async def is_alive(self) -> bool:
+        """Returns whether the gateway still responds."""
+        before = len(self.numbers)
+        for _ in range(4):
+            self.send(PING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while len(self.numbers) == before:
+                    await asyncio.sleep(0.01)
+        return len(self.numbers) > before and self.closed is None
+
+    def _received(self, datagram: bytes, address):
+        if datagram[0] & 0x80:
+            return
+        try:
+            expected = max(self.numbers, default=0) + 1
+            _, payload, number = self._keys.decrypt_packet(datagram, 1 + wire.ID_LEN, expected)
+        except CryptoError:
+            return
+        self.numbers.add(number)
+        for kind, fields in frames_of(payload):
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            if kind in (0x1C, 0x1D):
+                self.closed = fields[0]
+
+
+@contextlib.asynccontextmanager
+async def session(target: Target):
+    """Opens a connection with a handshake that is confirmed."""
+    async with wire.connection(target) as protocol:
+        await protocol.ping()
+        opened = Session(protocol)
+        try:
+            yield opened
+        finally:
+            opened.send(wire.CLOSE_FRAME)
+
+
+def in_session(test):
+    """Makes a case of an async function that has a session."""
+
+    def run(target: Target, dice: random.Random) -> str:
+        async def inside():
+            async with session(target) as opened:
+                return await test(target, dice, opened)
+
+        return asyncio.run(inside())
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+async def code_for(target: Target, *frames: bytes) -> int | None:
+    """Returns the code with which a new connection is closed that sends these frames."""
+    async with session(target) as opened:
+        opened.send(*frames)
+        return await opened.close_code()
+
+
+async def expect_code(target: Target, name: str, codes: tuple[int, ...], *frames: bytes):
+    code = await code_for(target, *frames)
+    wanted = " or ".join(hex(code) for code in codes)
+    got = "is not closed" if code is None else f"is closed with {code:#x}"
+    expect(code in codes, f"{name}: the connection {got}, not with {wanted}")
+
+
+@in_session
+async def path_challenges(target, dice, opened) -> str:
+    """D10: PATH_CHALLENGE frames, whose responses are never acknowledged."""
+    count = target.count(10_000, 100_000)
+    await opened.flood(lambda number: PATH_CHALLENGE + dice.randbytes(8), count)
+    sent = opened.sent_count
+    await asyncio.sleep(0.3)
+    responses = opened.counts.get(PATH_RESPONSE_TYPE, 0)
+    expect(responses <= sent, f"{responses} responses to {sent} packets")
+    expect(responses > 0 or opened.closed is not None, "no PATH_CHALLENGE has a response")
+    return f"{count} frames in {sent} packets, {responses} responses"
+
+
+@in_session
+async def connection_ids(target, dice, opened) -> str:
+    """D11: NEW_CONNECTION_ID frames that each retire the ones before."""
+    count = target.count(10_000, 100_000)
+
+    def frame(number: int) -> bytes:
+        sequence = varint(number + 10)
+        ids = b"\x08" + dice.randbytes(8) + dice.randbytes(16)
+        return NEW_CONNECTION_ID + sequence + sequence + ids
+
+    await opened.flood(frame, count)
+    code = await opened.close_code(0.5)
+    expect(code in (None, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION), f"closed with {code}")
+    retired = opened.counts.get(0x19, 0)
+    return f"{opened.sent_count} packets, closed with {code}, {retired} retired"
+
+
+def acknowledgements(target: Target, dice: random.Random) -> str:
+    """D13: acknowledgements of packets that were never sent, or left out; ranges below zero."""
+
+    async def run():
+        unsent = ACK + varint(1 << 20) + varint(0) + varint(0) + varint(0)
+        await expect_code(target, "ACK of an unsent packet", (PROTOCOL_VIOLATION,), unsent)
+        below = ACK + varint(1) + varint(0) + varint(1) + varint(0) + varint(5) + varint(5)
+        await expect_code(target, "ACK below 0", (FRAME_ENCODING_ERROR,), below)
+        many = ACK + varint(1 << 20) + varint(0) + varint(500) + varint(0) + 500 * b"\0\0"
+        await expect_code(target, "ACK of 500 ranges", (PROTOCOL_VIOLATION,), many)
+        async with session(target) as opened:
+            return await skipped(opened)
+
+    return asyncio.run(run())
+
+
+async def skipped(opened: Session) -> str:
+    """Acknowledges a packet number that the gateway has left out (RFC 9000 21.4)."""
+    missing = []
+    for _ in range(10):
+        await opened.flood(lambda number: PING.ljust(FRAMES_LEN_MAX, wire.PADDING), 60, 500)
+        await asyncio.sleep(0.1)
+        numbers = opened.numbers
+        missing = sorted(set(range(min(numbers), max(numbers))) - numbers)
+        if missing:
+            break
+    if not missing:
+        return f"no number was left out of {len(opened.numbers)}"
+    opened.send(ACK + varint(max(opened.numbers)) + varint(0) + varint(0)
+                + varint(max(opened.numbers) - min(opened.numbers)))
+    code = await opened.close_code()
+    expect(code == PROTOCOL_VIOLATION, f"ACK of skipped packet {missing[0]}: code {code}")
+    return f"packet {missing[0]} was left out and acknowledged"
+
+
+def gaps(target: Target, dice: random.Random) -> str:
+    """D14: single bytes with gaps, bytes that contradict each other, and bytes past the limits."""
+
+    async def run():
+        async with session(target) as opened:
+            await opened.flood(lambda n: CRYPTO + varint(9 * n + 5000) + b"\x01x", 2048)
+            code = await opened.close_code()
+            # An endpoint that counts gaps has no code of its own for too many.
+            expect(code in (INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED),
+                   f"2,048 gaps in CRYPTO: code {code}")
+        async with session(target) as opened:
+            count = target.count(20_000, 100_000)
+            await opened.flood(lambda n: STREAM + b"\0" + varint(9 * n + 9) + b"\x01x", count)
+            stream_code = await opened.close_code(0.5)
+        async with session(target) as opened:
+            for byte in (b"a", b"b"):
+                opened.send(STREAM + b"\0" + varint(9) + varint(100) + 100 * byte)
+            contradiction_code = await opened.close_code(0.5)
+            expect(contradiction_code in (None, PROTOCOL_VIOLATION), "contradicting bytes: code "
+                   f"{contradiction_code}")
+        past = STREAM + b"\0" + varint((1 << 62) - 100) + b"\x01x"
+        await expect_code(target, "a byte past flow control", (FLOW_CONTROL_ERROR,), past)
+        over = STREAM + b"\0" + varint((1 << 62) - 1) + b"\x01x"
+        await expect_code(target, "a byte past 2^62", (FLOW_CONTROL_ERROR, FRAME_ENCODING_ERROR),
+                          over)
+        return f"{count} gaps in a stream: closed with {stream_code}"
+
+    return asyncio.run(run())
+
+
+FAR = varint(4 << 40)
+"""A stream of the client's, far beyond what it may open."""
+
+
+def far_streams(target: Target, dice: random.Random) -> str:
+    """D15: frames of a stream far beyond the limit, and of one that only the gateway sends on."""
+
+    async def run():
+        over = (STREAM_LIMIT_ERROR, STREAM_STATE_ERROR)
+        grow = MAX_STREAM_DATA + FAR + varint(1)
+        await expect_code(target, "MAX_STREAM_DATA", over, grow)
+        reset = RESET_STREAM + FAR + varint(0) + varint(0)
+        await expect_code(target, "RESET_STREAM", over, reset)
+        await expect_code(target, "STREAM", over, STREAM + FAR + varint(0) + b"\x01x")
+        own = RESET_STREAM + varint(3) + varint(0) + varint(0)
+        await expect_code(target, "RESET_STREAM of its own", (STREAM_STATE_ERROR,), own)
+        async with session(target) as opened:
+            count = target.count(5000, 100_000)
+            await opened.flood(lambda number: STREAMS_BLOCKED + varint(1 << 40), count)
+            await opened.flood(far_stop, count)
+            await opened.close_code(0.2)
+        return f"4 errors, {count} STREAMS_BLOCKED, {count} STOP_SENDING"
+
+    return asyncio.run(run())
+
+
+def far_stop(number: int) -> bytes:
+    return STOP_SENDING + varint((number + 1) << 40) + varint(0)
+
+
+def far_streams_are_named(target: Target, dice: random.Random) -> str:
+    """D15B: a frame of a stream beyond the limit is an error even where it would change nothing
+    (RFC 9000 4.6)."""
+
+    async def run():
+        over = (STREAM_LIMIT_ERROR, STREAM_STATE_ERROR)
+        await expect_code(target, "STOP_SENDING", over, far_stop(0))
+        blocked = STREAM_DATA_BLOCKED + FAR + varint(1)
+        await expect_code(target, "STREAM_DATA_BLOCKED", over, blocked)
+        return "2 errors"
+
+    return asyncio.run(run())
+
+
+CASES = [
+    Case("D10", "PATH_CHALLENGE", path_challenges),
+    Case("D11", "NEW_CONNECTION_ID", connection_ids),
+    Case("D13", "acknowledgements of nothing", acknowledgements),
+    Case("D14", "gaps in CRYPTO and STREAM", gaps),
+    Case("D15", "streams beyond the limit", far_streams),
+    Case("D15B", "the same where it changes nothing", far_streams_are_named),
+]

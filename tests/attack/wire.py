@@ -1,0 +1,235 @@
+"""QUIC packets made by hand, with the keys of aioquic (RFC 9000 17, RFC 9001 5)."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import time
+
+from aioquic import tls
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.buffer import Buffer
+from aioquic.h3.connection import H3_ALPN
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoError, CryptoPair
+from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
+
+VERSION = 1
+ID_LEN = 8
+"""Length of our connection ids."""
+INITIAL_LEN = 1200
+"""Length of a datagram with an Initial packet (RFC 9000 14.1)."""
+TAG_LEN = 16
+RECEIVE_TIMEOUT = 0.02
+PADDING = b"\0"
+CLOSE_FRAME = b"\x1c\0\0\0"
+"""CONNECTION_CLOSE without an error."""
+
+
+def varint(value: int) -> bytes:
+    """Encodes a variable-length integer (RFC 9000 16)."""
+    for bits, first in ((6, 0x00), (14, 0x40), (30, 0x80), (62, 0xC0)):
+        if value < 1 << bits:
+            whole = value.to_bytes((bits + 2) // 8, "big")
+            return bytes([whole[0] | first]) + whole[1:]
+    raise ValueError(value)
+
+
+def configuration(server_name: str) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=True, alpn_protocols=H3_ALPN, server_name=server_name,
+        verify_mode=ssl.CERT_NONE, connection_id_length=ID_LEN,
+    )
+
+
+class Hello:
+    """A client that sends Initials by hand. Its ClientHello is aioquic's."""
+
+    def __init__(self, server_name: str, address: tuple[str, int]):
+        quic = QuicConnection(configuration=configuration(server_name))
+        quic.connect(address, now=time.time())
+        self.source_id = quic.host_cid
+        self.destination_id = quic.original_destination_connection_id
+        hello = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
+        self.crypto_frame = b"\x06\0" + varint(len(hello)) + hello
+        self._keys: dict[bytes, CryptoPair] = {}
+
+    def keys(self, destination_id: bytes) -> CryptoPair:
+        if destination_id not in self._keys:
+            self._keys[destination_id] = initial_keys(destination_id)
+        return self._keys[destination_id]
+
+    def initial(self, frames: bytes | None = None, *, token=b"", destination_id=None, number=0,
+                length=INITIAL_LEN) -> bytes:
+        """Returns an Initial packet, padded to `length`. Without `frames`, it holds as much of the
+        ClientHello as there is room for."""
+        destination_id = destination_id or self.destination_id
+        frames = self.crypto_frame if frames is None else frames
+        return initial(self.keys(destination_id), destination_id, self.source_id, frames,
+                       token=token, number=number, length=length)
+
+    def kind(self, datagram: bytes, destination_id: bytes | None = None) -> str:
+        """Returns what a response is, where `destination_id` is that of the Initial which it
+        responds to."""
+        header = parse(datagram)
+        if header is None:
+            return "malformed"
+        if header.packet_type != QuicPacketType.INITIAL:
+            return header.packet_type.name.lower()
+        offset = Buffer(data=datagram)
+        pull_quic_header(offset, ID_LEN)
+        keys = self.keys(destination_id or self.destination_id)
+        start = offset.tell()
+        try:
+            _, payload, _ = keys.decrypt_packet(datagram[: header.packet_length], start, 0)
+        except CryptoError:
+            return "initial of unknown keys"
+        code = close_code(payload)
+        return "initial" if code is None else f"close {code:#x}"
+
+
+def initial_keys(destination_id: bytes) -> CryptoPair:
+    keys = CryptoPair()
+    keys.setup_initial(destination_id, is_client=True, version=VERSION)
+    return keys
+
+
+def initial(keys: CryptoPair, destination_id: bytes, source_id: bytes, frames: bytes, *,
+            token=b"", number=0, length=INITIAL_LEN) -> bytes:
+    """Returns a sealed Initial packet. Frames that do not fit are cut."""
+    start = (b"\xc1" + VERSION.to_bytes(4, "big") + bytes([len(destination_id)]) + destination_id
+             + bytes([len(source_id)]) + source_id + varint(len(token)) + token)
+    room = length - len(start) - 2 - 2 - TAG_LEN
+    payload = frames[:room].ljust(room, PADDING)
+    rest_len = (2 + len(payload) + TAG_LEN) | 0x4000
+    header = start + rest_len.to_bytes(2, "big") + number.to_bytes(2, "big")
+    return keys.encrypt_packet(header, payload, number)
+
+
+def parse(datagram: bytes) -> QuicHeader | None:
+    """Returns the first packet's header."""
+    try:
+        return pull_quic_header(Buffer(data=datagram), ID_LEN)
+    except (ValueError, EOFError):
+        return None
+
+
+def frames_of(payload: bytes):
+    """Yields the type and the fields of each frame that a server sends (RFC 9000 19). Stops at one
+    that it cannot read."""
+    buffer = Buffer(data=payload)
+    pull = buffer.pull_uint_var
+    with contextlib.suppress(ValueError, EOFError, KeyError):
+        while not buffer.eof():
+            kind, fields = pull(), []
+            if kind in (0x02, 0x03):
+                fields = [pull() for _ in range(4)]
+                for _ in range(2 * fields[2] + 3 * (kind == 0x03)):
+                    pull()
+            elif kind == 0x06:
+                fields = [pull(), buffer.pull_bytes(pull())]
+            elif kind == 0x07:
+                fields = [buffer.pull_bytes(pull())]
+            elif 0x08 <= kind <= 0x0F:
+                fields = [pull(), pull() if kind & 4 else 0]
+                rest = pull() if kind & 2 else buffer.capacity - buffer.tell()
+                fields.append(buffer.pull_bytes(rest))
+            elif kind == 0x18:
+                fields = [pull(), pull(), buffer.pull_bytes(buffer.pull_uint8())]
+                fields.append(buffer.pull_bytes(16))
+            elif kind in (0x1A, 0x1B):
+                fields = [buffer.pull_bytes(8)]
+            elif kind in (0x1C, 0x1D):
+                fields = [pull()] + ([pull()] if kind == 0x1C else [])
+                fields.append(buffer.pull_bytes(pull()))
+            elif kind not in (0x00, 0x01, 0x1E):
+                fields = [pull() for _ in range(FIELD_COUNTS[kind])]
+            yield kind, fields
+
+
+FIELD_COUNTS = {0x04: 3, 0x05: 2, 0x10: 1, 0x11: 2, 0x12: 1, 0x13: 1, 0x14: 1, 0x15: 2, 0x16: 1,
+                0x17: 1, 0x19: 1}
+"""How many integers these frames consist of."""
+
+
+def close_code(payload: bytes) -> int | None:
+    return next((fields[0] for kind, fields in frames_of(payload) if kind in (0x1C, 0x1D)), None)
+
+
+@contextlib.asynccontextmanager
+async def connection(target, create_protocol=QuicConnectionProtocol):
+    """Opens a connection by aioquic. At the end its socket is closed without a word."""
+    quic = QuicConnection(configuration=configuration(target.client.authority))
+    transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: create_protocol(quic), remote_addr=target.address)
+    # Connected, so that its address is left out.
+    transport.sendto = lambda datagram, _, send=transport.sendto: send(datagram)
+    try:
+        protocol.connect(target.address)
+        async with asyncio.timeout(5):
+            await protocol.wait_connected()
+        yield protocol
+    finally:
+        if protocol._timer is not None:
+            protocol._timer.cancel()
+        transport.close()
+
+
+@contextlib.contextmanager
+def udp_socket(target):
+    """Opens a socket with a port of its own."""
+    local = "::1" if target.family == socket.AF_INET6 else "127.0.0.1"
+    is_loopback = target.host in ("::1", "localhost") or target.host.startswith("127.")
+    with socket.socket(target.family, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        if is_loopback:
+            one.bind((local, 0))
+        one.settimeout(RECEIVE_TIMEOUT)
+        yield one
+
+
+def receive(one: socket.socket, seconds: float) -> list[bytes]:
+    """Returns the datagrams that arrive in this time."""
+    arrived, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+            arrived.append(one.recv(65535))
+    return arrived
+
+
+def receive_first(one: socket.socket, seconds: float = 1.0, more: float = 0.1) -> list[bytes]:
+    """Returns what arrives until shortly after the first datagram, or nothing after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+            return [one.recv(65535), *receive(one, more)]
+    return []
+
+
+def receive_waiting(one: socket.socket) -> list[bytes]:
+    """Returns the datagrams that have arrived."""
+    arrived = []
+    one.setblocking(False)
+    with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+        while True:
+            arrived.append(one.recv(65535))
+    return arrived
+
+
+class Pace:
+    """Spreads a flood over time, so that it tests the gateway and not the socket's buffer."""
+
+    def __init__(self, per_second: int):
+        self._per_second, self._count, self._began = per_second, 0, time.monotonic()
+
+    def step(self, count: int = 1):
+        self._count += count
+        ahead = self._began + self._count / self._per_second - time.monotonic()
+        if ahead > 0.002:
+            time.sleep(ahead)
+
+
+def ids(dice: random.Random, length: int = ID_LEN) -> bytes:
+    return dice.randbytes(length)
