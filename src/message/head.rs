@@ -95,8 +95,8 @@ pub(crate) fn check_method_case(method: &Method) -> Result<(), BrokenRule> {
 
 /// Refuses a field name with an underscore.
 ///
-/// Many upstreams cannot tell it from a hyphen: CGI and its successors write both `x_y` and `x-y` as
-/// `X_Y` (RFC 3875 4.1.18). Such a field could pass for one that the gateway writes or drops.
+/// Many upstreams cannot tell it from a hyphen: CGI and its successors write both `x_y` and `x-y`
+/// as `X_Y` (RFC 3875 4.1.18). Such a field could pass for one that the gateway writes or drops.
 pub(crate) fn check_field_name(name: &HeaderName) -> Result<(), BrokenRule> {
     if name.as_str().contains('_') {
         return Err(BrokenRule(
