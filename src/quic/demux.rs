@@ -29,8 +29,6 @@ struct Arrival {
     local: Local,
     len: usize,
     claims_handshake_only: bool,
-    /// It repeats the first Initial of a half-open connection from another address.
-    has_moved: bool,
 }
 
 impl Engine {
@@ -59,19 +57,18 @@ impl Engine {
             return;
         }
         let long = Self::copies(&payload);
-        let mut arrival = Arrival {
+        let arrival = Arrival {
             remote,
             local: Local { socket, ip: local_ip },
             len: payload.len(),
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
-            has_moved: false,
         };
         let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
         let short_id = short_id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
         let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
         let event = if long {
-            self.route_long(now, &mut arrival, ecn, &payload, &mut response)
+            self.route_long(now, arrival, ecn, &payload, &mut response)
         } else {
             self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut response)
         };
@@ -107,12 +104,12 @@ impl Engine {
     fn route_long(
         &mut self,
         now: Instant,
-        arrival: &mut Arrival,
+        arrival: Arrival,
         ecn: Option<EcnCodepoint>,
         payload: &[u8],
         response: &mut Vec<u8>,
     ) -> Option<DatagramEvent> {
-        let Arrival { remote, local, .. } = *arrival;
+        let Arrival { remote, local, .. } = arrival;
         // Copied: half-open connections may keep parts of these for seconds, and one kept byte
         // would pin a whole slot of the pool. They carry at most the part of a request that the
         // client sent along with its last handshake packet.
@@ -127,8 +124,9 @@ impl Engine {
         let repeated =
             credit::initial_destination(payload) == Some(&connection.first_destination[..]);
         let taken_as_from = if unheard && repeated {
+            // Should there be no room for it, the rate of new handshakes bounds its copies.
+            self.moved_initials.insert(now, connection.first_destination);
             self.abandon(key);
-            arrival.has_moved = true;
             remote
         } else {
             first
@@ -201,10 +199,11 @@ impl Engine {
             return self.response(transmit, response, socket);
         }
         if !incoming.remote_address_validated() {
+            let has_moved = self.moved_initials.contains(incoming.orig_dst_cid());
             let retry = match listener.quic.retry {
                 Retry::Never => false,
                 Retry::Adaptive => {
-                    arrival.has_moved
+                    has_moved
                         || self.half_open >= HALF_OPEN_RETRY_COUNT
                         || !self.is_within_rate(now)
                 }
@@ -220,14 +219,14 @@ impl Engine {
                     }
                 };
             }
-            let is_too_much = self.half_open >= HALF_OPEN_COUNT_MAX
-                || arrival.has_moved && !self.is_within_rate(now);
+            let is_too_much =
+                self.half_open >= HALF_OPEN_COUNT_MAX || has_moved && !self.is_within_rate(now);
             if is_too_much {
                 self.stats.initials_dropped += 1;
                 self.endpoint.ignore(incoming);
                 return self.responses.give_back(response);
             }
-        } else if !self.spent_tokens.spend(now, (arrival.remote, *incoming.orig_dst_cid())) {
+        } else if !self.spent_tokens.insert(now, (arrival.remote, *incoming.orig_dst_cid())) {
             self.stats.tokens_replayed += 1;
             self.endpoint.ignore(incoming);
             return self.responses.give_back(response);

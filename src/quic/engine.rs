@@ -1,18 +1,21 @@
 //! The engine: quinn-proto's endpoint, its connections, and the processing of each input.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use quinn_proto::crypto::rustls::HandshakeData;
-use quinn_proto::{ConnectionHandle, Dir, Endpoint, EndpointEvent, StreamEvent, VarInt};
+use quinn_proto::{
+    ConnectionHandle, ConnectionId, Dir, Endpoint, EndpointEvent, StreamEvent, VarInt,
+};
 
 use super::cid::WorkerIds;
 use super::congestion;
 use super::connection::{Connection, Phase};
+use super::recent::Recent;
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
-use super::spent_tokens::SpentTokens;
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
 use crate::base::timers::Timers;
@@ -46,7 +49,10 @@ pub struct Engine {
     pub(super) window_budget: u64,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
-    pub(super) spent_tokens: SpentTokens,
+    /// Retry tokens that were used: the client's address, and the destination of its first Initial.
+    pub(super) spent_tokens: Recent<(SocketAddr, ConnectionId)>,
+    /// Destinations of first Initials that came from a second address.
+    pub(super) moved_initials: Recent<ConnectionId>,
     pub(super) stats: QuicCounters,
     /// Connections that received datagrams since they were last settled.
     pub(super) heard: Vec<ConnectionKey>,
@@ -77,7 +83,8 @@ impl Engine {
             responses: Responses::default(),
             half_open: 0,
             unvalidated_rate: TokenBucket::default(),
-            spent_tokens: SpentTokens::default(),
+            spent_tokens: Recent::default(),
+            moved_initials: Recent::default(),
             open: 0,
             accepting: true,
             stats: QuicCounters::default(),

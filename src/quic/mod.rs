@@ -34,9 +34,9 @@ mod demux;
 mod engine;
 mod padding;
 mod paths;
+mod recent;
 mod responses;
 mod settings;
-mod spent_tokens;
 mod streams;
 mod table;
 #[cfg(test)]

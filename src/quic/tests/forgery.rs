@@ -122,10 +122,7 @@ fn an_initial_repeated_from_other_addresses_meets_retry() {
         assert!(bytes <= 3 * initial.len(), "{bytes}");
     }
     let stats = pair.engine.stats();
-    // Each copy that meets Retry leaves no connection behind, so the next one begins as the first.
-    assert!(stats.handshakes_started <= 1500, "{}", stats.handshakes_started);
-    assert!(stats.handshakes_started <= u64::from(UNVALIDATED_RATE_MAX) + 1);
-    assert_eq!(stats.handshakes_started + stats.retries, 3_000);
+    assert_eq!((stats.handshakes_started, stats.retries), (1, 2_999));
 }
 
 #[test]
