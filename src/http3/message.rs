@@ -243,12 +243,12 @@ impl HeadLines {
 
     /// Returns the parts of a refused head that a log line can show.
     fn understood(self) -> Understood {
-        let authority = self.authority.and_then(|text| HeaderValue::from_maybe_shared(text).ok());
-        Understood {
-            method: self.method.and_then(|method| Method::from_bytes(&method).ok()),
-            authority: authority.or(self.host),
-            path: self.path,
-        }
+        let host = self.host.as_ref().map(HeaderValue::as_bytes);
+        Understood::new(
+            self.method.and_then(|method| Method::from_bytes(&method).ok()),
+            self.authority.as_deref().or(host),
+            self.path.as_deref(),
+        )
     }
 }
 

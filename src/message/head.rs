@@ -58,8 +58,8 @@ impl Head {
 
     /// Returns the parts of the head that a log line shows.
     pub fn understood(self) -> Understood {
-        let (authority, path) = self.target.into_parts();
-        Understood { method: Some(self.method), authority: Some(authority), path: Some(path) }
+        let (authority, path) = (self.authority().as_bytes(), self.path());
+        Understood::new(Some(self.method.clone()), Some(authority), Some(path))
     }
 }
 

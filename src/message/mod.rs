@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod head;
+mod logged;
 mod record;
 mod refusal;
 mod target;
@@ -21,6 +22,9 @@ use http::{HeaderName, HeaderValue};
 
 pub use head::Head;
 pub(crate) use head::{check_field_name, check_method_case, parse_content_length};
+#[cfg(test)]
+pub(crate) use logged::LOGGED_LEN_MAX;
+pub(crate) use logged::LoggedText;
 pub(crate) use record::ResetReason;
 pub use record::{AccessRecord, Outcome};
 pub(crate) use refusal::{Refusal, Understood};

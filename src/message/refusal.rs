@@ -1,7 +1,9 @@
 //! Refusals of requests whose head could not be accepted.
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode};
+use http::{Method, StatusCode};
+
+use super::LoggedText;
+use super::logged::LOGGED_LEN_MAX;
 
 /// The refusal of a request whose head was not accepted, with the parts of the head that the
 /// response and the log need.
@@ -22,9 +24,34 @@ pub struct Understood {
     /// The method; `None` if it could not be read, so that it may be HEAD.
     pub method: Option<Method>,
     /// The authority, as received.
-    pub authority: Option<HeaderValue>,
-    /// Path with query, as received: raw bytes, to be escaped by the writer of the log.
-    pub path: Option<Bytes>,
+    pub authority: Option<LoggedText>,
+    /// Path with query, as received.
+    pub path: Option<LoggedText>,
+}
+
+impl Understood {
+    /// Copies the parts that a log line shows, so that the head's memory is not kept.
+    pub(crate) fn new(
+        method: Option<Method>,
+        authority: Option<&[u8]>,
+        path: Option<&[u8]>,
+    ) -> Self {
+        Self {
+            method: method.map(shortened),
+            authority: authority.map(LoggedText::new),
+            path: path.map(LoggedText::new),
+        }
+    }
+}
+
+/// Cuts a method that is longer than the log shows; it is none that has a meaning here.
+fn shortened(method: Method) -> Method {
+    let text = method.as_str();
+    if text.len() <= LOGGED_LEN_MAX {
+        return method;
+    }
+    let kept = format!("{}...", &text[..LOGGED_LEN_MAX]);
+    Method::from_bytes(kept.as_bytes()).expect("a part of a token is a token")
 }
 
 impl Refusal {

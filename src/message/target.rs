@@ -42,15 +42,6 @@ impl Target {
         }
         Ok(Self::Asterisk { scheme, authority })
     }
-
-    /// Returns authority and path as received.
-    pub(super) fn into_parts(self) -> (HeaderValue, Bytes) {
-        match self {
-            Self::Origin { authority, path, .. } => (authority.text, path.0),
-            Self::Asterisk { authority, .. } => (authority.text, Bytes::from_static(b"*")),
-            Self::Connect { authority } => (authority.text, Bytes::new()),
-        }
-    }
 }
 
 /// The scheme of a request. All others are refused: the gateway has no upstream for them.

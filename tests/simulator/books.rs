@@ -46,7 +46,7 @@ impl Books {
     pub fn take(&mut self, record: AccessRecord) {
         self.record_count += 1;
         let Some(path) = &record.request.path else { return };
-        let id = id_of(std::str::from_utf8(path).expect("paths are ASCII"));
+        let id = id_of(std::str::from_utf8(path.as_bytes()).expect("paths are ASCII"));
         let earlier = self.records.insert(id, record);
         assert!(earlier.is_none(), "request {id} has two access records");
     }

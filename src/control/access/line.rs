@@ -2,22 +2,19 @@
 //!
 //! Method, host, path and SNI are untrusted bytes. Whatever they are, a record is exactly one line:
 //! control characters (C0, DEL, C1), quotes and Unicode line separators are escaped, bytes that are
-//! not UTF-8 are replaced, and long values are cut and marked.
+//! not UTF-8 are replaced, and values that were cut ([`LoggedText`]) are marked.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
+use http::Method;
 use serde::{Serialize, Serializer};
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 use crate::config::AccessFormat;
-use crate::message::{AccessRecord, Outcome, ResetReason};
-
-/// Longest value in bytes; longer ones are cut. Longer paths are attacks or mistakes, and lines of
-/// 64 KiB do not help to tell which.
-const VALUE_LEN_MAX: usize = 2048;
+use crate::message::{AccessRecord, LoggedText, Outcome, ResetReason};
 
 /// Appends the record's line, with its newline. `now` is the same moment on both clocks.
 pub(super) fn write(
@@ -40,8 +37,8 @@ struct Values<'a> {
     #[serde(serialize_with = "rfc3339")]
     time: SystemTime,
     client: SocketAddr,
-    sni: Option<Cow<'a, str>>,
-    method: Option<Cow<'a, str>>,
+    sni: Option<&'a str>,
+    method: Option<&'a str>,
     host: Option<Cow<'a, str>>,
     path: Option<Cow<'a, str>>,
     status: Option<u16>,
@@ -73,10 +70,10 @@ impl<'a> Values<'a> {
         Values {
             time: wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
             client: record.client,
-            sni: record.server_name.as_ref().map(|name| cut(name.as_bytes())),
-            method: record.request.method.as_ref().map(|method| cut(method.as_str().as_bytes())),
-            host: record.request.authority.as_ref().map(|host| cut(host.as_bytes())),
-            path: record.request.path.as_ref().map(|path| cut(path)),
+            sni: record.server_name.as_deref(),
+            method: record.request.method.as_ref().map(Method::as_str),
+            host: record.request.authority.as_ref().map(shown),
+            path: record.request.path.as_ref().map(shown),
             status: record.status.map(|status| status.as_u16()),
             bytes_in: record.request_len,
             bytes_out: record.response_len,
@@ -99,15 +96,15 @@ impl<'a> Values<'a> {
     /// `client - - [time] "request" status bytes "referer" "user agent"`. The last two are always
     /// "-".
     fn write_combined(&self, line: &mut Vec<u8>) {
-        let value = |value: &Option<Cow<str>>| escape_combined(value.as_deref().unwrap_or("-"));
+        let value = |value: Option<&str>| escape_combined(value.unwrap_or("-"));
         let status = self.status.map_or("-".to_owned(), |status| status.to_string());
         let written = write!(
             line,
             "{} - - [{}] \"{} {} {}\" {status} {} \"-\" \"-\"",
             self.client.ip(),
             common_log_time(self.time),
-            value(&self.method),
-            value(&self.path),
+            value(self.method),
+            value(self.path.as_deref()),
             self.protocol,
             self.bytes_out,
         );
@@ -128,17 +125,13 @@ fn reason_text(reason: ResetReason) -> &'static str {
     }
 }
 
-/// Returns the value as text, cut at [`VALUE_LEN_MAX`] with a mark that has the number of bytes
-/// missing.
-fn cut(value: &[u8]) -> Cow<'_, str> {
-    if value.len() <= VALUE_LEN_MAX {
-        return String::from_utf8_lossy(value);
+/// Returns the text, with a mark that has the number of bytes missing if it was cut.
+fn shown(logged: &LoggedText) -> Cow<'_, str> {
+    let kept = String::from_utf8_lossy(logged.as_bytes());
+    match logged.cut_len() {
+        0 => kept,
+        cut_len => Cow::Owned(format!("{kept}...(+{cut_len} bytes)")),
     }
-    // Not inside a character: continuation bytes begin with 0b10.
-    let begins = |at: &usize| value[*at] & 0b1100_0000 != 0b1000_0000;
-    let end = (VALUE_LEN_MAX - 3..=VALUE_LEN_MAX).rev().find(begins).unwrap_or(VALUE_LEN_MAX);
-    let kept = String::from_utf8_lossy(&value[..end]);
-    Cow::Owned(format!("{kept}...(+{} bytes)", value.len() - end))
 }
 
 /// RFC 3339 with microseconds.
@@ -205,11 +198,11 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use bytes::Bytes;
-    use http::{HeaderValue, Method, StatusCode};
+    use http::StatusCode;
     use serde_json::Value;
 
     use super::*;
+    use crate::message::{LOGGED_LEN_MAX, Understood};
 
     /// The same moment on both clocks; 2026-02-03T04:05:06.000007Z.
     fn clocks() -> (Instant, SystemTime) {
@@ -221,11 +214,7 @@ mod tests {
         AccessRecord {
             client: "[2001:db8::1]:50000".parse().unwrap(),
             server_name: Some(Arc::from("example.com")),
-            request: crate::message::Understood {
-                method: Some(Method::GET),
-                authority: Some(HeaderValue::from_static("example.com:443")),
-                path: Some(Bytes::from_static(b"/a?b=c")),
-            },
+            request: Understood::new(Some(Method::GET), Some(b"example.com:443"), Some(b"/a?b=c")),
             status: Some(StatusCode::OK),
             request_len: 1,
             response_len: 2,
@@ -318,7 +307,7 @@ mod tests {
         let hostile =
             "/\n\r\t\0\x1b[31m\x07\"\\\x7f\u{85}\u{9b}31m\u{2028}\u{2029}'\u{e9}</script>";
         let mut record = record(now.0);
-        record.request.path = Some(Bytes::from_static(hostile.as_bytes()));
+        record.request.path = Some(LoggedText::new(hostile.as_bytes()));
         record.server_name = Some(Arc::from(hostile));
         let written = line(&record, AccessFormat::Json, now);
         let (body, newline) = written.split_at(written.len() - 1);
@@ -338,7 +327,7 @@ mod tests {
         let now = clocks();
         let mut record = record(now.0);
         let all: Vec<u8> = (0..=255).collect();
-        record.request.path = Some(Bytes::from(all.clone()));
+        record.request.path = Some(LoggedText::new(&all));
         let written = line(&record, AccessFormat::Json, now);
         let read: Value = serde_json::from_str(&written).unwrap();
         assert_eq!(read["path"], String::from_utf8_lossy(&all).as_ref());
@@ -349,18 +338,11 @@ mod tests {
     fn long_values_are_cut_with_a_mark() {
         let now = clocks();
         let mut record = record(now.0);
-        record.request.path = Some(Bytes::from(vec![b'a'; 64 * 1024]));
+        record.request.path = Some(LoggedText::new(&[b'a'; 64 * 1024]));
         let written = line(&record, AccessFormat::Json, now);
-        assert!(written.len() < 3 * VALUE_LEN_MAX, "{}", written.len());
+        assert!(written.len() < 3 * LOGGED_LEN_MAX, "{}", written.len());
         let read: Value = serde_json::from_str(&written).unwrap();
         let path = read["path"].as_str().unwrap();
         assert!(path.ends_with("aaa...(+63488 bytes)"), "{path}");
-        // A character of two bytes lies across the cut: it goes as a whole.
-        let text = format!("{}\u{e9}{}", "a".repeat(VALUE_LEN_MAX - 1), "b".repeat(100));
-        assert_eq!(
-            cut(text.as_bytes()),
-            format!("{}...(+102 bytes)", "a".repeat(VALUE_LEN_MAX - 1))
-        );
-        assert_eq!(cut(&text.as_bytes()[..VALUE_LEN_MAX - 1]).len(), VALUE_LEN_MAX - 1);
     }
 }

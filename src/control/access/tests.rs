@@ -5,8 +5,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use bytes::Bytes;
-
 use super::*;
 use crate::config::{AccessLog, AccessTarget};
 use crate::message::{AccessRecord, Understood};
@@ -15,11 +13,11 @@ use crate::testing::clocks;
 /// Returns a record whose path is its number.
 fn record(number: usize) -> AccessRecord {
     AccessRecord {
-        request: Understood {
-            method: Some(http::Method::GET),
-            authority: None,
-            path: Some(Bytes::from(format!("/{number}"))),
-        },
+        request: Understood::new(
+            Some(http::Method::GET),
+            None,
+            Some(format!("/{number}").as_bytes()),
+        ),
         status: Some(http::StatusCode::OK),
         ..AccessRecord::new(clocks().0, "192.0.2.1:1".parse().unwrap())
     }

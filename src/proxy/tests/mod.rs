@@ -20,8 +20,8 @@ use crate::config::{
     LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Fields, Head, Outcome, Refusal, ResetReason, Scheme, Target,
-    Understood,
+    AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
+    Target, Understood,
 };
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -217,8 +217,8 @@ fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
         let record = rig.record();
         assert_eq!((record.status.unwrap().as_u16(), record.error), (status, Some(error)));
         assert_eq!(
-            (record.request.path.as_ref(), record.outcome),
-            (Some(&path), Outcome::Complete)
+            (&record.request.path, record.outcome),
+            (&Some(LoggedText::new(&path)), Outcome::Complete)
         );
         assert_eq!(record.response_len as usize, rig.seen[&exchange].body.len());
     }
@@ -237,15 +237,11 @@ fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
 #[test]
 fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged() {
     let mut rig = Rig::new(config(1, 1, 0));
-    let path = Bytes::from_static(b"/a/../b");
+    let path = b"/a/../b";
     let refusal = Refusal {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         rule: "too many fields",
-        understood: Understood {
-            method: Some(Method::HEAD),
-            authority: None,
-            path: Some(path.clone()),
-        },
+        understood: Understood::new(Some(Method::HEAD), None, Some(path)),
     };
     let (client, name) = (([192, 0, 2, 9], 1).into(), Some("example.com".into()));
     let key = rig.proxy.reject(
@@ -261,8 +257,29 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
     assert!(rig.seen[&key].stopped && rig.seen[&key].whole && rig.seen[&key].body.is_empty());
     assert_eq!(rig.record().server_name.as_deref(), Some("example.com"));
     let understood = &rig.record().request;
-    assert_eq!((&understood.method, &understood.path), (&Some(Method::HEAD), &Some(path)));
+    assert_eq!(understood.method, Some(Method::HEAD));
+    assert_eq!(understood.path, Some(LoggedText::new(path)));
     assert_eq!(rig.record().rule, Some("too many fields"));
+    rig.assert_nothing_left();
+}
+
+/// Records may wait for the writer of the access log.
+#[test]
+fn a_record_does_not_keep_the_memory_of_the_heads_that_it_logs() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let head = Bytes::from([b"example.com/", &[b'a'; 50_000][..]].concat());
+    let mut sent = request(Method::from_bytes(&[b'M'; 50_000]).unwrap(), "/");
+    let authority = Authority::parse(head.slice(..11)).unwrap();
+    sent.head.target = Target::parse(Scheme::Https, authority, head.slice(11..), false).unwrap();
+    sent.misdirected = true;
+    let exchange = rig.request(sent, true);
+    assert_eq!(rig.status(exchange), 421);
+    assert!(head.is_unique(), "the record holds copies");
+    let Understood { method, authority, path } = rig.record().request.clone();
+    let (method, authority, path) = (method.unwrap(), authority.unwrap(), path.unwrap());
+    assert_eq!((authority.as_bytes(), authority.cut_len()), (&b"example.com"[..], 0));
+    assert_eq!(path.as_bytes().len() + path.cut_len(), 50_001);
+    assert!(path.as_bytes().len() + method.as_str().len() < 5_000);
     rig.assert_nothing_left();
 }
 
