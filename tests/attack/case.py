@@ -57,10 +57,12 @@ def run(case: Case, target: Target) -> str:
     """Runs a case with the oracle beside it. Returns its figures, or raises `Failure`."""
     dice = random.Random(target.seed ^ zlib.crc32(case.name.encode()))
     oracle = Oracle(target.client, target.process)
+    seen, faults = "", []
     try:
         oracle.begin()
         seen = case.run(target, dice)
-    finally:
-        faults = oracle.end()
+    except (Failure, OSError, TimeoutError) as error:
+        faults = [str(error) or type(error).__name__]
+    faults += oracle.end()
     expect(not faults, "; ".join(faults))
     return f"{seen}; {oracle.figures()}"

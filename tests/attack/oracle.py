@@ -177,6 +177,8 @@ class Process:
 
     def begin(self):
         """Takes the resident memory of now as the base, and watches it from here on."""
+        if self._born is None:
+            return
         self._base_len = self._peak_len = self.rss_len()
         self._watching.clear()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -184,7 +186,7 @@ class Process:
     def faults(self) -> list[str]:
         """Stops watching. Returns what is wrong with the process."""
         self._watching.set()
-        if self._start_time() != self._born:
+        if self._born is None or self._start_time() != self._born:
             return ["the process is not there any more"]
         self._peak_len = max(self._peak_len, self.rss_len())
         if self.growth_len() > self._growth_max:

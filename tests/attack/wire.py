@@ -52,8 +52,8 @@ class Hello:
         quic.connect(address, now=time.time())
         self.source_id = quic.host_cid
         self.destination_id = quic.original_destination_connection_id
-        hello = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
-        self.crypto_frame = b"\x06\0" + varint(len(hello)) + hello
+        self._hello = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
+        self.crypto_frame = crypto_frame(self._hello)
         self._keys: dict[bytes, CryptoPair] = {}
 
     def keys(self, destination_id: bytes) -> CryptoPair:
@@ -66,7 +66,10 @@ class Hello:
         """Returns an Initial packet, padded to `length`. Without `frames`, it holds as much of the
         ClientHello as there is room for."""
         destination_id = destination_id or self.destination_id
-        frames = self.crypto_frame if frames is None else frames
+        if frames is None:
+            # Beside the header with its ids and lengths, and the frame's own type and length.
+            room = length - len(token) - len(destination_id) - len(self.source_id) - TAG_LEN - 20
+            frames = crypto_frame(self._hello[:room])
         return initial(self.keys(destination_id), destination_id, self.source_id, frames,
                        token=token, number=number, length=length)
 
@@ -88,6 +91,10 @@ class Hello:
             return "initial of unknown keys"
         code = close_code(payload)
         return "initial" if code is None else f"close {code:#x}"
+
+
+def crypto_frame(message: bytes) -> bytes:
+    return b"\x06\0" + varint(len(message)) + message
 
 
 def initial_keys(destination_id: bytes) -> CryptoPair:
@@ -167,7 +174,8 @@ async def connection(target, create_protocol=QuicConnectionProtocol):
     # Connected, so that its address is left out.
     transport.sendto = lambda datagram, _, send=transport.sendto: send(datagram)
     try:
-        protocol.connect(target.address)
+        # As the socket has it: on IPv6 it is longer than ours, and aioquic compares.
+        protocol.connect(transport.get_extra_info("peername"))
         async with asyncio.timeout(5):
             await protocol.wait_connected()
         yield protocol

@@ -65,6 +65,7 @@ address = ["127.0.0.1:{port}", "[::1]:{port}"]
 trusted_proxies = {trusted_proxies}
 
   [listeners.quic]
+  max_connections = {max_connections}
   idle_timeout = "{idle_timeout}"
   retry = "{retry}"
 
@@ -126,6 +127,7 @@ class Gateway:
         self.settings = {
             "workers": 1, "pool": "32MiB", "drain_timeout": "20s", "response_timeout": "5s",
             "max_body_size": "4GiB", "idle_timeout": "30s", "upstream_idle": "30s",
+            "max_connections": 100_000,
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
