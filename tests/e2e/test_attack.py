@@ -22,8 +22,6 @@ MAX_CONNECTIONS = 500
 """Fewer than what a flood of Initials would take if the gateway kept a connection for each."""
 
 EXPECTED_FAILURES = {
-    "H2": "every second copy begins a handshake: the first copy from another address abandons the "
-          "half-open connection for a Retry, and the next one meets no connection",
     "D15B": "quinn-proto ignores STOP_SENDING and STREAM_DATA_BLOCKED of streams beyond the limit",
 }
 """Why the gateway does not pass a case yet."""
