@@ -1,5 +1,5 @@
-//! What was seen of late: Retry tokens that have been used, and first Initials that came from a
-//! second address.
+//! A memory for things seen of late: Retry tokens that have been used, and first Initials that came
+//! from a second address.
 //!
 //! A token is good for one handshake (RFC 9000 8.1.4): quinn-proto binds it to the client's address
 //! and to 15 seconds, in which one client could otherwise begin any number of handshakes as if
