@@ -34,12 +34,14 @@ async fn a_bulk_upload_is_forwarded_from_the_slots_it_arrived_in() {
     assert_eq!(client.fetch("/upload", LEN).await, (200, 0));
     let in_region = running.witness.in_region.load(Ordering::Relaxed);
     let elsewhere = running.witness.elsewhere.load(Ordering::Relaxed);
-    assert_eq!(elsewhere, 0, "every bulk piece is in the region");
     assert!(in_region > LEN as u64 * 9 / 10, "{in_region} bytes of bulk were seen");
     let ledger = running.report().await.counters.ledger;
     assert!(ledger.request.payload_bytes >= LEN as u64);
     let copied = ledger.request.copied_bytes;
     assert!((1..16_384).contains(&copied.handshake), "{copied:?}");
+    // On a busy machine, the client's last handshake packet shares its datagram with the body's
+    // first bytes, and is repeated so.
+    assert!(elsewhere <= copied.handshake, "every other bulk piece is in the region: {elsewhere}");
     let bulk = Copied { handshake: 0, ..copied };
     assert_eq!(bulk, Copied::default(), "nothing else was copied");
     drop(client);
