@@ -203,16 +203,13 @@ impl Fault {
         }
     }
 
-    /// Returns the response to a request with this method. A request of which the method was not
-    /// read may be a HEAD, so its response has neither content nor a length that announces some
-    /// (RFC 9110 9.3.2).
+    /// Returns the response to a request with this method, without content for HEAD (RFC 9110
+    /// 9.3.2). Whoever sends a head so long or so slow that not even its method was read gets text:
+    /// it is hardly a HEAD.
     pub(crate) fn response(self, method: Option<&Method>) -> OwnResponse {
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or("Error");
-        let mut text = String::new();
-        if method.is_some() {
-            text = format!("{} {reason}: {}\n", status.as_u16(), self.details());
-        }
+        let mut text = format!("{} {reason}: {}\n", status.as_u16(), self.details());
         let content_length = text.len() as u64;
         if method == Some(&Method::HEAD) {
             text.clear();
@@ -268,7 +265,7 @@ mod tests {
 
     /// RFC 9110 9.3.2: a response to HEAD has no content, and the content-length of GET's or none.
     #[test]
-    fn a_response_to_a_head_or_to_an_unknown_method_has_no_content() {
+    fn a_response_to_a_head_has_no_content() {
         let response = |method: Option<Method>| {
             let OwnResponse { fields, content_length, body } =
                 Fault::NoRoute.response(method.as_ref());
@@ -279,7 +276,7 @@ mod tests {
         let (announced, sent) = response(Some(Method::GET));
         assert!(announced > 0 && sent == announced);
         assert_eq!(response(Some(Method::HEAD)), (announced, 0));
-        assert_eq!(response(None), (0, 0));
+        assert_eq!(response(None), (announced, announced));
     }
 
     #[test]

@@ -151,9 +151,9 @@ impl PacketKey for CuttingKey {
     }
 }
 
-/// Packets shorter than this do not share their datagram's memory: half of the shortest full
-/// datagram, so that a byte holds two at most.
-const DATAGRAM_SHARE_MIN_LEN: usize = 600;
+/// Packets shorter than this do not share their datagram's memory. Of longer ones, quinn-proto
+/// counts an eighth of what they hold at least.
+const DATAGRAM_SHARE_MIN_LEN: usize = 200;
 
 /// The type of a PADDING frame (RFC 9000 19.1).
 const PADDING: u8 = 0;

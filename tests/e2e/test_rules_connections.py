@@ -209,12 +209,12 @@ async def test_sections_over_the_limit_are_431(gateway):
 
 @h3.run
 async def test_a_head_that_is_refused_gets_no_body(gateway):
-    """RFC 9110 9.3.2: also where its trailers are refused, and where its method was not read."""
+    """RFC 9110 9.3.2: also where its trailers are refused."""
     overlong = varint(HEADERS) + varint(1 << 20)
     async with raw.connection(gateway) as client:
         assert (await client.ask(head(path=b"/a/../b"))).body.startswith(b"400 Bad Request")
         for data, status in [(head(b"HEAD", path=b"/a/../b"), "400"),
-                             (head(b"HEAD") + overlong, "431"), (overlong, "431")]:
+                             (head(b"HEAD") + overlong, "431")]:
             exchange = await client.ask(data)
             assert (exchange.outcome, exchange.body) == (status, b""), data
 

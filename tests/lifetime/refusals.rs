@@ -55,7 +55,8 @@ fn a_head_that_is_refused_gets_no_body() {
         assert!(status == 431 && body_len > 0, "{status}, {body_len} bytes");
         assert_eq!(ask(&quic, &with_long_trailers("HEAD")).await, (431, 0));
         // The method is in the part that is not read.
-        assert_eq!(ask(&quic, &OVERLONG_HEADERS).await, (431, 0));
+        let (status, body_len) = ask(&quic, &OVERLONG_HEADERS).await;
+        assert!(status == 431 && body_len > 0, "{status}, {body_len} bytes");
         gateway.stop();
     });
 }

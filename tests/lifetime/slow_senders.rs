@@ -37,7 +37,7 @@ fn slow_request_heads_are_answered_408() {
             let mut reader = ResponseReader::default();
             let body_len = reader.handle(&response).unwrap();
             assert_eq!((reader.status(), reader.is_whole()), (Some(408), true));
-            assert_eq!(body_len, 0, "the request may be a HEAD (RFC 9110 9.3.2)");
+            assert!(body_len > 0, "text for people");
             assert!(
                 took > Duration::from_millis(1400) && took < Duration::from_secs(5),
                 "{took:?}"
