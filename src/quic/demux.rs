@@ -173,7 +173,7 @@ impl Engine {
         }
         connection.note_client();
         if connection.is_open() && !connection.is_heard {
-            connection.windows.adapt(now, &mut connection.proto, &mut self.window_budget);
+            connection.windows.grow(now, &mut connection.proto, &mut self.window_budget);
         }
         if !std::mem::replace(&mut connection.is_heard, true) {
             self.heard.push(key);

@@ -113,7 +113,6 @@ impl Engine {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
         let written = connection.proto.send_stream(id).write_chunks(pieces);
-        connection.windows.wrote();
         // A refused write may cause a DATA_BLOCKED or STREAM_DATA_BLOCKED frame.
         self.table.mark_dirty(key);
         match written {

@@ -8,10 +8,10 @@
 //! - the **receive window** doubles when half of it is read within one round trip. Padding, and
 //!   data that nobody reads, are no evidence.
 //!
-//! All growth is taken from one budget per worker. It returns when a connection ends, and when it
-//! has carried nothing for a while: 57 connections could otherwise keep all of it.
+//! All growth is taken from one budget per worker and returns to it when a connection ends. It does
+//! not return before: the client may still have bytes held up to the window that it was given.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quinn_proto::{Connection, VarInt};
 
@@ -21,67 +21,41 @@ use crate::limits::{RECEIVE_WINDOW_START, SEND_WINDOW_START};
 /// Smallest step by which the send window grows.
 const SEND_STEP_MIN: u64 = 128 * 1024;
 
-/// Time without a byte of a stream after which windows shrink.
-const UNUSED_TIME: Duration = Duration::from_secs(5);
-
 /// The windows of one connection.
 #[derive(Debug)]
 pub(super) struct Windows {
     send: u64,
-    send_start: u64,
     send_max: u64,
     receive: u64,
-    receive_start: u64,
     receive_max: u64,
     /// Bytes that both have taken from the worker's budget; they return when the connection ends.
     pub(super) taken: u64,
     round_start: Instant,
     /// Bytes of streams read in this round.
     round_read: u64,
-    /// When the windows are looked at next for having been used.
-    next_look: Instant,
-    /// Stream bytes were read or written since the last look.
-    is_used: bool,
 }
 
 impl Windows {
     pub(super) fn new(now: Instant, quic: &config::Quic) -> Self {
         Self {
             send: send_start(quic),
-            send_start: send_start(quic),
             send_max: u64::from(quic.send_window_max),
             receive: receive_start(quic),
-            receive_start: receive_start(quic),
             receive_max: u64::from(quic.receive_window_max),
             taken: 0,
             round_start: now,
             round_read: 0,
-            next_look: now + UNUSED_TIME,
-            is_used: false,
         }
     }
 
     /// Counts `len` bytes of a stream that were read.
     pub(super) fn read(&mut self, len: usize) {
         self.round_read += len as u64;
-        self.is_used |= len > 0;
     }
 
-    /// Counts bytes of a stream that were written.
-    pub(super) fn wrote(&mut self) {
-        self.is_used = true;
-    }
-
-    /// Grows the windows as measured, or lets them shrink to their start if they are not used. To
-    /// be called once for all datagrams of a turn. `budget` is the number of bytes by which all
-    /// connections of the worker may still grow.
-    pub(super) fn adapt(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
-        if now >= self.next_look {
-            self.next_look = now + UNUSED_TIME;
-            if !std::mem::take(&mut self.is_used) {
-                return self.shrink(connection, budget);
-            }
-        }
+    /// Grows the windows as measured, once for all datagrams of a turn. `budget` is the number of
+    /// bytes by which all connections of the worker may still grow.
+    pub(super) fn grow(&mut self, now: Instant, connection: &mut Connection, budget: &mut u64) {
         let congestion_window = connection.congestion_state().window();
         if let Some(send) = self.grow_send(congestion_window, budget) {
             connection.set_send_window(send);
@@ -94,18 +68,6 @@ impl Windows {
             self.round_start = now;
             self.round_read = 0;
         }
-    }
-
-    /// Returns all growth to the budget. Bytes above the new bounds that are held already stay.
-    fn shrink(&mut self, connection: &mut Connection, budget: &mut u64) {
-        if self.taken == 0 {
-            return;
-        }
-        *budget += std::mem::take(&mut self.taken);
-        self.send = self.send_start;
-        self.receive = self.receive_start;
-        connection.set_send_window(self.send);
-        connection.set_receive_window(VarInt::from_u64(self.receive).unwrap_or(VarInt::MAX));
     }
 
     fn grow_send(&mut self, congestion_window: u64, budget: &mut u64) -> Option<u64> {
@@ -151,6 +113,8 @@ pub(super) fn receive_start(quic: &config::Quic) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::{Congestion, Retry};
 
