@@ -174,7 +174,8 @@ impl Exchange {
         }
         if !self.body.is_stopped() {
             let (window, rate) = (self.limits.request_body_timeout, self.limits.rate_min);
-            if !self.body_pace.keeps(cx.base.now, body_len - before, window, rate) {
+            let keeps_pace = self.body_pace.keeps(cx.base.now, body_len - before, window, rate);
+            if !keeps_pace && self.framing != Framing::Length(body_len) {
                 return self.fail(cx, Fault::RequestTimeout);
             }
             if matches!(self.framing, Framing::Length(len) if body_len > len) {
@@ -232,7 +233,8 @@ impl Exchange {
         self.response.pending_len = pending_len.expect("no more is taken than was given");
         self.record.response_len += len as u64;
         let (window, rate) = (RESPONSE_STALL_TIMEOUT, self.limits.rate_min);
-        if !self.response_pace.keeps(cx.base.now, len as u64, window, rate) {
+        let keeps_pace = self.response_pace.keeps(cx.base.now, len as u64, window, rate);
+        if !keeps_pace && self.response.pending_len > 0 {
             return self.fail(cx, Fault::ResponseStalled);
         }
         self.response_timer.disarm();
