@@ -1,10 +1,10 @@
 //! The command line: arguments, messages on the terminal, the process log and exit codes.
 
 use std::fmt::Display;
-use std::io::{IsTerminal as _, Stderr};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
@@ -153,30 +153,12 @@ pub(crate) fn init_log(level: LogLevel) {
     let others = if level == "error" { "error" } else { "warn" };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(format!("{others},quinn_proto=off,ringway={level}")))
-        .with_writer(|| LogLine)
+        .with_writer(Mutex::new(LogWriter::new(std::io::stderr())))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .finish();
     // Fails for a second call in tests: the first subscriber stays.
     let _ = tracing::subscriber::set_global_default(subscriber);
-}
-
-static LOG: Mutex<Option<LogWriter<Stderr>>> = Mutex::new(None);
-
-/// A line of the process log.
-struct LogLine;
-
-impl std::io::Write for LogLine {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        // A panic while writing leaves nothing half done.
-        let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
-        log.get_or_insert_with(|| LogWriter::new(std::io::stderr())).write_line(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
