@@ -140,7 +140,8 @@ pub(super) fn set_program(
 
 /// # Safety
 ///
-/// What `value` points to is live for the call, and the kernel only reads it.
+/// If `value` holds a pointer, the memory that it points to must outlive the call, and the option
+/// must be one for which the kernel only reads it.
 unsafe fn set_raw<T>(
     socket: &impl AsRawFd,
     level: i32,
@@ -149,7 +150,7 @@ unsafe fn set_raw<T>(
     what: &'static str,
 ) -> Result<(), OptionError> {
     let (at, len) = (std::ptr::from_ref(value).cast(), mem::size_of::<T>() as libc::socklen_t);
-    // SAFETY: `value` is live for the call, its length is given; the caller vouches for the rest.
+    // SAFETY: `value` outlives the call, and its length is given; the caller vouches for pointers.
     let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, at, len) };
     if outcome == 0 { Ok(()) } else { Err(OptionError::last(what)) }
 }
