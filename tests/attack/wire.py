@@ -9,7 +9,7 @@ import time
 
 from aioquic import tls
 from aioquic.asyncio.protocol import QuicConnectionProtocol
-from aioquic.buffer import Buffer
+from aioquic.buffer import Buffer, encode_uint_var as varint
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
@@ -26,15 +26,6 @@ RECEIVE_TIMEOUT = 0.02
 PADDING = b"\0"
 CLOSE_FRAME = b"\x1c\0\0\0"
 """CONNECTION_CLOSE without an error."""
-
-
-def varint(value: int) -> bytes:
-    """Encodes a variable-length integer (RFC 9000 16)."""
-    for bits, first in ((6, 0x00), (14, 0x40), (30, 0x80), (62, 0xC0)):
-        if value < 1 << bits:
-            whole = value.to_bytes((bits + 2) // 8, "big")
-            return bytes([whole[0] | first]) + whole[1:]
-    raise ValueError(value)
 
 
 def configuration(server_name: str) -> QuicConfiguration:

@@ -8,6 +8,7 @@ import ssl
 import pylsqpack
 from aioquic.asyncio.client import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.buffer import encode_uint_var as varint
 from aioquic.h3.connection import H3_ALPN
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import (
@@ -18,15 +19,6 @@ from .h3 import AUTHORITY
 
 DATA, HEADERS = 0x00, 0x01
 GREASE = 0x1F * 7 + 0x21
-
-
-def varint(value: int) -> bytes:
-    """Encodes a variable-length integer (RFC 9000 16)."""
-    for bits, first in ((6, 0x00), (14, 0x40), (30, 0x80), (62, 0xC0)):
-        if value < 1 << bits:
-            whole = value.to_bytes((bits + 2) // 8, "big")
-            return bytes([whole[0] | first]) + whole[1:]
-    raise ValueError(value)
 
 
 def frame(frame_type: int, payload: bytes = b"") -> bytes:
