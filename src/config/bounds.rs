@@ -56,6 +56,10 @@ pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(
 
 /// An idle connection costs about 24 KB, so 100,000 cost up to 2.4 GB.
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);
+/// A tenth: 10,000 of the default, which serves the users of a large carrier's NAT.
+pub(super) const CONNECTIONS_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
+/// A tenth of a worker's: 102 handshakes at once.
+pub(super) const HALF_OPEN_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
 /// RFC 9000 10.1; NAT bindings for UDP live about 30 s.
 pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));
 /// RFC 9114 6.1 recommends at least 100; 1,000 would cost 102 KB per connection.
@@ -69,6 +73,8 @@ pub(super) const MAX_SEND_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MI
 
 /// Per endpoint and process, the default of most proxies.
 pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
+/// A quarter; more while more than that are free.
+pub(super) const UPSTREAM_CONNECTIONS_PER_ADDRESS: Bound<u64> = bound(25, 1, 100);
 /// Requests in the queue cost memory and time; 0 answers 503 at once.
 pub(super) const UPSTREAM_MAX_WAITING: Bound<u64> = bound(1024, 0, 1_000_000);
 /// Share relative to the other endpoints.
@@ -104,6 +110,8 @@ pub(super) const HEADER_TIMEOUT: Bound<Duration> =
 /// Longest pause, not the duration of the whole body.
 pub(super) const BODY_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(3600));
+/// Each costs a few kilobytes. A hundred connections at the default of max_streams.
+pub(super) const MAX_REQUESTS_PER_ADDRESS: Bound<u64> = bound(10_000, 1, 10_000_000);
 /// A second. The slowest modem is faster by an order of magnitude.
 pub(super) const MIN_RATE: Bound<u64> = bound(256, 0, MIB);
 /// Twice the default of max_streams: a user who leaves a page may cancel all of them.

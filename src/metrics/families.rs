@@ -42,8 +42,13 @@ macro_rules! series {
 #[rustfmt::skip]
 pub(super) const COUNTERS: &[Family] = &[
     family!("connections_accepted", "Connections started", {} counters.quic.handshakes_started),
-    family!("connections_refused", "Connections refused at a limit",
-        {} counters.quic.connections_refused),
+    family!("connection_attempts", "First packets of new connections",
+        {} counters.quic.connection_attempts),
+    family!("connections_refused", "Connections refused, by reason",
+        {reason = "limit"} counters.quic.connections_refused.limit,
+        {reason = "address"} counters.quic.connections_refused.address,
+        {reason = "memory"} counters.quic.connections_refused.memory,
+        {reason = "draining"} counters.quic.connections_refused.draining),
     family!("handshakes", "TLS handshakes ended, by outcome",
         {outcome = "completed"} counters.quic.handshakes_completed,
         {outcome = "failed"} counters.quic.handshakes_failed),
@@ -100,6 +105,7 @@ pub(super) const COUNTERS: &[Family] = &[
         {status = "408"} counters.proxy.own_responses.request_timeout,
         {status = "413"} counters.proxy.own_responses.body_too_large,
         {status = "421"} counters.proxy.own_responses.misdirected,
+        {status = "429"} counters.proxy.own_responses.too_many_requests,
         {status = "431"} counters.proxy.own_responses.fields_too_large,
         {status = "501"} counters.proxy.own_responses.not_implemented,
         {status = "502"} counters.proxy.own_responses.bad_gateway,

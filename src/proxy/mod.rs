@@ -49,6 +49,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::Method;
 
+use crate::base::shares::Shares;
 use crate::base::slab::Slab;
 use crate::base::timers::Timers;
 use crate::config::Config;
@@ -73,6 +74,9 @@ pub struct Proxy {
     routes: RouteTable,
     exchanges: Slab<ExchangeKey, Exchange>,
     upstreams: Upstreams,
+    /// Admitted exchanges, by client address.
+    requests: Shares,
+    worker_count: u16,
     /// Exchanges that have something to write.
     due_writes: VecDeque<ExchangeKey>,
     timers: Timers<TimerOwner>,
@@ -89,6 +93,8 @@ impl Proxy {
             routes: RouteTable::new(&config.routes),
             upstreams: Upstreams::new(&config.upstreams, worker_count),
             config,
+            requests: Shares::default(),
+            worker_count,
             exchanges: Slab::new(),
             due_writes: VecDeque::new(),
             timers: Timers::new(),
@@ -121,11 +127,11 @@ impl Proxy {
             ..AccessRecord::new(now, request.client)
         };
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
-        let admitted = self.admit(&request, ended);
+        exchange.trusted = self.is_trusted(&request);
+        let admitted = self.admit(&request, &exchange, ended);
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
-        exchange.trusted = self.is_trusted(&request);
         if !exchange.trusted {
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
@@ -355,6 +361,7 @@ impl Proxy {
         let exchange = self.exchanges.remove(key).expect("an exchange ends once");
         if let Some(group) = exchange.group {
             self.upstreams.leave(group);
+            self.requests.give_back(exchange.address);
         }
         let record = exchange.into_record(now, &mut self.timers, outcome);
         if is_planted(Bug::DoubleRecord) && matches!(outcome, Outcome::Reset(_)) {
@@ -367,6 +374,7 @@ impl Proxy {
         self.counters.exported.requests += 1;
         if let Some(group) = group {
             self.upstreams.join(group);
+            self.requests.take(exchange.address);
         }
         exchange.group = group;
         self.exchanges.insert(exchange)
@@ -375,6 +383,7 @@ impl Proxy {
     fn admit(
         &self,
         Request { head, misdirected, .. }: &Request,
+        exchange: &Exchange,
         ended: bool,
     ) -> Result<GroupKey, Fault> {
         // RFC 9110 9.3.6: tunnels are not implemented.
@@ -404,8 +413,13 @@ impl Proxy {
         if ended && head.content_length.is_some_and(|len| len > 0) {
             return Err(Fault::BadRequest("the request has a content-length and no body"));
         }
-        if head.content_length > Some(self.config.limits.request_body_len_max) {
+        let limits = &self.config.limits;
+        if head.content_length > Some(limits.request_body_len_max) {
             return Err(Fault::RequestTooLarge);
+        }
+        let count_max = limits.requests_per_address.div_ceil(self.worker_count.max(1).into());
+        if !exchange.trusted && self.requests.held_by(exchange.address) >= count_max as usize {
+            return Err(Fault::TooManyRequests);
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
         Ok(self.upstreams.current[self.config.routes[route].upstream])

@@ -9,6 +9,7 @@ use super::congestion;
 use super::paths::Paths;
 use super::types::Local;
 use super::windows::Windows;
+use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 
 /// The state of a connection.
@@ -44,6 +45,8 @@ pub(super) struct Connection {
     pub(super) paths: Paths,
     /// The client's last validated address.
     pub(super) client: SocketAddr,
+    /// The address that began it, which is charged for it until it is gone.
+    pub(super) address: ClientAddress,
     pub(super) windows: Windows,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,

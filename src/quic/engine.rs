@@ -18,6 +18,7 @@ use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use crate::base::shares::Shares;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
@@ -39,8 +40,8 @@ pub struct Engine {
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
     pub(super) responses: Responses,
-    /// The number of connections that never became open and are not gone.
-    pub(super) half_open: usize,
+    /// The connections that never became open and are not gone.
+    pub(super) half_open: Shares,
     /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
     /// New connections are accepted; false in a drain.
@@ -81,7 +82,7 @@ impl Engine {
             timers: Timers::new(),
             events: VecDeque::new(),
             responses: Responses::default(),
-            half_open: 0,
+            half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
             spent_tokens: Recent::default(),
             moved_initials: Recent::default(),
@@ -121,7 +122,8 @@ impl Engine {
             .collect::<Result<Vec<_>, _>>()?;
         self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
         for (listener, made) in self.listeners.iter_mut().zip(made) {
-            *listener = Listener { count: listener.count, ..made };
+            let connections = std::mem::take(&mut listener.connections);
+            *listener = Listener { connections, ..made };
         }
         Ok(())
     }
@@ -239,8 +241,9 @@ impl Engine {
     }
 
     pub fn counts(&self) -> ConnectionCounts {
-        let closing = self.table.count() - self.open - self.half_open;
-        ConnectionCounts { open: self.open, handshaking: self.half_open, closing }
+        let handshaking = self.half_open.total();
+        let closing = self.table.count() - self.open - handshaking;
+        ConnectionCounts { open: self.open, handshaking, closing }
     }
 
     pub fn stats(&self) -> &QuicCounters {
@@ -277,7 +280,7 @@ impl Engine {
                 translate(now, key, connection, event, &mut self.events);
                 match (phase, connection.phase) {
                     (Phase::Handshaking { .. }, Phase::Open) => {
-                        self.half_open -= 1;
+                        self.half_open.give_back(connection.address);
                         self.open += 1;
                         self.stats.handshakes_completed += 1;
                     }
@@ -338,13 +341,14 @@ impl Engine {
         let phase = connection.phase;
         self.stats.packets_lost += connection.newly_lost();
         self.window_budget += connection.windows.taken;
-        self.listeners[connection.listener].count -= 1;
+        let address = connection.address;
+        self.listeners[connection.listener].connections.give_back(address);
         match phase {
             Phase::Handshaking { .. } => {
-                self.half_open -= 1;
+                self.half_open.give_back(address);
                 self.stats.handshakes_failed += 1;
             }
-            Phase::Failed => self.half_open -= 1,
+            Phase::Failed => self.half_open.give_back(address),
             // quinn-proto reports why an open connection ends. Should it not, the application must
             // still get its `Closed`.
             Phase::Open => {

@@ -26,6 +26,7 @@
 //! that belong to no connection are counted and dropped. Neither ends the worker.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod cid;
 mod congestion;
 mod connection;

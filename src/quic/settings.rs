@@ -14,6 +14,7 @@ use quinn_proto::{
 use super::cid::WorkerIds;
 use super::padding::without_padding;
 use super::{congestion, windows};
+use crate::base::shares::Shares;
 use crate::cid::{CidMask, WORKER_INDEX_MAX};
 use crate::config;
 use crate::limits;
@@ -115,17 +116,26 @@ pub(super) struct Listener {
     pub(super) over_ipv6: Arc<ServerConfig>,
     /// This worker's share of the connections.
     pub(super) count_max: usize,
+    /// The most of them that one client address may have, and of a worker's half-open handshakes.
+    pub(super) count_per_address_max: usize,
+    pub(super) half_open_per_address_max: usize,
     /// Current connections, closing ones included.
-    pub(super) count: usize,
+    pub(super) connections: Shares,
 }
 
 impl Listener {
     pub(super) fn new(settings: &EngineSettings, quic: &config::Quic) -> Result<Self, EngineError> {
+        let count_max = share(quic.max_connections, settings.worker_count);
         Ok(Self {
             over_ipv4: settings.server(quic, settings.mtu_max)?,
             over_ipv6: settings.server(quic, settings.mtu_max - IPV6_HEADER_EXTRA)?,
-            count_max: share(quic.max_connections, settings.worker_count),
-            count: 0,
+            count_max,
+            count_per_address_max: percent(quic.connections_per_address, count_max),
+            half_open_per_address_max: percent(
+                quic.half_open_per_address,
+                limits::HALF_OPEN_COUNT_MAX,
+            ),
+            connections: Shares::default(),
             quic: quic.clone(),
         })
     }
@@ -219,6 +229,11 @@ impl EngineSettings {
             .congestion_controller_factory(congestion::factory(quic.congestion));
         Ok(transport)
     }
+}
+
+/// Returns so many percent of `count`, at least 1.
+fn percent(percent: u8, count: usize) -> usize {
+    (count * usize::from(percent) / 100).max(1)
 }
 
 /// Returns this worker's share of `connection_count`, rounded up: the sum may be a few more.

@@ -126,6 +126,8 @@ mod tests {
             retry: Retry::Never,
             congestion: Congestion::Cubic,
             max_connections: 1,
+            connections_per_address: 100,
+            half_open_per_address: 100,
             idle_timeout: Duration::from_secs(30),
             max_streams: 100,
             stream_receive_window: 1024 * 1024,

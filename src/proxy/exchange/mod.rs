@@ -32,6 +32,7 @@ use super::context::{Context, ExchangeTimer, TimerOwner};
 use super::faults::{Fault, OwnResponse};
 use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
+use crate::base::shares::ClientAddress;
 use crate::base::timers::{Timer, Timers};
 use crate::config::Limits;
 use crate::http1::Framing;
@@ -49,6 +50,8 @@ pub(super) struct Exchange {
     pub(super) request: Option<Request>,
     /// The client is a trusted proxy.
     pub(super) trusted: bool,
+    /// The address that is charged for it.
+    pub(super) address: ClientAddress,
     pub(super) framing: Framing,
     pub(super) body: RequestBody,
     /// The upstream group, once the request is admitted.
@@ -120,6 +123,7 @@ impl Exchange {
         Self {
             request: None,
             trusted: false,
+            address: record.client.ip().into(),
             framing: Framing::None,
             body: RequestBody::new(false),
             group: None,

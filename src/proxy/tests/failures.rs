@@ -3,8 +3,6 @@
 use super::*;
 use crate::limits::RESPONSE_STALL_TIMEOUT;
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
 fn put(rig: &mut Rig, body: &[u8]) -> ExchangeKey {
     let content_length = Some(body.len() as u64);
     let key = rig.request(with_length(content_length, request(Method::PUT, "/put")), false);

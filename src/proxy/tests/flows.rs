@@ -3,8 +3,6 @@
 use super::*;
 use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
 #[test]
 fn two_requests_in_turn_use_the_same_upstream_connection() {
     let mut rig = Rig::new(config(1, 4, 0));

@@ -11,7 +11,9 @@ use quinn_proto::crypto::rustls::QuicServerConfig;
 use super::super::*;
 use super::pair::{Pair, quic, server_tls};
 use crate::config::Retry;
-use crate::limits::{HALF_OPEN_RETRY_COUNT, UNVALIDATED_RATE_MAX};
+use crate::limits::{
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+};
 
 /// CONNECTION_CLOSE with NO_ERROR (RFC 9000 19.19).
 const CLOSE: [u8; 4] = [0x1c, 0, 0, 0];
@@ -70,7 +72,7 @@ fn an_initial_that_closes_itself_holds_nothing() {
         assert!(pair.inject(stranger(number), &initial).len() <= 1, "Retry at most");
         assert_eq!(pair.engine.counts(), ConnectionCounts::default(), "after {number}");
     }
-    assert_eq!(pair.engine.stats().connections_refused, 0);
+    assert_eq!(pair.engine.stats().connections_refused, Default::default());
     pair.assert_empty();
     assert_open_to_clients(&mut pair);
 }
@@ -146,16 +148,56 @@ fn handshakes_without_validation_have_a_rate() {
 fn a_retry_token_is_good_for_one_handshake() {
     let (mut pair, forger) =
         (Pair::new(crate::config::Quic { retry: Retry::Always, ..quic() }), Forger::new());
-    let first = forger.initial(7, &[], 0, &PING, 1200);
-    let retry = pair.inject(stranger(1), &first).swap_remove(0);
-    // RFC 9000 17.2.5: version, our client's id of 4 bytes, the gateway's id, token, tag.
-    let id_len = usize::from(retry[10]);
-    let token = &retry[11 + id_len..retry.len() - 16];
+    let token = retry_token(&mut pair, &forger, stranger(1), 7);
     for number in 0..1_000 {
-        let initial = forger.initial(number, token, 0, &CLOSE, 1200);
+        let initial = forger.initial(number, &token, 0, &CLOSE, 1200);
         pair.inject(stranger(1), &initial);
     }
     let stats = pair.engine.stats();
     assert_eq!((stats.handshakes_started, stats.tokens_replayed), (1, 999));
     assert_eq!(stats.retries, 1);
+}
+
+/// Returns the token of a Retry to `remote` (RFC 9000 17.2.5): version, the client's id of 4 bytes,
+/// the gateway's id, token, tag.
+fn retry_token(pair: &mut Pair, forger: &Forger, remote: SocketAddr, id: u64) -> Vec<u8> {
+    let retry = pair.inject(remote, &forger.initial(id, &[], 0, &PING, 1200)).swap_remove(0);
+    let id_len = usize::from(retry[10]);
+    retry[11 + id_len..retry.len() - 16].to_vec()
+}
+
+#[test]
+fn one_proven_address_leaves_handshakes_in_progress_to_others() {
+    let quic = crate::config::Quic { retry: Retry::Always, half_open_per_address: 2, ..quic() };
+    let (mut pair, forger) = (Pair::new(quic), Forger::new());
+    let begin = |pair: &mut Pair, remote, id| {
+        let token = retry_token(pair, &forger, remote, id);
+        pair.inject(remote, &forger.initial(id, &token, 0, &PING, 1200));
+    };
+    let share = HALF_OPEN_COUNT_MAX / 50;
+    for id in 0..100 {
+        begin(&mut pair, stranger(1), id);
+    }
+    assert_eq!(pair.engine.counts().handshaking, share);
+    assert_eq!(pair.engine.stats().connections_refused.address, 100 - share as u64);
+    begin(&mut pair, stranger(2), 100);
+    assert_eq!(pair.engine.counts().handshaking, share + 1);
+    pair.pass(HANDSHAKE_TIMEOUT);
+    pair.assert_empty();
+}
+
+/// A stranger can forge the address of a client, so what it begins there refuses nothing.
+#[test]
+fn handshakes_from_one_unproven_address_meet_retry() {
+    let quic = crate::config::Quic { half_open_per_address: 2, ..adaptive() };
+    let (mut pair, forger) = (Pair::new(quic), Forger::new());
+    let share = HALF_OPEN_COUNT_MAX / 50;
+    for id in 0..100 {
+        pair.inject(stranger(1), &forger.initial(id, &[], 0, &PING, 1200));
+    }
+    assert_eq!(pair.engine.counts().handshaking, share);
+    assert_eq!(pair.engine.stats().retries, 100 - share as u64);
+    assert_eq!(pair.engine.stats().connections_refused, Default::default());
+    pair.inject(stranger(2), &forger.initial(100, &[], 0, &PING, 1200));
+    assert_eq!(pair.engine.counts().handshaking, share + 1);
 }

@@ -214,9 +214,23 @@ fn a_full_listener_refuses_with_connection_refused() {
     });
     assert!(refused);
     // Each of the two Initials that carry the ClientHello is refused.
-    assert_eq!(pair.engine.stats().connections_refused, 2);
+    assert_eq!(pair.engine.stats().connections_refused.limit, 2);
     pair.engine.close(pair.now, first, 0, b"");
     pair.pass(Duration::from_secs(5));
+    pair.connected();
+}
+
+#[test]
+fn one_address_leaves_connections_to_others() {
+    let quic = crate::config::Quic { max_connections: 20, connections_per_address: 10, ..quic() };
+    let mut pair = Pair::new(quic);
+    pair.connected();
+    pair.connected();
+    pair.connect();
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.engine.counts().open, 2, "a tenth of them");
+    assert!(pair.engine.stats().connections_refused.address > 0);
+    pair.client_address = ([198, 51, 100, 8], 40_000).into();
     pair.connected();
 }
 

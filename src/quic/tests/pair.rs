@@ -36,6 +36,8 @@ pub(super) fn quic() -> config::Quic {
         retry: Retry::Never,
         congestion: Congestion::Cubic,
         max_connections: 10_000,
+        connections_per_address: 100,
+        half_open_per_address: 100,
         idle_timeout: Duration::from_secs(30),
         max_streams: 100,
         stream_receive_window: 1024 * 1024,
@@ -446,7 +448,7 @@ impl Pair {
         assert_eq!(self.engine.counts(), ConnectionCounts::default());
         assert_eq!(self.engine.endpoint.open_connections(), 0);
         assert_eq!(self.engine.endpoint.incoming_buffer_bytes(), 0);
-        assert_eq!(self.engine.listeners[0].count, 0);
+        assert_eq!(self.engine.listeners[0].connections.total(), 0);
         assert_eq!(self.engine.next_deadline(), None);
         assert_eq!(self.engine.window_budget_left(), 64 * 1024 * 1024);
     }
