@@ -2,6 +2,7 @@
 //! token bucket, QUIC's variable-length integers.
 #![forbid(unsafe_code)]
 
+pub(crate) mod pressure;
 pub(crate) mod shares;
 pub(crate) mod slab;
 pub(crate) mod timers;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 /// A client's address, as far as it distinguishes clients: an IPv4 address, or the first 64 bits of
 /// an IPv6 address. An IPv4 address that is mapped into IPv6 is an IPv4 address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ClientAddress {
     V4(u32),
     V6Prefix(u64),

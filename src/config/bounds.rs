@@ -51,6 +51,9 @@ pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
     slots_len(limits::SLOT_COUNT_MAX) / POOL_STEP * POOL_STEP,
 );
 
+/// Enough for 40,000 idle connections, or a thousand that each hold a megabyte.
+pub(super) const MEMORY_PER_WORKER: Bound<u64> = bound(GIB, 64 * MIB, 1024 * GIB);
+
 /// Long enough for most downloads; supervisors usually kill after 90 s.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
 

@@ -37,6 +37,9 @@ pub struct Runtime {
     /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
     pub hugepages: Hugepages,
+    /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
+    /// as many times that as it has workers.
+    pub heap_len_max: usize,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
 }

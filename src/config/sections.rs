@@ -73,10 +73,14 @@ fn runtime(mut section: Section) -> Runtime {
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     );
     pool.finish();
+    let mut memory = section.section("memory");
+    let heap_len_max = memory.size("per_worker", &b::MEMORY_PER_WORKER);
+    memory.finish();
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
     section.finish();
     Runtime {
         workers: workers.map(narrow),
+        heap_len_max: narrow(heap_len_max),
         pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
         hugepages,
         drain_timeout,

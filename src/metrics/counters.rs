@@ -113,6 +113,18 @@ kinds! {
     }
 }
 
+kinds! {
+    /// The reason why a request was rejected before it was processed.
+    StreamShed,
+    /// Rejected requests, by reason.
+    StreamsShed {
+        /// The gateway drains.
+        Draining: draining,
+        /// The heap is near its budget.
+        Memory: memory,
+    }
+}
+
 /// Ended connections, by cause.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionsClosed {
@@ -139,6 +151,10 @@ pub struct Http3Counters {
     pub excessive_load: u64,
     /// Request streams that the client reset or stopped.
     pub streams_cancelled: u64,
+    /// Rejected before they were processed.
+    pub streams_shed: StreamsShed,
+    /// Connections closed because the heap's budget was used up.
+    pub connections_evicted: u64,
     /// Request streams that the gateway reset.
     pub streams_reset: u64,
 }

@@ -89,6 +89,11 @@ pub(super) const COUNTERS: &[Family] = &[
 
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),
+    family!("http3_streams_shed", "Request streams rejected before they were processed, by reason",
+        {reason = "draining"} counters.http3.streams_shed.draining,
+        {reason = "memory"} counters.http3.streams_shed.memory),
+    family!("connections_evicted", "Connections closed because memory was used up",
+        {} counters.http3.connections_evicted),
     family!("http3_streams_ended_early", "Request streams reset, by side",
         {by = "client"} counters.http3.streams_cancelled,
         {by = "gateway"} counters.http3.streams_reset),

@@ -169,9 +169,11 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Http3Counters {
         streams_opened: a, requests_malformed: b, connection_errors: c, excessive_load: d,
-        streams_cancelled: e, streams_reset: f,
+        streams_cancelled: e, streams_reset: f, streams_shed, connections_evicted: g,
     } = http3;
-    number!(next, a, b, c, d, e, f);
+    let StreamsShed { draining, memory } = streams_shed;
+    number!(next, draining, memory);
+    number!(next, a, b, c, d, e, f, g);
     let PoolCounters { low_water_events } = pool;
     number!(next, low_water_events);
     #[rustfmt::skip]

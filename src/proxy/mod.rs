@@ -172,6 +172,11 @@ impl Proxy {
         }
     }
 
+    /// Returns the number of bytes that an exchange holds for its request.
+    pub fn held_len(&self, key: ExchangeKey) -> usize {
+        self.exchanges.get(key).map_or(0, Exchange::held_len)
+    }
+
     /// Aborts an exchange whose client is gone or has cancelled. Nothing more is sent to it.
     pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
         self.update(now, key, Exchange::abort);

@@ -20,8 +20,10 @@ use super::connection::{Connection, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
+use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
 use super::windows::Windows;
+use crate::base::pressure::Pressure;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::config::Retry;
@@ -94,6 +96,9 @@ impl Engine {
         }
         if listener.connections.total() >= listener.count_max {
             return Verdict::Refuse(ConnectionRefusal::Limit);
+        }
+        if self.pressure != Pressure::None {
+            return Verdict::Refuse(ConnectionRefusal::Memory);
         }
         if listener.connections.held_by(address) >= listener.count_per_address_max {
             return Verdict::Refuse(ConnectionRefusal::Address);
@@ -173,6 +178,8 @@ impl Engine {
             client: arrival.remote,
             address,
             windows: Windows::new(now, &listener.quic),
+            unacknowledged: Unacknowledged::default(),
+            unread: Unread::default(),
             timer: Timer::default(),
             moved_unasked: false,
             dirty: false,

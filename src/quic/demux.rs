@@ -9,6 +9,7 @@ use super::connection::Phase;
 use super::credit;
 use super::engine::Engine;
 use super::types::{Datagram, Local, Path, Transmit};
+use crate::base::pressure::Pressure;
 use crate::cid::CID_LEN;
 use crate::limits::RECEIVE_LEN_MAX;
 
@@ -149,6 +150,7 @@ impl Engine {
         let moved = connection.follow(now);
         connection.moved_unasked |= moved;
         connection.paths.received(arrival.remote, arrival.local, arrival.len);
+        connection.unread.received(arrival.len);
         if let Some(before) = before {
             let after = connection.evidence();
             let is_authentic = after.frame_count > before.frame_count;
@@ -165,7 +167,7 @@ impl Engine {
             }
         }
         connection.note_client();
-        if connection.is_open() && !connection.is_heard {
+        if connection.is_open() && !connection.is_heard && self.pressure == Pressure::None {
             connection.windows.grow(now, &mut connection.proto, &mut self.window_budget);
         }
         if !std::mem::replace(&mut connection.is_heard, true) {

@@ -18,6 +18,7 @@ use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use crate::base::pressure::Pressure;
 use crate::base::shares::Shares;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
@@ -48,6 +49,7 @@ pub struct Engine {
     pub(super) accepting: bool,
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
+    pub(super) pressure: Pressure,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
@@ -75,6 +77,7 @@ impl Engine {
         Ok(Self {
             ids: settings.worker_ids(),
             window_budget: settings.window_budget_len,
+            pressure: Pressure::None,
             endpoint,
             listeners,
             settings,
@@ -184,6 +187,9 @@ impl Engine {
         for key in heard.drain(..) {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.is_heard = false;
+                if connection.is_open() && connection.unacknowledged.is_overdue(now) {
+                    self.events.push_back((key, Event::Unacknowledged));
+                }
                 self.settle(now, key);
             }
         }
@@ -232,6 +238,9 @@ impl Engine {
                     self.settle(now, key);
                 }
                 Built::Some(transmit) => {
+                    connection.unacknowledged.handle_datagram(|stream| {
+                        self.events.push_back((key, Event::Writable(stream)));
+                    });
                     self.table.mark_dirty(key);
                     self.settle(now, key);
                     return Some(transmit);
@@ -248,6 +257,12 @@ impl Engine {
 
     pub fn stats(&self) -> &QuicCounters {
         &self.stats
+    }
+
+    /// Sets how near the heap is to its budget. Under pressure no connection is accepted and no
+    /// window grows.
+    pub(crate) fn set_pressure(&mut self, pressure: Pressure) {
+        self.pressure = pressure;
     }
 
     /// Refuses new connections (CONNECTION_REFUSED) from now on, for a drain.
@@ -445,6 +460,9 @@ fn translate_stream(
     let event = match event {
         StreamEvent::Opened { dir } => {
             while let Some(id) = connection.proto.streams().accept(dir) {
+                if dir == Dir::Bi {
+                    connection.unread.opened();
+                }
                 events.push_back((key, Event::StreamOpened(id.into())));
             }
             return;
@@ -457,7 +475,10 @@ fn translate_stream(
             Event::Readable(id.into())
         }
         StreamEvent::Writable { id } => Event::Writable(id.into()),
-        StreamEvent::Finished { id } => Event::SendFinished(id.into()),
+        StreamEvent::Finished { id } => {
+            connection.unacknowledged.over(id.into());
+            Event::SendFinished(id.into())
+        }
         StreamEvent::Stopped { id, error_code } => Event::Stopped(id.into(), error_code.into()),
         StreamEvent::Available { dir: Dir::Bi | Dir::Uni } => return,
     };

@@ -33,6 +33,7 @@ mod connection;
 mod credit;
 mod demux;
 mod engine;
+mod held;
 mod padding;
 mod paths;
 mod recent;

@@ -48,6 +48,16 @@ impl Windows {
         }
     }
 
+    /// Returns the send window, in bytes.
+    pub(super) fn send(&self) -> u64 {
+        self.send
+    }
+
+    /// Returns the receive window, in bytes.
+    pub(super) fn receive(&self) -> u64 {
+        self.receive
+    }
+
     /// Counts `len` bytes of a stream that were read.
     pub(super) fn read(&mut self, len: usize) {
         self.round_read += len as u64;

@@ -36,7 +36,7 @@ use crate::base::shares::ClientAddress;
 use crate::base::timers::{Timer, Timers};
 use crate::config::Limits;
 use crate::http1::Framing;
-use crate::limits::{RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
+use crate::limits::{EXCHANGE_LEN, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 use crate::message::{AccessRecord, Fields, Outcome};
 use crate::planted::{Bug, is_planted};
 
@@ -216,6 +216,13 @@ impl Exchange {
         }
         self.body.set_trailers(trailers.and_then(clean_trailers));
         self.send_on(cx, Framing::None)
+    }
+
+    /// Returns the number of bytes that it holds for its request.
+    pub(super) fn held_len(&self) -> usize {
+        let fields = self.request.iter().flat_map(|request| &request.head.fields);
+        let fields_len = fields.map(|(name, value)| name.as_str().len() + value.len());
+        EXCHANGE_LEN + fields_len.sum::<usize>() + self.body.held_len()
     }
 
     /// Aborts an exchange whose client is gone or has cancelled.

@@ -75,6 +75,11 @@ impl RequestBody {
         }
     }
 
+    /// Returns the number of bytes that are held.
+    pub(super) fn held_len(&self) -> usize {
+        self.pending_len + self.writing_len
+    }
+
     /// Queues a piece from the client.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.received_len += piece.len() as u64;

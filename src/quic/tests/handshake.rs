@@ -247,7 +247,7 @@ fn the_key_of_a_closed_connection_is_harmless() {
     let engine = &mut pair.engine;
     assert_eq!(engine.read(old, stream, 10, drop), Err(ReadError::Gone));
     assert_eq!(engine.write(old, stream, &mut [b"x"[..].into()]), Err(WriteError::Gone));
-    assert_eq!(engine.finish(old, stream), Err(WriteError::Gone));
+    assert_eq!(engine.finish(crate::testing::epoch(), old, stream), Err(WriteError::Gone));
     assert_eq!(engine.reset(old, stream, 1), Err(Gone));
     assert_eq!(engine.stop_sending(old, stream, 1), Err(Gone));
     assert_eq!(engine.open_uni(old), None);
@@ -269,7 +269,10 @@ fn streams_we_may_not_use_are_reported_as_gone() {
     assert_eq!(engine.stop_sending(key, server_uni, 1), Err(Gone));
     for id in [4_000, u64::MAX] {
         assert_eq!(engine.read(key, StreamId::from(id), 10, drop), Err(ReadError::Gone));
-        assert_eq!(engine.finish(key, StreamId::from(id)), Err(WriteError::Gone));
+        assert_eq!(
+            engine.finish(crate::testing::epoch(), key, StreamId::from(id)),
+            Err(WriteError::Gone)
+        );
     }
     assert!(engine.is_open(key));
 }

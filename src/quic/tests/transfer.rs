@@ -39,7 +39,7 @@ fn download(pair: &mut Pair, data: &[u8], limit: Duration) -> Vec<u8> {
             }
         }
         if next == pieces.len() && !finished {
-            pair.engine.finish(key, stream).unwrap();
+            pair.engine.finish(pair.now, key, stream).unwrap();
             finished = true;
         }
         pair.client_read(client, stream, &mut received)
@@ -154,7 +154,7 @@ fn a_download_survives_rebinding() {
             Err(error) => panic!("{error:?}"),
         }
         if written == data.len() {
-            let _ = pair.engine.finish(key, stream);
+            let _ = pair.engine.finish(pair.now, key, stream);
         }
         let ended = pair.client_read(client, stream, &mut received);
         if received.len() / MIB > changes && changes < 3 {
@@ -220,7 +220,7 @@ fn a_client_may_move_at_the_instant_of_a_probe_timeout() {
     pair.client_address = SocketAddr::from(([198, 51, 100, 9], 40_000));
     let data = pattern(5000);
     pair.engine.write(key, stream, &mut [Bytes::copy_from_slice(&data)]).unwrap();
-    pair.engine.finish(key, stream).unwrap();
+    pair.engine.finish(pair.now, key, stream).unwrap();
     pair.drive();
     let due = pair.engine.next_deadline().unwrap();
     pair.pass(due - pair.delay - pair.now);
@@ -284,8 +284,8 @@ fn our_uni_stream_arrives_and_its_end_is_acknowledged() {
     let mut pieces = [Bytes::from_static(b"settings"), Bytes::from_static(b", more")];
     let written = pair.engine.write(key, stream, &mut pieces).unwrap();
     assert_eq!(written, Written { bytes: 14, pieces: 2 });
-    pair.engine.finish(key, stream).unwrap();
-    assert_eq!(pair.engine.finish(key, stream), Err(WriteError::Gone));
+    pair.engine.finish(pair.now, key, stream).unwrap();
+    assert_eq!(pair.engine.finish(pair.now, key, stream), Err(WriteError::Gone));
     let finished = (key, Event::SendFinished(stream));
     assert!(pair.run(Duration::from_secs(1), |pair| pair.events.contains(&finished)));
     let mut received = Vec::new();
