@@ -69,8 +69,16 @@ pub(crate) const SEND_WINDOW_START: u32 = 128 * 1024;
 /// Bytes that an idle connection holds: its state and the handshake's.
 pub(crate) const CONNECTION_LEN: u64 = 24 * 1024;
 
+/// Bytes that a half-open connection holds: its state and the certificate chain, until both are
+/// acknowledged.
+pub(crate) const HALF_OPEN_LEN: u64 = 30 * 1024;
+
 /// Bytes that a request stream holds beside its bytes: its state, quinn-proto's and the gateway's.
 pub(crate) const STREAM_LEN: usize = 1024;
+
+/// Bytes that a piece of a request's body holds beside its own: the rest of its datagram, its
+/// allocation's header and its place in a list.
+pub(crate) const BODY_PIECE_COST_LEN: usize = 168;
 
 /// Bytes that an exchange holds beside its head and body: its state, and an upstream connection's.
 pub(crate) const EXCHANGE_LEN: usize = 2048;

@@ -245,6 +245,11 @@ impl Gateway {
         &self.proxy
     }
 
+    /// Returns how many connections were closed because the heap's budget was used up.
+    pub fn evicted_count(&self) -> u64 {
+        self.shared.counters.http3.connections_evicted
+    }
+
     /// Returns the number of response bytes that wait for clients to take them.
     pub fn responses_waiting_len(&self) -> usize {
         self.shared.responses.len()

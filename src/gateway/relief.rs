@@ -12,7 +12,7 @@ use super::Gateway;
 use crate::base::pressure::{HeapUse, Pressure};
 use crate::base::shares::ClientAddress;
 use crate::http3::Code;
-use crate::limits::CONNECTION_LEN;
+use crate::limits::{CONNECTION_LEN, HALF_OPEN_LEN};
 use crate::quic::ConnectionKey;
 
 /// An open connection and what is charged to it.
@@ -38,7 +38,8 @@ impl Gateway {
     /// Returns an upper bound of the bytes that all clients make the gateway hold.
     pub fn held_len(&self) -> u64 {
         let counts = self.engine.counts();
-        let others = (counts.handshaking + counts.closing) as u64 * CONNECTION_LEN;
+        let half_open_len = counts.handshaking as u64 * HALF_OPEN_LEN;
+        let others = half_open_len + counts.closing as u64 * CONNECTION_LEN;
         others + self.accounts().iter().map(|account| account.len).sum::<u64>()
     }
 

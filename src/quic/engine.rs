@@ -320,6 +320,7 @@ impl Engine {
         if drained {
             return self.forget(key);
         }
+        connection.unread.settle();
         match connection.deadline() {
             Some(at) => self.timers.set(&mut connection.timer, at, key),
             None => connection.timer.disarm(),

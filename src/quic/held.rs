@@ -122,15 +122,19 @@ impl Unacknowledged {
     }
 }
 
-/// The request streams of one connection whose end has not been read.
+/// The bytes of requests that one connection holds unread.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
+    /// Request streams whose end has not been read.
     stream_count: u32,
-    /// Bytes of datagrams received since there was no such stream.
-    received_len: u64,
-    /// Bytes of streams read since then.
-    read_len: u64,
+    /// Bytes of datagrams less those that were read of them.
+    len: u64,
 }
+
+/// Bytes that a datagram costs beside its own: its allocation's header and its place in a list.
+const DATAGRAM_COST_LEN: u64 = 128;
+/// Bytes of a datagram that are not read: headers and the tag of its packet.
+const DATAGRAM_HEADERS_LEN: u64 = 40;
 
 impl Unread {
     pub(super) fn opened(&mut self) {
@@ -140,25 +144,31 @@ impl Unread {
     /// Notes that nothing more of a stream is read, or held.
     pub(super) fn over(&mut self) {
         self.stream_count = self.stream_count.saturating_sub(1);
-        if self.stream_count == 0 {
-            (self.received_len, self.read_len) = (0, 0);
-        }
     }
 
-    /// Notes a datagram of `len` bytes. The first one of a stream is not counted.
+    /// Notes a datagram of `len` bytes.
     pub(super) fn received(&mut self, len: usize) {
-        if self.stream_count > 0 {
-            self.received_len += len as u64;
-        }
+        self.len += len as u64 + DATAGRAM_COST_LEN;
     }
 
-    pub(super) fn read(&mut self, len: usize) {
-        self.read_len += len as u64;
+    /// Notes that `len` bytes were read in `count` chunks, each of one datagram.
+    pub(super) fn read(&mut self, len: usize, count: usize) {
+        let costs = count as u64 * (DATAGRAM_COST_LEN + DATAGRAM_HEADERS_LEN);
+        self.len = self.len.saturating_sub(len as u64 + costs);
+    }
+
+    /// Forgets what has come once no stream is left that could hold it, after the events of all
+    /// datagrams were handled.
+    pub(super) fn settle(&mut self) {
+        if self.stream_count == 0 {
+            self.len = 0;
+        }
     }
 
     /// Returns the most bytes that can be held within this receive window.
     pub(super) fn held_len(&self, receive_window: u64) -> u64 {
-        self.received_len.saturating_sub(self.read_len).min(receive_window)
+        // A window's bytes come in datagrams, each with its cost.
+        self.len.min(receive_window + receive_window / 8)
     }
 }
 
@@ -216,16 +226,22 @@ mod tests {
     fn what_is_received_counts_while_a_request_is_open_until_it_is_read() {
         let mut unread = Unread::default();
         unread.received(100);
-        assert_eq!(unread.held_len(5000), 0);
+        unread.settle();
+        assert_eq!(unread.held_len(8000), 0);
+        unread.received(1200);
         unread.opened();
+        unread.settle();
         unread.received(1200);
-        unread.received(1200);
-        unread.read(1000);
-        assert_eq!((unread.held_len(5000), unread.held_len(300)), (1400, 300));
+        assert_eq!((unread.held_len(8000), unread.held_len(800)), (2656, 900));
+        unread.read(1160, 1);
+        assert_eq!(unread.held_len(8000), 1328);
         unread.opened();
         unread.over();
-        assert_eq!(unread.held_len(5000), 1400);
+        unread.settle();
+        assert_eq!(unread.held_len(8000), 1328);
         unread.over();
-        assert_eq!(unread.held_len(5000), 0);
+        unread.settle();
+        assert_eq!(unread.held_len(8000), 0);
+        unread.read(1, 1);
     }
 }

@@ -96,7 +96,7 @@ impl Engine {
         };
         let has_credit = chunks.finalize().should_transmit();
         connection.windows.read(len_max - room);
-        connection.unread.read(len_max - room);
+        connection.unread.read(len_max - room, READ_CHUNK_COUNT_MAX - count_left);
         if stream.is_bidirectional() && matches!(read, Ok(Read::End) | Err(ReadError::Reset(_))) {
             connection.unread.over();
         }

@@ -50,6 +50,11 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
     Built { now, gateway, clients: clients.collect() }
 }
 
+/// Returns the TLS settings of a client.
+pub fn client_tls() -> quinn_proto::ClientConfig {
+    tls().client.clone()
+}
+
 /// Applies the same configuration again, with one upstream's timeout changed.
 pub fn reload(now: Instant, gateway: &mut Gateway, scenario: &Scenario) {
     let mut config = scenario.config.clone();

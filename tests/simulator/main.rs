@@ -11,6 +11,7 @@ mod books;
 mod client;
 mod fixture;
 mod frames;
+mod hostile;
 mod kernel;
 mod network;
 mod origin;

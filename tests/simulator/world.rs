@@ -200,6 +200,7 @@ impl World {
         assert_eq!(counts.open + counts.handshaking + counts.closing, 0, "{counts:?}");
         let budget = self.gateway.engine().window_budget_left();
         assert_eq!(budget, self.window_budget, "the window budget is fully restored");
+        assert_eq!(self.gateway.held_len(), 0, "nothing is charged to anybody");
         assert!(self.wires.is_empty(), "every upstream connection was closed");
         assert_eq!(self.gateway.responses_waiting_len(), 0, "no response is waiting");
         self.transmit_buffer = None;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::http1::{CHUNK_END, Framing, last_chunk, size_line};
 use crate::limits::{
-    REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
+    BODY_PIECE_COST_LEN, REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
     UPSTREAM_WRITE_PIECES_MAX,
 };
 use crate::message::Fields;
@@ -20,6 +20,8 @@ pub(crate) struct RequestBody {
     pending_len: usize,
     /// Bytes in the write in flight.
     writing_len: usize,
+    /// Pieces of the body in the write in flight.
+    writing_count: usize,
     pub(super) received_len: u64,
     /// Bytes passed to writes, those in flight included.
     given_len: u64,
@@ -55,6 +57,7 @@ impl RequestBody {
             pending: VecDeque::new(),
             pending_len: 0,
             writing_len: 0,
+            writing_count: 0,
             received_len: 0,
             given_len: 0,
             trailers: None,
@@ -77,7 +80,8 @@ impl RequestBody {
 
     /// Returns the number of bytes that are held.
     pub(super) fn held_len(&self) -> usize {
-        self.pending_len + self.writing_len
+        let piece_count = self.pending.len() + self.writing_count;
+        self.pending_len + self.writing_len + piece_count * BODY_PIECE_COST_LEN
     }
 
     /// Queues a piece from the client.
@@ -153,7 +157,7 @@ impl RequestBody {
 
     /// Notes that the write in flight is complete.
     pub(super) fn wrote(&mut self) {
-        self.writing_len = 0;
+        (self.writing_len, self.writing_count) = (0, 0);
     }
 
     /// Appends the pieces that may be written now to `pieces`, framed.
@@ -177,6 +181,7 @@ impl RequestBody {
         }
         self.pending_len -= len;
         self.writing_len += len;
+        self.writing_count += count;
         self.given_len += len as u64;
         // A body of known length is complete with its last byte, before the client's end comes.
         let is_whole = self.is_ended() || framing == Framing::Length(self.given_len);
