@@ -100,6 +100,10 @@ pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
 /// handshakes.
 pub(crate) const RECENT_COUNT_MAX: usize = 64 * 1024;
 
+/// NEW_TOKEN tokens that one worker remembers as used. When more are used, older ones are no longer
+/// accepted.
+pub(crate) const USED_TOKEN_COUNT_MAX: usize = 64 * 1024;
+
 /// Time that a closed connection is kept to answer late packets: three times a long round trip
 /// (RFC 9000 10.2 asks for three probe timeouts).
 pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(3);

@@ -18,6 +18,7 @@ use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use super::used_tokens::UsedTokens;
 use crate::base::pressure::Pressure;
 use crate::base::shares::Shares;
 use crate::base::timers::Timers;
@@ -54,6 +55,8 @@ pub struct Engine {
     pub(super) unvalidated_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
     pub(super) spent_tokens: Recent<(SocketAddr, ConnectionId)>,
+    /// NEW_TOKEN tokens that were used.
+    used_tokens: Arc<UsedTokens>,
     /// Destinations of first Initials that came from a second address.
     pub(super) moved_initials: Recent<ConnectionId>,
     pub(super) stats: QuicCounters,
@@ -66,10 +69,11 @@ pub struct Engine {
 impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         settings.check()?;
+        let used_tokens = Arc::default();
         let listeners = settings
             .listeners
             .iter()
-            .map(|quic| Listener::new(&settings, quic))
+            .map(|quic| Listener::new(&settings, quic, &used_tokens))
             .collect::<Result<Vec<_>, _>>()?;
         // The settings used before a listener is known (tokens, Initial keys) are the same in all.
         let server = listeners.first().map(|listener| Arc::clone(&listener.over_ipv4));
@@ -88,6 +92,7 @@ impl Engine {
             half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
             spent_tokens: Recent::default(),
+            used_tokens,
             moved_initials: Recent::default(),
             open: 0,
             accepting: true,
@@ -121,7 +126,7 @@ impl Engine {
     fn set_listeners(&mut self, listeners: &[config::Quic]) -> Result<(), EngineError> {
         let made = listeners
             .iter()
-            .map(|quic| Listener::new(&self.settings, quic))
+            .map(|quic| Listener::new(&self.settings, quic, &self.used_tokens))
             .collect::<Result<Vec<_>, _>>()?;
         self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
         for (listener, made) in self.listeners.iter_mut().zip(made) {

@@ -44,6 +44,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod used_tokens;
 mod windows;
 
 pub use engine::Engine;

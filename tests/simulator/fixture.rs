@@ -90,7 +90,9 @@ fn tls() -> &'static Tls {
         .unwrap();
         // A session ticket from another world would make this one irreproducible.
         let resumption = rustls::client::Resumption::disabled();
-        let client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();
+        let mut client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();
+        // Nor may a token.
+        client.token_store(Arc::new(quinn_proto::NoneTokenStore));
         Tls { server, client }
     })
 }

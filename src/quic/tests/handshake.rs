@@ -1,5 +1,6 @@
 //! The beginning, the end and the refusal of connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -150,6 +151,27 @@ fn retry_validates_the_address() {
     // One for each of the two Initials that carry the ClientHello; the client follows the first.
     let stats = pair.engine.stats();
     assert_eq!((stats.retries, stats.handshakes_started, stats.handshakes_completed), (2, 1, 1));
+}
+
+#[test]
+fn a_client_that_comes_again_skips_retry() {
+    let mut pair = Pair::new(config_with(Retry::Always));
+    pair.tokens = Arc::new(quinn_proto::TokenMemoryCache::default());
+    let (_, first) = pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.engine.close(pair.now, first, 0, b"");
+    // A token proves the host, not the port.
+    pair.client_address.set_port(999);
+    pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.client_address = ([203, 0, 113, 1], 999).into();
+    pair.connected();
+    assert_eq!(pair.engine.stats().retries, 4, "another host has to prove itself");
 }
 
 #[test]

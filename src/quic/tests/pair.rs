@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
+    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, NoneTokenStore,
+    TokenStore, TransportConfig,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -95,6 +96,8 @@ pub(super) struct Pair {
     pub(super) clients: BTreeMap<usize, Connection>,
     pub(super) client_events: VecDeque<(usize, quinn_proto::Event)>,
     pub(super) client_address: SocketAddr,
+    /// Where clients keep tokens of earlier connections.
+    pub(super) tokens: Arc<dyn TokenStore>,
     /// The client's address, of the same family.
     pub(super) server_ip: IpAddr,
     pub(super) client_tls: rustls::ClientConfig,
@@ -141,6 +144,7 @@ impl Pair {
             client: Endpoint::new(Arc::new(endpoint), None, true, Some([7; 32])),
             clients: BTreeMap::new(),
             client_events: VecDeque::new(),
+            tokens: Arc::new(NoneTokenStore),
             client_address: SocketAddr::from(([198, 51, 100, 7], 40_000)),
             server_ip: SERVER_IP,
             client_tls: ClientTls::trusting_server(tls).tls13(),
@@ -180,6 +184,7 @@ impl Pair {
         let mut transport = TransportConfig::default();
         transport.stream_receive_window((8u32 << 20).into());
         config.transport_config(Arc::new(transport));
+        config.token_store(Arc::clone(&self.tokens));
         let server = SocketAddr::new(self.server_ip, 443);
         let (handle, connection) = self.client.connect(self.now, config, server, HOST).unwrap();
         self.clients.insert(handle.0, connection);
