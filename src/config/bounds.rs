@@ -88,6 +88,9 @@ pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
 /// Time that an upstream has to respond.
 pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
+/// Of a whole exchange; there is no limit by default, since some responses are streams.
+pub(super) const ROUTE_TIMEOUT: Bound<Duration> =
+    bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
 /// Below the 75 s for which nginx keeps a connection. An upstream that closes earlier is noticed.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(3600));

@@ -231,6 +231,8 @@ pub struct Route {
     pub path_prefix: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// `timeout.request`: from the request's head to the end of its response; `None` is no limit.
+    pub request_timeout: Option<Duration>,
 }
 
 /// `[upstreams.NAME]`

@@ -285,12 +285,16 @@ fn route(mut section: Section) -> Option<NamedRoute> {
     let host = matching.item("host").and_then(|item| item.parsed(names::host_pattern));
     let path_prefix = matching.item("path_prefix").and_then(|item| item.parsed(names::path_prefix));
     matching.finish();
+    let mut timeout = section.section("timeout");
+    let request = timeout.item("request");
+    let request_timeout = request.and_then(|item| item.duration(&b::ROUTE_TIMEOUT));
+    timeout.finish();
     let upstream = section.required("upstream", "name one of [upstreams.NAME]");
     section.finish();
     let item = upstream?;
     let upstream = Reference { name: item.string()?, span: item.span(), key: item.key.clone() };
     let path_prefix = path_prefix.unwrap_or_else(|| "/".to_owned());
-    Some(NamedRoute { host, path_prefix, upstream })
+    Some(NamedRoute { host, path_prefix, upstream, request_timeout })
 }
 
 fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {

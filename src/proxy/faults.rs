@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     WriteTimeout,
     /// The client took nothing of the response for too long, or took it too slowly.
     ResponseStalled,
+    /// The exchange took longer than its route allows.
+    Deadline,
 }
 
 /// A response of the gateway's own.
@@ -88,7 +90,8 @@ impl Fault {
             Self::Connect(TransportFault::TimedOut)
             | Self::ResponseTimeout
             | Self::WriteTimeout
-            | Self::ResponseStalled => StatusCode::GATEWAY_TIMEOUT,
+            | Self::ResponseStalled
+            | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(_)
             | Self::Terminated
             | Self::Incomplete
@@ -119,7 +122,7 @@ impl Fault {
             Self::Incomplete => "http_response_incomplete",
             Self::Protocol(_) => "http_protocol_error",
             Self::HeadTooLong => "http_response_header_section_size",
-            Self::ResponseTimeout => "http_response_timeout",
+            Self::ResponseTimeout | Self::Deadline => "http_response_timeout",
             Self::WriteTimeout => "connection_write_timeout",
             Self::ResponseStalled => "proxy_internal_response",
         }
@@ -155,7 +158,8 @@ impl Fault {
             | Self::Refused(..)
             | Self::QueueFull
             | Self::QueueTimeout
-            | Self::ResponseStalled => None,
+            | Self::ResponseStalled
+            | Self::Deadline => None,
         }
     }
 
@@ -193,6 +197,7 @@ impl Fault {
             Self::HeadTooLong => "the upstream's response head is longer than allowed",
             Self::ResponseTimeout => "the upstream did not answer in time",
             Self::WriteTimeout => "the upstream did not take the request in time",
+            Self::Deadline => "the request took longer than its route allows",
             Self::ResponseStalled => {
                 "the client took nothing of the response for too long, or took it too slowly"
             }
@@ -208,6 +213,7 @@ impl Fault {
             Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
             Self::ResponseTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
             Self::ResponseStalled => ResetReason::ResponseStalled,
+            Self::Deadline => ResetReason::Deadline,
             // Only `Incomplete` can follow a response's head; the others come before it.
             _ => ResetReason::UpstreamIncomplete,
         }

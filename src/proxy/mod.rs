@@ -44,7 +44,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -83,6 +83,12 @@ pub struct Proxy {
     outputs: VecDeque<Output>,
     counters: Counters,
     memory_low: bool,
+}
+
+/// The route of an admitted request.
+struct Admitted {
+    group: GroupKey,
+    time_limit: Option<Duration>,
 }
 
 impl Proxy {
@@ -138,12 +144,11 @@ impl Proxy {
         }
         let awaits_continue = !ended && expects_continue(&request.head.fields);
         exchange.request = Some(request);
-        let key = self.insert(exchange, admitted.ok());
-        if let Err(fault) = admitted {
-            self.update(now, key, |exchange, cx| exchange.fail(cx, fault));
-            return key;
-        }
-        self.update(now, key, |exchange, cx| exchange.start(cx, awaits_continue));
+        let key = self.insert(exchange, admitted.as_ref().ok().map(|admitted| admitted.group));
+        self.update(now, key, |exchange, cx| match admitted {
+            Ok(admitted) => exchange.start(cx, awaits_continue, admitted.time_limit),
+            Err(fault) => exchange.fail(cx, fault),
+        });
         key
     }
 
@@ -390,7 +395,7 @@ impl Proxy {
         Request { head, misdirected, .. }: &Request,
         exchange: &Exchange,
         ended: bool,
-    ) -> Result<GroupKey, Fault> {
+    ) -> Result<Admitted, Fault> {
         // RFC 9110 9.3.6: tunnels are not implemented.
         if head.method == Method::CONNECT {
             let reason = "this gateway does not tunnel: CONNECT is not implemented";
@@ -427,7 +432,9 @@ impl Proxy {
             return Err(Fault::TooManyRequests);
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
-        Ok(self.upstreams.current[self.config.routes[route].upstream])
+        let route = &self.config.routes[route];
+        let group = self.upstreams.current[route.upstream];
+        Ok(Admitted { group, time_limit: route.request_timeout })
     }
 
     fn is_trusted(&self, request: &Request) -> bool {

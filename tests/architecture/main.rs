@@ -95,11 +95,7 @@ fn check_file(
         }
     }
     if rules::PROTOCOL_SIDE.contains(&from) {
-        faults.extend(
-            impurities(&module, scan)
-                .into_iter()
-                .map(|(line, text)| fault(line, text)),
-        );
+        faults.extend(impurities(&module, scan).into_iter().map(|(line, text)| fault(line, text)));
         if source.path.ends_with(&format!("src/{from}/mod.rs")) && !scan.forbids_unsafe {
             faults.push(fault(1, "starts without #![forbid(unsafe_code)]".to_owned()));
         }

@@ -22,7 +22,7 @@ mod stage;
 mod to_upstream;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -70,6 +70,7 @@ pub(super) struct Exchange {
     /// Boxed, since it is handed over when the exchange is over.
     record: Box<AccessRecord>,
     upstream_start: Option<Instant>,
+    deadline_timer: Timer,
     body_timer: Timer,
     body_pace: Pace,
     response_timer: Timer,
@@ -136,6 +137,7 @@ impl Exchange {
             avoid: Avoid::Nothing,
             record: Box::new(record),
             upstream_start: None,
+            deadline_timer: Timer::default(),
             body_timer: Timer::default(),
             body_pace: Pace::default(),
             response_timer: Timer::default(),
@@ -143,12 +145,17 @@ impl Exchange {
         }
     }
 
-    /// Starts to send an admitted request to an upstream.
+    /// Starts to send an admitted request to an upstream. `time_limit` is that of its route.
     pub(super) fn start(
         &mut self,
         cx: &mut ExchangeContext<'_>,
         awaits_continue: bool,
+        time_limit: Option<Duration>,
     ) -> Progress {
+        if let Some(limit) = time_limit {
+            let owner = TimerOwner::Exchange(cx.key, ExchangeTimer::Deadline);
+            cx.base.timers.set(&mut self.deadline_timer, cx.base.now + limit, owner);
+        }
         if awaits_continue {
             // RFC 9110 10.1.1: the gateway takes the body itself, so it sends the 100 itself.
             let (status, fields) = (StatusCode::CONTINUE, Fields::new());
@@ -281,6 +288,7 @@ impl Exchange {
         which: ExchangeTimer,
     ) -> Progress {
         let (timer, fault) = match which {
+            ExchangeTimer::Deadline => (&mut self.deadline_timer, Fault::Deadline),
             ExchangeTimer::RequestBody => (&mut self.body_timer, Fault::RequestTimeout),
             ExchangeTimer::Response => (&mut self.response_timer, Fault::ResponseStalled),
         };
@@ -313,6 +321,7 @@ impl Exchange {
         timers: &mut Timers<TimerOwner>,
         outcome: Outcome,
     ) -> Box<AccessRecord> {
+        timers.clear(&mut self.deadline_timer);
         timers.clear(&mut self.body_timer);
         timers.clear(&mut self.response_timer);
         self.end_upstream_time(now);
@@ -345,6 +354,8 @@ impl Exchange {
         let OwnResponse { fields, content_length, body } = fault.response(method);
         let status = fault.status();
         self.advance(Stage::Responded);
+        // The client gets this response, however late.
+        self.deadline_timer.disarm();
         self.end_upstream_time(cx.base.now);
         self.begin_response(status);
         self.record.error = Some(fault.token());

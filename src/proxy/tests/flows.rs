@@ -371,7 +371,8 @@ fn workers_divide_the_limits_of_the_process() {
 fn a_reload_keeps_unchanged_upstreams_and_ends_changed_ones() {
     let mut both = config(1, 2, 2);
     both.upstreams.push(Upstream { name: "other".into(), ..both.upstreams[0].clone() });
-    both.routes.insert(0, Route { host: None, path_prefix: "/other".into(), upstream: 1 });
+    both.routes
+        .insert(0, Route { path_prefix: "/other".into(), upstream: 1, ..both.routes[0].clone() });
     let mut rig = Rig::new(both.clone());
     let (_, kept) = rig.active_get();
     rig.response(kept, OK);

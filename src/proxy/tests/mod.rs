@@ -69,7 +69,12 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
         }],
         certificates: Vec::new(),
         tls: Tls { unknown_server_name: UnknownServerName::Default },
-        routes: vec![Route { host: None, path_prefix: "/".into(), upstream: 0 }],
+        routes: vec![Route {
+            host: None,
+            path_prefix: "/".into(),
+            upstream: 0,
+            request_timeout: None,
+        }],
         upstreams: vec![Upstream {
             name: "app".into(),
             host: HostPolicy::Preserve,
@@ -401,7 +406,8 @@ impl Rig {
             }
             DownstreamCommand::Reset(reason) => {
                 assert!(seen.status.is_some(), "only a response that has begun is reset");
-                assert!(!seen.whole || reason == ResetReason::ResponseStalled);
+                let may_follow_the_end = [ResetReason::ResponseStalled, ResetReason::Deadline];
+                assert!(!seen.whole || may_follow_the_end.contains(&reason));
                 seen.reset = Some(reason);
             }
             DownstreamCommand::StopRequest => {
