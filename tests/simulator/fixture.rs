@@ -50,6 +50,11 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
     Built { now, gateway, clients: clients.collect() }
 }
 
+/// Returns the TLS settings of the gateway.
+pub fn server_tls() -> &'static ServerTls {
+    &tls().server
+}
+
 /// Returns the TLS settings of a client.
 pub fn client_tls() -> quinn_proto::ClientConfig {
     tls().client.clone()
