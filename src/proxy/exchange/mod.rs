@@ -189,7 +189,7 @@ impl Exchange {
             if !keeps_pace && self.framing != Framing::Length(body_len) {
                 return self.fail(cx, Fault::RequestTimeout);
             }
-            if matches!(self.framing, Framing::Length(len) if body_len > len) {
+            if self.content_length().is_some_and(|len| body_len > len) {
                 let rule = "the request's body is longer than its content-length";
                 return self.fail(cx, Fault::BadRequest(rule));
             }
@@ -217,12 +217,17 @@ impl Exchange {
         }
         // RFC 9114 4.1.2: checked here too, so that an incomplete body never looks complete on an
         // upstream connection.
-        if matches!(self.framing, Framing::Length(len) if self.body.received_len != len) {
+        let content_length = self.content_length();
+        if content_length.is_some_and(|len| self.body.received_len != len) {
             let rule = "the request's body is shorter than its content-length";
             return self.fail(cx, Fault::BadRequest(rule));
         }
         self.body.set_trailers(trailers.and_then(clean_trailers));
-        self.send_on(cx, Framing::None)
+        self.send_on(cx, content_length.map_or(Framing::None, Framing::Length))
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        self.request.as_ref().and_then(|request| request.head.content_length)
     }
 
     /// Returns the number of bytes that it holds for its request.
@@ -384,8 +389,7 @@ impl Exchange {
     /// Restarts the timeout of the request's body, if the client is expected to send.
     fn set_body_timer(&mut self, cx: &mut ExchangeContext<'_>) {
         let body = &self.body;
-        let is_whole = body.is_ended() || self.framing == Framing::Length(body.received_len);
-        let is_awaited = !is_whole && !body.is_stopped() && body.room() > 0;
+        let is_awaited = !body.is_ended() && !body.is_stopped() && body.room() > 0;
         if is_awaited && self.stage != Stage::Responded {
             self.body_pace.run(cx.base.now);
             let due = cx.base.now + self.limits.request_body_timeout;

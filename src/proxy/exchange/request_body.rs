@@ -160,6 +160,17 @@ impl RequestBody {
         (self.writing_len, self.writing_count) = (0, 0);
     }
 
+    /// Returns how many of the pending pieces may be written: all, or all but the last one, if that
+    /// completes a body of known length before the client's end has come. More of a body may
+    /// follow, or bad trailers. The request is malformed then (RFC 9114 4.1.2), and must not have
+    /// reached an upstream as a whole.
+    fn writable_count(&self, framing: Framing) -> usize {
+        if self.is_ended() || framing != Framing::Length(self.received_len) {
+            return self.pending.len();
+        }
+        self.pending.len().checked_sub(1).expect("the piece that completes the body was kept")
+    }
+
     /// Appends the pieces that may be written now to `pieces`, framed.
     pub(super) fn take_pieces(&mut self, framing: Framing, pieces: &mut Vec<Bytes>) {
         if self.sending != Sending::Open {
@@ -169,7 +180,7 @@ impl RequestBody {
         let framing_piece_count = if chunked { 3 } else { 0 };
         let count_max =
             UPSTREAM_WRITE_PIECES_MAX.saturating_sub(pieces.len() + framing_piece_count);
-        let count = self.pending.len().min(count_max);
+        let count = self.writable_count(framing).min(count_max);
         let len: usize = self.pending.iter().take(count).map(Bytes::len).sum();
         if chunked && len > 0 {
             // One chunk around all pieces of this write.
@@ -183,9 +194,7 @@ impl RequestBody {
         self.writing_len += len;
         self.writing_count += count;
         self.given_len += len as u64;
-        // A body of known length is complete with its last byte, before the client's end comes.
-        let is_whole = self.is_ended() || framing == Framing::Length(self.given_len);
-        if is_whole && self.pending.is_empty() {
+        if self.is_ended() && self.pending.is_empty() {
             if chunked {
                 // The trailers are kept for a second attempt.
                 pieces.push(last_chunk(self.trailers.as_ref()));
