@@ -20,7 +20,7 @@ use crate::host::{clock, cpu, eventfd};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{PoolPlan, RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
-use crate::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
+use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
 use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
 
 /// Runs the command that the command line names. Returns the exit code.
@@ -55,18 +55,18 @@ fn check(path: &Path) -> Result<(), Exit> {
 
 /// Runs the demonstration, which needs no configuration file.
 fn demonstrate() -> Result<(), Exit> {
-    let demonstration = Demonstration::start().map_err(|error| {
-        cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
+    let demonstration = Demonstration::bind().map_err(|error| {
+        cli::refuse(Exit::Host, &format!("the built-in origin cannot be bound: {error}"))
     })?;
     let config = demonstration.config.clone();
     let tls = ServerTls::load(&config.certificates, config.tls)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
-    serve(config, tls, Some(demonstration.invitation()))
+    serve(config, tls, Some(demonstration))
 }
 
-/// Serves until a signal ends the process. A demonstration has an invitation, which is printed once
-/// it serves, and runs without an admin endpoint if the endpoint's address is in use.
-fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
+/// Serves until a signal ends the process. A demonstration has an origin, and an invitation that is
+/// printed once it serves; it runs without an admin endpoint if the endpoint's address is in use.
+fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -> Result<(), Exit> {
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
@@ -75,16 +75,21 @@ fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(
     }
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
-        admin_required: invitation.is_none(),
+        admin_required: demonstration.is_none(),
         access: config.log.access.clone(),
         drain_timeout: config.runtime.drain_timeout,
-        invitation,
+        invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),
     })
     .map_err(|error| refuse(&error))?;
-    let mut process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
-    let reason = process.run(control).map_err(|why| refuse(&why))?;
+    let process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
+    let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
+    let _origin = demonstration
+        .map(Demonstration::start)
+        .transpose()
+        .map_err(|error| refuse(&format!("the built-in origin cannot start: {error}")))?;
+    let reason = process.run(control, workers).map_err(|why| refuse(&why))?;
     tracing::info!(?reason, "ended");
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
@@ -118,6 +123,14 @@ struct Process {
     /// The sockets of each address, and the index of their listener. Never closed: that would
     /// renumber the reuseport group that the steering program selects from.
     groups: Vec<(usize, SocketGroup)>,
+}
+
+/// Workers that are ready to start, and the control thread's ends of their channels.
+struct Workers {
+    setups: Vec<WorkerSetup>,
+    mailboxes: Vec<MailboxSender>,
+    access_batches: mpsc::Receiver<AccessBatch>,
+    worker_events: mpsc::UnboundedReceiver<WorkerEvent>,
 }
 
 impl Process {
@@ -154,22 +167,32 @@ impl Process {
         Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
     }
 
-    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
-    fn run(&mut self, control: Control) -> Result<ExitReason, String> {
+    /// Maps the workers' memory and duplicates their sockets. Starts no thread that stays.
+    fn prepare_workers(&self) -> Result<Workers, String> {
         let (access, access_batches) = mpsc::channel(control::ACCESS_BATCH_COUNT_MAX);
         let (events, worker_events) = mpsc::unbounded_channel();
         let mut mailboxes = Vec::new();
-        let mut threads = Vec::new();
+        let mut setups = Vec::new();
         for index in 0..self.worker_count {
             let wake = eventfd::eventfd().map_err(|error| format!("eventfd: {error}"))?;
             let (sender, mailbox) = mailbox(wake, access.clone());
-            let setup = self.worker_setup(index, mailbox, events.clone())?;
+            setups.push(self.worker_setup(index, mailbox, events.clone())?);
             mailboxes.push(sender);
+        }
+        Ok(Workers { setups, mailboxes, access_batches, worker_events })
+    }
+
+    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
+    fn run(&self, control: Control, workers: Workers) -> Result<ExitReason, String> {
+        let Workers { setups, mailboxes, access_batches, worker_events } = workers;
+        let mut threads = Vec::new();
+        for setup in setups {
             threads.push(worker::spawn(setup).map_err(|error| error.to_string())?);
         }
-        drop((access, events));
         tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
-        let reason = control.run(mailboxes, access_batches, worker_events);
+        let reason = control
+            .run(mailboxes, access_batches, worker_events)
+            .map_err(|error| error.to_string())?;
         if reason != ExitReason::WorkersHang {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
