@@ -10,13 +10,13 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Config};
+use crate::config::{self, Accounts, Config, Runtime};
 use crate::control::{self, Control, ControlSettings, ExitReason};
 use crate::demo::Demonstration;
 use crate::host::probe::{self, HostFacts};
 use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
-use crate::host::{clock, cpu, eventfd};
+use crate::host::{accounts, clock, cpu, eventfd, privileges};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{PoolPlan, RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
@@ -39,7 +39,8 @@ pub fn run() -> ExitCode {
 
 fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
-    let config = config::load(path).map_err(|errors| refuse(&errors))?;
+    let accounts = Accounts { user: accounts::find_user, group: accounts::find_group };
+    let config = config::load(path, accounts).map_err(|errors| refuse(&errors))?;
     let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
     Ok((config, tls))
 }
@@ -85,6 +86,8 @@ fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -
     .map_err(|error| refuse(&error))?;
     let process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
     let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
+    give_up_privileges(&process.config.runtime, demonstration.is_none())
+        .map_err(|why| refuse(&why))?;
     let _origin = demonstration
         .map(Demonstration::start)
         .transpose()
@@ -99,8 +102,32 @@ fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -
     }
 }
 
+/// Gives up all privileges. From here on nothing may be opened, bound or locked that the account
+/// of the process may not; workers make their rings as that account.
+fn give_up_privileges(runtime: &Runtime, has_operator: bool) -> Result<(), String> {
+    if runtime.user.is_none() && privileges::is_root() && has_operator {
+        tracing::warn!(
+            "running as root: set runtime.user to an account of its own, as in `useradd --system \
+             --user-group --no-create-home --shell /usr/sbin/nologin ringway`, or start ringway as \
+             that user"
+        );
+    }
+    privileges::give_up(runtime.user.as_ref()).map_err(|error| error.to_string())?;
+    if runtime.core_dumps {
+        privileges::allow_core_dumps().map_err(|error| error.to_string())?;
+    }
+    // kernel.io_uring_disabled and limits may judge the process otherwise now.
+    let ring = HostFacts::gather().io_uring;
+    ring.map_err(|refusal| format!("after privileges were given up, {refusal}"))?;
+    if let Some(account) = &runtime.user {
+        tracing::info!(user = account.name, uid = account.uid, gid = account.gid, "runs as");
+    }
+    Ok(())
+}
+
 fn check_host() -> Result<(), String> {
     let limit = probe::raise_nofile();
+    probe::raise_memlock();
     let facts = HostFacts::gather();
     let ring = facts.io_uring.map_err(|refusal| refusal.to_string())?;
     tracing::info!(

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use crate::account::Account;
 pub use crate::address::EndpointAddress;
 pub(crate) use crate::hugepages::Hugepages;
 
@@ -29,7 +30,7 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// `[runtime]`: cores and memory.
+/// `[runtime]`: cores, memory and privileges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
     /// Number of workers, 1..=64; `None` is one per available core.
@@ -37,6 +38,10 @@ pub struct Runtime {
     /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
     pub hugepages: Hugepages,
+    /// Account to run as after the start; `None` keeps the one that started the process.
+    pub user: Option<Account>,
+    /// Core dumps, and debuggers of the same user, are permitted.
+    pub core_dumps: bool,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
 }

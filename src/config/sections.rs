@@ -73,14 +73,26 @@ fn runtime(mut section: Section) -> Runtime {
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     );
     pool.finish();
+    let user = section.item("user").and_then(account);
+    let core_dumps = section.flag("core_dumps");
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
     section.finish();
     Runtime {
         workers: workers.map(narrow),
         pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
         hugepages,
+        user,
+        core_dumps,
         drain_timeout,
     }
+}
+
+/// Reads an account; "" keeps the one that starts the process.
+fn account(item: Item) -> Option<Account> {
+    if item.is_str("") {
+        return None;
+    }
+    item.parsed(|text| names::account(text, &item.reader().surroundings.accounts))
 }
 
 fn pool_len(item: &Item, size: u64) -> u64 {

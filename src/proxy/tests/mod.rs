@@ -39,6 +39,8 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
     };
     Config {
         runtime: Runtime {
+            user: None,
+            core_dumps: false,
             workers: None,
             pool_len: 64 << 20,
             hugepages: Hugepages::Try,
