@@ -10,6 +10,7 @@ use super::{Phase, Worker, upstreams};
 use crate::gateway::Output;
 use crate::host::clock;
 use crate::limits::TURN_SEND_LEN_MAX;
+use crate::planted::{self, Bug, is_planted};
 use crate::pool::Pool;
 use crate::proxy::{UpstreamCommand, UpstreamKey};
 use crate::quic::{Datagram, Transmit};
@@ -191,6 +192,10 @@ impl Worker<'_> {
     }
 
     fn handle_output(&mut self, now: Instant, output: Output) {
+        if is_planted(Bug::WorkerPanic) && matches!(output, Output::Access(_)) {
+            planted::plant(None);
+            panic!("planted: the first request has ended");
+        }
         match output {
             Output::Upstream(command) => self.act_upstream(now, command),
             Output::Access(record) if self.logs_access() => self.records.push(*record),

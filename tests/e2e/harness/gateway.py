@@ -24,6 +24,12 @@ def binary() -> pathlib.Path:
     return pathlib.Path(named) if named else REPOSITORY / "target/release/ringway"
 
 
+def debug_binary() -> pathlib.Path:
+    """Returns the debug build, in which bugs can be planted. The Rust tests build it too."""
+    named = os.environ.get("RINGWAY_DEBUG_BIN")
+    return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
+
+
 def free_ports() -> tuple[int, int]:
     """A UDP port that is free on both stacks, and a free TCP port. Ports below the range that the
     kernel hands out to clients, so that no client's socket takes them in between."""
@@ -50,6 +56,8 @@ CONFIGURATION = """
 [runtime]
 workers = {workers}
 drain_timeout = "{drain_timeout}"
+user = "{user}"
+core_dumps = {core_dumps}
 pool = {{ per_worker = "{pool}", hugepages = "{hugepages}" }}
 
 [admin]
@@ -131,7 +139,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "hugepages": "off", "trusted_proxies": [],
+            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
         } | settings
         self.process: subprocess.Popen | None = None
 

@@ -1,0 +1,200 @@
+"""Privileges as the kernel accounts for them, after the start and after a worker's restart. Most of
+it needs root, as does what it tests: root starts the gateway, which becomes another user."""
+
+import contextlib
+import os
+import pathlib
+import pwd
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from harness import bodies, h3
+from harness.bodies import MIB
+from harness.gateway import Gateway, binary, debug_binary
+
+USER = "nobody"
+IDS = pwd.getpwnam(USER)
+NONE = "0" * 16
+SYSCTL = pathlib.Path("/proc/sys/kernel")
+
+
+@pytest.fixture
+def as_root():
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+
+def may_raise_limits() -> bool:
+    """Returns whether we, and so the gateway at its start, have CAP_SYS_RESOURCE."""
+    own = re.search(r"^CapEff:\s+(\S+)", pathlib.Path("/proc/self/status").read_text(), re.M)[1]
+    return bool(int(own, 16) >> 24 & 1)
+
+
+def threads(gateway) -> dict[str, dict[str, str]]:
+    """Returns the status of each thread, by name and number. They include those of the kernel that
+    carry out operations of a ring."""
+    found = {}
+    for task in pathlib.Path(f"/proc/{gateway.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It ended meanwhile.
+            lines = (task / "status").read_text().splitlines()
+            fields = dict(line.split(":", 1) for line in lines)
+            fields = {name: value.strip() for name, value in fields.items()}
+            found[f"{fields['Name']} {task.name}"] = fields
+    return found
+
+
+def assert_unprivileged(gateway, uid: int, gid: int):
+    every = threads(gateway)
+    assert any(name.startswith("worker-") for name in every), every.keys()
+    for name, status in every.items():
+        assert status["Uid"].split() == [str(uid)] * 4, name
+        assert status["Gid"].split() == [str(gid)] * 4, name
+        assert status["NoNewPrivs"] == "1", name
+        for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert status[capabilities] == NONE, f"{name}: {capabilities}"
+    return every
+
+
+def owner_of_memory(gateway) -> int:
+    """Returns the owner of /proc/PID/mem: root for a process that may not be dumped."""
+    return os.stat(f"/proc/{gateway.process.pid}/mem").st_uid
+
+
+async def assert_serves(gateway):
+    async with h3.connection(gateway) as client:
+        assert (await client.get(f"/bytes/{4 * MIB}")).sha256 == bodies.digest(4 * MIB)
+        assert (await client.post("/upload", 4 * MIB)).status == 200
+
+
+@h3.run
+async def test_the_process_becomes_the_user_and_serves(start, as_root):
+    gateway = start(workers=2, user=USER)
+    every = assert_unprivileged(gateway, IDS.pw_uid, IDS.pw_gid)
+    assert len([name for name in every if name.startswith("worker-")]) == 2
+    assert all(status["Groups"] == "" for status in every.values()), "other groups are kept"
+    assert owner_of_memory(gateway) == 0
+    assert "running as root" not in gateway.text()
+    # The kernel charges the user's rings and zero-copy sends to the limit of locked memory.
+    limits = pathlib.Path(f"/proc/{gateway.process.pid}/limits").read_text()
+    soft, hard = re.search(r"^Max locked memory +(\S+) +(\S+)", limits, re.M).groups()
+    assert soft == hard, "the soft limit was not raised"
+    assert hard == "unlimited" or not may_raise_limits()
+    await assert_serves(gateway)
+    assert len(gateway.access_lines(2)) == 2, "the access log was opened before"
+    assert gateway.metrics()
+    # The threads that the kernel made for the access log's writes are among these.
+    assert_unprivileged(gateway, IDS.pw_uid, IDS.pw_gid)
+    gateway.signal(signal.SIGQUIT)
+    assert gateway.wait(10) == 0
+
+
+@h3.run
+async def test_the_log_on_standard_output_has_a_thread_without_privileges(start, as_root):
+    gateway = start(user=f"{USER}:daemon", access_log="stdout")
+    every = assert_unprivileged(gateway, IDS.pw_uid, 1)
+    assert any(name.startswith("access-log") for name in every), every.keys()
+    await assert_serves(gateway)
+
+
+@h3.run
+async def test_root_without_a_user_is_warned_and_keeps_no_capability(start, as_root):
+    gateway = start()
+    assert_unprivileged(gateway, 0, 0)
+    assert "running as root: set runtime.user" in gateway.text()
+    await assert_serves(gateway)
+
+
+@h3.run
+async def test_core_dumps_can_be_permitted(start, as_root):
+    gateway = start(user=USER, core_dumps="true")
+    assert owner_of_memory(gateway) == IDS.pw_uid
+    assert_unprivileged(gateway, IDS.pw_uid, IDS.pw_gid)
+    await assert_serves(gateway)
+
+
+@h3.run
+async def test_a_port_of_root_is_served(start, as_root):
+    """The port is bound before the process becomes the user, who may not bind it."""
+    first = int((pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")).read_text())
+    for port in range(first - 1, 0, -1):
+        with contextlib.suppress(OSError):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind(("127.0.0.1", port))
+            break
+    gateway = start(user=USER, port=port)
+    gateway.port = port
+    await assert_serves(gateway)
+
+
+@h3.run
+async def test_a_worker_that_panics_is_replaced_without_privileges(tmp_path, origin, certificate,
+                                                                   as_root):
+    """A new worker needs a ring, buffer rings and its sockets again, all as the user."""
+    program = debug_binary()
+    if not program.is_file():
+        pytest.skip(f"{program} is not there: `cargo build` makes it")
+    gateway = Gateway(tmp_path, origin.address, certificate, user=USER, program=program,
+                      idle_timeout="2s",
+                      environment={"RINGWAY_PLANT": "worker-panic"}).start()
+    try:
+        async with h3.connection(gateway) as client:
+            await client.get("/bytes/10")
+        restarted = lambda now: None if now.sum("worker_restarts_total") == 1 else "no restart"
+        gateway.settle(restarted)
+        assert "planted: the first request has ended" in gateway.text()
+        await assert_serves(gateway)
+        assert_unprivileged(gateway, IDS.pw_uid, IDS.pw_gid)
+        assert gateway.metrics().sum("worker_restarts_total") == 1
+    finally:
+        assert gateway.stop() == 0, gateway.text()
+
+
+def run(configuration, *launcher: str, verb: str = "run") -> subprocess.CompletedProcess:
+    return subprocess.run([*launcher, str(binary()), verb, "--config", str(configuration)],
+                          capture_output=True, text=True, timeout=20)
+
+
+def test_an_unknown_user_is_refused(tmp_path, certificate):
+    gateway = Gateway(tmp_path, "127.0.0.1:1", certificate, user="no-such-user")
+    for verb in ("run", "check"):
+        done = run(gateway.configure(), verb=verb)
+        assert done.returncode == 1 and "runtime.user" in done.stderr, done.stderr
+        assert "useradd --system" in done.stderr
+
+
+def test_a_process_that_may_not_become_the_user_does_not_serve(tmp_path, certificate, as_root):
+    configuration = Gateway(tmp_path, "127.0.0.1:1", certificate, user=USER).configure()
+    done = run(configuration, "setpriv", "--bounding-set=-setuid,-setgid")
+    assert done.returncode == 3, done.stderr
+    refusal, = (line for line in done.stderr.splitlines() if line.startswith("ringway: "))
+    assert "runtime.user" in refusal and f'"{USER}"' in refusal and "SETUID" in refusal
+
+
+@contextlib.contextmanager
+def io_uring_for_group(gid: int):
+    """Restricts io_uring to root and one group on the whole machine, then restores the settings."""
+    settings = {"io_uring_disabled": "1", "io_uring_group": str(gid)}
+    before = {name: (SYSCTL / name).read_text() for name in settings}
+    if before["io_uring_disabled"].strip() != "0":
+        pytest.skip("io_uring is restricted on this machine already")
+    try:
+        for name, value in settings.items():
+            (SYSCTL / name).write_text(value)
+        yield
+    finally:
+        for name, value in before.items():
+            (SYSCTL / name).write_text(value)
+
+
+@h3.run
+async def test_io_uring_for_one_group_is_used_as_that_group(start, tmp_path, certificate, as_root):
+    refused = Gateway(tmp_path, "127.0.0.1:1", certificate, user=USER).configure()
+    with io_uring_for_group(1):
+        done = run(refused)
+        assert done.returncode == 3, done.stderr
+        assert "kernel.io_uring_group" in done.stderr and "USER:GROUP" in done.stderr
+        await assert_serves(start(user=f"{USER}:daemon"))
