@@ -81,7 +81,7 @@ impl ServerTls {
     }
 
     /// Returns problems that an operator should fix although the program can run: certificates that
-    /// have expired, are not valid yet or expire soon, and private keys that every user may read.
+    /// have expired, are not valid yet or expire soon.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         self.shared.certificates.entries.iter().flat_map(|entry| entry.warnings(now)).collect()
     }
