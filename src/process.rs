@@ -23,6 +23,9 @@ use crate::tls::{self, ServerTls};
 use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
 use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
 
+/// The environment variable that makes other programs log the secrets of connections.
+const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
+
 /// Runs the command that the command line names. Returns the exit code.
 pub fn run() -> ExitCode {
     let outcome = cli::parse_or_print().and_then(|command| match command {
@@ -46,12 +49,30 @@ fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
 }
 
 fn check(path: &Path) -> Result<(), Exit> {
-    let (_, tls) = load(path)?;
-    for warning in tls.warnings(clock::wall()) {
+    let (config, tls) = load(path)?;
+    for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
     println!("ringway: {}: configuration is valid", path.display());
     Ok(())
+}
+
+/// Returns problems that an operator should fix although the program can run.
+fn warnings(config: &Config, tls: &ServerTls) -> Vec<String> {
+    let mut warnings = tls.warnings(clock::wall());
+    if let Some(path) = &config.log.tls_keys {
+        warnings.push(format!(
+            "log.tls_keys is set: the secrets of EVERY connection are written to {}, and whoever \
+             reads it can read the traffic. Remove the key unless you are debugging",
+            path.display()
+        ));
+    } else if std::env::var_os(KEY_LOG_VARIABLE).is_some() {
+        warnings.push(format!(
+            "the environment variable {KEY_LOG_VARIABLE} is ignored: log.tls_keys in the \
+             configuration names a file for the secrets of connections"
+        ));
+    }
+    warnings
 }
 
 /// Runs the demonstration, which needs no configuration file.
@@ -71,9 +92,13 @@ fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
-    for warning in tls.warnings(clock::wall()) {
+    for warning in warnings(&config, &tls) {
         tracing::warn!("{warning}");
     }
+    let tls = match &config.log.tls_keys {
+        Some(path) => tls.log_keys(path).map_err(|error| refuse(&error))?,
+        None => tls,
+    };
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
         admin_required: demonstration.is_none(),

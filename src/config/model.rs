@@ -59,6 +59,8 @@ pub enum AdminAddress {
 pub struct Log {
     /// Process log level: `error`, `warn`, `info`, `debug`.
     pub level: LogLevel,
+    /// A file for the secrets of all connections, for debugging.
+    pub tls_keys: Option<PathBuf>,
     /// The access log; `None` is off.
     pub access: Option<AccessLog>,
 }

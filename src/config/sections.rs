@@ -126,6 +126,8 @@ fn log(mut section: Section) -> Log {
             ("debug", LogLevel::Debug),
         ],
     );
+    let tls_keys = section.item("tls_keys").filter(|item| !item.is_str("off"));
+    let tls_keys = tls_keys.and_then(|item| item.path());
     let mut access = section.section("access");
     let target = match access.item("path") {
         None => AccessTarget::Stdout,
@@ -142,7 +144,7 @@ fn log(mut section: Section) -> Log {
     );
     access.finish();
     section.finish();
-    Log { level, access: format.map(|format| AccessLog { target, format }) }
+    Log { level, tls_keys, access: format.map(|format| AccessLog { target, format }) }
 }
 
 fn limits(mut section: Section) -> Limits {

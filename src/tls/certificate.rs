@@ -292,6 +292,7 @@ enum Kind {
         names: Vec<String>,
     },
     SelfSigned(String),
+    KeyLog(io::Error),
     Settings(rustls::Error),
 }
 
@@ -307,6 +308,10 @@ impl TlsError {
 
     pub(super) fn none() -> Self {
         Self { file: None, kind: Kind::None }
+    }
+
+    pub(super) fn key_log(file: &Path, error: io::Error) -> Self {
+        Self::of(file, Kind::KeyLog(error))
     }
 
     pub(super) fn settings(error: rustls::Error) -> Self {
@@ -370,6 +375,11 @@ impl fmt::Display for TlsError {
             Kind::SelfSigned(error) => {
                 write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
             }
+            Kind::KeyLog(error) => write!(
+                f,
+                "cannot be opened for the keys of connections ({error}); correct log.tls_keys, or \
+                 set it to \"off\""
+            ),
             Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
         }
     }
@@ -378,7 +388,7 @@ impl fmt::Display for TlsError {
 impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            Kind::Unreadable(error) => Some(error),
+            Kind::Unreadable(error) | Kind::KeyLog(error) => Some(error),
             Kind::NotPem(error) => Some(error),
             Kind::KeyRefused(error) | Kind::Settings(error) => Some(error),
             _ => None,

@@ -49,6 +49,17 @@ fn a_user_that_is_unknown_or_root_is_refused() {
 }
 
 #[test]
+fn keys_of_connections_are_logged_only_if_a_file_is_named() {
+    let tls_keys = |text: &str| parse_here(text).unwrap().0.log.tls_keys;
+    assert_eq!(tls_keys(MINIMAL), None);
+    assert_eq!(tls_keys(&minimal_and("[log]\ntls_keys = \"off\"")), None);
+    let expected = PathBuf::from("/etc/ringway/keys.log");
+    assert_eq!(tls_keys(&minimal_and("[log]\ntls_keys = \"keys.log\"")), Some(expected));
+    assert_refused(&minimal_and("[log]\ntls_keys = \"\""), 2, "log.tls_keys", &["a path"]);
+    assert_refused(&minimal_and("[log]\ntls_keys = true"), 2, "log.tls_keys", &["a string"]);
+}
+
+#[test]
 fn a_flag_is_true_or_false() {
     let core_dumps = |value: &str| {
         let text = minimal_and(&format!("[runtime]\ncore_dumps = {value}"));

@@ -65,6 +65,7 @@ listen = "127.0.0.1:{admin}"
 
 [log]
 level = "info"
+tls_keys = "{tls_keys}"
 access = {{ path = "{access_log}", format = "json" }}
 
 [[listeners]]
@@ -139,7 +140,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
+            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false", "tls_keys": "off",
         } | settings
         self.process: subprocess.Popen | None = None
 
@@ -157,7 +158,6 @@ class Gateway:
     def _launch(self, command: list[str]):
         self.log = self.folder / "gateway.log"
         environment = {**os.environ, "RUST_BACKTRACE": "1", **self.environment}
-        environment.pop("SSLKEYLOGFILE", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
