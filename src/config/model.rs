@@ -54,6 +54,16 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+impl AdminAddress {
+    /// Returns the address if other hosts may reach it.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(*address),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {

@@ -107,10 +107,22 @@ fn pool_len(item: &Item, size: u64) -> u64 {
 
 fn admin(mut section: Section) -> Option<AdminAddress> {
     let default = AdminAddress::Tcp(b::ADMIN_ADDRESS);
+    let allow_remote = section.flag("allow_remote");
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,
-        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder)),
+        Some(item) => {
+            let address = item.parsed(|text| names::admin_address(text, item.reader().folder));
+            let remote = address.as_ref().and_then(AdminAddress::remote);
+            if let (Some(address), false) = (remote, allow_remote) {
+                item.refuse(format_args!(
+                    "is {address}, which other hosts may reach, and there is no authentication; \
+                     listen on \"127.0.0.1:{}\" or a unix socket, or write allow_remote = true",
+                    address.port()
+                ));
+            }
+            address
+        }
     };
     section.finish();
     address

@@ -49,6 +49,23 @@ fn a_user_that_is_unknown_or_root_is_refused() {
 }
 
 #[test]
+fn an_admin_endpoint_for_other_hosts_has_to_be_allowed() {
+    let section =
+        |listen: &str, more: &str| minimal_and(&format!("[admin]\nlisten = {listen}{more}"));
+    for listen in ["\"0.0.0.0:1\"", "\"[::]:1\"", "\"192.0.2.1:1\"", "\"[::ffff:192.0.2.1]:1\""] {
+        let parts = ["other hosts", "\"127.0.0.1:1\"", "unix socket", "allow_remote = true"];
+        assert_refused(&section(listen, ""), 2, "admin.listen", &parts);
+        assert_refused(&section(listen, "\nallow_remote = false"), 2, "admin.listen", &parts);
+        let (config, _) = parse_here(&section(listen, "\nallow_remote = true")).unwrap();
+        let expected = listen.trim_matches('"').parse().unwrap();
+        assert_eq!(config.admin, Some(AdminAddress::Tcp(expected)));
+    }
+    for listen in ["\"127.0.0.2:1\"", "\"[::1]:1\"", "\"[::ffff:127.0.0.1]:1\"", "\"unix:a\""] {
+        assert!(parse_here(&section(listen, "")).unwrap().0.admin.is_some(), "{listen}");
+    }
+}
+
+#[test]
 fn keys_of_connections_are_logged_only_if_a_file_is_named() {
     let tls_keys = |text: &str| parse_here(text).unwrap().0.log.tls_keys;
     assert_eq!(tls_keys(MINIMAL), None);

@@ -140,7 +140,8 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false", "tls_keys": "off",
+            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
+            "tls_keys": "off",
         } | settings
         self.process: subprocess.Popen | None = None
 
