@@ -74,7 +74,10 @@ fn worker(
                 }
                 (Command::Drain { .. }, Habit::Stays) => drains += 1,
                 (Command::Drain { .. } | Command::Stop, _) => break,
-                (Command::Apply(_) | Command::Panic | Command::LoseSend, _) => {}
+                (
+                    Command::Apply(_) | Command::Panic | Command::LoseSend | Command::KeepBuffers,
+                    _,
+                ) => {}
             }
         }
         let _ = events.send(WorkerEvent::Ended { worker: index, outcome });

@@ -159,6 +159,8 @@ impl Worker<'_> {
                 Command::Panic => panic!("told to panic"),
                 #[cfg(test)]
                 Command::LoseSend => self.transmit.in_flight += 1,
+                #[cfg(test)]
+                Command::KeepBuffers => self.teardown_timeout = Duration::ZERO,
             }
         }
     }
@@ -267,6 +269,7 @@ impl Worker<'_> {
 
     fn begin_close(&mut self, now: Instant) {
         self.gateway.close(now);
+        self.ring.stop_zero_copy();
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(now + CLOSE_TIMEOUT);
         }
