@@ -130,6 +130,7 @@ class Gateway:
         self.launcher: list[str] = []
         self.program: pathlib.Path = settings.pop("program", None) or binary()
         self.environment = settings.pop("environment", {})
+        self.preexec = settings.pop("preexec", None)  # Called in the child before it becomes it.
         self.authority = certificate.authority
         self.port, self.admin = free_ports()
         self.access_log = folder / "access.log"
@@ -161,7 +162,8 @@ class Gateway:
         environment = {**os.environ, "RUST_BACKTRACE": "1", **self.environment}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                preexec_fn=self.preexec,
             )
 
     def _wait_ready(self, seconds: float = 15):
@@ -224,6 +226,15 @@ class Gateway:
         while (wrong := wanted(self.metrics())) is not None:
             assert time.monotonic() < end, f"not settled after {seconds} s: {wrong}"
             time.sleep(0.1)
+
+    def settle_restart(self):
+        """Waits until one worker has been replaced. While it is, it reports nothing."""
+        def wrong(metrics: Metrics) -> str | None:
+            found = [value for name, _, value in metrics.samples
+                     if name == "ringway_worker_restarts_total"]
+            return None if sum(found) == 1 else f"restarts: {found}"
+
+        self.settle(wrong)
 
     def assert_alive(self):
         assert self.process.poll() is None, f"the gateway ended:\n{self.text()}"
