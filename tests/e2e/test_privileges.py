@@ -2,13 +2,16 @@
 it needs root, as does what it tests: root starts the gateway, which becomes another user."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 
 import pytest
 
@@ -116,15 +119,21 @@ async def test_core_dumps_can_be_permitted(start, as_root):
     await assert_serves(gateway)
 
 
-@h3.run
-async def test_a_port_of_root_is_served(start, as_root):
-    """The port is bound before the process becomes the user, who may not bind it."""
-    first = int((pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")).read_text())
+def free_port_of_root() -> int:
+    """Returns a free UDP port that only root may bind."""
+    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     for port in range(first - 1, 0, -1):
         with contextlib.suppress(OSError):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.bind(("127.0.0.1", port))
-            break
+            return port
+    pytest.skip("every user may bind every port, or none is free")
+
+
+@h3.run
+async def test_a_port_of_root_is_served(start, as_root):
+    """The port is bound before the process becomes the user, who may not bind it."""
+    port = free_port_of_root()
     gateway = start(user=USER, port=port)
     gateway.port = port
     await assert_serves(gateway)
@@ -148,6 +157,47 @@ async def test_a_worker_that_panics_is_replaced_without_privileges(tmp_path, ori
         await assert_serves(gateway)
         assert_unprivileged(gateway, IDS.pw_uid, IDS.pw_gid)
         assert gateway.metrics().sum("worker_restarts_total") == 1
+    finally:
+        assert gateway.stop() == 0, gateway.text()
+
+
+@pytest.fixture
+def home_of_user(as_root, certificate):
+    """A folder of the user with a program and a certificate of its own, which others may enter."""
+    with tempfile.TemporaryDirectory(prefix="ringway-user-") as name:
+        home = pathlib.Path(name)
+        home.chmod(0o755)
+        shutil.copy(binary(), home / "ringway")
+        own = {"authority": certificate.authority}
+        for part in ("cert", "key"):
+            own[part] = pathlib.Path(shutil.copy(getattr(certificate, part), home / part))
+        own["key"].chmod(0o600)
+        for path in (home, own["cert"], own["key"]):
+            os.chown(path, IDS.pw_uid, IDS.pw_gid)
+        yield home, dataclasses.replace(certificate, **own)
+
+
+@pytest.mark.parametrize("user", ["", USER])
+@h3.run
+async def test_a_process_started_as_the_user_gives_up_what_it_was_given(home_of_user, origin, user):
+    """As systemd starts it: with the capability to bind ports of root, and no other."""
+    home, certificate = home_of_user
+    gateway = Gateway(home, origin.address, certificate, program=home / "ringway", user=user)
+    gateway.launcher = ["setpriv", f"--reuid={IDS.pw_uid}", f"--regid={IDS.pw_gid}",
+                        "--clear-groups", "--inh-caps=-all,+net_bind_service",
+                        "--ambient-caps=-all,+net_bind_service"]
+    gateway.port = gateway.settings["port"] = free_port_of_root()
+    gateway.start()
+    try:
+        for name, status in threads(gateway).items():
+            assert status["Uid"].split() == [str(IDS.pw_uid)] * 4, name
+            assert status["NoNewPrivs"] == "1", name
+            # The bounding set is not its to change: what is in it cannot be gained.
+            for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+                assert status[capabilities] == NONE, f"{name}: {capabilities}"
+        assert owner_of_memory(gateway) == 0
+        assert "running as root" not in gateway.text()
+        await assert_serves(gateway)
     finally:
         assert gateway.stop() == 0, gateway.text()
 
