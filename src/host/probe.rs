@@ -186,7 +186,8 @@ impl fmt::Display for RingRefusal {
                 f,
                 "a seccomp filter refuses io_uring: allow io_uring_setup, io_uring_enter and \
                  io_uring_register in the container's profile (docker: `--security-opt \
-                 seccomp=PROFILE.json`; systemd: `SystemCallFilter=@io-event` plus the three)"
+                 seccomp=seccomp.json` with the file of ringway's configs; systemd: \
+                 `SystemCallFilter=@system-service` plus the three)"
             ),
             RingRefusal::SecurityModule => write!(
                 f,
