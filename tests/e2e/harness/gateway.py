@@ -124,13 +124,14 @@ class Gateway:
     """A running gateway. `stop` returns its exit code."""
 
     environment: dict[str, str] = {}  # What its own has besides ours.
+    preexec = None  # A function that the child process calls before it becomes the gateway.
 
     def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
         self.folder, self.certificate = folder, certificate
         self.launcher: list[str] = []
         self.program: pathlib.Path = settings.pop("program", None) or binary()
         self.environment = settings.pop("environment", {})
-        self.preexec = settings.pop("preexec", None)  # Called in the child before it becomes it.
+        self.preexec = settings.pop("preexec", None)
         self.authority = certificate.authority
         self.port, self.admin = free_ports()
         self.access_log = folder / "access.log"
