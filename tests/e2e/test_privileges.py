@@ -37,21 +37,8 @@ def may_raise_limits() -> bool:
     return bool(int(own, 16) >> 24 & 1)
 
 
-def threads(gateway) -> dict[str, dict[str, str]]:
-    """Returns the status of each thread, by name and number. They include those of the kernel that
-    carry out operations of a ring."""
-    found = {}
-    for task in pathlib.Path(f"/proc/{gateway.process.pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # It ended meanwhile.
-            lines = (task / "status").read_text().splitlines()
-            fields = dict(line.split(":", 1) for line in lines)
-            fields = {name: value.strip() for name, value in fields.items()}
-            found[f"{fields['Name']} {task.name}"] = fields
-    return found
-
-
 def assert_unprivileged(gateway, uid: int, gid: int):
-    every = threads(gateway)
+    every = gateway.threads()
     assert any(name.startswith("worker-") for name in every), every.keys()
     for name, status in every.items():
         assert status["Uid"].split() == [str(uid)] * 4, name
@@ -189,7 +176,7 @@ async def test_a_process_started_as_the_user_gives_up_what_it_was_given(home_of_
     gateway.port = gateway.settings["port"] = free_port_of_root()
     gateway.start()
     try:
-        for name, status in threads(gateway).items():
+        for name, status in gateway.threads().items():
             assert status["Uid"].split() == [str(IDS.pw_uid)] * 4, name
             assert status["NoNewPrivs"] == "1", name
             # The bounding set is not its to change: what is in it cannot be gained.

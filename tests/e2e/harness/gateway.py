@@ -202,6 +202,18 @@ class Gateway:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
+    def threads(self) -> dict[str, dict[str, str]]:
+        """Returns the status of each thread, by name and number. They include those of the kernel
+        that carry out operations of a ring."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It ended meanwhile.
+                lines = (task / "status").read_text().splitlines()
+                fields = dict(line.split(":", 1) for line in lines)
+                fields = {name: value.strip() for name, value in fields.items()}
+                found[f"{fields['Name']} {task.name}"] = fields
+        return found
+
     def cpu_seconds(self) -> tuple[float, float]:
         """Returns user and system time so far."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
