@@ -82,7 +82,7 @@ fn set_dumpable(dumpable: bool) -> Result<(), PrivilegeError> {
 
 /// Changes the user and group ids of all threads, and leaves all other groups.
 fn become_user(account: &Account) -> io::Result<()> {
-    if is(account) {
+    if is_already(account) {
         return Ok(());
     }
     // SAFETY: an empty list is not read.
@@ -95,7 +95,7 @@ fn become_user(account: &Account) -> io::Result<()> {
 
 /// Returns true if the process has no other user and group ids than those of `account`. It was
 /// started as that user, and may not change its other groups.
-fn is(account: &Account) -> bool {
+fn is_already(account: &Account) -> bool {
     let (mut uids, mut gids) = ([0; 3], [0; 3]);
     let [real, effective, saved] = &mut uids;
     // SAFETY: the three numbers are live for the call.
@@ -135,10 +135,11 @@ fn drop_capabilities() -> io::Result<()> {
         _inheritable: u32,
     }
     // 0 is the calling thread.
-    let header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
     let none = [Sets::default(); 2];
-    // SAFETY: both have the kernel's layout, two sets for this version, and live for the call.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const none) })
+    // SAFETY: both have the kernel's layout, two sets for this version, and live for the call. The
+    // kernel writes to the header only, and only if it does not know the version.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, &raw const none) })
 }
 
 fn prctl(option: c_int, argument: c_ulong) -> io::Result<()> {
