@@ -21,6 +21,7 @@
 #![deny(unreachable_pub)]
 
 // Leaves: they name no other module but these.
+mod account;
 mod address;
 mod base;
 mod cid;

@@ -41,6 +41,8 @@ pub enum Bug {
     StaleOpKey,
     /// The buffer of a zero-copy send is returned while the device still reads it.
     EarlyBatchReturn,
+    /// A worker panics when its first request has ended.
+    WorkerPanic,
 }
 
 impl Bug {
@@ -87,6 +89,7 @@ pub(crate) fn plant_from_environment() {
     match std::env::var("RINGWAY_PLANT").as_deref() {
         Err(std::env::VarError::NotPresent) => {}
         Ok("copied-body") => plant(Some(Bug::CopiedBody)),
+        Ok("worker-panic") => plant(Some(Bug::WorkerPanic)),
         other => panic!("RINGWAY_PLANT names no bug: {other:?}"),
     }
 }

@@ -10,18 +10,21 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Config};
+use crate::config::{self, Accounts, Config, Runtime};
 use crate::control::{self, Control, ControlSettings, ExitReason};
 use crate::demo::Demonstration;
 use crate::host::probe::{self, HostFacts};
 use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
-use crate::host::{clock, cpu, eventfd};
+use crate::host::{accounts, clock, cpu, eventfd, privileges};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{PoolPlan, RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
-use crate::worker::mailbox::{Mailbox, Snapshot, WorkerEvent, mailbox};
+use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
 use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
+
+/// The environment variable that makes other programs log the secrets of connections.
+const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
 
 /// Runs the command that the command line names. Returns the exit code.
 pub fn run() -> ExitCode {
@@ -39,52 +42,82 @@ pub fn run() -> ExitCode {
 
 fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
-    let config = config::load(path).map_err(|errors| refuse(&errors))?;
+    let accounts = Accounts { user: accounts::find_user, group: accounts::find_group };
+    let config = config::load(path, accounts).map_err(|errors| refuse(&errors))?;
     let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
     Ok((config, tls))
 }
 
 fn check(path: &Path) -> Result<(), Exit> {
-    let (_, tls) = load(path)?;
-    for warning in tls.warnings(clock::wall()) {
+    let (config, tls) = load(path)?;
+    for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
     println!("ringway: {}: configuration is valid", path.display());
     Ok(())
 }
 
+/// Returns problems that an operator should fix although the program can run.
+fn warnings(config: &Config, tls: &ServerTls) -> Vec<String> {
+    let mut warnings = tls.warnings(clock::wall());
+    if let Some(path) = &config.log.tls_keys {
+        warnings.push(format!(
+            "log.tls_keys is set: the secrets of EVERY connection are written to {}, and whoever \
+             reads it can read the traffic. Remove the key unless you are debugging",
+            path.display()
+        ));
+    } else if std::env::var_os(KEY_LOG_VARIABLE).is_some() {
+        warnings.push(format!(
+            "the environment variable {KEY_LOG_VARIABLE} is ignored: log.tls_keys in the \
+             configuration names a file for the secrets of connections"
+        ));
+    }
+    warnings
+}
+
 /// Runs the demonstration, which needs no configuration file.
 fn demonstrate() -> Result<(), Exit> {
-    let demonstration = Demonstration::start().map_err(|error| {
-        cli::refuse(Exit::Host, &format!("the built-in origin cannot start: {error}"))
+    let demonstration = Demonstration::bind().map_err(|error| {
+        cli::refuse(Exit::Host, &format!("the built-in origin cannot be bound: {error}"))
     })?;
     let config = demonstration.config.clone();
     let tls = ServerTls::load(&config.certificates, config.tls)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
-    serve(config, tls, Some(demonstration.invitation()))
+    serve(config, tls, Some(demonstration))
 }
 
-/// Serves until a signal ends the process. A demonstration has an invitation, which is printed once
-/// it serves, and runs without an admin endpoint if the endpoint's address is in use.
-fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(), Exit> {
+/// Serves until a signal ends the process. A demonstration has an origin, and an invitation that is
+/// printed once it serves; it runs without an admin endpoint if the endpoint's address is in use.
+fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -> Result<(), Exit> {
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
-    for warning in tls.warnings(clock::wall()) {
+    for warning in warnings(&config, &tls) {
         tracing::warn!("{warning}");
     }
+    let tls = match &config.log.tls_keys {
+        Some(path) => tls.log_keys(path).map_err(|error| refuse(&error))?,
+        None => tls,
+    };
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
-        admin_required: invitation.is_none(),
+        admin_required: demonstration.is_none(),
         access: config.log.access.clone(),
         drain_timeout: config.runtime.drain_timeout,
-        invitation,
+        invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),
     })
     .map_err(|error| refuse(&error))?;
-    let mut process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
-    let reason = process.run(control).map_err(|why| refuse(&why))?;
+    let process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
+    let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
+    give_up_privileges(&process.config.runtime, demonstration.is_none())
+        .map_err(|why| refuse(&why))?;
+    let _origin = demonstration
+        .map(Demonstration::start)
+        .transpose()
+        .map_err(|error| refuse(&format!("the built-in origin cannot start: {error}")))?;
+    let reason = process.run(control, workers).map_err(|why| refuse(&why))?;
     tracing::info!(?reason, "ended");
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
@@ -94,8 +127,32 @@ fn serve(config: Config, tls: ServerTls, invitation: Option<String>) -> Result<(
     }
 }
 
+/// Gives up all privileges. From here on nothing may be opened, bound or locked that the account
+/// of the process may not; workers make their rings as that account.
+fn give_up_privileges(runtime: &Runtime, has_operator: bool) -> Result<(), String> {
+    if runtime.user.is_none() && privileges::is_root() && has_operator {
+        tracing::warn!(
+            "running as root: set runtime.user to an account of its own, as in `useradd --system \
+             --user-group --no-create-home --shell /usr/sbin/nologin ringway`, or start ringway as \
+             that user"
+        );
+    }
+    privileges::give_up(runtime.user.as_ref()).map_err(|error| error.to_string())?;
+    if runtime.core_dumps {
+        privileges::allow_core_dumps().map_err(|error| error.to_string())?;
+    }
+    // kernel.io_uring_disabled and limits may judge the process otherwise now.
+    let ring = HostFacts::gather().io_uring;
+    ring.map_err(|refusal| format!("after privileges were given up, {refusal}"))?;
+    if let Some(account) = &runtime.user {
+        tracing::info!(user = account.name, uid = account.uid, gid = account.gid, "runs as");
+    }
+    Ok(())
+}
+
 fn check_host() -> Result<(), String> {
     let limit = probe::raise_nofile();
+    probe::raise_memlock();
     let facts = HostFacts::gather();
     let ring = facts.io_uring.map_err(|refusal| refusal.to_string())?;
     tracing::info!(
@@ -118,6 +175,14 @@ struct Process {
     /// The sockets of each address, and the index of their listener. Never closed: that would
     /// renumber the reuseport group that the steering program selects from.
     groups: Vec<(usize, SocketGroup)>,
+}
+
+/// Workers that are ready to start, and the control thread's ends of their channels.
+struct Workers {
+    setups: Vec<WorkerSetup>,
+    mailboxes: Vec<MailboxSender>,
+    access_batches: mpsc::Receiver<AccessBatch>,
+    worker_events: mpsc::UnboundedReceiver<WorkerEvent>,
 }
 
 impl Process {
@@ -154,22 +219,32 @@ impl Process {
         Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
     }
 
-    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
-    fn run(&mut self, control: Control) -> Result<ExitReason, String> {
+    /// Maps the workers' memory and duplicates their sockets. Starts no thread that stays.
+    fn prepare_workers(&self) -> Result<Workers, String> {
         let (access, access_batches) = mpsc::channel(control::ACCESS_BATCH_COUNT_MAX);
         let (events, worker_events) = mpsc::unbounded_channel();
         let mut mailboxes = Vec::new();
-        let mut threads = Vec::new();
+        let mut setups = Vec::new();
         for index in 0..self.worker_count {
             let wake = eventfd::eventfd().map_err(|error| format!("eventfd: {error}"))?;
             let (sender, mailbox) = mailbox(wake, access.clone());
-            let setup = self.worker_setup(index, mailbox, events.clone())?;
+            setups.push(self.worker_setup(index, mailbox, events.clone())?);
             mailboxes.push(sender);
+        }
+        Ok(Workers { setups, mailboxes, access_batches, worker_events })
+    }
+
+    /// Starts the workers, runs the control thread until they have ended, and joins their threads.
+    fn run(&self, control: Control, workers: Workers) -> Result<ExitReason, String> {
+        let Workers { setups, mailboxes, access_batches, worker_events } = workers;
+        let mut threads = Vec::new();
+        for setup in setups {
             threads.push(worker::spawn(setup).map_err(|error| error.to_string())?);
         }
-        drop((access, events));
         tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
-        let reason = control.run(mailboxes, access_batches, worker_events);
+        let reason = control
+            .run(mailboxes, access_batches, worker_events)
+            .map_err(|error| error.to_string())?;
         if reason != ExitReason::WorkersHang {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }

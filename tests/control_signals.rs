@@ -49,7 +49,7 @@ fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
         let outcome = WorkerOutcome::Finished;
         events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();
     });
-    let reason = control.run(vec![sender], access_receiver, event_receiver);
+    let reason = control.run(vec![sender], access_receiver, event_receiver).unwrap();
     worker.join().unwrap();
     assert_eq!(reason, ExitReason::Drained);
 }

@@ -35,6 +35,8 @@ http {{
 RINGWAY_CONFIG = """
 [runtime]
 workers = {workers}
+# So that the meter may read its memory without being root.
+core_dumps = true
 [log]
 access = {{ format = "off" }}
 [admin]

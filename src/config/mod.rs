@@ -33,6 +33,7 @@ use toml::de::DeTable;
 pub(crate) use error::ConfigErrors;
 pub use model::*;
 
+use crate::account::UserIds;
 use reader::{Reader, Section};
 
 /// Inputs of a configuration besides its file.
@@ -44,18 +45,34 @@ pub(crate) struct Surroundings<'a> {
     /// Returns the congestion controls that TCP may use, separated by blanks, or `None` if that is
     /// not known.
     pub tcp_congestions: &'a dyn Fn() -> Option<String>,
+    pub accounts: Accounts,
+}
+
+/// Look-ups of accounts on this host. Each returns `None` if there is no such user or group.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accounts {
+    /// Finds a user by name or number.
+    pub user: fn(&str) -> io::Result<Option<UserIds>>,
+    /// Finds the id of a group by name.
+    pub group: fn(&str) -> io::Result<Option<u32>>,
+}
+
+impl Accounts {
+    /// A host without accounts.
+    pub(crate) const NONE: Accounts = Accounts { user: |_| Ok(None), group: |_| Ok(None) };
 }
 
 /// The congestion controls that processes without privileges may use (tcp(7)).
 const TCP_CONGESTIONS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 /// Reads and validates a file, with the environment and the resolver of this host.
-pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
+pub(crate) fn load(path: &Path, accounts: Accounts) -> Result<Config, ConfigErrors> {
     let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
     let surroundings = Surroundings {
         env: &|name| std::env::var(name).ok(),
         resolve: &|name, port| (name, port).to_socket_addrs().map(Iterator::collect),
         tcp_congestions: &|| std::fs::read_to_string(TCP_CONGESTIONS).ok(),
+        accounts,
     };
     parse(&text, path, &surroundings)
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use crate::account::Account;
 pub use crate::address::EndpointAddress;
 pub(crate) use crate::hugepages::Hugepages;
 
@@ -29,7 +30,7 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// `[runtime]`: cores and memory.
+/// `[runtime]`: cores, memory and privileges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
     /// Number of workers, 1..=64; `None` is one per available core.
@@ -40,6 +41,10 @@ pub struct Runtime {
     /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
     /// as many times that as it has workers.
     pub heap_len_max: usize,
+    /// Account to run as after the start; `None` keeps the one that started the process.
+    pub user: Option<Account>,
+    /// Core dumps, and debuggers of the same user, are permitted.
+    pub core_dumps: bool,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
 }
@@ -52,11 +57,23 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+impl AdminAddress {
+    /// Returns the address if other hosts may reach it.
+    pub(super) fn remote(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) if !address.ip().to_canonical().is_loopback() => Some(*address),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// Process log level: `error`, `warn`, `info`, `debug`.
     pub level: LogLevel,
+    /// A file for the secrets of all connections, for debugging.
+    pub tls_keys: Option<PathBuf>,
     /// The access log; `None` is off.
     pub access: Option<AccessLog>,
 }

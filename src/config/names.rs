@@ -1,13 +1,13 @@
-//! Parsers of host patterns, path prefixes, addresses and congestion controls.
+//! Parsers of host patterns, path prefixes, addresses, accounts and congestion controls.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Surroundings;
-use super::model::{AdminAddress, EndpointAddress, HostPattern};
+use super::model::{Account, AdminAddress, EndpointAddress, HostPattern};
 use super::reader::quoted;
+use super::{Accounts, Surroundings};
 
 /// Parses `example.com` or `*.example.com`. Labels are those of RFC 1123 2.1, and underscores,
 /// which are in use.
@@ -171,6 +171,44 @@ pub(super) fn endpoint_addresses(
         "is {text:?}, whose name cannot be resolved ({why}); names are resolved when the \
          configuration is loaded: correct it, or write the IP address"
     ))
+}
+
+/// Parses `user` or `user:group`, each a name or a number. Without a group it is the user's own.
+pub(super) fn account(text: &str, accounts: &Accounts) -> Result<Account, String> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let refusal = |why: &str| Err(format!("is {text:?}, but {why}"));
+    let unknown = |error: io::Error| format!("is {text:?}, which cannot be looked up: {error}");
+    let known = (accounts.user)(user).map_err(unknown)?;
+    let Some(uid) = known.map(|ids| ids.uid).or_else(|| number(user)) else {
+        return refusal(&format!(
+            "this host has no user {user:?}; make one (`useradd --system --user-group \
+             --no-create-home --shell /usr/sbin/nologin {user}`), or write a number"
+        ));
+    };
+    let gid = match group {
+        None => known.map(|ids| ids.gid),
+        Some(group) => (accounts.group)(group).map_err(unknown)?.or_else(|| number(group)),
+    };
+    match (gid, group) {
+        (Some(0), _) => refusal("group 0 is root's; write another one, as in \"ringway:ringway\""),
+        (Some(_), _) if uid == 0 => refusal("user 0 is root; leave the key out to stay root"),
+        (Some(gid), _) => Ok(Account { name: text.to_owned(), uid, gid }),
+        (None, Some(group)) => refusal(&format!(
+            "this host has no group {group:?}; make one (`groupadd --system {group}`), or write a \
+             number"
+        )),
+        (None, None) => refusal(&format!(
+            "this host does not know the group of user {user}; write it, as in \"{user}:{user}\""
+        )),
+    }
+}
+
+/// Parses the number of a user or group. The highest one stands for "none" in the kernel.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 /// Parses the kernel's name of a congestion control that TCP may use; `None` for "system".

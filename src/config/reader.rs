@@ -237,6 +237,18 @@ impl<'a> Item<'a> {
         None
     }
 
+    /// Returns a boolean: `true`, `false`, or one of them as a string.
+    fn flag(&self) -> Option<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(flag) => Some(*flag),
+            DeValue::String(_) => self.choice(&[("true", true), ("false", false)]),
+            _ => {
+                self.refuse_type("true or false");
+                None
+            }
+        }
+    }
+
     pub(super) fn choice<T: Copy>(&self, options: &[(&str, T)]) -> Option<T> {
         let text = self.string()?;
         if let Some((_, option)) = options.iter().find(|option| option.0 == text) {
@@ -331,6 +343,11 @@ impl<'a> Section<'a> {
 
     pub(super) fn duration(&mut self, key: &'static str, bound: &Bound<Duration>) -> Duration {
         self.item(key).and_then(|item| item.duration(bound)).unwrap_or(bound.default)
+    }
+
+    /// Returns a boolean that is false if the key is absent.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        self.item(key).and_then(|item| item.flag()).unwrap_or(false)
     }
 
     /// Returns one of `options`, of which the first is the default.

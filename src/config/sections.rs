@@ -76,6 +76,8 @@ fn runtime(mut section: Section) -> Runtime {
     let mut memory = section.section("memory");
     let heap_len_max = memory.size("per_worker", &b::MEMORY_PER_WORKER);
     memory.finish();
+    let user = section.item("user").and_then(account);
+    let core_dumps = section.flag("core_dumps");
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
     section.finish();
     Runtime {
@@ -83,8 +85,18 @@ fn runtime(mut section: Section) -> Runtime {
         heap_len_max: narrow(heap_len_max),
         pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
         hugepages,
+        user,
+        core_dumps,
         drain_timeout,
     }
+}
+
+/// Reads an account; "" keeps the one that starts the process.
+fn account(item: Item) -> Option<Account> {
+    if item.is_str("") {
+        return None;
+    }
+    item.parsed(|text| names::account(text, &item.reader().surroundings.accounts))
 }
 
 fn pool_len(item: &Item, size: u64) -> u64 {
@@ -99,10 +111,22 @@ fn pool_len(item: &Item, size: u64) -> u64 {
 
 fn admin(mut section: Section) -> Option<AdminAddress> {
     let default = AdminAddress::Tcp(b::ADMIN_ADDRESS);
+    let allow_remote = section.flag("allow_remote");
     let address = match section.item("listen") {
         None => Some(default),
         Some(item) if item.is_str("off") => None,
-        Some(item) => item.parsed(|text| names::admin_address(text, item.reader().folder)),
+        Some(item) => {
+            let address = item.parsed(|text| names::admin_address(text, item.reader().folder));
+            let remote = address.as_ref().and_then(AdminAddress::remote);
+            if let (Some(address), false) = (remote, allow_remote) {
+                item.refuse(format_args!(
+                    "is {address}, which other hosts may reach, and there is no authentication; \
+                     listen on \"127.0.0.1:{}\" or a unix socket, or write allow_remote = true",
+                    address.port()
+                ));
+            }
+            address
+        }
     };
     section.finish();
     address
@@ -118,6 +142,8 @@ fn log(mut section: Section) -> Log {
             ("debug", LogLevel::Debug),
         ],
     );
+    let tls_keys = section.item("tls_keys").filter(|item| !item.is_str("off"));
+    let tls_keys = tls_keys.and_then(|item| item.path());
     let mut access = section.section("access");
     let target = match access.item("path") {
         None => AccessTarget::Stdout,
@@ -134,7 +160,7 @@ fn log(mut section: Section) -> Log {
     );
     access.finish();
     section.finish();
-    Log { level, access: format.map(|format| AccessLog { target, format }) }
+    Log { level, tls_keys, access: format.map(|format| AccessLog { target, format }) }
 }
 
 fn limits(mut section: Section) -> Limits {

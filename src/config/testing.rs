@@ -3,14 +3,20 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{CertificateSource, Config, EndpointAddress, HostPattern, Surroundings, parse};
+use super::{
+    Accounts, CertificateSource, Config, EndpointAddress, HostPattern, Surroundings, parse,
+};
 
 /// Returns `configs/minimal.toml` on a free port of 127.0.0.1, with a self-signed certificate for
 /// localhost and one endpoint at `origin`.
 pub(crate) fn minimal(origin: SocketAddr) -> Config {
     let text = include_str!("../../configs/minimal.toml");
-    let nothing =
-        Surroundings { env: &|_| None, resolve: &|_, _| Ok(Vec::new()), tcp_congestions: &|| None };
+    let nothing = Surroundings {
+        env: &|_| None,
+        resolve: &|_, _| Ok(Vec::new()),
+        tcp_congestions: &|| None,
+        accounts: Accounts::NONE,
+    };
     let mut config = parse(text, Path::new("minimal.toml"), &nothing).unwrap();
     config.listeners[0].addresses = vec!["127.0.0.1:0".parse().unwrap()];
     config.certificates[0].hosts = vec![HostPattern::Exact("localhost".to_owned())];

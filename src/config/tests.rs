@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod least_privilege;
+
 fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
     let env = |name: &str| match name {
         "PORT" => Some("8081".to_owned()),
@@ -22,8 +24,18 @@ fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
         _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
     };
     let tcp_congestions = || Some("reno cubic\n".to_owned());
+    let accounts = Accounts {
+        user: |name| match name {
+            "ringway" | "991" => Ok(Some(UserIds { uid: 991, gid: 992 })),
+            "root" | "0" => Ok(Some(UserIds { uid: 0, gid: 0 })),
+            "operator" => Ok(Some(UserIds { uid: 11, gid: 0 })),
+            "remote" => Err(io::Error::other("the directory is down")),
+            _ => Ok(None),
+        },
+        group: |name| Ok((name == "rings").then_some(77)),
+    };
     let surroundings =
-        Surroundings { env: &env, resolve: &resolve, tcp_congestions: &tcp_congestions };
+        Surroundings { env: &env, resolve: &resolve, tcp_congestions: &tcp_congestions, accounts };
     parse_noting_absent(text, Path::new("/etc/ringway/test.toml"), &surroundings)
 }
 
@@ -440,16 +452,16 @@ fn a_syntax_error_is_refused_at_its_line() {
 fn a_file_that_cannot_be_read_is_refused_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gone.toml");
-    let message = load(&path).unwrap_err().to_string();
+    let message = load(&path, Accounts::NONE).unwrap_err().to_string();
     assert!(message.contains("gone.toml: does not exist"), "{message}");
     std::fs::write(&path, b"# fine\n\xff\xfe\n").unwrap();
-    let message = load(&path).unwrap_err().to_string();
+    let message = load(&path, Accounts::NONE).unwrap_err().to_string();
     assert!(message.contains("is not UTF-8 text (line 2)"), "{message}");
     std::fs::write(&path, vec![b'#'; 5 << 20]).unwrap();
-    let message = load(&path).unwrap_err().to_string();
+    let message = load(&path, Accounts::NONE).unwrap_err().to_string();
     assert!(message.contains("longer than 4194304 bytes"), "{message}");
     std::fs::write(&path, MINIMAL).unwrap();
-    assert_eq!(load(&path).unwrap(), parse_here(MINIMAL).unwrap().0);
+    assert_eq!(load(&path, Accounts::NONE).unwrap(), parse_here(MINIMAL).unwrap().0);
 }
 
 #[test]

@@ -87,12 +87,13 @@ pub enum ControlError {
     Thread(io::Error),
 }
 
-/// A control thread that is ready to run: everything that can fail at start has been done.
+/// A control thread that is ready to run. What needs privileges has been done, and no thread has
+/// been started yet.
 pub struct Control {
     settings: ControlSettings,
     runtime: tokio_uring::Runtime,
     admin: Option<admin::Bound>,
-    log: Option<access::Sink>,
+    log: Option<access::Output>,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
 }
@@ -127,14 +128,16 @@ impl Control {
     }
 
     /// Runs on the calling thread until no worker is left. `workers` are in the order of their
-    /// indices, and their threads report on them through `events`.
+    /// indices, and their threads report on them through `events`. Fails at once if the access log
+    /// cannot be started.
     pub fn run(
         self,
         workers: Vec<MailboxSender>,
         access: mpsc::Receiver<AccessBatch>,
         events: mpsc::UnboundedReceiver<WorkerEvent>,
-    ) -> ExitReason {
+    ) -> Result<ExitReason, ControlError> {
         let Control { settings, runtime, admin, log, inputs, sender } = self;
+        let log = runtime.block_on(async { log.map(access::Output::start).transpose() })?;
         let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
         let started = (settings.clock)().1;
         let state = Rc::new(State::new(workers, settings.version, started, counts));
@@ -149,7 +152,7 @@ impl Control {
             if tokio::time::timeout(LOG_END_TIMEOUT, log).await.is_err() {
                 tracing::warn!("the last lines of the access log could not be written in time");
             }
-            reason
+            Ok(reason)
         })
     }
 }

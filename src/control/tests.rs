@@ -74,7 +74,10 @@ fn worker(
                 }
                 (Command::Drain { .. }, Habit::Stays) => drains += 1,
                 (Command::Drain { .. } | Command::Stop, _) => break,
-                (Command::Apply(_) | Command::Panic | Command::LoseSend, _) => {}
+                (
+                    Command::Apply(_) | Command::Panic | Command::LoseSend | Command::KeepBuffers,
+                    _,
+                ) => {}
             }
         }
         let _ = events.send(WorkerEvent::Ended { worker: index, outcome });
@@ -108,7 +111,7 @@ impl Bench {
         let thread = std::thread::spawn(move || {
             let control = Control::prepare(settings).unwrap();
             tell.send((control.admin_address(), control.sender.clone())).unwrap();
-            control.run(mailboxes, access_receiver, event_receiver)
+            control.run(mailboxes, access_receiver, event_receiver).unwrap()
         });
         let (admin, inputs) = told.recv().unwrap();
         Bench { admin, inputs, events, accepts, access, thread }
@@ -268,7 +271,8 @@ fn the_process_ends_when_no_worker_is_left() {
     let (sender, _theirs) = test_mailbox(&access);
     drop((events, access));
     let control = Control::prepare(settings(None)).unwrap();
-    assert_eq!(control.run(vec![sender], receiver, event_receiver), ExitReason::WorkersGone);
+    let reason = control.run(vec![sender], receiver, event_receiver).unwrap();
+    assert_eq!(reason, ExitReason::WorkersGone);
 }
 
 #[test]

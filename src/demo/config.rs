@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::config::{CertificateSource, Config, EndpointAddress, Surroundings, parse};
+use crate::config::{Accounts, CertificateSource, Config, EndpointAddress, Surroundings, parse};
 
 /// UDP port of the demonstration, on both loopback addresses.
 const PORT: u16 = 4433;
@@ -18,8 +18,12 @@ pub fn config(origin: SocketAddr) -> Config {
         routes = [{ upstream = 'origin' }]
         upstreams = { origin = { endpoints = [{ address = '127.0.0.1:1' }] } }
     ";
-    let nothing =
-        Surroundings { env: &|_| None, resolve: &|_, _| Ok(Vec::new()), tcp_congestions: &|| None };
+    let nothing = Surroundings {
+        env: &|_| None,
+        resolve: &|_, _| Ok(Vec::new()),
+        tcp_congestions: &|| None,
+        accounts: Accounts::NONE,
+    };
     let mut config = parse(text, Path::new("demonstration"), &nothing)
         .expect("the demonstration's configuration is valid");
     config.listeners[0].addresses = vec![

@@ -11,21 +11,25 @@ use std::io;
 use crate::config::Config;
 
 pub use config::config;
-pub(crate) use origin::Origin;
+pub(crate) use origin::{BoundOrigin, Origin};
 
-/// A running origin, and the configuration of the gateway in front of it.
+/// An origin that is about to serve, and the configuration of the gateway in front of it.
 pub(crate) struct Demonstration {
     /// Forwards everything to the origin.
     pub config: Config,
-    /// Serves until it is dropped.
-    _origin: Origin,
+    origin: BoundOrigin,
 }
 
 impl Demonstration {
-    /// Starts the origin on a free port of 127.0.0.1.
-    pub(crate) fn start() -> io::Result<Demonstration> {
-        let origin = Origin::start()?;
-        Ok(Demonstration { config: config(origin.address), _origin: origin })
+    /// Binds the origin to a free port of 127.0.0.1.
+    pub(crate) fn bind() -> io::Result<Demonstration> {
+        let origin = BoundOrigin::bind()?;
+        Ok(Demonstration { config: config(origin.address), origin })
+    }
+
+    /// Starts the origin, which serves until it is dropped.
+    pub(crate) fn start(self) -> io::Result<Origin> {
+        self.origin.start()
     }
 
     /// Returns a command to try, to be printed once the gateway serves.

@@ -41,19 +41,23 @@ static PATTERN: LazyLock<Bytes> =
 
 type Response = http::Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
-/// A running origin. Dropping it stops it.
-pub(crate) struct Origin {
+/// An origin whose port is bound and that does not serve yet.
+pub(crate) struct BoundOrigin {
     pub(crate) address: SocketAddr,
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    listener: std::net::TcpListener,
 }
 
-impl Origin {
-    /// Starts on a free port of 127.0.0.1.
-    pub(crate) fn start() -> io::Result<Origin> {
+impl BoundOrigin {
+    /// Binds a free port of 127.0.0.1.
+    pub(crate) fn bind() -> io::Result<BoundOrigin> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        Ok(BoundOrigin { address: listener.local_addr()?, listener })
+    }
+
+    /// Starts the thread that serves.
+    pub(crate) fn start(self) -> io::Result<Origin> {
+        let listener = self.listener;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         let thread =
@@ -67,8 +71,14 @@ impl Origin {
                     let _ = ended.await;
                 });
             })?;
-        Ok(Origin { address, end: Some(end), thread: Some(thread) })
+        Ok(Origin { end: Some(end), thread: Some(thread) })
     }
+}
+
+/// A running origin. Dropping it stops it.
+pub(crate) struct Origin {
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Origin {
@@ -241,9 +251,14 @@ mod tests {
 
     use super::*;
 
+    fn start() -> (SocketAddr, Origin) {
+        let bound = BoundOrigin::bind().unwrap();
+        (bound.address, bound.start().unwrap())
+    }
+
     /// Sends one request and returns the response: its head, and its body as it was on the wire.
-    fn ask(origin: &Origin, request: &[u8]) -> (String, Vec<u8>) {
-        let mut stream = TcpStream::connect(origin.address).unwrap();
+    fn ask(origin: SocketAddr, request: &[u8]) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(origin).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(request).unwrap();
         let mut response = Vec::new();
@@ -253,16 +268,16 @@ mod tests {
         (String::from_utf8(response).unwrap(), body)
     }
 
-    fn get(origin: &Origin, path: &str) -> (String, Vec<u8>) {
+    fn get(origin: SocketAddr, path: &str) -> (String, Vec<u8>) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         ask(origin, request.as_bytes())
     }
 
     #[test]
     fn bytes_returns_the_pattern_in_the_requested_length() {
-        let origin = Origin::start().unwrap();
+        let (origin, _running) = start();
         for len in [0, 1, 250, 251, PATTERN_LEN - 1, PATTERN_LEN, PATTERN_LEN + 1, 1_000_003] {
-            let (head, body) = get(&origin, &format!("/bytes/{len}"));
+            let (head, body) = get(origin, &format!("/bytes/{len}"));
             assert!(head.starts_with("HTTP/1.1 200"), "{head}");
             assert!(head.contains(&format!("content-length: {len}\r\n")), "{head}");
             assert_eq!(body.len(), len);
@@ -271,20 +286,20 @@ mod tests {
         }
         let most =
             format!("HEAD /bytes/{BYTES_LEN_MAX} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        let (head, body) = ask(&origin, most.as_bytes());
+        let (head, body) = ask(origin, most.as_bytes());
         assert!(head.contains("content-length: 1099511627776\r\n"), "{head}");
         assert!(body.is_empty());
         for wrong in ["", "x", "-1", "+1", "1099511627777", "99999999999999999999", "1/2"] {
-            let (head, _) = get(&origin, &format!("/bytes/{wrong}"));
+            let (head, _) = get(origin, &format!("/bytes/{wrong}"));
             assert!(head.starts_with("HTTP/1.1 400"), "{wrong}: {head}");
         }
     }
 
     #[test]
     fn echo_streams_the_body_back_while_it_arrives() {
-        let origin = Origin::start().unwrap();
+        let (origin, _running) = start();
         let (head, body) = ask(
-            &origin,
+            origin,
             b"POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: x/y\r\n\
               content-length: 5\r\n\r\nhello",
         );
@@ -292,7 +307,7 @@ mod tests {
         assert_eq!(body, b"hello");
 
         // The first piece comes back before the second is sent.
-        let mut stream = TcpStream::connect(origin.address).unwrap();
+        let mut stream = TcpStream::connect(origin).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let head = b"PUT /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head).unwrap();
@@ -317,9 +332,9 @@ mod tests {
 
     #[test]
     fn headers_and_the_page_show_the_request_as_it_was_forwarded() {
-        let origin = Origin::start().unwrap();
+        let (origin, _running) = start();
         let (_, body) = ask(
-            &origin,
+            origin,
             b"GET /headers?x=y HTTP/1.1\r\nHost: a\r\nVia: 3 ringway\r\nconnection: close\r\n\r\n",
         );
         assert_eq!(
@@ -327,28 +342,27 @@ mod tests {
             "GET /headers?x=y HTTP/1.1\nhost: a\nvia: 3 ringway\nconnection: close\n"
         );
         let (head, body) = ask(
-            &origin,
+            origin,
             b"GET / HTTP/1.1\r\nHost: a\r\nVia: 3 <ringway>\r\nconnection: close\r\n\r\n",
         );
         let page = String::from_utf8(body).unwrap();
         assert!(head.contains("text/html"), "{head}");
         assert!(page.contains("3 &lt;ringway&gt;") && !page.contains("<ringway>"), "{page}");
-        let (_, body) = get(&origin, "/");
+        let (_, body) = get(origin, "/");
         assert!(String::from_utf8(body).unwrap().contains("directly"));
     }
 
     #[test]
     fn other_paths_and_methods_are_refused() {
-        let origin = Origin::start().unwrap();
-        assert!(get(&origin, "/nothing").0.starts_with("HTTP/1.1 404"));
-        let (head, _) = ask(&origin, b"DELETE / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        let (origin, _running) = start();
+        assert!(get(origin, "/nothing").0.starts_with("HTTP/1.1 404"));
+        let (head, _) = ask(origin, b"DELETE / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         assert!(head.starts_with("HTTP/1.1 405") && head.contains("allow: GET, HEAD\r\n"));
     }
 
     #[test]
     fn dropping_the_origin_closes_its_port_and_connections() {
-        let origin = Origin::start().unwrap();
-        let address = origin.address;
+        let (address, origin) = start();
         assert!(address.ip().is_loopback());
         let mut open = TcpStream::connect(address).unwrap();
         drop(origin);

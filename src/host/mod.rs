@@ -1,11 +1,14 @@
 //! Access to the kernel outside of the ring: the clock, cores, memory, UDP sockets and their
-//! options, wake-ups, the process log, and facts about this host, with a remedy for each refusal.
+//! options, wake-ups, accounts and privileges, the process log, and facts about this host, with a
+//! remedy for each refusal.
 
+pub(crate) mod accounts;
 pub(crate) mod address;
 pub mod clock;
 pub(crate) mod cpu;
 pub mod eventfd;
 pub(crate) mod log_writer;
 pub(crate) mod memory;
+pub(crate) mod privileges;
 pub mod probe;
 pub mod socket;

@@ -83,6 +83,19 @@ pub fn raise_nofile() -> Limit {
     Limit::of(libc::RLIMIT_NOFILE)
 }
 
+/// Raises the limit of locked memory as far as the process may. The kernel charges the rings and
+/// zero-copy sends of all processes of a user without CAP_IPC_LOCK to it.
+pub(crate) fn raise_memlock() {
+    let hard = Limit::of(libc::RLIMIT_MEMLOCK).hard;
+    for most in [libc::RLIM_INFINITY, hard] {
+        let wanted = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: `wanted` is live for the call. Only root may raise the hard limit.
+        if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &wanted) } == 0 {
+            return;
+        }
+    }
+}
+
 /// Optional features of io_uring on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingFeatures {
@@ -161,8 +174,8 @@ impl fmt::Display for RingRefusal {
             RingRefusal::Disabled { setting: 1 } => write!(
                 f,
                 "io_uring is restricted to one group (kernel.io_uring_disabled = 1): \
-                 `sysctl -w kernel.io_uring_disabled=0`, or put the user into the group that \
-                 kernel.io_uring_group names"
+                 `sysctl -w kernel.io_uring_disabled=0`, or run as the group that \
+                 kernel.io_uring_group names (runtime.user = \"USER:GROUP\")"
             ),
             RingRefusal::Disabled { setting } => write!(
                 f,
@@ -173,7 +186,8 @@ impl fmt::Display for RingRefusal {
                 f,
                 "a seccomp filter refuses io_uring: allow io_uring_setup, io_uring_enter and \
                  io_uring_register in the container's profile (docker: `--security-opt \
-                 seccomp=PROFILE.json`; systemd: `SystemCallFilter=@io-event` plus the three)"
+                 seccomp=seccomp.json` with the file of ringway's configs; systemd: \
+                 `SystemCallFilter=@system-service` plus the three)"
             ),
             RingRefusal::SecurityModule => write!(
                 f,

@@ -290,6 +290,8 @@ pub struct RingCounters {
     pub zero_copy_refused: u64,
     /// Sends repeated because the kernel had no buffers.
     pub send_retries: u64,
+    /// Closes of upstream connections that the kernel refused.
+    pub closes_failed: u64,
     /// Datagram sends that were lost on this host, by reason.
     pub sends_lost: SendsLost,
     /// Received datagrams dropped because the slot or its control data was too short.

@@ -178,6 +178,8 @@ pub(super) const COUNTERS: &[Family] = &[
         {outcome = "refused"} counters.ring.zero_copy_refused),
     family!("ring_send_retries", "Sends repeated because the kernel had no buffers",
         {} counters.ring.send_retries),
+    family!("ring_close_failures", "Closes of upstream connections that the kernel refused",
+        {} counters.ring.closes_failed),
     family!("ring_strays", "Late completions, and calls on closed streams, by kind",
         {kind = "completion"} counters.ring.late,
         {kind = "call"} counters.ring.stale_keys),

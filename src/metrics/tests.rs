@@ -255,9 +255,9 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
         enters: a, completions: b, rearms: c, no_buffers_datagrams: d, no_buffers_streams: e,
         cq_overflows: f, gso_fallbacks: g, send_retries: h, sends_lost, truncated: i, empty: j,
         unreadable: k, receive_failures: l, late: m, stale_keys: n, zero_copy_sends: o,
-        zero_copy_copied: p, zero_copy_refused: q, no_memory: r,
+        zero_copy_copied: p, zero_copy_refused: q, no_memory: r, closes_failed: s,
     } = ring;
-    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
     let SendsLost { too_long, unreachable, refused, no_buffers, cancelled, other } = sends_lost;
     number!(next, too_long, unreachable, refused, no_buffers, cancelled, other);
 }

@@ -12,8 +12,8 @@
 //! Memory is recognized by its address, never by its layout: a shrunk buffer keeps its slot. The
 //! owner's thread frees a slot directly, any other thread through the region's return queue.
 //!
-//! Nothing here allocates, and nothing panics (unwinding out of an allocator is undefined): if the
-//! caller broke the contract, the process prints that and aborts.
+//! Nothing here allocates, and nothing unwinds (which is undefined for an allocator): if the caller
+//! broke the contract, or if our own books are wrong, the process prints that and aborts.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -82,7 +82,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() == SLOT_LEN && layout.align() == 1 {
-            let slot = armed_slot();
+            let slot = without_unwinding(armed_slot);
             if !slot.is_null() {
                 return slot;
             }
@@ -104,7 +104,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if region::is_ours(block.addr()) {
             // SAFETY: the caller owns the block and ends its life here.
-            return unsafe { free_slot(block) };
+            return without_unwinding(|| unsafe { free_slot(block) });
         }
         count(-(layout.size() as isize));
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
@@ -115,7 +115,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_len: usize) -> *mut u8 {
         if region::is_ours(block.addr()) {
             // SAFETY: the caller owns the block, and its promises are passed on.
-            return unsafe { resize_slot(block, layout, new_len) };
+            return without_unwinding(|| unsafe { resize_slot(block, layout, new_len) });
         }
         count(new_len as isize - layout.size() as isize);
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
@@ -131,6 +131,22 @@ fn count(change: isize) {
         Some(region) => region.heap_count.add_alone(change),
         None => OTHERS.add(change),
     });
+}
+
+/// Runs a part of the allocator. A panic inside, such as that of an index out of bounds, ends the
+/// process where it would leave the allocator.
+#[inline]
+fn without_unwinding<T>(part: impl FnOnce() -> T) -> T {
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            fault("the pool's books are wrong (the panic above)");
+        }
+    }
+    let guard = Guard;
+    let outcome = part();
+    std::mem::forget(guard);
+    outcome
 }
 
 /// Returns the next free slot, once, if this thread is in pool mode; otherwise null.

@@ -220,6 +220,13 @@ impl Slots {
         SlotCounts { total, free, owned, provided, in_kernel }
     }
 
+    /// Puts a slot on the free list that does not exist, as a bug in this module could.
+    #[cfg(test)]
+    pub(super) fn damage(&mut self) {
+        self.free.pop();
+        self.free.push(u32::MAX);
+    }
+
     fn free_up(&mut self, index: u32) {
         self.uncharge(index);
         let slot = &mut self.slots[index as usize];

@@ -128,6 +128,11 @@ impl Machine {
         counts
     }
 
+    pub(super) fn stop_zero_copy(&mut self) {
+        self.has_zero_copy = false;
+        self.sockets.iter_mut().for_each(|socket| socket.is_zero_copy = false);
+    }
+
     pub(super) fn receive_datagrams(&mut self, socket: SocketIndex) {
         let socket = &mut self.sockets[socket.index()];
         socket.is_wanted = socket.receive.is_none();

@@ -184,7 +184,7 @@ impl Machine {
             Some(&mut Op::Receive(stream)) => self.received(key, stream, event, provided),
             Some(Op::Scatter(_)) => self.scattered(key, event),
             Some(Op::Write(_)) => self.wrote(key, event.result),
-            Some(&mut Op::Close(stream)) => self.closed(key, stream),
+            Some(&mut Op::Close(stream)) => self.closed(key, stream, event.result),
             Some(Op::Wake) => self.woken(key, event.result),
             None => {
                 self.stats.late += 1;

@@ -162,6 +162,12 @@ impl Ring {
         self.machine.send_datagrams(socket, send)
     }
 
+    /// Sends all later batches with a copy. A device may hold the pages of a zero-copy send for
+    /// longer than the end of a ring waits.
+    pub fn stop_zero_copy(&mut self) {
+        self.machine.stop_zero_copy();
+    }
+
     /// Begins to connect a stream. [`Completion::Connected`] with the `tag` has the outcome; the
     /// caller closes the stream even after a failure. TCP uses the congestion control that the
     /// kernel knows by the name `congestion`, or the system's default if there is no name or the

@@ -383,8 +383,19 @@ impl Machine {
         }
     }
 
-    pub(super) fn closed(&mut self, op_key: OpKey, key: StreamKey) -> Option<Completion> {
+    /// Ends a stream whose close is over. If the kernel refused it, the connection stays open until
+    /// the next stream takes its place in the file table: there is nothing else to try.
+    pub(super) fn closed(
+        &mut self,
+        op_key: OpKey,
+        key: StreamKey,
+        result: i32,
+    ) -> Option<Completion> {
         self.table.remove(op_key);
+        // A ring that ends cancels closes too, and then closes all files at once.
+        if result < 0 && !self.is_ending {
+            self.stats.closes_failed += 1;
+        }
         self.settle_close(key)
     }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +21,12 @@ use crate::config::{Certificate, CertificateSource, HostPattern};
 /// they expire, so the renewal of one this close was probably forgotten.
 const EXPIRY_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
+/// Mode bits that the file of a private key may have.
+const KEY_MODE: u32 = 0o700;
+/// The same for a key of root, which may lend it to a group of services, as with Debian's ssl-cert.
+/// Any other user's group may have members who are no services.
+const KEY_MODE_OF_ROOT: u32 = 0o740;
+
 /// Label of a subdomain that a wildcard is checked with.
 const WILDCARD_PROBE: &str = "any-subdomain";
 
@@ -31,7 +37,6 @@ pub(super) struct Entry {
     names: CertificateNames,
     origin: Origin,
     validity: Option<Validity>,
-    key_is_public: bool,
 }
 
 /// Origin of a chain, for messages.
@@ -50,14 +55,11 @@ impl Entry {
         match &certificate.source {
             CertificateSource::Files { cert, key } => {
                 let chain_pem = read(cert)?;
-                let key_pem = read(key)?;
+                let key_pem = read_key(key)?;
                 let chain = parse_chain(cert, &chain_pem)?;
                 let private = parse_key(key, &key_pem)?;
                 let origin = Origin::File(cert.clone());
-                let mut entry =
-                    Self::build(&certificate.hosts, origin, chain, (key, private), provider)?;
-                entry.key_is_public = is_world_readable(key);
-                Ok(entry)
+                Self::build(&certificate.hosts, origin, chain, (key, private), provider)
             }
             CertificateSource::SelfSigned => {
                 let (chain, private) = self_signed(&certificate.hosts)?;
@@ -104,7 +106,6 @@ impl Entry {
             validity: validity(&key.cert[0]),
             key: Arc::new(key),
             origin,
-            key_is_public: false,
         })
     }
 
@@ -117,12 +118,6 @@ impl Entry {
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<String> {
         let origin = &self.origin;
         let mut warnings = Vec::new();
-        if self.key_is_public {
-            warnings.push(format!(
-                "{origin}: every user of this host may read its private key; run chmod 600 on the \
-                 key file"
-            ));
-        }
         let Some(validity) = self.validity else { return warnings };
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let days = |seconds: i64| seconds / 86_400;
@@ -167,6 +162,22 @@ impl fmt::Display for Origin {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|error| TlsError::of(path, Kind::Unreadable(error)))
+}
+
+/// Reads a private key, unless its file is open to others: key and certificate are to be replaced
+/// then, since nobody can tell who has read it.
+fn read_key(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let unreadable = |error| TlsError::of(path, Kind::Unreadable(error));
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let (mode, is_roots) = (metadata.mode() & 0o777, metadata.uid() == 0);
+    let permitted = if is_roots { KEY_MODE_OF_ROOT } else { KEY_MODE };
+    if mode & !permitted != 0 {
+        return Err(TlsError::of(path, Kind::KeyMode { mode, is_roots }));
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(unreadable)?;
+    Ok(text)
 }
 
 fn parse_chain(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -228,8 +239,24 @@ fn self_signed(
     Ok((vec![made.cert.der().clone()], key.into()))
 }
 
-fn is_world_readable(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+/// Writes who may do what with a key, and the command that ends it.
+fn write_key_mode(
+    f: &mut fmt::Formatter<'_>,
+    file: Option<&Path>,
+    mode: u32,
+    is_roots: bool,
+) -> fmt::Result {
+    let who = if mode & 0o007 != 0 { "every user of this host" } else { "its group" };
+    let does = if mode & 0o022 != 0 { "change" } else { "read" };
+    let path = file.unwrap_or(Path::new("FILE")).display();
+    write!(
+        f,
+        "this private key has mode {mode:04o}, so {who} may {does} it; run `chmod 600 {path}`"
+    )?;
+    if is_roots {
+        f.write_str(" (or 640, for a group of services)")?;
+    }
+    Ok(())
 }
 
 /// An error of the TLS settings: the file, what is wrong with it, and the way out.
@@ -244,13 +271,28 @@ enum Kind {
     None,
     Unreadable(io::Error),
     NotPem(pem::Error),
-    NoCertificate { holds_key: bool },
-    NoKey { encrypted: bool },
+    NoCertificate {
+        holds_key: bool,
+    },
+    NoKey {
+        encrypted: bool,
+    },
+    /// The file of a key is open to others. Root owns it or another user.
+    KeyMode {
+        mode: u32,
+        is_roots: bool,
+    },
     KeyRefused(rustls::Error),
-    KeyMismatch { chain: String },
+    KeyMismatch {
+        chain: String,
+    },
     LeafRefused(String),
-    HostNotCovered { host: String, names: Vec<String> },
+    HostNotCovered {
+        host: String,
+        names: Vec<String>,
+    },
     SelfSigned(String),
+    KeyLog(io::Error),
     Settings(rustls::Error),
 }
 
@@ -266,6 +308,10 @@ impl TlsError {
 
     pub(super) fn none() -> Self {
         Self { file: None, kind: Kind::None }
+    }
+
+    pub(super) fn key_log(file: &Path, error: io::Error) -> Self {
+        Self::of(file, Kind::KeyLog(error))
     }
 
     pub(super) fn settings(error: rustls::Error) -> Self {
@@ -304,6 +350,7 @@ impl fmt::Display for TlsError {
             Kind::NoKey { encrypted: false } => f.write_str(
                 "holds no PRIVATE KEY block; give the key in PEM form (PKCS#8, PKCS#1 or SEC1)",
             ),
+            Kind::KeyMode { mode, is_roots } => write_key_mode(f, self.file(), *mode, *is_roots),
             Kind::KeyRefused(error) => write!(
                 f,
                 "this private key cannot be used ({error}); use ECDSA P-256 or P-384, Ed25519, or \
@@ -328,6 +375,11 @@ impl fmt::Display for TlsError {
             Kind::SelfSigned(error) => {
                 write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
             }
+            Kind::KeyLog(error) => write!(
+                f,
+                "cannot be opened for the keys of connections ({error}); correct log.tls_keys, or \
+                 set it to \"off\""
+            ),
             Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
         }
     }
@@ -336,7 +388,7 @@ impl fmt::Display for TlsError {
 impl std::error::Error for TlsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.kind {
-            Kind::Unreadable(error) => Some(error),
+            Kind::Unreadable(error) | Kind::KeyLog(error) => Some(error),
             Kind::NotPem(error) => Some(error),
             Kind::KeyRefused(error) | Kind::Settings(error) => Some(error),
             _ => None,

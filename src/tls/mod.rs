@@ -17,6 +17,7 @@
 
 mod certificate;
 mod der;
+mod key_log;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,8 @@ mod validity;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Once};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -35,6 +37,7 @@ use crate::config::{self, HostPattern, UnknownServerName};
 
 use certificate::Entry;
 pub(crate) use certificate::TlsError;
+use key_log::KeyLog;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
 pub(crate) const ALPN_H3: &[u8] = b"h3";
@@ -42,9 +45,6 @@ pub(crate) const ALPN_H3: &[u8] = b"h3";
 /// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
 /// packet and a key derivation (rustls sends two by default).
 const TICKETS_PER_HANDSHAKE: usize = 1;
-
-/// The environment variable that enables a key log, as in browsers.
-const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
 
 /// Certificates, ticket keys and the rustls settings made from them. Cheap to clone.
 #[derive(Clone)]
@@ -62,17 +62,32 @@ impl ServerTls {
     /// Reads and checks `certificates`.
     pub fn load(certificates: &[config::Certificate], tls: config::Tls) -> Result<Self, TlsError> {
         let ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::settings)?;
-        Self::build(certificates, tls.unknown_server_name, ticketer)
+        Self::build(certificates, tls.unknown_server_name, ticketer, Arc::new(rustls::NoKeyLog))
     }
 
-    /// Reads and checks `certificates`, and keeps the ticket keys: tickets issued before stay
-    /// valid.
+    /// Writes the secrets of all connections to the file `path` from now on.
+    pub(crate) fn log_keys(self, path: &Path) -> Result<Self, TlsError> {
+        let key_log = KeyLog::open(path).map_err(|error| TlsError::key_log(path, error))?;
+        let mut config = (*self.shared.config).clone();
+        config.key_log = Arc::new(key_log);
+        let shared = Shared {
+            certificates: Arc::clone(&self.shared.certificates),
+            config: Arc::new(config),
+            ticketer: Arc::clone(&self.shared.ticketer),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Reads and checks `certificates`, and keeps the ticket keys and the key log: tickets issued
+    /// before stay valid.
     pub fn reload(
         &self,
         certificates: &[config::Certificate],
         tls: config::Tls,
     ) -> Result<Self, TlsError> {
-        Self::build(certificates, tls.unknown_server_name, Arc::clone(&self.shared.ticketer))
+        let Shared { ticketer, config, .. } = &*self.shared;
+        let key_log = Arc::clone(&config.key_log);
+        Self::build(certificates, tls.unknown_server_name, Arc::clone(ticketer), key_log)
     }
 
     /// Returns the rustls settings for QUIC connections.
@@ -81,7 +96,7 @@ impl ServerTls {
     }
 
     /// Returns problems that an operator should fix although the program can run: certificates that
-    /// have expired, are not valid yet or expire soon, and private keys that every user may read.
+    /// have expired, are not valid yet or expire soon.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         self.shared.certificates.entries.iter().flat_map(|entry| entry.warnings(now)).collect()
     }
@@ -120,6 +135,7 @@ impl ServerTls {
         certificates: &[config::Certificate],
         unknown: UnknownServerName,
         ticketer: Arc<dyn ProducesTickets>,
+        key_log: Arc<dyn rustls::KeyLog>,
     ) -> Result<Self, TlsError> {
         let provider = Arc::new(provider());
         let entries = certificates
@@ -136,10 +152,7 @@ impl ServerTls {
         config.ticketer = Arc::clone(&ticketer);
         config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         config.max_early_data_size = 0;
-        if std::env::var_os(KEY_LOG_VARIABLE).is_some() {
-            warn_that_keys_are_logged();
-            config.key_log = Arc::new(rustls::KeyLogFile::new());
-        }
+        config.key_log = key_log;
         let config = Arc::new(config);
         Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer }) })
     }
@@ -179,17 +192,6 @@ pub(crate) fn provider() -> CryptoProvider {
         ],
         ..aws_lc_rs::default_provider()
     }
-}
-
-/// Logs a warning, once per process.
-fn warn_that_keys_are_logged() {
-    static SAID: Once = Once::new();
-    SAID.call_once(|| {
-        tracing::warn!(
-            "{KEY_LOG_VARIABLE} is set: the secrets of EVERY connection are written to that file, \
-             and anyone who can read it can decrypt them. Unset it unless you are debugging."
-        );
-    });
 }
 
 /// All certificates, by server name.

@@ -197,8 +197,7 @@ fn every_error_names_its_file_and_the_remedy() {
 }
 
 #[test]
-fn expiry_and_unsafe_file_modes_cause_warnings() {
-    use std::os::unix::fs::PermissionsExt as _;
+fn expiry_causes_warnings() {
     let made = TestCertificate::with(&["example.com"], |params| {
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);
         params.not_after = rcgen::date_time_ymd(2024, 3, 31);
@@ -214,12 +213,42 @@ fn expiry_and_unsafe_file_modes_cause_warnings() {
     assert_eq!(on(2024, 2, 1), "");
     assert!(on(2024, 3, 21).contains("expires in 10 days"));
     assert!(on(2024, 4, 10).contains("expired 10 days ago"));
-    std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let tls = ServerTls::load(&[files.certificate(&hosts)], Tls::default()).unwrap();
-    let warnings =
-        tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_706_745_600));
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("chmod 600"));
+}
+
+/// The key is root's if root runs the test.
+#[test]
+fn a_key_that_others_may_read_or_change_is_refused() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let (cert, key) = pem_pair(&["example.com"]);
+    let files = Files::new(&cert, &key);
+    let hosts = [exact("example.com")];
+    let is_roots = std::fs::metadata(&files.key).unwrap().uid() == 0;
+    let set = |mode| {
+        std::fs::set_permissions(&files.key, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for mode in [0o400, 0o600, 0o700] {
+        set(mode);
+        ServerTls::load(&[files.certificate(&hosts)], Tls::default()).unwrap();
+    }
+    for (mode, words) in [
+        (0o644, "has mode 0644, so every user of this host may read it"),
+        (0o604, "every user of this host may read"),
+        (0o602, "every user of this host may change"),
+        (0o620, "its group may change"),
+        (0o660, "its group may change"),
+        (0o666, "every user of this host may change"),
+    ] {
+        set(mode);
+        let message = refusal(&files, &hosts);
+        assert!(message.contains(words), "{mode:o}: {message}");
+        assert!(message.contains(&format!("`chmod 600 {}`", files.key.display())), "{message}");
+        assert_eq!(message.contains("640"), is_roots, "{message}");
+    }
+    for mode in [0o640, 0o440] {
+        set(mode);
+        let loaded = ServerTls::load(&[files.certificate(&hosts)], Tls::default());
+        assert_eq!(loaded.is_ok(), is_roots, "{mode:o}: {loaded:?}");
+    }
 }
 
 #[test]

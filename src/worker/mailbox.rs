@@ -40,6 +40,9 @@ pub enum Command {
     /// Act as if one send never completed.
     #[cfg(test)]
     LoseSend,
+    /// Act as if the kernel kept its buffers when the ring is shut down.
+    #[cfg(test)]
+    KeepBuffers,
 }
 
 /// An event of a worker's thread, in order; `worker` is its index.

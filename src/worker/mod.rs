@@ -129,7 +129,11 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
             return WorkerOutcome::Failed(why);
         }
         let Some(pause) = policy.pause_after(cause, life.duration()) else {
-            return WorkerOutcome::Failed(format!("{why}; restarting it did not help"));
+            let because = match cause {
+                Cause::BuffersKept => "its memory cannot be used again",
+                Cause::Failure | Cause::Panic => "restarting it did not help",
+            };
+            return WorkerOutcome::Failed(format!("{why}; {because}"));
         };
         tracing::error!(
             worker = setup.index,
@@ -180,7 +184,9 @@ impl Death {
 }
 
 /// One life: starts a worker, runs its loop and tears it down. A panic is caught wherever it
-/// happens; the ring has been shut down by then, or has aborted the process.
+/// happens; the ring has been shut down by then, or has aborted the process. A ring that the loop
+/// leaves behind is shut down here: if the kernel does not release its buffers, they are leaked,
+/// and there is no further life.
 fn live(setup: &WorkerSetup, restarts: u64, life: &mut Life) -> Result<(), Death> {
     let whole = || {
         let mut worker = Worker::new(setup, restarts).map_err(Death::failure)?;
@@ -190,7 +196,7 @@ fn live(setup: &WorkerSetup, restarts: u64, life: &mut Life) -> Result<(), Death
         let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
         life.was_serving = worker.phase == Phase::Serving;
         life.snapshot = Some(Arc::clone(&worker.snapshot));
-        worker.tear_down();
+        worker.tear_down()?;
         match outcome {
             Ok(outcome) => outcome.map_err(Death::failure),
             Err(_) => Err(Death { cause: Cause::Panic, why: "it panicked".to_owned() }),
@@ -215,7 +221,7 @@ impl WorkerSetup {
                 // Dropping the sender reports that no worker is running.
                 Ok(Command::Report(response)) => drop(response),
                 #[cfg(test)]
-                Ok(Command::Panic | Command::LoseSend) => {}
+                Ok(Command::Panic | Command::LoseSend | Command::KeepBuffers) => {}
                 Err(RecvTimeoutError::Timeout) => return true,
             }
         }
@@ -241,6 +247,7 @@ struct Worker<'a> {
     was_memory_low: bool,
     segmentation: report::SegmentationWatch,
     phase: Phase,
+    teardown_timeout: Duration,
     /// When to receive again on sockets whose receive has failed.
     receive_again: Option<Instant>,
 }
@@ -295,18 +302,22 @@ impl<'a> Worker<'a> {
             was_memory_low: false,
             segmentation: report::SegmentationWatch::default(),
             phase: Phase::Serving,
+            teardown_timeout: TEARDOWN_TIMEOUT,
             receive_again: None,
         })
     }
 
     /// Shuts the ring down before anything else is dropped: until then the kernel may write into
     /// slots.
-    fn tear_down(self) {
-        if self.ring.shut_down(clock::now() + TEARDOWN_TIMEOUT).is_err() {
-            // A new worker would share its memory with operations still in flight.
-            tracing::error!(worker = self.setup.index, "the kernel does not release its buffers");
-            std::process::abort();
-        }
+    fn tear_down(self) -> Result<(), Death> {
+        let deadline = clock::now() + self.teardown_timeout;
+        self.ring.shut_down(deadline).map_err(|busy| Death {
+            cause: Cause::BuffersKept,
+            why: format!(
+                "the kernel does not release its buffers ({} operations)",
+                busy.operation_count
+            ),
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! A panic may be caused by a request, so panics alone are never a reason to give up. When the host
 //! keeps refusing, restarting the worker does not help: the process must end so that its
-//! supervisor can start a new one.
+//! supervisor can start a new one. The same holds if the kernel keeps the dead worker's buffers.
 
 use std::time::Duration;
 
@@ -19,8 +19,11 @@ use crate::limits::{
 pub(super) enum Cause {
     /// A panic in its loop.
     Panic,
-    /// The kernel refused to go on, or the worker could not start or be torn down.
+    /// The kernel refused to go on, or the worker could not start.
     Failure,
+    /// The kernel did not release the worker's buffers. A new worker would share its memory with
+    /// operations still in flight.
+    BuffersKept,
 }
 
 /// Decides whether to restart a worker, given its recent deaths.
@@ -45,7 +48,7 @@ impl RestartPolicy {
             (self.death_count, self.failure_count) = (0, 0);
         }
         self.failure_count += u32::from(cause == Cause::Failure);
-        if self.failure_count > WORKER_FAILURE_COUNT_MAX {
+        if cause == Cause::BuffersKept || self.failure_count > WORKER_FAILURE_COUNT_MAX {
             return None;
         }
         let doublings = self.death_count.checked_sub(1);
@@ -77,6 +80,13 @@ mod tests {
         assert_eq!(policy.restart_count(), 102);
         let pause = policy.pause_after(Cause::Panic, WORKER_HEALTHY_AFTER);
         assert_eq!(pause, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_worker_whose_buffers_are_kept_is_not_restarted() {
+        let mut policy = RestartPolicy::default();
+        assert_eq!(policy.pause_after(Cause::BuffersKept, WORKER_HEALTHY_AFTER), None);
+        assert_eq!(policy.restart_count(), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{Phase, Worker, upstreams};
 use crate::gateway::Output;
 use crate::host::clock;
 use crate::limits::TURN_SEND_LEN_MAX;
+use crate::planted::{self, Bug, is_planted};
 use crate::pool::Pool;
 use crate::proxy::{UpstreamCommand, UpstreamKey};
 use crate::quic::{Datagram, Transmit};
@@ -159,6 +160,8 @@ impl Worker<'_> {
                 Command::Panic => panic!("told to panic"),
                 #[cfg(test)]
                 Command::LoseSend => self.transmit.in_flight += 1,
+                #[cfg(test)]
+                Command::KeepBuffers => self.teardown_timeout = Duration::ZERO,
             }
         }
     }
@@ -192,6 +195,10 @@ impl Worker<'_> {
     }
 
     fn handle_output(&mut self, now: Instant, output: Output) {
+        if is_planted(Bug::WorkerPanic) && matches!(output, Output::Access(_)) {
+            planted::plant(None);
+            panic!("planted: the first request has ended");
+        }
         match output {
             Output::Upstream(command) => self.act_upstream(now, command),
             Output::Access(record) if self.logs_access() => self.records.push(*record),
@@ -263,6 +270,7 @@ impl Worker<'_> {
 
     fn begin_close(&mut self, now: Instant) {
         self.gateway.close(now);
+        self.ring.stop_zero_copy();
         if !matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Closing(now + CLOSE_TIMEOUT);
         }

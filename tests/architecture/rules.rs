@@ -4,7 +4,7 @@
 
 /// Leaves that every module may use: they know nothing of the program.
 const LEAVES: &[&str] =
-    &["address", "base", "cid", "hugepages", "limits", "message", "metrics", "planted"];
+    &["account", "address", "base", "cid", "hugepages", "limits", "message", "metrics", "planted"];
 
 /// Module -> the paths it may name besides the leaves and itself; a path includes everything below
 /// it.
@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tls", &["config"]),
     ("config", &[]),
     ("metrics", &[]),
+    ("account", &[]),
     ("address", &[]),
     ("base", &[]),
     ("message", &[]),

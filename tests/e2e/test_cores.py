@@ -40,7 +40,8 @@ def assert_all_reached_their_worker(gateway, connections: int):
 
 
 def bound_sockets(gateway, port: int) -> tuple[int, int]:
-    """Returns how many UDP sockets of the process are bound to the port, on IPv4 and on IPv6."""
+    """Returns how many UDP sockets of the process are bound to the port, on IPv4 and on IPv6. Only
+    root may list the descriptors of a process that may not be dumped."""
     folder = pathlib.Path(f"/proc/{gateway.process.pid}")
     links = []
     for descriptor in (folder / "fd").iterdir():
@@ -57,7 +58,7 @@ def bound_sockets(gateway, port: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_each_worker_has_a_socket_for_each_address(start, workers):
-    gateway = start(workers=workers)
+    gateway = start(workers=workers, core_dumps="true")
     assert bound_sockets(gateway, gateway.port) == (workers, workers)
 
 
@@ -105,7 +106,7 @@ address = "127.0.0.1:{ports[0]}"
 name = "third"
 address = ["127.0.0.1:{ports[1]}", "[::1]:{ports[1]}"]
 """
-    gateway = start(workers=2, extra=more)
+    gateway = start(workers=2, extra=more, core_dumps="true")
     assert bound_sockets(gateway, ports[0]) == (2, 0)
     assert bound_sockets(gateway, ports[1]) == (2, 2)
     first = gateway.port

@@ -68,6 +68,13 @@ async def test_the_demonstration_serves_requests(demonstration, host):
     assert await asyncio.to_thread(demonstration.wait, 5) == 0
 
 
+def test_no_thread_of_the_demonstration_has_a_capability(demonstration):
+    threads = demonstration.threads()
+    assert any(name.startswith("demo-origin") for name in threads), threads.keys()
+    for name, status in threads.items():
+        assert (status["CapPrm"], status["NoNewPrivs"]) == ("0" * 16, "1"), name
+
+
 def test_the_printed_command_works(demonstration, has_curl):
     words = shlex.split(demonstration.line)
     assert words[0] == "curl", words

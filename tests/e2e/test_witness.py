@@ -4,7 +4,6 @@ upstream, and copied once per packet on its way to the client. The gateway's led
 other copy."""
 
 import json
-import os
 import pathlib
 import tempfile
 
@@ -13,7 +12,7 @@ import pytest
 from harness import bodies, load, witness
 from harness.bodies import KIB, MIB
 from harness.curl import Curl
-from harness.gateway import REPOSITORY, binary
+from harness.gateway import binary, debug_binary
 from harness.witness import Witness
 
 BODY_LEN = 96 * MIB
@@ -21,12 +20,6 @@ REASONS = ("gather", "small", "quota", "low_water", "handshake")
 # For one client.
 HANDSHAKE_LEN_MAX = 8 * KIB
 DATAGRAM_LEN_MAX = 1500
-
-
-def debug_binary() -> pathlib.Path:
-    """Returns the debug build, in which a copy can be planted. The Rust tests build it too."""
-    named = os.environ.get("RINGWAY_DEBUG_BIN")
-    return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
 
 
 @pytest.fixture

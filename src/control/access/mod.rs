@@ -15,7 +15,7 @@ use tokio::time::timeout_at;
 use crate::config::AccessFormat;
 use crate::worker::mailbox::AccessBatch;
 
-pub(super) use sink::{LogCounts, Sink, open};
+pub(super) use sink::{LogCounts, Output, Sink, open};
 
 /// A buffer of this length goes to the sink at once.
 const FLUSH_LEN: usize = 64 * 1024;

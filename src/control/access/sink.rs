@@ -40,6 +40,13 @@ impl LogCounts {
     }
 }
 
+/// An opened log whose writer has not started.
+pub(in crate::control) struct Output {
+    format: AccessFormat,
+    /// `None` is standard output.
+    file: Option<File>,
+}
+
 pub(in crate::control) struct Sink {
     pub(super) format: AccessFormat,
     /// At most one chunk waits while another is written.
@@ -49,16 +56,24 @@ pub(in crate::control) struct Sink {
     ended: oneshot::Receiver<()>,
 }
 
-/// Opens the log and starts its writer. Must be called inside the runtime.
-pub(in crate::control) fn open(log: &AccessLog) -> Result<Sink, ControlError> {
-    match &log.target {
-        AccessTarget::Stdout => {
-            Sink::with_thread(log.format, io::stdout()).map_err(ControlError::Thread)
-        }
+/// Opens the log.
+pub(in crate::control) fn open(log: &AccessLog) -> Result<Output, ControlError> {
+    let file = match &log.target {
+        AccessTarget::Stdout => None,
         AccessTarget::File(path) => {
             let file = open_file(path);
-            let file = file.map_err(|error| ControlError::AccessLog(path.clone(), error))?;
-            Ok(Sink::with_ring(log.format, tokio_uring::fs::File::from_std(file)))
+            Some(file.map_err(|error| ControlError::AccessLog(path.clone(), error))?)
+        }
+    };
+    Ok(Output { format: log.format, file })
+}
+
+impl Output {
+    /// Starts the writer. Must be called inside the runtime.
+    pub(in crate::control) fn start(self) -> Result<Sink, ControlError> {
+        match self.file {
+            None => Sink::with_thread(self.format, io::stdout()).map_err(ControlError::Thread),
+            Some(file) => Ok(Sink::with_ring(self.format, tokio_uring::fs::File::from_std(file))),
         }
     }
 }

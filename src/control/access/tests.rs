@@ -37,7 +37,7 @@ fn numbers(text: &[u8]) -> Vec<usize> {
 /// Runs the log over these batches to its end, and returns what it counted.
 fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
     tokio_uring::start(async {
-        let sink = open(log).unwrap();
+        let sink = open(log).unwrap().start().unwrap();
         let counts = sink.counts();
         let (sender, receiver) = mpsc::channel(1);
         let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
@@ -75,7 +75,7 @@ fn a_line_is_written_without_waiting_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     tokio_uring::start(async {
-        let sink = open(&file_log(&path)).unwrap();
+        let sink = open(&file_log(&path)).unwrap().start().unwrap();
         let (sender, receiver) = mpsc::channel(1);
         tokio_uring::spawn(run(receiver, Some(sink), clocks));
         sender.send(vec![record(1)]).await.unwrap();

@@ -64,6 +64,15 @@ fn a_free_past_the_last_slot_aborts() {
 }
 
 #[test]
+fn a_panic_inside_of_the_allocator_aborts() {
+    aborts_with("a_panic_inside_of_the_allocator_aborts", "the pool's books are wrong", |pool| {
+        pool.region.slots().unwrap().damage();
+        // Were it to unwind, the child would end with the code of a failed test.
+        let _ = pool.lease();
+    });
+}
+
+#[test]
 #[cfg(debug_assertions)]
 fn a_write_after_the_free_aborts() {
     aborts_with("a_write_after_the_free_aborts", "a free slot was written to", |pool| {

@@ -42,6 +42,8 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
     };
     Config {
         runtime: Runtime {
+            user: None,
+            core_dumps: false,
             workers: None,
             pool_len: 64 << 20,
             heap_len_max: 1 << 30,
@@ -49,7 +51,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             drain_timeout: Duration::from_secs(30),
         },
         admin: None,
-        log: Log { level: LogLevel::Info, access: None },
+        log: Log { level: LogLevel::Info, tls_keys: None, access: None },
         listeners: vec![Listener {
             name: "edge".into(),
             addresses: vec![([0, 0, 0, 0], 443).into()],

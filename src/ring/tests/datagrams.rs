@@ -76,6 +76,19 @@ fn zero_copy_is_disabled_on_a_socket_after_a_send_that_copied() {
     bench.assert_idle();
 }
 
+#[test]
+fn no_batch_is_sent_without_a_copy_once_that_is_stopped() {
+    let mut bench = Bench::new();
+    bench.machine.stop_zero_copy();
+    let later = bench.machine.add_socket(1, OFFLOAD);
+    for socket in [SocketIndex(0), later] {
+        bench.send_on(socket, 1600);
+        let key = bench.one_submitted(opcode::SendMsg::CODE);
+        assert_sent(bench.event(key, 1600, 0), SendOutcome::Sent);
+    }
+    bench.assert_idle();
+}
+
 /// Refusals with and without a notification, and one that is caused by segmentation.
 #[test]
 fn a_refused_zero_copy_send_is_retried_with_a_copy() {

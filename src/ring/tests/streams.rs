@@ -269,6 +269,23 @@ fn a_receive_without_slots_waits_for_the_next_turn() {
 }
 
 #[test]
+fn a_close_that_the_kernel_refuses_is_counted_and_ends_the_stream() {
+    let mut bench = Bench::new();
+    let key = bench.stream(5);
+    bench.machine.close(key);
+    let close = bench.one_submitted(opcode::Close::CODE);
+    let closed = bench.fails(close, libc::EIO);
+    assert!(matches!(closed, Some(Completion::Closed { tag: 5 })), "{closed:?}");
+    assert_eq!(bench.machine.stats.closes_failed, 1);
+    bench.assert_idle();
+    // The place is free for the next stream, whose close succeeds.
+    let key = bench.stream(6);
+    bench.close_idle(key);
+    assert_eq!(bench.machine.stats.closes_failed, 1);
+    bench.assert_idle();
+}
+
+#[test]
 fn a_closing_stream_reports_nothing_but_its_close_in_every_order() {
     // A receive with bytes, a short write and the completions of both cancels, in all orders.
     let orders = (0..24usize).map(|mut number| {

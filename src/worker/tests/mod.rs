@@ -130,6 +130,21 @@ async fn a_panic_ends_connections_and_the_worker_restarts() {
     running.stop();
 }
 
+/// Its memory may still be written to, so nothing else may use it, but the other workers and the
+/// end of the process go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_buffers_the_kernel_keeps_ends_alone() {
+    for last in [Command::Panic, Command::Stop] {
+        let mut running = start(origin(Duration::ZERO), 256);
+        assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
+        running.tell(Command::KeepBuffers);
+        running.tell(last);
+        let end = tokio::task::spawn_blocking(|| running.thread.join().unwrap()).await.unwrap();
+        let WorkerOutcome::Failed(why) = end else { panic!("{end:?}") };
+        assert!(why.contains("does not release its buffers"), "{why}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn panics_under_load_leak_no_slot() {
     let mut running = start(origin(Duration::ZERO), 256);
@@ -179,7 +194,9 @@ async fn a_closing_worker_sleeps_until_its_sends_complete_or_time_out() {
     assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
     running.tell(Command::LoseSend);
     running.tell(Command::Stop);
-    let before = running.report().await.counters.worker.loop_turns;
+    let report = running.report().await;
+    assert_eq!(report.gauges.socket_offload.zero_copy_on, 0, "a device may keep a batch for long");
+    let before = report.counters.worker.loop_turns;
     tokio::time::sleep(Duration::from_millis(300)).await;
     // A drain while closing has no effect.
     running.tell(Command::Drain { deadline: clock::now() + Duration::from_secs(60) });
@@ -321,7 +338,7 @@ fn a_worker_sleeps_until_its_next_deadline_or_retry() {
     drop(held);
     worker.carry_out(now);
     assert_eq!(worker.sleep(now, None), Wait::Forever);
-    worker.tear_down();
+    assert!(worker.tear_down().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

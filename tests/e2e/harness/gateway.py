@@ -24,6 +24,12 @@ def binary() -> pathlib.Path:
     return pathlib.Path(named) if named else REPOSITORY / "target/release/ringway"
 
 
+def debug_binary() -> pathlib.Path:
+    """Returns the debug build, in which bugs can be planted. The Rust tests build it too."""
+    named = os.environ.get("RINGWAY_DEBUG_BIN")
+    return pathlib.Path(named) if named else REPOSITORY / "target/debug/ringway"
+
+
 def free_ports() -> tuple[int, int]:
     """A UDP port that is free on both stacks, and a free TCP port. Ports below the range that the
     kernel hands out to clients, so that no client's socket takes them in between."""
@@ -50,6 +56,8 @@ CONFIGURATION = """
 [runtime]
 workers = {workers}
 drain_timeout = "{drain_timeout}"
+user = "{user}"
+core_dumps = {core_dumps}
 pool = {{ per_worker = "{pool}", hugepages = "{hugepages}" }}
 
 [admin]
@@ -57,6 +65,7 @@ listen = "127.0.0.1:{admin}"
 
 [log]
 level = "info"
+tls_keys = "{tls_keys}"
 access = {{ path = "{access_log}", format = "json" }}
 
 [[listeners]]
@@ -115,12 +124,14 @@ class Gateway:
     """A running gateway. `stop` returns its exit code."""
 
     environment: dict[str, str] = {}  # What its own has besides ours.
+    preexec = None  # A function that the child process calls before it becomes the gateway.
 
     def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
         self.folder, self.certificate = folder, certificate
         self.launcher: list[str] = []
         self.program: pathlib.Path = settings.pop("program", None) or binary()
         self.environment = settings.pop("environment", {})
+        self.preexec = settings.pop("preexec", None)
         self.authority = certificate.authority
         self.port, self.admin = free_ports()
         self.access_log = folder / "access.log"
@@ -131,7 +142,8 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "hugepages": "off", "trusted_proxies": [],
+            "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
+            "tls_keys": "off",
         } | settings
         self.process: subprocess.Popen | None = None
 
@@ -149,10 +161,10 @@ class Gateway:
     def _launch(self, command: list[str]):
         self.log = self.folder / "gateway.log"
         environment = {**os.environ, "RUST_BACKTRACE": "1", **self.environment}
-        environment.pop("SSLKEYLOGFILE", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                preexec_fn=self.preexec,
             )
 
     def _wait_ready(self, seconds: float = 15):
@@ -190,6 +202,18 @@ class Gateway:
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
+    def threads(self) -> dict[str, dict[str, str]]:
+        """Returns the status of each thread, by name and number. They include those of the kernel
+        that carry out operations of a ring."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It ended meanwhile.
+                lines = (task / "status").read_text().splitlines()
+                fields = dict(line.split(":", 1) for line in lines)
+                fields = {name: value.strip() for name, value in fields.items()}
+                found[f"{fields['Name']} {task.name}"] = fields
+        return found
+
     def cpu_seconds(self) -> tuple[float, float]:
         """Returns user and system time so far."""
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -215,6 +239,15 @@ class Gateway:
         while (wrong := wanted(self.metrics())) is not None:
             assert time.monotonic() < end, f"not settled after {seconds} s: {wrong}"
             time.sleep(0.1)
+
+    def settle_restart(self):
+        """Waits until one worker has been replaced. While it is, it reports nothing."""
+        def wrong(metrics: Metrics) -> str | None:
+            found = [value for name, _, value in metrics.samples
+                     if name == "ringway_worker_restarts_total"]
+            return None if sum(found) == 1 else f"restarts: {found}"
+
+        self.settle(wrong)
 
     def assert_alive(self):
         assert self.process.poll() is None, f"the gateway ended:\n{self.text()}"

@@ -6,20 +6,16 @@ import errno
 import os
 import pathlib
 import re
-import struct
 import subprocess
 
 import pytest
+
+from . import seccomp
 
 NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 
 IPV6_ADDRESSES = [f"fd00::{host:x}" for host in range(2, 10)]
 CLONE_NEWNET = 0x4000_0000
-
-IO_URING_SETUP = 425  # On every architecture: the tables of system calls were joined before it.
-PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
-SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF_0000, 0x0005_0000
-BPF_LOAD_WORD, BPF_JUMP_EQUAL, BPF_RETURN = 0x20, 0x15, 0x06
 
 
 @contextlib.contextmanager
@@ -63,30 +59,8 @@ def own_network():
             assert libc.setns(outside.fileno(), CLONE_NEWNET) == 0, "not back in our own network"
 
 
-class Filter(ctypes.Structure):
-    """`struct sock_fprog`."""
-
-    _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
-
-
 def without_io_uring():
     """Returns a function for the child process to call between fork and exec. It installs a seccomp
     filter that refuses `io_uring_setup` with EPERM, as the default profile of container engines
     does. Only this child is affected, and no privileges are needed."""
-    steps = [
-        (BPF_LOAD_WORD, 0, 0, 0),  # the system call's number
-        (BPF_JUMP_EQUAL, 0, 1, IO_URING_SETUP),
-        (BPF_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM),
-        (BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW),
-    ]
-    code = b"".join(struct.pack("HBBI", *step) for step in steps)
-    program = Filter(len(steps), code)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def apply():
-        if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "no_new_privs")
-        if prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "seccomp")
-
-    return apply
+    return seccomp.without("io_uring_setup", errno.EPERM)
