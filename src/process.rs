@@ -34,22 +34,33 @@ pub fn run() -> ExitCode {
             Ok(())
         }
         Command::Check { config } => check(&config),
-        Command::Run { config } => load(&config).and_then(|(config, tls)| serve(config, tls, None)),
+        Command::Run { config } => load(&config).and_then(|loaded| serve(loaded, None)),
         Command::Demonstration => demonstrate(),
     });
     outcome.err().unwrap_or(Exit::Success).into()
 }
 
-fn load(path: &Path) -> Result<(Config, ServerTls), Exit> {
+/// The configuration and what its files hold.
+struct Loaded {
+    config: Config,
+    tls: ServerTls,
+    keys: ProcessKeys,
+}
+
+fn load(path: &Path) -> Result<Loaded, Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
     let accounts = Accounts { user: accounts::find_user, group: accounts::find_group };
     let config = config::load(path, accounts).map_err(|errors| refuse(&errors))?;
     let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
-    Ok((config, tls))
+    let mut keys = ProcessKeys::generate(tls::fill_random);
+    if let Some(path) = &config.runtime.token_key {
+        keys.token_key = tls::token_key(path).map_err(|error| refuse(&error))?;
+    }
+    Ok(Loaded { config, tls, keys })
 }
 
 fn check(path: &Path) -> Result<(), Exit> {
-    let (config, tls) = load(path)?;
+    let Loaded { config, tls, .. } = load(path)?;
     for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
@@ -83,12 +94,14 @@ fn demonstrate() -> Result<(), Exit> {
     let config = demonstration.config.clone();
     let tls = ServerTls::load(&config.certificates, config.tls)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
-    serve(config, tls, Some(demonstration))
+    let keys = ProcessKeys::generate(tls::fill_random);
+    serve(Loaded { config, tls, keys }, Some(demonstration))
 }
 
 /// Serves until a signal ends the process. A demonstration has an origin, and an invitation that is
 /// printed once it serves; it runs without an admin endpoint if the endpoint's address is in use.
-fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -> Result<(), Exit> {
+fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exit> {
+    let Loaded { config, tls, keys } = loaded;
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
@@ -109,7 +122,7 @@ fn serve(config: Config, tls: ServerTls, demonstration: Option<Demonstration>) -
         clock: || (clock::now(), clock::wall()),
     })
     .map_err(|error| refuse(&error))?;
-    let process = Process::bind(config, tls).map_err(|why| refuse(&why))?;
+    let process = Process::bind(config, tls, keys).map_err(|why| refuse(&why))?;
     let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
     give_up_privileges(&process.config.runtime, demonstration.is_none())
         .map_err(|why| refuse(&why))?;
@@ -186,7 +199,7 @@ struct Workers {
 }
 
 impl Process {
-    fn bind(config: Config, tls: ServerTls) -> Result<Self, String> {
+    fn bind(config: Config, tls: ServerTls, keys: ProcessKeys) -> Result<Self, String> {
         let cores = cpu::usable_cores().map_err(|error| format!("usable cores: {error}"))?;
         let worker_count = worker_count(config.runtime.workers, cores.len());
         if config.runtime.workers.is_none() && cores.len() > usize::from(worker_count) {
@@ -201,7 +214,6 @@ impl Process {
             .unwrap_or_else(|error| panic!("a configured pool cannot be divided: {error}"));
         let regions =
             Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
-        let keys = ProcessKeys::generate(tls::fill_random);
         let mut groups = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
             for address in &listener.addresses {

@@ -41,6 +41,8 @@ pub struct Runtime {
     /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
     /// as many times that as it has workers.
     pub heap_len_max: usize,
+    /// File of the key of address validation tokens; `None` draws one at each start.
+    pub token_key: Option<PathBuf>,
     /// Account to run as after the start; `None` keeps the one that started the process.
     pub user: Option<Account>,
     /// Core dumps, and debuggers of the same user, are permitted.

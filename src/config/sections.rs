@@ -78,6 +78,8 @@ fn runtime(mut section: Section) -> Runtime {
     memory.finish();
     let user = section.item("user").and_then(account);
     let core_dumps = section.flag("core_dumps");
+    let token_key = section.item("token_key").filter(|item| !item.is_str(""));
+    let token_key = token_key.and_then(|item| item.path());
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
     section.finish();
     Runtime {
@@ -87,6 +89,7 @@ fn runtime(mut section: Section) -> Runtime {
         hugepages,
         user,
         core_dumps,
+        token_key,
         drain_timeout,
     }
 }

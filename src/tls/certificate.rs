@@ -166,7 +166,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 /// Reads a private key, unless its file is open to others: key and certificate are to be replaced
 /// then, since nobody can tell who has read it.
-fn read_key(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read_key(path: &Path) -> Result<Vec<u8>, TlsError> {
     let unreadable = |error| TlsError::of(path, Kind::Unreadable(error));
     let mut file = fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
@@ -293,6 +293,9 @@ enum Kind {
     },
     SelfSigned(String),
     KeyLog(io::Error),
+    TokenKeyTooShort {
+        len: usize,
+    },
     Settings(rustls::Error),
 }
 
@@ -312,6 +315,10 @@ impl TlsError {
 
     pub(super) fn key_log(file: &Path, error: io::Error) -> Self {
         Self::of(file, Kind::KeyLog(error))
+    }
+
+    pub(super) fn token_key_too_short(file: &Path, len: usize) -> Self {
+        Self::of(file, Kind::TokenKeyTooShort { len })
     }
 
     pub(super) fn settings(error: rustls::Error) -> Self {
@@ -379,6 +386,11 @@ impl fmt::Display for TlsError {
                 f,
                 "cannot be opened for the keys of connections ({error}); correct log.tls_keys, or \
                  set it to \"off\""
+            ),
+            Kind::TokenKeyTooShort { len } => write!(
+                f,
+                "holds {len} bytes, but a key of tokens needs 64 random ones; make them with \
+                 `head -c 64 /dev/urandom > FILE`"
             ),
             Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
         }

@@ -21,6 +21,7 @@ mod key_log;
 mod names;
 #[cfg(test)]
 mod tests;
+mod token_key;
 mod validity;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use crate::config::{self, HostPattern, UnknownServerName};
 use certificate::Entry;
 pub(crate) use certificate::TlsError;
 use key_log::KeyLog;
+pub(crate) use token_key::token_key;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
 pub(crate) const ALPN_H3: &[u8] = b"h3";

@@ -47,6 +47,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             workers: None,
             pool_len: 64 << 20,
             heap_len_max: 1 << 30,
+            token_key: None,
             hugepages: Hugepages::Try,
             drain_timeout: Duration::from_secs(30),
         },
