@@ -41,6 +41,9 @@ pub enum Bug {
     StaleOpKey,
     /// The buffer of a zero-copy send is returned while the device still reads it.
     EarlyBatchReturn,
+    /// A received slot is read before it is taken back from the kernel. Only AddressSanitizer
+    /// notices.
+    EarlyRead,
 }
 
 impl Bug {
