@@ -30,13 +30,13 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub(crate) use error::ConfigErrors;
+pub use error::ConfigErrors;
 pub use model::*;
 
 use reader::{Reader, Section};
 
 /// Inputs of a configuration besides its file.
-pub(crate) struct Surroundings<'a> {
+pub struct Surroundings<'a> {
     /// Returns the value of an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Resolves `name:port`.
@@ -62,7 +62,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, ConfigErrors> {
 
 /// Validates the text of a file. `origin` is the path of the file: refusals name it, and relative
 /// paths start at its directory.
-pub(crate) fn parse(
+pub fn parse(
     text: &str,
     origin: &Path,
     surroundings: &Surroundings,
