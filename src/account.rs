@@ -3,7 +3,7 @@
 
 /// The ids of an entry in the system's database of users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct UserIds {
+pub struct UserIds {
     pub uid: u32,
     /// The user's primary group.
     pub gid: u32,

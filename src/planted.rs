@@ -43,6 +43,9 @@ pub enum Bug {
     EarlyBatchReturn,
     /// A worker panics when its first request has ended.
     WorkerPanic,
+    /// A received slot is read before it is taken back from the kernel. Only AddressSanitizer
+    /// notices.
+    EarlyRead,
 }
 
 impl Bug {

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+/// One refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConfigError {
+pub struct ConfigError {
     /// Line in the file, from 1; `None` for the file as a whole.
     pub line: Option<usize>,
     /// The key with its section, as `listeners[0].quic.retry`; empty for the file as a whole.
@@ -15,7 +16,7 @@ pub(crate) struct ConfigError {
 
 /// All refusals of one file, in the order of its lines; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConfigErrors {
+pub struct ConfigErrors {
     pub origin: PathBuf,
     pub errors: Vec<ConfigError>,
 }

@@ -30,14 +30,14 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
-pub(crate) use error::ConfigErrors;
+pub use error::ConfigErrors;
 pub use model::*;
 
 use crate::account::UserIds;
 use reader::{Reader, Section};
 
 /// Inputs of a configuration besides its file.
-pub(crate) struct Surroundings<'a> {
+pub struct Surroundings<'a> {
     /// Returns the value of an environment variable.
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Resolves `name:port`.
@@ -50,7 +50,7 @@ pub(crate) struct Surroundings<'a> {
 
 /// Look-ups of accounts on this host. Each returns `None` if there is no such user or group.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Accounts {
+pub struct Accounts {
     /// Finds a user by name or number.
     pub user: fn(&str) -> io::Result<Option<UserIds>>,
     /// Finds the id of a group by name.
@@ -59,7 +59,7 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     /// A host without accounts.
-    pub(crate) const NONE: Accounts = Accounts { user: |_| Ok(None), group: |_| Ok(None) };
+    pub const NONE: Accounts = Accounts { user: |_| Ok(None), group: |_| Ok(None) };
 }
 
 /// The congestion controls that processes without privileges may use (tcp(7)).
@@ -79,7 +79,7 @@ pub(crate) fn load(path: &Path, accounts: Accounts) -> Result<Config, ConfigErro
 
 /// Validates the text of a file. `origin` is the path of the file: refusals name it, and relative
 /// paths start at its directory.
-pub(crate) fn parse(
+pub fn parse(
     text: &str,
     origin: &Path,
     surroundings: &Surroundings,

@@ -7,7 +7,7 @@ use crate::message::Fields;
 
 /// The options of all `connection` fields of a message.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct ConnectionOptions {
+pub struct ConnectionOptions {
     /// The connection closes after this message.
     pub(crate) close: bool,
     /// The connection persists after this message.

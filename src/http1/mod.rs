@@ -17,13 +17,13 @@ mod response_decoder;
 mod tests;
 
 pub(crate) use chunked::{CHUNK_END, last_chunk, size_line};
-pub(crate) use connection_options::ConnectionOptions;
+pub use connection_options::ConnectionOptions;
 pub(crate) use request_head::{Framing, put_field, put_framing, put_request_line};
-pub(crate) use response_decoder::{Part, ResponseDecoder, ResponseHead};
+pub use response_decoder::{Part, ResponseDecoder, ResponseHead};
 
 /// The reason for refusing a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Error {
+pub enum Error {
     /// The response breaks this rule.
     Malformed(&'static str),
     /// The response's head or trailer section is longer than allowed.

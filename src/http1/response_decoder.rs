@@ -16,7 +16,7 @@ use crate::planted::{Bug, is_planted};
 
 /// A part of a response.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Part {
+pub enum Part {
     /// The head of an interim response (1xx other than 101).
     Interim(ResponseHead),
     /// The head of the final response.
@@ -37,20 +37,20 @@ impl Part {
 
 /// The head of one response.
 #[derive(Debug, PartialEq)]
-pub(crate) struct ResponseHead {
-    pub(crate) status: StatusCode,
+pub struct ResponseHead {
+    pub status: StatusCode,
     /// All fields, with at most one `content-length`.
-    pub(crate) fields: Fields,
+    pub fields: Fields,
     /// The connection options among the fields.
-    pub(crate) options: ConnectionOptions,
-    pub(crate) content_length: Option<u64>,
+    pub options: ConnectionOptions,
+    pub content_length: Option<u64>,
     /// No body follows.
-    pub(crate) ended: bool,
+    pub ended: bool,
 }
 
 /// The decoder of the response to one request.
 #[derive(Debug)]
-pub(crate) struct ResponseDecoder {
+pub struct ResponseDecoder {
     state: State,
     /// The request was HEAD: the response has no body, whatever its head says.
     to_head: bool,
@@ -69,7 +69,7 @@ enum State {
 }
 
 impl ResponseDecoder {
-    pub(crate) fn new(to_head: bool, head_len_max: usize) -> Self {
+    pub fn new(to_head: bool, head_len_max: usize) -> Self {
         Self {
             state: State::Head(Section::default()),
             to_head,
@@ -79,7 +79,7 @@ impl ResponseDecoder {
         }
     }
 
-    pub(crate) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
@@ -97,13 +97,13 @@ impl ResponseDecoder {
     }
 
     /// Returns whether the response is complete and lets the connection persist.
-    pub(crate) fn keeps_alive(&self) -> bool {
+    pub fn keeps_alive(&self) -> bool {
         self.is_done() && self.keeps_alive
     }
 
     /// Returns the next part at the front of `piece`, or `None` when more bytes are needed or the
     /// response is complete. Bytes left in `piece` by a complete response do not belong to it.
-    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<Part>, Error> {
+    pub fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<Part>, Error> {
         match &mut self.state {
             State::Done => Ok(None),
             State::Length { remaining: 0 } => {
@@ -142,7 +142,7 @@ impl ResponseDecoder {
 
     /// Returns whether the end of the connection ends the response (RFC 9112 6.3, rule 8) rather
     /// than truncates it.
-    pub(crate) fn ends_with_connection(&mut self) -> bool {
+    pub fn ends_with_connection(&mut self) -> bool {
         let ends = matches!(self.state, State::UntilClose);
         if ends {
             self.state = State::Done;

@@ -20,6 +20,7 @@ use std::cell::Cell;
 use std::ptr;
 
 use super::POISON;
+use super::access;
 use super::heap;
 use super::heap_len::OTHERS;
 use super::region::{self, Region};
@@ -108,7 +109,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
         }
         count(-(layout.size() as isize));
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
-        unsafe { heap::dealloc(block) }
+        unsafe { heap::dealloc(block, layout) }
     }
 
     #[inline]
@@ -158,16 +159,16 @@ fn armed_slot() -> *mut u8 {
     let Some(mut slots) = region.slots() else {
         fault("a slot was requested while the slot table is in use");
     };
-    if cfg!(debug_assertions)
-        && let Some((index, true)) = slots.next_free()
-        && !is_poisoned(region.slot(index))
-    {
+    let Some((index, was_leased)) = slots.next_free() else {
+        fault("pool mode was entered without a free slot");
+    };
+    let slot = region.slot(index);
+    access::permit(slot, SLOT_LEN);
+    if cfg!(debug_assertions) && was_leased && !is_poisoned(slot) {
         fault("a free slot was written to");
     }
-    match slots.lease() {
-        Some(id) => region.slot(id.index),
-        None => fault("pool mode was entered without a free slot"),
-    }
+    slots.lease();
+    slot
 }
 
 /// # Safety
@@ -219,16 +220,20 @@ unsafe fn resize_slot(block: *mut u8, layout: Layout, new_len: usize) -> *mut u8
 }
 
 /// Fills a slot that is about to be freed, in debug builds, so that later reads and writes are
-/// detected.
+/// detected, and forbids access to it.
 ///
 /// # Safety
 ///
 /// `slot` is the start of a slot that only the caller uses.
 pub(super) unsafe fn poison(slot: *mut u8) {
+    // The caller may have taken it from the kernel; if it was not the caller's, the slot table says
+    // so next.
+    access::permit(slot, SLOT_LEN);
     if cfg!(debug_assertions) {
         // SAFETY: a slot is SLOT_LEN bytes long, and the caller's.
         unsafe { slot.write_bytes(POISON, SLOT_LEN) };
     }
+    access::forbid(slot, SLOT_LEN);
 }
 
 /// Returns whether all bytes of a free slot are as the free left them.

@@ -16,10 +16,11 @@
 //! may still write it): the counts show that, and the slot is never reused.
 
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 use bytes::BytesMut;
 
+use super::access;
 use super::region::Region;
 use super::slots::{Event, SlotId};
 use crate::limits::SLOT_LEN;
@@ -47,6 +48,13 @@ impl Place {
         if let Err(refused) = slots.hand_over(self.id, event) {
             panic!("a slot is handed over in its turn: {refused:?}");
         }
+        let slot = self.region.slot(self.id.index);
+        match event {
+            Event::Provide | Event::Send => access::forbid(slot, SLOT_LEN),
+            Event::TakeBack | Event::Sent => access::permit(slot, SLOT_LEN),
+            // Not a transfer between the program and the kernel: the allocator's business.
+            Event::Lease | Event::Release => {}
+        }
     }
 }
 
@@ -72,6 +80,11 @@ impl Lease {
     /// Returns the address of the slot's first byte.
     pub fn address(&self) -> *const u8 {
         self.buf.as_ptr()
+    }
+
+    /// Fills the first `len` bytes of the slot with zeros.
+    pub(crate) fn zero(&mut self, len: usize) {
+        self.buf.spare_capacity_mut()[..len].fill(MaybeUninit::new(0));
     }
 
     /// Hands the slot to the kernel for writing.

@@ -7,6 +7,7 @@
 //!      region.rs   one address range, a region for each worker
 //!      slots.rs    the holder of each slot: a table of legal transitions
 //!      handover.rs Lease, Provided, InKernel: the owner of a slot, as a value
+//!      access.rs   whether the program may touch a slot, for AddressSanitizer
 //!      alloc.rs    the allocator that makes a slot a plain BytesMut or Vec
 //!      returns.rs  slots that other threads have freed
 //!      plan.rs     how many slots each holder needs
@@ -43,8 +44,10 @@
 //! several may lie in one slot. The operation holds the `Bytes` until its completion, so the slot
 //! stays owned.
 
+mod access;
 mod alloc;
 mod handover;
+#[cfg_attr(ringway_asan, path = "heap_under_asan.rs")]
 mod heap;
 mod heap_len;
 mod plan;
@@ -65,6 +68,8 @@ use std::marker::PhantomData;
 use bytes::BytesMut;
 
 pub use crate::hugepages::Hugepages;
+#[cfg(test)]
+pub(crate) use access::as_kernel;
 pub use alloc::PoolAllocator;
 pub(crate) use handover::Provided;
 pub use handover::{InKernel, Lease};

@@ -17,6 +17,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::access;
 use super::alloc;
 use super::heap_len::{HeapCount, OTHERS};
 use super::plan::PoolPlan;
@@ -119,6 +120,7 @@ unsafe impl Send for Region {}
 impl Region {
     fn create(base: NonNull<u8>, plan: PoolPlan, hugepages: Hugepages, mapping: Mapping) -> Self {
         let slot_count = plan.slot_count();
+        access::forbid(base.as_ptr(), region_len(&plan));
         Self {
             base,
             plan,

@@ -1,6 +1,9 @@
 //! The pool's public interface, on real memory.
 
 mod aborts;
+#[cfg(ringway_asan)]
+mod forbidden;
+mod heap;
 mod pieces;
 mod threads;
 
@@ -19,7 +22,8 @@ fn received(pool: &Pool, bytes: &[u8]) -> BytesMut {
     assert!(bytes.len() <= SLOT_LEN);
     // SAFETY: the slot is the test's alone, and the bytes fit.
     unsafe {
-        provided.address().copy_from(bytes.as_ptr(), bytes.len());
+        let address = provided.address();
+        as_kernel(address, || address.copy_from(bytes.as_ptr(), bytes.len()));
         provided.complete(bytes.len())
     }
 }
@@ -28,7 +32,9 @@ fn received(pool: &Pool, bytes: &[u8]) -> BytesMut {
 fn freed_bytes(address: *const u8) -> Vec<u8> {
     let (region, index) = region::locate(address.addr()).unwrap();
     // SAFETY: the slot is free, so only the pool of this test may touch it, and it stays mapped.
-    unsafe { std::slice::from_raw_parts(region.slot(index), SLOT_LEN) }.to_vec()
+    as_kernel(address, || unsafe {
+        std::slice::from_raw_parts(region.slot(index), SLOT_LEN).to_vec()
+    })
 }
 
 fn panics<T>(deed: impl FnOnce() -> T) -> bool {
@@ -80,7 +86,8 @@ fn a_slot_goes_to_the_kernel_and_comes_back_with_what_it_wrote() {
     assert_eq!(provided.address(), start.wrapping_add(usize::from(provided.index()) * SLOT_LEN));
     // SAFETY: the slot is the test's alone and that long.
     let full = unsafe {
-        provided.address().write_bytes(0x5A, SLOT_LEN);
+        let address = provided.address();
+        as_kernel(address, || address.write_bytes(0x5A, SLOT_LEN));
         provided.complete(SLOT_LEN)
     };
     assert_eq!((pool.counts().provided, pool.counts().owned), (0, 1));

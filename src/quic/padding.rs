@@ -13,6 +13,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use quinn_proto::crypto::{
@@ -33,7 +34,12 @@ struct Server(Arc<dyn ServerConfig>);
 
 impl ServerConfig for Server {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.0.initial_keys(version, id).map(cutting)
+        self.0.initial_keys(version, id).map(|keys| {
+            let remote =
+                FirstWholeKey { inner: keys.packet.remote, is_used: AtomicBool::new(false) };
+            let packet = KeyPair { remote: Box::new(remote) as _, ..keys.packet };
+            Keys { packet, ..keys }
+        })
     }
 
     fn retry_tag(&self, version: u32, id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -128,13 +134,7 @@ impl PacketKey for CuttingKey {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.0.decrypt(packet, header, payload)?;
-        // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not.
-        let len = len_without_padding(payload).max(1);
-        if len < DATAGRAM_SHARE_MIN_LEN {
-            *payload = BytesMut::from(&payload[..len]);
-        } else {
-            payload.truncate(len);
-        }
+        cut(payload);
         Ok(())
     }
 
@@ -148,6 +148,55 @@ impl PacketKey for CuttingKey {
 
     fn integrity_limit(&self) -> u64 {
         self.0.integrity_limit()
+    }
+}
+
+/// The key of a client's Initials. The first of them keeps its padding: quinn-proto takes its
+/// length for what the client has sent, and sends back three times as much at most.
+struct FirstWholeKey {
+    inner: Box<dyn PacketKey>,
+    is_used: AtomicBool,
+}
+
+impl PacketKey for FirstWholeKey {
+    fn encrypt(&self, packet: u64, bytes: &mut [u8], header_len: usize) {
+        self.inner.encrypt(packet, bytes, header_len);
+    }
+
+    fn decrypt(
+        &self,
+        packet: u64,
+        header: &[u8],
+        payload: &mut BytesMut,
+    ) -> Result<(), CryptoError> {
+        self.inner.decrypt(packet, header, payload)?;
+        if self.is_used.swap(true, Ordering::Relaxed) {
+            cut(payload);
+        }
+        Ok(())
+    }
+
+    fn tag_len(&self) -> usize {
+        self.inner.tag_len()
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        self.inner.confidentiality_limit()
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        self.inner.integrity_limit()
+    }
+}
+
+/// Cuts a packet's padding, and the memory that it shares if little is left.
+fn cut(payload: &mut BytesMut) {
+    // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not.
+    let len = len_without_padding(payload).max(1);
+    if len < DATAGRAM_SHARE_MIN_LEN {
+        *payload = BytesMut::from(&payload[..len]);
+    } else {
+        payload.truncate(len);
     }
 }
 

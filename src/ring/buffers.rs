@@ -12,6 +12,9 @@ use io_uring::types::BufRingEntry;
 use memmap2::MmapMut;
 
 use crate::limits::SLOT_LEN;
+use crate::planted::{Bug, is_planted};
+#[cfg(test)]
+use crate::pool::as_kernel;
 use crate::pool::{Pool, Provided};
 
 /// The most slots that a group provides.
@@ -82,14 +85,12 @@ impl BufferGroup {
 
     fn fill_to(&mut self, wanted: u16, pool: &Pool, may: impl Fn(&Pool) -> bool) {
         while self.provided_count() < wanted && may(pool) {
-            let Some(lease) = pool.lease() else { return };
-            let id = self.free_ids.pop().expect("fewer are provided than there are entries");
-            let provided = pool.provide(lease);
+            let Some(mut lease) = pool.lease() else { return };
             // The kernel leaves gaps in a header (after the address and the control data). Reading
             // them later yields zeros, never another owner's bytes or uninitialized memory.
-            // SAFETY: the slot is longer than a header and only ours: the kernel does not know of
-            // it before `publish`.
-            unsafe { provided.address().write_bytes(0, self.header_len) };
+            lease.zero(self.header_len);
+            let id = self.free_ids.pop().expect("fewer are provided than there are entries");
+            let provided = pool.provide(lease);
             self.write_entry(provided.address(), self.first_buffer_id + id);
             self.provided[usize::from(id)] = Some(provided);
         }
@@ -150,7 +151,7 @@ impl BufferGroup {
         let address = self.provided[place].as_ref().expect("it is provided").address();
         assert!(len <= self.header_len);
         // SAFETY: a header's bytes were written when the slot was provided, and no kernel has it.
-        unsafe { std::slice::from_raw_parts(address, len) }.to_vec()
+        as_kernel(address, || unsafe { std::slice::from_raw_parts(address, len) }.to_vec())
     }
 
     /// Writes a provided slot, as the kernel does.
@@ -160,7 +161,9 @@ impl BufferGroup {
         let address = self.provided[place].as_ref().expect("it is provided").address();
         assert!(bytes.len() <= SLOT_LEN);
         // SAFETY: the slot is provided, so nobody else refers to its bytes, and it is long enough.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address, bytes.len()) };
+        as_kernel(address, || unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), address, bytes.len());
+        });
     }
 
     fn write_entry(&mut self, address: *mut u8, buffer_id: u16) {
@@ -183,6 +186,11 @@ impl BufferGroup {
 
 /// Takes the first `len` bytes of a slot that the kernel has filled and named in a completion.
 pub(super) fn filled(provided: Provided, len: usize) -> BytesMut {
+    if is_planted(Bug::EarlyRead) {
+        // SAFETY: the completion has named the slot, so that nobody writes it. All that this
+        // violates is the rule that a slot is taken back first.
+        unsafe { provided.address().read_volatile() };
+    }
     // SAFETY: the completion said that the slot is filled up to `len` bytes from its beginning;
     // what the kernel left out of a header was written when the slot was provided. A slot that a
     // completion named is no longer in the buffer ring.

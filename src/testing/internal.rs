@@ -16,8 +16,8 @@ pub mod base {
 
 pub mod config {
     pub use crate::config::{
-        Certificate, CertificateSource, Config, Congestion, Endpoint, EndpointAddress, HostPattern,
-        Retry, Route, Tls,
+        Accounts, Certificate, CertificateSource, Config, ConfigErrors, Congestion, Endpoint,
+        EndpointAddress, HostPattern, Retry, Route, Surroundings, Tls, parse,
     };
 }
 
@@ -35,6 +35,10 @@ pub mod gateway {
 
 pub mod host {
     pub use crate::host::{clock, eventfd, probe, socket};
+}
+
+pub mod http1 {
+    pub use crate::http1::{ConnectionOptions, Error, Part, ResponseDecoder, ResponseHead};
 }
 
 pub mod http3 {

@@ -1,5 +1,6 @@
 //! Fixtures that several test suites share: a test's epoch and clocks, certificates, TLS clients,
-//! engine settings, forged packets, a minimal HTTP/3 client codec and an HTTP/1.1 origin.
+//! engine settings, forged packets, a minimal HTTP/3 client codec, an HTTP/1.1 origin, and child
+//! processes for tests that end theirs.
 //!
 //! Unit tests, `tests/`, `benches/` and `examples/` use them. Product code never does, which
 //! `tests/architecture` checks, so the linker leaves nothing of them in the program.
@@ -8,6 +9,7 @@
 //! encoder and decoder, and a suite that checks copies or bodies keeps its own books.
 
 mod certificate;
+mod child;
 mod client_tls;
 mod engine;
 pub mod forger;
@@ -17,6 +19,7 @@ pub mod origin;
 mod time;
 
 pub use certificate::TestCertificate;
+pub use child::in_child;
 pub use client_tls::{ClientTls, quic_client};
 pub use engine::{CID_MASK, engine_settings};
 pub use time::{FrozenClock, clocks, epoch, sleep};

@@ -22,7 +22,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// The folders and files that are checked.
 const PLACES: &[&str] =
-    &["src", "tests", "benches", "examples", "docs", "configs", "scripts", "README.md"];
+    &["src", "tests", "fuzz/src", "benches", "examples", "docs", "configs", "scripts", "README.md"];
 
 /// A file of the package.
 struct File {

@@ -1,22 +1,14 @@
-//! Contract violations that abort the process. Each test runs itself again in a child process that
-//! commits the violation, and checks how the child ended.
+//! Contract violations that abort the process: a child process commits each.
 
 use std::alloc::{GlobalAlloc as _, Layout};
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Command;
 
 use super::*;
-
-const CHILD: &str = "RINGWAY_TEST_ABORTS_IN_CHILD";
+use crate::testing::in_child;
 
 fn aborts_with(test: &str, text: &str, deed: impl FnOnce(&Pool)) {
-    if std::env::var_os(CHILD).is_some() {
-        deed(&Pool::for_test());
-        return;
-    }
     let test = format!("pool::tests::aborts::{test}");
-    let program = std::env::current_exe().unwrap();
-    let child = Command::new(program).args(["--exact", &test]).env(CHILD, "1").output().unwrap();
+    let Some(child) = in_child(&test, || deed(&Pool::for_test())) else { return };
     let stderr = String::from_utf8_lossy(&child.stderr);
     assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{stderr}");
     assert!(stderr.contains(text), "{stderr}");
@@ -80,7 +72,7 @@ fn a_write_after_the_free_aborts() {
         let address = provided.address();
         drop(provided.reclaim());
         // SAFETY: none: this stands for a kernel that still writes to a slot it has returned.
-        unsafe { address.add(SLOT_LEN - 1).write(0) };
+        as_kernel(address, || unsafe { address.add(SLOT_LEN - 1).write(0) });
         let _ = pool.lease();
     });
 }

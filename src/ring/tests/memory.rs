@@ -109,3 +109,26 @@ fn a_pool_has_one_ring() {
     let _ring = Ring::new(settings, Rc::clone(&pool)).unwrap();
     let _ = Ring::new(settings, pool);
 }
+
+/// Shows that the memory checker sees what the ring does with slots.
+#[test]
+#[cfg(ringway_asan)]
+fn a_slot_that_is_read_before_it_is_taken_back_is_reported() {
+    let test = "ring::tests::memory::a_slot_that_is_read_before_it_is_taken_back_is_reported";
+    let child = crate::testing::in_child(test, || {
+        let mut bench = Bench::new();
+        bench.machine.receive_datagrams(SocketIndex(0));
+        bench.machine.replenish();
+        let key = bench.one_submitted(opcode::RecvMsgMulti::CODE);
+        let id = bench.machine.datagram_buffers.provided_ids()[0];
+        let slot = datagram_header(1000);
+        bench.machine.datagram_buffers.write_slot(id, &slot);
+        crate::planted::plant(Some(crate::planted::Bug::EarlyRead));
+        let flags = F_BUFFER | F_MORE | u32::from(id) << 16;
+        drop(bench.event(key, slot.len() as i32, flags));
+    });
+    let Some(child) = child else { return };
+    let stderr = String::from_utf8_lossy(&child.stderr);
+    assert!(!child.status.success(), "{stderr}");
+    assert!(stderr.contains("AddressSanitizer: use-after-poison"), "{stderr}");
+}

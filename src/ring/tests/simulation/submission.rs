@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use io_uring::squeue;
 
 use crate::limits::SLOT_LEN;
+use crate::pool::as_kernel;
 use crate::ring::buffers::BufferGroup;
 
 const _: () = assert!(size_of::<squeue::Entry>() == 64, "io_uring_sqe");
@@ -95,7 +96,7 @@ impl Span {
         let at = with_exposed_provenance::<u8>(self.address as usize);
         // SAFETY: spans are in the pool's region or in the table of bytes, both mapped for the life
         // of the process, and no other thread writes them while this one runs.
-        unsafe { std::slice::from_raw_parts(at, self.len) }.to_vec()
+        as_kernel(at, || unsafe { std::slice::from_raw_parts(at, self.len) }.to_vec())
     }
 
     /// Writes `bytes` at its beginning.
@@ -103,7 +104,7 @@ impl Span {
         assert!(bytes.len() <= self.len, "the kernel writes within a buffer");
         let at = with_exposed_provenance_mut::<u8>(self.address as usize);
         // SAFETY: the slot was given to the kernel, so no reference to its bytes exists.
-        unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        as_kernel(at, || unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) });
     }
 }
 
