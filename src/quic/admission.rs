@@ -100,11 +100,10 @@ impl Engine {
         if self.pressure != Pressure::None {
             return Verdict::Refuse(ConnectionRefusal::Memory);
         }
-        if listener.connections.held_by(address) >= listener.count_per_address_max {
+        if listener.connections.is_at(listener.count_per_address_max, address) {
             return Verdict::Refuse(ConnectionRefusal::Address);
         }
-        let has_many_half_open =
-            self.half_open.held_by(address) >= listener.half_open_per_address_max;
+        let has_many_half_open = self.half_open.is_at(listener.half_open_per_address_max, address);
         if incoming.remote_address_validated() {
             if has_many_half_open {
                 return Verdict::Refuse(ConnectionRefusal::Address);

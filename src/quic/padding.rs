@@ -191,8 +191,9 @@ impl PacketKey for FirstWholeKey {
 
 /// Cuts a packet's padding, and the memory that it shares if little is left.
 fn cut(payload: &mut BytesMut) {
-    // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not.
-    let len = len_without_padding(payload).max(1);
+    // A packet without frames is an error (RFC 9000 12.4), one of padding alone is not. So one byte
+    // of padding is left, where there is one.
+    let len = len_without_padding(payload).max(1).min(payload.len());
     if len < DATAGRAM_SHARE_MIN_LEN {
         *payload = BytesMut::from(&payload[..len]);
     } else {
@@ -392,6 +393,13 @@ mod tests {
     fn padding_alone_and_the_empty_payload() {
         assert_eq!(len_without_padding(&[PADDING; 1200]), 0);
         assert_eq!(len_without_padding(&[]), 0);
+    }
+
+    #[test]
+    fn a_packet_without_frames_stays_empty() {
+        let mut payload = BytesMut::new();
+        cut(&mut payload);
+        assert!(payload.is_empty());
     }
 
     #[test]

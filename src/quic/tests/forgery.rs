@@ -165,3 +165,16 @@ fn handshakes_from_one_unproven_address_meet_retry() {
     pair.inject(stranger(2), &forger.initial(100, &[], 0, &PING, 1200));
     assert_eq!(pair.engine.counts().handshaking, share + 1);
 }
+
+/// RFC 9000 12.4: an error. Its keys are public, so any stranger can send one.
+#[test]
+fn an_initial_without_frames_ends_its_own_connection() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
+    let mut datagram = forger.initial(1, &[], 0, &PING, 1157);
+    // 27 bytes of header and 16 of tag.
+    datagram.extend(forger.initial(1, &[], 1, &[], 43));
+    pair.inject(stranger(1), &datagram);
+    assert_eq!(pair.engine.stats().handshakes_failed, 1);
+    pair.assert_empty();
+    assert_open_to_clients(&mut pair);
+}
