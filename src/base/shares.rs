@@ -4,8 +4,8 @@
 //! upstream connections. An address is an IPv4 address or the /64 of an IPv6 one, which is what a
 //! single host or household has at hand (RFC 6177, RFC 8981).
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 /// A client's address, as far as it distinguishes clients: an IPv4 address, or the first 64 bits of
@@ -25,11 +25,11 @@ impl From<IpAddr> for ClientAddress {
     }
 }
 
-/// The number of units of one resource that each client address holds. Hashes with a random key,
-/// since clients choose their addresses.
+/// The number of units of one resource that each client address holds. Ordered and not hashed: no
+/// choice of addresses makes a look-up slow.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    held: HashMap<ClientAddress, u32>,
+    held: BTreeMap<ClientAddress, u32>,
     total: usize,
 }
 
@@ -52,8 +52,13 @@ impl Shares {
         self.total -= 1;
     }
 
-    /// Returns the number of units that the address holds.
-    pub(crate) fn held_by(&self, address: ClientAddress) -> usize {
+    /// Returns whether the address holds `max` units or more.
+    pub(crate) fn is_at(&self, max: usize, address: ClientAddress) -> bool {
+        // As long as all of them together hold less, nobody is looked up.
+        self.total >= max && self.held_by(address) >= max
+    }
+
+    fn held_by(&self, address: ClientAddress) -> usize {
         self.held.get(&address).map_or(0, |held| *held as usize)
     }
 
@@ -87,6 +92,7 @@ mod tests {
         shares.take(one);
         shares.take(other);
         assert_eq!((shares.held_by(one), shares.held_by(other), shares.total()), (2, 1, 3));
+        assert!(shares.is_at(2, one) && !shares.is_at(3, one) && !shares.is_at(2, other));
         shares.give_back(one);
         shares.give_back(other);
         assert_eq!((shares.held_by(one), shares.held_by(other), shares.total()), (1, 0, 1));

@@ -40,6 +40,9 @@ static STRIDE_SHIFT: AtomicU32 = AtomicU32::new(0);
 static REGIONS: [AtomicPtr<Region>; REGION_COUNT_MAX] =
     [const { AtomicPtr::new(std::ptr::null_mut()) }; REGION_COUNT_MAX];
 
+/// The number of parts of the range that may have a region.
+static REGION_COUNT: AtomicUsize = AtomicUsize::new(0);
+
 /// The state of mapping and lending regions; not on the data path.
 static LENDING: Mutex<Lending> = Mutex::new(Lending { range: None, mapped: 0, spare: Vec::new() });
 
@@ -86,7 +89,8 @@ pub(super) fn locate(address: usize) -> Option<(&'static Region, u32)> {
 
 /// Returns the bytes in use on the heap of the process, slots not included.
 pub(crate) fn heap_len() -> usize {
-    let regions = REGIONS.iter().map(|region| {
+    let count = REGION_COUNT.load(Ordering::Relaxed);
+    let regions = REGIONS[..count].iter().map(|region| {
         // SAFETY: an entry is null or a region leaked by `Region::create`, which nobody ever frees.
         let region = unsafe { region.load(Ordering::Acquire).as_ref() };
         region.map_or(0, |region| region.heap_count.value())
@@ -255,6 +259,7 @@ impl Regions {
         // A part that can't be mapped is not tried again: its state is unknown.
         let part = lending.mapped;
         lending.mapped += 1;
+        REGION_COUNT.store(lending.mapped, Ordering::Relaxed);
         // SAFETY: part `part` of the range was never mapped, and the lock keeps others out.
         let (base, mapping) = unsafe {
             let base = range.base.add(part * range.stride);

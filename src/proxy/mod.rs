@@ -428,7 +428,7 @@ impl Proxy {
             return Err(Fault::RequestTooLarge);
         }
         let count_max = limits.requests_per_address.div_ceil(self.worker_count.max(1).into());
-        if !exchange.trusted && self.requests.held_by(exchange.address) >= count_max as usize {
+        if !exchange.trusted && self.requests.is_at(count_max as usize, exchange.address) {
             return Err(Fault::TooManyRequests);
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;

@@ -181,7 +181,7 @@ impl Group {
     fn may_use_another(&self, request: &SlotRequest) -> bool {
         let free = self.connections_max.saturating_sub(self.in_use.total());
         let share = self.share_max.max(free);
-        !request.has_share || self.in_use.held_by(request.address) < share
+        !request.has_share || !self.in_use.is_at(share, request.address)
     }
 
     /// Returns whether there is a place in the queue. An address may have as many as are free, or
@@ -189,7 +189,7 @@ impl Group {
     fn queue_for(&self, request: &SlotRequest) -> Choice {
         let free = self.waiting_max.saturating_sub(self.waiting.len());
         let share = self.queued_share_max.max(free);
-        let is_within = !request.has_share || self.queued.held_by(request.address) < share;
+        let is_within = !request.has_share || !self.queued.is_at(share, request.address);
         if free > 0 && is_within { Choice::Queue } else { Choice::Full }
     }
 
