@@ -3,12 +3,11 @@
 import argparse
 import sys
 
-from . import frames, handshakes, streams, unproven
+from .books import Books
 from .case import Failure, Target, run
-from .oracle import Client, Process
-
-CASES = {case.name: case
-         for family in (unproven, handshakes, frames, streams) for case in family.CASES}
+from .cases import CASES
+from .client import Client
+from .process import Process
 
 
 def arguments() -> argparse.Namespace:
@@ -17,6 +16,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("host", help="an IP address")
     parser.add_argument("port", type=int)
     parser.add_argument("--pid", type=int, help="the gateway's process, to be checked too")
+    parser.add_argument("--admin", help="URL of a ringway's admin endpoint: its books are checked")
     parser.add_argument("--authority", default="localhost", help="of the probe's requests")
     parser.add_argument("--path", default="/", help="of the probe's requests; its body is constant")
     parser.add_argument("--full", action="store_true", help="run the long forms")
@@ -32,7 +32,8 @@ def main() -> int:
         sys.exit(f"scripts/attack: no case is called {', '.join(unknown)}: {' '.join(CASES)}")
     client = Client(given.host, given.port, given.authority, given.path)
     process = Process(given.pid, given.full) if given.pid else None
-    target = Target(given.host, given.port, client, process, given.full, given.seed)
+    books = Books(given.admin) if given.admin else None
+    target = Target(given.host, given.port, client, process, books, given.full, given.seed)
     failed = []
     for name in names:
         case = CASES[name]

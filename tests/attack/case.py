@@ -6,7 +6,10 @@ import socket
 import zlib
 from collections.abc import Callable
 
-from .oracle import Client, Oracle, Process
+from .books import Books
+from .client import Client
+from .oracle import Oracle
+from .process import Process
 
 
 class Failure(Exception):
@@ -27,6 +30,7 @@ class Target:
     port: int
     client: Client
     process: Process | None = None
+    books: Books | None = None
     full: bool = False
     """Run the long forms."""
     seed: int = 1
@@ -56,7 +60,7 @@ class Case:
 def run(case: Case, target: Target) -> str:
     """Runs a case with the oracle beside it. Returns its figures, or raises `Failure`."""
     dice = random.Random(target.seed ^ zlib.crc32(case.name.encode()))
-    oracle = Oracle(target.client, target.process)
+    oracle = Oracle(target.client, target.process, target.books, target.full)
     seen, faults = "", []
     try:
         oracle.begin()

@@ -171,10 +171,14 @@ class Gateway:
         """Returns what it wrote to standard output and standard error."""
         return self.log.read_text(errors="replace")
 
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin}"
+
     def admin_get(self, path: str) -> tuple[int, str]:
         """Returns status and text of a page of the admin endpoint."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as page:
+            with urllib.request.urlopen(self.admin_url + path, timeout=5) as page:
                 return page.status, page.read().decode()
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
