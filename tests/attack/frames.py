@@ -1,6 +1,7 @@
 """Frames in 1-RTT packets that no honest client sends."""
 
 import asyncio
+import copy
 import random
 
 from . import wire
@@ -10,11 +11,11 @@ from .wire import varint
 
 FLOW_CONTROL_ERROR, STREAM_LIMIT_ERROR, STREAM_STATE_ERROR = 0x03, 0x04, 0x05
 FRAME_ENCODING_ERROR, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x07, 0x09, 0x0A
-INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED = 0x01, 0x0D
+INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED, KEY_UPDATE_ERROR = 0x01, 0x0D, 0x0E
 
 ACK, RESET_STREAM, STOP_SENDING, CRYPTO, STREAM = b"\x02", b"\x04", b"\x05", b"\x06", b"\x0e"
 MAX_STREAM_DATA, STREAM_DATA_BLOCKED, STREAMS_BLOCKED = b"\x11", b"\x15", b"\x16"
-NEW_CONNECTION_ID, PATH_CHALLENGE = b"\x18", b"\x1a"
+NEW_CONNECTION_ID, RETIRE_CONNECTION_ID, PATH_CHALLENGE = b"\x18", b"\x19", b"\x1a"
 PATH_RESPONSE_TYPE = 0x1B
 
 
@@ -46,6 +47,61 @@ async def connection_ids(target, dice, opened) -> str:
     expect(code in (None, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION), f"closed with {code}")
     retired = opened.counts.get(0x19, 0)
     return f"{opened.sent_count} packets, closed with {code}, {retired} retired"
+
+
+@in_session
+async def retired_ids(target, dice, opened) -> str:
+    """D12: each of the gateway's connection ids is retired as soon as it comes, and again."""
+    count, known, retired = target.count(2000, 100_000), set(opened.peer_sequences), 0
+
+    def handle(kind: int, fields: list):
+        if kind == NEW_CONNECTION_ID[0]:
+            known.add(fields[0])
+
+    opened.handle_frame = handle
+    silent_count = 0
+    while retired < count and opened.closed is None and silent_count < 20:
+        silent_count = silent_count + 1 if not known else 0
+        while known:
+            # Twice, as if the first had been lost.
+            opened.send(*2 * [RETIRE_CONNECTION_ID + varint(known.pop())])
+            retired += 1
+        opened.send(PING)
+        opened.acknowledge()
+        await asyncio.sleep(0.002)
+    expect(opened.closed is None or opened.closed == CONNECTION_ID_LIMIT_ERROR,
+           f"closed with {opened.closed}")
+    # The handshake's id has number 0, and no id has so large a number.
+    never = RETIRE_CONNECTION_ID + varint(1 << 40)
+    await expect_code(target, "an id that was never issued", (PROTOCOL_VIOLATION,), never)
+    return f"{retired} ids were retired"
+
+
+def key_updates(target: Target, dice: random.Random) -> str:
+    """D16: many key updates; one before the last is acknowledged; packets of an old phase."""
+
+    async def run():
+        count = target.count(100, 1000)
+        async with session(target) as opened:
+            for number in range(count):
+                expect(await opened.is_alive(), f"after {number} updates: {opened.closed}")
+                old = copy.copy(opened.keys.send)
+                opened.keys.update_key()
+            expect(await opened.is_alive(), f"after {count} updates: {opened.closed}")
+            # With the keys before the last ones, under a newer number (RFC 9001 6.4).
+            opened.send(PING, keys=old)
+            await asyncio.sleep(0.05)
+            alive = opened.closed is None and await opened.is_alive()
+            expect(alive or opened.closed == KEY_UPDATE_ERROR, f"an old phase: {opened.closed}")
+        async with session(target) as opened:
+            for _ in range(3):
+                opened.keys.update_key()
+                opened.send(PING)
+            early = await opened.close_code(0.5)
+            expect(early in (None, KEY_UPDATE_ERROR), f"an early update: code {early}")
+        return f"{count} updates; an early one: closed with {early}"
+
+    return asyncio.run(run())
 
 
 def acknowledgements(target: Target, dice: random.Random) -> str:
@@ -160,8 +216,10 @@ def far_streams_are_named(target: Target, dice: random.Random) -> str:
 CASES = [
     Case("D10", "PATH_CHALLENGE", path_challenges),
     Case("D11", "NEW_CONNECTION_ID", connection_ids),
+    Case("D12", "RETIRE_CONNECTION_ID", retired_ids),
     Case("D13", "acknowledgements of nothing", acknowledgements),
     Case("D14", "gaps in CRYPTO and STREAM", gaps),
     Case("D15", "streams beyond the limit", far_streams),
     Case("D15B", "the same where it changes nothing", far_streams_are_named),
+    Case("D16", "key updates", key_updates),
 ]

@@ -28,23 +28,29 @@ CLOSE_FRAME = b"\x1c\0\0\0"
 """CONNECTION_CLOSE without an error."""
 
 
-def configuration(server_name: str) -> QuicConfiguration:
+def configuration(server_name: str | None, **settings) -> QuicConfiguration:
+    settings = {"alpn_protocols": H3_ALPN} | settings
     return QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, server_name=server_name,
-        verify_mode=ssl.CERT_NONE, connection_id_length=ID_LEN,
-    )
+        is_client=True, server_name=server_name, verify_mode=ssl.CERT_NONE,
+        connection_id_length=ID_LEN, **settings)
 
 
 class Hello:
-    """A client that sends Initials by hand. Its ClientHello is aioquic's."""
+    """A client that sends Initials by hand. Its ClientHello is aioquic's, with other transport
+    parameters where `parameters` returns them."""
 
-    def __init__(self, server_name: str, address: tuple[str, int]):
-        quic = QuicConnection(configuration=configuration(server_name))
+    def __init__(self, server_name: str | None, address: tuple[str, int], parameters=None,
+                 **settings):
+        quic = QuicConnection(configuration=configuration(server_name, **settings))
+        if parameters is not None:
+            serialize = quic._serialize_transport_parameters
+            quic._serialize_transport_parameters = lambda: parameters(serialize())
         quic.connect(address, now=time.time())
         self.source_id = quic.host_cid
         self.destination_id = quic.original_destination_connection_id
-        self._hello = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
-        self.crypto_frame = crypto_frame(self._hello)
+        self.message = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
+        """The ClientHello."""
+        self.crypto_frame = crypto_frame(self.message)
         self._keys: dict[bytes, CryptoPair] = {}
 
     def keys(self, destination_id: bytes) -> CryptoPair:
@@ -53,16 +59,16 @@ class Hello:
         return self._keys[destination_id]
 
     def initial(self, frames: bytes | None = None, *, token=b"", destination_id=None, number=0,
-                length=INITIAL_LEN) -> bytes:
+                length=INITIAL_LEN, first=0xC1) -> bytes:
         """Returns an Initial packet, padded to `length`. Without `frames`, it holds as much of the
         ClientHello as there is room for."""
         destination_id = destination_id or self.destination_id
         if frames is None:
             # Beside the header with its ids and lengths, and the frame's own type and length.
             room = length - len(token) - len(destination_id) - len(self.source_id) - TAG_LEN - 20
-            frames = crypto_frame(self._hello[:room])
+            frames = crypto_frame(self.message[:room])
         return initial(self.keys(destination_id), destination_id, self.source_id, frames,
-                       token=token, number=number, length=length)
+                       token=token, number=number, length=length, first=first)
 
     def kind(self, datagram: bytes, destination_id: bytes | None = None) -> str:
         """Returns what a response is, where `destination_id` is that of the Initial which it
@@ -84,8 +90,8 @@ class Hello:
         return "initial" if code is None else f"close {code:#x}"
 
 
-def crypto_frame(message: bytes) -> bytes:
-    return b"\x06\0" + varint(len(message)) + message
+def crypto_frame(message: bytes, offset: int = 0) -> bytes:
+    return b"\x06" + varint(offset) + varint(len(message)) + message
 
 
 def initial_keys(destination_id: bytes) -> CryptoPair:
@@ -95,9 +101,9 @@ def initial_keys(destination_id: bytes) -> CryptoPair:
 
 
 def initial(keys: CryptoPair, destination_id: bytes, source_id: bytes, frames: bytes, *,
-            token=b"", number=0, length=INITIAL_LEN) -> bytes:
+            token=b"", number=0, length=INITIAL_LEN, first=0xC1) -> bytes:
     """Returns a sealed Initial packet. Frames that do not fit are cut."""
-    start = (b"\xc1" + VERSION.to_bytes(4, "big") + bytes([len(destination_id)]) + destination_id
+    start = (bytes([first]) + VERSION.to_bytes(4, "big") + bytes([len(destination_id)]) + destination_id
              + bytes([len(source_id)]) + source_id + varint(len(token)) + token)
     room = length - len(start) - 2 - 2 - TAG_LEN
     payload = frames[:room].ljust(room, PADDING)
@@ -157,9 +163,9 @@ def close_code(payload: bytes) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def connection(target, create_protocol=QuicConnectionProtocol):
+async def connection(target, create_protocol=QuicConnectionProtocol, **settings):
     """Opens a connection by aioquic. At the end its socket is closed without a word."""
-    quic = QuicConnection(configuration=configuration(target.client.authority))
+    quic = QuicConnection(configuration=configuration(target.client.authority, **settings))
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: create_protocol(quic), remote_addr=target.address)
     # Connected, so that its address is left out.
