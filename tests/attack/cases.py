@@ -1,6 +1,6 @@
 """All cases, in the order in which they run."""
 
-from . import frames, handshakes, streams, unproven
+from . import frames, handshakes, streams, unproven, violations
 
-FAMILIES = (unproven, handshakes, frames, streams)
+FAMILIES = (unproven, handshakes, frames, violations, streams)
 CASES = {case.name: case for family in FAMILIES for case in family.CASES}

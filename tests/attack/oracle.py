@@ -46,7 +46,8 @@ class Oracle:
             faults += self._process.faults()
             if not self._process.is_alive():
                 return faults
-        faults += self._rest()
+        if not faults:
+            faults = self._rest()
         if self._books:
             faults += self._books.faults()
         return faults

@@ -43,7 +43,7 @@ class Session:
 
     def send(self, *frames: bytes, keys=None, reserved_bits: int = 0):
         """Sends one packet, by default with the keys of the current phase."""
-        payload = b"".join(frames).ljust(4, wire.PADDING)
+        payload = b"".join(frames)
         keys = keys or self.keys
         first = 0x43 | keys.key_phase << 2 | reserved_bits
         header = bytes([first]) + self._id + self._number.to_bytes(4, "big")

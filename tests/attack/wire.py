@@ -70,6 +70,14 @@ class Hello:
         return initial(self.keys(destination_id), destination_id, self.source_id, frames,
                        token=token, number=number, length=length, first=first)
 
+    def without_frames(self, number: int) -> bytes:
+        """Returns an Initial packet whose payload is empty, which is 4 bytes of its number and the
+        tag."""
+        ids = bytes([ID_LEN]) + self.destination_id + bytes([ID_LEN]) + self.source_id
+        header = b"\xc3" + VERSION.to_bytes(4, "big") + ids + b"\0" + varint(4 + TAG_LEN)
+        header += number.to_bytes(4, "big")
+        return self.keys(self.destination_id).encrypt_packet(header, b"", number)
+
     def kind(self, datagram: bytes, destination_id: bytes | None = None) -> str:
         """Returns what a response is, where `destination_id` is that of the Initial which it
         responds to."""
