@@ -36,22 +36,20 @@ def configuration(server_name: str | None, **settings) -> QuicConfiguration:
 
 
 class Hello:
-    """A client that sends Initials by hand. Its ClientHello is aioquic's, with other transport
-    parameters where `parameters` returns them."""
+    """A client that sends Initials by hand. Its ClientHello is aioquic's."""
 
-    def __init__(self, server_name: str | None, address: tuple[str, int], parameters=None,
-                 **settings):
-        quic = QuicConnection(configuration=configuration(server_name, **settings))
-        if parameters is not None:
-            serialize = quic._serialize_transport_parameters
-            quic._serialize_transport_parameters = lambda: parameters(serialize())
+    def __init__(self, server_name: str, address: tuple[str, int]):
+        quic = QuicConnection(configuration=configuration(server_name))
         quic.connect(address, now=time.time())
         self.source_id = quic.host_cid
         self.destination_id = quic.original_destination_connection_id
         self.message = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
         """The ClientHello."""
-        self.crypto_frame = crypto_frame(self.message)
         self._keys: dict[bytes, CryptoPair] = {}
+
+    @property
+    def crypto_frame(self) -> bytes:
+        return crypto_frame(self.message)
 
     def keys(self, destination_id: bytes) -> CryptoPair:
         if destination_id not in self._keys:
@@ -86,16 +84,23 @@ class Hello:
             return "malformed"
         if header.packet_type != QuicPacketType.INITIAL:
             return header.packet_type.name.lower()
-        offset = Buffer(data=datagram)
-        pull_quic_header(offset, ID_LEN)
-        keys = self.keys(destination_id or self.destination_id)
-        start = offset.tell()
-        try:
-            _, payload, _ = keys.decrypt_packet(datagram[: header.packet_length], start, 0)
-        except CryptoError:
+        payload = self.payload(datagram, destination_id)
+        if payload is None:
             return "initial of unknown keys"
         code = close_code(payload)
         return "initial" if code is None else f"close {code:#x}"
+
+    def payload(self, datagram: bytes, destination_id: bytes | None = None) -> bytes | None:
+        """Returns the frames of a response's Initial packet."""
+        buffer = Buffer(data=datagram)
+        header = pull_quic_header(buffer, ID_LEN)
+        keys = self.keys(destination_id or self.destination_id)
+        try:
+            _, payload, _ = keys.decrypt_packet(
+                datagram[: header.packet_length], buffer.tell(), 0)
+        except CryptoError:
+            return None
+        return payload
 
 
 def crypto_frame(message: bytes, offset: int = 0) -> bytes:
@@ -111,8 +116,8 @@ def initial_keys(destination_id: bytes) -> CryptoPair:
 def initial(keys: CryptoPair, destination_id: bytes, source_id: bytes, frames: bytes, *,
             token=b"", number=0, length=INITIAL_LEN, first=0xC1) -> bytes:
     """Returns a sealed Initial packet. Frames that do not fit are cut."""
-    start = (bytes([first]) + VERSION.to_bytes(4, "big") + bytes([len(destination_id)]) + destination_id
-             + bytes([len(source_id)]) + source_id + varint(len(token)) + token)
+    ids = bytes([len(destination_id)]) + destination_id + bytes([len(source_id)]) + source_id
+    start = bytes([first]) + VERSION.to_bytes(4, "big") + ids + varint(len(token)) + token
     room = length - len(start) - 2 - 2 - TAG_LEN
     payload = frames[:room].ljust(room, PADDING)
     rest_len = (2 + len(payload) + TAG_LEN) | 0x4000
@@ -171,9 +176,10 @@ def close_code(payload: bytes) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def connection(target, create_protocol=QuicConnectionProtocol, **settings):
+async def connection(target, create_protocol=QuicConnectionProtocol, keep_ticket=None, **settings):
     """Opens a connection by aioquic. At the end its socket is closed without a word."""
-    quic = QuicConnection(configuration=configuration(target.client.authority, **settings))
+    quic = QuicConnection(configuration=configuration(target.client.authority, **settings),
+                          session_ticket_handler=keep_ticket)
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: create_protocol(quic), remote_addr=target.address)
     # Connected, so that its address is left out.
