@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import threading
+import time
 
 MIB = 1024 * 1024
 WATCH_INTERVAL = 0.1
@@ -11,8 +12,9 @@ RSS_GROWTH_MAX = {False: 32 * MIB, True: 64 * MIB}
 """Bytes by which the process may grow, in the short and in the long form."""
 RSS_KEPT_SHARE_MAX = 0.1
 """Share of the resident memory of before by which it may be larger once all is over."""
-RSS_KEPT_LEN_MIN = 12 * MIB
-"""Bytes that it may keep in any case: freed blocks that the allocator has not given back."""
+RSS_KEPT_LEN_MIN = 16 * MIB
+"""Bytes that it may keep in any case. The allocator gives freed blocks back only when others are
+freed a second later, and then not all; what it keeps does not grow when an attack is repeated."""
 
 
 class Process:
@@ -24,6 +26,7 @@ class Process:
         self._growth_max = RSS_GROWTH_MAX[full]
         self._base_len = self._peak_len = 0
         self._base_files = 0
+        self._began, self._base_starved = 0.0, 0.0
         self._watching = threading.Event()
 
     def begin(self):
@@ -33,6 +36,7 @@ class Process:
             return
         self._base_len = self._peak_len = self.rss_len()
         self._base_files = self.file_count()
+        self._began, self._base_starved = time.monotonic(), self._starved_seconds()
         self._watching.clear()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -71,6 +75,12 @@ class Process:
         """Returns by how many bytes it is larger than before."""
         return self.rss_len() - self._base_len
 
+    def starved_share(self) -> float:
+        """Returns the share of the time since `begin` in which a thread was ready to run, and the
+        machine ran something else."""
+        starved = self._starved_seconds() - self._base_starved
+        return starved / (time.monotonic() - self._began)
+
     def is_alive(self) -> bool:
         return self._born is not None and self._start_time() == self._born
 
@@ -87,6 +97,10 @@ class Process:
     def cpu_seconds(self) -> float:
         """Returns user and system time so far."""
         return sum(int(field) for field in self._stat()[11:13]) / os.sysconf("SC_CLK_TCK")
+
+    def _starved_seconds(self) -> float:
+        tasks = (self._folder / "task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[1]) for task in tasks) / 1e9
 
     def _start_time(self) -> str | None:
         """Returns when the process began, which tells it from a later one with its pid."""

@@ -196,14 +196,17 @@ async def connection(target, create_protocol=QuicConnectionProtocol, keep_ticket
         transport.close()
 
 
+def is_loopback(target) -> bool:
+    return target.host == "::1" or target.host.startswith("127.")
+
+
 @contextlib.contextmanager
-def udp_socket(target):
-    """Opens a socket with a port of its own."""
-    local = "::1" if target.family == socket.AF_INET6 else "127.0.0.1"
-    is_loopback = target.host in ("::1", "localhost") or target.host.startswith("127.")
+def udp_socket(target, address: str | None = None):
+    """Opens a socket with a port of its own, on loopback also with an address of its own."""
     with socket.socket(target.family, socket.SOCK_DGRAM) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        if is_loopback:
+        if is_loopback(target):
+            local = "::1" if target.family == socket.AF_INET6 else address or "127.0.0.1"
             one.bind((local, 0))
         one.settimeout(RECEIVE_TIMEOUT)
         yield one
