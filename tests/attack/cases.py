@@ -1,6 +1,6 @@
 """All cases, in the order in which they run."""
 
-from . import frames, handshakes, hellos, moves, streams, unproven, violations
+from . import fields, frames, handshakes, hellos, moves, streams, unproven, violations
 
-FAMILIES = (unproven, handshakes, hellos, frames, moves, violations, streams)
+FAMILIES = (unproven, handshakes, hellos, frames, moves, violations, fields, streams)
 CASES = {case.name: case for family in FAMILIES for case in family.CASES}
