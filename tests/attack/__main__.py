@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from .books import Books
-from .case import Failure, Target, run
+from .case import Failure, Skipped, Target, run
 from .cases import CASES
 from .client import Client
 from .process import Process
@@ -19,6 +19,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--admin", help="URL of a ringway's admin endpoint: its books are checked")
     parser.add_argument("--authority", default="localhost", help="of the probe's requests")
     parser.add_argument("--path", default="/", help="of the probe's requests; its body is constant")
+    parser.add_argument("--large-path", help="path of a body of many MiB, which D34 does not read")
+    parser.add_argument("--upload-path", help="path that takes a body, which D33 sends slowly")
     parser.add_argument("--full", action="store_true", help="run the long forms")
     parser.add_argument("--only", default="", help="names of cases, such as D01,D02")
     parser.add_argument("--seed", type=int, default=1)
@@ -33,8 +35,9 @@ def main() -> int:
     client = Client(given.host, given.port, given.authority, given.path)
     process = Process(given.pid, given.full) if given.pid else None
     books = Books(given.admin) if given.admin else None
-    target = Target(given.host, given.port, client, process, books, given.full, given.seed)
-    failed = []
+    target = Target(given.host, given.port, client, process, books, given.full, given.seed,
+                    given.large_path, given.upload_path)
+    failed, skipped = [], []
     for name in names:
         case = CASES[name]
         try:
@@ -42,8 +45,14 @@ def main() -> int:
         except Failure as failure:
             verdict, text = "FAILED", str(failure)
             failed.append(name)
+        except Skipped as reason:
+            verdict, text = "skipped", str(reason)
+            skipped.append(name)
         print(f"{name:4} {verdict}  {case.title}: {text}", flush=True)
-    print(f"{len(names) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    passed_count = len(names) - len(failed) - len(skipped)
+    print(f"{passed_count} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    if skipped:
+        print(f"{len(skipped)} skipped {' '.join(skipped)}")
     return 1 if failed else 0
 
 

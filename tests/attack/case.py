@@ -16,6 +16,10 @@ class Failure(Exception):
     """The gateway did something that the case does not allow."""
 
 
+class Skipped(Exception):
+    """The case needs what was not given."""
+
+
 def expect(holds: bool, message: str):
     """Fails the case with this message if the condition does not hold."""
     if not holds:
@@ -34,6 +38,10 @@ class Target:
     full: bool = False
     """Run the long forms."""
     seed: int = 1
+    large_path: str | None = None
+    """Path of a body that is larger than all windows."""
+    upload_path: str | None = None
+    """Path that takes a body."""
 
     @property
     def address(self) -> tuple[str, int]:

@@ -39,12 +39,13 @@ PANICS = {"D20E"}
 
 @pytest.fixture
 def target(start, request):
-    gateway = start(max_connections=MAX_CONNECTIONS)
+    gateway = start(max_connections=MAX_CONNECTIONS, header_timeout="2s", body_timeout="2s")
     seed = random.randrange(1, 1 << 30)
     client = Client("127.0.0.1", gateway.port, h3.AUTHORITY, f"/bytes/{BODY_LEN}?seed={seed}",
                     bodies.digest(BODY_LEN, seed))
     process, books = Process(gateway.process.pid), Books(gateway.admin_url)
-    yield case.Target(client.host, client.port, client, process, books)
+    yield case.Target(client.host, client.port, client, process, books,
+                      large_path=f"/bytes/{1 << 30}?seed=1", upload_path="/upload")
     if getattr(request.node, "callspec", None) and request.node.callspec.id in PANICS:
         # The case has failed for it. The fixture must not fail as well.
         os.truncate(gateway.log, 0)

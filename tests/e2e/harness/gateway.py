@@ -92,6 +92,8 @@ upstream = "origin"
 
 [limits]
 max_body_size = "{max_body_size}"
+header_timeout = "{header_timeout}"
+body_timeout = "{body_timeout}"
 
 [upstreams.origin]
 endpoints = [{{ address = "{origin}" }}]
@@ -126,8 +128,8 @@ class Gateway:
         self.access_log = folder / "access.log"
         self.settings = {
             "workers": 1, "pool": "32MiB", "drain_timeout": "20s", "response_timeout": "5s",
-            "max_body_size": "4GiB", "idle_timeout": "30s", "upstream_idle": "30s",
-            "max_connections": 100_000,
+            "max_body_size": "4GiB", "header_timeout": "10s", "body_timeout": "30s",
+            "idle_timeout": "30s", "upstream_idle": "30s", "max_connections": 100_000,
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
