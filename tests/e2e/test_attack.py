@@ -64,6 +64,17 @@ def test_an_attack_is_survived_and_clients_notice_nothing(attack, target):
     case.run(attack, target)
 
 
+def test_silence_after_a_long_certificate_chain(target, start, certificate, tmp_path):
+    """Nine certificates are more than three Initials earn."""
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(9 * certificate.cert.read_bytes())
+    gateway = start(cert=chain)
+    target.client.port = target.port = gateway.port
+    target.process, target.books = Process(gateway.process.pid), Books(gateway.admin_url)
+    ratio = float(case.run(CASES["D01"], target).split("x")[0])
+    assert ratio > 2.5, "the limit was not reached"
+
+
 def fails_with(text: str, target, attack):
     with pytest.raises(case.Failure, match=text):
         case.run(case.Case("planted", "a fault that the oracle must see", attack), target)

@@ -120,7 +120,7 @@ class Gateway:
 
     def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
         self.folder, self.certificate = folder, certificate
-        self.launcher: list[str] = []
+        self.launcher: list[str] = settings.pop("launcher", [])
         self.program: pathlib.Path = settings.pop("program", None) or binary()
         self.environment = settings.pop("environment", {})
         self.authority = certificate.authority
