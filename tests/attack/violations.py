@@ -136,8 +136,9 @@ def initial_violations(target: Target, dice: random.Random) -> str:
         client = hello(target)
         expect_close(target, name, code, client, client.initial(client.crypto_frame + frames))
     client = hello(target)
-    expect_close(target, "reserved bits (17.2)", PROTOCOL_VIOLATION, client,
-                 client.initial(wire.crypto_frame(client.message[:99])), client.initial(number=1, first=0xCD))
+    begun = client.initial(wire.crypto_frame(client.message[:99]))
+    expect_close(target, "reserved bits (17.2)", PROTOCOL_VIOLATION, client, begun,
+                 client.initial(number=1, first=0xCD))
     return f"{len(IN_INITIAL) + 1} errors"
 
 

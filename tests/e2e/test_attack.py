@@ -65,14 +65,15 @@ def test_an_attack_is_survived_and_clients_notice_nothing(attack, target):
 
 
 def test_silence_after_a_long_certificate_chain(target, start, certificate, tmp_path):
-    """Nine certificates are more than three Initials earn."""
+    """Nine certificates are more than a silent client may be sent."""
     chain = tmp_path / "chain.pem"
     chain.write_bytes(9 * certificate.cert.read_bytes())
+    der_len_min = chain.stat().st_size * 2 // 3
+    assert der_len_min > unproven.AMPLIFICATION_MAX * wire.INITIAL_LEN
     gateway = start(cert=chain)
     target.client.port = target.port = gateway.port
     target.process, target.books = Process(gateway.process.pid), Books(gateway.admin_url)
-    ratio = float(case.run(CASES["D01"], target).split("x")[0])
-    assert ratio > 2.5, "the limit was not reached"
+    case.run(CASES["D01"], target)
 
 
 def fails_with(text: str, target, attack):
@@ -87,15 +88,15 @@ def test_the_probe_notices_a_wrong_body(target):
 
 def test_the_probe_notices_a_gateway_that_pauses(target, start):
     def attack(target, dice):
-        for _ in range(5):
+        for _ in range(4):
             gateway.signal(signal.SIGSTOP)
-            time.sleep(0.2)
+            time.sleep(0.5)
             gateway.signal(signal.SIGCONT)
             time.sleep(0.02)
         return "paused"
 
     gateway = start()
-    target.client.port = gateway.port
+    target.client.port, target.process = gateway.port, None
     fails_with("99 of 100 within", target, attack)
 
 
