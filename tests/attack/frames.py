@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import random
+import time
 
 from . import wire
 from .case import Case, Target, expect
@@ -59,9 +60,10 @@ async def retired_ids(target, dice, opened) -> str:
             known.add(fields[0])
 
     opened.handle_frame = handle
-    silent_count = 0
-    while retired < count and opened.closed is None and silent_count < 20:
-        silent_count = silent_count + 1 if not known else 0
+    heard_at = time.monotonic()
+    while retired < count and opened.closed is None:
+        heard_at = time.monotonic() if known else heard_at
+        expect(time.monotonic() - heard_at < 3, f"after {retired} there were no more")
         while known:
             # Twice, as if the first had been lost.
             opened.send(*2 * [RETIRE_CONNECTION_ID + varint(known.pop())])

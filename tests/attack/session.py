@@ -38,8 +38,12 @@ class Session:
         self.closed: int | None = None
         """The code with which the gateway has closed the connection."""
         self.sent_count = 0
+        # From here on aioquic neither sends nor receives, nor ends the connection for its silence.
         protocol.datagram_received = self._received
         protocol.transmit = lambda: None
+        if protocol._timer is not None:
+            protocol._timer.cancel()
+            protocol._timer = None
 
     def send(self, *frames: bytes, keys=None, reserved_bits: int = 0):
         """Sends one packet, by default with the keys of the current phase."""
