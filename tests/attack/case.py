@@ -76,5 +76,6 @@ def run(case: Case, target: Target) -> str:
     except (Failure, OSError, TimeoutError) as error:
         faults = [str(error) or type(error).__name__]
     faults += oracle.end()
-    expect(not faults, "; ".join(faults))
-    return f"{seen}; {oracle.figures()}"
+    figures = "; ".join(filter(None, (seen, oracle.figures())))
+    expect(not faults, f"{'; '.join(faults)} ({figures})")
+    return figures

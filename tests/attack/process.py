@@ -73,7 +73,7 @@ class Process:
 
     def kept_len(self) -> int:
         """Returns by how many bytes it is larger than before."""
-        return self.rss_len() - self._base_len
+        return self.rss_len() - self._base_len if self.is_alive() else 0
 
     def starved_share(self) -> float:
         """Returns the share of the time since `begin` in which a thread was ready to run, and the
