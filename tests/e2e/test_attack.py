@@ -39,7 +39,7 @@ PANICS = {"D20E"}
 
 @pytest.fixture
 def target(start, request):
-    # A close of the attacker's may be lost. Then its connection has to be gone in time all the same.
+    # A close of the attacker's may be lost. Its connection has to be gone in time all the same.
     gateway = start(max_connections=MAX_CONNECTIONS, header_timeout="2s", body_timeout="2s",
                     idle_timeout="8s")
     seed = random.randrange(1, 1 << 30)
