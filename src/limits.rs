@@ -66,6 +66,23 @@ pub(crate) const RECEIVE_WINDOW_START: u32 = 1536 * 1024;
 /// starts at a tenth of it.
 pub(crate) const SEND_WINDOW_START: u32 = 128 * 1024;
 
+/// Bytes that an idle connection holds: its state and the handshake's.
+pub(crate) const CONNECTION_LEN: u64 = 24 * 1024;
+
+/// Bytes that a half-open connection holds: its state and the certificate chain, until both are
+/// acknowledged.
+pub(crate) const HALF_OPEN_LEN: u64 = 30 * 1024;
+
+/// Bytes that a request stream holds beside its bytes: its state, quinn-proto's and the gateway's.
+pub(crate) const STREAM_LEN: usize = 1024;
+
+/// Bytes that a piece of a request's body holds beside its own: the rest of its datagram, its
+/// allocation's header and its place in a list.
+pub(crate) const BODY_PIECE_COST_LEN: usize = 168;
+
+/// Bytes that an exchange holds beside its head and body: its state, and an upstream connection's.
+pub(crate) const EXCHANGE_LEN: usize = 2048;
+
 /// Half-open handshakes of one worker from which on an adaptive listener requires address
 /// validation (Retry). A half-open connection holds 20 to 45 kB: about 11 MB in all.
 pub(crate) const HALF_OPEN_RETRY_COUNT: usize = 256;
@@ -82,6 +99,10 @@ pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
 /// that came from a second address; more tokens are not accepted. A core has no time for as many
 /// handshakes.
 pub(crate) const RECENT_COUNT_MAX: usize = 64 * 1024;
+
+/// NEW_TOKEN tokens that one worker remembers as used. When more are used, older ones are no longer
+/// accepted.
+pub(crate) const USED_TOKEN_COUNT_MAX: usize = 64 * 1024;
 
 /// Time that a closed connection is kept to answer late packets: three times a long round trip
 /// (RFC 9000 10.2 asks for three probe timeouts).
@@ -120,6 +141,20 @@ pub(crate) const CRYPTO_BUFFER_LEN_MAX: usize = 16 * 1024;
 
 const _: () = assert!(HALF_OPEN_RETRY_COUNT <= HALF_OPEN_COUNT_MAX);
 const _: () = assert!(SEGMENT_COUNT_MAX * 1200 > DATAGRAM_LEN_MAX, "length decides at any MTU");
+
+/// Part of the heap's budget, in percent, from which on nothing new is admitted: no connections, no
+/// requests, no growth of windows.
+pub(crate) const HEAP_HIGH_PERCENT: usize = 75;
+
+/// Part of the heap's budget, in percent, that may stay in use once connections had to be
+/// closed.
+pub(crate) const HEAP_RELIEF_PERCENT: usize = 90;
+
+const _: () = assert!(HEAP_HIGH_PERCENT < HEAP_RELIEF_PERCENT && HEAP_RELIEF_PERCENT < 100);
+
+/// Time that a client has to acknowledge a response to its end. Until then it is memory, and all
+/// other timeouts of it are over.
+pub(crate) const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes by which the windows of all connections of one worker may grow above their start values.
 pub(crate) const WINDOW_BUDGET_LEN: u64 = 256 * 1024 * 1024;

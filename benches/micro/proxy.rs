@@ -39,10 +39,16 @@ impl World {
                 host: Some(HostPattern::Exact(format!("site-{}.example", index / 10))),
                 path_prefix: format!("/area-{}", index % 10),
                 upstream,
+                request_timeout: None,
             })
             .collect();
         let host = Some(HostPattern::Exact("localhost".to_owned()));
-        config.routes.push(Route { host, path_prefix: "/assets".to_owned(), upstream });
+        config.routes.push(Route {
+            host,
+            path_prefix: "/assets".to_owned(),
+            upstream,
+            request_timeout: None,
+        });
         let proxy = Proxy::new(Arc::new(config), 1);
         let (now, request) = (testing::epoch(), request());
         let mut world = Self { now, proxy, request, connection: None, written_len: 0 };

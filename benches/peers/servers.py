@@ -51,12 +51,12 @@ upstream = "sink"
 [[routes]]
 upstream = "origin"
 [upstreams.origin]
-max_connections = 100
+max_connections = 200
 max_waiting = 20000
 {congestion}
 endpoints = [{{ address = "127.0.0.1:{origin}" }}]
 [upstreams.sink]
-max_connections = 100
+max_connections = 200
 max_waiting = 20000
 {congestion}
 endpoints = [{{ address = "127.0.0.1:{sink}" }}]

@@ -1,7 +1,9 @@
-//! Data structures without knowledge of the program: generational slabs, a timer queue, a
+//! Data structures without knowledge of the program: generational slabs, a timer queue, shares, a
 //! token bucket, QUIC's variable-length integers.
 #![forbid(unsafe_code)]
 
+pub(crate) mod pressure;
+pub(crate) mod shares;
 pub(crate) mod slab;
 pub(crate) mod timers;
 pub(crate) mod token_bucket;

@@ -51,11 +51,18 @@ pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
     slots_len(limits::SLOT_COUNT_MAX) / POOL_STEP * POOL_STEP,
 );
 
+/// Enough for 40,000 idle connections, or a thousand that each hold a megabyte.
+pub(super) const MEMORY_PER_WORKER: Bound<u64> = bound(GIB, 64 * MIB, 1024 * GIB);
+
 /// Long enough for most downloads; supervisors usually kill after 90 s.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
 
 /// An idle connection costs about 24 KB, so 100,000 cost up to 2.4 GB.
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);
+/// A tenth: 10,000 of the default, which serves the users of a large carrier's NAT.
+pub(super) const CONNECTIONS_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
+/// A tenth of a worker's: 102 handshakes at once.
+pub(super) const HALF_OPEN_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
 /// RFC 9000 10.1; NAT bindings for UDP live about 30 s.
 pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));
 /// RFC 9114 6.1 recommends at least 100; 1,000 would cost 102 KB per connection.
@@ -69,6 +76,8 @@ pub(super) const MAX_SEND_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MI
 
 /// Per endpoint and process, the default of most proxies.
 pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
+/// A quarter; more while more than that are free.
+pub(super) const UPSTREAM_CONNECTIONS_PER_ADDRESS: Bound<u64> = bound(25, 1, 100);
 /// Requests in the queue cost memory and time; 0 answers 503 at once.
 pub(super) const UPSTREAM_MAX_WAITING: Bound<u64> = bound(1024, 0, 1_000_000);
 /// Share relative to the other endpoints.
@@ -79,6 +88,9 @@ pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
 /// Time that an upstream has to respond.
 pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
+/// Of a whole exchange; there is no limit by default, since some responses are streams.
+pub(super) const ROUTE_TIMEOUT: Bound<Duration> =
+    bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
 /// Below the 75 s for which nginx keeps a connection. An upstream that closes earlier is noticed.
 pub(super) const UPSTREAM_IDLE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(3600));
@@ -104,6 +116,8 @@ pub(super) const HEADER_TIMEOUT: Bound<Duration> =
 /// Longest pause, not the duration of the whole body.
 pub(super) const BODY_TIMEOUT: Bound<Duration> =
     bound(secs(30), Duration::from_millis(1), secs(3600));
+/// Each costs a few kilobytes. A hundred connections at the default of max_streams.
+pub(super) const MAX_REQUESTS_PER_ADDRESS: Bound<u64> = bound(10_000, 1, 10_000_000);
 /// A second. The slowest modem is faster by an order of magnitude.
 pub(super) const MIN_RATE: Bound<u64> = bound(256, 0, MIB);
 /// Twice the default of max_streams: a user who leaves a page may cancel all of them.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::bounds::ADDRESS_COUNT_MAX;
 use super::model::{Certificate, HostPattern, Listener, Route, Upstream};
@@ -26,6 +27,7 @@ pub(super) struct NamedRoute {
     pub(super) host: Option<HostPattern>,
     pub(super) path_prefix: String,
     pub(super) upstream: Reference,
+    pub(super) request_timeout: Option<Duration>,
 }
 
 /// Checks that names and addresses are distinct over all listeners.
@@ -86,9 +88,12 @@ pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream
     let names: Vec<&str> = upstreams.iter().map(|found| found.value.name.as_str()).collect();
     let mut resolved = Vec::new();
     for found in routes {
-        let NamedRoute { host, path_prefix, upstream: Reference { name, span, key } } = found.value;
+        let NamedRoute { host, path_prefix, upstream, request_timeout } = found.value;
+        let Reference { name, span, key } = upstream;
         match names.binary_search(&name.as_str()) {
-            Ok(upstream) => resolved.push(Route { host, path_prefix, upstream }),
+            Ok(upstream) => {
+                resolved.push(Route { host, path_prefix, upstream, request_timeout });
+            }
             Err(_) => {
                 let way_out = match nearest(&name, &names) {
                     Some(near) => format!("did you mean \"{near}\"?"),

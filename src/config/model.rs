@@ -37,6 +37,9 @@ pub struct Runtime {
     /// Bytes of each worker's pool, a multiple of 2 MiB.
     pub pool_len: usize,
     pub hugepages: Hugepages,
+    /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
+    /// as many times that as it has workers.
+    pub heap_len_max: usize,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
 }
@@ -115,6 +118,10 @@ pub struct Quic {
     pub congestion: Congestion,
     /// Maximum number of connections of the process. More are refused with CONNECTION_REFUSED.
     pub max_connections: u32,
+    /// Part of `max_connections` that one client address may have, in percent.
+    pub connections_per_address: u8,
+    /// Part of a worker's half-open handshakes that one client address may have, in percent.
+    pub half_open_per_address: u8,
     /// Idle timeout of a connection (RFC 9000 10.1).
     pub idle_timeout: Duration,
     /// Maximum number of concurrent request streams per connection.
@@ -224,6 +231,8 @@ pub struct Route {
     pub path_prefix: String,
     /// Index into [`Config::upstreams`].
     pub upstream: usize,
+    /// `timeout.request`: from the request's head to the end of its response; `None` is no limit.
+    pub request_timeout: Option<Duration>,
 }
 
 /// `[upstreams.NAME]`
@@ -234,6 +243,9 @@ pub struct Upstream {
     pub host: HostPolicy,
     /// Maximum number of connections per endpoint and process.
     pub max_connections: u32,
+    /// Part of all connections that the requests of one client address may use while no more than
+    /// that are free, in percent. A trusted proxy speaks for many clients and may use all.
+    pub connections_per_address: u8,
     /// Maximum number of requests waiting for a connection, per process. More are answered with
     /// 503.
     pub max_waiting: u32,
@@ -294,6 +306,9 @@ pub struct Limits {
     pub request_head_timeout: Duration,
     /// Longest pause between two pieces of a request body.
     pub request_body_timeout: Duration,
+    /// Maximum number of requests in flight of one client address in the whole process, unless it
+    /// is a trusted proxy. More are answered with 429.
+    pub requests_per_address: u32,
     /// Bytes a second below which a request's body, or the taking of a response, is too slow; 0
     /// permits any rate.
     pub rate_min: u32,

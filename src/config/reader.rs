@@ -188,6 +188,18 @@ impl<'a> Item<'a> {
         None
     }
 
+    /// Returns a percentage such as `"25%"`.
+    pub(super) fn percent(&self, bound: &Bound<u64>) -> Option<u64> {
+        let range = format!("{}% to {}%", bound.min, bound.max);
+        let text = self.string()?;
+        let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        let found = number.filter(|number| (bound.min..=bound.max).contains(number));
+        if found.is_none() {
+            self.refuse(format_args!("is {text:?}, but must be {range}; write it like \"25%\""));
+        }
+        found
+    }
+
     pub(super) fn size(&self, bound: &Bound<u64>) -> Option<u64> {
         let [min, max] = [bound.min, bound.max].map(size_text);
         let number = self.number("a size like \"64MiB\"")?;
@@ -307,6 +319,10 @@ impl<'a> Section<'a> {
 
     pub(super) fn integer(&mut self, key: &'static str, bound: &Bound<u64>) -> u64 {
         self.item(key).and_then(|item| item.integer(bound)).unwrap_or(bound.default)
+    }
+
+    pub(super) fn percent(&mut self, key: &'static str, bound: &Bound<u64>) -> u64 {
+        self.item(key).and_then(|item| item.percent(bound)).unwrap_or(bound.default)
     }
 
     pub(super) fn size(&mut self, key: &'static str, bound: &Bound<u64>) -> u64 {

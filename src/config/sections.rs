@@ -73,10 +73,14 @@ fn runtime(mut section: Section) -> Runtime {
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     );
     pool.finish();
+    let mut memory = section.section("memory");
+    let heap_len_max = memory.size("per_worker", &b::MEMORY_PER_WORKER);
+    memory.finish();
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
     section.finish();
     Runtime {
         workers: workers.map(narrow),
+        heap_len_max: narrow(heap_len_max),
         pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
         hugepages,
         drain_timeout,
@@ -140,6 +144,9 @@ fn limits(mut section: Section) -> Limits {
         request_body_len_max: section.size("max_body_size", &b::MAX_BODY_SIZE),
         request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
         request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
+        requests_per_address: narrow(
+            section.integer("max_requests_per_address", &b::MAX_REQUESTS_PER_ADDRESS),
+        ),
         rate_min: narrow(section.size("min_rate", &b::MIN_RATE)),
         stream_reset_count_max: narrow(section.integer("max_stream_resets", &b::MAX_STREAM_RESETS)),
         response_head_len_max: narrow(
@@ -224,6 +231,12 @@ fn quic(mut section: Section) -> Quic {
         retry,
         congestion,
         max_connections: narrow(section.integer("max_connections", &b::MAX_CONNECTIONS)),
+        connections_per_address: narrow(
+            section.percent("max_connections_per_address", &b::CONNECTIONS_PER_ADDRESS),
+        ),
+        half_open_per_address: narrow(
+            section.percent("max_half_open_per_address", &b::HALF_OPEN_PER_ADDRESS),
+        ),
         idle_timeout: section.duration("idle_timeout", &b::IDLE_TIMEOUT),
         max_streams: narrow(section.integer("max_streams", &b::MAX_STREAMS)),
         stream_receive_window: narrow(
@@ -272,12 +285,16 @@ fn route(mut section: Section) -> Option<NamedRoute> {
     let host = matching.item("host").and_then(|item| item.parsed(names::host_pattern));
     let path_prefix = matching.item("path_prefix").and_then(|item| item.parsed(names::path_prefix));
     matching.finish();
+    let mut timeout = section.section("timeout");
+    let request = timeout.item("request");
+    let request_timeout = request.and_then(|item| item.duration(&b::ROUTE_TIMEOUT));
+    timeout.finish();
     let upstream = section.required("upstream", "name one of [upstreams.NAME]");
     section.finish();
     let item = upstream?;
     let upstream = Reference { name: item.string()?, span: item.span(), key: item.key.clone() };
     let path_prefix = path_prefix.unwrap_or_else(|| "/".to_owned());
-    Some(NamedRoute { host, path_prefix, upstream })
+    Some(NamedRoute { host, path_prefix, upstream, request_timeout })
 }
 
 fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {
@@ -304,6 +321,8 @@ fn upstream(mut section: Section, name: String) -> Upstream {
     let host = section.choice("host", &[("preserve", true), ("upstream", false)]);
     let host = if host { HostPolicy::Preserve } else { HostPolicy::Upstream };
     let max_connections = section.integer("max_connections", &b::UPSTREAM_MAX_CONNECTIONS);
+    let connections_per_address =
+        section.percent("max_connections_per_address", &b::UPSTREAM_CONNECTIONS_PER_ADDRESS);
     let max_waiting = section.integer("max_waiting", &b::UPSTREAM_MAX_WAITING);
     let congestion = section.item("congestion").and_then(|item| {
         item.parsed(|text| names::tcp_congestion(text, item.reader().surroundings)).flatten()
@@ -321,6 +340,7 @@ fn upstream(mut section: Section, name: String) -> Upstream {
         name,
         host,
         max_connections: narrow(max_connections),
+        connections_per_address: narrow(connections_per_address),
         max_waiting: narrow(max_waiting),
         congestion,
         endpoints,

@@ -50,7 +50,10 @@ fn the_minimal_file_is_valid() {
     assert_eq!(config.listeners[0].name, "listener-0");
     assert_eq!(config.listeners[0].addresses.len(), 2);
     assert_eq!(config.listeners[0].quic.idle_timeout, Duration::from_secs(30));
-    assert_eq!(config.routes, [Route { host: None, path_prefix: "/".to_owned(), upstream: 0 }]);
+    assert_eq!(
+        config.routes,
+        [Route { host: None, path_prefix: "/".to_owned(), upstream: 0, request_timeout: None }]
+    );
     assert_eq!(config.upstreams[0].endpoints[0].weight, 1);
     assert_eq!(config.log.access.unwrap().target, AccessTarget::Stdout);
 }

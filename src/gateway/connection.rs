@@ -8,8 +8,11 @@ use super::control_stream::ControlStream;
 use super::drain::Drain;
 use super::reset_budget::ResetBudget;
 use super::stream::{Fault, Stream, Verdict};
+use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
 use crate::message::Authority;
+use crate::metrics::StreamShed;
+use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Event, StreamId};
 use crate::tls::ServerTls;
 
@@ -89,6 +92,10 @@ impl Connection {
             Event::SendFinished(id) if is_request(id) => self.handle_acknowledged(cx),
             Event::SendFinished(_) => {}
             Event::Stopped(id, code) => self.handle_stopped(id, code, cx),
+            Event::Unacknowledged => {
+                let rule = "responses that are not acknowledged";
+                cx.close(self.client.key, ConnectionError { code: Code::ExcessiveLoad, rule });
+            }
             Event::Connected { .. } | Event::Closed(_) => {
                 unreachable!("the gateway opens and forgets connections")
             }
@@ -120,6 +127,12 @@ impl Connection {
         Some((self.streams.get(&id)?, self.streams.len()))
     }
 
+    /// Returns the number of bytes that its heads, bodies and responses hold.
+    pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
+        let streams = self.streams.values().map(|stream| stream.held_len(proxy));
+        self.client.waiting_len + streams.sum::<usize>()
+    }
+
     /// Returns whether no request is open and the client has acknowledged every response in full.
     pub(super) fn is_quiet(&self) -> bool {
         self.streams.is_empty() && self.client.unacknowledged_count == 0
@@ -137,10 +150,10 @@ impl Connection {
     fn open_request(&mut self, id: StreamId, cx: &mut Context<'_>) {
         self.next_request = self.next_request.max(u64::from(id) + 4);
         if self.drain.refuses(id.into()) {
-            // RFC 9114 5.2: not processed in any way, so the client may send it again elsewhere.
-            cx.stop_sending(self.client.key, id, Code::RequestRejected);
-            cx.reset(self.client.key, id, Code::RequestRejected);
-            return;
+            return self.shed_request(id, StreamShed::Draining, cx);
+        }
+        if cx.shared.pressure != Pressure::None {
+            return self.shed_request(id, StreamShed::Memory, cx);
         }
         self.streams.insert(id, Box::new(Stream::new(id)));
         cx.shared.counters.http3.streams_opened += 1;
@@ -149,6 +162,14 @@ impl Connection {
             stream.await_head(client, cx);
             verdict
         });
+    }
+
+    /// Rejects a request that is not processed in any way, so that the client may send it again,
+    /// here or elsewhere (RFC 9114 4.1.1).
+    fn shed_request(&mut self, id: StreamId, reason: StreamShed, cx: &mut Context<'_>) {
+        cx.shared.counters.http3.streams_shed.count(reason, 1);
+        cx.stop_sending(self.client.key, id, Code::RequestRejected);
+        cx.reset(self.client.key, id, Code::RequestRejected);
     }
 
     fn handle_acknowledged(&mut self, cx: &mut Context<'_>) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
 use super::{Owner, StreamRef};
+use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::{Code, ConnectionError, LocalSettings};
@@ -36,7 +37,10 @@ pub(super) struct Shared {
     pub(super) unwritten: Vec<StreamRef>,
     pub(super) counters: GatewayCounters,
     pub(super) ledger: Ledger,
+    /// The pool is low.
     pub(super) memory_low: bool,
+    /// How near the heap is to its budget.
+    pub(super) pressure: Pressure,
     /// The end of the drain, when everything left is closed; `None` while not draining.
     pub(super) drain_end: Option<Instant>,
 }

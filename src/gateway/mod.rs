@@ -17,7 +17,7 @@
 //! and the small pieces of one response share a buffer.
 //!
 //! The gateway does not depend on slots, sockets or the ring; low memory is an input
-//! ([`Gateway::set_memory_low`]).
+//! ([`Gateway::set_memory_low`], [`Gateway::set_heap`]).
 #![forbid(unsafe_code)]
 
 mod budget;
@@ -26,6 +26,7 @@ mod context;
 mod control_stream;
 mod counters;
 mod drain;
+mod relief;
 mod reset_budget;
 mod response_queue;
 mod stream;
@@ -34,6 +35,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::base::pressure::Pressure;
 use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
 use crate::config::Config;
@@ -114,6 +116,7 @@ impl Gateway {
                 counters: GatewayCounters::default(),
                 ledger: Ledger::default(),
                 memory_low: false,
+                pressure: Pressure::None,
                 drain_end: None,
             },
             proxy: Proxy::new(settings.config, settings.worker_count),
@@ -158,11 +161,17 @@ impl Gateway {
         }
     }
 
-    /// Sets whether memory is low. While it is, large pieces of responses are copied out of their
+    /// Sets whether the pool is low. While it is, large pieces of responses are copied out of their
     /// slots at once, and a response is read on only when its client has taken what came before.
     pub fn set_memory_low(&mut self, memory_low: bool) {
         self.shared.memory_low = memory_low;
-        self.proxy.set_memory_low(memory_low);
+        self.tell_proxy_of_memory();
+    }
+
+    /// The proxy reads responses ahead only while there is memory of both kinds.
+    fn tell_proxy_of_memory(&mut self) {
+        let is_low = self.shared.memory_low || self.shared.pressure != Pressure::None;
+        self.proxy.set_memory_low(is_low);
     }
 
     /// Returns the next output; `None` when only packets may be left to send.
@@ -234,6 +243,11 @@ impl Gateway {
     /// Returns the proxy side, for its counters.
     pub fn proxy(&self) -> &Proxy {
         &self.proxy
+    }
+
+    /// Returns how many connections were closed because the heap's budget was used up.
+    pub fn evicted_count(&self) -> u64 {
+        self.shared.counters.http3.connections_evicted
     }
 
     /// Returns the number of response bytes that wait for clients to take them.

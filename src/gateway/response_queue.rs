@@ -73,8 +73,9 @@ impl ResponseQueue {
 
     /// Queues the final head; `body_len` is the body's length where it is known in advance.
     fn push_head(&mut self, status: http::StatusCode, fields: &Fields, body_len: Option<u64>) {
-        let body_here = body_len.map_or(0, |len| len.min(RESPONSE_PIECE_LEN_MIN as u64) as usize);
-        self.open.reserve(HEAD_LEN_USUAL + body_here);
+        // A small body is gathered behind the head; a large one comes in pieces of its own.
+        let body_here = body_len.filter(|len| *len < RESPONSE_PIECE_LEN_MIN as u64).unwrap_or(0);
+        self.open.reserve(HEAD_LEN_USUAL + body_here as usize);
         self.frame(|out| http3::encode_response_head(status, fields, out));
         if let Some(len) = body_len {
             self.framing = BodyFraming::Whole;

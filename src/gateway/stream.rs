@@ -11,10 +11,11 @@ use super::response_queue::ResponseQueue;
 use super::{Owner, downstream_of};
 use crate::base::timers::Timer;
 use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStream};
+use crate::limits::STREAM_LEN;
 use crate::message::{Fields, Head, Refusal, ResetReason};
 use crate::metrics::{BrokenRuleOutcome, CopyReason};
 use crate::planted::{Bug, is_planted};
-use crate::proxy::{DownstreamCommand, ExchangeKey, Request, ResponseSource};
+use crate::proxy::{DownstreamCommand, ExchangeKey, Proxy, Request, ResponseSource};
 use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
 
 /// A request stream that either side has not ended.
@@ -90,6 +91,15 @@ impl Stream {
 
     pub(super) fn is_over(&self) -> bool {
         self.responded && self.receiving == Receiving::Closed
+    }
+
+    /// Returns the number of bytes that its request holds.
+    pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
+        let exchange_len = match &self.phase {
+            Phase::Begun(exchange) => proxy.held_len(*exchange),
+            Phase::InHead | Phase::Decoded(_) | Phase::Over => 0,
+        };
+        STREAM_LEN + self.request.held_len() + exchange_len
     }
 
     /// Returns the number of response body bytes that the proxy counts as not taken.
@@ -354,7 +364,7 @@ impl Stream {
     }
 
     fn finish_response(&mut self, client: &mut Client, cx: &mut Context<'_>) {
-        let finished = cx.engine.finish(client.key, self.id).is_ok();
+        let finished = cx.engine.finish(cx.now, client.key, self.id).is_ok();
         client.unacknowledged_count += usize::from(finished);
         if self.response_source == Some(ResponseSource::Upstream) {
             client.resets.give_back(cx.shared.settings.reset_count_max);

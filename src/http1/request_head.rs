@@ -6,7 +6,7 @@ use http::Method;
 /// How a request's body is delimited (RFC 9112 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Not decided yet: the client has neither announced a length nor ended the request.
+    /// Not decided yet: it is still open whether a body comes.
     Undecided,
     /// No body, and no field that announces one.
     None,
@@ -21,6 +21,9 @@ impl Framing {
     pub(crate) fn of(method: &Method, content_length: Option<u64>, ended: bool) -> Self {
         let anticipates_content = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
         match (content_length, ended) {
+            // RFC 9114 4.1.2: a body that comes all the same makes the request malformed, and its
+            // head alone would be a whole request.
+            (Some(0), false) => Self::Undecided,
             (Some(len), _) => Self::Length(len),
             // RFC 9110 8.6: a method that anticipates content sends content-length even when there
             // is none.

@@ -53,6 +53,14 @@ enum At {
 }
 
 impl FrameReader {
+    /// Returns the number of bytes that are held of an incomplete payload.
+    pub(super) fn held_len(&self) -> usize {
+        match &self.at {
+            At::Collect { held, .. } => held.capacity(),
+            At::Header | At::Skip { .. } | At::Stream { .. } => 0,
+        }
+    }
+
     /// Returns whether the stream is between two frames.
     pub(super) fn is_between_frames(&self) -> bool {
         matches!(self.at, At::Header) && !self.header.is_inside()

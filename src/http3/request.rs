@@ -52,6 +52,11 @@ impl RequestStream {
         }
     }
 
+    /// Returns the number of bytes that are held: those of an incomplete head, or not taken yet.
+    pub fn held_len(&self) -> usize {
+        self.input.len() + self.frames.held_len()
+    }
+
     /// Returns the next part of the request; `None` when more bytes are needed. After an error the
     /// stream drops all bytes and returns no more parts.
     pub fn poll(&mut self, settings: &LocalSettings) -> Result<Option<RequestEvent>, RequestError> {
@@ -199,6 +204,10 @@ impl Input {
             self.first = self.rest.pop_front()?;
         }
         Some(&mut self.first)
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 
     fn is_empty(&self) -> bool {

@@ -88,6 +88,8 @@ pub enum ResetReason {
     UpstreamProtocol,
     /// The upstream sent nothing for too long.
     UpstreamTimeout,
+    /// The exchange took longer than its route allows.
+    Deadline,
     /// The request's body is longer than allowed.
     RequestTooLarge,
     /// The request's body contradicts its content-length.
@@ -102,7 +104,10 @@ impl ResetReason {
     /// Returns whether the client caused it.
     pub fn is_of_client(self) -> bool {
         match self {
-            Self::UpstreamIncomplete | Self::UpstreamProtocol | Self::UpstreamTimeout => false,
+            Self::UpstreamIncomplete
+            | Self::UpstreamProtocol
+            | Self::UpstreamTimeout
+            | Self::Deadline => false,
             Self::RequestTooLarge
             | Self::RequestMalformed
             | Self::RequestTimeout

@@ -69,12 +69,14 @@ pub struct QuicCounters {
     pub datagrams_from_port_0: u64,
     /// Datagrams dropped because they were longer than clients are told to send.
     pub datagrams_too_long: u64,
+    /// Initials of new connections: offered = started + retries + refused + dropped + replayed.
+    pub connection_attempts: u64,
     pub handshakes_started: u64,
     pub handshakes_completed: u64,
     /// Handshakes that failed, including those that timed out.
     pub handshakes_failed: u64,
     pub handshakes_timed_out: u64,
-    pub connections_refused: u64,
+    pub connections_refused: ConnectionsRefused,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
     /// Initials dropped because their Retry token had been used before.
@@ -93,6 +95,34 @@ pub struct QuicCounters {
     pub probes_dropped: u64,
     /// Packets declared lost by loss detection (RFC 9002 6).
     pub packets_lost: u64,
+}
+
+kinds! {
+    /// The reason why a connection was refused.
+    ConnectionRefusal,
+    /// Refused connections, by reason.
+    ConnectionsRefused {
+        /// `max_connections` is reached.
+        Limit: limit,
+        /// One client address has its share of connections or of handshakes in progress.
+        Address: address,
+        /// The worker's budget of memory is used up.
+        Memory: memory,
+        /// The gateway drains.
+        Draining: draining,
+    }
+}
+
+kinds! {
+    /// The reason why a request was rejected before it was processed.
+    StreamShed,
+    /// Rejected requests, by reason.
+    StreamsShed {
+        /// The gateway drains.
+        Draining: draining,
+        /// The heap is near its budget.
+        Memory: memory,
+    }
 }
 
 /// Ended connections, by cause.
@@ -121,6 +151,10 @@ pub struct Http3Counters {
     pub excessive_load: u64,
     /// Request streams that the client reset or stopped.
     pub streams_cancelled: u64,
+    /// Rejected before they were processed.
+    pub streams_shed: StreamsShed,
+    /// Connections closed because the heap's budget was used up.
+    pub connections_evicted: u64,
     /// Request streams that the gateway reset.
     pub streams_reset: u64,
 }
@@ -174,6 +208,8 @@ pub struct OwnResponses {
     pub body_too_large: u64,
     /// 421: the connection's certificate does not cover the host.
     pub misdirected: u64,
+    /// 429: the client's address has too many requests in flight.
+    pub too_many_requests: u64,
     /// 431: the request's fields are longer or more than the limit.
     pub fields_too_large: u64,
     /// 501: a method that is not supported.
@@ -196,6 +232,7 @@ impl OwnResponses {
             Some(408) => &mut self.request_timeout,
             Some(413) => &mut self.body_too_large,
             Some(421) => &mut self.misdirected,
+            Some(429) => &mut self.too_many_requests,
             Some(431) => &mut self.fields_too_large,
             Some(501) => &mut self.not_implemented,
             Some(502) => &mut self.bad_gateway,

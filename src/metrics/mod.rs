@@ -15,12 +15,14 @@ mod histogram;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::LossReason;
 pub(crate) use counters::{
-    ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger, PoolCounters,
-    PoolSlots, ProxyCounters, QuicCounters, RingCounters, SocketOffload, UpstreamFailure,
-    WorkerCounters,
+    ConnectionRefusal, ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger,
+    PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SocketOffload, StreamShed,
+    UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
-pub(crate) use counters::{Copied, Flow, OwnResponses, SendsLost, UpstreamFailures};
+pub(crate) use counters::{
+    ConnectionsRefused, Copied, Flow, OwnResponses, SendsLost, StreamsShed, UpstreamFailures,
+};
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
 

@@ -169,9 +169,11 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Http3Counters {
         streams_opened: a, requests_malformed: b, connection_errors: c, excessive_load: d,
-        streams_cancelled: e, streams_reset: f,
+        streams_cancelled: e, streams_reset: f, streams_shed, connections_evicted: g,
     } = http3;
-    number!(next, a, b, c, d, e, f);
+    let StreamsShed { draining, memory } = streams_shed;
+    number!(next, draining, memory);
+    number!(next, a, b, c, d, e, f, g);
     let PoolCounters { low_water_events } = pool;
     number!(next, low_water_events);
     #[rustfmt::skip]
@@ -204,11 +206,14 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
     let QuicCounters {
         datagrams_in: a, bytes_in: b, datagrams_out: c, bytes_out: d, datagrams_dropped: e,
         datagrams_foreign_id: f, handshakes_started: g, handshakes_completed: h,
-        handshakes_failed: i, handshakes_timed_out: j, connections_refused: k,
+        handshakes_failed: i, handshakes_timed_out: j, connections_refused,
         initials_dropped: l, retries: m, version_negotiations: n, resets: o,
         initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
         datagrams_from_port_0: t, tokens_replayed: u, datagrams_too_long: v,
+        connection_attempts: k,
     } = quic;
+    let ConnectionsRefused { limit, address, memory, draining } = connections_refused;
+    number!(next, limit, address, memory, draining);
     number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v);
 }
 
@@ -233,9 +238,9 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let OwnResponses {
         bad_request: a, no_route: b, request_timeout: c, body_too_large: d, misdirected: e,
         fields_too_large: f, not_implemented: g, bad_gateway: h, overloaded: i,
-        gateway_timeout: j,
+        gateway_timeout: j, too_many_requests: k,
     } = own_responses;
-    number!(next, a, b, c, d, e, f, g, h, i, j);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k);
     #[rustfmt::skip]
     let UpstreamFailures {
         connect_refused: a, connect_timeout: b, connect_failed: c, response_timeout: d,
@@ -260,7 +265,7 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
 #[test]
 fn own_responses_and_failures_are_counted_by_kind() {
     let mut own = OwnResponses::default();
-    for status in [400, 404, 408, 413, 421, 431, 501, 502, 503, 504, 500] {
+    for status in [400, 404, 408, 413, 421, 429, 431, 501, 502, 503, 504, 500] {
         own.count(Some(status));
     }
     own.count(None);
@@ -268,7 +273,7 @@ fn own_responses_and_failures_are_counted_by_kind() {
     let each_once = OwnResponses {
         bad_request: 1, no_route: 1, request_timeout: 1, body_too_large: 1, misdirected: 1,
         fields_too_large: 1, not_implemented: 1, bad_gateway: 1, overloaded: 1,
-        gateway_timeout: 1,
+        gateway_timeout: 1, too_many_requests: 1,
     };
     assert_eq!(own, each_once);
     let mut failures = UpstreamFailures::default();

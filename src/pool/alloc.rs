@@ -21,6 +21,7 @@ use std::ptr;
 
 use super::POISON;
 use super::heap;
+use super::heap_len::OTHERS;
 use super::region::{self, Region};
 use crate::limits::SLOT_LEN;
 
@@ -86,6 +87,7 @@ unsafe impl GlobalAlloc for PoolAllocator {
                 return slot;
             }
         }
+        count(layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { heap::alloc(layout) }
     }
@@ -93,16 +95,18 @@ unsafe impl GlobalAlloc for PoolAllocator {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // Pool mode never asks for zeroes.
+        count(layout.size() as isize);
         // SAFETY: the caller's promises are passed on.
         unsafe { heap::alloc_zeroed(layout) }
     }
 
     #[inline]
-    unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if region::is_ours(block.addr()) {
             // SAFETY: the caller owns the block and ends its life here.
             return unsafe { free_slot(block) };
         }
+        count(-(layout.size() as isize));
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
         unsafe { heap::dealloc(block) }
     }
@@ -113,9 +117,20 @@ unsafe impl GlobalAlloc for PoolAllocator {
             // SAFETY: the caller owns the block, and its promises are passed on.
             return unsafe { resize_slot(block, layout, new_len) };
         }
+        count(new_len as isize - layout.size() as isize);
         // SAFETY: not ours, so the heap's, and the caller's promises are passed on.
         unsafe { heap::realloc(block, layout, new_len) }
     }
+}
+
+/// Counts bytes of the heap: of a layout, so at most `isize::MAX`. A request that the heap refuses
+/// counts too; that is nearly always the end of the process.
+#[inline]
+fn count(change: isize) {
+    HERE.with(|here| match here.region.get() {
+        Some(region) => region.heap_count.add_alone(change),
+        None => OTHERS.add(change),
+    });
 }
 
 /// Returns the next free slot, once, if this thread is in pool mode; otherwise null.
@@ -173,6 +188,7 @@ unsafe fn resize_slot(block: *mut u8, layout: Layout, new_len: usize) -> *mut u8
     let Ok(new_layout) = Layout::from_size_align(new_len, layout.align()) else {
         return ptr::null_mut();
     };
+    count(new_len as isize);
     // SAFETY: more than SLOT_LEN bytes, so not none.
     let moved = unsafe { heap::alloc(new_layout) };
     if !moved.is_null() {

@@ -46,6 +46,7 @@
 mod alloc;
 mod handover;
 mod heap;
+mod heap_len;
 mod plan;
 mod region;
 mod returns;
@@ -68,8 +69,8 @@ pub use alloc::PoolAllocator;
 pub(crate) use handover::Provided;
 pub use handover::{InKernel, Lease};
 pub use plan::PoolPlan;
-pub(crate) use region::RegionHandle;
 pub use region::Regions;
+pub(crate) use region::{RegionHandle, heap_len};
 pub(crate) use slots::SlotCounts;
 
 use crate::limits::SLOT_LEN;
@@ -187,6 +188,11 @@ impl Pool {
     /// copied out of their slots.
     pub fn is_low(&self) -> bool {
         self.slots(|slots| slots.free_count()) < self.region.plan().low_water()
+    }
+
+    /// Returns the bytes of the heap that the region's threads took less those that they gave back.
+    pub fn heap_balance(&self) -> isize {
+        self.region.heap_count.value()
     }
 
     /// Frees the slots that other threads have returned. Called once per turn of the worker's loop.

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::alloc;
+use super::heap_len::{HeapCount, OTHERS};
 use super::plan::PoolPlan;
 use super::returns::Returns;
 use super::slots::Slots;
@@ -82,6 +83,17 @@ pub(super) fn locate(address: usize) -> Option<(&'static Region, u32)> {
     Some((region, region.slot_at(address)?))
 }
 
+/// Returns the bytes in use on the heap of the process, slots not included.
+pub(crate) fn heap_len() -> usize {
+    let regions = REGIONS.iter().map(|region| {
+        // SAFETY: an entry is null or a region leaked by `Region::create`, which nobody ever frees.
+        let region = unsafe { region.load(Ordering::Acquire).as_ref() };
+        region.map_or(0, |region| region.heap_count.value())
+    });
+    // Counts that are read while memory changes threads may sum up to less than nothing.
+    (OTHERS.value() + regions.sum::<isize>()).max(0) as usize
+}
+
 /// One worker's memory and the state of its slots.
 pub(super) struct Region {
     base: NonNull<u8>,
@@ -91,6 +103,8 @@ pub(super) struct Region {
     /// A thread has a pool on it. Only that thread may use `slots`.
     is_attached: AtomicBool,
     slots: RefCell<Slots>,
+    /// Bytes of the heap that the attached thread took and did not give back.
+    pub(super) heap_count: HeapCount,
     /// Slots that other threads have freed.
     pub(super) returns: Returns,
 }
@@ -112,6 +126,7 @@ impl Region {
             mapping,
             is_attached: AtomicBool::new(false),
             slots: RefCell::new(Slots::new(slot_count)),
+            heap_count: HeapCount::new(),
             returns: Returns::new(slot_count),
         }
     }

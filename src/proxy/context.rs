@@ -31,6 +31,8 @@ pub(crate) enum TimerOwner {
 /// The timers of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ExchangeTimer {
+    /// The time limit of the whole exchange.
+    Deadline,
     /// The timeout of a pause in the request's body.
     RequestBody,
     /// The timeout of a pause in which the client takes nothing of its response.

@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     NotImplemented(&'static str),
     /// The connection's certificate does not cover the authority.
     Misdirected,
+    /// The client's address has as many requests in flight as it may.
+    TooManyRequests,
     /// The request was refused before its head was accepted (400, 408, 431).
     Refused(StatusCode, &'static str),
     /// No endpoint could be connected to, or none in time.
@@ -49,6 +51,8 @@ pub(crate) enum Fault {
     WriteTimeout,
     /// The client took nothing of the response for too long, or took it too slowly.
     ResponseStalled,
+    /// The exchange took longer than its route allows.
+    Deadline,
 }
 
 /// A response of the gateway's own.
@@ -78,6 +82,7 @@ impl Fault {
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(status, _) => status,
             Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -85,7 +90,8 @@ impl Fault {
             Self::Connect(TransportFault::TimedOut)
             | Self::ResponseTimeout
             | Self::WriteTimeout
-            | Self::ResponseStalled => StatusCode::GATEWAY_TIMEOUT,
+            | Self::ResponseStalled
+            | Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Self::Connect(_)
             | Self::Terminated
             | Self::Incomplete
@@ -103,6 +109,7 @@ impl Fault {
             | Self::NotImplemented(_)
             | Self::Misdirected
             | Self::Refused(..) => "http_request_error",
+            Self::TooManyRequests => "http_request_denied",
             // RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for example, it may
             // not be configured". The status is still 404, which clients know.
             Self::NoRoute => "destination_not_found",
@@ -115,7 +122,7 @@ impl Fault {
             Self::Incomplete => "http_response_incomplete",
             Self::Protocol(_) => "http_protocol_error",
             Self::HeadTooLong => "http_response_header_section_size",
-            Self::ResponseTimeout => "http_response_timeout",
+            Self::ResponseTimeout | Self::Deadline => "http_response_timeout",
             Self::WriteTimeout => "connection_write_timeout",
             Self::ResponseStalled => "proxy_internal_response",
         }
@@ -147,10 +154,12 @@ impl Fault {
             | Self::RequestTooLarge
             | Self::NotImplemented(_)
             | Self::Misdirected
+            | Self::TooManyRequests
             | Self::Refused(..)
             | Self::QueueFull
             | Self::QueueTimeout
-            | Self::ResponseStalled => None,
+            | Self::ResponseStalled
+            | Self::Deadline => None,
         }
     }
 
@@ -167,6 +176,9 @@ impl Fault {
             Self::Misdirected => {
                 "the certificate of this connection is not for this host; ask on another connection"
             }
+            Self::TooManyRequests => {
+                "this client's address has too many requests in flight; send it again later"
+            }
             Self::Connect(TransportFault::Refused) => "the upstream refused the connection",
             Self::Connect(TransportFault::Unreachable) => "the upstream's address is unreachable",
             Self::Connect(TransportFault::Exhausted) => {
@@ -176,13 +188,16 @@ impl Fault {
                 "the upstream did not accept the connection in time"
             }
             Self::Connect(_) => "the connection to the upstream broke while it was opened",
-            Self::QueueFull => "every upstream connection is in use and the queue is full",
+            Self::QueueFull => {
+                "every upstream connection that this client may use is in use, and so is the queue"
+            }
             Self::QueueTimeout => "every upstream connection stayed in use while this one waited",
             Self::Terminated => "the upstream closed the connection before it answered",
             Self::Incomplete => "the upstream's response broke off",
             Self::HeadTooLong => "the upstream's response head is longer than allowed",
             Self::ResponseTimeout => "the upstream did not answer in time",
             Self::WriteTimeout => "the upstream did not take the request in time",
+            Self::Deadline => "the request took longer than its route allows",
             Self::ResponseStalled => {
                 "the client took nothing of the response for too long, or took it too slowly"
             }
@@ -198,6 +213,7 @@ impl Fault {
             Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
             Self::ResponseTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
             Self::ResponseStalled => ResetReason::ResponseStalled,
+            Self::Deadline => ResetReason::Deadline,
             // Only `Incomplete` can follow a response's head; the others come before it.
             _ => ResetReason::UpstreamIncomplete,
         }
@@ -233,7 +249,7 @@ impl Fault {
             (CACHE_CONTROL, HeaderValue::from_static("no-store")),
             (PROXY_STATUS, proxy_status),
         ];
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             fields.push((RETRY_AFTER, HeaderValue::from_static("1")));
         }
         OwnResponse { fields, content_length, body: Bytes::from(text) }

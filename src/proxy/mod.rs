@@ -44,11 +44,12 @@ mod tests;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
 
+use crate::base::shares::Shares;
 use crate::base::slab::Slab;
 use crate::base::timers::Timers;
 use crate::config::Config;
@@ -73,12 +74,21 @@ pub struct Proxy {
     routes: RouteTable,
     exchanges: Slab<ExchangeKey, Exchange>,
     upstreams: Upstreams,
+    /// Admitted exchanges, by client address.
+    requests: Shares,
+    worker_count: u16,
     /// Exchanges that have something to write.
     due_writes: VecDeque<ExchangeKey>,
     timers: Timers<TimerOwner>,
     outputs: VecDeque<Output>,
     counters: Counters,
     memory_low: bool,
+}
+
+/// The route of an admitted request.
+struct Admitted {
+    group: GroupKey,
+    time_limit: Option<Duration>,
 }
 
 impl Proxy {
@@ -89,6 +99,8 @@ impl Proxy {
             routes: RouteTable::new(&config.routes),
             upstreams: Upstreams::new(&config.upstreams, worker_count),
             config,
+            requests: Shares::default(),
+            worker_count,
             exchanges: Slab::new(),
             due_writes: VecDeque::new(),
             timers: Timers::new(),
@@ -121,23 +133,22 @@ impl Proxy {
             ..AccessRecord::new(now, request.client)
         };
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
-        let admitted = self.admit(&request, ended);
+        exchange.trusted = self.is_trusted(&request);
+        let admitted = self.admit(&request, &exchange, ended);
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
-        exchange.trusted = self.is_trusted(&request);
         if !exchange.trusted {
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
         }
         let awaits_continue = !ended && expects_continue(&request.head.fields);
         exchange.request = Some(request);
-        let key = self.insert(exchange, admitted.ok());
-        if let Err(fault) = admitted {
-            self.update(now, key, |exchange, cx| exchange.fail(cx, fault));
-            return key;
-        }
-        self.update(now, key, |exchange, cx| exchange.start(cx, awaits_continue));
+        let key = self.insert(exchange, admitted.as_ref().ok().map(|admitted| admitted.group));
+        self.update(now, key, |exchange, cx| match admitted {
+            Ok(admitted) => exchange.start(cx, awaits_continue, admitted.time_limit),
+            Err(fault) => exchange.fail(cx, fault),
+        });
         key
     }
 
@@ -164,6 +175,11 @@ impl Proxy {
             Some(exchange) => exchange.body.room(),
             None => crate::limits::REQUEST_PENDING_LEN_MAX,
         }
+    }
+
+    /// Returns the number of bytes that an exchange holds for its request.
+    pub fn held_len(&self, key: ExchangeKey) -> usize {
+        self.exchanges.get(key).map_or(0, Exchange::held_len)
     }
 
     /// Aborts an exchange whose client is gone or has cancelled. Nothing more is sent to it.
@@ -355,6 +371,7 @@ impl Proxy {
         let exchange = self.exchanges.remove(key).expect("an exchange ends once");
         if let Some(group) = exchange.group {
             self.upstreams.leave(group);
+            self.requests.give_back(exchange.address);
         }
         let record = exchange.into_record(now, &mut self.timers, outcome);
         if is_planted(Bug::DoubleRecord) && matches!(outcome, Outcome::Reset(_)) {
@@ -367,6 +384,7 @@ impl Proxy {
         self.counters.exported.requests += 1;
         if let Some(group) = group {
             self.upstreams.join(group);
+            self.requests.take(exchange.address);
         }
         exchange.group = group;
         self.exchanges.insert(exchange)
@@ -375,8 +393,9 @@ impl Proxy {
     fn admit(
         &self,
         Request { head, misdirected, .. }: &Request,
+        exchange: &Exchange,
         ended: bool,
-    ) -> Result<GroupKey, Fault> {
+    ) -> Result<Admitted, Fault> {
         // RFC 9110 9.3.6: tunnels are not implemented.
         if head.method == Method::CONNECT {
             let reason = "this gateway does not tunnel: CONNECT is not implemented";
@@ -404,11 +423,18 @@ impl Proxy {
         if ended && head.content_length.is_some_and(|len| len > 0) {
             return Err(Fault::BadRequest("the request has a content-length and no body"));
         }
-        if head.content_length > Some(self.config.limits.request_body_len_max) {
+        let limits = &self.config.limits;
+        if head.content_length > Some(limits.request_body_len_max) {
             return Err(Fault::RequestTooLarge);
         }
+        let count_max = limits.requests_per_address.div_ceil(self.worker_count.max(1).into());
+        if !exchange.trusted && self.requests.held_by(exchange.address) >= count_max as usize {
+            return Err(Fault::TooManyRequests);
+        }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
-        Ok(self.upstreams.current[self.config.routes[route].upstream])
+        let route = &self.config.routes[route];
+        let group = self.upstreams.current[route.upstream];
+        Ok(Admitted { group, time_limit: route.request_timeout })
     }
 
     fn is_trusted(&self, request: &Request) -> bool {

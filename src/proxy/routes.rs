@@ -75,6 +75,7 @@ mod tests {
             host,
             path_prefix: prefix.to_owned(),
             upstream,
+            request_timeout: None,
         };
         let routes = [
             route(Some(HostPattern::Exact("a.example".into())), "/api", 0),
@@ -114,7 +115,7 @@ mod tests {
                         _ => Some(HostPattern::Wildcard(name)),
                     };
                     let path_prefix = PREFIXES[dice.random_range(0..PREFIXES.len())].to_owned();
-                    Route { host, path_prefix, upstream }
+                    Route { host, path_prefix, upstream, request_timeout: None }
                 })
                 .collect();
             let table = RouteTable::new(&routes);

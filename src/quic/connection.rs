@@ -6,10 +6,13 @@ use std::time::Instant;
 use quinn_proto::{ConnectionId, FrameStats};
 
 use super::congestion;
+use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
 use super::types::Local;
 use super::windows::Windows;
+use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
+use crate::limits::CONNECTION_LEN;
 
 /// The state of a connection.
 ///
@@ -44,7 +47,11 @@ pub(super) struct Connection {
     pub(super) paths: Paths,
     /// The client's last validated address.
     pub(super) client: SocketAddr,
+    /// The address that began it, which is charged for it until it is gone.
+    pub(super) address: ClientAddress,
     pub(super) windows: Windows,
+    pub(super) unacknowledged: Unacknowledged,
+    pub(super) unread: Unread,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,
     /// It has moved to another address and has not been polled for datagrams since.
@@ -89,6 +96,13 @@ impl Connection {
         if self.client != remote && congestion::was_acknowledged(&self.proto) {
             self.client = remote;
         }
+    }
+
+    /// Returns an upper bound of the bytes that are held for it.
+    pub(super) fn held_len(&self) -> u64 {
+        CONNECTION_LEN
+            + self.unacknowledged.held_len(self.windows.send())
+            + self.unread.held_len(self.windows.receive())
     }
 
     /// Returns the number of packets lost since the last call.

@@ -1,33 +1,27 @@
-//! Demultiplexing: each datagram goes to its connection, or to the decision about a new one.
+//! Demultiplexing: each datagram goes to its connection, or to the admission of a new one.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
+use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint};
 
-use super::connection::{Connection, Phase};
-use super::credit::{self, Credit};
+use super::connection::Phase;
+use super::credit;
 use super::engine::Engine;
-use super::paths::Paths;
 use super::types::{Datagram, Local, Path, Transmit};
-use super::windows::Windows;
-use crate::base::timers::Timer;
+use crate::base::pressure::Pressure;
 use crate::cid::CID_LEN;
-use crate::config::Retry;
-use crate::limits::{
-    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, RECEIVE_LEN_MAX,
-    UNVALIDATED_RATE_MAX,
-};
+use crate::limits::RECEIVE_LEN_MAX;
 
 /// Length of byte 0 and the connection id of a short header (RFC 9000 17.3).
 const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
 
 /// Facts about a datagram, kept while quinn-proto has its bytes.
 #[derive(Debug, Clone, Copy)]
-struct Arrival {
-    remote: SocketAddr,
-    local: Local,
-    len: usize,
+pub(super) struct Arrival {
+    pub(super) remote: SocketAddr,
+    pub(super) local: Local,
+    pub(super) len: usize,
     claims_handshake_only: bool,
 }
 
@@ -156,6 +150,7 @@ impl Engine {
         let moved = connection.follow(now);
         connection.moved_unasked |= moved;
         connection.paths.received(arrival.remote, arrival.local, arrival.len);
+        connection.unread.received(arrival.len);
         if let Some(before) = before {
             let after = connection.evidence();
             let is_authentic = after.frame_count > before.frame_count;
@@ -172,7 +167,7 @@ impl Engine {
             }
         }
         connection.note_client();
-        if connection.is_open() && !connection.is_heard {
+        if connection.is_open() && !connection.is_heard && self.pressure == Pressure::None {
             connection.windows.grow(now, &mut connection.proto, &mut self.window_budget);
         }
         if !std::mem::replace(&mut connection.is_heard, true) {
@@ -181,114 +176,13 @@ impl Engine {
         self.table.mark_dirty(key);
     }
 
-    /// Decides about a new connection. Each `Incoming` must be handed back to the endpoint by
-    /// accept, refuse, retry or ignore: dropping one leaks its entry there.
-    fn handle_incoming(
-        &mut self,
-        now: Instant,
-        incoming: Incoming,
-        mut response: Vec<u8>,
-        arrival: Arrival,
-    ) {
-        let socket = arrival.local.socket;
-        let index = self.listener_of(socket);
-        let listener = &self.listeners[index];
-        if !self.accepting || listener.count >= listener.count_max {
-            self.stats.connections_refused += 1;
-            let transmit = self.endpoint.refuse(incoming, &mut response);
-            return self.response(transmit, response, socket);
-        }
-        if !incoming.remote_address_validated() {
-            let has_moved = self.moved_initials.contains(incoming.orig_dst_cid());
-            let retry = match listener.quic.retry {
-                Retry::Never => false,
-                Retry::Adaptive => {
-                    has_moved
-                        || self.half_open >= HALF_OPEN_RETRY_COUNT
-                        || !self.is_within_rate(now)
-                }
-                Retry::Always => true,
-            };
-            if retry {
-                return match self.endpoint.retry(incoming, &mut response) {
-                    Ok(transmit) => self.response(transmit, response, socket),
-                    Err(error) => {
-                        // Not reached: an address with a Retry token is validated. Hand it back.
-                        self.endpoint.ignore(error.into_incoming());
-                        self.responses.give_back(response);
-                    }
-                };
-            }
-            let is_too_much =
-                self.half_open >= HALF_OPEN_COUNT_MAX || has_moved && !self.is_within_rate(now);
-            if is_too_much {
-                self.stats.initials_dropped += 1;
-                self.endpoint.ignore(incoming);
-                return self.responses.give_back(response);
-            }
-        } else if !self.spent_tokens.insert(now, (arrival.remote, *incoming.orig_dst_cid())) {
-            self.stats.tokens_replayed += 1;
-            self.endpoint.ignore(incoming);
-            return self.responses.give_back(response);
-        }
-        self.accept(now, incoming, response, arrival, index);
-    }
-
-    /// Returns false if too many handshakes with unvalidated addresses have begun of late.
-    fn is_within_rate(&mut self, now: Instant) -> bool {
-        self.unvalidated_rate.take(now, UNVALIDATED_RATE_MAX, Duration::from_secs(1))
-    }
-
-    fn accept(
-        &mut self,
-        now: Instant,
-        incoming: Incoming,
-        mut response: Vec<u8>,
-        arrival: Arrival,
-        index: usize,
-    ) {
-        let mut credit = Credit::new(incoming.remote_address_validated());
-        credit.received(arrival.len);
-        let first_destination = *incoming.orig_dst_cid();
-        let listener = &mut self.listeners[index];
-        let server = listener.server(incoming.remote_address().ip());
-        let server = Some(std::sync::Arc::clone(server));
-        self.stats.handshakes_started += 1;
-        let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                self.stats.handshakes_failed += 1;
-                return match error.response {
-                    Some(transmit) => self.response(transmit, response, arrival.local.socket),
-                    None => self.responses.give_back(response),
-                };
-            }
-        };
-        self.responses.give_back(response);
-        listener.count += 1;
-        self.half_open += 1;
-        let connection = Connection {
-            proto,
-            listener: index,
-            phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
-            first_destination,
-            local: arrival.local,
-            paths: Paths::new(arrival.remote, credit),
-            client: arrival.remote,
-            windows: Windows::new(now, &listener.quic),
-            timer: Timer::default(),
-            moved_unasked: false,
-            dirty: false,
-            is_heard: false,
-            lost_counted: 0,
-        };
-        let key = self.table.insert(handle.0, connection);
-        self.table.mark_dirty(key);
-        self.settle(now, key);
-    }
-
     /// Queues a response that belongs to no connection and counts it by kind.
-    fn response(&mut self, transmit: quinn_proto::Transmit, bytes: Vec<u8>, socket: u16) {
+    pub(super) fn response(
+        &mut self,
+        transmit: quinn_proto::Transmit,
+        bytes: Vec<u8>,
+        socket: u16,
+    ) {
         match bytes.first_chunk::<5>() {
             Some([_, 0, 0, 0, 0]) if credit::has_long_header(&bytes) => {
                 self.stats.version_negotiations += 1;

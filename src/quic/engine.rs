@@ -18,6 +18,9 @@ use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use super::used_tokens::UsedTokens;
+use crate::base::pressure::Pressure;
+use crate::base::shares::Shares;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
@@ -39,18 +42,21 @@ pub struct Engine {
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
     pub(super) responses: Responses,
-    /// The number of connections that never became open and are not gone.
-    pub(super) half_open: usize,
+    /// The connections that never became open and are not gone.
+    pub(super) half_open: Shares,
     /// The number of connections between `Connected` and `Closed`.
     pub(super) open: usize,
     /// New connections are accepted; false in a drain.
     pub(super) accepting: bool,
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
+    pub(super) pressure: Pressure,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
     pub(super) spent_tokens: Recent<(SocketAddr, ConnectionId)>,
+    /// NEW_TOKEN tokens that were used.
+    used_tokens: Arc<UsedTokens>,
     /// Destinations of first Initials that came from a second address.
     pub(super) moved_initials: Recent<ConnectionId>,
     pub(super) stats: QuicCounters,
@@ -63,10 +69,11 @@ pub struct Engine {
 impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         settings.check()?;
+        let used_tokens = Arc::default();
         let listeners = settings
             .listeners
             .iter()
-            .map(|quic| Listener::new(&settings, quic))
+            .map(|quic| Listener::new(&settings, quic, &used_tokens))
             .collect::<Result<Vec<_>, _>>()?;
         // The settings used before a listener is known (tokens, Initial keys) are the same in all.
         let server = listeners.first().map(|listener| Arc::clone(&listener.over_ipv4));
@@ -74,6 +81,7 @@ impl Engine {
         Ok(Self {
             ids: settings.worker_ids(),
             window_budget: settings.window_budget_len,
+            pressure: Pressure::None,
             endpoint,
             listeners,
             settings,
@@ -81,9 +89,10 @@ impl Engine {
             timers: Timers::new(),
             events: VecDeque::new(),
             responses: Responses::default(),
-            half_open: 0,
+            half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
             spent_tokens: Recent::default(),
+            used_tokens,
             moved_initials: Recent::default(),
             open: 0,
             accepting: true,
@@ -117,11 +126,12 @@ impl Engine {
     fn set_listeners(&mut self, listeners: &[config::Quic]) -> Result<(), EngineError> {
         let made = listeners
             .iter()
-            .map(|quic| Listener::new(&self.settings, quic))
+            .map(|quic| Listener::new(&self.settings, quic, &self.used_tokens))
             .collect::<Result<Vec<_>, _>>()?;
         self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
         for (listener, made) in self.listeners.iter_mut().zip(made) {
-            *listener = Listener { count: listener.count, ..made };
+            let connections = std::mem::take(&mut listener.connections);
+            *listener = Listener { connections, ..made };
         }
         Ok(())
     }
@@ -182,6 +192,9 @@ impl Engine {
         for key in heard.drain(..) {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.is_heard = false;
+                if connection.is_open() && connection.unacknowledged.is_overdue(now) {
+                    self.events.push_back((key, Event::Unacknowledged));
+                }
                 self.settle(now, key);
             }
         }
@@ -230,6 +243,9 @@ impl Engine {
                     self.settle(now, key);
                 }
                 Built::Some(transmit) => {
+                    connection.unacknowledged.handle_datagram(|stream| {
+                        self.events.push_back((key, Event::Writable(stream)));
+                    });
                     self.table.mark_dirty(key);
                     self.settle(now, key);
                     return Some(transmit);
@@ -239,12 +255,19 @@ impl Engine {
     }
 
     pub fn counts(&self) -> ConnectionCounts {
-        let closing = self.table.count() - self.open - self.half_open;
-        ConnectionCounts { open: self.open, handshaking: self.half_open, closing }
+        let handshaking = self.half_open.total();
+        let closing = self.table.count() - self.open - handshaking;
+        ConnectionCounts { open: self.open, handshaking, closing }
     }
 
     pub fn stats(&self) -> &QuicCounters {
         &self.stats
+    }
+
+    /// Sets how near the heap is to its budget. Under pressure no connection is accepted and no
+    /// window grows.
+    pub(crate) fn set_pressure(&mut self, pressure: Pressure) {
+        self.pressure = pressure;
     }
 
     /// Refuses new connections (CONNECTION_REFUSED) from now on, for a drain.
@@ -277,7 +300,7 @@ impl Engine {
                 translate(now, key, connection, event, &mut self.events);
                 match (phase, connection.phase) {
                     (Phase::Handshaking { .. }, Phase::Open) => {
-                        self.half_open -= 1;
+                        self.half_open.give_back(connection.address);
                         self.open += 1;
                         self.stats.handshakes_completed += 1;
                     }
@@ -302,6 +325,7 @@ impl Engine {
         if drained {
             return self.forget(key);
         }
+        connection.unread.settle();
         match connection.deadline() {
             Some(at) => self.timers.set(&mut connection.timer, at, key),
             None => connection.timer.disarm(),
@@ -338,13 +362,14 @@ impl Engine {
         let phase = connection.phase;
         self.stats.packets_lost += connection.newly_lost();
         self.window_budget += connection.windows.taken;
-        self.listeners[connection.listener].count -= 1;
+        let address = connection.address;
+        self.listeners[connection.listener].connections.give_back(address);
         match phase {
             Phase::Handshaking { .. } => {
-                self.half_open -= 1;
+                self.half_open.give_back(address);
                 self.stats.handshakes_failed += 1;
             }
-            Phase::Failed => self.half_open -= 1,
+            Phase::Failed => self.half_open.give_back(address),
             // quinn-proto reports why an open connection ends. Should it not, the application must
             // still get its `Closed`.
             Phase::Open => {
@@ -441,6 +466,9 @@ fn translate_stream(
     let event = match event {
         StreamEvent::Opened { dir } => {
             while let Some(id) = connection.proto.streams().accept(dir) {
+                if dir == Dir::Bi {
+                    connection.unread.opened();
+                }
                 events.push_back((key, Event::StreamOpened(id.into())));
             }
             return;
@@ -453,7 +481,10 @@ fn translate_stream(
             Event::Readable(id.into())
         }
         StreamEvent::Writable { id } => Event::Writable(id.into()),
-        StreamEvent::Finished { id } => Event::SendFinished(id.into()),
+        StreamEvent::Finished { id } => {
+            connection.unacknowledged.over(id.into());
+            Event::SendFinished(id.into())
+        }
         StreamEvent::Stopped { id, error_code } => Event::Stopped(id.into(), error_code.into()),
         StreamEvent::Available { dir: Dir::Bi | Dir::Uni } => return,
     };

@@ -26,12 +26,14 @@
 //! that belong to no connection are counted and dropped. Neither ends the worker.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod cid;
 mod congestion;
 mod connection;
 mod credit;
 mod demux;
 mod engine;
+mod held;
 mod padding;
 mod paths;
 mod recent;
@@ -42,6 +44,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod types;
+mod used_tokens;
 mod windows;
 
 pub use engine::Engine;

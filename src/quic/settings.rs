@@ -7,13 +7,15 @@ use std::sync::Arc;
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, NoneTokenLog, ServerConfig, TimeSource,
-    TransportConfig, ValidationTokenConfig, VarInt,
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TimeSource, TransportConfig,
+    ValidationTokenConfig, VarInt,
 };
 
 use super::cid::WorkerIds;
 use super::padding::without_padding;
+use super::used_tokens::UsedTokens;
 use super::{congestion, windows};
+use crate::base::shares::Shares;
 use crate::cid::{CidMask, WORKER_INDEX_MAX};
 use crate::config;
 use crate::limits;
@@ -42,6 +44,10 @@ const RESET_INTERVAL_MIN: std::time::Duration = std::time::Duration::from_millis
 /// Lifetime of a Retry token: a client uses it at once or not at all (RFC 9000 8.1.4).
 pub(super) const RETRY_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15);
 
+/// Lifetime of a token for a later connection (RFC 9000 8.1.3): a client that comes back the next
+/// day skips Retry.
+const NEW_TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 /// Settings of an [`super::Engine`]. Time and randomness are among them, so that the same settings
 /// and inputs give the same run.
 pub struct EngineSettings {
@@ -67,7 +73,7 @@ pub struct EngineSettings {
     pub cid_mask: CidMask,
     /// Key of stateless resets; the same in all workers.
     pub reset_key: [u8; 64],
-    /// Key of Retry tokens; the same in all workers.
+    /// Key of address validation tokens; the same in all workers.
     pub token_key: [u8; 64],
     /// The wall clock, for the age of tokens.
     pub time_source: Arc<dyn TimeSource>,
@@ -115,17 +121,30 @@ pub(super) struct Listener {
     pub(super) over_ipv6: Arc<ServerConfig>,
     /// This worker's share of the connections.
     pub(super) count_max: usize,
+    /// The most of them that one client address may have, and of a worker's half-open handshakes.
+    pub(super) count_per_address_max: usize,
+    pub(super) half_open_per_address_max: usize,
     /// Current connections, closing ones included.
-    pub(super) count: usize,
+    pub(super) connections: Shares,
 }
 
 impl Listener {
-    pub(super) fn new(settings: &EngineSettings, quic: &config::Quic) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        settings: &EngineSettings,
+        quic: &config::Quic,
+        used_tokens: &Arc<UsedTokens>,
+    ) -> Result<Self, EngineError> {
+        let count_max = share(quic.max_connections, settings.worker_count);
         Ok(Self {
-            over_ipv4: settings.server(quic, settings.mtu_max)?,
-            over_ipv6: settings.server(quic, settings.mtu_max - IPV6_HEADER_EXTRA)?,
-            count_max: share(quic.max_connections, settings.worker_count),
-            count: 0,
+            over_ipv4: settings.server(quic, settings.mtu_max, used_tokens)?,
+            over_ipv6: settings.server(quic, settings.mtu_max - IPV6_HEADER_EXTRA, used_tokens)?,
+            count_max,
+            count_per_address_max: percent(quic.connections_per_address, count_max),
+            half_open_per_address_max: percent(
+                quic.half_open_per_address,
+                limits::HALF_OPEN_COUNT_MAX,
+            ),
+            connections: Shares::default(),
             quic: quic.clone(),
         })
     }
@@ -170,16 +189,19 @@ impl EngineSettings {
     }
 
     /// Returns quinn-proto's settings for one listener over paths of at most `mtu_max`.
-    fn server(&self, quic: &config::Quic, mtu_max: u16) -> Result<Arc<ServerConfig>, EngineError> {
+    fn server(
+        &self,
+        quic: &config::Quic,
+        mtu_max: u16,
+        used_tokens: &Arc<UsedTokens>,
+    ) -> Result<Arc<ServerConfig>, EngineError> {
         let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
             .map_err(|_| EngineError::InitialCipherSuite)?;
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&self.token_key);
         let crypto = without_padding(Arc::new(crypto));
         let mut server = ServerConfig::new(crypto, Arc::new(token_key));
         let mut validation = ValidationTokenConfig::default();
-        // No NEW_TOKEN: a replayed token would validate an attacker's address, and a record of used
-        // tokens would be memory that unauthenticated peers can fill.
-        validation.sent(0).log(Arc::new(NoneTokenLog));
+        validation.sent(1).lifetime(NEW_TOKEN_LIFETIME).log(Arc::clone(used_tokens) as _);
         server
             .transport_config(Arc::new(self.transport(quic, mtu_max)?))
             .validation_token_config(validation)
@@ -219,6 +241,11 @@ impl EngineSettings {
             .congestion_controller_factory(congestion::factory(quic.congestion));
         Ok(transport)
     }
+}
+
+/// Returns so many percent of `count`, at least 1.
+fn percent(percent: u8, count: usize) -> usize {
+    (count * usize::from(percent) / 100).max(1)
 }
 
 /// Returns this worker's share of `connection_count`, rounded up: the sum may be a few more.

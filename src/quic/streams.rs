@@ -15,6 +15,7 @@ use super::table::ConnectionKey;
 #[cfg(test)]
 use super::types::Local;
 use super::types::{CloseReason, Event, StreamId};
+use crate::base::shares::ClientAddress;
 use crate::limits::{CLOSING_TIMEOUT, READ_CHUNK_COUNT_MAX};
 
 /// The connection or the stream is no longer there.
@@ -95,6 +96,10 @@ impl Engine {
         };
         let has_credit = chunks.finalize().should_transmit();
         connection.windows.read(len_max - room);
+        connection.unread.read(len_max - room, READ_CHUNK_COUNT_MAX - count_left);
+        if stream.is_bidirectional() && matches!(read, Ok(Read::End) | Err(ReadError::Reset(_))) {
+            connection.unread.over();
+        }
         // Reading frees flow control credit, which must be sent to the client.
         if has_credit {
             self.table.mark_dirty(key);
@@ -112,7 +117,14 @@ impl Engine {
     ) -> Result<Written, WriteError> {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
+        let len = pieces.iter().map(Bytes::len).sum();
+        if !connection.unacknowledged.may_write(stream, len) {
+            return Err(WriteError::Blocked);
+        }
         let written = connection.proto.send_stream(id).write_chunks(pieces);
+        if let Ok(written) = &written {
+            connection.unacknowledged.wrote(stream, written.bytes, len);
+        }
         // A refused write may cause a DATA_BLOCKED or STREAM_DATA_BLOCKED frame.
         self.table.mark_dirty(key);
         match written {
@@ -125,10 +137,16 @@ impl Engine {
 
     /// Ends a stream after the bytes written so far. [`Event::SendFinished`] follows when all of
     /// them are acknowledged.
-    pub fn finish(&mut self, key: ConnectionKey, stream: StreamId) -> Result<(), WriteError> {
+    pub fn finish(
+        &mut self,
+        now: Instant,
+        key: ConnectionKey,
+        stream: StreamId,
+    ) -> Result<(), WriteError> {
         let id = sends(stream).ok_or(WriteError::Gone)?;
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
         let finished = connection.proto.send_stream(id).finish();
+        connection.unacknowledged.finished(now, stream);
         self.table.mark_dirty(key);
         finished.map_err(|error| match error {
             FinishError::Stopped(code) => WriteError::Stopped(code.into()),
@@ -141,6 +159,7 @@ impl Engine {
         let id = sends(stream).ok_or(Gone)?;
         let connection = self.open_mut(key).ok_or(Gone)?;
         let reset = connection.proto.send_stream(id).reset(error_code(code));
+        connection.unacknowledged.over(stream);
         self.table.mark_dirty(key);
         reset.map_err(|_| Gone)
     }
@@ -155,6 +174,9 @@ impl Engine {
         let id = receives(stream).ok_or(Gone)?;
         let connection = self.open_mut(key).ok_or(Gone)?;
         let stopped = connection.proto.recv_stream(id).stop(error_code(code));
+        if stopped.is_ok() && stream.is_bidirectional() {
+            connection.unread.over();
+        }
         self.table.mark_dirty(key);
         stopped.map_err(|_| Gone)
     }
@@ -168,9 +190,26 @@ impl Engine {
     /// Closes a connection with an application error code and discards unsent bytes. Queues its
     /// `Closed` event.
     pub fn close(&mut self, now: Instant, key: ConnectionKey, code: u64, reason: &[u8]) {
+        self.close_for(now, key, code, reason, CLOSING_TIMEOUT);
+    }
+
+    /// Closes a connection as [`Engine::close`] does, and frees all of its memory as soon as the
+    /// close has left. Late packets of the client are answered by stateless resets.
+    pub fn evict(&mut self, now: Instant, key: ConnectionKey, code: u64, reason: &[u8]) {
+        self.close_for(now, key, code, reason, Duration::ZERO);
+    }
+
+    fn close_for(
+        &mut self,
+        now: Instant,
+        key: ConnectionKey,
+        code: u64,
+        reason: &[u8],
+        kept: Duration,
+    ) {
         let Some(connection) = self.open_mut(key) else { return };
         connection.proto.close(now, error_code(code), Bytes::copy_from_slice(reason));
-        connection.phase = Phase::Closed { deadline: now + CLOSING_TIMEOUT };
+        connection.phase = Phase::Closed { deadline: now + kept };
         self.open -= 1;
         self.push_event(key, Event::Closed(CloseReason::Local { code }));
         self.table.mark_dirty(key);
@@ -192,6 +231,16 @@ impl Engine {
     /// validation of the new one succeeds (RFC 9000 8.2).
     pub fn client_address(&self, key: ConnectionKey) -> Option<SocketAddr> {
         Some(self.table.get(key)?.client)
+    }
+
+    /// Returns the address that is charged for a connection: the one that began it.
+    pub(crate) fn charged_address(&self, key: ConnectionKey) -> Option<ClientAddress> {
+        Some(self.table.get(key)?.address)
+    }
+
+    /// Returns an upper bound of the bytes that the engine holds for a connection.
+    pub fn held_len(&self, key: ConnectionKey) -> u64 {
+        self.table.get(key).map_or(0, Connection::held_len)
     }
 
     /// Returns the smoothed round-trip time (RFC 9002 5.3).

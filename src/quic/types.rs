@@ -82,6 +82,9 @@ pub enum Event {
     Writable(StreamId),
     /// All bytes of a finished stream are acknowledged.
     SendFinished(StreamId),
+    /// The client has left a finished stream without its last acknowledgement for
+    /// [`crate::limits::UNACKNOWLEDGED_TIMEOUT`], while it sends packets. It may come again.
+    Unacknowledged,
     /// The client sent STOP_SENDING for a stream, with this code.
     Stopped(StreamId, u64),
     /// The connection is over. Its streams are gone.

@@ -9,7 +9,8 @@
 //!   data that nobody reads, are no evidence.
 //!
 //! All growth is taken from one budget per worker and returns to it when a connection ends. It does
-//! not return before: the client may still have bytes held up to the window that it was given.
+//! not return before: the client may still have bytes held up to the window that it was given. A
+//! connection gets at most an eighth of what is left, so some is always left for the next one.
 
 use std::time::Instant;
 
@@ -20,6 +21,9 @@ use crate::limits::{RECEIVE_WINDOW_START, SEND_WINDOW_START};
 
 /// Smallest step by which the send window grows.
 const SEND_STEP_MIN: u64 = 128 * 1024;
+
+/// A connection may have taken the budget's remainder divided by this.
+const SHARE_OF_BUDGET: u64 = 8;
 
 /// The windows of one connection.
 #[derive(Debug)]
@@ -46,6 +50,16 @@ impl Windows {
             round_start: now,
             round_read: 0,
         }
+    }
+
+    /// Returns the send window, in bytes.
+    pub(super) fn send(&self) -> u64 {
+        self.send
+    }
+
+    /// Returns the receive window, in bytes.
+    pub(super) fn receive(&self) -> u64 {
+        self.receive
     }
 
     /// Counts `len` bytes of a stream that were read.
@@ -91,9 +105,11 @@ impl Windows {
         Some(self.receive)
     }
 
-    /// Takes up to `step` from the budget; `None` if it is empty.
+    /// Takes up to `step` from the budget, within the connection's share of it; `None` if that is
+    /// used up.
     fn take(&mut self, step: u64, budget: &mut u64) -> Option<u64> {
-        let step = step.min(*budget);
+        let share = *budget / SHARE_OF_BUDGET;
+        let step = step.min(share.saturating_sub(self.taken));
         if step == 0 {
             return None;
         }
@@ -126,6 +142,8 @@ mod tests {
             retry: Retry::Never,
             congestion: Congestion::Cubic,
             max_connections: 1,
+            connections_per_address: 100,
+            half_open_per_address: 100,
             idle_timeout: Duration::from_secs(30),
             max_streams: 100,
             stream_receive_window: 1024 * 1024,
@@ -169,11 +187,13 @@ mod tests {
     #[test]
     fn no_window_grows_past_the_budget_or_begins_past_its_ceiling() {
         let mut one = windows(&quic(6 << 20, 6 << 20));
-        let mut budget = 300_000;
-        assert_eq!(one.grow_send(100 * MIB, &mut budget), Some(START + 300_000));
+        let mut budget = 8 * MIB;
+        assert_eq!(one.grow_send(100 * MIB, &mut budget), Some(START + MIB));
         one.round_read = 100 * MIB;
         assert_eq!(one.grow_receive(&mut budget), None);
-        assert_eq!(budget, 0);
+        assert_eq!(budget, 7 * MIB);
+        let mut next = windows(&quic(6 << 20, 6 << 20));
+        assert_eq!(next.grow_send(100 * MIB, &mut budget), Some(START + 7 * MIB / 8));
         let low = quic(64 << 10, 128 << 10);
         assert_eq!((send_start(&low), receive_start(&low)), (64 << 10, 128 << 10));
         let mut low = windows(&low);

@@ -10,6 +10,10 @@ pub mod cid {
     pub use crate::cid::CidMask;
 }
 
+pub mod base {
+    pub use crate::base::pressure::HeapUse;
+}
+
 pub mod config {
     pub use crate::config::{
         Certificate, CertificateSource, Config, Congestion, Endpoint, EndpointAddress, HostPattern,

@@ -1,5 +1,5 @@
 //! Fixtures that several test suites share: a test's epoch and clocks, certificates, TLS clients,
-//! engine settings, a minimal HTTP/3 client codec and an HTTP/1.1 origin.
+//! engine settings, forged packets, a minimal HTTP/3 client codec and an HTTP/1.1 origin.
 //!
 //! Unit tests, `tests/`, `benches/` and `examples/` use them. Product code never does, which
 //! `tests/architecture` checks, so the linker leaves nothing of them in the program.
@@ -10,6 +10,7 @@
 mod certificate;
 mod client_tls;
 mod engine;
+pub mod forger;
 pub mod http3;
 pub mod internal;
 pub mod origin;

@@ -16,7 +16,7 @@ pub(crate) struct ProcessKeys {
     pub cid_mask: CidMask,
     /// Key of stateless resets (RFC 9000 10.3.2).
     pub reset_key: [u8; 64],
-    /// Key of Retry tokens (RFC 9000 8.1.4).
+    /// Key of address validation tokens (RFC 9000 8.1.2, 8.1.3).
     pub token_key: [u8; 64],
 }
 

@@ -1,7 +1,9 @@
 //! The reports of a worker: its counters and gauges, and a warning when sends are not segmented.
 
 use super::Worker;
+use crate::base::pressure::HeapUse;
 use crate::metrics::{Counters, Gauges, PoolSlots, WorkerReport};
+use crate::pool;
 
 /// Notices that the kernel has refused to segment sends.
 #[derive(Debug, Default)]
@@ -16,6 +18,12 @@ impl Worker<'_> {
     pub(super) fn note_memory(&mut self, is_low: bool) {
         self.pool_counters.low_water_events += u64::from(is_low && !self.was_memory_low);
         self.was_memory_low = is_low;
+    }
+
+    /// Returns how much of the process's heap is in use, and how much may be.
+    pub(super) fn heap_use(&self) -> HeapUse {
+        let budget = self.snapshot.config.runtime.heap_len_max * usize::from(self.setup.count);
+        HeapUse { len: pool::heap_len(), budget }
     }
 
     /// Warns once when sends are no longer segmented: each datagram then passes through the network

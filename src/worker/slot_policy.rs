@@ -4,8 +4,9 @@
 //! A single held byte pins a whole slot, and bytes that quinn-proto holds cannot be moved later. A
 //! bundle is therefore decrypted in place only while its flow holds less than its quota of slots
 //! and the pool is not low. Otherwise each datagram is copied to a heap buffer of its length, and
-//! the slot is free again in the same turn. A flow is a keyed hash of the client's address: it is
-//! known before any byte is parsed, and a collision costs copies but is never wrong.
+//! the slot is free again in the same turn. A flow is a keyed hash of the client's address (without
+//! the port, of which it has thousands): it is known before any byte is parsed, and a collision
+//! costs copies but is never wrong.
 //!
 //! The quota is the number of slots that the pool could still spare (dynamic thresholds, Choudhury
 //! and Hahne 1998). A single upload may hold half of the pool, a hundred share it evenly, and a
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
+use crate::base::shares::ClientAddress;
 use crate::metrics::{CopyReason, Ledger};
 use crate::pool::Pool;
 
@@ -36,7 +38,7 @@ impl SlotPolicy {
         bundle: BytesMut,
         segment_len: usize,
     ) -> Datagrams {
-        let flow = self.hasher.hash_one(source) as u16;
+        let flow = self.hasher.hash_one(ClientAddress::from(source.ip())) as u16;
         let spare = pool.counts().free.saturating_sub(pool.plan().low_water());
         let quota = spare.max(pool.plan().flow_quota().into());
         let reason = if u32::from(pool.held_by(flow)) >= quota {

@@ -45,6 +45,7 @@ impl Worker<'_> {
             self.note_memory(memory_low);
             self.note_offload();
             self.gateway.set_memory_low(memory_low);
+            self.gateway.set_heap(now, self.heap_use());
             let mut deadline = self.carry_out(now);
             if self.drain_is_over(now) {
                 self.begin_close(now);

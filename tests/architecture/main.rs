@@ -95,7 +95,7 @@ fn check_file(
         }
     }
     if rules::PROTOCOL_SIDE.contains(&from) {
-        faults.extend(impurities(scan).into_iter().map(|(line, text)| fault(line, text)));
+        faults.extend(impurities(&module, scan).into_iter().map(|(line, text)| fault(line, text)));
         if source.path.ends_with(&format!("src/{from}/mod.rs")) && !scan.forbids_unsafe {
             faults.push(fault(1, "starts without #![forbid(unsafe_code)]".to_owned()));
         }
@@ -157,7 +157,7 @@ fn reached(path: &[String], re_exports: &[ReExport]) -> Vec<(Vec<String>, Vec<St
 }
 
 /// Returns the faults of a sans-IO module: everything it must not use.
-fn impurities(scan: &Scan) -> Vec<(usize, String)> {
+fn impurities(module: &str, scan: &Scan) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for mention in scan.mentions.iter().filter(|mention| !mention.in_test) {
         let path = mention.segments.join("::");
@@ -167,7 +167,8 @@ fn impurities(scan: &Scan) -> Vec<(usize, String)> {
         );
     }
     for (line, word) in &scan.words {
-        if rules::BANNED_WORDS.contains(&word.as_str()) {
+        let is_permitted = rules::PERMITTED_WORDS.contains(&(module, word));
+        if rules::BANNED_WORDS.contains(&word.as_str()) && !is_permitted {
             found.push((*line, format!("`{word}` on the protocol side")));
         }
     }

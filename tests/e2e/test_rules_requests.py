@@ -208,6 +208,36 @@ async def test_a_fin_alone_does_not_complete_a_short_body(start, recorder):
 
 
 @h3.run
+async def test_what_looks_like_a_whole_request_waits_for_the_end_of_its_stream(start, recorder):
+    """More DATA or bad trailers may follow a body of the announced length. Until then the upstream
+    must not have it as a whole."""
+    gateway = start(origin=recorder.address)
+    five = head(b"POST", more=[(b"content-length", b"5")]) + frame(DATA, b"hello")
+    none = head(b"PUT", more=[(b"content-length", b"0")])
+    async with raw.connection(gateway) as client:
+        for begin, rest in [
+            (five, frame(DATA, b"!")), (none, frame(DATA, b"!")),
+            (five, frame(HEADERS, section([(b"x-t", b"a\nb")]))),
+            (none, frame(HEADERS, section([(b":path", b"/")]))),
+        ]:
+            exchange = client.request(begin, end=False)
+            await asyncio.sleep(0.1)
+            assert not exchange.end, exchange
+            client.send(exchange.stream, rest, end=True)
+            await client.ended(exchange)
+            assert exchange.outcome == MALFORMED, (begin, rest, exchange)
+        assert not any(request.whole for request in recorder.requests)
+        for begin, body in ((five, b"hello"), (none, b"")):
+            exchange = client.request(begin, end=False)
+            await asyncio.sleep(0.1)
+            assert not exchange.end
+            client.send(exchange.stream, b"", end=True)
+            await client.ended(exchange)
+            assert (exchange.outcome, recorder.requests[-1].body) == ("200", body)
+    assert recorder.wrong == []
+
+
+@h3.run
 async def test_requests_are_forwarded_in_one_canonical_form(start, recorder):
     gateway = start(origin=recorder.address)
     async with raw.connection(gateway) as client:

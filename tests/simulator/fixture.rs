@@ -50,6 +50,16 @@ pub fn build(seed: u64, scenario: &Scenario) -> Built {
     Built { now, gateway, clients: clients.collect() }
 }
 
+/// Returns the TLS settings of the gateway.
+pub fn server_tls() -> &'static ServerTls {
+    &tls().server
+}
+
+/// Returns the TLS settings of a client.
+pub fn client_tls() -> quinn_proto::ClientConfig {
+    tls().client.clone()
+}
+
 /// Applies the same configuration again, with one upstream's timeout changed.
 pub fn reload(now: Instant, gateway: &mut Gateway, scenario: &Scenario) {
     let mut config = scenario.config.clone();
@@ -85,7 +95,9 @@ fn tls() -> &'static Tls {
         .unwrap();
         // A session ticket from another world would make this one irreproducible.
         let resumption = rustls::client::Resumption::disabled();
-        let client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();
+        let mut client = ClientTls { resumption, ..ClientTls::trusting(made.der) }.quic();
+        // Nor may a token.
+        client.token_store(Arc::new(quinn_proto::NoneTokenStore));
         Tls { server, client }
     })
 }

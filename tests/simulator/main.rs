@@ -11,6 +11,7 @@ mod books;
 mod client;
 mod fixture;
 mod frames;
+mod hostile;
 mod kernel;
 mod network;
 mod origin;
@@ -19,6 +20,7 @@ mod planted;
 mod request;
 mod runner;
 mod scenario;
+mod stranger;
 mod verdict;
 mod wire;
 mod world;
@@ -194,13 +196,15 @@ const FOREIGN_PERMILLE_MAX: u64 = 5;
 const OUT_OF_REACH_PERMILLE_MAX: u64 = 1;
 
 /// Events that must occur in some world of an ordinary run; otherwise the test covers too little.
-const EXPECTED: [&str; 33] = [
+const EXPECTED: [&str; 35] = [
     "upstream connect failures",
     "requests over kept connections",
     "receives held back",
     "second tries",
     "kept connections discarded",
     "Retry packets",
+    "forged Initials",
+    "handshakes that failed",
     "packets lost",
     "datagrams lost in bursts",
     "datagrams lost in blackouts",

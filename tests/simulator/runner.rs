@@ -51,7 +51,7 @@ fn run_in(seed: u64, scenario: Scenario, pool: &Rc<Pool>) -> (u64, Marks) {
     (hash, marks)
 }
 
-fn new_pool() -> Rc<Pool> {
+pub fn new_pool() -> Rc<Pool> {
     let plan = PoolPlan::new(SLOT_COUNT * SLOT_LEN).unwrap();
     let (region, _) = Regions::reserve(1, plan).unwrap().lend(Hugepages::Off).unwrap();
     Rc::new(Pool::attach(region))

@@ -13,6 +13,7 @@ use crate::client::Manner;
 use crate::kernel::SocketTroubles;
 use crate::network::Weather;
 use crate::plan::{Ask, Behaviour, Framing, LIES, Malformed, Plan};
+use crate::stranger::Flood;
 use crate::wire::Troubles;
 
 /// Slots of a world's pool, some of which its scenario withholds.
@@ -34,6 +35,8 @@ pub struct Scenario {
     pub reload: Option<Duration>,
     /// Time at which a drain begins.
     pub drain: Option<Duration>,
+    /// A stranger that forges Initials.
+    pub flood: Option<Flood>,
 }
 
 impl Scenario {
@@ -48,6 +51,7 @@ impl Scenario {
             responses_len_max: RESPONSES_LEN_MAX,
             reload: None,
             drain: None,
+            flood: None,
         }
     }
 
@@ -78,6 +82,10 @@ impl Scenario {
             },
             reload: rng.random_bool(0.1).then(|| millis(rng, 2_000)),
             drain: rng.random_bool(0.05).then(|| millis(rng, 2_000)),
+            flood: rng.random_bool(0.2).then(|| Flood {
+                count: rng.random_range(1..100),
+                pause: Duration::from_micros(some(rng, 0.8, 30_000)),
+            }),
         }
     }
 

@@ -24,6 +24,7 @@ use crate::kernel::Socket;
 use crate::network::Network;
 use crate::request::Got;
 use crate::scenario::Scenario;
+use crate::stranger::{self, Forged};
 use crate::wire::{Arrival, Due, Wires};
 
 /// An event of the world.
@@ -60,6 +61,7 @@ pub struct World {
     /// Reloads and drains that occurred while exchanges were in flight.
     reload_count: u64,
     drain_count: u64,
+    forged_count: u64,
     pub books: Books,
     pub scenario: Scenario,
 }
@@ -89,9 +91,16 @@ impl World {
             step_count: 0,
             reload_count: 0,
             drain_count: 0,
+            forged_count: 0,
             books: Books::new(&scenario),
             scenario,
         };
+        for Forged { after, from, datagram } in
+            world.scenario.flood.map_or(Vec::new(), |flood| stranger::forge(seed, flood))
+        {
+            world.forged_count += 1;
+            world.queue(after, Happening::ToGateway { from, ecn: 0, datagram });
+        }
         if let Some(after) = world.scenario.reload {
             world.queue(after, Happening::Reload);
         }
@@ -159,6 +168,8 @@ impl World {
             ("second tries", counters.exported.upstream_retries),
             ("kept connections discarded", counters.exported.upstream_idle_discarded),
             ("Retry packets", stats.retries),
+            ("forged Initials", self.forged_count),
+            ("handshakes that failed", stats.handshakes_failed),
             ("packets lost", stats.packets_lost),
             ("datagrams without a slot", self.socket.starved_count as u64),
             ("upstream pieces without a slot", self.wires.starved_count),
@@ -200,6 +211,7 @@ impl World {
         assert_eq!(counts.open + counts.handshaking + counts.closing, 0, "{counts:?}");
         let budget = self.gateway.engine().window_budget_left();
         assert_eq!(budget, self.window_budget, "the window budget is fully restored");
+        assert_eq!(self.gateway.held_len(), 0, "nothing is charged to anybody");
         assert!(self.wires.is_empty(), "every upstream connection was closed");
         assert_eq!(self.gateway.responses_waiting_len(), 0, "no response is waiting");
         self.transmit_buffer = None;

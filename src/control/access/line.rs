@@ -122,6 +122,7 @@ fn reason_text(reason: ResetReason) -> &'static str {
         ResetReason::RequestMalformed => "request_malformed",
         ResetReason::RequestTimeout => "request_timeout",
         ResetReason::ResponseStalled => "response_stalled",
+        ResetReason::Deadline => "deadline",
     }
 }
 
@@ -284,6 +285,7 @@ mod tests {
             (ResetReason::RequestMalformed, "request_malformed"),
             (ResetReason::RequestTimeout, "request_timeout"),
             (ResetReason::ResponseStalled, "response_stalled"),
+            (ResetReason::Deadline, "deadline"),
         ] {
             let record = AccessRecord { outcome: Outcome::Reset(reason), ..record(now.0) };
             let written = line(&record, AccessFormat::Json, now);

@@ -22,7 +22,7 @@ mod stage;
 mod to_upstream;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -32,10 +32,11 @@ use super::context::{Context, ExchangeTimer, TimerOwner};
 use super::faults::{Fault, OwnResponse};
 use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
+use crate::base::shares::ClientAddress;
 use crate::base::timers::{Timer, Timers};
 use crate::config::Limits;
 use crate::http1::Framing;
-use crate::limits::{RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
+use crate::limits::{EXCHANGE_LEN, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 use crate::message::{AccessRecord, Fields, Outcome};
 use crate::planted::{Bug, is_planted};
 
@@ -49,6 +50,8 @@ pub(super) struct Exchange {
     pub(super) request: Option<Request>,
     /// The client is a trusted proxy.
     pub(super) trusted: bool,
+    /// The address that is charged for it.
+    pub(super) address: ClientAddress,
     pub(super) framing: Framing,
     pub(super) body: RequestBody,
     /// The upstream group, once the request is admitted.
@@ -67,6 +70,7 @@ pub(super) struct Exchange {
     /// Boxed, since it is handed over when the exchange is over.
     record: Box<AccessRecord>,
     upstream_start: Option<Instant>,
+    deadline_timer: Timer,
     body_timer: Timer,
     body_pace: Pace,
     response_timer: Timer,
@@ -120,6 +124,7 @@ impl Exchange {
         Self {
             request: None,
             trusted: false,
+            address: record.client.ip().into(),
             framing: Framing::None,
             body: RequestBody::new(false),
             group: None,
@@ -132,6 +137,7 @@ impl Exchange {
             avoid: Avoid::Nothing,
             record: Box::new(record),
             upstream_start: None,
+            deadline_timer: Timer::default(),
             body_timer: Timer::default(),
             body_pace: Pace::default(),
             response_timer: Timer::default(),
@@ -139,12 +145,17 @@ impl Exchange {
         }
     }
 
-    /// Starts to send an admitted request to an upstream.
+    /// Starts to send an admitted request to an upstream. `time_limit` is that of its route.
     pub(super) fn start(
         &mut self,
         cx: &mut ExchangeContext<'_>,
         awaits_continue: bool,
+        time_limit: Option<Duration>,
     ) -> Progress {
+        if let Some(limit) = time_limit {
+            let owner = TimerOwner::Exchange(cx.key, ExchangeTimer::Deadline);
+            cx.base.timers.set(&mut self.deadline_timer, cx.base.now + limit, owner);
+        }
         if awaits_continue {
             // RFC 9110 10.1.1: the gateway takes the body itself, so it sends the 100 itself.
             let (status, fields) = (StatusCode::CONTINUE, Fields::new());
@@ -178,7 +189,7 @@ impl Exchange {
             if !keeps_pace && self.framing != Framing::Length(body_len) {
                 return self.fail(cx, Fault::RequestTimeout);
             }
-            if matches!(self.framing, Framing::Length(len) if body_len > len) {
+            if self.content_length().is_some_and(|len| body_len > len) {
                 let rule = "the request's body is longer than its content-length";
                 return self.fail(cx, Fault::BadRequest(rule));
             }
@@ -206,12 +217,24 @@ impl Exchange {
         }
         // RFC 9114 4.1.2: checked here too, so that an incomplete body never looks complete on an
         // upstream connection.
-        if matches!(self.framing, Framing::Length(len) if self.body.received_len != len) {
+        let content_length = self.content_length();
+        if content_length.is_some_and(|len| self.body.received_len != len) {
             let rule = "the request's body is shorter than its content-length";
             return self.fail(cx, Fault::BadRequest(rule));
         }
         self.body.set_trailers(trailers.and_then(clean_trailers));
-        self.send_on(cx, Framing::None)
+        self.send_on(cx, content_length.map_or(Framing::None, Framing::Length))
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        self.request.as_ref().and_then(|request| request.head.content_length)
+    }
+
+    /// Returns the number of bytes that it holds for its request.
+    pub(super) fn held_len(&self) -> usize {
+        let fields = self.request.iter().flat_map(|request| &request.head.fields);
+        let fields_len = fields.map(|(name, value)| name.as_str().len() + value.len());
+        EXCHANGE_LEN + fields_len.sum::<usize>() + self.body.held_len()
     }
 
     /// Aborts an exchange whose client is gone or has cancelled.
@@ -270,6 +293,7 @@ impl Exchange {
         which: ExchangeTimer,
     ) -> Progress {
         let (timer, fault) = match which {
+            ExchangeTimer::Deadline => (&mut self.deadline_timer, Fault::Deadline),
             ExchangeTimer::RequestBody => (&mut self.body_timer, Fault::RequestTimeout),
             ExchangeTimer::Response => (&mut self.response_timer, Fault::ResponseStalled),
         };
@@ -302,6 +326,7 @@ impl Exchange {
         timers: &mut Timers<TimerOwner>,
         outcome: Outcome,
     ) -> Box<AccessRecord> {
+        timers.clear(&mut self.deadline_timer);
         timers.clear(&mut self.body_timer);
         timers.clear(&mut self.response_timer);
         self.end_upstream_time(now);
@@ -334,6 +359,8 @@ impl Exchange {
         let OwnResponse { fields, content_length, body } = fault.response(method);
         let status = fault.status();
         self.advance(Stage::Responded);
+        // The client gets this response, however late.
+        self.deadline_timer.disarm();
         self.end_upstream_time(cx.base.now);
         self.begin_response(status);
         self.record.error = Some(fault.token());
@@ -362,8 +389,7 @@ impl Exchange {
     /// Restarts the timeout of the request's body, if the client is expected to send.
     fn set_body_timer(&mut self, cx: &mut ExchangeContext<'_>) {
         let body = &self.body;
-        let is_whole = body.is_ended() || self.framing == Framing::Length(body.received_len);
-        let is_awaited = !is_whole && !body.is_stopped() && body.room() > 0;
+        let is_awaited = !body.is_ended() && !body.is_stopped() && body.room() > 0;
         if is_awaited && self.stage != Stage::Responded {
             self.body_pace.run(cx.base.now);
             let due = cx.base.now + self.limits.request_body_timeout;

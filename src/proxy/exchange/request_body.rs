@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::http1::{CHUNK_END, Framing, last_chunk, size_line};
 use crate::limits::{
-    REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
+    BODY_PIECE_COST_LEN, REQUEST_PENDING_LEN_MAX, REQUEST_PENDING_PIECES_MAX, REQUEST_ROOM_LEN_MIN,
     UPSTREAM_WRITE_PIECES_MAX,
 };
 use crate::message::Fields;
@@ -20,6 +20,8 @@ pub(crate) struct RequestBody {
     pending_len: usize,
     /// Bytes in the write in flight.
     writing_len: usize,
+    /// Pieces of the body in the write in flight.
+    writing_count: usize,
     pub(super) received_len: u64,
     /// Bytes passed to writes, those in flight included.
     given_len: u64,
@@ -55,6 +57,7 @@ impl RequestBody {
             pending: VecDeque::new(),
             pending_len: 0,
             writing_len: 0,
+            writing_count: 0,
             received_len: 0,
             given_len: 0,
             trailers: None,
@@ -73,6 +76,12 @@ impl RequestBody {
         } else {
             free
         }
+    }
+
+    /// Returns the number of bytes that are held.
+    pub(super) fn held_len(&self) -> usize {
+        let piece_count = self.pending.len() + self.writing_count;
+        self.pending_len + self.writing_len + piece_count * BODY_PIECE_COST_LEN
     }
 
     /// Queues a piece from the client.
@@ -148,7 +157,18 @@ impl RequestBody {
 
     /// Notes that the write in flight is complete.
     pub(super) fn wrote(&mut self) {
-        self.writing_len = 0;
+        (self.writing_len, self.writing_count) = (0, 0);
+    }
+
+    /// Returns how many of the pending pieces may be written: all, or all but the last one, if that
+    /// completes a body of known length before the client's end has come. More of a body may
+    /// follow, or bad trailers. The request is malformed then (RFC 9114 4.1.2), and must not have
+    /// reached an upstream as a whole.
+    fn writable_count(&self, framing: Framing) -> usize {
+        if self.is_ended() || framing != Framing::Length(self.received_len) {
+            return self.pending.len();
+        }
+        self.pending.len().checked_sub(1).expect("the piece that completes the body was kept")
     }
 
     /// Appends the pieces that may be written now to `pieces`, framed.
@@ -160,7 +180,7 @@ impl RequestBody {
         let framing_piece_count = if chunked { 3 } else { 0 };
         let count_max =
             UPSTREAM_WRITE_PIECES_MAX.saturating_sub(pieces.len() + framing_piece_count);
-        let count = self.pending.len().min(count_max);
+        let count = self.writable_count(framing).min(count_max);
         let len: usize = self.pending.iter().take(count).map(Bytes::len).sum();
         if chunked && len > 0 {
             // One chunk around all pieces of this write.
@@ -172,10 +192,9 @@ impl RequestBody {
         }
         self.pending_len -= len;
         self.writing_len += len;
+        self.writing_count += count;
         self.given_len += len as u64;
-        // A body of known length is complete with its last byte, before the client's end comes.
-        let is_whole = self.is_ended() || framing == Framing::Length(self.given_len);
-        if is_whole && self.pending.is_empty() {
+        if self.is_ended() && self.pending.is_empty() {
             if chunked {
                 // The trailers are kept for a second attempt.
                 pieces.push(last_chunk(self.trailers.as_ref()));

@@ -98,6 +98,8 @@ impl Exchange {
         let slot_request = SlotRequest {
             exchange: cx.key,
             downstream: self.downstream,
+            address: self.address,
+            has_share: !self.trusted,
             is_head: self.admitted().head.method == Method::HEAD,
             response_head_len_max: self.limits.response_head_len_max as usize,
             avoid: self.avoid,

@@ -2,8 +2,6 @@
 
 use super::*;
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
 /// Returns the port of a connection's endpoint.
 fn port_of(rig: &Rig, key: UpstreamKey) -> u16 {
     match &rig.wires[&key].address {

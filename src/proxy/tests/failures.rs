@@ -3,8 +3,6 @@
 use super::*;
 use crate::limits::RESPONSE_STALL_TIMEOUT;
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
 fn put(rig: &mut Rig, body: &[u8]) -> ExchangeKey {
     let content_length = Some(body.len() as u64);
     let key = rig.request(with_length(content_length, request(Method::PUT, "/put")), false);
@@ -567,5 +565,31 @@ fn the_rule_that_a_message_broke_is_recorded() {
     let record = rig.record();
     assert_eq!(record.rule, Some("the response's content-length is not a number"));
     assert_eq!(record.upstream_failure, Some(crate::metrics::UpstreamFailure::Protocol));
+    rig.assert_nothing_left();
+}
+
+/// Both move a byte now and then, which no other timeout ends.
+#[test]
+fn an_exchange_ends_at_the_deadline_of_its_route() {
+    let mut config = config(1, 2, 0);
+    config.routes[0].request_timeout = Some(Duration::from_secs(60));
+    config.limits.rate_min = 0;
+    let mut rig = Rig::new(config);
+    let upload = rig.post(Some(1_000));
+    let sink = rig.connected();
+    let (download, upstream) = rig.active_get();
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+    for _ in 0..7 {
+        assert!(rig.seen[&download].reset.is_none() && !rig.seen.contains_key(&upload));
+        rig.body(upload, b"x");
+        rig.wrote(sink);
+        rig.response(upstream, "x");
+        rig.pass(Duration::from_secs(8));
+    }
+    rig.body(upload, b"x");
+    rig.pass(Duration::from_secs(4));
+    assert_eq!(rig.status(upload), 504);
+    assert_eq!(rig.seen[&download].reset, Some(ResetReason::Deadline));
+    assert!(!rig.is_open(sink) && !rig.is_open(upstream));
     rig.assert_nothing_left();
 }

@@ -3,8 +3,6 @@
 use super::*;
 use crate::limits::{REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-
 #[test]
 fn two_requests_in_turn_use_the_same_upstream_connection() {
     let mut rig = Rig::new(config(1, 4, 0));
@@ -58,19 +56,53 @@ fn both_bodies_flow_at_once() {
 }
 
 #[test]
-fn a_body_of_its_declared_length_is_complete_before_the_client_ends_the_stream() {
+fn a_body_of_its_declared_length_is_complete_once_the_client_ends_the_stream() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(6));
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.body(exchange, b"bo");
+    rig.wrote(upstream);
+    rig.body(exchange, b"dies");
+    assert!(rig.written(upstream).ends_with("\r\n\r\nbo"), "the last piece is not written");
+    rig.end_of_request(exchange);
+    rig.wrote(upstream);
+    assert!(rig.written(upstream).ends_with("\r\n\r\nbodies"));
+    rig.response(upstream, OK);
+    assert!(rig.seen[&exchange].whole);
+    assert_eq!(rig.proxy.gauges().idle, 1);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_client_that_sends_its_body_and_never_ends_the_stream_gets_408() {
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(4));
     let upstream = rig.connected();
     rig.wrote(upstream);
     rig.body(exchange, b"body");
-    rig.wrote(upstream);
     rig.pass(BODY_TIMEOUT);
-    assert!(!rig.seen.contains_key(&exchange), "the request body is complete");
-    rig.response(upstream, OK);
-    assert!(rig.seen[&exchange].whole);
-    assert_eq!(rig.proxy.gauges().idle, 1);
+    assert_eq!(rig.status(exchange), 408);
+    assert!(!rig.is_open(upstream));
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_request_without_content_waits_for_the_end_of_its_stream() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(0));
+    assert!(rig.connects.is_empty(), "a body would make it malformed");
     rig.end_of_request(exchange);
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    assert!(rig.written(upstream).ends_with("\r\ncontent-length: 0\r\n\r\n"));
+    rig.response(upstream, OK);
+    assert_eq!(rig.status(exchange), 200);
+
+    let exchange = rig.post(Some(0));
+    rig.body(exchange, b"x");
+    assert_eq!(rig.status(exchange), 400);
+    assert_eq!(rig.proxy.gauges().idle, 1, "nothing of it was sent");
     rig.assert_nothing_left();
 }
 
@@ -373,7 +405,8 @@ fn workers_divide_the_limits_of_the_process() {
 fn a_reload_keeps_unchanged_upstreams_and_ends_changed_ones() {
     let mut both = config(1, 2, 2);
     both.upstreams.push(Upstream { name: "other".into(), ..both.upstreams[0].clone() });
-    both.routes.insert(0, Route { host: None, path_prefix: "/other".into(), upstream: 1 });
+    both.routes
+        .insert(0, Route { path_prefix: "/other".into(), upstream: 1, ..both.routes[0].clone() });
     let mut rig = Rig::new(both.clone());
     let (_, kept) = rig.active_get();
     rig.response(kept, OK);

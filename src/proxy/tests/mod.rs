@@ -6,6 +6,7 @@ mod flows;
 mod random_schedules;
 mod request_heads;
 mod response_fields;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::message::{
     Target, Understood,
 };
 
+/// A response of the upstream.
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -41,6 +44,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
         runtime: Runtime {
             workers: None,
             pool_len: 64 << 20,
+            heap_len_max: 1 << 30,
             hugepages: Hugepages::Try,
             drain_timeout: Duration::from_secs(30),
         },
@@ -54,6 +58,8 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
                 retry: Retry::Adaptive,
                 congestion: crate::config::Congestion::Cubic,
                 max_connections: 1000,
+                connections_per_address: 100,
+                half_open_per_address: 100,
                 idle_timeout: Duration::from_secs(30),
                 max_streams: 100,
                 stream_receive_window: 1 << 20,
@@ -63,11 +69,17 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
         }],
         certificates: Vec::new(),
         tls: Tls { unknown_server_name: UnknownServerName::Default },
-        routes: vec![Route { host: None, path_prefix: "/".into(), upstream: 0 }],
+        routes: vec![Route {
+            host: None,
+            path_prefix: "/".into(),
+            upstream: 0,
+            request_timeout: None,
+        }],
         upstreams: vec![Upstream {
             name: "app".into(),
             host: HostPolicy::Preserve,
             max_connections,
+            connections_per_address: 100,
             max_waiting,
             congestion: None,
             endpoints: (0..endpoint_count).map(endpoint).collect(),
@@ -82,6 +94,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             request_body_len_max: 1 << 20,
             request_head_timeout: Duration::from_secs(10),
             request_body_timeout: BODY_TIMEOUT,
+            requests_per_address: 1000,
             rate_min: 100,
             stream_reset_count_max: 200,
             response_head_len_max: 16384,
@@ -393,7 +406,8 @@ impl Rig {
             }
             DownstreamCommand::Reset(reason) => {
                 assert!(seen.status.is_some(), "only a response that has begun is reset");
-                assert!(!seen.whole || reason == ResetReason::ResponseStalled);
+                let may_follow_the_end = [ResetReason::ResponseStalled, ResetReason::Deadline];
+                assert!(!seen.whole || may_follow_the_end.contains(&reason));
                 seen.reset = Some(reason);
             }
             DownstreamCommand::StopRequest => {

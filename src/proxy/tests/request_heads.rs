@@ -335,6 +335,17 @@ fn a_body_that_contradicts_its_length_never_becomes_the_next_upstream_request() 
         assert!(!rig.is_open(upstream), "the incomplete request's connection is closed");
         rig.assert_nothing_left();
     }
+    // The rest comes after what looked like a whole body.
+    let mut rig = Rig::new(config(1, 1, 0));
+    let exchange = rig.post(Some(5));
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.body(exchange, b"hello");
+    assert!(rig.written(upstream).ends_with("\r\ncontent-length: 5\r\n\r\n"));
+    rig.body(exchange, b"!");
+    assert_eq!(rig.status(exchange), 400);
+    assert!(!rig.is_open(upstream));
+    rig.assert_nothing_left();
     // After the response head only a reset is possible.
     let mut rig = Rig::new(config(1, 1, 0));
     let exchange = rig.post(Some(5));

@@ -15,6 +15,7 @@ use super::Notice;
 use super::group::{Avoid, Group, GroupKey};
 use super::health::Failure;
 use super::idle_list::Links;
+use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::http1::ResponseDecoder;
 use crate::planted::{Bug, is_planted};
@@ -57,6 +58,7 @@ pub(super) struct Active {
     /// Its request is the trial of an ejected endpoint.
     pub(super) is_trial: bool,
     pub(super) downstream: Downstream,
+    pub(super) address: ClientAddress,
 }
 
 /// The sending half of an active connection.
@@ -90,10 +92,25 @@ pub(super) enum Origin {
 pub(crate) struct SlotRequest {
     pub(crate) exchange: ExchangeKey,
     pub(crate) downstream: Downstream,
+    /// The client's address, which is charged for the connection.
+    pub(crate) address: ClientAddress,
+    /// It may use its share of the connections only.
+    pub(crate) has_share: bool,
     /// The method is HEAD: its response has no body.
     pub(crate) is_head: bool,
     pub(crate) response_head_len_max: usize,
     pub(crate) avoid: Avoid,
+}
+
+impl State {
+    /// Returns the client address that uses the connection for a request, if one does.
+    pub(super) fn user(&self) -> Option<ClientAddress> {
+        match self {
+            Self::Connecting(connecting) => Some(connecting.request.address),
+            Self::Active(active) => Some(active.address),
+            Self::Finishing | Self::Idle(_) => None,
+        }
+    }
 }
 
 impl Connecting {
@@ -136,6 +153,7 @@ impl Active {
         Self {
             exchange: request.exchange,
             downstream: request.downstream,
+            address: request.address,
             decoder: ResponseDecoder::new(request.is_head, request.response_head_len_max),
             write: Write::Ready,
             read: Read::Armed,

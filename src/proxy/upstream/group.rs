@@ -18,6 +18,7 @@ use super::balance::Balance;
 use super::connection_states::SlotRequest;
 use super::health::{Failure, Health};
 use super::idle_list::IdleList;
+use crate::base::shares::Shares;
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
@@ -40,7 +41,16 @@ pub(super) struct Group {
     /// A reload has replaced it.
     pub(super) retired: bool,
     balance: Balance,
+    /// Connections that a request uses, by client address.
+    pub(super) in_use: Shares,
+    /// Exchanges in the queue, by client address.
+    pub(super) queued: Shares,
+    connections_max: usize,
+    /// The most of them that one address may use while no more are free.
+    share_max: usize,
     waiting_max: usize,
+    /// The most places in the queue that one address may have while no more are free.
+    queued_share_max: usize,
 }
 
 /// A request in the queue.
@@ -93,6 +103,9 @@ impl Group {
     pub(super) fn new(config: &Upstream, worker_count: u16) -> Self {
         let worker_count = u32::from(worker_count.max(1));
         let open_max = config.max_connections.div_ceil(worker_count).max(1) as usize;
+        let waiting_max = config.max_waiting.div_ceil(worker_count) as usize;
+        let percent = usize::from(config.connections_per_address);
+        let connections_max = open_max * config.endpoints.len();
         let endpoints = config.endpoints.iter().map(|endpoint| {
             let (label, host) = match &endpoint.address {
                 EndpointAddress::Tcp(address) => (address.to_string(), address.to_string()),
@@ -113,16 +126,25 @@ impl Group {
         Self {
             endpoints: endpoints.collect(),
             waiting: BTreeMap::new(),
+            in_use: Shares::default(),
+            queued: Shares::default(),
+            connections_max,
+            share_max: connections_max * percent / 100,
             user_count: 0,
             retired: false,
             balance: Balance::new(config.endpoints.iter().map(|endpoint| endpoint.weight)),
-            waiting_max: config.max_waiting.div_ceil(worker_count) as usize,
+            waiting_max,
+            queued_share_max: waiting_max * percent / 100,
             config: config.clone(),
         }
     }
 
     /// Chooses a connection for one request, or the queue.
-    pub(super) fn choose(&mut self, now: Instant, avoid: Avoid) -> Choice {
+    pub(super) fn choose(&mut self, now: Instant, request: &SlotRequest) -> Choice {
+        if !self.may_use_another(request) {
+            return self.queue_for(request);
+        }
+        let avoid = request.avoid;
         let endpoints = &self.endpoints;
         let has_place = |index: usize| {
             let endpoint: &Endpoint = &endpoints[index];
@@ -139,16 +161,36 @@ impl Group {
                 .pick(|index| has_place(index) && is_other(index))
                 .or_else(|| self.balance.pick(has_place))
         };
-        let Some(index) = picked else {
-            let has_room = self.waiting.len() < self.waiting_max;
-            return if has_room { Choice::Queue } else { Choice::Full };
-        };
+        let Some(index) = picked else { return self.queue_for(request) };
         let endpoint = &self.endpoints[index];
         match (endpoint.idle.newest, endpoint.idle.oldest) {
             (Some(connection), _) if avoid != Avoid::Idle => Choice::Idle(connection),
             (_, Some(connection)) if !endpoint.has_room() => Choice::Replace(connection, index),
             _ => Choice::New(index),
         }
+    }
+
+    /// Returns the first exchange in the queue whose client may use another connection.
+    pub(super) fn first_waiting(&self) -> Option<(u64, SlotRequest)> {
+        let mut waiting = self.waiting.iter().map(|(number, waiting)| (*number, waiting.request));
+        waiting.find(|(_, request)| self.may_use_another(request))
+    }
+
+    /// Returns whether the requests of the client's address may use another connection: while they
+    /// use less than their share, or less than is free.
+    fn may_use_another(&self, request: &SlotRequest) -> bool {
+        let free = self.connections_max.saturating_sub(self.in_use.total());
+        let share = self.share_max.max(free);
+        !request.has_share || self.in_use.held_by(request.address) < share
+    }
+
+    /// Returns whether there is a place in the queue. An address may have as many as are free, or
+    /// its share.
+    fn queue_for(&self, request: &SlotRequest) -> Choice {
+        let free = self.waiting_max.saturating_sub(self.waiting.len());
+        let share = self.queued_share_max.max(free);
+        let is_within = !request.has_share || self.queued.held_by(request.address) < share;
+        if free > 0 && is_within { Choice::Queue } else { Choice::Full }
     }
 
     /// Returns the `Avoid` for a second attempt after a failure at `endpoint`, or `None` when there

@@ -39,6 +39,7 @@ impl Upstreams {
     ) -> Acquired {
         let group = group(&mut self.groups, group_key);
         group.user_count += 1;
+        group.in_use.take(request.address);
         let state = &mut group.endpoints[endpoint];
         state.opened();
         let is_trial = state.health.begin_request(cx.now);
@@ -61,7 +62,9 @@ impl Upstreams {
         let connection = connection(&mut self.connections, key);
         let (group_key, endpoint) = (connection.group, connection.endpoint);
         connection.timer.disarm();
-        let state = &mut group(&mut self.groups, group_key).endpoints[endpoint];
+        let group = group(&mut self.groups, group_key);
+        group.in_use.take(request.address);
+        let state = &mut group.endpoints[endpoint];
         let is_trial = state.health.begin_request(cx.now);
         let active = Active::new(cx, key, request, Origin::Idle, is_trial);
         let earlier = std::mem::replace(&mut connection.state, State::Active(active));
@@ -80,6 +83,7 @@ impl Upstreams {
         let mut timer = Timer::default();
         let due = cx.now + group.config.connect_timeout;
         cx.timers.set(&mut timer, due, TimerOwner::Upstream(UpstreamTimer::Queue(ticket)));
+        group.queued.take(request.address);
         group.waiting.insert(ticket.number, Waiting { request, timer });
         Acquired::Queued(ticket)
     }
@@ -91,9 +95,8 @@ impl Upstreams {
         key: GroupKey,
     ) -> Option<(ExchangeKey, Acquired)> {
         let group = self.groups.get_mut(key)?;
-        let (number, waiting) = group.waiting.first_key_value()?;
-        let (number, request) = (*number, waiting.request);
-        let choice = group.choose(cx.now, request.avoid);
+        let (number, request) = group.first_waiting()?;
+        let choice = group.choose(cx.now, &request);
         if matches!(choice, Choice::Queue | Choice::Full) {
             return None;
         }
@@ -144,6 +147,7 @@ impl Upstreams {
         let group = group(&mut self.groups, connection.group);
         let endpoint = &mut group.endpoints[connection.endpoint];
         endpoint.closed();
+        connection.state.user().iter().for_each(|user| group.in_use.give_back(*user));
         match connection.state {
             State::Idle(links) => {
                 endpoint.idle.remove(&mut self.connections, links);

@@ -166,14 +166,16 @@ impl Upstreams {
         key: GroupKey,
         request: SlotRequest,
     ) -> Acquired {
-        let choice = group(&mut self.groups, key).choose(cx.now, request.avoid);
+        let choice = group(&mut self.groups, key).choose(cx.now, &request);
         self.take(cx, key, choice, request)
     }
 
     /// Gives up a place in the queue.
     pub(super) fn cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
-        let waiting = group(&mut self.groups, ticket.group).waiting.remove(&ticket.number);
+        let group = group(&mut self.groups, ticket.group);
+        let waiting = group.waiting.remove(&ticket.number);
         let mut waiting = waiting.expect("a ticket is in the queue until it is granted");
+        group.queued.give_back(waiting.request.address);
         cx.timers.clear(&mut waiting.timer);
         self.waiting_count -= 1;
     }
@@ -207,10 +209,12 @@ impl Upstreams {
         let connection = connection(&mut self.connections, key);
         let State::Active(active) = &connection.state else { return self.close(cx, key) };
         let (write, read) = (active.write, active.read);
+        let address = active.address;
         if release == Release::Discard || !active.decoder.keeps_alive() || write == Write::Failed {
             return self.close(cx, key);
         }
         connection.state = State::Finishing;
+        group(&mut self.groups, lease.group).in_use.give_back(address);
         if write == Write::Ready {
             self.keep_or_close(cx, key);
         } else {

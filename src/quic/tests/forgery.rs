@@ -4,49 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use quinn_proto::ConnectionId;
-use quinn_proto::crypto::ServerConfig as _;
-use quinn_proto::crypto::rustls::QuicServerConfig;
-
 use super::super::*;
 use super::pair::{Pair, quic, server_tls};
 use crate::config::Retry;
-use crate::limits::{HALF_OPEN_RETRY_COUNT, UNVALIDATED_RATE_MAX};
-
-/// CONNECTION_CLOSE with NO_ERROR (RFC 9000 19.19).
-const CLOSE: [u8; 4] = [0x1c, 0, 0, 0];
-const PING: [u8; 1] = [0x01];
-/// MAX_DATA, which an Initial may not contain (RFC 9000 12.4).
-const FORBIDDEN: [u8; 2] = [0x10, 0x01];
-
-struct Forger {
-    keys: QuicServerConfig,
-}
-
-impl Forger {
-    fn new() -> Self {
-        Self { keys: QuicServerConfig::try_from(server_tls().config()).unwrap() }
-    }
-
-    /// Returns a sealed Initial (RFC 9000 17.2.2) with `frames`, padded to `len` bytes.
-    fn initial(&self, id: u64, token: &[u8], number: u32, frames: &[u8], len: usize) -> Vec<u8> {
-        let destination = id.to_be_bytes();
-        let mut packet = vec![0xc3, 0, 0, 0, 1, 8];
-        packet.extend(destination);
-        packet.extend([4, 9, 9, 9, 9]);
-        packet.extend((0x4000 | token.len() as u16).to_be_bytes());
-        packet.extend(token);
-        let header_len = packet.len() + 6;
-        packet.extend((0x4000 | (len - header_len + 4) as u16).to_be_bytes());
-        packet.extend(number.to_be_bytes());
-        packet.extend(frames);
-        packet.resize(len, 0);
-        let keys = self.keys.initial_keys(1, &ConnectionId::new(&destination)).unwrap();
-        keys.packet.remote.encrypt(number.into(), &mut packet, header_len);
-        keys.header.remote.encrypt(header_len - 4, &mut packet);
-        packet
-    }
-}
+use crate::limits::{
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+};
+use crate::testing::forger::{CLOSE, FORBIDDEN, Forger, PING};
 
 fn stranger(number: u32) -> SocketAddr {
     let [_, a, b, c] = number.to_be_bytes();
@@ -64,20 +28,20 @@ fn assert_open_to_clients(pair: &mut Pair) {
 
 #[test]
 fn an_initial_that_closes_itself_holds_nothing() {
-    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
     for number in 0..12_000 {
         let initial = forger.initial(number.into(), &[], 0, &CLOSE, 1200);
         assert!(pair.inject(stranger(number), &initial).len() <= 1, "Retry at most");
         assert_eq!(pair.engine.counts(), ConnectionCounts::default(), "after {number}");
     }
-    assert_eq!(pair.engine.stats().connections_refused, 0);
+    assert_eq!(pair.engine.stats().connections_refused, Default::default());
     pair.assert_empty();
     assert_open_to_clients(&mut pair);
 }
 
 #[test]
 fn an_initial_that_breaks_a_rule_holds_nothing_once_its_close_has_left() {
-    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
     for number in 0..5_000 {
         let mut datagram = forger.initial(number.into(), &[], 0, &PING, 600);
         datagram.extend(forger.initial(number.into(), &[], 1, &FORBIDDEN, 600));
@@ -94,7 +58,7 @@ fn an_initial_that_breaks_a_rule_holds_nothing_once_its_close_has_left() {
 /// and whose close has not left count as half-open.
 #[test]
 fn failed_handshakes_are_half_open_until_they_are_gone() {
-    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
     let local_ip = Some(pair.server_ip);
     for number in 0..3 * HALF_OPEN_RETRY_COUNT as u32 {
         let initial = forger.initial(number.into(), &[], 0, &CLOSE, 1200);
@@ -127,7 +91,7 @@ fn an_initial_repeated_from_other_addresses_meets_retry() {
 
 #[test]
 fn handshakes_without_validation_have_a_rate() {
-    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new());
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
     for second in 1..4 {
         for number in 0..3_000 {
             let initial = forger.initial(second << 32 | number, &[], 0, &CLOSE, 1200);
@@ -144,18 +108,60 @@ fn handshakes_without_validation_have_a_rate() {
 /// RFC 9000 8.1.4.
 #[test]
 fn a_retry_token_is_good_for_one_handshake() {
-    let (mut pair, forger) =
-        (Pair::new(crate::config::Quic { retry: Retry::Always, ..quic() }), Forger::new());
-    let first = forger.initial(7, &[], 0, &PING, 1200);
-    let retry = pair.inject(stranger(1), &first).swap_remove(0);
-    // RFC 9000 17.2.5: version, our client's id of 4 bytes, the gateway's id, token, tag.
-    let id_len = usize::from(retry[10]);
-    let token = &retry[11 + id_len..retry.len() - 16];
+    let (mut pair, forger) = (
+        Pair::new(crate::config::Quic { retry: Retry::Always, ..quic() }),
+        Forger::new(&server_tls()),
+    );
+    let token = retry_token(&mut pair, &forger, stranger(1), 7);
     for number in 0..1_000 {
-        let initial = forger.initial(number, token, 0, &CLOSE, 1200);
+        let initial = forger.initial(number, &token, 0, &CLOSE, 1200);
         pair.inject(stranger(1), &initial);
     }
     let stats = pair.engine.stats();
     assert_eq!((stats.handshakes_started, stats.tokens_replayed), (1, 999));
     assert_eq!(stats.retries, 1);
+}
+
+/// Returns the token of a Retry to `remote` (RFC 9000 17.2.5): version, the client's id of 4 bytes,
+/// the gateway's id, token, tag.
+fn retry_token(pair: &mut Pair, forger: &Forger, remote: SocketAddr, id: u64) -> Vec<u8> {
+    let retry = pair.inject(remote, &forger.initial(id, &[], 0, &PING, 1200)).swap_remove(0);
+    let id_len = usize::from(retry[10]);
+    retry[11 + id_len..retry.len() - 16].to_vec()
+}
+
+#[test]
+fn one_proven_address_leaves_handshakes_in_progress_to_others() {
+    let quic = crate::config::Quic { retry: Retry::Always, half_open_per_address: 2, ..quic() };
+    let (mut pair, forger) = (Pair::new(quic), Forger::new(&server_tls()));
+    let begin = |pair: &mut Pair, remote, id| {
+        let token = retry_token(pair, &forger, remote, id);
+        pair.inject(remote, &forger.initial(id, &token, 0, &PING, 1200));
+    };
+    let share = HALF_OPEN_COUNT_MAX / 50;
+    for id in 0..100 {
+        begin(&mut pair, stranger(1), id);
+    }
+    assert_eq!(pair.engine.counts().handshaking, share);
+    assert_eq!(pair.engine.stats().connections_refused.address, 100 - share as u64);
+    begin(&mut pair, stranger(2), 100);
+    assert_eq!(pair.engine.counts().handshaking, share + 1);
+    pair.pass(HANDSHAKE_TIMEOUT);
+    pair.assert_empty();
+}
+
+/// A stranger can forge the address of a client, so what it begins there refuses nothing.
+#[test]
+fn handshakes_from_one_unproven_address_meet_retry() {
+    let quic = crate::config::Quic { half_open_per_address: 2, ..adaptive() };
+    let (mut pair, forger) = (Pair::new(quic), Forger::new(&server_tls()));
+    let share = HALF_OPEN_COUNT_MAX / 50;
+    for id in 0..100 {
+        pair.inject(stranger(1), &forger.initial(id, &[], 0, &PING, 1200));
+    }
+    assert_eq!(pair.engine.counts().handshaking, share);
+    assert_eq!(pair.engine.stats().retries, 100 - share as u64);
+    assert_eq!(pair.engine.stats().connections_refused, Default::default());
+    pair.inject(stranger(2), &forger.initial(100, &[], 0, &PING, 1200));
+    assert_eq!(pair.engine.counts().handshaking, share + 1);
 }

@@ -1,5 +1,6 @@
 //! The beginning, the end and the refusal of connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -153,6 +154,27 @@ fn retry_validates_the_address() {
 }
 
 #[test]
+fn a_client_that_comes_again_skips_retry() {
+    let mut pair = Pair::new(config_with(Retry::Always));
+    pair.tokens = Arc::new(quinn_proto::TokenMemoryCache::default());
+    let (_, first) = pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.engine.close(pair.now, first, 0, b"");
+    // A token proves the host, not the port.
+    pair.client_address.set_port(999);
+    pair.connected();
+    pair.pass(Duration::from_millis(200));
+    assert_eq!(pair.engine.stats().retries, 2);
+    pair.client_address = ([203, 0, 113, 1], 999).into();
+    pair.connected();
+    assert_eq!(pair.engine.stats().retries, 4, "another host has to prove itself");
+}
+
+#[test]
 fn an_adaptive_listener_sends_retry_while_many_connections_are_half_open() {
     let mut pair = Pair::new(config_with(Retry::Adaptive));
     begin_silent(&mut pair, HALF_OPEN_RETRY_COUNT);
@@ -214,9 +236,23 @@ fn a_full_listener_refuses_with_connection_refused() {
     });
     assert!(refused);
     // Each of the two Initials that carry the ClientHello is refused.
-    assert_eq!(pair.engine.stats().connections_refused, 2);
+    assert_eq!(pair.engine.stats().connections_refused.limit, 2);
     pair.engine.close(pair.now, first, 0, b"");
     pair.pass(Duration::from_secs(5));
+    pair.connected();
+}
+
+#[test]
+fn one_address_leaves_connections_to_others() {
+    let quic = crate::config::Quic { max_connections: 20, connections_per_address: 10, ..quic() };
+    let mut pair = Pair::new(quic);
+    pair.connected();
+    pair.connected();
+    pair.connect();
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.engine.counts().open, 2, "a tenth of them");
+    assert!(pair.engine.stats().connections_refused.address > 0);
+    pair.client_address = ([198, 51, 100, 8], 40_000).into();
     pair.connected();
 }
 
@@ -233,7 +269,7 @@ fn the_key_of_a_closed_connection_is_harmless() {
     let engine = &mut pair.engine;
     assert_eq!(engine.read(old, stream, 10, drop), Err(ReadError::Gone));
     assert_eq!(engine.write(old, stream, &mut [b"x"[..].into()]), Err(WriteError::Gone));
-    assert_eq!(engine.finish(old, stream), Err(WriteError::Gone));
+    assert_eq!(engine.finish(crate::testing::epoch(), old, stream), Err(WriteError::Gone));
     assert_eq!(engine.reset(old, stream, 1), Err(Gone));
     assert_eq!(engine.stop_sending(old, stream, 1), Err(Gone));
     assert_eq!(engine.open_uni(old), None);
@@ -255,7 +291,10 @@ fn streams_we_may_not_use_are_reported_as_gone() {
     assert_eq!(engine.stop_sending(key, server_uni, 1), Err(Gone));
     for id in [4_000, u64::MAX] {
         assert_eq!(engine.read(key, StreamId::from(id), 10, drop), Err(ReadError::Gone));
-        assert_eq!(engine.finish(key, StreamId::from(id)), Err(WriteError::Gone));
+        assert_eq!(
+            engine.finish(crate::testing::epoch(), key, StreamId::from(id)),
+            Err(WriteError::Gone)
+        );
     }
     assert!(engine.is_open(key));
 }

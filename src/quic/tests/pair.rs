@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
-    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
+    Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, NoneTokenStore,
+    TokenStore, TransportConfig,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -36,6 +37,8 @@ pub(super) fn quic() -> config::Quic {
         retry: Retry::Never,
         congestion: Congestion::Cubic,
         max_connections: 10_000,
+        connections_per_address: 100,
+        half_open_per_address: 100,
         idle_timeout: Duration::from_secs(30),
         max_streams: 100,
         stream_receive_window: 1024 * 1024,
@@ -93,6 +96,8 @@ pub(super) struct Pair {
     pub(super) clients: BTreeMap<usize, Connection>,
     pub(super) client_events: VecDeque<(usize, quinn_proto::Event)>,
     pub(super) client_address: SocketAddr,
+    /// Where clients keep tokens of earlier connections.
+    pub(super) tokens: Arc<dyn TokenStore>,
     /// The client's address, of the same family.
     pub(super) server_ip: IpAddr,
     pub(super) client_tls: rustls::ClientConfig,
@@ -139,6 +144,7 @@ impl Pair {
             client: Endpoint::new(Arc::new(endpoint), None, true, Some([7; 32])),
             clients: BTreeMap::new(),
             client_events: VecDeque::new(),
+            tokens: Arc::new(NoneTokenStore),
             client_address: SocketAddr::from(([198, 51, 100, 7], 40_000)),
             server_ip: SERVER_IP,
             client_tls: ClientTls::trusting_server(tls).tls13(),
@@ -178,6 +184,7 @@ impl Pair {
         let mut transport = TransportConfig::default();
         transport.stream_receive_window((8u32 << 20).into());
         config.transport_config(Arc::new(transport));
+        config.token_store(Arc::clone(&self.tokens));
         let server = SocketAddr::new(self.server_ip, 443);
         let (handle, connection) = self.client.connect(self.now, config, server, HOST).unwrap();
         self.clients.insert(handle.0, connection);
@@ -446,7 +453,7 @@ impl Pair {
         assert_eq!(self.engine.counts(), ConnectionCounts::default());
         assert_eq!(self.engine.endpoint.open_connections(), 0);
         assert_eq!(self.engine.endpoint.incoming_buffer_bytes(), 0);
-        assert_eq!(self.engine.listeners[0].count, 0);
+        assert_eq!(self.engine.listeners[0].connections.total(), 0);
         assert_eq!(self.engine.next_deadline(), None);
         assert_eq!(self.engine.window_budget_left(), 64 * 1024 * 1024);
     }

@@ -1,0 +1,193 @@
+//! The admission of new connections: accepted, sent a Retry, refused or ignored.
+//!
+//! | the Initial | verdict |
+//! |---|---|
+//! | in a drain, or at a limit of all connections, of one client address or of memory | refused |
+//! | its address is not validated, and there are many of those | Retry, which costs no memory |
+//! | the same where Retry is off | ignored, from a point on |
+//! | its address is validated, and has many handshakes in progress | refused |
+//! | its Retry token was used before | ignored |
+//!
+//! Source addresses can be forged. So what an address that is not validated has in progress never
+//! refuses another client of that address: it only has to prove itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn_proto::Incoming;
+
+use super::connection::{Connection, Phase};
+use super::credit::Credit;
+use super::demux::Arrival;
+use super::engine::Engine;
+use super::held::{Unacknowledged, Unread};
+use super::paths::Paths;
+use super::windows::Windows;
+use crate::base::pressure::Pressure;
+use crate::base::shares::ClientAddress;
+use crate::base::timers::Timer;
+use crate::config::Retry;
+use crate::limits::{
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+};
+use crate::metrics::ConnectionRefusal;
+
+/// The decision about an Initial that belongs to no connection.
+enum Verdict {
+    Accept,
+    Retry,
+    Refuse(ConnectionRefusal),
+    /// No response: too many handshakes with unvalidated addresses are in progress.
+    TooMany,
+    /// No response: its Retry token was used before.
+    Replayed,
+}
+
+impl Engine {
+    /// Decides about a new connection. Each `Incoming` must be handed back to the endpoint by
+    /// accept, refuse, retry or ignore: dropping one leaks its entry there.
+    pub(super) fn handle_incoming(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        mut response: Vec<u8>,
+        arrival: Arrival,
+    ) {
+        let socket = arrival.local.socket;
+        let listener = self.listener_of(socket);
+        self.stats.connection_attempts += 1;
+        let ignored = match self.judge(now, &incoming, arrival, listener) {
+            Verdict::Accept => return self.accept(now, incoming, response, arrival, listener),
+            Verdict::Refuse(reason) => {
+                self.stats.connections_refused.count(reason, 1);
+                let transmit = self.endpoint.refuse(incoming, &mut response);
+                return self.response(transmit, response, socket);
+            }
+            Verdict::Retry => match self.endpoint.retry(incoming, &mut response) {
+                Ok(transmit) => return self.response(transmit, response, socket),
+                // Not reached: an address with a Retry token is validated. Hand it back.
+                Err(error) => error.into_incoming(),
+            },
+            Verdict::TooMany => {
+                self.stats.initials_dropped += 1;
+                incoming
+            }
+            Verdict::Replayed => {
+                self.stats.tokens_replayed += 1;
+                incoming
+            }
+        };
+        self.endpoint.ignore(ignored);
+        self.responses.give_back(response);
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        incoming: &Incoming,
+        arrival: Arrival,
+        listener: usize,
+    ) -> Verdict {
+        let address = ClientAddress::from(arrival.remote.ip());
+        let listener = &self.listeners[listener];
+        let retry = listener.quic.retry;
+        if !self.accepting {
+            return Verdict::Refuse(ConnectionRefusal::Draining);
+        }
+        if listener.connections.total() >= listener.count_max {
+            return Verdict::Refuse(ConnectionRefusal::Limit);
+        }
+        if self.pressure != Pressure::None {
+            return Verdict::Refuse(ConnectionRefusal::Memory);
+        }
+        if listener.connections.held_by(address) >= listener.count_per_address_max {
+            return Verdict::Refuse(ConnectionRefusal::Address);
+        }
+        let has_many_half_open =
+            self.half_open.held_by(address) >= listener.half_open_per_address_max;
+        if incoming.remote_address_validated() {
+            if has_many_half_open {
+                return Verdict::Refuse(ConnectionRefusal::Address);
+            }
+            let token = (arrival.remote, *incoming.orig_dst_cid());
+            let is_new = self.spent_tokens.insert(now, token);
+            return if is_new { Verdict::Accept } else { Verdict::Replayed };
+        }
+        let has_moved = self.moved_initials.contains(incoming.orig_dst_cid());
+        let half_open_count = self.half_open.total();
+        let needs_proof = match retry {
+            Retry::Never => false,
+            Retry::Adaptive => {
+                has_moved
+                    || has_many_half_open
+                    || half_open_count >= HALF_OPEN_RETRY_COUNT
+                    || !self.is_within_rate(now)
+            }
+            Retry::Always => true,
+        };
+        if needs_proof {
+            Verdict::Retry
+        } else if half_open_count >= HALF_OPEN_COUNT_MAX || has_moved && !self.is_within_rate(now) {
+            Verdict::TooMany
+        } else {
+            Verdict::Accept
+        }
+    }
+
+    /// Returns false if too many handshakes with unvalidated addresses have begun of late.
+    fn is_within_rate(&mut self, now: Instant) -> bool {
+        self.unvalidated_rate.take(now, UNVALIDATED_RATE_MAX, Duration::from_secs(1))
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        incoming: Incoming,
+        mut response: Vec<u8>,
+        arrival: Arrival,
+        index: usize,
+    ) {
+        let mut credit = Credit::new(incoming.remote_address_validated());
+        credit.received(arrival.len);
+        let first_destination = *incoming.orig_dst_cid();
+        let listener = &mut self.listeners[index];
+        let server = listener.server(incoming.remote_address().ip());
+        let server = Some(Arc::clone(server));
+        self.stats.handshakes_started += 1;
+        let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.stats.handshakes_failed += 1;
+                return match error.response {
+                    Some(transmit) => self.response(transmit, response, arrival.local.socket),
+                    None => self.responses.give_back(response),
+                };
+            }
+        };
+        self.responses.give_back(response);
+        let address = ClientAddress::from(arrival.remote.ip());
+        listener.connections.take(address);
+        self.half_open.take(address);
+        let connection = Connection {
+            proto,
+            listener: index,
+            phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
+            first_destination,
+            local: arrival.local,
+            paths: Paths::new(arrival.remote, credit),
+            client: arrival.remote,
+            address,
+            windows: Windows::new(now, &listener.quic),
+            unacknowledged: Unacknowledged::default(),
+            unread: Unread::default(),
+            timer: Timer::default(),
+            moved_unasked: false,
+            dirty: false,
+            is_heard: false,
+            lost_counted: 0,
+        };
+        let key = self.table.insert(handle.0, connection);
+        self.table.mark_dirty(key);
+        self.settle(now, key);
+    }
+}
