@@ -20,6 +20,8 @@ END_TIMEOUT = 60.0
 STALL_TIMEOUT = 100.0
 """Seconds in which a response that nobody takes must be reset: it has a minute."""
 RESET_STREAM_TYPE = 0x04
+ADDRESS_SESSIONS_MAX = 50
+"""Connections from one address, where there are several."""
 
 
 class Requests:
@@ -56,7 +58,13 @@ class Requests:
 
 
 async def open_sessions(target: Target, stack, count: int, **settings) -> list[Session]:
-    return [await stack.enter_async_context(session(target, **settings)) for _ in range(count)]
+    """Opens sessions, so many from each address that it does not exceed its share of anything."""
+    sessions = []
+    for number in range(count):
+        address = f"127.1.0.{number // ADDRESS_SESSIONS_MAX + 1}"
+        settings["address"] = address if target.host.startswith("127.") else None
+        sessions.append(await stack.enter_async_context(session(target, **settings)))
+    return sessions
 
 
 async def until_ended(name: str, all_requests: list[Requests], seconds: float, piece: bytes):

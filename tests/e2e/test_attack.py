@@ -24,7 +24,7 @@ from attack.client import Client
 from attack.process import Process
 
 BODY_LEN = 1000
-MAX_CONNECTIONS = 500
+MAX_CONNECTIONS = 1000
 """Fewer than what a flood of Initials would take if the gateway kept a connection for each."""
 
 EXPECTED_FAILURES = {
