@@ -177,11 +177,11 @@ def close_code(payload: bytes) -> int | None:
 
 @contextlib.asynccontextmanager
 async def connection(target, create_protocol=QuicConnectionProtocol, keep_ticket=None,
-                     address: str | None = None, **settings):
+                     keep_token=None, address: str | None = None, **settings):
     """Opens a connection by aioquic, from an address of its own if there is one. At the end its
     socket is closed without a word."""
     quic = QuicConnection(configuration=configuration(target.client.authority, **settings),
-                          session_ticket_handler=keep_ticket)
+                          session_ticket_handler=keep_ticket, token_handler=keep_token)
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: create_protocol(quic), remote_addr=target.address,
         local_addr=(address, 0) if address else None)
