@@ -59,7 +59,7 @@ class Probe:
         ready = self._process.stdout.readline()
         if ready:
             self.result = Result(**json.loads(ready))
-            self._client.sha256 = self.result.sha256
+            self._client.sha256 = self._client.sha256 or self.result.sha256
 
     def stop(self):
         try:
@@ -95,6 +95,8 @@ def main():
     waiting = threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True)
     waiting.start()
     result = asyncio.run(run(Client(**json.loads(sys.argv[1])), stop))
+    # Also after an error: the other side reads one line before it asks for the end, and one after.
+    stop.wait()
     print(json.dumps(dataclasses.asdict(result)), flush=True)
 
 
