@@ -33,8 +33,9 @@ def main() -> int:
     if unknown := [name for name in names if name not in CASES]:
         sys.exit(f"scripts/attack: no case is called {', '.join(unknown)}: {' '.join(CASES)}")
     client = Client(given.host, given.port, given.authority, given.path)
-    process = Process(given.pid, given.full) if given.pid else None
     books = Books(given.admin) if given.admin else None
+    worker_count = books.worker_count() if books else 1
+    process = Process(given.pid, given.full, worker_count) if given.pid else None
     target = Target(given.host, given.port, client, process, books, given.full, given.seed,
                     given.large_path, given.upload_path)
     failed, skipped = [], []

@@ -25,6 +25,10 @@ class Books:
         with urllib.request.urlopen(self._url, timeout=5) as page:
             return Metrics(page.read().decode())
 
+    def worker_count(self) -> int:
+        samples = self.read().samples
+        return len({labels["worker"] for _, labels, _ in samples if "worker" in labels})
+
     def remains(self) -> list[str]:
         """Returns what is not yet as it was before."""
         now = figures(self.read())

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import hashlib
-import socket
 import ssl
 import time
 
@@ -92,11 +91,13 @@ class Client:
             is_client=True, alpn_protocols=H3_ALPN, server_name=self.authority,
             verify_mode=ssl.CERT_NONE,
         ))
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: Protocol(quic), local_addr=self.source, family=family)
+            lambda: Protocol(quic), local_addr=self.source, remote_addr=(self.host, self.port))
+        # Connected, so that its address is left out.
+        transport.sendto = lambda datagram, _, send=transport.sendto: send(datagram)
         try:
-            protocol.connect((self.host, self.port))
+            # As the socket has it: on IPv6 it is longer than ours, and aioquic compares.
+            protocol.connect(transport.get_extra_info("peername"))
             async with asyncio.timeout(RESPONSE_TIMEOUT):
                 await protocol.wait_connected()
             yield protocol

@@ -9,21 +9,26 @@ import time
 MIB = 1024 * 1024
 WATCH_INTERVAL = 0.1
 RSS_GROWTH_MAX = {False: 32 * MIB, True: 64 * MIB}
-"""Bytes by which the process may grow, in the short and in the long form."""
+"""Bytes for each worker by which the process may grow, in the short and in the long form."""
 RSS_KEPT_SHARE_MAX = 0.1
 """Share of the resident memory of before by which it may be larger once all is over."""
 RSS_KEPT_LEN_MIN = 16 * MIB
-"""Bytes that it may keep in any case. The allocator gives freed blocks back only when others are
+"""Bytes for each worker that it may keep in any case. The allocator gives freed blocks back only when others are
 freed a second later, and then not all; what it keeps does not grow when an attack is repeated."""
+
+
+FILES_KEPT_MAX = 8
+"""Open files that it may have more: idle upstream connections."""
 
 
 class Process:
     """A process, and the bounds of its memory."""
 
-    def __init__(self, pid: int, full: bool = False):
+    def __init__(self, pid: int, full: bool = False, worker_count: int = 1):
+        self.worker_count = worker_count
         self._folder = pathlib.Path(f"/proc/{pid}")
         self._born = self._start_time()
-        self._growth_max = RSS_GROWTH_MAX[full]
+        self._growth_max = RSS_GROWTH_MAX[full] * worker_count
         self._base_len = self._peak_len = 0
         self._base_files = 0
         self._began, self._base_starved = 0.0, 0.0
@@ -59,11 +64,12 @@ class Process:
         """Returns what is not yet as it was before."""
         if not self.is_alive():
             return []
-        kept_max = max(RSS_KEPT_LEN_MIN, self._base_len * RSS_KEPT_SHARE_MAX)
+        kept_max = max(RSS_KEPT_LEN_MIN * self.worker_count,
+                       self._base_len * RSS_KEPT_SHARE_MAX)
         found = []
         if self.kept_len() > kept_max:
             found.append(f"{self.kept_len() / MIB:.1f} MiB of memory are kept")
-        if self.file_count() > self._base_files:
+        if self.file_count() > self._base_files + FILES_KEPT_MAX:
             found.append(f"{self.file_count()} files are open, before it were {self._base_files}")
         return found
 
