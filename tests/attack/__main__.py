@@ -3,12 +3,11 @@
 import argparse
 import sys
 
-from . import frames, handshakes, streams, unproven
-from .case import Failure, Target, run
-from .oracle import Client, Process
-
-CASES = {case.name: case
-         for family in (unproven, handshakes, frames, streams) for case in family.CASES}
+from .books import Books
+from .case import Failure, Skipped, Target, run
+from .cases import CASES
+from .client import Client
+from .process import Process
 
 
 def arguments() -> argparse.Namespace:
@@ -17,8 +16,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("host", help="an IP address")
     parser.add_argument("port", type=int)
     parser.add_argument("--pid", type=int, help="the gateway's process, to be checked too")
+    parser.add_argument("--admin", help="URL of a ringway's admin endpoint: its books are checked")
     parser.add_argument("--authority", default="localhost", help="of the probe's requests")
     parser.add_argument("--path", default="/", help="of the probe's requests; its body is constant")
+    parser.add_argument("--large-path", help="path of a body of many MiB, which D34 does not read")
+    parser.add_argument("--upload-path", help="path that takes a body, which D33 sends slowly")
     parser.add_argument("--full", action="store_true", help="run the long forms")
     parser.add_argument("--only", default="", help="names of cases, such as D01,D02")
     parser.add_argument("--seed", type=int, default=1)
@@ -31,9 +33,12 @@ def main() -> int:
     if unknown := [name for name in names if name not in CASES]:
         sys.exit(f"scripts/attack: no case is called {', '.join(unknown)}: {' '.join(CASES)}")
     client = Client(given.host, given.port, given.authority, given.path)
-    process = Process(given.pid, given.full) if given.pid else None
-    target = Target(given.host, given.port, client, process, given.full, given.seed)
-    failed = []
+    books = Books(given.admin) if given.admin else None
+    worker_count = books.worker_count() if books else 1
+    process = Process(given.pid, given.full, worker_count) if given.pid else None
+    target = Target(given.host, given.port, client, process, books, given.full, given.seed,
+                    given.large_path, given.upload_path)
+    failed, skipped = [], []
     for name in names:
         case = CASES[name]
         try:
@@ -41,8 +46,14 @@ def main() -> int:
         except Failure as failure:
             verdict, text = "FAILED", str(failure)
             failed.append(name)
+        except Skipped as reason:
+            verdict, text = "skipped", str(reason)
+            skipped.append(name)
         print(f"{name:4} {verdict}  {case.title}: {text}", flush=True)
-    print(f"{len(names) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    passed_count = len(names) - len(failed) - len(skipped)
+    print(f"{passed_count} passed, {len(failed)} failed {' '.join(failed)}".rstrip())
+    if skipped:
+        print(f"{len(skipped)} skipped {' '.join(skipped)}")
     return 1 if failed else 0
 
 

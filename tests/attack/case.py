@@ -6,11 +6,18 @@ import socket
 import zlib
 from collections.abc import Callable
 
-from .oracle import Client, Oracle, Process
+from .books import Books
+from .client import Client
+from .oracle import Oracle
+from .process import Process
 
 
 class Failure(Exception):
     """The gateway did something that the case does not allow."""
+
+
+class Skipped(Exception):
+    """The case needs what was not given."""
 
 
 def expect(holds: bool, message: str):
@@ -27,9 +34,14 @@ class Target:
     port: int
     client: Client
     process: Process | None = None
+    books: Books | None = None
     full: bool = False
     """Run the long forms."""
     seed: int = 1
+    large_path: str | None = None
+    """Path of a body that is larger than all windows."""
+    upload_path: str | None = None
+    """Path that takes a body."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -56,7 +68,7 @@ class Case:
 def run(case: Case, target: Target) -> str:
     """Runs a case with the oracle beside it. Returns its figures, or raises `Failure`."""
     dice = random.Random(target.seed ^ zlib.crc32(case.name.encode()))
-    oracle = Oracle(target.client, target.process)
+    oracle = Oracle(target.client, target.process, target.books, target.full)
     seen, faults = "", []
     try:
         oracle.begin()
@@ -64,5 +76,6 @@ def run(case: Case, target: Target) -> str:
     except (Failure, OSError, TimeoutError) as error:
         faults = [str(error) or type(error).__name__]
     faults += oracle.end()
-    expect(not faults, "; ".join(faults))
-    return f"{seen}; {oracle.figures()}"
+    figures = "; ".join(filter(None, (seen, oracle.figures())))
+    expect(not faults, f"{'; '.join(faults)} ({figures})")
+    return figures

@@ -1,143 +1,23 @@
-"""Frames in 1-RTT packets: a real handshake by aioquic, then packets made by hand."""
+"""Frames in 1-RTT packets that no honest client sends."""
 
 import asyncio
-import contextlib
+import copy
 import random
-
-from aioquic import tls
-from aioquic.quic.crypto import CryptoError
+import time
 
 from . import wire
 from .case import Case, Target, expect
-from .wire import frames_of, varint
+from .session import FRAMES_LEN_MAX, PING, Session, expect_code, in_session, session
+from .wire import varint
 
 FLOW_CONTROL_ERROR, STREAM_LIMIT_ERROR, STREAM_STATE_ERROR = 0x03, 0x04, 0x05
 FRAME_ENCODING_ERROR, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION = 0x07, 0x09, 0x0A
-INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED = 0x01, 0x0D
+INTERNAL_ERROR, CRYPTO_BUFFER_EXCEEDED, KEY_UPDATE_ERROR = 0x01, 0x0D, 0x0E
 
 ACK, RESET_STREAM, STOP_SENDING, CRYPTO, STREAM = b"\x02", b"\x04", b"\x05", b"\x06", b"\x0e"
 MAX_STREAM_DATA, STREAM_DATA_BLOCKED, STREAMS_BLOCKED = b"\x11", b"\x15", b"\x16"
-NEW_CONNECTION_ID, PATH_CHALLENGE, PING = b"\x18", b"\x1a", b"\x01"
+NEW_CONNECTION_ID, RETIRE_CONNECTION_ID, PATH_CHALLENGE = b"\x18", b"\x19", b"\x1a"
 PATH_RESPONSE_TYPE = 0x1B
-
-FRAMES_LEN_MAX = 1100
-"""Bytes of frames in one packet."""
-
-
-class Session:
-    """A connection whose packets are made by hand after the handshake. It acknowledges nothing."""
-
-    def __init__(self, protocol):
-        quic = protocol._quic
-        self._keys = quic._cryptos[tls.Epoch.ONE_RTT]
-        self._id, self._address = quic._peer_cid.cid, quic._network_paths[0].addr
-        self._number = quic._packet_number + 100
-        self._transport = protocol._transport
-        self.numbers: set[int] = set()
-        """Packet numbers of the gateway that have arrived."""
-        self.counts: dict[int, int] = {}
-        """How many frames of each type have arrived."""
-        self.closed: int | None = None
-        """The code with which the gateway has closed the connection."""
-        self.sent_count = 0
-        protocol.datagram_received = self._received
-        protocol.transmit = lambda: None
-
-    def send(self, *frames: bytes):
-        """Sends one packet."""
-        payload = b"".join(frames).ljust(4, wire.PADDING)
-        header = b"\x43" + self._id + self._number.to_bytes(4, "big")
-        sealed = self._keys.encrypt_packet(header, payload, self._number)
-        self._number += 1
-        self.sent_count += 1
-        self._transport.sendto(sealed, self._address)
-
-    async def flood(self, frame, count: int, per_second: int = 3000):
-        """Sends as many of the frames that `frame(number)` returns, until the gateway closes."""
-        number, loop = 0, asyncio.get_running_loop()
-        began, first = loop.time(), self.sent_count
-        while number < count and self.closed is None:
-            frames, length = [], 0
-            while number < count and length < FRAMES_LEN_MAX - 40:
-                frames.append(frame(number))
-                length += len(frames[-1])
-                number += 1
-            self.send(*frames)
-            due = began + (self.sent_count - first) / per_second
-            await asyncio.sleep(max(0, due - loop.time()))
-
-    async def close_code(self, seconds: float = 1.0) -> int | None:
-        """Waits for the gateway's close. Returns its code, or nothing."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.closed is None:
-                    await asyncio.sleep(0.01)
-        return self.closed
-
-    async def is_alive(self) -> bool:
-        """Returns whether the gateway still responds."""
-        before = len(self.numbers)
-        for _ in range(4):
-            self.send(PING)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                while len(self.numbers) == before:
-                    await asyncio.sleep(0.01)
-        return len(self.numbers) > before and self.closed is None
-
-    def _received(self, datagram: bytes, address):
-        if datagram[0] & 0x80:
-            return
-        try:
-            expected = max(self.numbers, default=0) + 1
-            _, payload, number = self._keys.decrypt_packet(datagram, 1 + wire.ID_LEN, expected)
-        except CryptoError:
-            return
-        self.numbers.add(number)
-        for kind, fields in frames_of(payload):
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-            if kind in (0x1C, 0x1D):
-                self.closed = fields[0]
-
-
-@contextlib.asynccontextmanager
-async def session(target: Target):
-    """Opens a connection with a handshake that is confirmed."""
-    async with wire.connection(target) as protocol:
-        await protocol.ping()
-        opened = Session(protocol)
-        try:
-            yield opened
-        finally:
-            opened.send(wire.CLOSE_FRAME)
-
-
-def in_session(test):
-    """Makes a case of an async function that has a session."""
-
-    def run(target: Target, dice: random.Random) -> str:
-        async def inside():
-            async with session(target) as opened:
-                return await test(target, dice, opened)
-
-        return asyncio.run(inside())
-
-    run.__doc__ = test.__doc__
-    return run
-
-
-async def code_for(target: Target, *frames: bytes) -> int | None:
-    """Returns the code with which a new connection is closed that sends these frames."""
-    async with session(target) as opened:
-        opened.send(*frames)
-        return await opened.close_code()
-
-
-async def expect_code(target: Target, name: str, codes: tuple[int, ...], *frames: bytes):
-    code = await code_for(target, *frames)
-    wanted = " or ".join(hex(code) for code in codes)
-    got = "is not closed" if code is None else f"is closed with {code:#x}"
-    expect(code in codes, f"{name}: the connection {got}, not with {wanted}")
 
 
 @in_session
@@ -168,6 +48,62 @@ async def connection_ids(target, dice, opened) -> str:
     expect(code in (None, CONNECTION_ID_LIMIT_ERROR, PROTOCOL_VIOLATION), f"closed with {code}")
     retired = opened.counts.get(0x19, 0)
     return f"{opened.sent_count} packets, closed with {code}, {retired} retired"
+
+
+@in_session
+async def retired_ids(target, dice, opened) -> str:
+    """D12: each of the gateway's connection ids is retired as soon as it comes, and again."""
+    count, known, retired = target.count(2000, 100_000), set(opened.peer_sequences), 0
+
+    def handle(kind: int, fields: list):
+        if kind == NEW_CONNECTION_ID[0]:
+            known.add(fields[0])
+
+    opened.handle_frame = handle
+    heard_at = time.monotonic()
+    while retired < count and opened.closed is None:
+        heard_at = time.monotonic() if known else heard_at
+        expect(time.monotonic() - heard_at < 3, f"after {retired} there were no more")
+        while known:
+            # Twice, as if the first had been lost.
+            opened.send(*2 * [RETIRE_CONNECTION_ID + varint(known.pop())])
+            retired += 1
+        opened.send(PING)
+        opened.acknowledge()
+        await asyncio.sleep(0.002)
+    expect(opened.closed is None or opened.closed == CONNECTION_ID_LIMIT_ERROR,
+           f"closed with {opened.closed}")
+    # The handshake's id has number 0, and no id has so large a number.
+    never = RETIRE_CONNECTION_ID + varint(1 << 40)
+    await expect_code(target, "an id that was never issued", (PROTOCOL_VIOLATION,), never)
+    return f"{retired} ids were retired"
+
+
+def key_updates(target: Target, dice: random.Random) -> str:
+    """D16: many key updates; one before the last is acknowledged; packets of an old phase."""
+
+    async def run():
+        count = target.count(100, 1000)
+        async with session(target) as opened:
+            for number in range(count):
+                expect(await opened.is_alive(), f"after {number} updates: {opened.closed}")
+                old = copy.copy(opened.keys.send)
+                opened.keys.update_key()
+            expect(await opened.is_alive(), f"after {count} updates: {opened.closed}")
+            # With the keys before the last ones, under a newer number (RFC 9001 6.4).
+            opened.send(PING, keys=old)
+            await asyncio.sleep(0.05)
+            alive = opened.closed is None and await opened.is_alive()
+            expect(alive or opened.closed == KEY_UPDATE_ERROR, f"an old phase: {opened.closed}")
+        async with session(target) as opened:
+            for _ in range(3):
+                opened.keys.update_key()
+                opened.send(PING)
+            early = await opened.close_code(0.5)
+            expect(early in (None, KEY_UPDATE_ERROR), f"an early update: code {early}")
+        return f"{count} updates; an early one: closed with {early}"
+
+    return asyncio.run(run())
 
 
 def acknowledgements(target: Target, dice: random.Random) -> str:
@@ -282,8 +218,10 @@ def far_streams_are_named(target: Target, dice: random.Random) -> str:
 CASES = [
     Case("D10", "PATH_CHALLENGE", path_challenges),
     Case("D11", "NEW_CONNECTION_ID", connection_ids),
+    Case("D12", "RETIRE_CONNECTION_ID", retired_ids),
     Case("D13", "acknowledgements of nothing", acknowledgements),
     Case("D14", "gaps in CRYPTO and STREAM", gaps),
     Case("D15", "streams beyond the limit", far_streams),
     Case("D15B", "the same where it changes nothing", far_streams_are_named),
+    Case("D16", "key updates", key_updates),
 ]

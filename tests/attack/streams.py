@@ -7,7 +7,7 @@ import time
 
 from . import wire
 from .case import Case, Target, expect
-from .oracle import Protocol
+from .client import Protocol
 
 EXCESSIVE_LOAD, REQUEST_CANCELLED = 0x107, 0x10C
 SPIN_MAX = 0.5

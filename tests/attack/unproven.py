@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import struct
 import time
 
@@ -202,6 +203,7 @@ def tokens(target: Target, dice: random.Random) -> str:
             seen["Retry token"] = "there is none"
         else:
             seen |= retry_tokens(target, dice, first, retry, one)
+    seen |= new_tokens(target)
     return ", ".join(f"{name}: {kind}" for name, kind in seen.items())
 
 
@@ -244,6 +246,37 @@ def retry_tokens(target: Target, dice: random.Random, client: Hello, retry, one)
     return seen
 
 
+def new_tokens(target: Target) -> dict[str, str]:
+    """Uses the token of a NEW_TOKEN frame from another address, then from its own, and again."""
+
+    async def tokens_of_a_connection() -> list[bytes]:
+        tokens = []
+        async with wire.connection(target, keep_token=tokens.append) as protocol:
+            await protocol.ping()
+            protocol.close()
+        return tokens
+
+    tokens = asyncio.run(tokens_of_a_connection())
+    if not tokens:
+        return {"NEW_TOKEN": "there is none"}
+    seen, client = {}, hello(target)
+    use = TokenUse(target, client, client.destination_id)
+    if wire.is_loopback(target) and target.family == socket.AF_INET:
+        with udp_socket(target, OTHER_ADDRESS) as stranger:
+            seen["NEW_TOKEN elsewhere"] = use.wrong(stranger, tokens[0])
+    for name in ("NEW_TOKEN", "replayed NEW_TOKEN"):
+        client = hello(target)
+        use = TokenUse(target, client, client.destination_id)
+        with udp_socket(target) as one:
+            if name == "NEW_TOKEN":
+                seen[name], _ = use.once(one, tokens[0], 0.1)
+                expect(seen[name] == "initial", f"a NEW_TOKEN leads to: {seen[name]}")
+            else:
+                seen[name] = use.wrong(one, tokens[0])
+    return seen
+
+
+OTHER_ADDRESS = "127.0.0.66"
 SILENCE = 2.5
 """Seconds in which a gateway that believes an address sends more than three times what it got: its
 first flight, and two probes of it."""

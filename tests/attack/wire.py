@@ -28,11 +28,11 @@ CLOSE_FRAME = b"\x1c\0\0\0"
 """CONNECTION_CLOSE without an error."""
 
 
-def configuration(server_name: str) -> QuicConfiguration:
+def configuration(server_name: str | None, **settings) -> QuicConfiguration:
+    settings = {"alpn_protocols": H3_ALPN} | settings
     return QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, server_name=server_name,
-        verify_mode=ssl.CERT_NONE, connection_id_length=ID_LEN,
-    )
+        is_client=True, server_name=server_name, verify_mode=ssl.CERT_NONE,
+        connection_id_length=ID_LEN, **settings)
 
 
 class Hello:
@@ -43,9 +43,13 @@ class Hello:
         quic.connect(address, now=time.time())
         self.source_id = quic.host_cid
         self.destination_id = quic.original_destination_connection_id
-        self._hello = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
-        self.crypto_frame = crypto_frame(self._hello)
+        self.message = bytes(quic._crypto_streams[tls.Epoch.INITIAL].sender._buffer)
+        """The ClientHello."""
         self._keys: dict[bytes, CryptoPair] = {}
+
+    @property
+    def crypto_frame(self) -> bytes:
+        return crypto_frame(self.message)
 
     def keys(self, destination_id: bytes) -> CryptoPair:
         if destination_id not in self._keys:
@@ -53,16 +57,24 @@ class Hello:
         return self._keys[destination_id]
 
     def initial(self, frames: bytes | None = None, *, token=b"", destination_id=None, number=0,
-                length=INITIAL_LEN) -> bytes:
+                length=INITIAL_LEN, first=0xC1) -> bytes:
         """Returns an Initial packet, padded to `length`. Without `frames`, it holds as much of the
         ClientHello as there is room for."""
         destination_id = destination_id or self.destination_id
         if frames is None:
             # Beside the header with its ids and lengths, and the frame's own type and length.
             room = length - len(token) - len(destination_id) - len(self.source_id) - TAG_LEN - 20
-            frames = crypto_frame(self._hello[:room])
+            frames = crypto_frame(self.message[:room])
         return initial(self.keys(destination_id), destination_id, self.source_id, frames,
-                       token=token, number=number, length=length)
+                       token=token, number=number, length=length, first=first)
+
+    def without_frames(self, number: int) -> bytes:
+        """Returns an Initial packet whose payload is empty, which is 4 bytes of its number and the
+        tag."""
+        ids = bytes([ID_LEN]) + self.destination_id + bytes([ID_LEN]) + self.source_id
+        header = b"\xc3" + VERSION.to_bytes(4, "big") + ids + b"\0" + varint(4 + TAG_LEN)
+        header += number.to_bytes(4, "big")
+        return self.keys(self.destination_id).encrypt_packet(header, b"", number)
 
     def kind(self, datagram: bytes, destination_id: bytes | None = None) -> str:
         """Returns what a response is, where `destination_id` is that of the Initial which it
@@ -72,20 +84,27 @@ class Hello:
             return "malformed"
         if header.packet_type != QuicPacketType.INITIAL:
             return header.packet_type.name.lower()
-        offset = Buffer(data=datagram)
-        pull_quic_header(offset, ID_LEN)
-        keys = self.keys(destination_id or self.destination_id)
-        start = offset.tell()
-        try:
-            _, payload, _ = keys.decrypt_packet(datagram[: header.packet_length], start, 0)
-        except CryptoError:
+        payload = self.payload(datagram, destination_id)
+        if payload is None:
             return "initial of unknown keys"
         code = close_code(payload)
         return "initial" if code is None else f"close {code:#x}"
 
+    def payload(self, datagram: bytes, destination_id: bytes | None = None) -> bytes | None:
+        """Returns the frames of a response's Initial packet."""
+        buffer = Buffer(data=datagram)
+        header = pull_quic_header(buffer, ID_LEN)
+        keys = self.keys(destination_id or self.destination_id)
+        try:
+            _, payload, _ = keys.decrypt_packet(
+                datagram[: header.packet_length], buffer.tell(), 0)
+        except CryptoError:
+            return None
+        return payload
 
-def crypto_frame(message: bytes) -> bytes:
-    return b"\x06\0" + varint(len(message)) + message
+
+def crypto_frame(message: bytes, offset: int = 0) -> bytes:
+    return b"\x06" + varint(offset) + varint(len(message)) + message
 
 
 def initial_keys(destination_id: bytes) -> CryptoPair:
@@ -95,10 +114,10 @@ def initial_keys(destination_id: bytes) -> CryptoPair:
 
 
 def initial(keys: CryptoPair, destination_id: bytes, source_id: bytes, frames: bytes, *,
-            token=b"", number=0, length=INITIAL_LEN) -> bytes:
+            token=b"", number=0, length=INITIAL_LEN, first=0xC1) -> bytes:
     """Returns a sealed Initial packet. Frames that do not fit are cut."""
-    start = (b"\xc1" + VERSION.to_bytes(4, "big") + bytes([len(destination_id)]) + destination_id
-             + bytes([len(source_id)]) + source_id + varint(len(token)) + token)
+    ids = bytes([len(destination_id)]) + destination_id + bytes([len(source_id)]) + source_id
+    start = bytes([first]) + VERSION.to_bytes(4, "big") + ids + varint(len(token)) + token
     room = length - len(start) - 2 - 2 - TAG_LEN
     payload = frames[:room].ljust(room, PADDING)
     rest_len = (2 + len(payload) + TAG_LEN) | 0x4000
@@ -157,11 +176,15 @@ def close_code(payload: bytes) -> int | None:
 
 
 @contextlib.asynccontextmanager
-async def connection(target, create_protocol=QuicConnectionProtocol):
-    """Opens a connection by aioquic. At the end its socket is closed without a word."""
-    quic = QuicConnection(configuration=configuration(target.client.authority))
+async def connection(target, create_protocol=QuicConnectionProtocol, keep_ticket=None,
+                     keep_token=None, address: str | None = None, **settings):
+    """Opens a connection by aioquic, from an address of its own if there is one. At the end its
+    socket is closed without a word."""
+    quic = QuicConnection(configuration=configuration(target.client.authority, **settings),
+                          session_ticket_handler=keep_ticket, token_handler=keep_token)
     transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: create_protocol(quic), remote_addr=target.address)
+        lambda: create_protocol(quic), remote_addr=target.address,
+        local_addr=(address, 0) if address else None)
     # Connected, so that its address is left out.
     transport.sendto = lambda datagram, _, send=transport.sendto: send(datagram)
     try:
@@ -176,14 +199,17 @@ async def connection(target, create_protocol=QuicConnectionProtocol):
         transport.close()
 
 
+def is_loopback(target) -> bool:
+    return target.host == "::1" or target.host.startswith("127.")
+
+
 @contextlib.contextmanager
-def udp_socket(target):
-    """Opens a socket with a port of its own."""
-    local = "::1" if target.family == socket.AF_INET6 else "127.0.0.1"
-    is_loopback = target.host in ("::1", "localhost") or target.host.startswith("127.")
+def udp_socket(target, address: str | None = None):
+    """Opens a socket with a port of its own, on loopback also with an address of its own."""
     with socket.socket(target.family, socket.SOCK_DGRAM) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        if is_loopback:
+        if is_loopback(target):
+            local = "::1" if target.family == socket.AF_INET6 else address or "127.0.0.1"
             one.bind((local, 0))
         one.settimeout(RECEIVE_TIMEOUT)
         yield one

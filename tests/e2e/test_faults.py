@@ -2,6 +2,8 @@
 complete."""
 
 import asyncio
+import collections
+import contextlib
 import json
 
 import pytest
@@ -208,3 +210,24 @@ async def test_uploads_to_a_slow_origin_are_throttled(gateway):
     async with h3.connection(gateway) as client:
         response = await client.post("/upload?pause=0.02", 20 * MIB)
         assert json.loads(response.text)["sha256"] == bodies.digest(20 * MIB)
+
+
+@h3.run
+async def test_requests_beyond_the_file_descriptors_are_503(start, origin):
+    """Each request in flight has a connection upstream. The process may have 256 descriptors, fewer
+    than what the clients ask for. It must not spin, and it must recover."""
+    gateway = start(launcher=["prlimit", "--nofile=256:256"])
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(h3.connection(gateway)) for _ in range(4)]
+        before = sum(gateway.cpu_seconds())
+        exchanges = [client.open("GET", "/slow-head?seconds=3")
+                     for client in clients for _ in range(90)]
+        await asyncio.sleep(2)
+        assert sum(gateway.cpu_seconds()) - before < 1, "it spins"
+        responses = [await exchange.wait() for exchange in exchanges]
+        statuses = collections.Counter(response.status for response in responses)
+        assert set(statuses) == {200, 503}, statuses
+        assert statuses[200] > 100, statuses
+        for client in clients:
+            await assert_serves(client)
+    gateway.assert_alive()

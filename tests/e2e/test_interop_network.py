@@ -8,11 +8,12 @@ network without the fault would prove nothing.
 import asyncio
 import contextlib
 import json
+import subprocess
 
 import pytest
 
 from harness import bodies, h3, ngtcp2
-from harness.bodies import KIB
+from harness.bodies import KIB, MIB
 from harness.curl import Curl
 from harness.relay import Relay
 
@@ -123,6 +124,28 @@ def test_a_path_that_carries_1300_bytes(gateway, clients, tmp_path, host):
         # curl's OpenSSL announces that it accepts no datagram over 1,200 bytes.
         assert relay.down.lost > 0 or name == "curl", "nothing was probed"
         assert 1200 <= relay.down.longest <= longest
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@h3.run
+async def test_the_mtu_of_the_link_changes_during_a_download(ipv6_addresses, gateway, host):
+    """The kernel refuses datagrams that have become too long for the link. The gateway must find a
+    length that passes, and lose nothing."""
+    length = 30 * MIB
+
+    def set_mtu(mtu: int):
+        subprocess.run(["ip", "link", "set", "lo", "mtu", str(mtu)], check=True)
+
+    set_mtu(1500)
+    async with h3.connection(gateway, host) as client:
+        exchange = client.open("GET", f"/bytes/{length}")
+        for part, mtu in enumerate((1280, 9000, 1280, 1500), start=1):
+            await exchange.received(part * length // 6)
+            assert exchange.response.length < length, "it was over before the MTU changed"
+            set_mtu(mtu)
+        response = await exchange.wait()
+    assert (response.end, response.sha256) == ("clean", bodies.digest(length))
+    assert gateway.metrics().sum("sends_lost_total", reason="too_long") > 0, "nothing was refused"
 
 
 @pytest.mark.parametrize("rules", [

@@ -101,6 +101,8 @@ upstream = "origin"
 
 [limits]
 max_body_size = "{max_body_size}"
+header_timeout = "{header_timeout}"
+body_timeout = "{body_timeout}"
 
 [upstreams.origin]
 endpoints = [{{ address = "{origin}" }}]
@@ -128,7 +130,7 @@ class Gateway:
 
     def __init__(self, folder: pathlib.Path, origin: str, certificate, **settings):
         self.folder, self.certificate = folder, certificate
-        self.launcher: list[str] = []
+        self.launcher: list[str] = settings.pop("launcher", [])
         self.program: pathlib.Path = settings.pop("program", None) or binary()
         self.environment = settings.pop("environment", {})
         self.preexec = settings.pop("preexec", None)
@@ -137,8 +139,8 @@ class Gateway:
         self.access_log = folder / "access.log"
         self.settings = {
             "workers": 1, "pool": "32MiB", "drain_timeout": "20s", "response_timeout": "5s",
-            "max_body_size": "4GiB", "idle_timeout": "30s", "upstream_idle": "30s",
-            "max_connections": 100_000,
+            "max_body_size": "4GiB", "header_timeout": "10s", "body_timeout": "30s",
+            "idle_timeout": "30s", "upstream_idle": "30s", "max_connections": 100_000,
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
@@ -183,10 +185,14 @@ class Gateway:
         """Returns what it wrote to standard output and standard error."""
         return self.log.read_text(errors="replace")
 
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin}"
+
     def admin_get(self, path: str) -> tuple[int, str]:
         """Returns status and text of a page of the admin endpoint."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as page:
+            with urllib.request.urlopen(self.admin_url + path, timeout=5) as page:
                 return page.status, page.read().decode()
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
