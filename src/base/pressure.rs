@@ -9,7 +9,7 @@
 use crate::limits::{HEAP_HIGH_PERCENT, HEAP_RELIEF_PERCENT};
 
 /// The budget of the heap, and how much of it is in use, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeapUse {
     pub len: usize,
     pub budget: usize,

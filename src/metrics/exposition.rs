@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::WorkerReport;
 use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
+use crate::base::pressure::HeapUse;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -136,6 +137,16 @@ impl Everything {
         encoder
             .encode_descriptor("draining", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(process.draining))?;
+
+        if let Some(HeapUse { len, budget }) = self.reports.first().map(|report| report.heap) {
+            let help = "Heap of the process beside the pools: in use, and the budget of it";
+            let (name, unit) = ("heap", Unit::Bytes);
+            let mut metric =
+                encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+            for (kind, value) in [("used", len as u64), ("budget", budget as u64)] {
+                metric.encode_family(&[("kind", kind)])?.encode_gauge(&value)?;
+            }
+        }
 
         let help = "1 if the worker reported its counters within a second, else 0";
         let mut metric = encoder.encode_descriptor("worker_up", help, None, MetricType::Gauge)?;

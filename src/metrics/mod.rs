@@ -12,6 +12,7 @@ mod exposition;
 mod families;
 mod histogram;
 
+use crate::base::pressure::HeapUse;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::LossReason;
 pub(crate) use counters::{
@@ -32,6 +33,8 @@ pub struct WorkerReport {
     pub worker: u16,
     pub counters: Counters,
     pub gauges: Gauges,
+    /// The heap of the whole process.
+    pub heap: HeapUse,
     /// Time from the first byte of a request to the last byte of its response given to the
     /// connection.
     pub request_duration: Histogram,

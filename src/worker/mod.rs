@@ -245,6 +245,8 @@ struct Worker<'a> {
     pool_counters: PoolCounters,
     /// The pool was below its low-water mark in the last turn.
     was_memory_low: bool,
+    /// When it was last logged that the heap is near its budget.
+    heap_warned: Option<Instant>,
     segmentation: report::SegmentationWatch,
     phase: Phase,
     teardown_timeout: Duration,
@@ -300,6 +302,7 @@ impl<'a> Worker<'a> {
             counters: WorkerCounters { restarts, ..WorkerCounters::default() },
             pool_counters: PoolCounters::default(),
             was_memory_low: false,
+            heap_warned: None,
             segmentation: report::SegmentationWatch::default(),
             phase: Phase::Serving,
             teardown_timeout: TEARDOWN_TIMEOUT,

@@ -1,9 +1,14 @@
 //! The reports of a worker: its counters and gauges, and a warning when sends are not segmented.
 
+use std::time::{Duration, Instant};
+
 use super::Worker;
-use crate::base::pressure::HeapUse;
+use crate::base::pressure::{HeapUse, Pressure};
 use crate::metrics::{Counters, Gauges, PoolSlots, WorkerReport};
 use crate::pool;
+
+/// Pause between two warnings that memory is short.
+const HEAP_WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// Notices that the kernel has refused to segment sends.
 #[derive(Debug, Default)]
@@ -18,6 +23,25 @@ impl Worker<'_> {
     pub(super) fn note_memory(&mut self, is_low: bool) {
         self.pool_counters.low_water_events += u64::from(is_low && !self.was_memory_low);
         self.was_memory_low = is_low;
+    }
+
+    /// Warns when the heap comes near to its budget, once in a while.
+    pub(super) fn note_heap(&mut self, now: Instant, heap: HeapUse) {
+        if heap.pressure() == Pressure::None {
+            return;
+        }
+        let since = self.heap_warned.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= HEAP_WARNING_PAUSE) {
+            self.heap_warned = Some(now);
+            let HeapUse { len, budget } = heap;
+            tracing::warn!(
+                worker = self.setup.index,
+                used = len,
+                budget,
+                "memory is short: no connections and requests are admitted, and when it is used \
+                 up, the clients that hold the most are closed; runtime.memory raises the budget"
+            );
+        }
     }
 
     /// Returns how much of the process's heap is in use, and how much may be.
@@ -61,6 +85,7 @@ impl Worker<'_> {
                 ledger: self.gateway.ledger().clone(),
             },
             gauges: self.gauges(),
+            heap: self.heap_use(),
             request_duration: counts.request_duration.clone(),
             upstream_duration: counts.upstream_duration.clone(),
         }

@@ -46,7 +46,9 @@ impl Worker<'_> {
             self.note_memory(memory_low);
             self.note_offload();
             self.gateway.set_memory_low(memory_low);
-            self.gateway.set_heap(now, self.heap_use());
+            let heap = self.heap_use();
+            self.note_heap(now, heap);
+            self.gateway.set_heap(now, heap);
             let mut deadline = self.carry_out(now);
             if self.drain_is_over(now) {
                 self.begin_close(now);
