@@ -95,6 +95,10 @@ pub(crate) const HALF_OPEN_COUNT_MAX: usize = 1024;
 /// ones meet Retry on an adaptive listener. At 0.3 ms each they take a third of a core.
 pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
 
+/// Connections to an upstream, and places in its queue, that any client address may have: so few
+/// are not shared out.
+pub(crate) const SHARE_COUNT_MIN: usize = 4;
+
 /// Used Retry tokens that one worker remembers in a token's lifetime (15 s), and first Initials
 /// that came from a second address; more tokens are not accepted. A core has no time for as many
 /// handshakes.

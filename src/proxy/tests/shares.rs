@@ -5,10 +5,10 @@ use super::*;
 
 const OTHER: [u8; 4] = [192, 0, 2, 2];
 
-/// Returns four connections and four places in the queue, of which one address has a quarter while
-/// no more are free.
+/// Returns 16 connections and 16 places in the queue, of which one address has a quarter while no
+/// more are free.
 fn shared() -> Config {
-    let mut config = config(1, 4, 4);
+    let mut config = config(1, 16, 16);
     config.upstreams[0].connections_per_address = 25;
     config
 }
@@ -18,43 +18,49 @@ fn request_of(rig: &mut Rig, client: [u8; 4]) -> ExchangeKey {
     rig.request(Request { client, ..request(Method::GET, "/") }, true)
 }
 
+/// Returns the numbers of connections and of exchanges that wait for one.
+fn counts(rig: &Rig) -> (usize, usize) {
+    (rig.proxy.gauges().connections, rig.proxy.gauges().waiting)
+}
+
 #[test]
 fn one_address_leaves_connections_to_others() {
     let mut rig = Rig::new(shared());
-    let mine: Vec<_> = (0..4).map(|_| rig.get("/")).collect();
-    // It takes as many as stay free for others, and waits for more.
-    assert_eq!((rig.proxy.gauges().connections, rig.proxy.gauges().waiting), (2, 2));
+    let mine: Vec<_> = (0..16).map(|_| rig.get("/")).collect();
+    assert_eq!(counts(&rig), (8, 8), "it takes as many as stay free, and waits for more");
     let other = request_of(&mut rig, OTHER);
-    assert_eq!((rig.proxy.gauges().connections, rig.proxy.gauges().waiting), (3, 2));
-    let upstreams = [rig.connected(), rig.connected(), rig.connected()];
-    rig.wrote(upstreams[2]);
-    rig.response(upstreams[2], OK);
+    assert_eq!(counts(&rig), (9, 8));
+    let upstreams: Vec<_> = (0..9).map(|_| rig.connected()).collect();
+    rig.wrote(upstreams[8]);
+    rig.response(upstreams[8], OK);
     assert_eq!(rig.status(other), 200);
-    // Its connection is idle now, and goes to the address that waits, for it holds no more than are
-    // free: two are.
-    assert_eq!((rig.proxy.gauges().idle, rig.proxy.gauges().waiting), (1, 2));
+    assert_eq!(counts(&rig), (9, 8), "as many are free as it holds");
     rig.wrote(upstreams[0]);
     rig.response(upstreams[0], OK);
     assert_eq!(rig.status(mine[0]), 200);
-    assert_eq!(rig.proxy.gauges().waiting, 1, "a connection of its own is free again");
+    assert_eq!(counts(&rig), (9, 7), "one of its own is free again");
     rig.pass(CONNECT_TIMEOUT);
-    assert_eq!(rig.status(mine[3]), 503, "it has waited long enough");
+    assert_eq!(rig.status(mine[15]), 503, "it has waited long enough");
     assert_eq!(rig.proxy.gauges().waiting, 0);
 }
 
 #[test]
 fn an_address_that_waits_does_not_hold_up_another_behind_it() {
     let mut rig = Rig::new(shared());
-    let addresses = [[192, 0, 2, 1], [192, 0, 2, 1], [192, 0, 2, 3], [192, 0, 2, 4]];
-    let _in_use = addresses.map(|address| request_of(&mut rig, address));
-    let upstreams = addresses.map(|_| rig.connected());
+    for (host, count) in [(1, 4), (3, 6), (4, 4), (5, 2)] {
+        for _ in 0..count {
+            request_of(&mut rig, [192, 0, 2, host]);
+        }
+    }
+    assert_eq!(counts(&rig), (16, 0));
+    let upstreams: Vec<_> = (0..16).map(|_| rig.connected()).collect();
     let first_in_queue = request_of(&mut rig, [192, 0, 2, 1]);
     let second_in_queue = request_of(&mut rig, OTHER);
-    assert_eq!(rig.proxy.gauges().waiting, 2);
-    rig.wrote(upstreams[3]);
-    rig.response(upstreams[3], OK);
-    rig.wrote(upstreams[3]);
-    rig.response(upstreams[3], OK);
+    assert_eq!(counts(&rig), (16, 2));
+    rig.wrote(upstreams[15]);
+    rig.response(upstreams[15], OK);
+    rig.wrote(upstreams[15]);
+    rig.response(upstreams[15], OK);
     assert_eq!(rig.status(second_in_queue), 200, "the first one's address has its share");
     assert!(!rig.seen.contains_key(&first_in_queue));
 }
@@ -62,12 +68,24 @@ fn an_address_that_waits_does_not_hold_up_another_behind_it() {
 #[test]
 fn one_address_leaves_places_in_the_queue_to_others() {
     let mut rig = Rig::new(shared());
-    let mine: Vec<_> = (0..6).map(|_| rig.get("/")).collect();
-    assert_eq!((rig.proxy.gauges().connections, rig.proxy.gauges().waiting), (2, 2));
-    assert_eq!((rig.status(mine[4]), rig.status(mine[5])), (503, 503));
+    let mine: Vec<_> = (0..18).map(|_| rig.get("/")).collect();
+    assert_eq!(counts(&rig), (8, 8));
+    assert_eq!((rig.status(mine[16]), rig.status(mine[17])), (503, 503));
     request_of(&mut rig, OTHER);
     request_of(&mut rig, OTHER);
-    assert_eq!((rig.proxy.gauges().connections, rig.proxy.gauges().waiting), (3, 3));
+    assert_eq!(counts(&rig), (10, 8));
+}
+
+#[test]
+fn so_few_connections_are_not_shared_out() {
+    let mut config = config(1, 2, 2);
+    config.upstreams[0].connections_per_address = 1;
+    let mut rig = Rig::new(config);
+    for _ in 0..4 {
+        let exchange = rig.get("/");
+        assert!(!rig.seen.contains_key(&exchange));
+    }
+    assert_eq!(counts(&rig), (2, 2));
 }
 
 #[test]
@@ -93,8 +111,8 @@ fn a_trusted_proxy_speaks_for_many_clients() {
     let mut config = shared();
     config.limits.requests_per_address = 3;
     let mut rig = Rig::new(config);
-    for _ in 0..6 {
+    for _ in 0..20 {
         request_of(&mut rig, [10, 0, 0, 1]);
     }
-    assert_eq!((rig.proxy.gauges().connections, rig.proxy.gauges().waiting), (4, 2));
+    assert_eq!(counts(&rig), (16, 4));
 }

@@ -22,6 +22,7 @@ use crate::base::shares::Shares;
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
+use crate::limits::SHARE_COUNT_MIN;
 use crate::proxy::api::UpstreamKey;
 use crate::proxy::context::Context;
 
@@ -129,12 +130,12 @@ impl Group {
             in_use: Shares::default(),
             queued: Shares::default(),
             connections_max,
-            share_max: connections_max * percent / 100,
+            share_max: (connections_max * percent / 100).max(SHARE_COUNT_MIN),
             user_count: 0,
             retired: false,
             balance: Balance::new(config.endpoints.iter().map(|endpoint| endpoint.weight)),
             waiting_max,
-            queued_share_max: waiting_max * percent / 100,
+            queued_share_max: (waiting_max * percent / 100).max(SHARE_COUNT_MIN),
             config: config.clone(),
         }
     }
