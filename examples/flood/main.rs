@@ -5,8 +5,8 @@
 //! flood .. --kind hello     only ClientHellos
 //! ```
 //!
-//! Source addresses are written into the IP headers, which needs CAP_NET_RAW. Whatever comes back is
-//! for the namespace to drop that it runs in: `tests/overload/network.py` makes one. It sends to
+//! Source addresses are written into the IP headers, which needs CAP_NET_RAW. It runs in a network
+//! namespace that drops what comes back (`tests/overload/network.py` makes one), and sends to
 //! loopback, private and documentation addresses only.
 
 mod packets;
@@ -43,7 +43,8 @@ struct Arguments {
     #[arg(long)]
     connect: SocketAddr,
     /// Datagrams per second
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    #[arg(long, default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..1_000_000))]
     rate: u32,
     /// Length of the flood
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
@@ -52,7 +53,8 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Kind::Mixed)]
     kind: Kind,
     /// Number of different datagrams, made before the flood; it repeats them
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    #[arg(long, default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=500_000))]
     different: u32,
     /// Begin at the first line of standard input, not at once
     #[arg(long)]
