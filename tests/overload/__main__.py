@@ -36,8 +36,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=int, help="the flood's rate in datagrams a second")
     parser.add_argument("--kind", default="mixed", help="of the flood: mixed, hello, ping, ..")
     parser.add_argument("--retry", default="adaptive", help="the gateway's listeners.quic.retry")
-    parser.add_argument("--receive-on-gateway-core", action="store_true",
-                        help="the gateway's core receives, as that of a network card's queue does")
     parser.add_argument("--binary", type=pathlib.Path, default=servers.RINGWAY)
     return parser.parse_args()
 
@@ -61,8 +59,6 @@ def main() -> int:
         folder = pathlib.Path(stack.enter_context(
             tempfile.TemporaryDirectory(prefix="ringway-overload-")))
         outside = stack.enter_context(strangers())
-        if given.receive_on_gateway_core:
-            outside.receive_on(cores[0])
         certificate = certificates.make(folder)
         stack.enter_context(servers.origins(folder, set(cores[1:])))
         for name in given.which or ["flood", "requests"]:

@@ -40,12 +40,6 @@ class Strangers:
         """Returns the command that runs `words` in the namespace."""
         return ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", *words]
 
-    def receive_on(self, core: int):
-        """Makes this core receive for the gateway, as the core of a network card's queue does.
-        Without it, the sender's core does that."""
-        file = pathlib.Path("/sys/class/net/edge/queues/rx-0/rps_cpus")
-        file.write_text(f"{1 << core:x}")
-
     def close(self):
         self._holder.stdin.close()
         self._holder.wait(5)
