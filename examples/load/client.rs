@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quinn_proto::{
-    ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, TransportConfig,
-    VarInt,
+    ClientConfig, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, NoneTokenStore,
+    TransportConfig, VarInt,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use rand::rngs::SmallRng;
@@ -41,6 +41,8 @@ struct Client {
     opening_count: usize,
     request: Arc<Request>,
     streams_max: usize,
+    /// Each request has a connection of its own.
+    renews: bool,
     /// Number of requests that a connection may make.
     requests_each: u64,
     work: Work,
@@ -66,26 +68,40 @@ pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
         client.work.restart(now());
         client.is_open = true;
         client.dirty.extend(client.links.keys());
-        client.until(|client| Ok(client.work.is_done()))?;
+        client.until(|client| {
+            client.fill(wanted)?;
+            Ok(client.work.is_done())
+        })?;
     }
     let took = now() - client.work.began();
     let end = now() + Duration::from_secs_f64(arguments.hold);
     client.timers.insert((end, usize::MAX));
     client.until(|_| Ok(now() >= end))?;
     client.close_all()?;
-    let Work { response_len, latency_micros, .. } = client.work;
-    Ok(Done { took, response_len, latency_micros })
+    let Work { response_len, latency_micros, failures, .. } = client.work;
+    Ok(Done { took, response_len, latency_micros, failures })
+}
+
+/// Returns the time after which a silent server is given up.
+fn idle_timeout(arguments: &Arguments) -> Duration {
+    match arguments.patience {
+        Some(seconds) if arguments.handshakes => Duration::from_secs_f64(seconds),
+        _ => Duration::from_secs(120),
+    }
 }
 
 impl Client {
     fn new(server: SocketAddr, arguments: &Arguments) -> Result<Self, Failure> {
         let mut config = testing::quic_client(tls::config());
+        if arguments.no_tokens {
+            config.token_store(Arc::new(NoneTokenStore));
+        }
         let mut transport = TransportConfig::default();
         transport
             .receive_window(VarInt::from_u32(64 << 20))
             .stream_receive_window(VarInt::from_u32(16 << 20))
             .send_window(64 << 20)
-            .max_idle_timeout(Some(Duration::from_secs(120).try_into()?));
+            .max_idle_timeout(Some(idle_timeout(arguments).try_into()?));
         config.transport_config(Arc::new(transport));
         let ip = if server.is_ipv4() {
             Ipv4Addr::UNSPECIFIED.into()
@@ -109,6 +125,7 @@ impl Client {
             opening_count: 0,
             request: Request::new(arguments),
             streams_max: arguments.streams as usize,
+            renews: arguments.handshakes,
             requests_each: if arguments.handshakes { 1 } else { u64::MAX },
             work: Work::new(now(), arguments)?,
             is_open: false,
@@ -119,11 +136,11 @@ impl Client {
         })
     }
 
-    fn connect(&mut self) -> Result<(), Failure> {
+    fn connect(&mut self, due: Option<Instant>) -> Result<(), Failure> {
         let config = self.config.clone();
         let (handle, connection) = self.endpoint.connect(now(), config, self.server, &self.host)?;
         let request = Arc::clone(&self.request);
-        let link = Link::new(connection, request, self.streams_max, self.requests_each);
+        let link = Link::new(connection, request, self.streams_max, self.requests_each, due);
         self.links.insert(handle.0, link);
         self.dirty.push(handle.0);
         self.opening_count += 1;
@@ -133,7 +150,7 @@ impl Client {
     /// Opens connections until there are `wanted`. Returns true once all are established.
     fn fill(&mut self, wanted: usize) -> Result<bool, Failure> {
         while self.links.len() < wanted && self.opening_count < OPENING_MAX {
-            self.connect()?;
+            self.connect(None)?;
         }
         Ok(self.links.len() == wanted && self.opening_count == 0)
     }
@@ -150,8 +167,9 @@ impl Client {
         }
         let open = self.links.values().filter(|link| !link.connection.is_closed()).count();
         for _ in open..wanted {
-            if self.work.next_due(at).is_some() {
-                self.connect()?;
+            let due = if self.work.is_by_clock() { self.work.begin(at) } else { None };
+            if due.is_some() || !self.work.is_by_clock() && self.work.next_due(at).is_some() {
+                self.connect(due)?;
             }
         }
         Ok(self.work.is_done())
@@ -173,6 +191,9 @@ impl Client {
                     self.dirty.push(index);
                 }
             }
+            if self.is_open && self.work.is_by_clock() {
+                self.work.give_up_overdue(at)?;
+            }
             self.begin_due(at)?;
             self.drive(at)?;
             if is_done(self)? {
@@ -186,7 +207,7 @@ impl Client {
 
     /// Assigns due requests to the connections with the fewest requests (open loop).
     fn begin_due(&mut self, at: Instant) -> Result<(), Failure> {
-        while self.is_open && self.work.is_by_clock() {
+        while self.is_open && self.work.is_by_clock() && !self.renews {
             let free = self.links.iter_mut().filter(|(_, link)| link.has_room());
             let Some((&index, link)) = free.min_by_key(|(_, link)| link.in_flight()) else { break };
             if !link.begin_request(at, &mut self.work)? {
@@ -265,11 +286,11 @@ impl Client {
 
     fn drive_one(&mut self, at: Instant, index: usize) -> Result<(), Failure> {
         let Some(link) = self.links.get_mut(&index) else { return Ok(()) };
-        let was_connected = link.is_connected;
+        let was_opening = link.is_opening();
+        link.handle_events(at, &mut self.work)?;
+        self.opening_count -= usize::from(was_opening && !link.is_opening());
         if !link.connection.is_closed() {
-            link.handle_events(at, &mut self.work)?;
-            self.opening_count -= usize::from(link.is_connected && !was_connected);
-            let begins = self.is_open && !self.work.is_by_clock();
+            let begins = self.is_open && (!self.work.is_by_clock() || link.is_due());
             while begins && link.begin_request(at, &mut self.work)? {}
         }
         let mut is_gone = false;

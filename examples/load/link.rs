@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{Connection, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError};
+use quinn_proto::{
+    Connection, ConnectionError, Dir, Event, ReadError, StreamEvent, StreamId, VarInt, WriteError,
+};
 use ringway::testing::http3::{CONTROL_PREFACE, ResponseReader, put_data_header, put_headers};
 
 use crate::work::Work;
@@ -48,12 +50,15 @@ pub struct Link {
     pub connection: Connection,
     /// Its deadline, as recorded in the client's timer queue.
     pub timer: Option<Instant>,
-    pub is_connected: bool,
+    is_connected: bool,
+    is_lost: bool,
     request: Arc<Request>,
     exchanges: HashMap<StreamId, Exchange>,
     streams_max: usize,
     /// Number of requests that it may still begin.
     requests_left: u64,
+    /// When its first request was due, if that was before the handshake.
+    due: Option<Instant>,
 }
 
 struct Exchange {
@@ -70,21 +75,29 @@ impl Link {
         request: Arc<Request>,
         streams_max: usize,
         requests_left: u64,
+        due: Option<Instant>,
     ) -> Self {
         Self {
             connection,
             timer: None,
             is_connected: false,
+            is_lost: false,
             request,
             exchanges: HashMap::new(),
             streams_max,
             requests_left,
+            due,
         }
     }
 
     /// Returns whether all its requests are answered.
     pub fn is_used_up(&self) -> bool {
         self.requests_left == 0 && self.exchanges.is_empty()
+    }
+
+    /// Returns whether its handshake is in progress.
+    pub fn is_opening(&self) -> bool {
+        !self.is_connected && !self.is_lost
     }
 
     pub fn in_flight(&self) -> usize {
@@ -95,14 +108,20 @@ impl Link {
         self.is_connected && self.requests_left > 0 && self.exchanges.len() < self.streams_max
     }
 
+    /// Returns whether its first request was due before the handshake.
+    pub fn is_due(&self) -> bool {
+        self.due.is_some()
+    }
+
     /// Begins one request if it has room and one is due. Returns whether it did.
     pub fn begin_request(&mut self, now: Instant, work: &mut Work) -> Result<bool, Failure> {
-        if !self.has_room() || work.next_due(now).is_none_or(|due| due > now) {
+        let is_due = self.is_due() || work.next_due(now).is_some_and(|due| due <= now);
+        if !self.has_room() || !is_due {
             return Ok(false);
         }
         // Without credit it waits for the server's next MAX_STREAMS.
         let Some(id) = self.connection.streams().open(Dir::Bi) else { return Ok(false) };
-        let Some(due) = work.begin(now) else { return Ok(false) };
+        let Some(due) = self.due.take().or_else(|| work.begin(now)) else { return Ok(false) };
         self.requests_left -= 1;
         let exchange = Exchange {
             due,
@@ -125,7 +144,7 @@ impl Link {
                     let control = control.ok_or("the server allows no control stream")?;
                     self.connection.send_stream(control).write(&CONTROL_PREFACE)?;
                 }
-                Event::ConnectionLost { reason } => return Err(reason.into()),
+                Event::ConnectionLost { reason } => self.handle_loss(now, &reason, work)?,
                 Event::Stream(StreamEvent::Opened { dir: Dir::Uni }) => {
                     while let Some(id) = self.connection.streams().accept(Dir::Uni) {
                         self.read(id, now, work)?;
@@ -135,11 +154,36 @@ impl Link {
                     self.read(id, now, work)?;
                 }
                 Event::Stream(StreamEvent::Writable { id }) => self.write(id)?,
+                // The response's end says why.
+                Event::Stream(StreamEvent::Stopped { .. }) if work.counts_failures() => {}
                 Event::Stream(StreamEvent::Stopped { id, error_code }) => {
                     return Err(format!("{id} was stopped with {error_code}").into());
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Fails all that the lost connection had begun.
+    fn handle_loss(
+        &mut self,
+        now: Instant,
+        reason: &ConnectionError,
+        work: &mut Work,
+    ) -> Result<(), Failure> {
+        if !work.counts_failures() {
+            return Err(reason.clone().into());
+        }
+        let reason = match reason {
+            ConnectionError::ConnectionClosed(close) => format!("closed {}", close.error_code),
+            ConnectionError::ApplicationClosed(close) => format!("closed {}", close.error_code),
+            other => other.to_string(),
+        };
+        (self.is_lost, self.requests_left) = (true, 0);
+        let begun = self.exchanges.drain().map(|(_, exchange)| exchange.due);
+        for due in begun.chain(self.due.take()) {
+            work.failed(now, due, reason.clone())?;
         }
         Ok(())
     }
@@ -163,6 +207,8 @@ impl Link {
                     exchange.body_left -= (written.bytes - of_head) as u64;
                 }
                 Err(WriteError::Blocked) => return Ok(()),
+                // The response's end says why.
+                Err(WriteError::Stopped(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -176,6 +222,7 @@ impl Link {
         let mut exchange = self.exchanges.get_mut(&id);
         let mut stream = self.connection.recv_stream(id);
         let Ok(mut chunks) = stream.read(true) else { return Ok(()) };
+        let mut reset = None;
         let is_over = loop {
             match chunks.next(usize::MAX) {
                 Ok(Some(chunk)) => {
@@ -185,7 +232,10 @@ impl Link {
                 }
                 Ok(None) => break true,
                 Err(ReadError::Blocked) => break false,
-                Err(ReadError::Reset(code)) => return Err(format!("{id} was reset: {code}").into()),
+                Err(ReadError::Reset(code)) => {
+                    reset = Some(code.into_inner());
+                    break true;
+                }
             }
         };
         let _transmits = chunks.finalize();
@@ -195,10 +245,13 @@ impl Link {
         let Some(Exchange { due, response, .. }) = self.exchanges.remove(&id) else {
             return Ok(());
         };
-        match response.status() {
-            Some(200) if response.is_whole() => work.answered(now, due),
-            Some(200) => Err("a response ended within a frame".into()),
-            status => Err(format!("not answered 200: {status:?}").into()),
-        }
+        let reason = match (reset, response.status()) {
+            (Some(code), _) => format!("reset {code:#x}"),
+            (None, Some(200)) if response.is_whole() => return work.answered(now, due),
+            (None, Some(200)) => "ended within a frame".to_owned(),
+            (None, Some(status)) => format!("status {status}"),
+            (None, None) => "ended without a response".to_owned(),
+        };
+        work.failed(now, due, reason)
     }
 }

@@ -1,5 +1,6 @@
 //! The schedule of the requests, and their results.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -15,6 +16,13 @@ pub struct Work {
     begun_count: u64,
     pub response_len: u64,
     pub latency_micros: Histogram<u64>,
+    /// Failures are counted. Otherwise the first one ends the run.
+    counts_failures: bool,
+    /// Time after which a response counts as a failure.
+    patience: Option<Duration>,
+    /// Latencies of failed requests, by reason.
+    pub failures: BTreeMap<String, Histogram<u64>>,
+    failed_count: u64,
 }
 
 impl Work {
@@ -26,6 +34,10 @@ impl Work {
             begun_count: 0,
             response_len: 0,
             latency_micros: Histogram::new(3)?,
+            counts_failures: arguments.count_failures,
+            patience: arguments.patience.map(Duration::from_secs_f64),
+            failures: BTreeMap::new(),
+            failed_count: 0,
         })
     }
 
@@ -56,16 +68,45 @@ impl Work {
         Some(due)
     }
 
+    /// Fails the requests that have been due for longer than a response may take: nothing had room
+    /// for them.
+    pub fn give_up_overdue(&mut self, now: Instant) -> Result<(), Failure> {
+        let Some(patience) = self.patience else { return Ok(()) };
+        while let Some(due) = self.next_due(now).filter(|due| *due + patience < now) {
+            self.begun_count += 1;
+            self.failed(now, due, "not sent".to_owned())?;
+        }
+        Ok(())
+    }
+
     /// Returns whether requests start by the clock, not when earlier ones are answered.
     pub fn is_by_clock(&self) -> bool {
         self.interval.is_some()
     }
 
     pub fn answered(&mut self, now: Instant, due: Instant) -> Result<(), Failure> {
-        Ok(self.latency_micros.record((now - due).as_micros() as u64)?)
+        match self.patience {
+            Some(patience) if now - due > patience => self.failed(now, due, "late".to_owned()),
+            _ => Ok(self.latency_micros.record((now - due).as_micros() as u64)?),
+        }
+    }
+
+    /// Counts a request that failed. Returns the reason as an error if failures are not counted.
+    pub fn failed(&mut self, now: Instant, due: Instant, reason: String) -> Result<(), Failure> {
+        if !self.counts_failures {
+            return Err(reason.into());
+        }
+        self.failed_count += 1;
+        let empty = Histogram::new(3)?;
+        let latencies = self.failures.entry(reason).or_insert(empty);
+        Ok(latencies.record((now - due).as_micros() as u64)?)
+    }
+
+    pub fn counts_failures(&self) -> bool {
+        self.counts_failures
     }
 
     pub fn is_done(&self) -> bool {
-        self.latency_micros.len() == self.count
+        self.latency_micros.len() + self.failed_count == self.count
     }
 }
