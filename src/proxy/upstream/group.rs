@@ -174,6 +174,14 @@ impl Group {
     /// Returns the first exchange in the queue whose client may use another connection.
     pub(super) fn first_waiting(&self) -> Option<(u64, SlotRequest)> {
         let mut waiting = self.waiting.iter().map(|(number, waiting)| (*number, waiting.request));
+        let first = waiting.next()?;
+        if self.may_use_another(&first.1) {
+            return Some(first);
+        }
+        // Usually all that wait are of the same address.
+        if self.queued.is_at(self.queued.total(), first.1.address) {
+            return None;
+        }
         waiting.find(|(_, request)| self.may_use_another(request))
     }
 
