@@ -34,12 +34,10 @@ struct Server(Arc<dyn ServerConfig>);
 
 impl ServerConfig for Server {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
-        self.0.initial_keys(version, id).map(|keys| {
-            let remote =
-                FirstWholeKey { inner: keys.packet.remote, is_used: AtomicBool::new(false) };
-            let packet = KeyPair { remote: Box::new(remote) as _, ..keys.packet };
-            Keys { packet, ..keys }
-        })
+        let keys = self.0.initial_keys(version, id)?;
+        let remote = CuttingKey { inner: keys.packet.remote, spares_next: AtomicBool::new(true) };
+        let packet = KeyPair { remote: Box::new(remote) as _, ..keys.packet };
+        Ok(Keys { packet, ..keys })
     }
 
     fn retry_tag(&self, version: u32, id: &ConnectionId, packet: &[u8]) -> [u8; 16] {
@@ -117,48 +115,18 @@ fn cutting(keys: Keys) -> Keys {
 }
 
 fn cutting_pair(pair: KeyPair<Box<dyn PacketKey>>) -> KeyPair<Box<dyn PacketKey>> {
-    KeyPair { remote: Box::new(CuttingKey(pair.remote)), ..pair }
+    let remote = CuttingKey { inner: pair.remote, spares_next: AtomicBool::new(false) };
+    KeyPair { remote: Box::new(remote), ..pair }
 }
 
-struct CuttingKey(Box<dyn PacketKey>);
+struct CuttingKey {
+    inner: Box<dyn PacketKey>,
+    /// The next packet keeps its padding: it is the first Initial of a connection. quinn-proto
+    /// takes its length for what the client has sent, and sends back three times as much at most.
+    spares_next: AtomicBool,
+}
 
 impl PacketKey for CuttingKey {
-    fn encrypt(&self, packet: u64, bytes: &mut [u8], header_len: usize) {
-        self.0.encrypt(packet, bytes, header_len);
-    }
-
-    fn decrypt(
-        &self,
-        packet: u64,
-        header: &[u8],
-        payload: &mut BytesMut,
-    ) -> Result<(), CryptoError> {
-        self.0.decrypt(packet, header, payload)?;
-        cut(payload);
-        Ok(())
-    }
-
-    fn tag_len(&self) -> usize {
-        self.0.tag_len()
-    }
-
-    fn confidentiality_limit(&self) -> u64 {
-        self.0.confidentiality_limit()
-    }
-
-    fn integrity_limit(&self) -> u64 {
-        self.0.integrity_limit()
-    }
-}
-
-/// The key of a client's Initials. The first of them keeps its padding: quinn-proto takes its
-/// length for what the client has sent, and sends back three times as much at most.
-struct FirstWholeKey {
-    inner: Box<dyn PacketKey>,
-    is_used: AtomicBool,
-}
-
-impl PacketKey for FirstWholeKey {
     fn encrypt(&self, packet: u64, bytes: &mut [u8], header_len: usize) {
         self.inner.encrypt(packet, bytes, header_len);
     }
@@ -170,7 +138,9 @@ impl PacketKey for FirstWholeKey {
         payload: &mut BytesMut,
     ) -> Result<(), CryptoError> {
         self.inner.decrypt(packet, header, payload)?;
-        if self.is_used.swap(true, Ordering::Relaxed) {
+        if self.spares_next.load(Ordering::Relaxed) {
+            self.spares_next.store(false, Ordering::Relaxed);
+        } else {
             cut(payload);
         }
         Ok(())
@@ -381,7 +351,8 @@ mod tests {
             let mut payload = BytesMut::from(&padded(&[&vec![1; len - frame.len()], frame], 0)[..]);
             payload.resize(1500, PADDING);
             let datagram = payload.as_ptr();
-            CuttingKey(Box::new(Open)).decrypt(0, &[], &mut payload).unwrap();
+            let key = CuttingKey { inner: Box::new(Open), spares_next: AtomicBool::new(false) };
+            key.decrypt(0, &[], &mut payload).unwrap();
             assert_eq!((payload.len(), &payload[len - frame.len()..]), (len, frame));
             let is_copied = payload.as_ptr() != datagram;
             assert_eq!(is_copied, len < DATAGRAM_SHARE_MIN_LEN, "{len}");
