@@ -49,7 +49,7 @@ struct Arguments {
     /// Length of the flood
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=300))]
     seconds: u32,
-    /// What the datagrams hold
+    /// Contents of the datagrams
     #[arg(long, value_enum, default_value_t = Kind::Mixed)]
     kind: Kind,
     /// Number of different datagrams, made before the flood; it repeats them

@@ -23,7 +23,7 @@ const HELLO_COUNT: usize = 64;
 const TRANSPORT_PARAMETERS: &[u8] =
     &[0x0f, 4, 9, 9, 9, 9, 0x04, 4, 0x80, 0x10, 0, 0, 0x08, 1, 16, 0x09, 1, 3];
 
-/// What the datagrams of a flood hold.
+/// The contents of a flood's datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// A handshake's first packet, which is never followed by a second one

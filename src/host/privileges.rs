@@ -7,7 +7,7 @@
 //!   root: bind, map, lock, open --> give_up --> threads: control, workers, restarted workers
 //! ```
 //!
-//! What remains is what the file descriptors allow.
+//! Open file descriptors keep what they allow.
 
 use std::ffi::{c_int, c_long, c_ulong};
 use std::fmt;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edge::{Edge, Upstreams};
 
-/// What a kind of client makes the gateway take and charge, in bytes.
+/// The bytes that a kind of client makes the gateway take, and those that it charges.
 struct Bill {
     taken: i64,
     charged: i64,

@@ -70,7 +70,7 @@ pub struct Edge {
     taken: i64,
     clients: Vec<Client>,
     upstreams: Upstreams,
-    /// What each upstream connection has still to say, and whether a receive waits for it.
+    /// The length that each upstream connection has still to send, and whether a receive is armed.
     answers: BTreeMap<UpstreamKey, (usize, bool)>,
     /// Writes that a stalled upstream has not taken.
     untaken: Vec<Output>,
