@@ -58,7 +58,8 @@ impl Shares {
         self.total >= max && self.held_by(address) >= max
     }
 
-    fn held_by(&self, address: ClientAddress) -> usize {
+    /// Returns the number of units that the address holds.
+    pub(crate) fn held_by(&self, address: ClientAddress) -> usize {
         self.held.get(&address).map_or(0, |held| *held as usize)
     }
 

@@ -100,7 +100,10 @@ impl Engine {
         if self.pressure != Pressure::None {
             return Verdict::Refuse(ConnectionRefusal::Memory);
         }
-        if listener.connections.is_at(listener.count_per_address_max, address) {
+        // Half-open ones have a share of their own: a stranger may have forged the address.
+        let held = listener.connections.held_by(address);
+        let open_count = held.saturating_sub(self.half_open.held_by(address));
+        if open_count >= listener.count_per_address_max {
             return Verdict::Refuse(ConnectionRefusal::Address);
         }
         let has_many_half_open = self.half_open.is_at(listener.half_open_per_address_max, address);

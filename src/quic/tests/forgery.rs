@@ -178,3 +178,17 @@ fn an_initial_without_frames_ends_its_own_connection() {
     pair.assert_empty();
     assert_open_to_clients(&mut pair);
 }
+
+#[test]
+fn what_a_stranger_begins_from_a_clients_address_does_not_use_up_its_share() {
+    let quic =
+        crate::config::Quic { max_connections: 200, connections_per_address: 10, ..adaptive() };
+    let (mut pair, forger) = (Pair::new(quic), Forger::new(&server_tls()));
+    let mut forged = pair.client_address;
+    for id in 0..50 {
+        forged.set_port(id);
+        pair.inject(forged, &forger.initial(id.into(), &[], 0, &PING, 1200));
+    }
+    assert!(pair.engine.counts().handshaking >= 49);
+    pair.connected();
+}
