@@ -91,9 +91,20 @@ pub(crate) const HALF_OPEN_RETRY_COUNT: usize = 256;
 /// dropped without a response. Reached only if Retry is turned off.
 pub(crate) const HALF_OPEN_COUNT_MAX: usize = 1024;
 
-/// Handshakes that one worker begins in a second for addresses that are not validated; further
-/// ones meet Retry on an adaptive listener. At 0.3 ms each they take a third of a core.
+/// Handshakes that one worker begins in a second for addresses that are not validated, at 0.3 ms
+/// each. While more are wanted, all meet Retry on an adaptive listener.
 pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
+
+/// First packets that wait for a later turn of their worker; more are dropped, and their clients
+/// send again. They are 1.3 MB, and 20 ms of work if all meet Retry.
+pub(crate) const FIRST_PACKET_COUNT_MAX: usize = 1024;
+
+/// The cost of the first packets that a turn handles, in that of a Retry (ten microseconds), for
+/// those that use an id of the worker and for others. Established clients wait so long at most.
+pub(crate) const FIRST_PACKET_TURN_COST: u32 = 16;
+
+/// The cost of a handshake beyond that of the Retry it might have met, in the same unit.
+pub(crate) const HANDSHAKE_COST: u32 = 20;
 
 /// Connections to an upstream, and places in its queue, that any client address may have: so few
 /// are not shared out.

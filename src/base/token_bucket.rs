@@ -20,6 +20,10 @@ impl TokenBucket {
         left.is_some()
     }
 
+    pub(crate) fn left(&self) -> u32 {
+        self.left
+    }
+
     pub(crate) fn give_back(&mut self, max: u32) {
         self.left = (self.left + 1).min(max);
     }

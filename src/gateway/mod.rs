@@ -127,10 +127,10 @@ impl Gateway {
 
     /// Handles one datagram (one segment of a GRO bundle).
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
-        if Engine::copies(&datagram.payload) {
-            self.shared.ledger.request_copied(CopyReason::Handshake, datagram.payload.len());
+        let copied_len = self.engine.handle_datagram(now, datagram);
+        if copied_len > 0 {
+            self.shared.ledger.request_copied(CopyReason::Handshake, copied_len);
         }
-        self.engine.handle_datagram(now, datagram);
     }
 
     pub fn handle_upstream(&mut self, now: Instant, key: UpstreamKey, event: UpstreamEvent) {

@@ -81,6 +81,8 @@ pub struct QuicCounters {
     pub initials_dropped: u64,
     /// Initials dropped because their Retry token had been used before.
     pub tokens_replayed: u64,
+    /// First packets that were dropped unread, since too many waited.
+    pub first_packets_dropped: u64,
     /// Retry packets (RFC 9000 8.1.2).
     pub retries: u64,
     /// Version Negotiation packets (RFC 9000 6).

@@ -73,6 +73,7 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "too_long"} counters.quic.datagrams_too_long,
         {reason = "half_open"} counters.quic.initials_dropped,
         {reason = "token_replayed"} counters.quic.tokens_replayed,
+        {reason = "first_packets"} counters.quic.first_packets_dropped,
         {reason = "truncated"} counters.ring.truncated,
         {reason = "empty"} counters.ring.empty,
         {reason = "unreadable"} counters.ring.unreadable),

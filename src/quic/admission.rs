@@ -120,10 +120,11 @@ impl Engine {
         let needs_proof = match retry {
             Retry::Never => false,
             Retry::Adaptive => {
+                let is_within_rate = self.is_within_rate(now);
                 has_moved
                     || has_many_half_open
                     || half_open_count >= HALF_OPEN_RETRY_COUNT
-                    || !self.is_within_rate(now)
+                    || !is_within_rate
             }
             Retry::Always => true,
         };
@@ -136,9 +137,13 @@ impl Engine {
         }
     }
 
-    /// Returns false if too many handshakes with unvalidated addresses have begun of late.
+    /// Returns false if too many handshakes with unvalidated addresses were wanted of late. What is
+    /// not granted counts too: in a flood nearly all of them are forged, so none begins until it
+    /// has been quieter for a while.
     fn is_within_rate(&mut self, now: Instant) -> bool {
-        self.unvalidated_rate.take(now, UNVALIDATED_RATE_MAX, Duration::from_secs(1))
+        let (max, fill_time) = (2 * UNVALIDATED_RATE_MAX, Duration::from_secs(2));
+        self.unvalidated_rate.take(now, max, fill_time)
+            && self.unvalidated_rate.left() >= UNVALIDATED_RATE_MAX
     }
 
     fn accept(
@@ -156,6 +161,7 @@ impl Engine {
         let server = listener.server(incoming.remote_address().ip());
         let server = Some(Arc::clone(server));
         self.stats.handshakes_started += 1;
+        self.first_packets.handshake_began(incoming.remote_address_validated());
         let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
             Ok(accepted) => accepted,
             Err(error) => {

@@ -66,6 +66,14 @@ pub(super) fn has_long_header(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & LONG_HEADER != 0)
 }
 
+/// Returns whether a datagram can begin a connection, or cause a response without one: it begins
+/// with an Initial, or with a packet of another version.
+pub(super) fn may_begin_connection(datagram: &[u8]) -> bool {
+    let Some((&first, rest)) = datagram.split_first() else { return false };
+    let is_initial = first >> 4 & 3 == INITIAL;
+    first & LONG_HEADER != 0 && (is_initial || !rest.starts_with(&VERSION_1))
+}
+
 /// Returns whether a datagram has a long-header packet and each of them claims to be a Handshake
 /// packet. Their keys derive from our response, so if one is authentic, the sender has received
 /// that (RFC 9000 8.1). Authenticity is not checked here.
@@ -81,15 +89,24 @@ pub(super) fn claims_handshake_only(mut datagram: &[u8]) -> bool {
     found
 }
 
-/// Returns the destination connection id if a datagram begins with an Initial (RFC 9000 17.2.2).
-pub(super) fn initial_destination(datagram: &[u8]) -> Option<&[u8]> {
+/// Facts from the header of an Initial (RFC 9000 17.2.2).
+pub(super) struct Initial<'a> {
+    pub(super) destination: &'a [u8],
+    pub(super) has_token: bool,
+}
+
+/// Returns the header if a datagram begins with an Initial.
+pub(super) fn initial(datagram: &[u8]) -> Option<Initial<'_>> {
     let (&first, rest) = datagram.split_first()?;
     let rest = rest.strip_prefix(&VERSION_1)?;
     if first & LONG_HEADER == 0 || first >> 4 & 3 != INITIAL {
         return None;
     }
     let (&destination_len, rest) = rest.split_first()?;
-    rest.get(..usize::from(destination_len))
+    let (destination, rest) = rest.split_at_checked(destination_len.into())?;
+    let (&source_len, rest) = rest.split_first()?;
+    let has_token = rest.get(usize::from(source_len)).is_some_and(|len| *len != 0);
+    Some(Initial { destination, has_token })
 }
 
 /// Returns what follows a Handshake packet (RFC 9000 17.2.4), or `None` if `packet` does not begin
@@ -152,15 +169,30 @@ mod tests {
     }
 
     #[test]
-    fn the_destination_of_an_initial_is_read() {
-        let initial = long(0, 1, 30);
-        assert_eq!(initial_destination(&initial), Some(&[1, 1][..]));
-        assert_eq!(initial_destination(&long(2, 1, 30)), None, "a Handshake packet");
-        assert_eq!(initial_destination(&long(0, 2, 30)), None, "another version");
-        assert_eq!(initial_destination(&[0x40; 30]), None, "a short header");
-        for len in 0..8 {
-            assert_eq!(initial_destination(&initial[..len]), None, "cut at {len}");
+    fn the_header_of_an_initial_is_read() {
+        let read = |datagram: &[u8]| {
+            initial(datagram).map(|header| (header.destination.to_vec(), header.has_token))
+        };
+        let mut datagram = long(0, 1, 30);
+        assert_eq!(read(&datagram), Some((vec![1, 1], false)));
+        assert_eq!(read(&long(2, 1, 30)), None, "a Handshake packet");
+        assert_eq!(read(&long(0, 2, 30)), None, "another version");
+        assert_eq!(read(&[0x40; 30]), None, "a short header");
+        for len in 0..9 {
+            assert_eq!(read(&datagram[..len]), None, "cut at {len}");
         }
+        datagram[10] = 16;
+        assert_eq!(read(&datagram), Some((vec![1, 1], true)));
+    }
+
+    #[test]
+    fn initials_and_other_versions_may_begin_connections() {
+        assert!(may_begin_connection(&long(0, 1, 30)));
+        assert!(!may_begin_connection(&long(1, 1, 30)), "0-RTT");
+        assert!(!may_begin_connection(&long(2, 1, 30)), "Handshake");
+        assert!(may_begin_connection(&long(2, 2, 30)), "another version");
+        assert!(!may_begin_connection(&[0x40; 30]), "a short header");
+        assert!(!may_begin_connection(&[]));
     }
 
     #[test]

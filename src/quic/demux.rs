@@ -8,6 +8,7 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint
 use super::connection::Phase;
 use super::credit;
 use super::engine::Engine;
+use super::first_packets::{Waiting, Way};
 use super::types::{Datagram, Local, Path, Transmit};
 use crate::base::pressure::Pressure;
 use crate::cid::CID_LEN;
@@ -26,14 +27,9 @@ pub(super) struct Arrival {
 }
 
 impl Engine {
-    /// Returns whether a datagram with this payload is copied when handled: those of handshakes
-    /// are.
-    pub fn copies(payload: &[u8]) -> bool {
-        credit::has_long_header(payload)
-    }
-
-    /// Handles a received datagram.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
+    /// Handles a received datagram. Returns how many bytes of its payload are copied for that, now
+    /// or later: those of handshakes are.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) -> usize {
         let Datagram { socket, mut remote, local_ip, ecn, payload } = datagram;
         if let SocketAddr::V6(remote) = &mut remote {
             // The flow label (RFC 6437) is not part of the address: the network may change it.
@@ -44,28 +40,87 @@ impl Engine {
         if remote.port() == 0 {
             // Forged: nothing can be sent to port 0, so a handshake could never complete.
             self.stats.datagrams_from_port_0 += 1;
-            return;
+            return 0;
         }
         if payload.len() > usize::from(RECEIVE_LEN_MAX) {
             self.stats.datagrams_too_long += 1;
-            return;
+            return 0;
         }
-        let long = Self::copies(&payload);
+        let long = credit::has_long_header(&payload);
         let arrival = Arrival {
             remote,
             local: Local { socket, ip: local_ip },
             len: payload.len(),
             claims_handshake_only: long && credit::claims_handshake_only(&payload),
         };
-        let short_id = payload.get(1..SHORT_HEADER_LEN).filter(|_| !long);
-        let short_id = short_id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
-        let mut response = self.responses.buffer();
         let ecn = EcnCodepoint::from_bits(ecn);
-        let event = if long {
-            self.route_long(now, arrival, ecn, &payload, &mut response)
+        if long {
+            return self.take_long(now, arrival, ecn, &payload);
+        }
+        let id = payload.get(1..SHORT_HEADER_LEN);
+        let id = id.and_then(|id| <[u8; CID_LEN]>::try_from(id).ok());
+        let mut response = self.responses.buffer();
+        let event = self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut response);
+        if event.is_none() && id.is_some_and(|id| !self.ids.is_ours(&id)) {
+            self.stats.datagrams_foreign_id += 1;
+            self.responses.give_back(response);
         } else {
-            self.endpoint.handle(now, remote, local_ip, ecn, payload, &mut response)
-        };
+            self.handle_event(now, event, response, arrival);
+        }
+        0
+    }
+
+    /// Handles a datagram with a long header now or later. Returns how many bytes are copied.
+    fn take_long(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        ecn: Option<EcnCodepoint>,
+        payload: &[u8],
+    ) -> usize {
+        match self.first_packets.way(&self.ids, payload) {
+            Way::AtOnce => {
+                self.handle_long(now, arrival, ecn, payload);
+                payload.len()
+            }
+            Way::Deferred => {
+                self.first_packets.defer(now, arrival, ecn, payload);
+                2 * payload.len()
+            }
+            Way::Dropped => {
+                self.stats.first_packets_dropped += 1;
+                0
+            }
+        }
+    }
+
+    /// Handles the first packets that were deferred, as many as a turn has time for.
+    pub(super) fn handle_deferred(&mut self, now: Instant) {
+        self.first_packets.begin_turn();
+        while let Some(Waiting { arrival, ecn, payload, .. }) = self.first_packets.next() {
+            self.handle_long(now, arrival, ecn, &payload);
+        }
+    }
+
+    fn handle_long(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        ecn: Option<EcnCodepoint>,
+        payload: &[u8],
+    ) {
+        let mut response = self.responses.buffer();
+        let event = self.route_long(now, arrival, ecn, payload, &mut response);
+        self.handle_event(now, event, response, arrival);
+    }
+
+    fn handle_event(
+        &mut self,
+        now: Instant,
+        event: Option<DatagramEvent>,
+        response: Vec<u8>,
+        arrival: Arrival,
+    ) {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 self.responses.give_back(response);
@@ -74,14 +129,12 @@ impl Engine {
             Some(DatagramEvent::NewConnection(incoming)) => {
                 self.handle_incoming(now, incoming, response, arrival);
             }
-            Some(DatagramEvent::Response(transmit)) => self.response(transmit, response, socket),
+            Some(DatagramEvent::Response(transmit)) => {
+                self.response(transmit, response, arrival.local.socket);
+            }
             None => {
+                self.stats.datagrams_dropped += 1;
                 self.responses.give_back(response);
-                if short_id.is_some_and(|id| !self.ids.is_ours(&id)) {
-                    self.stats.datagrams_foreign_id += 1;
-                } else {
-                    self.stats.datagrams_dropped += 1;
-                }
             }
         }
     }
@@ -115,8 +168,8 @@ impl Engine {
             return event;
         }
         let unheard = connection.proto.stats().frame_rx.acks == 0;
-        let repeated =
-            credit::initial_destination(payload) == Some(&connection.first_destination[..]);
+        let repeated = credit::initial(payload)
+            .is_some_and(|initial| initial.destination == &connection.first_destination[..]);
         let taken_as_from = if unheard && repeated {
             // Should there be no room for it, the rate of new handshakes bounds its copies.
             self.moved_initials.insert(now, connection.first_destination);

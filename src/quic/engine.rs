@@ -13,6 +13,7 @@ use quinn_proto::{
 use super::cid::WorkerIds;
 use super::congestion;
 use super::connection::{Connection, Phase};
+use super::first_packets::FirstPackets;
 use super::recent::Recent;
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
@@ -41,6 +42,7 @@ pub struct Engine {
     pub(super) table: Table,
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
+    pub(super) first_packets: FirstPackets,
     pub(super) responses: Responses,
     /// The connections that never became open and are not gone.
     pub(super) half_open: Shares,
@@ -88,6 +90,7 @@ impl Engine {
             table: Table::default(),
             timers: Timers::new(),
             events: VecDeque::new(),
+            first_packets: FirstPackets::default(),
             responses: Responses::default(),
             half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
@@ -139,12 +142,14 @@ impl Engine {
     /// Returns when to call [`Engine::handle_timeout`] next. To be asked once
     /// [`Engine::poll_event`] has returned `None`. There may be nothing to do then.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        self.first_packets.deadline().into_iter().chain(self.timers.next()).min()
     }
 
-    /// Handles the timers that are due, one per connection: a connection whose next deadline has
-    /// passed too may have to send first, and is handled by the next call.
+    /// Begins a turn: handles first packets that were deferred, and the timers that are due, one
+    /// per connection: a connection whose next deadline has passed too may have to send first, and
+    /// is handled by the next call.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.handle_deferred(now);
         self.settle_heard(now);
         let mut due = std::mem::take(&mut self.due);
         while let Some(key) = self.timers.pop(now) {

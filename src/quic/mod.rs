@@ -33,6 +33,7 @@ mod connection;
 mod credit;
 mod demux;
 mod engine;
+mod first_packets;
 mod held;
 mod padding;
 mod paths;

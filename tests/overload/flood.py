@@ -22,6 +22,7 @@ COUNTED = {
     "refused": ("connections_refused_total", {}),
     "dropped, half open": ("datagrams_dropped_total", {"reason": "half_open"}),
     "dropped, token used": ("datagrams_dropped_total", {"reason": "token_replayed"}),
+    "dropped, first packets": ("datagrams_dropped_total", {"reason": "first_packets"}),
     "version negotiations": ("stateless_responses_total", {"kind": "version_negotiation"}),
     "undecodable": ("datagrams_dropped_total", {"reason": "undecodable"}),
     "responses dropped": ("stateless_responses_total", {"kind": "dropped"}),

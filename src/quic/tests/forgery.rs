@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::*;
-use super::pair::{Pair, quic, server_tls};
+use super::pair::{Pair, pattern, quic, server_tls};
 use crate::config::Retry;
 use crate::limits::{
-    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+    FIRST_PACKET_COUNT_MAX, FIRST_PACKET_TURN_COST, HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT,
+    HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
 };
 use crate::testing::forger::{CLOSE, FORBIDDEN, Forger, PING};
 
@@ -19,6 +20,10 @@ fn stranger(number: u32) -> SocketAddr {
 
 fn adaptive() -> crate::config::Quic {
     crate::config::Quic { retry: Retry::Adaptive, ..quic() }
+}
+
+fn always() -> crate::config::Quic {
+    crate::config::Quic { retry: Retry::Always, ..quic() }
 }
 
 fn assert_open_to_clients(pair: &mut Pair) {
@@ -54,7 +59,7 @@ fn an_initial_that_breaks_a_rule_holds_nothing_once_its_close_has_left() {
     assert_open_to_clients(&mut pair);
 }
 
-/// Between two polls of a worker a flood may begin any number of handshakes: those that have failed
+/// Where nothing can be sent, a flood may begin any number of handshakes: those that have failed
 /// and whose close has not left count as half-open.
 #[test]
 fn failed_handshakes_are_half_open_until_they_are_gone() {
@@ -65,6 +70,7 @@ fn failed_handshakes_are_half_open_until_they_are_gone() {
         let (remote, payload) = (stranger(number), initial[..].into());
         let datagram = Datagram { socket: 0, remote, local_ip, ecn: 0, payload };
         pair.engine.handle_datagram(pair.now, datagram);
+        pair.engine.handle_timeout(pair.now);
     }
     assert_eq!(pair.engine.stats().handshakes_started, HALF_OPEN_RETRY_COUNT as u64);
     assert_eq!(pair.engine.stats().retries, 2 * HALF_OPEN_RETRY_COUNT as u64);
@@ -101,17 +107,77 @@ fn handshakes_without_validation_have_a_rate() {
             pair.engine.stats().handshakes_started,
             second * u64::from(UNVALIDATED_RATE_MAX)
         );
-        pair.pass(Duration::from_secs(1));
+        // The 2,000 that were not granted count for a second more.
+        pair.pass(Duration::from_secs(2));
     }
+}
+
+/// A forger that never stops leaves no time for handshakes that nobody asked for.
+#[test]
+fn while_too_many_handshakes_are_wanted_none_begins_without_validation() {
+    let (mut pair, forger) = (Pair::new(adaptive()), Forger::new(&server_tls()));
+    for number in 0..20_000 {
+        let initial = forger.initial(number, &[], 0, &CLOSE, 1200);
+        pair.inject(stranger(number as u32), &initial);
+        pair.pass(Duration::from_micros(250));
+    }
+    let begun = pair.engine.stats().handshakes_started;
+    // At four times the rate the first second's are gone after a third of it.
+    let expected = u64::from(UNVALIDATED_RATE_MAX) * 4 / 3;
+    assert!(begun.abs_diff(expected) < 50, "{begun}");
+    pair.pass(Duration::from_millis(1100));
+    pair.inject(stranger(0), &forger.initial(1 << 32, &[], 0, &CLOSE, 1200));
+    assert_eq!(pair.engine.stats().handshakes_started, begun + 1);
+}
+
+#[test]
+fn first_packets_wait_for_turns_that_have_time() {
+    let (mut pair, forger) = (Pair::new(always()), Forger::new(&server_tls()));
+    let (client, _) = pair.connected();
+    let retry = pair.inject(stranger(1), &forger.initial(7, &[], 0, &PING, 1200)).swap_remove(0);
+    let (turn, room) = (u64::from(FIRST_PACKET_TURN_COST), FIRST_PACKET_COUNT_MAX as u64);
+    // All in one turn, more than may wait.
+    let before = pair.engine.stats().retries;
+    for number in 0..turn + room + 10 {
+        let initial = forger.initial(number, &[], 0, &PING, 1200);
+        pair.reach_engine(stranger(number as u32), 0, &initial);
+    }
+    assert_eq!(pair.engine.stats().retries, before + turn);
+    assert_eq!(pair.engine.stats().first_packets_dropped, 10);
+    // Whoever had a response need not wait, nor whoever had a Retry.
+    assert!(reads_a_stream_at_once(&mut pair, client));
+    let started = pair.engine.stats().handshakes_started;
+    let proven = forger.initial(gateway_id(&retry), token(&retry), 0, &PING, 1200);
+    pair.reach_engine(stranger(1), 0, &proven);
+    assert_eq!(pair.engine.stats().handshakes_started, started + 1);
+    // The others are due, a part of them in each turn.
+    for number in 2..=room / turn + 1 {
+        assert_eq!(pair.engine.next_deadline(), Some(pair.now));
+        pair.engine.handle_timeout(pair.now);
+        assert_eq!(pair.engine.stats().retries, before + turn * number);
+    }
+    assert_ne!(pair.engine.next_deadline(), Some(pair.now));
+}
+
+/// Returns whether the engine reads what the client sends on a new stream, without another turn.
+fn reads_a_stream_at_once(pair: &mut Pair, client: usize) -> bool {
+    let connection = pair.clients.get_mut(&client).unwrap();
+    let stream = connection.streams().open(quinn_proto::Dir::Bi).unwrap();
+    pair.client_write(client, stream.into(), &mut pattern(100).into());
+    pair.client_is_mute = true;
+    pair.record = Some(Vec::new());
+    pair.drive();
+    pair.events.clear();
+    for datagram in pair.record.take().unwrap() {
+        pair.reach_engine(pair.client_address, 0, &datagram);
+    }
+    pair.events.iter().any(|(_, event)| *event == Event::StreamOpened(stream.into()))
 }
 
 /// RFC 9000 8.1.4.
 #[test]
 fn a_retry_token_is_good_for_one_handshake() {
-    let (mut pair, forger) = (
-        Pair::new(crate::config::Quic { retry: Retry::Always, ..quic() }),
-        Forger::new(&server_tls()),
-    );
+    let (mut pair, forger) = (Pair::new(always()), Forger::new(&server_tls()));
     let token = retry_token(&mut pair, &forger, stranger(1), 7);
     for number in 0..1_000 {
         let initial = forger.initial(number, &token, 0, &CLOSE, 1200);
@@ -122,17 +188,26 @@ fn a_retry_token_is_good_for_one_handshake() {
     assert_eq!(stats.retries, 1);
 }
 
-/// Returns the token of a Retry to `remote` (RFC 9000 17.2.5): version, the client's id of 4 bytes,
-/// the gateway's id, token, tag.
+/// Returns the token of a Retry to `remote`.
 fn retry_token(pair: &mut Pair, forger: &Forger, remote: SocketAddr, id: u64) -> Vec<u8> {
-    let retry = pair.inject(remote, &forger.initial(id, &[], 0, &PING, 1200)).swap_remove(0);
+    let responses = pair.inject(remote, &forger.initial(id, &[], 0, &PING, 1200));
+    token(&responses[0]).to_vec()
+}
+
+/// Returns the token of a Retry (RFC 9000 17.2.5): version, the client's id of 4 bytes, the
+/// gateway's id, token, tag.
+fn token(retry: &[u8]) -> &[u8] {
     let id_len = usize::from(retry[10]);
-    retry[11 + id_len..retry.len() - 16].to_vec()
+    &retry[11 + id_len..retry.len() - 16]
+}
+
+fn gateway_id(retry: &[u8]) -> u64 {
+    u64::from_be_bytes(retry[11..19].try_into().unwrap())
 }
 
 #[test]
 fn one_proven_address_leaves_handshakes_in_progress_to_others() {
-    let quic = crate::config::Quic { retry: Retry::Always, half_open_per_address: 2, ..quic() };
+    let quic = crate::config::Quic { half_open_per_address: 2, ..always() };
     let (mut pair, forger) = (Pair::new(quic), Forger::new(&server_tls()));
     let begin = |pair: &mut Pair, remote, id| {
         let token = retry_token(pair, &forger, remote, id);

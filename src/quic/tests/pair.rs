@@ -234,9 +234,16 @@ impl Pair {
         assert!(!self.run(limit, |_| false));
     }
 
-    /// Hands a datagram to the engine as from `remote`, and returns its immediate responses.
+    /// Hands a datagram to the engine as from `remote`, in a turn of its own, and returns its
+    /// immediate responses.
     pub(super) fn inject(&mut self, remote: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.reach_engine(remote, 0, bytes);
+        self.engine.handle_timeout(self.now);
+        self.responses()
+    }
+
+    /// Returns the datagrams that the engine sends now.
+    pub(super) fn responses(&mut self) -> Vec<Vec<u8>> {
         let mut responses = Vec::new();
         while let Some(transmit) = self.poll_server() {
             let segment_len = transmit.segment_len.unwrap_or(transmit.len);
@@ -274,7 +281,7 @@ impl Pair {
         }
     }
 
-    fn reach_engine(&mut self, remote: SocketAddr, ecn: u8, bytes: &[u8]) {
+    pub(super) fn reach_engine(&mut self, remote: SocketAddr, ecn: u8, bytes: &[u8]) {
         self.bytes_to_server += bytes.len() as u64;
         let payload = BytesMut::from(bytes);
         let local_ip = Some(self.server_ip);

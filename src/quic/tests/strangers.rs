@@ -162,6 +162,7 @@ fn responses_to_strangers_wait_in_a_bounded_queue() {
             payload: long_header(0x1a2a_3a4a, 1200)[..].into(),
         };
         pair.engine.handle_datagram(pair.now, datagram);
+        pair.engine.handle_timeout(pair.now);
     }
     assert_eq!(pair.engine.stats().responses_dropped, 10);
     let mut buffer = Vec::with_capacity(crate::limits::SLOT_LEN);
