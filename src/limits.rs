@@ -95,6 +95,28 @@ pub(crate) const HALF_OPEN_COUNT_MAX: usize = 1024;
 /// each. While more are wanted, all meet Retry on an adaptive listener.
 pub(crate) const UNVALIDATED_RATE_MAX: u32 = 1000;
 
+/// The longest that even the shortest turn of an interval may take. Requests then wait as long on
+/// their way in, and their responses on their way out.
+pub(crate) const TURN_TIME_MAX: Duration = Duration::from_millis(10);
+
+/// The interval in which the shortest turn is looked for: the longest burst that is not excess
+/// load (RFC 8289 4.3 has 100 ms).
+pub(crate) const ADMISSION_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Least time between two reductions of one connection's streams: what was on its way when the
+/// first request was refused is refused too.
+pub(crate) const STREAM_CUT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time after which a connection whose streams were reduced gets an eighth more.
+pub(crate) const STREAM_RAISE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Time that a request may wait in a queue that stands.
+pub(crate) const QUEUE_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// The same, in times that it takes until a request leaves the queue: with a slow upstream a queue
+/// of a few requests is not long.
+pub(crate) const QUEUE_WAIT_GRANTS: u32 = 4;
+
 /// First packets that wait for a later turn of their worker; more are dropped, and their clients
 /// send again. They are 1.3 MB, and 20 ms of work if all meet Retry.
 pub(crate) const FIRST_PACKET_COUNT_MAX: usize = 1024;

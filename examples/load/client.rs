@@ -73,7 +73,7 @@ pub fn run(server: SocketAddr, arguments: &Arguments) -> Result<Done, Failure> {
             Ok(client.work.is_done())
         })?;
     }
-    let took = now() - client.work.began();
+    let took = now() - client.work.counted_from();
     let end = now() + Duration::from_secs_f64(arguments.hold);
     client.timers.insert((end, usize::MAX));
     client.until(|_| Ok(now() >= end))?;

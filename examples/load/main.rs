@@ -60,6 +60,13 @@ struct Arguments {
     /// Requests per second, started by the clock
     #[arg(long)]
     rate: Option<f64>,
+    /// Latency counts from when a request was sent: one for which there is no stream waits with the
+    /// client
+    #[arg(long, requires = "rate")]
+    from_sending: bool,
+    /// Seconds at the beginning whose requests are not counted
+    #[arg(long, default_value_t = 0.0, requires = "rate")]
+    warm_up: f64,
     /// A new connection for each request
     #[arg(long)]
     handshakes: bool,

@@ -12,6 +12,8 @@ pub struct Work {
     began: Instant,
     /// Interval between the starts of two requests; `None` in a closed loop.
     interval: Option<Duration>,
+    /// Latency counts from when a request was sent.
+    from_sending: bool,
     count: u64,
     begun_count: u64,
     pub response_len: u64,
@@ -23,6 +25,9 @@ pub struct Work {
     /// Latencies of failed requests, by reason.
     pub failures: BTreeMap<String, Histogram<u64>>,
     failed_count: u64,
+    /// Time at the beginning in which results are not counted.
+    warm_up: Duration,
+    uncounted_count: u64,
 }
 
 impl Work {
@@ -30,6 +35,7 @@ impl Work {
         Ok(Self {
             began: now,
             interval: arguments.rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
+            from_sending: arguments.from_sending,
             count: arguments.requests,
             begun_count: 0,
             response_len: 0,
@@ -38,6 +44,8 @@ impl Work {
             patience: arguments.patience.map(Duration::from_secs_f64),
             failures: BTreeMap::new(),
             failed_count: 0,
+            warm_up: Duration::from_secs_f64(arguments.warm_up),
+            uncounted_count: 0,
         })
     }
 
@@ -46,8 +54,9 @@ impl Work {
         self.began = now;
     }
 
-    pub fn began(&self) -> Instant {
-        self.began
+    /// Returns when the time began in which results are counted.
+    pub fn counted_from(&self) -> Instant {
+        self.began + self.warm_up
     }
 
     /// Returns when the next request is due, or `None` if all have begun.
@@ -61,11 +70,11 @@ impl Work {
         })
     }
 
-    /// Takes the next request if one is due. Its latency counts from when it was due.
+    /// Takes the next request if one is due. Returns the time from which its latency counts.
     pub fn begin(&mut self, now: Instant) -> Option<Instant> {
         let due = self.next_due(now).filter(|due| *due <= now)?;
         self.begun_count += 1;
-        Some(due)
+        Some(if self.from_sending { now } else { due })
     }
 
     /// Fails the requests that have been due for longer than a response may take: nothing had room
@@ -87,6 +96,10 @@ impl Work {
     pub fn answered(&mut self, now: Instant, due: Instant) -> Result<(), Failure> {
         match self.patience {
             Some(patience) if now - due > patience => self.failed(now, due, "late".to_owned()),
+            _ if now < self.counted_from() => {
+                self.uncounted_count += 1;
+                Ok(())
+            }
             _ => Ok(self.latency_micros.record((now - due).as_micros() as u64)?),
         }
     }
@@ -95,6 +108,10 @@ impl Work {
     pub fn failed(&mut self, now: Instant, due: Instant, reason: String) -> Result<(), Failure> {
         if !self.counts_failures {
             return Err(reason.into());
+        }
+        if now < self.counted_from() {
+            self.uncounted_count += 1;
+            return Ok(());
         }
         self.failed_count += 1;
         let empty = Histogram::new(3)?;
@@ -107,6 +124,6 @@ impl Work {
     }
 
     pub fn is_done(&self) -> bool {
-        self.latency_micros.len() + self.failed_count == self.count
+        self.latency_micros.len() + self.failed_count + self.uncounted_count == self.count
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod pressure;
 pub(crate) mod shares;
 pub(crate) mod slab;
+pub(crate) mod stream_share;
 pub(crate) mod timers;
 pub(crate) mod token_bucket;
 pub(crate) mod varint;

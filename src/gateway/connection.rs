@@ -155,6 +155,9 @@ impl Connection {
         if cx.shared.pressure != Pressure::None {
             return self.shed_request(id, StreamShed::Memory, cx);
         }
+        if cx.shared.admission.is_shedding() {
+            return self.shed_request(id, StreamShed::Load, cx);
+        }
         self.streams.insert(id, Box::new(Stream::new(id)));
         cx.shared.counters.http3.streams_opened += 1;
         self.on_stream(id, cx, |stream, client, cx| {
@@ -168,6 +171,7 @@ impl Connection {
     /// here or elsewhere (RFC 9114 4.1.1).
     fn shed_request(&mut self, id: StreamId, reason: StreamShed, cx: &mut Context<'_>) {
         cx.shared.counters.http3.streams_shed.count(reason, 1);
+        cx.engine.note_refused(cx.now, self.client.key);
         cx.stop_sending(self.client.key, id, Code::RequestRejected);
         cx.reset(self.client.key, id, Code::RequestRejected);
     }

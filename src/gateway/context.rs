@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::admission::Admission;
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
 use super::{Owner, StreamRef};
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) memory_low: bool,
     /// How near the heap is to its budget.
     pub(super) pressure: Pressure,
+    pub(super) admission: Admission,
     /// The end of the drain, when everything left is closed; `None` while not draining.
     pub(super) drain_end: Option<Instant>,
 }

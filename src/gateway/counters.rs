@@ -31,6 +31,7 @@ impl GatewayCounters {
             upstream_reuses: counted.upstream_reuses,
             upstream_retries: counted.upstream_retries,
             upstream_idle_discarded: counted.upstream_idle_discarded,
+            queue_sheds: counted.queue_sheds,
             upstream_ejections: counted.upstream_ejections,
             ..self.exchanges.clone()
         }

@@ -20,6 +20,7 @@
 //! ([`Gateway::set_memory_low`], [`Gateway::set_heap`]).
 #![forbid(unsafe_code)]
 
+mod admission;
 mod budget;
 mod connection;
 mod context;
@@ -33,7 +34,7 @@ mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::base::pressure::Pressure;
 use crate::base::slab::KeyMap;
@@ -46,6 +47,7 @@ use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, Upst
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
 use crate::tls::ServerTls;
 
+use admission::Admission;
 use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Settings, Shared};
@@ -116,6 +118,7 @@ impl Gateway {
                 counters: GatewayCounters::default(),
                 ledger: Ledger::default(),
                 memory_low: false,
+                admission: Admission::default(),
                 pressure: Pressure::None,
                 drain_end: None,
             },
@@ -158,6 +161,13 @@ impl Gateway {
                     connection.on_stream(at.stream, &mut cx, Stream::handle_head_timer);
                 }
             }
+        }
+    }
+
+    /// Notes how long the handling of a turn's inputs and outputs took: what came meanwhile waited.
+    pub fn note_turn(&mut self, now: Instant, took: Duration) {
+        if let Some(share) = self.shared.admission.note_turn(now, took) {
+            self.engine.set_stream_share(share);
         }
     }
 

@@ -310,6 +310,9 @@ impl Stream {
     fn respond(&mut self, part: DownstreamCommand, client: &mut Client, cx: &mut Context<'_>) {
         if let DownstreamCommand::Head { source, .. } = &part {
             self.response_source = Some(*source);
+            if *source == ResponseSource::NoRoom {
+                cx.engine.note_refused(cx.now, client.key);
+            }
         }
         let before = self.response.pending_len();
         self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);

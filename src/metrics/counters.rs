@@ -124,6 +124,8 @@ kinds! {
         Draining: draining,
         /// The heap is near its budget.
         Memory: memory,
+        /// The worker has more to do than time.
+        Load: load,
     }
 }
 
@@ -179,6 +181,8 @@ pub struct ProxyCounters {
     pub upstream_retries: u64,
     /// Idle upstream connections discarded because the peer closed them or sent something.
     pub upstream_idle_discarded: u64,
+    /// Requests that were given up because a queue stood and they waited too long in it.
+    pub queue_sheds: u64,
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,

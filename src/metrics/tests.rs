@@ -171,8 +171,8 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
         streams_opened: a, requests_malformed: b, connection_errors: c, excessive_load: d,
         streams_cancelled: e, streams_reset: f, streams_shed, connections_evicted: g,
     } = http3;
-    let StreamsShed { draining, memory } = streams_shed;
-    number!(next, draining, memory);
+    let StreamsShed { draining, memory, load } = streams_shed;
+    number!(next, draining, memory, load);
     number!(next, a, b, c, d, e, f, g);
     let PoolCounters { low_water_events } = pool;
     number!(next, low_water_events);
@@ -227,10 +227,10 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let ProxyCounters {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
-        upstream_ejections: j,
+        upstream_ejections: j, queue_sheds: k,
         upstream_failures, request_body_bytes: h, response_body_bytes: i,
     } = proxy;
-    number!(next, a, b, c, d, e, f, g, h, i, j);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k);
     for class in responses {
         number!(next, class);
     }

@@ -155,6 +155,8 @@ pub enum ResponseSource {
     Upstream,
     /// The gateway itself.
     Gateway,
+    /// The gateway, since it has no room for the request: the client should send fewer at once.
+    NoRoom,
 }
 
 /// The current numbers of exchanges and upstream connections, for metrics and drain.

@@ -22,6 +22,7 @@ use super::demux::Arrival;
 use super::engine::Engine;
 use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
+use super::stream_credit::StreamCredit;
 use super::windows::Windows;
 use crate::base::pressure::Pressure;
 use crate::base::shares::ClientAddress;
@@ -193,6 +194,7 @@ impl Engine {
             dirty: false,
             is_heard: false,
             lost_counted: 0,
+            stream_credit: StreamCredit::new(listener.quic.max_streams),
         };
         let key = self.table.insert(handle.0, connection);
         self.table.mark_dirty(key);

@@ -8,6 +8,7 @@ use quinn_proto::{ConnectionId, FrameStats};
 use super::congestion;
 use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
+use super::stream_credit::StreamCredit;
 use super::types::Local;
 use super::windows::Windows;
 use crate::base::shares::ClientAddress;
@@ -62,6 +63,7 @@ pub(super) struct Connection {
     pub(super) is_heard: bool,
     /// Lost packets that the engine's counters include already.
     pub(super) lost_counted: u64,
+    pub(super) stream_credit: StreamCredit,
 }
 
 impl Connection {

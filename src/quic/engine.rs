@@ -22,6 +22,7 @@ use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
 use super::used_tokens::UsedTokens;
 use crate::base::pressure::Pressure;
 use crate::base::shares::Shares;
+use crate::base::stream_share::StreamShare;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
@@ -53,6 +54,8 @@ pub struct Engine {
     /// Bytes that the windows of all connections together may still grow by.
     pub(super) window_budget: u64,
     pub(super) pressure: Pressure,
+    /// The part of its request streams that a connection may have.
+    stream_share: StreamShare,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
@@ -84,6 +87,7 @@ impl Engine {
             ids: settings.worker_ids(),
             window_budget: settings.window_budget_len,
             pressure: Pressure::None,
+            stream_share: StreamShare::default(),
             endpoint,
             listeners,
             settings,
@@ -197,6 +201,7 @@ impl Engine {
         for key in heard.drain(..) {
             if let Some(connection) = self.table.get_mut(key) {
                 connection.is_heard = false;
+                connection.stream_credit.update(now, self.stream_share, &mut connection.proto);
                 if connection.is_open() && connection.unacknowledged.is_overdue(now) {
                     self.events.push_back((key, Event::Unacknowledged));
                 }
@@ -273,6 +278,12 @@ impl Engine {
     /// window grows.
     pub(crate) fn set_pressure(&mut self, pressure: Pressure) {
         self.pressure = pressure;
+    }
+
+    /// Sets the part of its request streams that each connection may have open at once. It holds
+    /// for streams that a client may not open yet, from the next datagram of its connection on.
+    pub(crate) fn set_stream_share(&mut self, share: StreamShare) {
+        self.stream_share = share;
     }
 
     /// Refuses new connections (CONNECTION_REFUSED) from now on, for a drain.

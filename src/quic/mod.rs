@@ -40,6 +40,7 @@ mod paths;
 mod recent;
 mod responses;
 mod settings;
+mod stream_credit;
 mod streams;
 mod table;
 #[cfg(test)]

@@ -233,6 +233,14 @@ impl Engine {
         Some(self.table.get(key)?.client)
     }
 
+    /// Notes that a request was refused for lack of room: its connection gets fewer streams for a
+    /// while.
+    pub fn note_refused(&mut self, now: Instant, key: ConnectionKey) {
+        if let Some(connection) = self.open_mut(key) {
+            connection.stream_credit.refused(now);
+        }
+    }
+
     /// Returns the address that is charged for a connection: the one that began it.
     pub(crate) fn charged_address(&self, key: ConnectionKey) -> Option<ClientAddress> {
         Some(self.table.get(key)?.address)

@@ -58,6 +58,8 @@ impl Worker<'_> {
                 return Ok(());
             }
             wait = self.sleep(now, deadline);
+            let end = clock::now();
+            self.gateway.note_turn(end, end.saturating_duration_since(now));
         }
     }
 

@@ -366,7 +366,10 @@ impl Exchange {
         self.record.error = Some(fault.token());
         self.record.upstream_failure = fault.upstream_failure();
         let (ended, content_length) = (body.is_empty(), Some(content_length));
-        let source = ResponseSource::Gateway;
+        let source = match fault {
+            Fault::QueueFull | Fault::QueueTimeout => ResponseSource::NoRoom,
+            _ => ResponseSource::Gateway,
+        };
         let head = DownstreamCommand::Head { status, fields, content_length, ended, source };
         cx.command(self.downstream, head);
         if !ended {

@@ -123,6 +123,7 @@ impl Exchange {
                 self.advance(Stage::Waiting(ticket));
             }
             Acquired::Full => return self.fail(cx, Fault::QueueFull),
+            Acquired::Overdue => return self.fail(cx, Fault::QueueTimeout),
         }
         Progress::Continues
     }

@@ -149,6 +149,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    pub(super) fn is(&self, status: u16) -> bool {
+        self.status.is_some_and(|seen| seen.as_u16() == status)
+    }
+
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(key, _)| key == name);
         found.next().map(|(_, value)| value.to_str().unwrap())

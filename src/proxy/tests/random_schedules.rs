@@ -281,7 +281,7 @@ fn write_response(dice: &mut SmallRng, out: &mut Vec<u8>, path: &str, to_head: b
 fn random_schedules_keep_every_invariant() {
     let mut whole_count = 0;
     let mut total = crate::metrics::ProxyCounters::default();
-    for seed in 0..60 {
+    for seed in 0..90 {
         let mut simulation = Simulation::new(seed);
         for _ in 0..1500 {
             simulation.step();
@@ -292,9 +292,10 @@ fn random_schedules_keep_every_invariant() {
         total.upstream_reuses += seen.upstream_reuses;
         total.upstream_retries += seen.upstream_retries;
         total.upstream_idle_discarded += seen.upstream_idle_discarded;
+        total.queue_sheds += seen.queue_sheds;
     }
     // The schedules must cover these cases often enough.
     assert!(whole_count > 1000, "{whole_count}");
     assert!(total.upstream_reuses > 500 && total.upstream_retries > 50, "{total:?}");
-    assert!(total.upstream_idle_discarded > 20, "{total:?}");
+    assert!(total.upstream_idle_discarded > 20 && total.queue_sheds > 20, "{total:?}");
 }

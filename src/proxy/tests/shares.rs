@@ -116,3 +116,65 @@ fn a_trusted_proxy_speaks_for_many_clients() {
     }
     assert_eq!(counts(&rig), (16, 4));
 }
+
+/// Serves `count` requests one after the other, `step` each, while `arriving` enter the queue for
+/// each of them. Returns all exchanges that entered.
+fn serve_slowly(rig: &mut Rig, step: Duration, count: usize, arriving: usize) -> Vec<ExchangeKey> {
+    let upstream = *rig.wires.keys().next().unwrap();
+    let mut entered = Vec::new();
+    for _ in 0..count {
+        entered.extend((0..arriving).map(|_| rig.get("/")));
+        rig.pass(step);
+        rig.wrote(upstream);
+        rig.response(upstream, OK);
+    }
+    entered
+}
+
+#[test]
+fn in_a_queue_that_stands_requests_wait_for_a_short_time() {
+    let mut rig = Rig::new(config(1, 1, 1000));
+    rig.get("/");
+    rig.connected();
+    let step = Duration::from_millis(5);
+    let during = |rig: &Rig| rig.proxy.counters().exported.queue_sheds;
+    // Twice as many as are served.
+    let half_of_timeout = (CONNECT_TIMEOUT / 2).as_millis() as usize / 5;
+    serve_slowly(&mut rig, step, half_of_timeout, 2);
+    assert_eq!((during(&rig), rig.proxy.gauges().waiting), (0, half_of_timeout), "a burst");
+    serve_slowly(&mut rig, step, half_of_timeout + 2, 2);
+    assert!(rig.proxy.gauges().waiting <= 24, "50 ms of arrivals, {:?}", rig.proxy.gauges());
+    let before = during(&rig);
+    assert!(before > 100, "{before}");
+    let entered = serve_slowly(&mut rig, step, 100, 2);
+    let served = entered.iter().filter(|key| rig.seen.get(key).is_some_and(|seen| seen.is(200)));
+    assert!(served.count() >= 85, "the upstream stays as busy");
+    assert!((85..=115).contains(&(during(&rig) - before)));
+    assert_eq!(rig.record().duration.as_millis() / 10, 5, "and each waited 50 ms");
+}
+
+#[test]
+fn a_queue_that_is_empty_now_and_then_does_not_stand() {
+    let mut rig = Rig::new(config(1, 1, 1000));
+    rig.get("/");
+    rig.connected();
+    for _ in 0..10 {
+        let burst: Vec<_> = (0..100).map(|_| rig.get("/")).collect();
+        serve_slowly(&mut rig, Duration::from_millis(5), 101, 0);
+        assert_eq!(rig.status(burst[99]), 200, "it waited for half a second");
+        rig.get("/");
+    }
+    assert_eq!(rig.proxy.counters().exported.queue_sheds, 0);
+}
+
+/// With a slow upstream fifty milliseconds are less than it takes to serve one request.
+#[test]
+fn in_a_queue_that_moves_slowly_requests_wait_longer() {
+    let mut rig = Rig::new(config(1, 1, 1000));
+    rig.get("/");
+    rig.connected();
+    serve_slowly(&mut rig, Duration::from_millis(200), 10, 2);
+    let entered = serve_slowly(&mut rig, Duration::from_millis(200), 20, 2);
+    let served = entered.iter().filter(|key| rig.seen.get(key).is_some_and(|seen| seen.is(200)));
+    assert!(served.count() >= 15, "some request waits whenever the upstream is free");
+}

@@ -18,6 +18,7 @@ use super::balance::Balance;
 use super::connection_states::SlotRequest;
 use super::health::{Failure, Health};
 use super::idle_list::IdleList;
+use super::standing::Standing;
 use crate::base::shares::Shares;
 use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
@@ -37,6 +38,7 @@ pub(super) struct Group {
     pub(super) endpoints: Vec<Endpoint>,
     /// The queue, by ticket number.
     pub(super) waiting: BTreeMap<u64, Waiting>,
+    pub(super) standing: Standing,
     /// Number of exchanges and connections of the group.
     pub(super) user_count: usize,
     /// A reload has replaced it.
@@ -57,6 +59,7 @@ pub(super) struct Group {
 /// A request in the queue.
 pub(super) struct Waiting {
     pub(super) request: SlotRequest,
+    since: Instant,
     /// The queue timeout.
     pub(super) timer: Timer,
 }
@@ -127,6 +130,7 @@ impl Group {
         Self {
             endpoints: endpoints.collect(),
             waiting: BTreeMap::new(),
+            standing: Standing::new(config.connect_timeout),
             in_use: Shares::default(),
             queued: Shares::default(),
             connections_max,
@@ -169,6 +173,36 @@ impl Group {
             (_, Some(connection)) if !endpoint.has_room() => Choice::Replace(connection, index),
             _ => Choice::New(index),
         }
+    }
+
+    /// Adds a request to the end of the queue.
+    pub(super) fn enqueue(
+        &mut self,
+        now: Instant,
+        number: u64,
+        request: SlotRequest,
+        timer: Timer,
+    ) {
+        self.queued.take(request.address);
+        self.waiting.insert(number, Waiting { request, since: now, timer });
+        self.standing.note(now, false);
+    }
+
+    /// Removes a request from the queue.
+    pub(super) fn dequeue(&mut self, now: Instant, number: u64) -> Waiting {
+        let waiting = self.waiting.remove(&number);
+        let waiting = waiting.expect("a ticket is in the queue until it is granted");
+        self.queued.give_back(waiting.request.address);
+        self.standing.note(now, self.waiting.is_empty());
+        waiting
+    }
+
+    /// Returns the oldest request in the queue if it has waited too long in a queue that stands.
+    pub(super) fn overdue(&self, now: Instant) -> Option<(u64, SlotRequest)> {
+        let wait_max = self.standing.wait_max()?;
+        let (number, oldest) = self.waiting.first_key_value()?;
+        let is_overdue = now.saturating_duration_since(oldest.since) > wait_max;
+        is_overdue.then_some((*number, oldest.request))
     }
 
     /// Returns the first exchange in the queue whose client may use another connection.

@@ -1,7 +1,7 @@
 //! The life of connections: opening, keeping, granting to queued exchanges, and closing.
 
 use super::connection_states::{Active, Connecting, Connection, Origin, State};
-use super::group::{Choice, Group, Waiting};
+use super::group::{Choice, Group};
 use super::{
     Acquired, GroupKey, Lease, SlotRequest, Ticket, UpstreamTimer, Upstreams, connection, group,
 };
@@ -83,23 +83,32 @@ impl Upstreams {
         let mut timer = Timer::default();
         let due = cx.now + group.config.connect_timeout;
         cx.timers.set(&mut timer, due, TimerOwner::Upstream(UpstreamTimer::Queue(ticket)));
-        group.queued.take(request.address);
-        group.waiting.insert(ticket.number, Waiting { request, timer });
+        group.enqueue(cx.now, ticket.number, request, timer);
+        if group.overdue(cx.now).is_some() {
+            self.note_room(key);
+        }
         Acquired::Queued(ticket)
     }
 
-    /// Grants the first exchange in the queue a slot, if there is one.
+    /// Gives up the first exchange in the queue if it waited too long, or grants it a slot if there
+    /// is one.
     pub(super) fn grant(
         &mut self,
         cx: &mut Context<'_>,
         key: GroupKey,
     ) -> Option<(ExchangeKey, Acquired)> {
         let group = self.groups.get_mut(key)?;
+        if let Some((number, request)) = group.overdue(cx.now) {
+            self.cancel(cx, Ticket { group: key, number });
+            cx.counters.exported.queue_sheds += 1;
+            return Some((request.exchange, Acquired::Overdue));
+        }
         let (number, request) = group.first_waiting()?;
         let choice = group.choose(cx.now, &request);
         if matches!(choice, Choice::Queue | Choice::Full) {
             return None;
         }
+        group.standing.granted(cx.now);
         self.cancel(cx, Ticket { group: key, number });
         Some((request.exchange, self.take(cx, key, choice, request)))
     }

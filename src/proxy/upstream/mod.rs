@@ -28,6 +28,7 @@ mod health;
 mod idle_list;
 mod lifecycle;
 mod slot;
+mod standing;
 
 use super::api::{ExchangeKey, TransportFault, UpstreamEvent, UpstreamKey};
 use super::context::{Context, TimerOwner};
@@ -72,6 +73,8 @@ pub(super) enum Acquired {
     Queued(Ticket),
     /// Connections and queue are full.
     Full,
+    /// It waited too long in a queue that stands.
+    Overdue,
 }
 
 /// A place in a group's queue.
@@ -173,9 +176,7 @@ impl Upstreams {
     /// Gives up a place in the queue.
     pub(super) fn cancel(&mut self, cx: &mut Context<'_>, ticket: Ticket) {
         let group = group(&mut self.groups, ticket.group);
-        let waiting = group.waiting.remove(&ticket.number);
-        let mut waiting = waiting.expect("a ticket is in the queue until it is granted");
-        group.queued.give_back(waiting.request.address);
+        let mut waiting = group.dequeue(cx.now, ticket.number);
         cx.timers.clear(&mut waiting.timer);
         self.waiting_count -= 1;
     }

@@ -5,4 +5,5 @@ mod forgery;
 mod handshake;
 mod pair;
 mod strangers;
+mod streams;
 mod transfer;
