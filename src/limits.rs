@@ -15,6 +15,10 @@ pub const DATAGRAM_LEN_MAX: usize = 65_507;
 /// holds them until they are acknowledged, and one held byte pins a whole slot.
 pub const RESPONSE_PIECE_LEN_MIN: usize = 16 * 1024;
 
+/// Longest file of certificates or of a private key, in bytes. A chain of ten certificates has
+/// 20 KiB; a log or a device that is named by mistake is not read to its end.
+pub(crate) const CERTIFICATE_FILE_LEN_MAX: usize = 1 << 20;
+
 /// Bytes of one response that may wait for the client's connection before its upstream is no longer
 /// read (backpressure).
 pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;

@@ -64,6 +64,9 @@ fn check(path: &Path) -> Result<(), Exit> {
     for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
+    for summary in tls.summaries() {
+        println!("ringway: {summary}");
+    }
     println!("ringway: {}: configuration is valid", path.display());
     Ok(())
 }

@@ -168,7 +168,10 @@ pub fn tls() -> &'static TlsPair {
         std::fs::create_dir_all(&folder).expect("a folder for the certificate");
         let source: CertificateSource = made.write(&folder);
         let hosts = demo::config(GATEWAY).certificates[0].hosts.clone();
-        let server = ServerTls::load(&[Certificate { hosts, source }], Tls::default());
+        let server = ServerTls::load(
+            &[Certificate { hosts, addresses: Vec::new(), source }],
+            Tls::default(),
+        );
         std::fs::remove_dir_all(&folder).expect("the folder that was just made");
         let mut client = ClientTls::trusting(made.der);
         client.resumption = rustls::client::Resumption::disabled();

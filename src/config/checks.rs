@@ -57,9 +57,11 @@ pub(super) fn listeners(listeners: &[Found<Listener>]) {
     }
 }
 
-/// Checks that no name has two certificates.
+/// Checks that no name has two certificates, and that one certificate at most has addresses:
+/// clients that connect to an address send no name by which to choose (RFC 6066 3).
 pub(super) fn certificates(certificates: &[Found<Certificate>]) {
     let mut hosts: BTreeMap<&HostPattern, &str> = BTreeMap::new();
+    let mut with_address: Option<&str> = None;
     for found in certificates {
         for host in &found.value.hosts {
             if let Some(first) = hosts.insert(host, &found.item.key) {
@@ -68,6 +70,15 @@ pub(super) fn certificates(certificates: &[Found<Certificate>]) {
                     host.to_string()
                 ));
             }
+        }
+        let Some(address) = found.value.addresses.first() else { continue };
+        match with_address {
+            None => with_address = Some(&found.item.key),
+            Some(first) => found.item.refuse(format_args!(
+                "serves the address {address}, but {first} serves addresses already; clients that \
+                 connect to an address send no name, so only one certificate can be for them: use \
+                 one for all addresses"
+            )),
         }
     }
 }

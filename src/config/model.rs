@@ -2,7 +2,7 @@
 //! them again.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,8 +176,11 @@ pub enum Congestion {
 /// One of `[[certificates]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// Names that the certificate serves, at least one.
+    /// The names in `hosts`: clients that ask for one of them get this certificate.
     pub hosts: Vec<HostPattern>,
+    /// The addresses in `hosts`. Clients that connect to an address send no server name, so they
+    /// all get the one certificate that has any.
+    pub addresses: Vec<IpAddr>,
     pub source: CertificateSource,
 }
 

@@ -51,15 +51,22 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, String> {
     Ok(if wildcard { HostPattern::Wildcard(name) } else { HostPattern::Exact(name) })
 }
 
-/// Parses a host pattern for certificates. Addresses are refused: SNI has none (RFC 6066 3).
-pub(super) fn certificate_host(text: &str) -> Result<HostPattern, String> {
-    let pattern = host_pattern(text)?;
-    match &pattern {
-        HostPattern::Exact(name) if name.parse::<IpAddr>().is_ok() => Err(format!(
-            "is {text:?}; a certificate is chosen by name, and clients send no name when they \
-             connect to an address (they get the first certificate)"
-        )),
-        _ => Ok(pattern),
+/// A name or an address that a certificate is for.
+pub(super) enum CertificateHost {
+    Name(HostPattern),
+    Address(IpAddr),
+}
+
+/// Parses a host pattern or an IP address; an IPv6 address may stand in brackets, as in a URL.
+pub(super) fn certificate_host(text: &str) -> Result<CertificateHost, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match bare {
+        Some(bare) => bare.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    };
+    match address {
+        Some(address) => Ok(CertificateHost::Address(address)),
+        None => host_pattern(text).map(CertificateHost::Name),
     }
 }
 

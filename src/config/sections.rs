@@ -3,7 +3,7 @@
 use super::bounds as b;
 use super::checks::{self, Found, NamedRoute, Reference};
 use super::model::*;
-use super::names;
+use super::names::{self, CertificateHost};
 use super::reader::{Item, Section};
 
 /// Reads the whole file. If the reader has refusals, the configuration is not to be used.
@@ -286,10 +286,10 @@ fn quic(mut section: Section) -> Quic {
 }
 
 fn certificate(mut section: Section) -> Option<Certificate> {
-    let hosts = section.required("hosts", "write it like [\"example.com\", \"*.example.com\"]");
-    let hosts = hosts.map(|item| {
+    let served = section.required("hosts", "write it like [\"example.com\", \"*.example.com\"]");
+    let served = served.map(|item| {
         let items = item.one_or_many("name");
-        items.iter().filter_map(|item| item.parsed(names::certificate_host)).collect()
+        items.iter().filter_map(|item| item.parsed(names::certificate_host)).collect::<Vec<_>>()
     });
     let cert = section.required("cert", "give the path of the certificate chain (PEM)");
     let cert = cert.and_then(|item| item.path());
@@ -297,7 +297,14 @@ fn certificate(mut section: Section) -> Option<Certificate> {
     let key = key.and_then(|item| item.path());
     section.finish();
     let source = CertificateSource::Files { cert: cert?, key: key? };
-    Some(Certificate { hosts: hosts?, source })
+    let (mut hosts, mut addresses) = (Vec::new(), Vec::new());
+    for one in served? {
+        match one {
+            CertificateHost::Name(pattern) => hosts.push(pattern),
+            CertificateHost::Address(address) => addresses.push(address),
+        }
+    }
+    Some(Certificate { hosts, addresses, source })
 }
 
 fn tls(mut section: Section) -> Tls {

@@ -287,7 +287,8 @@ fn hosts_paths_and_endpoints_are_checked() {
         ("a..b", "not a host name"),
         ("-a.b", "not a host name"),
         ("a b", "not a host name"),
-        ("192.0.2.1", "chosen by name"),
+        ("192.0.2.1:443", "without a port"),
+        ("[192.0.2.1]", "not a host name"),
     ] {
         let text = minimal_with(hosts, &format!("hosts = [\"{host}\"]"));
         assert_refused(&text, 8, "certificates[0].hosts[0]", &[part, host]);
@@ -339,6 +340,15 @@ fn references_and_combinations_are_checked() {
         18,
         "certificates[1]",
         &["\"example.com\", as certificates[0] does"],
+    );
+    let address = "hosts = [\"example.com\", \"192.0.2.1\"]";
+    let text = minimal_with("hosts = [\"example.com\"]", address);
+    let more = "[[certificates]]\nhosts = \"[2001:db8::1]\"\ncert = \"a\"\nkey = \"b\"";
+    assert_refused(
+        &format!("{text}\n{more}"),
+        18,
+        "certificates[1]",
+        &["2001:db8::1", "certificates[0] serves addresses already"],
     );
     let text = format!("{MINIMAL}\n[[routes]]\nmatch.host = \"a.b\"\nupstream = \"app\"");
     assert_refused(&text, 18, "routes[1]", &["can never match: routes[0]"]);

@@ -1,28 +1,35 @@
 //! TLS for the edge: certificates, their selection by server name, and the rustls settings.
 //!
 //! ```text
-//!  [[certificates]] --read--> chain + key --check--> Entry { hosts, key }  --+
-//!     (files or made in memory)   key fits the leaf,                         |
-//!                                 leaf covers the hosts                      v
+//!  [[certificates]] --files--> chain + key --judge--> Entry { hosts, key } --+
+//!     PEM, or made in memory    each link of the chain,                      |
+//!                               key fits the leaf,                           |
+//!                               leaf covers the hosts                        v
 //!  ClientHello --SNI--> exact host, else wildcard, else the first entry or none
+//!            --no SNI-> the entry with addresses, else the first or none
 //! ```
 //!
 //! A [`ServerTls`] is built from a configuration and does not change. A reload builds the next one
 //! with the same ticket keys, so that clients can resume across it. All errors of a file are found
-//! here, before a worker uses it, and name the file and the way out.
+//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start
+//! and a reload judge certificates by this one code.
 //!
 //! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
 //! (RFC 9001 9.2), and upstreams could not tell.
 #![forbid(unsafe_code)]
 
 mod certificate;
-mod der;
+mod chain;
+mod error;
+mod files;
 mod key_log;
 mod names;
+mod pem;
 #[cfg(test)]
 mod tests;
 mod token_key;
 mod validity;
+mod x509;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,7 +44,8 @@ use rustls::sign::CertifiedKey;
 use crate::config::{self, HostPattern, UnknownServerName};
 
 use certificate::Entry;
-pub(crate) use certificate::TlsError;
+use error::Kind;
+pub(crate) use error::TlsError;
 use key_log::KeyLog;
 pub(crate) use token_key::token_key;
 
@@ -63,13 +71,15 @@ struct Shared {
 impl ServerTls {
     /// Reads and checks `certificates`.
     pub fn load(certificates: &[config::Certificate], tls: config::Tls) -> Result<Self, TlsError> {
-        let ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::settings)?;
+        let ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|error| TlsError::nowhere(Kind::Settings(error)))?;
         Self::build(certificates, tls.unknown_server_name, ticketer, Arc::new(rustls::NoKeyLog))
     }
 
     /// Writes the secrets of all connections to the file `path` from now on.
     pub(crate) fn log_keys(self, path: &Path) -> Result<Self, TlsError> {
-        let key_log = KeyLog::open(path).map_err(|error| TlsError::key_log(path, error))?;
+        let key_log =
+            KeyLog::open(path).map_err(|error| TlsError::of(path, Kind::KeyLog(error)))?;
         let mut config = (*self.shared.config).clone();
         config.key_log = Arc::new(key_log);
         let shared = Shared {
@@ -97,10 +107,15 @@ impl ServerTls {
         Arc::clone(&self.shared.config)
     }
 
-    /// Returns problems that an operator should fix although the program can run: certificates that
-    /// have expired, are not valid yet or expire soon.
+    /// Returns problems that an operator should fix although the program can run: certificates and
+    /// links of chains that some clients refuse, or soon will.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
         self.shared.certificates.entries.iter().flat_map(|entry| entry.warnings(now)).collect()
+    }
+
+    /// Returns a line for each certificate: its names, its issuers, and its last day.
+    pub fn summaries(&self) -> Vec<String> {
+        self.shared.certificates.entries.iter().map(Entry::summary).collect()
     }
 
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
@@ -147,7 +162,7 @@ impl ServerTls {
         let certificates = Arc::new(Certificates::new(entries, unknown)?);
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(TlsError::settings)?
+            .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![ALPN_H3.to_vec()];
@@ -203,6 +218,8 @@ struct Certificates {
     exact: HashMap<String, usize>,
     /// The same for `*.NAME`, by NAME.
     wildcard: HashMap<String, usize>,
+    /// The entry for clients that connect to an address, if one has addresses.
+    addresses: Option<usize>,
     /// Policy for names that are in neither.
     unknown: UnknownServerName,
 }
@@ -210,7 +227,7 @@ struct Certificates {
 impl Certificates {
     fn new(entries: Vec<Entry>, unknown: UnknownServerName) -> Result<Self, TlsError> {
         if entries.is_empty() {
-            return Err(TlsError::none());
+            return Err(TlsError::nowhere(Kind::None));
         }
         let mut exact = HashMap::new();
         let mut wildcard = HashMap::new();
@@ -225,24 +242,30 @@ impl Certificates {
                 };
             }
         }
-        Ok(Self { entries, exact, wildcard, unknown })
+        let addresses = entries.iter().position(|entry| !entry.addresses.is_empty());
+        Ok(Self { entries, exact, wildcard, addresses, unknown })
     }
 
     /// Chooses by exact name, then by wildcard, then by the policy for unknown names. A browser
-    /// that gets the first certificate shows its user a page that explains the mismatch.
+    /// that gets the first certificate shows its user a page that explains the mismatch. A client
+    /// that connects to an address sends no name (RFC 6066 3).
     fn choose(&self, server_name: Option<&str>) -> Option<&Entry> {
-        let index = server_name.and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            self.exact.get(&name).copied().or_else(|| {
-                let (label, parent) = name.split_once('.')?;
-                if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
-            })
-        });
+        let index = match server_name {
+            Some(name) => self.find(&name.to_ascii_lowercase()),
+            None => self.addresses,
+        };
         match (index, self.unknown) {
             (Some(index), _) => Some(&self.entries[index]),
             (None, UnknownServerName::Default) => self.entries.first(),
             (None, UnknownServerName::Refuse) => None,
         }
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.exact.get(name).copied().or_else(|| {
+            let (label, parent) = name.split_once('.')?;
+            if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
+        })
     }
 }
 

@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
 
-use super::der::{SEQUENCE, any_element, element};
+use super::x509::Certificate;
 use crate::config::HostPattern;
 
 /// The names of one certificate.
@@ -22,20 +22,46 @@ pub(super) struct CertificateNames {
 }
 
 impl CertificateNames {
-    /// Reads the names of `leaf`, and adds the configured `hosts`, which it covers.
-    pub(super) fn read(
-        leaf: &CertificateDer<'_>,
-        hosts: &[HostPattern],
-    ) -> Result<Self, webpki::Error> {
+    /// Reads the names of `leaf`. Its common name is not one of them: no client uses it any more
+    /// (RFC 9525 2).
+    pub(super) fn read(leaf: &Certificate<'_>) -> Self {
         let mut names = Self::default();
-        for name in webpki::EndEntityCert::try_from(leaf)?.valid_dns_names() {
-            names.insert(&name.to_ascii_lowercase());
+        for name in leaf.names() {
+            match name {
+                GeneralName::DNSName(name) => names.insert(&name.to_ascii_lowercase()),
+                // RFC 5280 4.2.1.6: four or sixteen bytes in network order.
+                GeneralName::IPAddress(bytes) => {
+                    let bytes: &[u8] = bytes;
+                    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+                    let v6 = <[u8; 16]>::try_from(bytes).map(IpAddr::from);
+                    names.addresses.extend(v4.or(v6));
+                }
+                _ => {}
+            }
         }
-        for host in hosts {
-            names.insert(&host.to_string());
+        names
+    }
+
+    /// Returns true if the certificate is valid for all names that match `pattern`.
+    pub(super) fn cover_pattern(&self, pattern: &HostPattern) -> bool {
+        match pattern {
+            HostPattern::Exact(name) => self.cover(name),
+            HostPattern::Wildcard(parent) => self.wildcard.contains(parent.as_str()),
         }
-        names.addresses = addresses(leaf).unwrap_or_default();
-        Ok(names)
+    }
+
+    pub(super) fn cover_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Returns all names for a message, in order.
+    pub(super) fn list(&self) -> Vec<String> {
+        let exact = self.exact.iter().map(|name| name.to_string());
+        let wildcard = self.wildcard.iter().map(|parent| format!("*.{parent}"));
+        let addresses = self.addresses.iter().map(IpAddr::to_string);
+        let mut list: Vec<String> = exact.chain(wildcard).chain(addresses).collect();
+        list.sort_unstable();
+        list
     }
 
     /// Returns whether the certificate is valid for `host` (lower case, no port, no trailing dot;
@@ -57,6 +83,8 @@ impl CertificateNames {
 
     fn insert(&mut self, name: &str) {
         match name.strip_prefix("*.") {
+            // Clients do not accept a wildcard for all of a top-level domain.
+            Some(parent) if !parent.contains('.') => false,
             Some(parent) => self.wildcard.insert(parent.into()),
             None => self.exact.insert(name.into()),
         };
@@ -70,57 +98,9 @@ fn address(host: &str) -> Option<IpAddr> {
     }
 }
 
-const OBJECT_ID: u8 = 0x06;
-const BOOLEAN: u8 = 0x01;
-const OCTET_STRING: u8 = 0x04;
-const EXTENSIONS: u8 = 0xa3;
-const IP_ADDRESS: u8 = 0x87;
-/// 2.5.29.17
-const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-
-/// Reads the addresses among the subject alternative names, which webpki does not list.
-fn addresses(certificate: &[u8]) -> Option<HashSet<IpAddr>> {
-    let mut names = subject_alt_names(certificate)?;
-    let mut addresses = HashSet::new();
-    while let Some((tag, content, rest)) = any_element(names) {
-        names = rest;
-        // RFC 5280 4.2.1.6: four or sixteen bytes in network order.
-        if tag == IP_ADDRESS {
-            let v4 = <[u8; 4]>::try_from(content).map(IpAddr::from);
-            let v6 = <[u8; 16]>::try_from(content).map(IpAddr::from);
-            addresses.extend(v4.or(v6));
-        }
-    }
-    Some(addresses)
-}
-
-/// Returns the content of the subject alternative names of a DER certificate.
-fn subject_alt_names(certificate: &[u8]) -> Option<&[u8]> {
-    let (certificate, _) = element(certificate, SEQUENCE)?;
-    let (mut to_be_signed, _) = element(certificate, SEQUENCE)?;
-    let extensions = loop {
-        let (tag, content, rest) = any_element(to_be_signed)?;
-        if tag == EXTENSIONS {
-            break content;
-        }
-        to_be_signed = rest;
-    };
-    let (mut extensions, _) = element(extensions, SEQUENCE)?;
-    loop {
-        let (extension, rest) = element(extensions, SEQUENCE)?;
-        extensions = rest;
-        let (id, value) = element(extension, OBJECT_ID)?;
-        if id == SUBJECT_ALT_NAME {
-            let value = element(value, BOOLEAN).map_or(value, |(_critical, value)| value);
-            let (value, _) = element(value, OCTET_STRING)?;
-            return Some(element(value, SEQUENCE)?.0);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::ServerName;
+    use rustls::pki_types::{CertificateDer, ServerName};
 
     use super::*;
     use crate::testing::TestCertificate;
@@ -159,7 +139,7 @@ mod tests {
         ];
         for names in certificates {
             let made = TestCertificate::new(names);
-            let sets = CertificateNames::read(&made.der, &[]).unwrap();
+            let sets = CertificateNames::read(&Certificate::read(&made.der).unwrap());
             let webpki = webpki::EndEntityCert::try_from(&made.der).unwrap();
             for host in hosts.iter().chain(&many) {
                 let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -171,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn any_cut_is_read_without_a_panic() {
+    fn any_cut_is_refused_without_a_panic() {
         let der = TestCertificate::new(&["a.example", "192.0.2.1", "2001:db8::1"]).der;
-        assert_eq!(addresses(&der).unwrap().len(), 2);
         for len in 0..der.len() {
-            let _ = addresses(&der[..len]);
+            let cut = CertificateDer::from(&der[..len]);
+            assert!(Certificate::read(&cut).is_err(), "cut at {len}");
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Certificates from files and memory, checked by what a rustls client sees.
 
+mod fixtures;
+mod uses;
+
 use std::path::PathBuf;
 
 use super::*;
@@ -15,7 +18,11 @@ fn wildcard(parent: &str) -> HostPattern {
 }
 
 fn in_memory(hosts: &[HostPattern]) -> Certificate {
-    Certificate { hosts: hosts.to_vec(), source: CertificateSource::SelfSigned }
+    Certificate {
+        hosts: hosts.to_vec(),
+        addresses: Vec::new(),
+        source: CertificateSource::SelfSigned,
+    }
 }
 
 struct Files {
@@ -41,7 +48,7 @@ impl Files {
 
     fn certificate(&self, hosts: &[HostPattern]) -> Certificate {
         let source = CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone() };
-        Certificate { hosts: hosts.to_vec(), source }
+        Certificate { hosts: hosts.to_vec(), addresses: Vec::new(), source }
     }
 }
 
@@ -128,6 +135,41 @@ fn a_request_is_misdirected_if_another_connection_might_serve_it() {
     }
 }
 
+/// A client that connects to an address sends no name (RFC 6066 3).
+#[test]
+fn clients_without_a_server_name_get_the_certificate_with_addresses() {
+    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    let (cert, key) = pem_pair(&["192.0.2.1", "2001:db8::1"]);
+    let files = Files::new(&cert, &key);
+    let for_addresses = Certificate {
+        addresses: vec![address("192.0.2.1"), address("2001:db8::1")],
+        ..files.certificate(&[])
+    };
+    let certificates = [in_memory(&[exact("example.com")]), for_addresses];
+    for policy in [UnknownServerName::Default, UnknownServerName::Refuse] {
+        let tls = ServerTls::load(&certificates, Tls { unknown_server_name: policy }).unwrap();
+        let chain_of = |index: usize| tls.shared.certificates.entries[index].key.cert.clone();
+        assert_eq!(tls.chain(None), chain_of(1));
+        assert_eq!(tls.chain(Some("example.com")), chain_of(0));
+        let unknown = if policy == UnknownServerName::Refuse { vec![] } else { chain_of(0) };
+        assert_eq!(tls.chain(Some("stranger.test")), unknown);
+        for (server_name, host, expected) in [
+            (None, "192.0.2.1", false),
+            (None, "[2001:db8::1]", false),
+            (None, "example.com", true),
+            (Some("example.com"), "192.0.2.1", true),
+            (Some("example.com"), "example.com", false),
+        ] {
+            assert_eq!(tls.misdirects(server_name, host), expected, "{server_name:?}, {host}");
+        }
+        assert!(tls.covers(None, "192.0.2.1") && !tls.covers(None, "192.0.2.2"));
+    }
+    let mut other = certificates[1].clone();
+    other.addresses.push(address("192.0.2.2"));
+    let error = ServerTls::load(&[other], Tls::default()).unwrap_err().to_string();
+    assert!(error.contains("\"192.0.2.2\"") && error.contains("192.0.2.1, 2001:db8::1"), "{error}");
+}
+
 /// A client chooses the authority of each request, so checking one must not cost a certificate's
 /// parsing.
 #[test]
@@ -149,8 +191,11 @@ fn names_are_read_from_the_certificate_once() {
 
 #[test]
 fn files_are_read_and_a_reload_keeps_the_ticket_keys() {
-    let (cert, key) = pem_pair(&["example.com", "*.example.com"]);
-    let files = Files::new(&cert, &key);
+    let made = TestCertificate::with(&["example.com", "*.example.com"], |params| {
+        params.not_before = rcgen::date_time_ymd(2004, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2004, 3, 31);
+    });
+    let files = Files::new(&made.chain_pem, &made.key_pem);
     let certificate = files.certificate(&[exact("example.com"), wildcard("example.com")]);
     let tls = ServerTls::load(std::slice::from_ref(&certificate), Tls::default()).unwrap();
     assert_eq!(
@@ -181,13 +226,13 @@ fn every_error_names_its_file_and_the_remedy() {
     let cases: [(Files, &[HostPattern], &str, &str); 10] = [
         (missing, &hosts, "gone.pem", "check the path"),
         (Files::new(&key, &cert), &hosts, "chain.pem", "swapped"),
-        (Files::new("hello", &key), &hosts, "chain.pem", "no CERTIFICATE block"),
-        (Files::new(cut, &key), &hosts, "chain.pem", "damaged PEM"),
-        (Files::new(&cert, "hello"), &hosts, "key.pem", "no PRIVATE KEY block"),
+        (Files::new("hello", &key), &hosts, "chain.pem", "no block \"-----BEGIN CERTIFICATE"),
+        (Files::new(cut, &key), &hosts, "chain.pem:1:", "no END line"),
+        (Files::new(&cert, "hello"), &hosts, "key.pem", "no block \"-----BEGIN PRIVATE KEY"),
         (Files::new(&cert, encrypted), &hosts, "key.pem", "passphrase"),
         (Files::new(&cert, junk_key), &hosts, "key.pem", "cannot be used"),
         (Files::new(&cert, &other_key), &hosts, "key.pem", "does not belong"),
-        (Files::new(junk_leaf, &key), &hosts, "chain.pem", "first certificate"),
+        (Files::new(junk_leaf, &key), &hosts, "chain.pem:1:", "not a whole X.509"),
         (Files::new(&cert, &key), &[wildcard("example.com")], "chain.pem", "\"*.example.com\""),
     ];
     for (files, hosts, file, words) in &cases {
@@ -209,7 +254,7 @@ fn expiry_causes_warnings() {
         let seconds = rcgen::date_time_ymd(year, month, day).unix_timestamp() as u64;
         tls.warnings(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).join("; ")
     };
-    assert!(on(2023, 12, 22).contains("not valid before 11 days"));
+    assert!(on(2023, 12, 22).contains("chain.pem:1: the certificate is not valid before 11 days"));
     assert_eq!(on(2024, 2, 1), "");
     assert!(on(2024, 3, 21).contains("expires in 10 days"));
     assert!(on(2024, 4, 10).contains("expired 10 days ago"));

@@ -3,15 +3,16 @@
 
 use std::path::Path;
 
-use super::certificate::{TlsError, read_key};
+use super::error::{Kind, TlsError};
+use super::files::read_secret;
 
 /// Reads the key from a file: its first 64 bytes, which are random, in binary or in hexadecimal
 /// form. It is open to nobody else, as the file of a private key is.
 pub(crate) fn token_key(path: &Path) -> Result<[u8; 64], TlsError> {
-    let secret = read_key(path)?;
+    let secret = read_secret(path)?;
     match secret.first_chunk() {
         Some(key) => Ok(*key),
-        None => Err(TlsError::token_key_too_short(path, secret.len())),
+        None => Err(TlsError::of(path, Kind::TokenKeyTooShort { len: secret.len() })),
     }
 }
 

@@ -59,7 +59,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["quic"]),
     // quinn-proto's settings are made from a `rustls::ServerConfig`, which `tls` provides.
     ("rustls", &["tls", "quic"]),
-    ("webpki", &["tls"]),
+    ("x509_parser", &["tls"]),
+    ("data_encoding", &["tls"]),
     ("rcgen", &["tls"]),
     ("hdrhistogram", &["metrics"]),
     ("prometheus_client", &["metrics"]),

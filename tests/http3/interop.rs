@@ -21,7 +21,7 @@ fn endpoints() -> (quinn::Endpoint, quinn::Endpoint) {
     let source = CertificateSource::SelfSigned;
     let hosts = vec![HostPattern::Exact("localhost".to_owned())];
     let tls = ServerTls::load(
-        &[Certificate { hosts, source }],
+        &[Certificate { hosts, addresses: Vec::new(), source }],
         ringway::testing::internal::config::Tls::default(),
     )
     .unwrap();

@@ -89,7 +89,7 @@ fn tls() -> &'static Tls {
         let source = made.write(folder.path());
         let hosts = vec![HostPattern::Exact("localhost".into())];
         let server = ServerTls::load(
-            &[Certificate { hosts, source }],
+            &[Certificate { hosts, addresses: Vec::new(), source }],
             ringway::testing::internal::config::Tls::default(),
         )
         .unwrap();

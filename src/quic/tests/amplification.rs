@@ -21,7 +21,8 @@ fn large_chain(count: usize) -> ServerTls {
     let directory = tempfile::tempdir().unwrap();
     let source = made.write(directory.path());
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
-    ServerTls::load(&[Certificate { hosts, source }], Tls::default()).unwrap()
+    ServerTls::load(&[Certificate { hosts, addresses: Vec::new(), source }], Tls::default())
+        .unwrap()
 }
 
 fn bytes_out(pair: &Pair) -> u64 {

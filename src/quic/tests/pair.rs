@@ -49,8 +49,11 @@ pub(super) fn quic() -> config::Quic {
 
 pub(super) fn server_tls() -> ServerTls {
     let hosts = vec![HostPattern::Exact(HOST.to_owned())];
-    ServerTls::load(&[Certificate { hosts, source: CertificateSource::SelfSigned }], Tls::default())
-        .unwrap()
+    ServerTls::load(
+        &[Certificate { hosts, addresses: Vec::new(), source: CertificateSource::SelfSigned }],
+        Tls::default(),
+    )
+    .unwrap()
 }
 
 pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {

@@ -35,8 +35,12 @@ def builder(subject: str, issuer: str, public_key) -> x509.CertificateBuilder:
     )
 
 
-def make(folder: pathlib.Path) -> Certificate:
-    """Makes an authority and a certificate for the tests' names in `folder`."""
+NAMES = ("e2e.test", "small.test", "localhost")
+ADDRESSES = ("127.0.0.1", "::1")
+
+
+def make(folder: pathlib.Path, names=NAMES, addresses=ADDRESSES) -> Certificate:
+    """Makes an authority and a certificate for the given names in `folder`."""
     root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     root = (
         builder("ringway tests", "ringway tests", root_key.public_key())
@@ -46,11 +50,11 @@ def make(folder: pathlib.Path) -> Certificate:
         )
         .sign(root_key, hashes.SHA256())
     )
-    names = [x509.DNSName(host) for host in ("e2e.test", "small.test", "localhost")]
-    names += [x509.IPAddress(ipaddress.ip_address(host)) for host in ("127.0.0.1", "::1")]
+    general = [x509.DNSName(host) for host in names]
+    general += [x509.IPAddress(ipaddress.ip_address(host)) for host in addresses]
     leaf = (
         builder("e2e.test", "ringway tests", key.public_key())
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectAlternativeName(general), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(
