@@ -126,11 +126,8 @@ pub(crate) const QUEUE_WAIT_GRANTS: u32 = 4;
 pub(crate) const FIRST_PACKET_COUNT_MAX: usize = 1024;
 
 /// The cost of the first packets that a turn handles, in that of a Retry (ten microseconds), for
-/// those that use an id of the worker and for others: four handshakes.
-pub(crate) const FIRST_PACKET_TURN_COST: u32 = 64;
-
-/// The same while more wait than a turn handles: established clients wait so long at most.
-pub(crate) const FLOODED_TURN_COST: u32 = 16;
+/// those that use an id of the worker and for others. Established clients wait so long at most.
+pub(crate) const FIRST_PACKET_TURN_COST: u32 = 16;
 
 /// The cost of a handshake beyond that of the Retry it might have met, in the same unit.
 pub(crate) const HANDSHAKE_COST: u32 = 20;

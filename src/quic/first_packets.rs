@@ -22,9 +22,7 @@ use quinn_proto::EcnCodepoint;
 use super::cid::WorkerIds;
 use super::credit;
 use super::demux::Arrival;
-use crate::limits::{
-    FIRST_PACKET_COUNT_MAX, FIRST_PACKET_TURN_COST, FLOODED_TURN_COST, HANDSHAKE_COST,
-};
+use crate::limits::{FIRST_PACKET_COUNT_MAX, FIRST_PACKET_TURN_COST, HANDSHAKE_COST};
 
 /// A datagram that waits, copied: its slot of the pool is free again.
 #[derive(Debug)]
@@ -62,8 +60,6 @@ pub(super) struct FirstPackets {
     waiting: VecDeque<Waiting>,
     /// Spent in this turn on each kind, in units of a Retry's cost.
     spent: [u32; 3],
-    /// There were more at the end of the last turn than a turn handles.
-    is_flooded: bool,
 }
 
 impl FirstPackets {
@@ -100,7 +96,6 @@ impl FirstPackets {
     /// Begins a turn.
     pub(super) fn begin_turn(&mut self) {
         self.spent = [0; 3];
-        self.is_flooded = self.waiting.len() > FIRST_PACKET_TURN_COST as usize;
     }
 
     /// Returns the next one that this turn has time for.
@@ -125,8 +120,7 @@ impl FirstPackets {
     /// Spends a Retry's cost, if there is anything left.
     fn spend(&mut self, claim: Claim) -> bool {
         let spent = &mut self.spent[claim as usize];
-        let max = if self.is_flooded { FLOODED_TURN_COST } else { FIRST_PACKET_TURN_COST };
-        let is_left = *spent < max;
+        let is_left = *spent < FIRST_PACKET_TURN_COST;
         *spent += u32::from(is_left);
         is_left
     }
