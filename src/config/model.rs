@@ -33,14 +33,17 @@ pub struct Config {
 /// `[runtime]`: cores, memory and privileges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
-    /// Number of workers, 1..=64; `None` is one per available core.
+    /// Number of workers, 1..=64; `None` is one per available core, as far as CPU quota and memory
+    /// limit allow.
     pub workers: Option<u16>,
-    /// Bytes of each worker's pool, a multiple of 2 MiB.
-    pub pool_len: usize,
+    /// Bytes of each worker's pool, a multiple of 2 MiB; `None` is [`Self::POOL_LEN_AUTO`], or less
+    /// where memory is limited.
+    pub pool_len: Option<usize>,
     pub hugepages: Hugepages,
     /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
-    /// as many times that as it has workers.
-    pub heap_len_max: usize,
+    /// as many times that as it has workers. `None` is [`Self::HEAP_LEN_AUTO`], or less where
+    /// memory is limited.
+    pub heap_len_max: Option<usize>,
     /// File of the key of address validation tokens; `None` draws one at each start.
     pub token_key: Option<PathBuf>,
     /// Account to run as after the start; `None` keeps the one that started the process.
@@ -49,6 +52,14 @@ pub struct Runtime {
     pub core_dumps: bool,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
+}
+
+impl Runtime {
+    /// Bytes of a worker's pool where memory is not limited.
+    pub(crate) const POOL_LEN_AUTO: usize = 64 << 20;
+    /// Bytes of the heap's budget for each worker where memory is not limited: enough for 40,000
+    /// idle connections, or a thousand that each hold a megabyte.
+    pub(crate) const HEAP_LEN_AUTO: usize = 1 << 30;
 }
 
 /// `[admin] listen`

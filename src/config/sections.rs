@@ -64,17 +64,17 @@ fn runtime(mut section: Section) -> Runtime {
         if auto { None } else { item.integer(&b::WORKERS) }
     });
     let mut pool = section.section("pool");
-    let pool_len = match pool.item("per_worker") {
-        Some(item) => item.size(&b::POOL_PER_WORKER).map(|size| pool_len(&item, size)),
-        None => None,
-    };
+    let pool_len = pool.item("per_worker").filter(|item| !item.is_str("auto"));
+    let pool_len = pool_len
+        .and_then(|item| item.size(&b::POOL_PER_WORKER).map(|size| whole_pages(&item, size)));
     let hugepages = pool.choice(
         "hugepages",
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     );
     pool.finish();
     let mut memory = section.section("memory");
-    let heap_len_max = memory.size("per_worker", &b::MEMORY_PER_WORKER);
+    let heap_len_max = memory.item("per_worker").filter(|item| !item.is_str("auto"));
+    let heap_len_max = heap_len_max.and_then(|item| item.size(&b::MEMORY_PER_WORKER));
     memory.finish();
     let user = section.item("user").and_then(account);
     let core_dumps = section.flag("core_dumps");
@@ -84,8 +84,8 @@ fn runtime(mut section: Section) -> Runtime {
     section.finish();
     Runtime {
         workers: workers.map(narrow),
-        heap_len_max: narrow(heap_len_max),
-        pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
+        heap_len_max: heap_len_max.map(narrow),
+        pool_len: pool_len.map(narrow),
         hugepages,
         user,
         core_dumps,
@@ -102,7 +102,8 @@ fn account(item: Item) -> Option<Account> {
     item.parsed(|text| names::account(text, &item.reader().surroundings.accounts))
 }
 
-fn pool_len(item: &Item, size: u64) -> u64 {
+/// Returns the length of a pool, after checking that it is a whole number of pages.
+fn whole_pages(item: &Item, size: u64) -> u64 {
     if !size.is_multiple_of(b::POOL_STEP) {
         let near = size.next_multiple_of(b::POOL_STEP) >> 20;
         item.refuse(format_args!(

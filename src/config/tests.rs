@@ -57,7 +57,7 @@ fn minimal_and(section: &str) -> String {
 fn the_minimal_file_is_valid() {
     let (config, _) = parse_here(MINIMAL).unwrap();
     assert_eq!(config.runtime.workers, None);
-    assert_eq!(config.runtime.pool_len, 64 << 20);
+    assert_eq!((config.runtime.pool_len, config.runtime.heap_len_max), (None, None));
     assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap())));
     assert_eq!(config.listeners[0].name, "listener-0");
     assert_eq!(config.listeners[0].addresses.len(), 2);
@@ -89,6 +89,18 @@ fn the_full_file_has_every_key_with_its_default() {
         ..upstream.clone()
     };
     assert_eq!(defaults(&full.upstreams[0]), defaults(&minimal.upstreams[0]));
+}
+
+#[test]
+fn sizes_of_memory_are_kept_or_left_to_the_host() {
+    let sizes = |value: &str| {
+        let section =
+            format!("[runtime]\npool.per_worker = \"{value}\"\nmemory.per_worker = \"{value}\"");
+        let runtime = parse_here(&minimal_and(&section)).unwrap().0.runtime;
+        (runtime.pool_len, runtime.heap_len_max)
+    };
+    assert_eq!(sizes("auto"), (None, None));
+    assert_eq!(sizes("128MiB"), (Some(128 << 20), Some(128 << 20)));
 }
 
 #[test]
