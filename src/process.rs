@@ -12,14 +12,14 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Accounts, Config, Runtime};
-use crate::control::{self, Control, ControlSettings, ExitReason};
+use crate::config::{self, Account, Accounts, Config, Log, Runtime};
+use crate::control::{self, Control, ControlSettings, ExitReason, ShutdownSettings};
 use crate::demo::Demonstration;
 use crate::host::capacity::Capacity;
 use crate::host::probe::{self, HostFacts};
 use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
-use crate::host::{accounts, clock, cpu, eventfd, privileges};
+use crate::host::{accounts, clock, cpu, eventfd, files, privileges, signals};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
@@ -32,6 +32,10 @@ const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
 
 /// Runs the command that the command line names. Returns the exit code.
 pub fn run() -> ExitCode {
+    if let Err(error) = signals::catch_during_start() {
+        let why = format!("signal handlers cannot be installed: {error}");
+        return cli::refuse(Exit::Host, &why).into();
+    }
     let outcome = cli::parse_or_print().and_then(|command| match command {
         Command::Version => {
             cli::print_version();
@@ -68,10 +72,25 @@ fn check(path: &Path) -> Result<(), Exit> {
     for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
+    check_logs(&config.log).map_err(|why| cli::refuse(Exit::Host, &why))?;
     let (capacity, sizes) = sizes(&config.runtime)?;
     println!("ringway: {}: configuration is valid", path.display());
     println!("ringway: this process may use {capacity}");
     println!("ringway: it would have {sizes}");
+    Ok(())
+}
+
+/// Tries the files that `run` would open and that need not exist. Leaves them as they are.
+fn check_logs(log: &Log) -> Result<(), String> {
+    if let Some(access) = &log.access {
+        control::check_access_log(access).map_err(|error| error.to_string())?;
+    }
+    if let Some(path) = &log.tls_keys {
+        files::try_append(path).map_err(|error| {
+            let path = path.display();
+            format!("the key log {path} cannot be opened: {error}; correct log.tls_keys")
+        })?;
+    }
     Ok(())
 }
 
@@ -134,7 +153,12 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
         admin: config.admin.clone(),
         admin_required: demonstration.is_none(),
         access: config.log.access.clone(),
-        drain_timeout: config.runtime.drain_timeout,
+        log_owner: config.runtime.user.as_ref().map(Account::ids),
+        shutdown: ShutdownSettings {
+            lame_duck: config.runtime.lame_duck,
+            drain_timeout: config.runtime.drain_timeout,
+            stop_timeout: config.runtime.stop_timeout,
+        },
         invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),

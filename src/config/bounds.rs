@@ -60,6 +60,10 @@ pub(super) const MEMORY_PER_WORKER: Bound<u64> =
 
 /// Long enough for most downloads; supervisors usually kill after 90 s.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
+/// Two seconds less than the ten after which `docker stop` kills.
+pub(super) const STOP_TIMEOUT: Bound<Duration> = bound(secs(8), secs(0), secs(24 * 3600));
+/// Where no balancer reads readiness, waiting for one would only make restarts slow.
+pub(super) const LAME_DUCK: Bound<Duration> = bound(secs(0), secs(0), secs(3600));
 
 /// An idle connection costs about 24 KB, so 100,000 cost up to 2.4 GB.
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);

@@ -52,6 +52,10 @@ pub struct Runtime {
     pub core_dumps: bool,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
+    /// How long TERM does; zero closes at once.
+    pub stop_timeout: Duration,
+    /// Time between the report that the process is not ready and the begin of a drain.
+    pub lame_duck: Duration,
 }
 
 impl Runtime {
@@ -115,6 +119,7 @@ pub struct AccessLog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessTarget {
     Stdout,
+    Stderr,
     /// A file, appended to.
     File(PathBuf),
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::model::{Account, AdminAddress, EndpointAddress, HostPattern};
+use super::model::{AccessTarget, Account, AdminAddress, EndpointAddress, HostPattern};
 use super::reader::quoted;
 use super::{Accounts, Surroundings};
 
@@ -114,6 +114,19 @@ pub(super) fn admin_address(text: &str, folder: &Path) -> Result<AdminAddress, S
     socket_address(text).map(AdminAddress::Tcp).map_err(|message| {
         format!("{message}, or like \"unix:/run/ringway/admin.sock\", or \"off\"")
     })
+}
+
+/// Parses `log.access.path`. Every name of a standard stream means the stream that the process has:
+/// a path to it can be opened again only by its owner, and not at all if it is a socket.
+pub(super) fn log_target(text: &str, folder: &Path) -> Result<AccessTarget, String> {
+    match text {
+        "" => Err("must be a path, \"stdout\" or \"stderr\", but it is empty".to_owned()),
+        "stdout" | "-" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => {
+            Ok(AccessTarget::Stdout)
+        }
+        "stderr" | "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => Ok(AccessTarget::Stderr),
+        path => Ok(AccessTarget::File(folder.join(path))),
+    }
 }
 
 /// Longest path of a unix socket: `sun_path` holds 108 bytes with the closing zero (unix(7)).

@@ -81,6 +81,8 @@ fn runtime(mut section: Section) -> Runtime {
     let token_key = section.item("token_key").filter(|item| !item.is_str(""));
     let token_key = token_key.and_then(|item| item.path());
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
+    let stop_timeout = section.duration("stop_timeout", &b::STOP_TIMEOUT);
+    let lame_duck = section.duration("lame_duck", &b::LAME_DUCK);
     section.finish();
     Runtime {
         workers: workers.map(narrow),
@@ -91,6 +93,8 @@ fn runtime(mut section: Section) -> Runtime {
         core_dumps,
         token_key,
         drain_timeout,
+        stop_timeout,
+        lame_duck,
     }
 }
 
@@ -150,10 +154,10 @@ fn log(mut section: Section) -> Log {
     let tls_keys = tls_keys.and_then(|item| item.path());
     let mut access = section.section("access");
     let target = match access.item("path") {
-        None => AccessTarget::Stdout,
-        Some(item) if item.is_str("stdout") => AccessTarget::Stdout,
-        Some(item) => item.path().map_or(AccessTarget::Stdout, AccessTarget::File),
+        None => None,
+        Some(item) => item.parsed(|text| names::log_target(text, item.reader().folder)),
     };
+    let target = target.unwrap_or(AccessTarget::Stdout);
     let format = access.choice(
         "format",
         &[

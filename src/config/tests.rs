@@ -92,6 +92,23 @@ fn the_full_file_has_every_key_with_its_default() {
 }
 
 #[test]
+fn standard_streams_have_many_names() {
+    let target = |path: &str| {
+        let section = format!("[log]\naccess.path = \"{path}\"");
+        parse_here(&minimal_and(&section)).unwrap().0.log.access.unwrap().target
+    };
+    for path in ["stdout", "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        assert_eq!(target(path), AccessTarget::Stdout, "{path}");
+    }
+    for path in ["stderr", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"] {
+        assert_eq!(target(path), AccessTarget::Stderr, "{path}");
+    }
+    assert_eq!(target("a.log"), AccessTarget::File("/etc/ringway/a.log".into()));
+    let errors = parse_here(&minimal_and("[log]\naccess.path = \"\"")).unwrap_err();
+    assert!(errors.to_string().contains("log.access.path: must be a path"), "{errors}");
+}
+
+#[test]
 fn sizes_of_memory_are_kept_or_left_to_the_host() {
     let sizes = |value: &str| {
         let section =

@@ -133,7 +133,7 @@ impl Everything {
             .encode_descriptor("process_start_time", help, Some(&unit), MetricType::Gauge)?
             .encode_gauge(&started.as_secs_f64())?;
 
-        let help = "1 while the process is draining";
+        let help = "1 from the signal to drain on, the lame duck interval included";
         encoder
             .encode_descriptor("draining", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(process.draining))?;

@@ -85,3 +85,70 @@ def test_check_prints_what_it_found(tmp_path, certificate, groups):
     assert f"memory 400 MiB ({groups.memory}/memory.limit_in_bytes)" in done.stdout
     assert f"CPU time of 1.500 cores ({groups.cpu}/cpu.cfs_quota_us)" in done.stdout
     assert sizes(done.stdout) == (1, 64, 296)
+
+
+ENDED_BY_TERM = 128 + signal.SIGTERM
+"""The exit code of a first process that a TERM ended before it served."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_no_signal_is_lost_as_pid_1_however_early(tmp_path, certificate, number):
+    """The start takes some 20 ms, and the moments are all over it and behind it."""
+    configuration = Gateway(tmp_path, "127.0.0.1:1", certificate, pool="6MiB").configure()
+    command = [str(binary()), "run", "--config", str(configuration)]
+    codes = set()
+    for step in range(25):
+        with First(command) as first:
+            first.wait_caught(number)
+            time.sleep(0.002 * step + random.uniform(0, 0.002))
+            first.signal(number)
+            codes.add(first.wait(5))
+    early = ENDED_BY_TERM if number == signal.SIGQUIT else 128 + number
+    assert codes <= {0, early}, codes
+    assert codes == {0, early}, f"the moments are not all over the start: {codes}"
+
+
+def test_other_signals_do_not_end_the_start(tmp_path, certificate):
+    configuration = Gateway(tmp_path, "127.0.0.1:1", certificate, pool="6MiB").configure()
+    command = [str(binary()), "run", "--config", str(configuration)]
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            status = f"/proc/{process.pid}/status"
+            while "SigCgt:\t0000000000000000" in open(status).read():
+                pass
+            time.sleep(0.003)
+            process.send_signal(number)
+            time.sleep(0.3)
+            assert process.poll() is None, process.stderr.read()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+            process.stderr.close()
+
+
+SILENT_NAME_SERVER = """
+set -e
+ip link set lo up
+ip route add 192.0.2.0/24 dev lo
+mount --bind "$1" "$(readlink -f /etc/resolv.conf)"
+shift
+exec "$@"
+"""
+
+
+def test_a_term_ends_a_start_that_waits_for_a_silent_name_server(tmp_path, certificate):
+    """Packets for its address go nowhere, and there is no error."""
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 192.0.2.53\n")
+    configuration = Gateway(tmp_path, "upstream.test:1", certificate).configure()
+    command = ["sh", "-c", SILENT_NAME_SERVER, "sh", str(resolver),
+               str(binary()), "run", "--config", str(configuration)]
+    with First(command, ("--mount", "--net")) as first:
+        first.wait_caught()
+        time.sleep(1)
+        assert first.launcher.poll() is None, f"it does not wait: {first.text()}"
+        begun = time.monotonic()
+        first.signal(signal.SIGTERM)
+        assert first.wait(5) == ENDED_BY_TERM
+        assert time.monotonic() - begun < 1

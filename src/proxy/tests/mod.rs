@@ -50,6 +50,8 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             token_key: None,
             hugepages: Hugepages::Try,
             drain_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(8),
+            lame_duck: Duration::ZERO,
         },
         admin: None,
         log: Log { level: LogLevel::Info, tls_keys: None, access: None },
