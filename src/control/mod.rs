@@ -29,7 +29,7 @@ use tokio::time::timeout_at;
 
 use crate::account::UserIds;
 use crate::config::{AccessLog, AdminAddress};
-use crate::host::signals::take_reopen_wish;
+use crate::host::signals::{end_of_start, take_reopen_wish};
 use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 
 use access::Reopener;
@@ -145,6 +145,7 @@ impl Control {
             signals::catch(&sender).map_err(ControlError::Signals)?;
             log.map(access::Output::start).transpose()
         })?;
+            end_of_start();
         let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
         let reopener = log.as_ref().map(access::Sink::reopener);
         if take_reopen_wish() {

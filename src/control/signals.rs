@@ -33,8 +33,7 @@ const SIGNALS: [(fn() -> SignalKind, Signal); 6] = [
     (SignalKind::user_defined2, Signal::Unsupported("SIGUSR2 (upgrade)")),
 ];
 
-/// Starts to catch all of them, in place of [`host::signals`](crate::host::signals), and sends them
-/// to `inputs`.
+/// Starts to catch all of them, and sends them to `inputs`.
 pub(super) fn catch(inputs: &mpsc::UnboundedSender<Input>) -> io::Result<()> {
     for (kind, meaning) in SIGNALS {
         let mut stream = signal(kind())?;

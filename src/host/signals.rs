@@ -16,6 +16,9 @@ use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// The control thread catches signals. Its handlers call these here too: they are chained, since
+/// there must be no moment without one.
+static START_IS_OVER: AtomicBool = AtomicBool::new(false);
 /// USR1 has come.
 static REOPEN_WISH: AtomicBool = AtomicBool::new(false);
 
@@ -37,6 +40,11 @@ pub(crate) fn catch_during_start() -> io::Result<()> {
         install(signal, action)?;
     }
     Ok(())
+}
+
+/// Leaves signals to the handlers that have been installed meanwhile.
+pub(crate) fn end_of_start() {
+    START_IS_OVER.store(true, Ordering::Relaxed);
 }
 
 /// Returns whether USR1 came during the start, once.
@@ -69,6 +77,9 @@ fn install(signal: c_int, action: libc::sighandler_t) -> io::Result<()> {
 /// Ends the process as if there were no handler, except that QUIT leaves no core dump: memory holds
 /// private keys by then.
 extern "C" fn end(signal: c_int) {
+    if START_IS_OVER.load(Ordering::Relaxed) {
+        return;
+    }
     let ending = if signal == libc::SIGQUIT { libc::SIGTERM } else { signal };
     // SAFETY: all of them are safe in a handler (signal-safety(7)). `_exit` is reached only by the
     // first process of a namespace, which survives its own signal.
@@ -142,6 +153,8 @@ mod tests {
             assert!(!take_reopen_wish());
             raise(libc::SIGUSR1);
             assert!(take_reopen_wish() && !take_reopen_wish());
+            end_of_start();
+            raise(libc::SIGTERM);
         });
         if let Some(status) = ended {
             assert!(status.success(), "{status}");
