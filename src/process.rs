@@ -77,7 +77,23 @@ fn check(path: &Path) -> Result<(), Exit> {
     println!("ringway: {}: configuration is valid", path.display());
     println!("ringway: this process may use {capacity}");
     println!("ringway: it would have {sizes}");
+    for line in fixed_names(&config) {
+        println!("ringway: {line}");
+    }
     Ok(())
+}
+
+/// Returns a line for each name of an endpoint.
+fn fixed_names(config: &Config) -> Vec<String> {
+    let names = config.names().into_iter().map(|(name, addresses)| {
+        let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        format!(
+            "the endpoint {name} is {}: names are looked up when the configuration is loaded, and \
+             not again until the next start",
+            addresses.join(", ")
+        )
+    });
+    names.collect()
 }
 
 /// Tries the files that `run` would open and that need not exist. Leaves them as they are.
@@ -142,6 +158,9 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
     check_host().map_err(|why| refuse(&why))?;
     let (capacity, sizes) = sizes(&config.runtime)?;
     tracing::info!("this process may use {capacity}: {sizes}");
+    for line in fixed_names(&config) {
+        tracing::info!("{line}");
+    }
     for warning in warnings(&config, &tls) {
         tracing::warn!("{warning}");
     }
@@ -159,6 +178,7 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
             drain_timeout: config.runtime.drain_timeout,
             stop_timeout: config.runtime.stop_timeout,
         },
+        endpoint_names: config.names().len() as u64,
         invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),

@@ -48,6 +48,7 @@ fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
             drain_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(8),
         },
+        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,

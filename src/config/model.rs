@@ -1,6 +1,7 @@
 //! The validated configuration. Its values are within their bounds, so later code does not check
 //! them again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 pub(crate) use crate::account::Account;
 pub use crate::address::EndpointAddress;
+pub(crate) use crate::address::NamedAddresses;
 pub(crate) use crate::hugepages::Hugepages;
 
 /// The validated configuration of the process. Only [`super::parse`] creates one.
@@ -56,6 +58,27 @@ pub struct Runtime {
     pub stop_timeout: Duration,
     /// Time between the report that the process is not ready and the begin of a drain.
     pub lame_duck: Duration,
+}
+
+impl Config {
+    /// Returns the names of endpoints with the addresses that they had when the configuration was
+    /// loaded. They are not looked up again.
+    pub(crate) fn names(&self) -> BTreeMap<&str, Vec<SocketAddr>> {
+        let mut names: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+        for endpoint in self.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+            let Some(name) = &endpoint.name else { continue };
+            let known = names.entry(name).or_default();
+            let found = match &endpoint.address {
+                EndpointAddress::Tcp(address) => std::slice::from_ref(address),
+                EndpointAddress::Named(named) => &named.addresses,
+                EndpointAddress::Unix(_) => &[],
+            };
+            known.extend(found);
+            known.sort();
+            known.dedup();
+        }
+        names
+    }
 }
 
 impl Runtime {
@@ -323,6 +346,8 @@ pub enum HostPolicy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     pub address: EndpointAddress,
+    /// The name and its port, if the address was found by a name. It is not looked up again.
+    pub name: Option<Arc<str>>,
     /// Share of requests relative to the other endpoints, 1..=1000.
     pub weight: u16,
 }

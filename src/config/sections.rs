@@ -409,11 +409,12 @@ fn endpoints(item: Item) -> Vec<Endpoint> {
         let reader = address.reader();
         let addresses = address
             .parsed(|text| names::endpoint_addresses(text, reader.folder, reader.surroundings));
-        for found in addresses.unwrap_or_default() {
+        let (name, addresses) = addresses.unwrap_or_default();
+        for found in addresses {
             if endpoints.iter().any(|endpoint| endpoint.address == found) {
                 address.refuse("is in this upstream twice; use weight for a larger share");
             }
-            endpoints.push(Endpoint { address: found, weight });
+            endpoints.push(Endpoint { address: found, name: name.clone(), weight });
         }
     }
     endpoints

@@ -35,7 +35,7 @@ use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 use access::Reopener;
 use shutdown::{Shutdown, Step};
 use signals::Signal;
-use state::State;
+use state::{Facts, State};
 
 pub use shutdown::ShutdownSettings;
 
@@ -55,6 +55,8 @@ pub struct ControlSettings {
     /// The account that the process is about to become, which gets a new access log.
     pub log_owner: Option<UserIds>,
     pub shutdown: ShutdownSettings,
+    /// Names of endpoints, for the metrics.
+    pub endpoint_names: u64,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
     pub version: &'static str,
@@ -143,16 +145,20 @@ impl Control {
         let Control { settings, runtime, admin, log, inputs, sender } = self;
         let log = runtime.block_on(async {
             signals::catch(&sender).map_err(ControlError::Signals)?;
+            end_of_start();
             log.map(access::Output::start).transpose()
         })?;
-            end_of_start();
         let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
         let reopener = log.as_ref().map(access::Sink::reopener);
         if take_reopen_wish() {
             reopen(reopener.as_ref());
         }
-        let started = (settings.clock)().1;
-        let state = Rc::new(State::new(workers, settings.version, started, counts));
+        let facts = Facts {
+            version: settings.version,
+            started: (settings.clock)().1,
+            endpoint_names: settings.endpoint_names,
+        };
+        let state = Rc::new(State::new(workers, facts, counts));
         runtime.block_on(async {
             tokio_uring::spawn(forward(events, sender));
             if let Some(admin) = admin {

@@ -20,9 +20,15 @@ pub(super) struct State {
     workers: RefCell<Vec<Worker>>,
     /// The process is not ready any more: it drains, or is about to.
     leaves: Cell<bool>,
-    version: &'static str,
-    started: SystemTime,
+    facts: Facts,
     log: Arc<LogCounts>,
+}
+
+/// Facts about the process that do not change.
+pub(super) struct Facts {
+    pub(super) version: &'static str,
+    pub(super) started: SystemTime,
+    pub(super) endpoint_names: u64,
 }
 
 struct Worker {
@@ -38,15 +44,10 @@ enum Life {
 }
 
 impl State {
-    pub(super) fn new(
-        mailboxes: Vec<MailboxSender>,
-        version: &'static str,
-        started: SystemTime,
-        log: Arc<LogCounts>,
-    ) -> State {
+    pub(super) fn new(mailboxes: Vec<MailboxSender>, facts: Facts, log: Arc<LogCounts>) -> State {
         let worker = |mailbox| Worker { mailbox, life: Life::Starting };
         let workers = RefCell::new(mailboxes.into_iter().map(worker).collect());
-        State { workers, leaves: Cell::new(false), version, started, log }
+        State { workers, leaves: Cell::new(false), facts, log }
     }
 
     /// Takes in an event of a worker's thread.
@@ -158,8 +159,9 @@ impl State {
         }
         let (access_lines_written, access_lines_dropped) = self.log.get();
         let process = ProcessFacts {
-            version: self.version,
-            started: self.started,
+            version: self.facts.version,
+            started: self.facts.started,
+            endpoint_names: self.facts.endpoint_names,
             workers,
             draining: self.leaves.get(),
             access_lines_written,

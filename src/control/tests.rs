@@ -25,6 +25,7 @@ fn settings(admin: Option<AdminAddress>) -> ControlSettings {
             drain_timeout: Duration::from_secs(20),
             stop_timeout: Duration::from_secs(8),
         },
+        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,

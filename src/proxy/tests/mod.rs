@@ -38,6 +38,7 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
     let endpoint = |index| Endpoint {
         address: EndpointAddress::Tcp(([127, 0, 0, 1], 8001 + index).into()),
+        name: None,
         weight: 1,
     };
     Config {
