@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import time
 
 import pytest
 
@@ -39,9 +40,19 @@ def _own(hierarchy: pathlib.Path, controller: str) -> pathlib.Path:
     return folder if folder.is_dir() else hierarchy
 
 
+def _remove(folder: pathlib.Path):
+    """Removes a group once its last process is gone."""
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            return folder.rmdir()
+        time.sleep(0.05)
+    folder.rmdir()
+
+
 @contextlib.contextmanager
 def groups():
-    """Makes groups below our own. The test is skipped where that is not possible."""
+    """Makes groups below our own. The test is skipped where that is not possible. A fixture of it
+    has to come before that of a gateway, which must have ended first."""
     name = f"ringway-e2e-{os.getpid()}"
     made = []
     try:
@@ -59,4 +70,4 @@ def groups():
         yield Groups(*made)
     finally:
         for folder in made:
-            folder.rmdir()
+            _remove(folder)

@@ -10,6 +10,29 @@ import time
 import pytest
 
 
+def child_of(pid: int) -> int | None:
+    """Returns the first child of a process."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
+def catches(pid: int, number: int) -> bool:
+    """Returns whether the process has a handler for the signal."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+        return bool(int(caught, 16) >> (number - 1) & 1)
+    return False
+
+
+def wait_caught(pid: int, number: int, seconds: float = 10):
+    """Waits until the process has a handler for the signal. There is no pause between two looks: it
+    is a matter of microseconds."""
+    end = time.monotonic() + seconds
+    while not catches(pid, number):
+        assert time.monotonic() < end, f"signal {number} is not caught"
+
+
 class First:
     """A process with PID 1 in its namespace. `pid` is its id in ours."""
 
@@ -24,25 +47,10 @@ class First:
 
     def _child(self) -> int:
         """Returns the process that the launcher has forked."""
-        task = pathlib.Path(f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children")
         end = time.monotonic() + 10
-        while not (children := task.read_text().split()):
+        while (child := child_of(self.launcher.pid)) is None:
             assert time.monotonic() < end and self.launcher.poll() is None, self.text()
-        return int(children[0])
-
-    def catches(self, number: int) -> bool:
-        """Returns whether the process has a handler for the signal."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            lines = pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines()
-            caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
-            return bool(int(caught, 16) >> (number - 1) & 1)
-        return False
-
-    def wait_caught(self, number: int = signal.SIGTERM, seconds: float = 10):
-        """Waits until a signal is not lost. There is no pause: it is a matter of microseconds."""
-        end = time.monotonic() + seconds
-        while not self.catches(number):
-            assert time.monotonic() < end, "signals are not caught"
+        return child
 
     def signal(self, number: int):
         os.kill(self.pid, number)
