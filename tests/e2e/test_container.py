@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from harness import bodies, cgroup, h3
+from harness import bodies, cgroup, h3, load
 from harness.bodies import MIB
 from harness.gateway import REPOSITORY, Gateway, binary
 from harness.pid1 import First, child_of, wait_caught
@@ -54,6 +54,30 @@ async def test_auto_fits_into_a_quota_and_a_memory_limit(groups, start):
         assert (await client.get(f"/bytes/{4 * MIB}")).sha256 == bodies.digest(4 * MIB)
         uploaded = await client.post("/upload", 64 * MIB)
         assert uploaded.status == 200
+    assert (groups.memory / "memory.failcnt").read_text() == "0\n"
+
+
+def test_more_clients_than_the_memory_has_room_for_do_not_end_the_process(groups, start):
+    """The heap's budget is what the limit leaves, so new clients are refused before it is reached:
+    a limit that is hit would count as a failure of the group."""
+    groups.limit_memory(140 * MIB)
+    gateway = start(workers=1, pool="auto", preexec=groups.enter)
+    assert sizes(gateway.text()) == (1, 32, 68)
+    command = [load.client(), "--connect", f"127.0.0.1:{gateway.port}", "--host", h3.AUTHORITY,
+               "--path", "/bytes/1000", "--connections", 3000, "--streams", 1, "--requests", 6000]
+    clients = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        def wrong(metrics) -> str | None:
+            refused = metrics.sum("connections_refused_total", reason="memory")
+            return None if refused > 0 else "no connection is refused"
+
+        gateway.settle(wrong, 60)
+        time.sleep(1)
+    finally:
+        clients.kill()
+        clients.wait(10)
+    gateway.assert_alive()
     assert (groups.memory / "memory.failcnt").read_text() == "0\n"
 
 
