@@ -17,3 +17,9 @@ pub struct Account {
     pub uid: u32,
     pub gid: u32,
 }
+
+impl Account {
+    pub(crate) fn ids(&self) -> UserIds {
+        UserIds { uid: self.uid, gid: self.gid }
+    }
+}

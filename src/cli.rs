@@ -59,7 +59,8 @@ const AFTER_HELP: &str = "\
 Without a command, ringway runs a demonstration on https://localhost:4433 with a self-signed
 certificate and a built-in origin.
 
-Signals: QUIT finishes requests in flight and exits; TERM and INT exit at once.
+Signals: QUIT finishes requests in flight and exits; TERM does so for a few seconds; INT and a
+second TERM exit at once; USR1 opens the access log again.
 Exit codes: 0 success; 1 bad configuration; 2 bad usage; 3 the host or an address cannot be used,
 or a worker cannot go on.";
 

@@ -1,6 +1,8 @@
 //! The process: parses arguments, loads the configuration, checks the host, binds, starts the
 //! workers and runs the control thread until they have ended.
 
+mod sizing;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,24 +12,30 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Accounts, Config, Runtime};
-use crate::control::{self, Control, ControlSettings, ExitReason};
+use crate::config::{self, Account, Accounts, Config, Log, Runtime};
+use crate::control::{self, Control, ControlSettings, ExitReason, ShutdownSettings};
 use crate::demo::Demonstration;
+use crate::host::capacity::Capacity;
 use crate::host::probe::{self, HostFacts};
 use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
-use crate::host::{accounts, clock, cpu, eventfd, privileges};
+use crate::host::{accounts, clock, cpu, eventfd, files, privileges, signals};
 use crate::limits::REGION_COUNT_MAX;
-use crate::pool::{PoolPlan, RegionHandle, Regions};
+use crate::pool::{RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
 use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
 use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
+use sizing::Sizes;
 
 /// The environment variable that makes other programs log the secrets of connections.
 const KEY_LOG_VARIABLE: &str = "SSLKEYLOGFILE";
 
 /// Runs the command that the command line names. Returns the exit code.
 pub fn run() -> ExitCode {
+    if let Err(error) = signals::catch_during_start() {
+        let why = format!("signal handlers cannot be installed: {error}");
+        return cli::refuse(Exit::Host, &why).into();
+    }
     let outcome = cli::parse_or_print().and_then(|command| match command {
         Command::Version => {
             cli::print_version();
@@ -67,8 +75,51 @@ fn check(path: &Path) -> Result<(), Exit> {
     for summary in tls.summaries() {
         println!("ringway: {summary}");
     }
+    check_logs(&config.log).map_err(|why| cli::refuse(Exit::Host, &why))?;
+    let (capacity, sizes) = sizes(&config.runtime)?;
     println!("ringway: {}: configuration is valid", path.display());
+    println!("ringway: this process may use {capacity}");
+    println!("ringway: it would have {sizes}");
+    for line in fixed_names(&config) {
+        println!("ringway: {line}");
+    }
     Ok(())
+}
+
+/// Returns a line for each name of an endpoint.
+fn fixed_names(config: &Config) -> Vec<String> {
+    let names = config.names().into_iter().map(|(name, addresses)| {
+        let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        format!(
+            "the endpoint {name} is {}: names are looked up when the configuration is loaded, and \
+             not again until the next start",
+            addresses.join(", ")
+        )
+    });
+    names.collect()
+}
+
+/// Tries the files that `run` would open and that need not exist. Leaves them as they are.
+fn check_logs(log: &Log) -> Result<(), String> {
+    if let Some(access) = &log.access {
+        control::check_access_log(access).map_err(|error| error.to_string())?;
+    }
+    if let Some(path) = &log.tls_keys {
+        files::try_append(path).map_err(|error| {
+            let path = path.display();
+            format!("the key log {path} cannot be opened: {error}; correct log.tls_keys")
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns the part of the host that this process may use, and the sizes that it takes of it.
+fn sizes(runtime: &Runtime) -> Result<(Capacity, Sizes), Exit> {
+    let capacity = Capacity::read()
+        .map_err(|error| cli::refuse(Exit::Host, &format!("usable cores: {error}")))?;
+    let sizes =
+        Sizes::choose(runtime, &capacity).map_err(|error| cli::refuse(Exit::Host, &error))?;
+    Ok((capacity, sizes))
 }
 
 /// Returns problems that an operator should fix although the program can run.
@@ -108,6 +159,11 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
     cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
+    let (capacity, sizes) = sizes(&config.runtime)?;
+    tracing::info!("this process may use {capacity}: {sizes}");
+    for line in fixed_names(&config) {
+        tracing::info!("{line}");
+    }
     for warning in warnings(&config, &tls) {
         tracing::warn!("{warning}");
     }
@@ -119,13 +175,19 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
         admin: config.admin.clone(),
         admin_required: demonstration.is_none(),
         access: config.log.access.clone(),
-        drain_timeout: config.runtime.drain_timeout,
+        log_owner: config.runtime.user.as_ref().map(Account::ids),
+        shutdown: ShutdownSettings {
+            lame_duck: config.runtime.lame_duck,
+            drain_timeout: config.runtime.drain_timeout,
+            stop_timeout: config.runtime.stop_timeout,
+        },
+        endpoint_names: config.names().len() as u64,
         invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),
     })
     .map_err(|error| refuse(&error))?;
-    let process = Process::bind(config, tls, keys).map_err(|why| refuse(&why))?;
+    let process = Process::bind(config, tls, keys, capacity, sizes).map_err(|why| refuse(&why))?;
     let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
     give_up_privileges(&process.config.runtime, demonstration.is_none())
         .map_err(|why| refuse(&why))?;
@@ -185,7 +247,7 @@ struct Process {
     config: Arc<Config>,
     tls: ServerTls,
     cores: Vec<usize>,
-    worker_count: u16,
+    sizes: Sizes,
     regions: Regions,
     keys: ProcessKeys,
     /// The sockets of each address, and the index of their listener. Never closed: that would
@@ -202,21 +264,23 @@ struct Workers {
 }
 
 impl Process {
-    fn bind(config: Config, tls: ServerTls, keys: ProcessKeys) -> Result<Self, String> {
-        let cores = cpu::usable_cores().map_err(|error| format!("usable cores: {error}"))?;
-        let worker_count = worker_count(config.runtime.workers, cores.len());
-        if config.runtime.workers.is_none() && cores.len() > usize::from(worker_count) {
+    fn bind(
+        config: Config,
+        tls: ServerTls,
+        keys: ProcessKeys,
+        capacity: Capacity,
+        sizes: Sizes,
+    ) -> Result<Self, String> {
+        let (cores, worker_count) = (capacity.cores, sizes.worker_count);
+        if config.runtime.workers.is_none() && cores.len() > REGION_COUNT_MAX {
             tracing::warn!(
                 cores = cores.len(),
                 workers = worker_count,
                 "there are more cores than a process may have workers: the others stay idle"
             );
         }
-        // `config` accepts only sizes that a plan can divide.
-        let plan = PoolPlan::new(config.runtime.pool_len)
-            .unwrap_or_else(|error| panic!("a configured pool cannot be divided: {error}"));
-        let regions =
-            Regions::reserve(usize::from(worker_count), plan).map_err(|error| error.to_string())?;
+        let regions = Regions::reserve(usize::from(worker_count), sizes.plan())
+            .map_err(|error| error.to_string())?;
         let mut groups = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
             for address in &listener.addresses {
@@ -231,7 +295,7 @@ impl Process {
         if let Some(advice) = offload.and_then(Offload::advice) {
             tracing::warn!("{advice}");
         }
-        Ok(Self { config: Arc::new(config), tls, cores, worker_count, regions, keys, groups })
+        Ok(Self { config: Arc::new(config), tls, cores, sizes, regions, keys, groups })
     }
 
     /// Maps the workers' memory and duplicates their sockets. Starts no thread that stays.
@@ -240,7 +304,7 @@ impl Process {
         let (events, worker_events) = mpsc::unbounded_channel();
         let mut mailboxes = Vec::new();
         let mut setups = Vec::new();
-        for index in 0..self.worker_count {
+        for index in 0..self.sizes.worker_count {
             let wake = eventfd::eventfd().map_err(|error| format!("eventfd: {error}"))?;
             let (sender, mailbox) = mailbox(wake, access.clone());
             setups.push(self.worker_setup(index, mailbox, events.clone())?);
@@ -256,7 +320,8 @@ impl Process {
         for setup in setups {
             threads.push(worker::spawn(setup).map_err(|error| error.to_string())?);
         }
-        tracing::info!(workers = self.worker_count, admin = ?control.admin_address(), "serving");
+        let (workers, admin) = (self.sizes.worker_count, control.admin_address());
+        tracing::info!(workers, ?admin, "serving");
         let reason = control
             .run(mailboxes, access_batches, worker_events)
             .map_err(|error| error.to_string())?;
@@ -272,7 +337,7 @@ impl Process {
         mailbox: Mailbox,
         events: UnboundedSender<WorkerEvent>,
     ) -> Result<WorkerSetup, String> {
-        let core = self.cores.get(usize::from(index)).copied();
+        let core = self.cores.get(usize::from(index)).copied().filter(|_| self.sizes.is_pinned);
         let mut sockets = Vec::with_capacity(self.groups.len());
         for (listener, group) in &self.groups {
             let socket = group.sockets[usize::from(index)].try_clone().map_err(|error| {
@@ -282,9 +347,10 @@ impl Process {
         }
         Ok(WorkerSetup {
             index,
-            count: self.worker_count,
+            count: self.sizes.worker_count,
             core,
             region: self.lend_region(core)?,
+            heap_len_max: self.sizes.heap_len_max(),
             sockets,
             snapshot: Arc::new(Snapshot {
                 config: Arc::clone(&self.config),
@@ -316,11 +382,6 @@ impl Process {
     }
 }
 
-/// Returns the configured number of workers, or else one per core, at most one per region.
-fn worker_count(wanted: Option<u16>, core_count: usize) -> u16 {
-    wanted.unwrap_or(core_count.clamp(1, REGION_COUNT_MAX) as u16)
-}
-
 fn bind_group(
     address: SocketAddr,
     worker_count: u16,
@@ -337,20 +398,4 @@ fn bind_group(
         "bound"
     );
     Ok(group)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn auto_is_one_worker_per_core_up_to_the_number_of_regions() {
-        for (core_count, expected) in
-            [(0, 1), (1, 1), (2, 2), (63, 63), (64, 64), (65, 64), (192, 64), (65_536, 64)]
-        {
-            assert_eq!(worker_count(None, core_count), expected, "{core_count} cores");
-        }
-        assert_eq!(worker_count(Some(3), 200), 3);
-        assert_eq!(worker_count(Some(64), 2), 64);
-    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ringway::testing::clocks;
 use ringway::testing::internal::control::{
-    ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason,
+    ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason, ShutdownSettings,
 };
 use ringway::testing::internal::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
 use tokio::sync::mpsc;
@@ -19,13 +19,36 @@ fn kill(signal: &str) {
     assert!(status.success());
 }
 
+/// Waits until this process has a handler for the last of the signals.
+fn wait_until_caught() {
+    const USR2: u32 = 12;
+    let is_caught = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (USR2 - 1) & 1 == 1
+    };
+    for _ in 0..1000 {
+        if is_caught() {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    panic!("signals are not caught");
+}
+
 #[test]
 fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
     let settings = ControlSettings {
         admin: None,
         admin_required: true,
         access: None,
-        drain_timeout: Duration::from_secs(10),
+        log_owner: None,
+        shutdown: ShutdownSettings {
+            lame_duck: Duration::ZERO,
+            drain_timeout: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(8),
+        },
+        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,
@@ -37,6 +60,7 @@ fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
     let (sender, theirs) = mailbox(wake, access);
     let worker = std::thread::spawn(move || {
         events.send(WorkerEvent::Accepting { worker: 0 }).unwrap();
+        wait_until_caught();
         // Signals without a meaning yet are caught and not fatal. The Rust runtime ignores PIPE.
         for signal in ["HUP", "USR1", "USR2", "PIPE"] {
             kill(signal);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::model::Runtime;
 use crate::limits;
 
 #[derive(Debug, Clone, Copy)]
@@ -39,23 +40,30 @@ pub(super) const FILE_LEN_MAX: u64 = 4 * MIB;
 pub(super) const ADDRESS_COUNT_MAX: usize = 64;
 
 /// Workers: 7 bits of a connection id carry the index, and 64 leave half of them to a successor.
-/// The default is not used: without the key there is one worker per core.
+/// The default is not used: without the key the number goes by cores, CPU quota and memory.
 pub(super) const WORKERS: Bound<u64> = bound(1, 1, 64);
 
 /// A pool is a whole number of huge pages of 2 MiB.
 pub(super) const POOL_STEP: u64 = 2 * MIB;
 /// The fewest and the most slots that a pool can be divided into, in whole pages; 64 MiB give 963.
+/// The default is not used: without the key the size goes by the memory that there is.
 pub(super) const POOL_PER_WORKER: Bound<u64> = bound(
-    64 * MIB,
+    Runtime::POOL_LEN_AUTO as u64,
     slots_len(limits::SLOT_COUNT_MIN).next_multiple_of(POOL_STEP),
     slots_len(limits::SLOT_COUNT_MAX) / POOL_STEP * POOL_STEP,
 );
 
-/// Enough for 40,000 idle connections, or a thousand that each hold a megabyte.
-pub(super) const MEMORY_PER_WORKER: Bound<u64> = bound(GIB, 64 * MIB, 1024 * GIB);
+/// The minimum holds the connections of a small site. The default is not used: without the key the
+/// budget goes by the memory that there is.
+pub(super) const MEMORY_PER_WORKER: Bound<u64> =
+    bound(Runtime::HEAP_LEN_AUTO as u64, 64 * MIB, 1024 * GIB);
 
 /// Long enough for most downloads; supervisors usually kill after 90 s.
 pub(super) const DRAIN_TIMEOUT: Bound<Duration> = bound(secs(30), secs(0), secs(24 * 3600));
+/// Two seconds less than the ten after which `docker stop` kills.
+pub(super) const STOP_TIMEOUT: Bound<Duration> = bound(secs(8), secs(0), secs(24 * 3600));
+/// Where no balancer reads readiness, waiting for one would only make restarts slow.
+pub(super) const LAME_DUCK: Bound<Duration> = bound(secs(0), secs(0), secs(3600));
 
 /// An idle connection costs about 24 KB, so 100,000 cost up to 2.4 GB.
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);

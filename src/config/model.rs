@@ -1,6 +1,7 @@
 //! The validated configuration. Its values are within their bounds, so later code does not check
 //! them again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 pub(crate) use crate::account::Account;
 pub use crate::address::EndpointAddress;
+pub(crate) use crate::address::NamedAddresses;
 pub(crate) use crate::hugepages::Hugepages;
 
 /// The validated configuration of the process. Only [`super::parse`] creates one.
@@ -33,14 +35,17 @@ pub struct Config {
 /// `[runtime]`: cores, memory and privileges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Runtime {
-    /// Number of workers, 1..=64; `None` is one per available core.
+    /// Number of workers, 1..=64; `None` is one per available core, as far as CPU quota and memory
+    /// limit allow.
     pub workers: Option<u16>,
-    /// Bytes of each worker's pool, a multiple of 2 MiB.
-    pub pool_len: usize,
+    /// Bytes of each worker's pool, a multiple of 2 MiB; `None` is [`Self::POOL_LEN_AUTO`], or less
+    /// where memory is limited.
+    pub pool_len: Option<usize>,
     pub hugepages: Hugepages,
     /// Bytes of the heap that each worker may have in use, beside its pool; the process may have
-    /// as many times that as it has workers.
-    pub heap_len_max: usize,
+    /// as many times that as it has workers. `None` is [`Self::HEAP_LEN_AUTO`], or less where
+    /// memory is limited.
+    pub heap_len_max: Option<usize>,
     /// File of the key of address validation tokens; `None` draws one at each start.
     pub token_key: Option<PathBuf>,
     /// Account to run as after the start; `None` keeps the one that started the process.
@@ -49,6 +54,39 @@ pub struct Runtime {
     pub core_dumps: bool,
     /// How long QUIT lets exchanges in flight finish before it ends them.
     pub drain_timeout: Duration,
+    /// How long TERM does; zero closes at once.
+    pub stop_timeout: Duration,
+    /// Time between the report that the process is not ready and the begin of a drain.
+    pub lame_duck: Duration,
+}
+
+impl Config {
+    /// Returns the names of endpoints with the addresses that they had when the configuration was
+    /// loaded. They are not looked up again.
+    pub(crate) fn names(&self) -> BTreeMap<&str, Vec<SocketAddr>> {
+        let mut names: BTreeMap<&str, Vec<SocketAddr>> = BTreeMap::new();
+        for endpoint in self.upstreams.iter().flat_map(|upstream| &upstream.endpoints) {
+            let Some(name) = &endpoint.name else { continue };
+            let known = names.entry(name).or_default();
+            let found = match &endpoint.address {
+                EndpointAddress::Tcp(address) => std::slice::from_ref(address),
+                EndpointAddress::Named(named) => &named.addresses,
+                EndpointAddress::Unix(_) => &[],
+            };
+            known.extend(found);
+            known.sort();
+            known.dedup();
+        }
+        names
+    }
+}
+
+impl Runtime {
+    /// Bytes of a worker's pool where memory is not limited.
+    pub(crate) const POOL_LEN_AUTO: usize = 64 << 20;
+    /// Bytes of the heap's budget for each worker where memory is not limited: enough for 40,000
+    /// idle connections, or a thousand that each hold a megabyte.
+    pub(crate) const HEAP_LEN_AUTO: usize = 1 << 30;
 }
 
 /// `[admin] listen`
@@ -104,6 +142,7 @@ pub struct AccessLog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessTarget {
     Stdout,
+    Stderr,
     /// A file, appended to.
     File(PathBuf),
 }
@@ -310,6 +349,8 @@ pub enum HostPolicy {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     pub address: EndpointAddress,
+    /// The name and its port, if the address was found by a name. It is not looked up again.
+    pub name: Option<Arc<str>>,
     /// Share of requests relative to the other endpoints, 1..=1000.
     pub weight: u16,
 }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::model::{Account, AdminAddress, EndpointAddress, HostPattern};
+use super::model::{
+    AccessTarget, Account, AdminAddress, EndpointAddress, HostPattern, NamedAddresses,
+};
 use super::reader::quoted;
 use super::{Accounts, Surroundings};
 
@@ -123,6 +125,19 @@ pub(super) fn admin_address(text: &str, folder: &Path) -> Result<AdminAddress, S
     })
 }
 
+/// Parses `log.access.path`. Every name of a standard stream means the stream that the process has:
+/// a path to it can be opened again only by its owner, and not at all if it is a socket.
+pub(super) fn log_target(text: &str, folder: &Path) -> Result<AccessTarget, String> {
+    match text {
+        "" => Err("must be a path, \"stdout\" or \"stderr\", but it is empty".to_owned()),
+        "stdout" | "-" | "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => {
+            Ok(AccessTarget::Stdout)
+        }
+        "stderr" | "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => Ok(AccessTarget::Stderr),
+        path => Ok(AccessTarget::File(folder.join(path))),
+    }
+}
+
 /// Longest path of a unix socket: `sun_path` holds 108 bytes with the closing zero (unix(7)).
 const UNIX_PATH_LEN_MAX: usize = 107;
 
@@ -141,21 +156,25 @@ fn unix_path(text: &str, path: &str, folder: &Path) -> Result<std::path::PathBuf
     Ok(path)
 }
 
-/// Parses `ip:port`, `unix:/path` or `name:port`. A name is resolved to every address of the family
-/// of the resolver's first address.
+/// An endpoint's name, if it has one, and the address of each endpoint that it stands for.
+pub(super) type NameAndAddresses = (Option<Arc<str>>, Vec<EndpointAddress>);
+
+/// Parses `ip:port`, `unix:/path` or `name:port`. A name stands for an endpoint for each address of
+/// the family of the resolver's first one. Each has the addresses of the other family to fall back
+/// on.
 pub(super) fn endpoint_addresses(
     text: &str,
     folder: &Path,
     surroundings: &Surroundings,
-) -> Result<Vec<EndpointAddress>, String> {
+) -> Result<NameAndAddresses, String> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(vec![EndpointAddress::Unix(unix_path(text, path, folder)?)]);
+        return Ok((None, vec![EndpointAddress::Unix(unix_path(text, path, folder)?)]));
     }
     if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
         return Err(format!("is {text:?}; leave the scheme out, as in {rest:?}"));
     }
     if text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok() {
-        return socket_address(text).map(|address| vec![EndpointAddress::Tcp(address)]);
+        return socket_address(text).map(|address| (None, vec![EndpointAddress::Tcp(address)]));
     }
     let form = "\"127.0.0.1:8080\", \"app.internal:8080\" or \"unix:/run/app.sock\"";
     let Some((name, port)) = text.rsplit_once(':') else {
@@ -168,10 +187,8 @@ pub(super) fn endpoint_addresses(
     };
     let resolved: io::Result<Vec<SocketAddr>> = (surroundings.resolve)(name, port);
     let why = match resolved {
-        Ok(addresses) => match addresses.first() {
-            Some(first) => return Ok(of_one_family(&addresses, first.is_ipv4())),
-            None => "it has no address".to_owned(),
-        },
+        Ok(addresses) if addresses.is_empty() => "it has no address".to_owned(),
+        Ok(addresses) => return Ok((Some(text.into()), of_name(text, &addresses))),
         Err(error) => error.to_string(),
     };
     Err(format!(
@@ -238,13 +255,26 @@ pub(super) fn tcp_congestion(
     }
 }
 
-fn of_one_family(addresses: &[SocketAddr], ipv4: bool) -> Vec<EndpointAddress> {
-    let mut endpoints = Vec::new();
-    for address in addresses.iter().filter(|address| address.is_ipv4() == ipv4) {
-        let endpoint = EndpointAddress::Tcp(*address);
-        if !endpoints.contains(&endpoint) {
-            endpoints.push(endpoint);
+/// Returns the endpoints of a name with these addresses, at least one. Those of the other family
+/// begin with another one for each endpoint, so that they share the load if the first family fails.
+fn of_name(label: &str, addresses: &[SocketAddr]) -> Vec<EndpointAddress> {
+    let is_first_ipv4 = addresses[0].is_ipv4();
+    let (mut first, mut other) = (Vec::new(), Vec::new());
+    for address in addresses {
+        let family = if address.is_ipv4() == is_first_ipv4 { &mut first } else { &mut other };
+        if !family.contains(address) {
+            family.push(*address);
         }
     }
-    endpoints
+    if other.is_empty() {
+        return first.into_iter().map(EndpointAddress::Tcp).collect();
+    }
+    let is_alone = first.len() == 1;
+    let named = first.into_iter().enumerate().map(|(index, address)| {
+        let label = if is_alone { label.to_owned() } else { format!("{label}#{}", index + 1) };
+        let mut addresses = vec![address];
+        addresses.extend(other.iter().cycle().skip(index % other.len()).take(other.len()));
+        EndpointAddress::Named(NamedAddresses { label: label.into(), addresses: addresses.into() })
+    });
+    named.collect()
 }

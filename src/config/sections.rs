@@ -64,33 +64,37 @@ fn runtime(mut section: Section) -> Runtime {
         if auto { None } else { item.integer(&b::WORKERS) }
     });
     let mut pool = section.section("pool");
-    let pool_len = match pool.item("per_worker") {
-        Some(item) => item.size(&b::POOL_PER_WORKER).map(|size| pool_len(&item, size)),
-        None => None,
-    };
+    let pool_len = pool.item("per_worker").filter(|item| !item.is_str("auto"));
+    let pool_len = pool_len
+        .and_then(|item| item.size(&b::POOL_PER_WORKER).map(|size| whole_pages(&item, size)));
     let hugepages = pool.choice(
         "hugepages",
         &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
     );
     pool.finish();
     let mut memory = section.section("memory");
-    let heap_len_max = memory.size("per_worker", &b::MEMORY_PER_WORKER);
+    let heap_len_max = memory.item("per_worker").filter(|item| !item.is_str("auto"));
+    let heap_len_max = heap_len_max.and_then(|item| item.size(&b::MEMORY_PER_WORKER));
     memory.finish();
     let user = section.item("user").and_then(account);
     let core_dumps = section.flag("core_dumps");
     let token_key = section.item("token_key").filter(|item| !item.is_str(""));
     let token_key = token_key.and_then(|item| item.path());
     let drain_timeout = section.duration("drain_timeout", &b::DRAIN_TIMEOUT);
+    let stop_timeout = section.duration("stop_timeout", &b::STOP_TIMEOUT);
+    let lame_duck = section.duration("lame_duck", &b::LAME_DUCK);
     section.finish();
     Runtime {
         workers: workers.map(narrow),
-        heap_len_max: narrow(heap_len_max),
-        pool_len: narrow(pool_len.unwrap_or(b::POOL_PER_WORKER.default)),
+        heap_len_max: heap_len_max.map(narrow),
+        pool_len: pool_len.map(narrow),
         hugepages,
         user,
         core_dumps,
         token_key,
         drain_timeout,
+        stop_timeout,
+        lame_duck,
     }
 }
 
@@ -102,7 +106,8 @@ fn account(item: Item) -> Option<Account> {
     item.parsed(|text| names::account(text, &item.reader().surroundings.accounts))
 }
 
-fn pool_len(item: &Item, size: u64) -> u64 {
+/// Returns the length of a pool, after checking that it is a whole number of pages.
+fn whole_pages(item: &Item, size: u64) -> u64 {
     if !size.is_multiple_of(b::POOL_STEP) {
         let near = size.next_multiple_of(b::POOL_STEP) >> 20;
         item.refuse(format_args!(
@@ -149,10 +154,10 @@ fn log(mut section: Section) -> Log {
     let tls_keys = tls_keys.and_then(|item| item.path());
     let mut access = section.section("access");
     let target = match access.item("path") {
-        None => AccessTarget::Stdout,
-        Some(item) if item.is_str("stdout") => AccessTarget::Stdout,
-        Some(item) => item.path().map_or(AccessTarget::Stdout, AccessTarget::File),
+        None => None,
+        Some(item) => item.parsed(|text| names::log_target(text, item.reader().folder)),
     };
+    let target = target.unwrap_or(AccessTarget::Stdout);
     let format = access.choice(
         "format",
         &[
@@ -411,11 +416,12 @@ fn endpoints(item: Item) -> Vec<Endpoint> {
         let reader = address.reader();
         let addresses = address
             .parsed(|text| names::endpoint_addresses(text, reader.folder, reader.surroundings));
-        for found in addresses.unwrap_or_default() {
+        let (name, addresses) = addresses.unwrap_or_default();
+        for found in addresses {
             if endpoints.iter().any(|endpoint| endpoint.address == found) {
                 address.refuse("is in this upstream twice; use weight for a larger share");
             }
-            endpoints.push(Endpoint { address: found, weight });
+            endpoints.push(Endpoint { address: found, name: name.clone(), weight });
         }
     }
     endpoints

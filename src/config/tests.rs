@@ -14,12 +14,9 @@ fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
         _ => None,
     };
     let resolve = |name: &str, port: u16| match name {
-        "two.internal" => Ok(vec![
-            SocketAddr::from(([10, 0, 0, 1], port)),
-            SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)),
-            SocketAddr::from(([10, 0, 0, 2], port)),
-            SocketAddr::from(([10, 0, 0, 1], port)),
-        ]),
+        "two.internal" => Ok(addresses(port, &["10.0.0.1", "::1", "10.0.0.2", "::2", "10.0.0.1"])),
+        "six.internal" => Ok(addresses(port, &["::1", "10.0.0.1"])),
+        "plain.internal" => Ok(addresses(port, &["10.0.0.1", "10.0.0.2"])),
         "none.internal" => Ok(Vec::new()),
         _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
     };
@@ -37,6 +34,10 @@ fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
     let surroundings =
         Surroundings { env: &env, resolve: &resolve, tcp_congestions: &tcp_congestions, accounts };
     parse_noting_absent(text, Path::new("/etc/ringway/test.toml"), &surroundings)
+}
+
+fn addresses(port: u16, texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), port)).collect()
 }
 
 const MINIMAL: &str = include_str!("../../configs/minimal.toml");
@@ -57,7 +58,7 @@ fn minimal_and(section: &str) -> String {
 fn the_minimal_file_is_valid() {
     let (config, _) = parse_here(MINIMAL).unwrap();
     assert_eq!(config.runtime.workers, None);
-    assert_eq!(config.runtime.pool_len, 64 << 20);
+    assert_eq!((config.runtime.pool_len, config.runtime.heap_len_max), (None, None));
     assert_eq!(config.admin, Some(AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap())));
     assert_eq!(config.listeners[0].name, "listener-0");
     assert_eq!(config.listeners[0].addresses.len(), 2);
@@ -92,6 +93,35 @@ fn the_full_file_has_every_key_with_its_default() {
 }
 
 #[test]
+fn standard_streams_have_many_names() {
+    let target = |path: &str| {
+        let section = format!("[log]\naccess.path = \"{path}\"");
+        parse_here(&minimal_and(&section)).unwrap().0.log.access.unwrap().target
+    };
+    for path in ["stdout", "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        assert_eq!(target(path), AccessTarget::Stdout, "{path}");
+    }
+    for path in ["stderr", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"] {
+        assert_eq!(target(path), AccessTarget::Stderr, "{path}");
+    }
+    assert_eq!(target("a.log"), AccessTarget::File("/etc/ringway/a.log".into()));
+    let errors = parse_here(&minimal_and("[log]\naccess.path = \"\"")).unwrap_err();
+    assert!(errors.to_string().contains("log.access.path: must be a path"), "{errors}");
+}
+
+#[test]
+fn sizes_of_memory_are_kept_or_left_to_the_host() {
+    let sizes = |value: &str| {
+        let section =
+            format!("[runtime]\npool.per_worker = \"{value}\"\nmemory.per_worker = \"{value}\"");
+        let runtime = parse_here(&minimal_and(&section)).unwrap().0.runtime;
+        (runtime.pool_len, runtime.heap_len_max)
+    };
+    assert_eq!(sizes("auto"), (None, None));
+    assert_eq!(sizes("128MiB"), (Some(128 << 20), Some(128 << 20)));
+}
+
+#[test]
 fn values_come_from_the_environment() {
     let text = minimal_with("127.0.0.1:8080", "127.0.0.1:${PORT}");
     let text = format!("{text}\n[runtime]\nworkers = \"${{WORKERS:-auto}}\"");
@@ -104,12 +134,29 @@ fn values_come_from_the_environment() {
 }
 
 #[test]
-fn a_name_resolves_to_every_address_of_the_first_family() {
-    let text = minimal_with("127.0.0.1:8080", "two.internal:80");
-    let (config, _) = parse_here(&text).unwrap();
-    let found: Vec<_> = config.upstreams[0].endpoints.iter().map(|one| &one.address).collect();
+fn a_name_is_an_endpoint_for_each_address_of_the_first_family() {
+    let found = |name: &str| -> Vec<EndpointAddress> {
+        let text = minimal_with("127.0.0.1:8080", &format!("{name}:80"));
+        let (config, _) = parse_here(&text).unwrap();
+        let endpoints = &config.upstreams[0].endpoints;
+        assert!(endpoints.iter().all(|one| one.name.as_deref() == Some(&format!("{name}:80"))));
+        endpoints.iter().map(|one| one.address.clone()).collect()
+    };
+    let named = |label: &str, addresses: &[&str]| {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        EndpointAddress::Named(NamedAddresses { label: label.into(), addresses })
+    };
     let tcp = |text: &str| EndpointAddress::Tcp(text.parse().unwrap());
-    assert_eq!(found, [&tcp("10.0.0.1:80"), &tcp("10.0.0.2:80")]);
+    assert_eq!(found("plain.internal"), [tcp("10.0.0.1:80"), tcp("10.0.0.2:80")]);
+    assert_eq!(found("six.internal"), [named("six.internal:80", &["[::1]:80", "10.0.0.1:80"])]);
+    // Each endpoint falls back on another address first.
+    assert_eq!(
+        found("two.internal"),
+        [
+            named("two.internal:80#1", &["10.0.0.1:80", "[::1]:80", "[::2]:80"]),
+            named("two.internal:80#2", &["10.0.0.2:80", "[::2]:80", "[::1]:80"]),
+        ]
+    );
 }
 
 #[test]

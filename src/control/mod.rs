@@ -14,6 +14,7 @@
 
 mod access;
 mod admin;
+mod shutdown;
 mod signals;
 mod state;
 
@@ -26,18 +27,20 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
+use crate::account::UserIds;
 use crate::config::{AccessLog, AdminAddress};
+use crate::host::signals::{end_of_start, take_reopen_wish};
 use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
 
+use access::Reopener;
+use shutdown::{Shutdown, Step};
 use signals::Signal;
-use state::State;
+use state::{Facts, State};
+
+pub use shutdown::ShutdownSettings;
 
 /// Batches of access records that may wait for the log. A worker sends at most one per turn.
 pub const ACCESS_BATCH_COUNT_MAX: usize = 1024;
-
-/// Time that workers have to end after a fast stop, or after the end of a drain. Closing
-/// connections takes milliseconds: a worker that takes longer hangs.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time that the last access lines have to be written, in case the log is a blocked pipe.
 const LOG_END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,7 +52,11 @@ pub struct ControlSettings {
     /// An admin address that is in use is an error. The demonstration does without.
     pub admin_required: bool,
     pub access: Option<AccessLog>,
-    pub drain_timeout: Duration,
+    /// The account that the process is about to become, which gets a new access log.
+    pub log_owner: Option<UserIds>,
+    pub shutdown: ShutdownSettings,
+    /// Names of endpoints, for the metrics.
+    pub endpoint_names: u64,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
     pub version: &'static str,
@@ -60,9 +67,9 @@ pub struct ControlSettings {
 /// Reason why the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// TERM or INT: all workers were stopped.
+    /// INT or a second TERM: all workers were stopped.
     Stopped,
-    /// QUIT: all workers were drained, up to the drain's deadline.
+    /// QUIT or TERM: all workers were drained, up to the drain's deadline.
     Drained,
     /// A worker could not go on. The others were drained, up to the drain's deadline.
     WorkerLost,
@@ -107,16 +114,15 @@ enum Input {
 }
 
 impl Control {
-    /// Starts the runtime, binds the admin endpoint, opens the access log and starts to catch
-    /// signals.
+    /// Starts the runtime, binds the admin endpoint and opens the access log.
     pub fn prepare(settings: ControlSettings) -> Result<Control, ControlError> {
         let runtime =
             tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(ControlError::Runtime)?;
         let (sender, inputs) = mpsc::unbounded_channel();
         let (admin, log) = runtime.block_on(async {
-            signals::catch(&sender).map_err(ControlError::Signals)?;
             let admin = bind_admin(&settings)?;
-            let log = settings.access.as_ref().map(access::open).transpose()?;
+            let open = |log| access::open(log, settings.log_owner);
+            let log = settings.access.as_ref().map(open).transpose()?;
             Ok((admin, log))
         })?;
         Ok(Control { settings, runtime, admin, log, inputs, sender })
@@ -127,9 +133,9 @@ impl Control {
         self.admin.as_ref().map(admin::Bound::address)
     }
 
-    /// Runs on the calling thread until no worker is left. `workers` are in the order of their
-    /// indices, and their threads report on them through `events`. Fails at once if the access log
-    /// cannot be started.
+    /// Catches signals, and runs on the calling thread until no worker is left. `workers` are in
+    /// the order of their indices, and their threads report on them through `events`. Fails at once
+    /// if the access log cannot be started.
     pub fn run(
         self,
         workers: Vec<MailboxSender>,
@@ -137,17 +143,29 @@ impl Control {
         events: mpsc::UnboundedReceiver<WorkerEvent>,
     ) -> Result<ExitReason, ControlError> {
         let Control { settings, runtime, admin, log, inputs, sender } = self;
-        let log = runtime.block_on(async { log.map(access::Output::start).transpose() })?;
+        let log = runtime.block_on(async {
+            signals::catch(&sender).map_err(ControlError::Signals)?;
+            end_of_start();
+            log.map(access::Output::start).transpose()
+        })?;
         let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
-        let started = (settings.clock)().1;
-        let state = Rc::new(State::new(workers, settings.version, started, counts));
+        let reopener = log.as_ref().map(access::Sink::reopener);
+        if take_reopen_wish() {
+            reopen(reopener.as_ref());
+        }
+        let facts = Facts {
+            version: settings.version,
+            started: (settings.clock)().1,
+            endpoint_names: settings.endpoint_names,
+        };
+        let state = Rc::new(State::new(workers, facts, counts));
         runtime.block_on(async {
             tokio_uring::spawn(forward(events, sender));
             if let Some(admin) = admin {
                 tokio_uring::spawn(admin::serve(admin, Rc::clone(&state)));
             }
             let log = tokio_uring::spawn(access::run(access, log, settings.clock));
-            let reason = supervise(&settings, &state, inputs).await;
+            let reason = supervise(&settings, &state, inputs, reopener).await;
             // The workers' ends of the channel are gone, so the log ends by itself.
             if tokio::time::timeout(LOG_END_TIMEOUT, log).await.is_err() {
                 tracing::warn!("the last lines of the access log could not be written in time");
@@ -155,6 +173,11 @@ impl Control {
             Ok(reason)
         })
     }
+}
+
+/// Returns an error if the access log could not be opened. Leaves its file as it is.
+pub(crate) fn check_access_log(log: &AccessLog) -> Result<(), ControlError> {
+    access::check(log)
 }
 
 /// Binds the admin endpoint. If it is not required, a failure is logged only.
@@ -185,84 +208,69 @@ async fn forward(
     let _ = sender.send(Input::WorkersGone);
 }
 
-/// Phase of the shutdown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Running,
-    /// Workers finish exchanges in flight, until this deadline.
-    Draining(Instant),
-    /// Workers close their connections, until this deadline.
-    Stopping(Instant),
-}
-
 /// Acts on signals and on workers that end, until no worker is left.
 async fn supervise(
     settings: &ControlSettings,
     state: &State,
     mut inputs: mpsc::UnboundedReceiver<Input>,
+    reopener: Option<Reopener>,
 ) -> ExitReason {
-    let mut phase = Phase::Running;
-    let mut reason = ExitReason::WorkersGone;
+    let mut shutdown = Shutdown::new(settings.shutdown);
     let mut invitation = settings.invitation.as_deref();
     while !state.all_ended() {
-        let input = match phase {
-            Phase::Running => Ok(inputs.recv().await),
-            Phase::Draining(at) | Phase::Stopping(at) => timeout_at(at.into(), inputs.recv()).await,
+        let input = match shutdown.deadline() {
+            None => Ok(inputs.recv().await),
+            Some(at) => timeout_at(at.into(), inputs.recv()).await,
         };
         let now = (settings.clock)().0;
-        match (input, phase) {
-            (Ok(Some(Input::Worker(event))), _) => {
+        let step = match input {
+            Ok(Some(Input::Worker(event))) => {
                 let lost = event.lost_worker();
                 state.note(event);
                 invite(&mut invitation, state);
-                if let (Some(worker), Phase::Running) = (lost, phase)
-                    && !state.all_ended()
-                {
-                    // Its sockets stay in their reuseport groups, so its share of new clients would
-                    // get no response.
-                    tracing::error!(
-                        "worker {worker} cannot go on: draining the others, then exiting with \
-                         code 3 so that a supervisor restarts the process"
-                    );
-                    phase = drain(settings, state, now);
-                    reason = ExitReason::WorkerLost;
+                let lost = lost.filter(|_| !state.all_ended());
+                lost.map_or(Step::Stay, |worker| shutdown.handle_lost_worker(now, worker))
+            }
+            Ok(Some(Input::WorkersGone)) => {
+                state.note_all_gone();
+                Step::Stay
+            }
+            Ok(Some(Input::Signal(signal))) => {
+                match signal {
+                    Signal::Reopen => reopen(reopener.as_ref()),
+                    Signal::Unsupported(name) => {
+                        tracing::warn!("{name} is not supported yet; ignored");
+                    }
+                    Signal::Stop | Signal::Terminate | Signal::Drain => {}
                 }
+                shutdown.handle_signal(now, signal)
             }
-            (Ok(Some(Input::WorkersGone)), _) => state.note_all_gone(),
-            (Ok(Some(Input::Signal(Signal::Drain))), Phase::Running) => {
-                phase = drain(settings, state, now);
-                reason = ExitReason::Drained;
-            }
-            (Ok(Some(Input::Signal(Signal::Stop))), Phase::Stopping(_)) => {
-                tracing::warn!("told to stop again: exiting without waiting for the workers");
+            Ok(None) => Step::Exit,
+            Err(_) => shutdown.handle_timeout(now),
+        };
+        match step {
+            Step::Stay => {}
+            Step::Leave => state.leave(),
+            Step::Drain { deadline } => state.drain(deadline),
+            Step::Stop => state.tell_all(|| Command::Stop),
+            Step::Exit => {
+                tracing::error!("exiting without waiting for workers {}", state.running_text());
                 return ExitReason::WorkersHang;
-            }
-            (Ok(Some(Input::Signal(Signal::Stop))), _) => {
-                tracing::info!("stopping");
-                state.tell_all(|| Command::Stop);
-                phase = Phase::Stopping(now + STOP_TIMEOUT);
-                reason = ExitReason::Stopped;
-            }
-            (Ok(Some(Input::Signal(Signal::Unsupported(name)))), _) => {
-                tracing::warn!("{name} is not supported yet; ignored");
-            }
-            (Ok(Some(Input::Signal(Signal::Drain))), _) => {}
-            (Ok(None), _) => return ExitReason::WorkersHang,
-            (Err(_), Phase::Stopping(_)) => {
-                tracing::error!("workers {} did not end in time", state.running_text());
-                return ExitReason::WorkersHang;
-            }
-            (Err(_), _) => {
-                tracing::warn!("the drain timed out: stopping the workers");
-                state.tell_all(|| Command::Stop);
-                phase = Phase::Stopping(now + STOP_TIMEOUT);
             }
         }
     }
-    if reason == ExitReason::WorkersGone {
+    if shutdown.reason() == ExitReason::WorkersGone {
         tracing::error!("no worker is left");
     }
-    reason
+    shutdown.reason()
+}
+
+/// Has the access log's file opened again, if there is a log.
+fn reopen(reopener: Option<&Reopener>) {
+    match reopener {
+        Some(reopener) => reopener.reopen(),
+        None => tracing::info!("there is no access log to open again"),
+    }
 }
 
 /// Prints the invitation once every worker accepts.
@@ -271,15 +279,6 @@ fn invite(invitation: &mut Option<&str>, state: &State) {
         // A closed standard output is no reason to end.
         let _ = writeln!(io::stdout(), "{text}");
     }
-}
-
-/// Starts a drain. Workers end by its deadline by themselves; later they are stopped.
-fn drain(settings: &ControlSettings, state: &State, now: Instant) -> Phase {
-    let timeout = settings.drain_timeout;
-    tracing::info!("draining for up to {}", humantime::format_duration(timeout));
-    let deadline = now + timeout;
-    state.drain(deadline);
-    Phase::Draining(deadline + STOP_TIMEOUT)
 }
 
 impl fmt::Display for ControlError {

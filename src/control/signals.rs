@@ -1,5 +1,5 @@
-//! Signals, with the same meaning as in nginx. SIGPIPE is ignored by Rust's runtime already, so a
-//! closed pipe is an error of the write.
+//! Signals, with the same meaning as in nginx but for TERM. SIGPIPE is ignored by the Rust runtime
+//! already, so a closed pipe is an error of the write.
 
 use std::io;
 
@@ -11,25 +11,29 @@ use super::Input;
 /// Meaning of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// TERM, INT: close all connections and exit.
+    /// INT: close all connections and exit.
     Stop,
+    /// TERM: finish exchanges in flight, for as long as supervisors usually wait, then exit.
+    Terminate,
     /// QUIT: finish exchanges in flight, then exit.
     Drain,
+    /// USR1: open log files again.
+    Reopen,
     /// A signal whose meaning in nginx is not supported yet.
     Unsupported(&'static str),
 }
 
 /// All signals that are caught.
 const SIGNALS: [(fn() -> SignalKind, Signal); 6] = [
-    (SignalKind::terminate, Signal::Stop),
+    (SignalKind::terminate, Signal::Terminate),
     (SignalKind::interrupt, Signal::Stop),
     (SignalKind::quit, Signal::Drain),
     (SignalKind::hangup, Signal::Unsupported("SIGHUP (reload)")),
-    (SignalKind::user_defined1, Signal::Unsupported("SIGUSR1 (reopen logs)")),
+    (SignalKind::user_defined1, Signal::Reopen),
     (SignalKind::user_defined2, Signal::Unsupported("SIGUSR2 (upgrade)")),
 ];
 
-/// Starts to catch all of them and sends them to `inputs`.
+/// Starts to catch all of them, and sends them to `inputs`.
 pub(super) fn catch(inputs: &mpsc::UnboundedSender<Input>) -> io::Result<()> {
     for (kind, meaning) in SIGNALS {
         let mut stream = signal(kind())?;

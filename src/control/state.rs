@@ -18,10 +18,17 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// State that the tasks of the control thread share.
 pub(super) struct State {
     workers: RefCell<Vec<Worker>>,
-    drains: Cell<bool>,
-    version: &'static str,
-    started: SystemTime,
+    /// The process is not ready any more: it drains, or is about to.
+    leaves: Cell<bool>,
+    facts: Facts,
     log: Arc<LogCounts>,
+}
+
+/// Facts about the process that do not change.
+pub(super) struct Facts {
+    pub(super) version: &'static str,
+    pub(super) started: SystemTime,
+    pub(super) endpoint_names: u64,
 }
 
 struct Worker {
@@ -37,15 +44,10 @@ enum Life {
 }
 
 impl State {
-    pub(super) fn new(
-        mailboxes: Vec<MailboxSender>,
-        version: &'static str,
-        started: SystemTime,
-        log: Arc<LogCounts>,
-    ) -> State {
+    pub(super) fn new(mailboxes: Vec<MailboxSender>, facts: Facts, log: Arc<LogCounts>) -> State {
         let worker = |mailbox| Worker { mailbox, life: Life::Starting };
         let workers = RefCell::new(mailboxes.into_iter().map(worker).collect());
-        State { workers, drains: Cell::new(false), version, started, log }
+        State { workers, leaves: Cell::new(false), facts, log }
     }
 
     /// Takes in an event of a worker's thread.
@@ -110,14 +112,20 @@ impl State {
         }
     }
 
+    /// Reports from now on that the process is not ready.
+    pub(super) fn leave(&self) {
+        self.leaves.set(true);
+    }
+
     pub(super) fn drain(&self, deadline: Instant) {
-        self.drains.set(true);
+        self.leave();
         self.tell_all(|| Command::Drain { deadline });
     }
 
-    /// Returns `Ok` if every worker accepts connections and no drain has begun, or else why not.
+    /// Returns `Ok` if every worker accepts connections and neither a drain nor the lame duck
+    /// interval before it has begun, or else why not.
     pub(super) fn ready(&self) -> Result<(), String> {
-        if self.drains.get() {
+        if self.leaves.get() {
             return Err("draining".to_owned());
         }
         let waiting = self.indices_text(|life| life != Life::Accepting);
@@ -151,10 +159,11 @@ impl State {
         }
         let (access_lines_written, access_lines_dropped) = self.log.get();
         let process = ProcessFacts {
-            version: self.version,
-            started: self.started,
+            version: self.facts.version,
+            started: self.facts.started,
+            endpoint_names: self.facts.endpoint_names,
             workers,
-            draining: self.drains.get(),
+            draining: self.leaves.get(),
             access_lines_written,
             access_lines_dropped,
         };

@@ -19,7 +19,13 @@ fn settings(admin: Option<AdminAddress>) -> ControlSettings {
         admin,
         admin_required: true,
         access: None,
-        drain_timeout: Duration::from_secs(20),
+        log_owner: None,
+        shutdown: ShutdownSettings {
+            lame_duck: Duration::ZERO,
+            drain_timeout: Duration::from_secs(20),
+            stop_timeout: Duration::from_secs(8),
+        },
+        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,
@@ -277,10 +283,26 @@ fn the_process_ends_when_no_worker_is_left() {
 
 #[test]
 fn a_drain_ends_at_its_deadline() {
-    let quick = ControlSettings { drain_timeout: Duration::ZERO, ..settings(free_port()) };
+    let mut quick = settings(free_port());
+    quick.shutdown.drain_timeout = Duration::ZERO;
     let bench = Bench::start(quick, &[Habit::Stays, Habit::Good]);
     bench.accepts.iter().for_each(|accept| accept.send(()).unwrap());
     bench.signal(Signal::Drain);
+    assert_eq!(bench.end(), ExitReason::Drained);
+}
+
+#[test]
+fn a_lame_duck_is_not_ready_and_its_workers_go_on() {
+    let mut patient = settings(free_port());
+    patient.shutdown.lame_duck = Duration::from_millis(600);
+    let bench = Bench::start(patient, &[Habit::Good]);
+    bench.accepts[0].send(()).unwrap();
+    bench.wait_for("/readyz", "HTTP/1.1 200");
+    bench.signal(Signal::Drain);
+    bench.wait_for("/readyz", "HTTP/1.1 503");
+    // A worker that had been told to drain would have ended, and could not report.
+    assert!(bench.ask("GET", "/metrics").contains("ringway_worker_up{worker=\"0\"} 1"));
+    assert!(bench.ask("GET", "/healthz").starts_with("HTTP/1.1 200"));
     assert_eq!(bench.end(), ExitReason::Drained);
 }
 
@@ -292,7 +314,7 @@ fn a_second_stop_ends_the_process_at_once() {
     bench.signal(Signal::Stop);
     bench.signal(Signal::Stop);
     assert_eq!(bench.end(), ExitReason::WorkersHang);
-    assert!(begun.elapsed() < STOP_TIMEOUT);
+    assert!(begun.elapsed() < shutdown::STOP_TIMEOUT);
 }
 
 #[test]

@@ -349,6 +349,8 @@ pub struct WorkerCounters {
     pub restarts: u64,
     /// Access records dropped because the control thread was behind.
     pub access_records_dropped: u64,
+    /// Addresses of a name that could not be connected to, so that another one was tried.
+    pub connect_fallbacks: u64,
 }
 
 /// The ledger: payload bytes moved, and those that user space copied.

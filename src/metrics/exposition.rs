@@ -23,6 +23,8 @@ pub(crate) struct ProcessFacts {
     /// Index of every worker, and whether it reported in time.
     pub workers: Vec<(u16, bool)>,
     pub draining: bool,
+    /// Endpoints that the configuration has by name.
+    pub endpoint_names: u64,
     pub access_lines_written: u64,
     /// Access log lines dropped because the file or pipe could not take them.
     pub access_lines_dropped: u64,
@@ -133,7 +135,7 @@ impl Everything {
             .encode_descriptor("process_start_time", help, Some(&unit), MetricType::Gauge)?
             .encode_gauge(&started.as_secs_f64())?;
 
-        let help = "1 while the process is draining";
+        let help = "1 from the signal to drain on, the lame duck interval included";
         encoder
             .encode_descriptor("draining", help, None, MetricType::Gauge)?
             .encode_gauge(&u64::from(process.draining))?;
@@ -154,6 +156,11 @@ impl Everything {
             let labels: Labels = vec![("worker", worker.to_string())];
             metric.encode_family(&labels)?.encode_gauge(&u64::from(*answered))?;
         }
+
+        let help = "Names of endpoints, whose addresses are those of the start until the next one";
+        encoder
+            .encode_descriptor("upstream_fixed_names", help, None, MetricType::Gauge)?
+            .encode_gauge(&process.endpoint_names)?;
 
         let help = "Access log lines, by outcome";
         let mut metric =

@@ -205,6 +205,9 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("access_records_dropped",
         "Access records dropped because the control thread was behind",
         {} counters.worker.access_records_dropped),
+    family!("upstream_address_fallbacks",
+        "Addresses of a name that refused a connection, so that its next one was tried",
+        {} counters.worker.connect_fallbacks),
 
     family!("responses", "Final responses, by status class",
         {class = "1xx"} counters.proxy.responses[0],

@@ -32,6 +32,7 @@ fn facts() -> ProcessFacts {
         started: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         workers: vec![(0, true), (1, true), (2, false)],
         draining: false,
+        endpoint_names: 3,
         access_lines_written: 7,
         access_lines_dropped: 8,
     }
@@ -83,6 +84,7 @@ fn the_exposition_parses_back_to_the_counts() {
         (r#"ringway_build_info{version="1.2.3"}"#, 1.0),
         ("ringway_process_start_time_seconds", 1_700_000_000.0),
         (r#"ringway_access_log_lines_total{outcome="dropped"}"#, 8.0),
+        ("ringway_upstream_fixed_names", 3.0),
         (r#"ringway_request_duration_seconds_count{worker="0"}"#, 1.0),
         (r#"ringway_request_duration_seconds_sum{worker="0"}"#, 0.003),
         (r#"ringway_request_duration_seconds_bucket{le="0.0025",worker="0"}"#, 0.0),
@@ -179,8 +181,9 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let WorkerCounters {
         loop_turns: a, sleeps: b, commands: c, restarts: d, access_records_dropped: e,
+        connect_fallbacks: f,
     } = worker;
-    number!(next, a, b, c, d, e);
+    number!(next, a, b, c, d, e, f);
     let Ledger { request, response } = ledger;
     for flow in [request, response] {
         let Flow { payload_bytes, copied_bytes } = flow;

@@ -381,6 +381,10 @@ fn open_stream_socket(
         EndpointAddress::Tcp(address @ SocketAddr::V4(_)) => (libc::AF_INET, (*address).into()),
         EndpointAddress::Tcp(address @ SocketAddr::V6(_)) => (libc::AF_INET6, (*address).into()),
         EndpointAddress::Unix(path) => (libc::AF_UNIX, SockAddr::unix(path)?),
+        // A caller that wants the others tried names them one by one.
+        EndpointAddress::Named(named) => {
+            return open_stream_socket(&EndpointAddress::Tcp(named.addresses[0]), congestion);
+        }
     };
     // SAFETY: takes three integers and touches no memory of ours.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) };

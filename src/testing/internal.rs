@@ -22,7 +22,9 @@ pub mod config {
 }
 
 pub mod control {
-    pub use crate::control::{ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason};
+    pub use crate::control::{
+        ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason, ShutdownSettings,
+    };
 }
 
 pub mod demo {

@@ -68,6 +68,8 @@ pub(crate) struct WorkerSetup {
     /// The core to pin the thread to; `None` leaves the choice to the scheduler.
     pub core: Option<usize>,
     pub region: RegionHandle,
+    /// Bytes of the heap that the whole process may have in use.
+    pub heap_len_max: usize,
     /// The worker's sockets, one per address.
     pub sockets: Vec<EdgeSocket>,
     /// The configuration and TLS objects to start with.

@@ -46,8 +46,7 @@ impl Worker<'_> {
 
     /// Returns how much of the process's heap is in use, and how much may be.
     pub(super) fn heap_use(&self) -> HeapUse {
-        let budget = self.snapshot.config.runtime.heap_len_max * usize::from(self.setup.count);
-        HeapUse { len: pool::heap_len(), budget }
+        HeapUse { len: pool::heap_len(), budget: self.setup.heap_len_max }
     }
 
     /// Warns once when sends are no longer segmented: each datagram then passes through the network

@@ -102,10 +102,7 @@ impl Worker<'_> {
             }
             Completion::Connected { tag, outcome } => {
                 let key = UpstreamKey::from_bits(tag);
-                if outcome.is_err() {
-                    self.close(key);
-                }
-                self.gateway.handle_upstream(now, key, upstreams::connected(outcome));
+                self.handle_connected(now, key, outcome);
             }
             Completion::Received { tag, outcome } => {
                 let key = UpstreamKey::from_bits(tag);
@@ -213,7 +210,7 @@ impl Worker<'_> {
     fn act_upstream(&mut self, now: Instant, command: UpstreamCommand) {
         match command {
             UpstreamCommand::Connect { key, address, congestion } => {
-                self.connect(now, key, &address, congestion.as_deref());
+                self.connect(now, key, &address, congestion);
             }
             UpstreamCommand::Write { key, pieces } => self.write(now, key, pieces),
             UpstreamCommand::Receive { key, slot_count_max, .. } => {

@@ -1,5 +1,12 @@
 //! Upstream connections: the gateway's names for them, the ring's, and what each says of them.
+//!
+//! The gateway opens a connection to an endpoint. If that has several addresses, they are tried
+//! here one after the other, within the gateway's time for the connect, and the one that worked is
+//! the first to be tried for the next connection.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,8 +17,27 @@ use crate::base::slab::KeyMap;
 use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
 use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
 
-/// The ring's key of each upstream connection.
-pub(super) type Upstreams = KeyMap<UpstreamKey, StreamKey>;
+/// The upstream connections of a worker.
+#[derive(Default)]
+pub(super) struct Upstreams {
+    /// The ring's key of each.
+    streams: KeyMap<UpstreamKey, StreamKey>,
+    /// Those that are being opened to an endpoint with several addresses.
+    attempts: KeyMap<UpstreamKey, Attempt>,
+    /// The address that worked last, by the addresses of its endpoint, if it is not the first. At
+    /// most one entry for each endpoint of a configuration.
+    working: BTreeMap<Arc<[SocketAddr]>, usize>,
+}
+
+/// A connect to an endpoint with several addresses.
+struct Attempt {
+    addresses: Arc<[SocketAddr]>,
+    congestion: Option<Arc<str>>,
+    /// The index of the address that is being tried.
+    current: usize,
+    /// The number of addresses that have not been tried.
+    left: usize,
+}
 
 impl Worker<'_> {
     pub(super) fn connect(
@@ -19,19 +45,68 @@ impl Worker<'_> {
         now: Instant,
         key: UpstreamKey,
         address: &EndpointAddress,
+        congestion: Option<Arc<str>>,
+    ) {
+        let EndpointAddress::Named(named) = address else {
+            return self.open(now, key, address, congestion.as_deref());
+        };
+        let addresses = Arc::clone(&named.addresses);
+        let current = self.upstreams.working.get(&addresses).copied().unwrap_or(0);
+        let (address, left) = (EndpointAddress::Tcp(addresses[current]), addresses.len() - 1);
+        let attempt = Attempt { addresses, congestion: congestion.clone(), current, left };
+        self.upstreams.attempts.insert(key, attempt);
+        self.open(now, key, &address, congestion.as_deref());
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        address: &EndpointAddress,
         congestion: Option<&str>,
     ) {
         match self.ring.connect(key.to_bits(), address, congestion) {
-            Ok(stream) => self.upstreams.insert(key, stream),
+            Ok(stream) => self.upstreams.streams.insert(key, stream),
             Err(_full) => {
+                self.upstreams.attempts.remove(key);
                 let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);
                 self.gateway.handle_upstream(now, key, event);
             }
         }
     }
 
+    /// Handles the end of a connect: reports it, or tries the next address.
+    pub(super) fn handle_connected(
+        &mut self,
+        now: Instant,
+        key: UpstreamKey,
+        outcome: Result<(), ConnectError>,
+    ) {
+        if self.upstreams.streams.get(key).is_none() {
+            // The gateway has closed it meanwhile.
+            return;
+        }
+        let attempt = self.upstreams.attempts.remove(key);
+        if let Err(error) = outcome {
+            self.close(key);
+            if let Some(next) = attempt.and_then(|attempt| attempt.after(error)) {
+                self.counters.connect_fallbacks += 1;
+                let address = EndpointAddress::Tcp(next.addresses[next.current]);
+                let congestion = next.congestion.clone();
+                self.upstreams.attempts.insert(key, next);
+                return self.open(now, key, &address, congestion.as_deref());
+            }
+        } else if let Some(Attempt { addresses, current, .. }) = attempt {
+            match current {
+                0 => self.upstreams.working.remove(&addresses),
+                _ => self.upstreams.working.insert(addresses, current),
+            };
+        }
+        self.gateway.handle_upstream(now, key, connected(outcome));
+    }
+
     pub(super) fn write(&mut self, now: Instant, key: UpstreamKey, pieces: Vec<Bytes>) {
-        let Some(&stream) = self.upstreams.get(key) else { return };
+        let Some(&stream) = self.upstreams.streams.get(key) else { return };
         #[cfg(test)]
         self.setup.witness.see(&pieces);
         if self.ring.write(stream, pieces).is_err() {
@@ -42,19 +117,30 @@ impl Worker<'_> {
     }
 
     pub(super) fn receive(&mut self, key: UpstreamKey, slot_count_max: usize) {
-        if let Some(&stream) = self.upstreams.get(key) {
+        if let Some(&stream) = self.upstreams.streams.get(key) {
             self.ring.receive(stream, slot_count_max);
         }
     }
 
     pub(super) fn close(&mut self, key: UpstreamKey) {
-        if let Some(stream) = self.upstreams.remove(key) {
+        self.upstreams.attempts.remove(key);
+        if let Some(stream) = self.upstreams.streams.remove(key) {
             self.ring.close(stream);
         }
     }
 }
 
-pub(super) fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
+impl Attempt {
+    /// Returns the attempt at the next address, if there is one and it may do better: a process
+    /// that has no descriptor has none for another address either.
+    fn after(self, error: ConnectError) -> Option<Attempt> {
+        let left = self.left.checked_sub(1)?;
+        let current = (self.current + 1) % self.addresses.len();
+        (error != ConnectError::NoDescriptor).then_some(Attempt { current, left, ..self })
+    }
+}
+
+fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
     let fault = match outcome {
         Ok(()) => return UpstreamEvent::Connected,
         Err(ConnectError::Refused | ConnectError::NotFound) => TransportFault::Refused,

@@ -16,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["config", "host"]),
     ("demo", &["config"]),
     // The control thread reaches a worker through its mailbox only; it needs the shared clock.
-    ("control", &["worker::mailbox", "config", "host::clock"]),
+    // Before it runs, other handlers have the signals; a check tries the files that it would open.
+    ("control", &["worker::mailbox", "config", "host::clock", "host::signals", "host::files"]),
     // The module where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
     // The protocol side. `quic`, `http3`, `http1` and `proxy` never name each other, with one

@@ -155,16 +155,59 @@ def test_quit_without_clients_is_quick(gateway):
     assert gateway.wait(3) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signals, settings", [
+    ([signal.SIGINT], {}),
+    ([signal.SIGTERM, signal.SIGTERM], {}),
+    ([signal.SIGQUIT, signal.SIGTERM], {}),
+    ([signal.SIGTERM], {"stop_timeout": "0s", "lame_duck": "10s"}),
+    ([signal.SIGQUIT, signal.SIGINT], {"lame_duck": "10s"}),
+], ids=["int", "term-term", "quit-term", "no-stop-timeout", "lame-duck"])
 @h3.run
-async def test_term_stops_at_once(gateway, number):
+async def test_connections_are_closed_at_once(start, signals, settings):
+    gateway = start(**settings)
     async with h3.connection(gateway) as client:
         exchange = client.open("GET", "/drip/100000?piece=100&pause=0.1")
         await exchange.received(100)
-        gateway.signal(number)
+        for number in signals:
+            gateway.signal(number)
+            await asyncio.sleep(0.1)
         assert await asyncio.to_thread(gateway.wait, 3) == 0
         response = await exchange.wait(5)
         assert response.end in ("reset", "connection"), "a cut download looks whole"
+
+
+@h3.run
+async def test_term_finishes_what_is_short_and_ends_the_rest(start):
+    """`docker stop` sends TERM, and kills after ten seconds."""
+    gateway = start(stop_timeout="2s")
+    async with h3.connection(gateway) as client:
+        short = client.open("GET", "/drip/10000?piece=1000&pause=0.1")
+        long = client.open("GET", "/drip/100000?piece=100&pause=0.1")
+        await short.received(1000)
+        await long.received(100)
+        began = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        response = await short.wait()
+        assert (response.end, response.sha256) == ("clean", bodies.digest(10_000))
+        assert (await long.wait()).end in ("reset", "connection")
+        assert await asyncio.to_thread(gateway.wait, 10) == 0
+        assert 1.5 < time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+@h3.run
+async def test_a_lame_duck_serves_new_clients_while_it_is_not_ready(start, number):
+    gateway = start(lame_duck="2s")
+    began = time.monotonic()
+    gateway.signal(number)
+    while gateway.admin_get("/readyz")[0] == 200:
+        assert time.monotonic() < began + 1, "it stays ready"
+    assert gateway.admin_get("/healthz")[0] == 200
+    async with h3.connection(gateway) as client:
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+    assert time.monotonic() < began + 2, "the machine is too busy for this test"
+    assert await asyncio.to_thread(gateway.wait, 10) == 0
+    assert time.monotonic() - began > 1.9
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE])

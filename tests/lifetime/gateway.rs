@@ -178,7 +178,7 @@ impl Gateway {
     /// Terminates the process and checks its log.
     pub fn stop(mut self) {
         // SAFETY: the process is our child and not yet waited for, so the id is still its own.
-        unsafe { libc::kill(self.process.id() as i32, libc::SIGTERM) };
+        unsafe { libc::kill(self.process.id() as i32, libc::SIGINT) };
         let status = self.process.wait().unwrap();
         let log = self.log();
         assert!(status.success(), "{status}: {log}");

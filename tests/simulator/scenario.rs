@@ -142,7 +142,8 @@ fn draw_config(rng: &mut SmallRng) -> Config {
     for index in 0..rng.random_range(0..3u16) {
         let address = SocketAddr::from(([10, 0, 2, 2], 80 + index));
         let address = EndpointAddress::Tcp(address);
-        upstream.endpoints.push(Endpoint { address, weight: rng.random_range(1..4) });
+        let weight = rng.random_range(1..4);
+        upstream.endpoints.push(Endpoint { address, name: None, weight });
     }
     config.limits.request_head_timeout = Duration::from_secs(10);
     if rng.random_bool(0.05) {

@@ -5,7 +5,9 @@
 //! dropped and counted, so a blocked pipe costs a fixed amount of memory and nothing else.
 
 mod line;
+mod output;
 mod sink;
+mod unfinished;
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,7 +17,8 @@ use tokio::time::timeout_at;
 use crate::config::AccessFormat;
 use crate::worker::mailbox::AccessBatch;
 
-pub(super) use sink::{LogCounts, Output, Sink, open};
+pub(super) use output::{Output, check, open};
+pub(super) use sink::{LogCounts, Reopener, Sink};
 
 /// A buffer of this length goes to the sink at once.
 const FLUSH_LEN: usize = 64 * 1024;

@@ -37,7 +37,7 @@ fn numbers(text: &[u8]) -> Vec<usize> {
 /// Runs the log over these batches to its end, and returns what it counted.
 fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
     tokio_uring::start(async {
-        let sink = open(log).unwrap().start().unwrap();
+        let sink = open(log, None).unwrap().start().unwrap();
         let counts = sink.counts();
         let (sender, receiver) = mpsc::channel(1);
         let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
@@ -75,7 +75,7 @@ fn a_line_is_written_without_waiting_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     tokio_uring::start(async {
-        let sink = open(&file_log(&path)).unwrap().start().unwrap();
+        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
         let (sender, receiver) = mpsc::channel(1);
         tokio_uring::spawn(run(receiver, Some(sink), clocks));
         sender.send(vec![record(1)]).await.unwrap();
@@ -105,8 +105,10 @@ fn a_log_that_cannot_be_opened_is_refused_at_start() {
         (folder.path(), "Is a directory"),
         (&fifo, "it is a FIFO"),
     ] {
-        let error = open(&file_log(path)).map(|_| ()).unwrap_err().to_string();
+        let error = open(&file_log(path), None).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("log.access.path"), "{error}");
+        let checked = check(&file_log(path)).unwrap_err().to_string();
+        assert_eq!(checked, error, "a check finds what the start would");
     }
 }
 
@@ -171,6 +173,124 @@ fn a_blocked_pipe_loses_lines_and_nothing_else() {
     let numbers = numbers(&state.written);
     assert_eq!(numbers.len() as u64, written);
     assert!(numbers.is_sorted(), "in order");
+}
+
+/// A file that takes only so many bytes, and more later.
+#[derive(Clone, Default)]
+struct SmallDisk(Arc<Mutex<(usize, Vec<u8>)>>);
+
+impl Write for SmallDisk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (room, file) = &mut *self.0.lock().unwrap();
+        let len = bytes.len().min(*room);
+        if len == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *room -= len;
+        file.extend_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_cuts_no_line_and_the_counts_are_those_of_the_file() {
+    let disk = SmallDisk::default();
+    let (written, dropped) = tokio_uring::start(async {
+        let mut sink = Sink::with_thread(AccessFormat::Json, disk.clone()).unwrap();
+        let counts = sink.counts();
+        for chunk in 0..100 {
+            // Room for a line and a half, then for none, in turns that never meet the lines' ends.
+            disk.0.lock().unwrap().0 += [333, 0, 7, 1111][chunk % 4];
+            let mut lines = Chunk::default();
+            let records = (0..3).map(|number| record(3 * chunk + number)).collect();
+            gather(&mut lines, records, AccessFormat::Json, clocks(), &counts);
+            while lines.line_count > 0 {
+                sink.offer(&mut lines);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        disk.0.lock().unwrap().0 = 1 << 20;
+        sink.finish(Chunk::default()).await;
+        counts.get()
+    });
+    assert_eq!(written + dropped, 300);
+    let file = &disk.0.lock().unwrap().1;
+    assert_eq!(numbers(file).len() as u64, written, "as many as the file has");
+    assert!(numbers(file).is_sorted() && written > 20 && dropped > 20, "{written}, {dropped}");
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    tokio_uring::start(async {
+        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
+        let (reopener, counts) = (sink.reopener(), sink.counts());
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        sender.send(vec![record(1)]).await.unwrap();
+        wait_for_lines(&counts, 1).await;
+        std::fs::rename(&path, &moved).unwrap();
+        reopener.reopen();
+        // Without a line to write too.
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sender.send(vec![record(2)]).await.unwrap();
+        drop(sender);
+        task.await.unwrap();
+        assert_eq!(counts.get(), (2, 0));
+    });
+    assert_eq!(numbers(&std::fs::read(&moved).unwrap()), [1]);
+    assert_eq!(numbers(&std::fs::read(&path).unwrap()), [2]);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_again_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+    tokio_uring::start(async {
+        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
+        let (reopener, counts) = (sink.reopener(), sink.counts());
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        reopener.reopen();
+        sender.send(vec![record(1)]).await.unwrap();
+        wait_for_lines(&counts, 1).await;
+        std::fs::remove_dir(&path).unwrap();
+        reopener.reopen();
+        sender.send(vec![record(2)]).await.unwrap();
+        drop(sender);
+        task.await.unwrap();
+        assert_eq!(counts.get(), (2, 0));
+    });
+    assert_eq!(numbers(&std::fs::read(&moved).unwrap()), [1]);
+    assert_eq!(numbers(&std::fs::read(&path).unwrap()), [2]);
+}
+
+async fn wait_for_lines(counts: &LogCounts, written: u64) {
+    while counts.get().0 < written {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn a_line_that_an_earlier_process_did_not_finish_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("access.log");
+    std::fs::write(&path, "whole\n{\"path\":").unwrap();
+    assert_eq!(run_over(&file_log(&path), vec![vec![record(1)]]), (1, 0));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..2], ["whole", "{\"path\":"]);
+    assert_eq!(numbers(format!("{}\n", lines[2]).as_bytes()), [1]);
+    assert_eq!(lines.len(), 3);
 }
 
 #[test]

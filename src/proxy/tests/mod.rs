@@ -38,6 +38,7 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
     let endpoint = |index| Endpoint {
         address: EndpointAddress::Tcp(([127, 0, 0, 1], 8001 + index).into()),
+        name: None,
         weight: 1,
     };
     Config {
@@ -45,11 +46,13 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             user: None,
             core_dumps: false,
             workers: None,
-            pool_len: 64 << 20,
-            heap_len_max: 1 << 30,
+            pool_len: None,
+            heap_len_max: None,
             token_key: None,
             hugepages: Hugepages::Try,
             drain_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(8),
+            lame_duck: Duration::ZERO,
         },
         admin: None,
         log: Log { level: LogLevel::Info, tls_keys: None, access: None },

@@ -116,6 +116,9 @@ impl Group {
                 EndpointAddress::Unix(path) => {
                     (format!("unix:{}", path.display()), "localhost".to_owned())
                 }
+                EndpointAddress::Named(named) => {
+                    (named.label.to_string(), named.addresses[0].to_string())
+                }
             };
             Endpoint {
                 address: endpoint.address.clone(),

@@ -107,6 +107,7 @@ pub(super) fn setup_in(
         count: process.group.sockets.len() as u16,
         core: None,
         region,
+        heap_len_max: 1 << 30,
         sockets: vec![EdgeSocket { socket, listener: 0 }],
         snapshot: Arc::clone(&process.snapshot),
         keys: process.keys.clone(),

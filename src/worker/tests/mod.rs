@@ -3,6 +3,7 @@
 
 mod fixture;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Worker;
 use super::mailbox::{Command, Snapshot, WorkerEvent, WorkerOutcome};
+use crate::address::{EndpointAddress, NamedAddresses};
 use crate::config::testing::minimal;
 use crate::host::clock;
 use crate::host::socket::offload;
@@ -83,6 +85,55 @@ async fn a_small_pool_serves_many_and_gets_all_slots_back() {
     let slots = &report.gauges.pool_slots;
     assert_eq!(slots.free + slots.owned + slots.provided + slots.in_kernel, 64);
     running.report_when(|report| report.gauges.pool_slots.owned <= 1).await;
+    running.stop();
+}
+
+/// Returns an endpoint with two addresses at which nobody listens, and then `last`.
+fn with_dead_addresses(last: SocketAddr) -> EndpointAddress {
+    let dead = |text: &str| {
+        // A port that was free a moment ago: the kernel gives out others first.
+        let listener = std::net::TcpListener::bind(text).unwrap();
+        listener.local_addr().unwrap()
+    };
+    EndpointAddress::Named(NamedAddresses {
+        label: "localhost:80".into(),
+        addresses: [dead("[::1]:0"), dead("127.0.0.1:0"), last].into(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_address_of_a_name_is_tried_and_the_one_that_works_is_remembered() {
+    let address = origin(Duration::from_millis(20));
+    let mut config = minimal(address);
+    config.upstreams[0].endpoints[0].address = with_dead_addresses(address);
+    let running = start_in(region(256), config);
+    let mut client = running.client().await;
+    // Three connections: two of the downloads are slow, and none is reused meanwhile.
+    let first = client.begin("/bytes/1000000").await;
+    assert_eq!(running.report().await.counters.worker.connect_fallbacks, 2);
+    let second = client.begin("/bytes/1000000").await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await, (200, 1000));
+    let report = running.report().await;
+    assert_eq!(report.counters.worker.connect_fallbacks, 2, "the address that worked is first");
+    assert_eq!(report.counters.proxy.upstream_connects, 3);
+    assert_eq!(report.counters.proxy.upstream_ejections, 0);
+    drop((first, second, client));
+    running.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_of_which_no_address_works_has_failed_once() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = minimal(nobody);
+    config.upstreams[0].endpoints[0].address = with_dead_addresses(nobody);
+    let running = start_in(region(256), config);
+    let mut client = running.client().await;
+    assert_eq!(client.fetch("/bytes/1000", 0).await.0, 502);
+    let report = running.report().await;
+    assert_eq!(report.counters.worker.connect_fallbacks, 2);
+    assert_eq!(report.counters.proxy.upstream_ejections, 1);
+    assert_eq!(report.gauges.upstream_connections_open, 0);
+    drop(client);
     running.stop();
 }
 

@@ -56,6 +56,8 @@ CONFIGURATION = """
 [runtime]
 workers = {workers}
 drain_timeout = "{drain_timeout}"
+stop_timeout = "{stop_timeout}"
+lame_duck = "{lame_duck}"
 user = "{user}"
 core_dumps = {core_dumps}
 pool = {{ per_worker = "{pool}", hugepages = "{hugepages}" }}
@@ -139,6 +141,7 @@ class Gateway:
         self.access_log = folder / "access.log"
         self.settings = {
             "workers": 1, "pool": "32MiB", "drain_timeout": "20s", "response_timeout": "5s",
+            "stop_timeout": "8s", "lame_duck": "0s",
             "max_body_size": "4GiB", "header_timeout": "10s", "body_timeout": "30s",
             "idle_timeout": "30s", "upstream_idle": "30s", "max_connections": 100_000,
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
@@ -274,7 +277,7 @@ class Gateway:
         if self.process is None:
             return None
         if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
+            self.signal(signal.SIGINT)
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
