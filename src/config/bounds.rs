@@ -85,9 +85,10 @@ pub(super) const WEIGHT: Bound<u64> = bound(1, 1, 1000);
 /// Within one data centre a connection takes milliseconds; 2 s allow for one lost SYN.
 pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
     bound(secs(2), Duration::from_millis(1), secs(600));
-/// Time that an upstream has to respond.
+/// Time that an upstream has to respond: that of nginx, so that event streams with a heartbeat
+/// every 30 s live.
 pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
-    bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
+    bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
 /// Of a whole exchange; there is no limit by default, since some responses are streams.
 pub(super) const ROUTE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(24 * 3600));

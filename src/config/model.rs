@@ -280,7 +280,20 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// `timeout.idle`: how long an idle connection is kept.
     pub idle_timeout: Duration,
+    pub retry: RetryOn,
     pub health: Health,
+}
+
+/// `upstreams.NAME.retry`: the failures after which a request is sent a second time, if that is
+/// safe. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryOn {
+    /// No connection could be made, or a kept one was closed as it was used.
+    Connect,
+    /// A new connection broke before the response began.
+    Broken,
+    /// The upstream did not take the request, or did not respond, in time.
+    Timeout,
 }
 
 /// `upstreams.NAME.health`: when an endpoint is ejected.

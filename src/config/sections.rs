@@ -363,6 +363,14 @@ fn upstream(mut section: Section, name: String) -> Upstream {
     let response_timeout = timeout.duration("response", &b::RESPONSE_TIMEOUT);
     let idle_timeout = timeout.duration("idle", &b::UPSTREAM_IDLE_TIMEOUT);
     timeout.finish();
+    let retry = section.choice(
+        "retry",
+        &[
+            ("connect", RetryOn::Connect),
+            ("broken", RetryOn::Broken),
+            ("timeout", RetryOn::Timeout),
+        ],
+    );
     let health = health(section.section("health"));
     section.finish();
     Upstream {
@@ -376,6 +384,7 @@ fn upstream(mut section: Section, name: String) -> Upstream {
         connect_timeout,
         response_timeout,
         idle_timeout,
+        retry,
         health,
     }
 }

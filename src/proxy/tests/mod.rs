@@ -7,6 +7,7 @@ mod random_schedules;
 mod request_heads;
 mod response_fields;
 mod shares;
+mod silence;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
-    LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
+    LogLevel, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
@@ -89,6 +90,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
+            retry: RetryOn::Timeout,
             health: HEALTH,
         }],
         limits: Limits {

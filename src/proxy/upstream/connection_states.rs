@@ -17,6 +17,7 @@ use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
+use crate::config::RetryOn;
 use crate::http1::ResponseDecoder;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
@@ -208,7 +209,8 @@ impl Active {
         group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
         let is_written = self.write != Write::InFlight;
         let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
-        let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
+        let is_retried = group.config.retry >= RetryOn::Timeout && !self.decoder.has_begun();
+        let retry = group.other_than(endpoint).filter(|_| is_retried);
         (self.exchange, Notice::Failed { fault, retry })
     }
 
@@ -224,6 +226,7 @@ impl Active {
         let retry = match self.origin {
             _ if has_begun => None,
             Origin::Idle => Some(Avoid::Idle),
+            Origin::Opened if group.config.retry < RetryOn::Broken => None,
             Origin::Opened => group.other_than(endpoint),
         };
         Notice::Failed { fault, retry }
