@@ -107,7 +107,7 @@ pub(super) const HEALTH_MAX_PAUSE: Bound<Duration> =
 
 /// As decoded (RFC 9114 4.2.2: each field counts 32 bytes more than its text).
 pub(super) const MAX_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, MIB);
-/// Browsers send 20 to 40.
+/// Browsers send 20 to 40, cookies aside.
 pub(super) const MAX_HEADER_COUNT: Bound<u64> = bound(100, 10, 1000);
 /// Bodies are streamed and cost no memory; the limit protects the upstream.
 pub(super) const MAX_BODY_SIZE: Bound<u64> = bound(GIB, 0, 1024 * 1024 * GIB);
