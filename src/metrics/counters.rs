@@ -187,9 +187,11 @@ pub struct ProxyCounters {
 }
 
 impl ProxyCounters {
-    /// Counts one final response with this status code.
+    /// Counts one final response with this status code. One of 600 or more counts as 5xx, since a
+    /// client treats it as such (RFC 9110 15).
     pub fn count_response(&mut self, status: u16) {
-        if let Some(class) = self.responses.get_mut((status / 100).wrapping_sub(1) as usize) {
+        let class = (status / 100).min(5);
+        if let Some(class) = self.responses.get_mut(class.wrapping_sub(1) as usize) {
             *class += 1;
         }
     }

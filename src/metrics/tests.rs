@@ -72,7 +72,7 @@ fn the_exposition_parses_back_to_the_counts() {
         (r#"ringway_datagrams_total{worker="1",direction="in"}"#, 201.0),
         (r#"ringway_requests_total{worker="1"}"#, 202.0),
         (r#"ringway_responses_total{worker="0",class="2xx"}"#, 1.0),
-        (r#"ringway_responses_total{worker="0",class="5xx"}"#, 1.0),
+        (r#"ringway_responses_total{worker="0",class="5xx"}"#, 2.0),
         (r#"ringway_responses_total{worker="0",class="1xx"}"#, 0.0),
         (r#"ringway_payload_bytes_total{worker="0",direction="response"}"#, 103.0),
         (&format!("{COPIED}{{{GATHERED}}}"), 104.0),

@@ -127,7 +127,7 @@ pub enum UpstreamCommand {
 pub enum DownstreamCommand {
     /// Send an interim response (1xx other than 101). Its fields are ready to send.
     Interim { status: StatusCode, fields: Fields },
-    /// Send the response's head, with a status of 200..=599. Its fields are ready to send.
+    /// Send the response's head, with a status of 200..=999. Its fields are ready to send.
     Head {
         status: StatusCode,
         fields: Fields,

@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use super::stage::Stage;
 use super::{Exchange, ExchangeContext, Progress};
 use crate::http1::{Part, ResponseHead};
+use crate::message::LoggedText;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{DownstreamCommand, Request, ResponseSource};
 use crate::proxy::faults::Fault;
@@ -165,7 +166,10 @@ impl Exchange {
             let part = match slot.decode(&mut cx.base, &mut piece) {
                 Ok(Some(part)) => part,
                 Ok(None) => break slot,
-                Err(fault) => return self.fail(cx, fault),
+                Err(fault) => {
+                    self.record.field = slot.faulty_field().map(LoggedText::new);
+                    return self.fail(cx, fault);
+                }
             };
             let is_last = part.is_last();
             self.pass_on(cx, part);
