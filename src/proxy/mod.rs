@@ -35,6 +35,7 @@ mod context;
 mod exchange;
 mod faults;
 mod fields;
+mod forwarding;
 mod routes;
 mod upstream;
 

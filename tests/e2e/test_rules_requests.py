@@ -318,6 +318,12 @@ async def test_forwarding_fields_of_trusted_proxies_are_extended(start, recorder
         assert got.values("via") == [b"2 front, 3 ringway"]
         assert got.values("host") == [b"e2e.test"]
         assert b"10.0.0.1" not in got.head
+        # Of a proxy that sends one of the two, both tell the chain.
+        more = [(b"x-forwarded-for", b"198.51.100.7, 2001:db8::9")]
+        assert (await client.ask(head(more=more))).outcome == "200"
+        assert recorder.requests[-1].values("forwarded") == [
+            b'for=198.51.100.7, for="[2001:db8::9]", for=127.0.0.1;host="e2e.test";proto=https'
+        ]
         # Names that an upstream could confuse with these are refused, even from a trusted proxy.
         assert (await client.ask(head(more=[(b"x_forwarded_for", b"10.0.0.1")]))).outcome == "400"
         # Fields that the proxy did not send are added, with the scheme of its request.

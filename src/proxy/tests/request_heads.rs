@@ -108,6 +108,33 @@ fn the_forwarding_fields_of_a_trusted_proxy_are_extended() {
     assert_eq!(head, expected);
 }
 
+/// RFC 7239 7.4: whichever of the two the trusted proxy sends, both tell its chain.
+#[test]
+fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
+    for said in [
+        field("x-forwarded-for", "198.51.100.7, 2001:db8::9, unknown"),
+        field("forwarded", "for=198.51.100.7;proto=https, for=\"[2001:db8::9]:81\", for=_hidden"),
+    ] {
+        let (name, value) = (said.0.to_string(), said.1.to_str().unwrap().to_owned());
+        let mut from_proxy = request(Method::GET, "/");
+        from_proxy.client = "10.1.2.3:1".parse().unwrap();
+        from_proxy.head.fields = vec![said.clone()];
+        let head = head_of(config(1, 1, 0), from_proxy.clone(), true);
+        let list = "\r\nx-forwarded-for: 198.51.100.7, 2001:db8::9, unknown, 10.1.2.3\r\n";
+        assert!(head.contains(list), "{head}");
+        let chain = match name.as_str() {
+            "forwarded" => value,
+            _ => "for=198.51.100.7, for=\"[2001:db8::9]\", for=unknown".to_owned(),
+        };
+        let own = "for=10.1.2.3;host=\"example.com\";proto=https";
+        assert!(head.contains(&format!("\r\nforwarded: {chain}, {own}\r\n")), "{head}");
+        // A stranger's chain is told by neither.
+        from_proxy.client = "192.0.2.1:1".parse().unwrap();
+        let head = head_of(config(1, 1, 0), from_proxy, true);
+        assert!(!head.contains("198.51.100.7"), "{head}");
+    }
+}
+
 fn options(request: &mut Request, max_forwards: &str) {
     request.head.method = Method::OPTIONS;
     request.head.fields = vec![field("max-forwards", max_forwards)];
