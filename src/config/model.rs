@@ -124,9 +124,20 @@ pub struct Listener {
     pub name: String,
     /// UDP addresses, at least one, distinct over all listeners.
     pub addresses: Vec<SocketAddr>,
-    /// Peers whose X-Forwarded-* fields are trusted.
+    /// Peers whose proxy fields (X-Forwarded-* and others) are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    pub proxy_fields: ProxyFields,
     pub quic: Quic,
+}
+
+/// `listeners.proxy_fields`: changes to the list of fields that only trusted proxies may send.
+/// Names are in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyFields {
+    /// Fields that belong to the list too.
+    pub add: Vec<String>,
+    /// Fields that any client may send.
+    pub pass: Vec<String>,
 }
 
 /// `[listeners.quic]`

@@ -198,14 +198,27 @@ fn listener(mut section: Section, index: usize) -> Listener {
     }
     let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
+    let proxy_fields = proxy_fields(section.section("proxy_fields"));
     let quic = quic(section.section("quic"));
     section.finish();
     Listener {
         name: name.unwrap_or_else(|| format!("listener-{index}")),
         addresses: addresses.unwrap_or_default(),
         trusted_proxies,
+        proxy_fields,
         quic,
     }
+}
+
+fn proxy_fields(mut section: Section) -> ProxyFields {
+    let mut names = |key: &'static str, parse: fn(&str) -> Result<String, String>| {
+        let items = section.item(key).map(|item| item.list()).unwrap_or_default();
+        items.iter().filter_map(|item| item.parsed(parse)).collect()
+    };
+    let add = names("add", names::field_name);
+    let pass = names("pass", names::passed_field_name);
+    section.finish();
+    ProxyFields { add, pass }
 }
 
 /// Checks the name of a listener or an upstream.

@@ -83,6 +83,7 @@ fn the_full_file_has_every_key_with_its_default() {
     assert_eq!(full.tls, minimal.tls);
     assert_eq!(full.listeners[0].quic, minimal.listeners[0].quic);
     assert_eq!(full.listeners[0].trusted_proxies, minimal.listeners[0].trusted_proxies);
+    assert_eq!(full.listeners[0].proxy_fields, minimal.listeners[0].proxy_fields);
     let defaults = |upstream: &Upstream| Upstream {
         name: String::new(),
         endpoints: Vec::new(),
@@ -258,6 +259,21 @@ fn listener_errors_are_refused() {
             "address = \"[::]:1\"\ntrusted_proxies = [\"10.0.0.1/8\"]",
             "listeners[0].trusted_proxies[0]",
             &["write \"10.0.0.0/8\""],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.add = [\"x-a\", \"x b\"]",
+            "listeners[0].proxy_fields.add[1]",
+            &["\"x b\"", "\"x-tenant\""],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.add = [\"x_b\"]",
+            "listeners[0].proxy_fields.add[0]",
+            &["underscore"],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.pass = [\"X-Forwarded-For\"]",
+            "listeners[0].proxy_fields.pass[0]",
+            &["trusted_proxies"],
         ),
         (
             "address = \"[::]:1\"\ntrusted_proxies = [\"all\"]",

@@ -180,6 +180,7 @@ pub struct ProxyCounters {
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,
+    pub proxy_fields_dropped: ProxyFieldsDropped,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
     /// Body bytes of responses, as clients received them.
@@ -262,6 +263,26 @@ kinds! {
         Terminated: terminated,
         /// The response broke HTTP/1.1.
         Protocol: protocol,
+    }
+}
+
+kinds! {
+    /// The kind of a field that only a trusted proxy may send.
+    ProxyField,
+    /// Such fields, dropped from requests of others, by kind.
+    ProxyFieldsDropped {
+        /// `x-forwarded-*`, `forwarded`, `via` and `x-real-ip`.
+        Forwarding: forwarding,
+        /// Another field for the client's address.
+        Address: address,
+        /// Another target than the request's.
+        Target: target,
+        /// Another method than the request's.
+        Method: method,
+        /// The client's certificate, or the name of a user.
+        Identity: identity,
+        /// Added by the configuration.
+        Added: added,
     }
 }
 

@@ -17,8 +17,8 @@ pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::LossReason;
 pub(crate) use counters::{
     ConnectionRefusal, ConnectionsClosed, CopyReason, Counters, Gauges, Http3Counters, Ledger,
-    PoolCounters, PoolSlots, ProxyCounters, QuicCounters, RingCounters, SocketOffload, StreamShed,
-    UpstreamFailure, WorkerCounters,
+    PoolCounters, PoolSlots, ProxyCounters, ProxyField, ProxyFieldsDropped, QuicCounters,
+    RingCounters, SocketOffload, StreamShed, UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
 pub(crate) use counters::{

@@ -228,7 +228,7 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
         upstream_ejections: j,
-        upstream_failures, request_body_bytes: h, response_body_bytes: i,
+        upstream_failures, proxy_fields_dropped, request_body_bytes: h, response_body_bytes: i,
     } = proxy;
     number!(next, a, b, c, d, e, f, g, h, i, j);
     for class in responses {
@@ -247,6 +247,9 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         terminated: e, protocol: f,
     } = upstream_failures;
     number!(next, a, b, c, d, e, f);
+    let ProxyFieldsDropped { forwarding, address, target, method, identity, added } =
+        proxy_fields_dropped;
+    number!(next, forwarding, address, target, method, identity, added);
 }
 
 fn fill_ring(ring: &mut RingCounters, next: &mut u64) {

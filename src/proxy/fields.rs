@@ -7,7 +7,7 @@
 //! | `host`, `content-length` | written from the values that the request was routed by |
 //! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
 //! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
-//! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | accepted from trusted proxies only |
+//! | proxy fields (`x-forwarded-*`, `true-client-ip` and others) | accepted from trusted proxies only |
 //! | all others | forwarded unchanged |
 //!
 //! Names with an underscore do not occur: a request with one is refused when its head is read
@@ -106,10 +106,7 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
     for (name, value) in &request.head.fields {
         let name = name.as_str();
         has_cookie |= name == "cookie";
-        let dropped = is_hop_by_hop(name)
-            || is_own_of_request(name)
-            || !trusted && name.starts_with("x-forwarded-")
-            || nominated.nominates(name);
+        let dropped = is_hop_by_hop(name) || is_own_of_request(name) || nominated.nominates(name);
         if dropped {
             continue;
         }

@@ -36,6 +36,7 @@ mod exchange;
 mod faults;
 mod fields;
 mod forwarding;
+mod proxy_fields;
 mod routes;
 mod upstream;
 
@@ -61,6 +62,7 @@ use context::{Context, TimerOwner};
 use exchange::{Exchange, ExchangeContext, Progress, RequestBody};
 use faults::Fault;
 use fields::{expects_continue, max_forwards};
+use proxy_fields::drop_proxy_fields;
 use routes::RouteTable;
 use upstream::{GroupKey, Notice, Upstreams};
 
@@ -140,6 +142,7 @@ impl Proxy {
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         if !exchange.trusted {
+            self.drop_proxy_fields(request.listener, &mut request.head.fields);
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
         }
@@ -164,7 +167,12 @@ impl Proxy {
         self.update(now, key, |exchange, cx| exchange.handle_body(cx, pieces));
     }
 
-    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
+    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, mut trailers: Option<Fields>) {
+        if let Some(trailers) = &mut trailers
+            && let Some(listener) = self.exchanges.get(key).and_then(Exchange::strangers_listener)
+        {
+            self.drop_proxy_fields(listener, trailers);
+        }
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
 
@@ -436,6 +444,14 @@ impl Proxy {
         let route = &self.config.routes[route];
         let group = self.upstreams.current[route.upstream];
         Ok(Admitted { group, time_limit: route.request_timeout })
+    }
+
+    /// Drops the fields that only a trusted proxy may send.
+    fn drop_proxy_fields(&mut self, listener: usize, fields: &mut Fields) {
+        if let Some(listener) = self.config.listeners.get(listener) {
+            let dropped = &mut self.counters.exported.proxy_fields_dropped;
+            drop_proxy_fields(fields, &listener.proxy_fields, dropped);
+        }
     }
 
     fn is_trusted(&self, request: &Request) -> bool {

@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
-    LogLevel, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
+    LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
@@ -58,6 +58,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             name: "edge".into(),
             addresses: vec![([0, 0, 0, 0], 443).into()],
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            proxy_fields: ProxyFields::default(),
             quic: Quic {
                 retry: Retry::Adaptive,
                 congestion: crate::config::Congestion::Cubic,

@@ -135,6 +135,67 @@ fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
     }
 }
 
+/// Whatever the list holds, it holds for every client that is no trusted proxy, in heads and in
+/// trailers.
+#[test]
+fn proxy_fields_of_strangers_are_dropped_and_counted() {
+    const NAMES: [&str; 10] = [
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "client-cert",
+        "x-forwarded-port",
+        "x-forwarded-client-cert",
+        "x-real-ip",
+        "x-tenant",
+    ];
+    let mut config = config(1, 1, 0);
+    config.listeners[0].proxy_fields = ProxyFields {
+        add: vec!["x-tenant".to_owned()],
+        pass: vec!["x-http-method-override".to_owned(), "x-forwarded-port".to_owned()],
+    };
+    let said: Fields = NAMES.iter().map(|name| field(name, "lie")).collect();
+    for client in ["192.0.2.1:1", "10.1.2.3:1"] {
+        let is_trusted = client.starts_with("10.");
+        let mut rig = Rig::new(config.clone());
+        let mut asked = request(Method::POST, "/");
+        asked.client = client.parse().unwrap();
+        asked.head.fields = said.clone();
+        let exchange = rig.request(asked, false);
+        let upstream = rig.connected();
+        rig.wrote(upstream);
+        rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
+        rig.run();
+        let written = rig.written(upstream);
+        let (head, trailers) = written.split_once("\r\n\r\n").unwrap();
+        for name in NAMES {
+            let passes =
+                is_trusted || ["x-http-method-override", "x-forwarded-port"].contains(&name);
+            let line = format!("{name}: lie\r\n");
+            assert_eq!(format!("{head}\r\n").contains(&line), passes, "{client}, {name} in {head}");
+            // The gateway's own are in no trailers.
+            let passes = passes && name != "x-real-ip";
+            assert_eq!(trailers.contains(&line), passes, "{client}, {name} in {trailers}");
+        }
+        let dropped = &rig.proxy.counters().exported.proxy_fields_dropped;
+        let counts = [
+            dropped.address,
+            dropped.target,
+            dropped.method,
+            dropped.identity,
+            dropped.forwarding,
+            dropped.added,
+        ];
+        let expected = if is_trusted { [0; 6] } else { [4, 4, 0, 2, 4, 2] };
+        assert_eq!(counts, expected, "{client}");
+        rig.wrote(upstream);
+        rig.response(upstream, OK);
+        rig.assert_nothing_left();
+    }
+}
+
 fn options(request: &mut Request, max_forwards: &str) {
     request.head.method = Method::OPTIONS;
     request.head.fields = vec![field("max-forwards", max_forwards)];
