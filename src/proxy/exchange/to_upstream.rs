@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use super::stage::Stage;
 use super::{Exchange, ExchangeContext, Progress};
 use crate::http1::{Part, ResponseHead};
-use crate::message::LoggedText;
+use crate::message::{LoggedText, is_safe};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{DownstreamCommand, Request, ResponseSource};
 use crate::proxy::faults::Fault;
@@ -238,7 +238,8 @@ impl Exchange {
     fn may_be_repeated(&self) -> bool {
         let is_repeatable = match self.stage {
             Stage::Active(_) => {
-                self.admitted().head.method.is_idempotent() && self.body.is_repeatable()
+                let method = &self.admitted().head.method;
+                (method.is_idempotent() || is_safe(method)) && self.body.is_repeatable()
             }
             _ => true,
         };

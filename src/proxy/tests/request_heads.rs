@@ -257,6 +257,18 @@ fn a_get_without_an_end_is_held_until_it_is_known_whether_it_has_a_body() {
     assert!(!rig.written(upstream).contains("chunked"));
     rig.abort(exchange);
 
+    // Whatever does not anticipate content, known to the gateway or not.
+    for name in ["PROPFIND", "REPORT", "SEARCH", "QUERY", "MOVE", "PURGE", "OPTIONS"] {
+        let method = Method::from_bytes(name.as_bytes()).unwrap();
+        let exchange = rig.request(request(method, "/"), false);
+        assert!(rig.connects.is_empty(), "{name} is held");
+        rig.end_of_request(exchange);
+        let upstream = rig.connected();
+        assert!(rig.written(upstream).starts_with(&format!("{name} / HTTP/1.1")));
+        assert!(rig.written(upstream).ends_with("via: 3 ringway\r\n\r\n"), "{name}");
+        rig.abort(exchange);
+    }
+
     let exchange = rig.request(request(Method::DELETE, "/"), false);
     rig.body(exchange, b"x");
     let upstream = rig.connected();

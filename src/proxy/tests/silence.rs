@@ -98,3 +98,36 @@ fn a_request_that_reached_no_upstream_is_always_sent_again() {
     assert!(exchange.iter().all(|exchange| rig.status(*exchange) == 200));
     rig.assert_nothing_left();
 }
+
+/// RFC 9110 9.2.2: safe methods are idempotent, the registered ones of other RFCs too.
+#[test]
+fn a_kept_connection_that_turns_out_closed_is_replaced_for_idempotent_methods() {
+    for (name, is_replaced) in [
+        ("GET", true),
+        ("PROPFIND", true),
+        ("REPORT", true),
+        ("SEARCH", true),
+        ("QUERY", true),
+        ("DELETE", true),
+        ("POST", false),
+        ("PATCH", false),
+        ("MOVE", false),
+        ("UNKNOWN", false),
+    ] {
+        let mut rig = Rig::new(config(1, 8, 0));
+        let (_, kept) = rig.active_get();
+        rig.response(kept, OK);
+        let method = Method::from_bytes(name.as_bytes()).unwrap();
+        let exchange = rig.request(request(method, "/again"), true);
+        rig.wrote(kept);
+        rig.end(kept);
+        if is_replaced {
+            let fresh = rig.connected();
+            assert!(rig.written(fresh).starts_with(&format!("{name} /again ")));
+            rig.wrote(fresh);
+            rig.response(fresh, OK);
+        }
+        assert_eq!(rig.status(exchange), if is_replaced { 200 } else { 502 }, "{name}");
+        rig.assert_nothing_left();
+    }
+}
