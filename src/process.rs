@@ -71,6 +71,7 @@ fn check(path: &Path) -> Result<(), Exit> {
 /// Returns problems that an operator should fix although the program can run.
 fn warnings(config: &Config, tls: &ServerTls) -> Vec<String> {
     let mut warnings = tls.warnings(clock::wall());
+    warnings.extend(config.warnings());
     if let Some(path) = &config.log.tls_keys {
         warnings.push(format!(
             "log.tls_keys is set: the secrets of EVERY connection are written to {}, and whoever \

@@ -343,7 +343,8 @@ pub struct Limits {
     pub field_section_len_max: u32,
     /// Maximum number of fields of a request. More is answered with 431.
     pub field_count_max: u32,
-    /// Maximum length of a request body in bytes. More is answered with 413.
+    /// Maximum length of a request body in bytes; `u64::MAX` is no limit. More is answered with
+    /// 413.
     pub request_body_len_max: u64,
     /// Time from the first byte of a stream to its complete request head.
     pub request_head_timeout: Duration,

@@ -93,8 +93,8 @@ pub(super) fn passed_field_name(text: &str) -> Result<String, String> {
     let name = field_name(text)?;
     if OWN.contains(&name.as_str()) {
         return Err(format!(
-            "is {text:?}, which tells upstreams who the client is; whoever may send it belongs into \
-             trusted_proxies"
+            "is {text:?}, which tells upstreams who the client is; whoever may send it belongs \
+             into trusted_proxies"
         ));
     }
     Ok(name)

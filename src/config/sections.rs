@@ -170,7 +170,13 @@ fn limits(mut section: Section) -> Limits {
     let limits = Limits {
         field_section_len_max: narrow(section.size("max_header_size", &b::MAX_HEADER_SIZE)),
         field_count_max: narrow(section.integer("max_header_count", &b::MAX_HEADER_COUNT)),
-        request_body_len_max: section.size("max_body_size", &b::MAX_BODY_SIZE),
+        request_body_len_max: section
+            .item("max_body_size")
+            .and_then(|item| match item.is_str("unlimited") {
+                true => Some(u64::MAX),
+                false => item.size(&b::MAX_BODY_SIZE),
+            })
+            .unwrap_or(b::MAX_BODY_SIZE.default),
         request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
         request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
         requests_per_address: narrow(

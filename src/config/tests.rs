@@ -126,6 +126,29 @@ fn relative_paths_start_at_the_files_directory() {
 }
 
 #[test]
+fn a_body_may_be_of_any_length_or_of_none() {
+    let config_with = |size: &str| {
+        parse_here(&minimal_and(&format!("[limits]\nmax_body_size = {size}"))).unwrap().0
+    };
+    for (size, len_max, warning) in [
+        ("\"unlimited\"", u64::MAX, None),
+        ("\"1PiB\"", 1 << 50, None),
+        ("1", 1, None),
+        ("0", 0, Some("\"unlimited\"")),
+        ("\"0B\"", 0, Some("413")),
+    ] {
+        let config = config_with(size);
+        assert_eq!(config.limits.request_body_len_max, len_max, "{size}");
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), usize::from(warning.is_some()), "{size}: {warnings:?}");
+        let named = warning.unwrap_or_default();
+        assert!(warnings.iter().all(|text| text.contains(named)), "{warnings:?}");
+    }
+    let refused = parse_here(&minimal_and("[limits]\nmax_body_size = \"none\"")).unwrap_err();
+    assert!(refused.to_string().contains("limits.max_body_size"), "{refused}");
+}
+
+#[test]
 fn sections_can_be_switched_off() {
     let text = minimal_and("[admin]\nlisten = \"off\"\n[log]\naccess = { format = \"off\" }");
     let (config, _) = parse_here(&text).unwrap();
