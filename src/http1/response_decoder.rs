@@ -1,5 +1,7 @@
 //! The decoder of one response and its interim responses, from bytes split at any point.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
@@ -7,6 +9,7 @@ use http::{HeaderValue, StatusCode};
 use super::chunked::{ChunkPart, ChunkedDecoder};
 use super::connection_options::ConnectionOptions;
 use super::field_section::{Section, faulty_field, parse_head};
+use super::keep_alive::KeepAlive;
 use super::{Error, broken};
 use crate::limits::RESPONSE_INTERIM_COUNT_MAX;
 use crate::message::{Fields, parse_content_length};
@@ -55,6 +58,8 @@ pub struct ResponseDecoder {
     head_len_max: usize,
     interim_count: u32,
     keeps_alive: bool,
+    /// How long the upstream says that it keeps the connection.
+    keep_alive_timeout: Option<Duration>,
     speaks_http: bool,
     /// The start of the name of the field for which the response was refused.
     faulty_field: Option<Bytes>,
@@ -77,6 +82,7 @@ impl ResponseDecoder {
             head_len_max,
             interim_count: 0,
             keeps_alive: false,
+            keep_alive_timeout: None,
             speaks_http: false,
             faulty_field: None,
         }
@@ -102,6 +108,11 @@ impl ResponseDecoder {
     /// Returns whether the response is complete and lets the connection persist.
     pub fn keeps_alive(&self) -> bool {
         self.is_done() && self.keeps_alive
+    }
+
+    /// Returns how long the upstream says that it keeps the connection without a request.
+    pub(crate) fn keep_alive_timeout(&self) -> Option<Duration> {
+        self.keep_alive_timeout
     }
 
     /// Returns whether what was received begins as HTTP/1.x does. Otherwise something else than the
@@ -187,7 +198,9 @@ impl ResponseDecoder {
             let head = ResponseHead { status, fields, options, content_length, ended };
             return Ok(Part::Interim(head));
         }
-        let persists = persists(version, &options, &fields);
+        let KeepAlive { timeout, is_last } = KeepAlive::read(&fields);
+        let persists = persists(version, &options, &fields) && !is_last;
+        self.keep_alive_timeout = timeout;
         self.keeps_alive = persists && framing != BodyFraming::UntilClose;
         self.state = match framing {
             BodyFraming::None | BodyFraming::Length(0) => State::Done,

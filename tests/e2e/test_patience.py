@@ -1,6 +1,9 @@
 """Upstreams that take their time: what waits for them, and for how long."""
 
 import asyncio
+import socket
+import threading
+import time
 
 import pytest
 
@@ -50,3 +53,83 @@ async def test_a_silent_request_is_not_sent_to_a_second_endpoint(start, recorder
         assert metrics.sum("upstream_failures_total", kind="response_timeout") == 1
     finally:
         other.stop()
+
+
+@h3.run
+async def test_an_upstreams_keep_alive_hint_is_believed(start, recorder):
+    """The upstream says that it closes after two seconds. POSTs that come just then are not lost,
+    since the gateway has closed the connection before."""
+    hint = OK.replace(b"content-length", b"keep-alive: timeout=2\r\ncontent-length")
+    recorder.script = lambda request: ["read", hint]
+    gateway = start(origin=recorder.address, upstream_idle="30s")
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(b"POST"))).outcome == "200"
+        await asyncio.sleep(0.3)
+        assert (await client.ask(head(b"POST"))).outcome == "200"
+        assert len(recorder.connections) == 1, "it is used again in time"
+        await asyncio.sleep(1.5)
+        assert recorder.ended == [0], "closed before the two seconds are over"
+        assert (await client.ask(head(b"POST"))).outcome == "200"
+        assert len(recorder.connections) == 2
+
+
+@h3.run
+async def test_a_full_backlog_ejects_nobody(start, tmp_path):
+    """A unix socket that accepts a connection now and then, with a backlog of one, and 40 requests
+    at once. Each is served by the first connection that is free."""
+    path = tmp_path / "app.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(1)
+    accepted = []
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            accepted.append(connection)
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+            time.sleep(0.5)
+
+    def answer(connection):
+        rest = b""
+        while piece := connection.recv(65536):
+            rest += piece
+            while b"\r\n\r\n" in rest:
+                rest = rest.split(b"\r\n\r\n", 1)[1]
+                time.sleep(0.01)
+                connection.sendall(OK)
+
+    threading.Thread(target=serve, daemon=True).start()
+    gateway = start(origin=f"unix:{path}")
+    try:
+        async with raw.connection(gateway) as client:
+            exchanges = [client.request(head(path=f"/{number}".encode())) for number in range(40)]
+            for exchange in exchanges:
+                await client.ended(exchange)
+            assert [exchange.outcome for exchange in exchanges] == ["200"] * 40
+        metrics = gateway.metrics()
+        assert metrics.sum("upstream_ejections_total") == 0
+        assert metrics.sum("upstream_connects_total") > 2
+    finally:
+        listener.close()
+        for connection in accepted:
+            connection.close()
+
+
+@h3.run
+async def test_methods_without_a_body_get_no_framing(start, recorder):
+    """The FIN comes by itself, as many clients send it."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for method in (b"GET", b"PROPFIND", b"REPORT", b"SEARCH", b"QUERY", b"MOVE", b"OPTIONS"):
+            exchange = client.request(head(method), end=False)
+            await asyncio.sleep(0.05)
+            client.send(exchange.stream, b"", end=True)
+            await client.ended(exchange)
+            assert exchange.outcome == "200", (method, exchange)
+            got = recorder.requests[-1]
+            assert got.line.startswith(method.decode())
+            assert got.values("transfer-encoding") == got.values("content-length") == []

@@ -8,6 +8,7 @@ mod request_heads;
 mod response_fields;
 mod shares;
 mod silence;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

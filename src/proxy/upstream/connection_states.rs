@@ -4,12 +4,16 @@
 //!                connected              released, its write in flight
 //!   Connecting ------------> Active -------------------------------> Finishing
 //!       |                    ^    |                                      |
-//!       |              reuse |    | released                             | wrote
-//!       |                    |    v                                      |
+//!       | its request  reuse |    | released                             | wrote
+//!       | took another       |    v                                      |
 //!       |                    +-- Idle <----------------------------------+
-//!       v                         v
+//!       v     connected           ^
+//!     Spare ----------------------+
+//!
 //!     closed, from every state: a failure, a timeout, an unreusable release
 //! ```
+
+use std::time::{Duration, Instant};
 
 use super::Notice;
 use super::group::{Avoid, Group, GroupKey};
@@ -31,10 +35,14 @@ pub(super) struct Connection {
     pub(super) state: State,
     /// The timeout of the connect, of the upstream's progress, or of the idle time.
     pub(super) timer: Timer,
+    /// The longest idle time, by what the upstream says of its own.
+    pub(super) idle_timeout_max: Option<Duration>,
 }
 
 pub(super) enum State {
     Connecting(Connecting),
+    /// It is being opened for nobody: the request that it was opened for was served by another.
+    Spare,
     /// It is leased.
     Active(Active),
     /// Released while its last write was in flight; a receive is armed.
@@ -47,6 +55,9 @@ pub(super) enum State {
 pub(super) struct Connecting {
     pub(super) request: SlotRequest,
     pub(super) is_trial: bool,
+    pub(super) start: Instant,
+    /// Its place in its endpoint's list.
+    pub(super) number: u64,
 }
 
 /// A connection that carries a request and its response.
@@ -109,7 +120,7 @@ impl State {
         match self {
             Self::Connecting(connecting) => Some(connecting.request.address),
             Self::Active(active) => Some(active.address),
-            Self::Finishing | Self::Idle(_) => None,
+            Self::Spare | Self::Finishing | Self::Idle(_) => None,
         }
     }
 }
@@ -128,11 +139,7 @@ impl Connecting {
         endpoint: usize,
         fault: TransportFault,
     ) -> (ExchangeKey, Notice) {
-        cx.counters.connect_failures += 1;
-        // If this process is out of resources, the endpoint has not failed.
-        if fault != TransportFault::Exhausted {
-            group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
-        }
+        group.endpoints[endpoint].fail_connect(cx, fault, self.start, self.is_trial);
         let (fault, retry) = (Fault::Connect(fault), group.other_than(endpoint));
         (self.request.exchange, Notice::Failed { fault, retry })
     }

@@ -91,6 +91,7 @@ impl<'a> Slot<'a> {
         if is_understood {
             self.active.is_trial = false;
             endpoint.health.succeeded();
+            endpoint.responded = Some(cx.now);
         }
         Ok(decoded?)
     }
