@@ -32,6 +32,8 @@ impl GatewayCounters {
             upstream_retries: counted.upstream_retries,
             upstream_idle_discarded: counted.upstream_idle_discarded,
             upstream_ejections: counted.upstream_ejections,
+            upstream_connect_failures: counted.upstream_connect_failures.clone(),
+            proxy_fields_dropped: counted.proxy_fields_dropped.clone(),
             ..self.exchanges.clone()
         }
     }

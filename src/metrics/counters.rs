@@ -180,6 +180,7 @@ pub struct ProxyCounters {
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,
+    pub upstream_connect_failures: ConnectFailures,
     pub proxy_fields_dropped: ProxyFieldsDropped,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
@@ -283,6 +284,33 @@ kinds! {
         Identity: identity,
         /// Added by the configuration.
         Added: added,
+    }
+}
+
+kinds! {
+    /// The reason why an upstream connection could not be opened.
+    ConnectFailure,
+    /// Upstream connections that could not be opened, by reason.
+    ConnectFailures {
+        /// No process listens there, or the path is no socket.
+        Refused: refused,
+        /// There is no such unix socket.
+        Missing: missing,
+        /// This process may not connect to the address.
+        Forbidden: forbidden,
+        Unreachable: unreachable,
+        /// Not in time, and the endpoint did not respond meanwhile.
+        TimedOut: timed_out,
+        /// Not in time, but the endpoint responded on other connections, or is a unix socket.
+        QueueFull: queue_full,
+        Reset: reset,
+        /// No local port is left toward the address.
+        NoPort: no_port,
+        NoDescriptor: no_descriptor,
+        NoMemory: no_memory,
+        /// The worker holds as many upstream connections as it can.
+        NoPlace: no_place,
+        Other: other,
     }
 }
 

@@ -228,7 +228,8 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
         upstream_ejections: j,
-        upstream_failures, proxy_fields_dropped, request_body_bytes: h, response_body_bytes: i,
+        upstream_failures, upstream_connect_failures, proxy_fields_dropped,
+        request_body_bytes: h, response_body_bytes: i,
     } = proxy;
     number!(next, a, b, c, d, e, f, g, h, i, j);
     for class in responses {
@@ -247,6 +248,13 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         terminated: e, protocol: f,
     } = upstream_failures;
     number!(next, a, b, c, d, e, f);
+    #[rustfmt::skip]
+    let ConnectFailures {
+        refused, missing, forbidden, unreachable, timed_out, queue_full, reset, no_port,
+        no_descriptor, no_memory, no_place, other,
+    } = upstream_connect_failures;
+    number!(next, refused, missing, forbidden, unreachable, timed_out, queue_full, reset);
+    number!(next, no_port, no_descriptor, no_memory, no_place, other);
     let ProxyFieldsDropped { forwarding, address, target, method, identity, added } =
         proxy_fields_dropped;
     number!(next, forwarding, address, target, method, identity, added);

@@ -68,7 +68,8 @@ use upstream::{GroupKey, Notice, Upstreams};
 
 pub(crate) use api::{Counters, DownstreamCommand, ExchangeKey, Gauges, ResponseSource};
 pub use api::{
-    Downstream, Output, Request, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey,
+    Downstream, Output, Request, Resource, TransportFault, UpstreamCommand, UpstreamEvent,
+    UpstreamKey,
 };
 
 /// The proxy of one worker.

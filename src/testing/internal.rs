@@ -74,8 +74,8 @@ pub mod pool {
 
 pub mod proxy {
     pub use crate::proxy::{
-        Downstream, Output, Proxy, Request, TransportFault, UpstreamCommand, UpstreamEvent,
-        UpstreamKey,
+        Downstream, Output, Proxy, Request, Resource, TransportFault, UpstreamCommand,
+        UpstreamEvent, UpstreamKey,
     };
 }
 

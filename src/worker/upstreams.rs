@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Worker;
 use crate::address::EndpointAddress;
 use crate::base::slab::KeyMap;
-use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use crate::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
 use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
 
 /// The ring's key of each upstream connection.
@@ -24,7 +24,8 @@ impl Worker<'_> {
         match self.ring.connect(key.to_bits(), address, congestion) {
             Ok(stream) => self.upstreams.insert(key, stream),
             Err(_full) => {
-                let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);
+                let event =
+                    UpstreamEvent::ConnectFailed(TransportFault::Exhausted(Resource::Place));
                 self.gateway.handle_upstream(now, key, event);
             }
         }
@@ -36,7 +37,7 @@ impl Worker<'_> {
         self.setup.witness.see(&pieces);
         if self.ring.write(stream, pieces).is_err() {
             // The ring keeps room for one write a stream, and the proxy asks for one at a time.
-            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted);
+            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted(Resource::Place));
             self.gateway.handle_upstream(now, key, event);
         }
     }
@@ -57,10 +58,14 @@ impl Worker<'_> {
 pub(super) fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
     let fault = match outcome {
         Ok(()) => return UpstreamEvent::Connected,
-        Err(ConnectError::Refused | ConnectError::NotFound) => TransportFault::Refused,
+        Err(ConnectError::Refused) => TransportFault::Refused,
+        Err(ConnectError::NotFound) => TransportFault::Missing,
+        Err(ConnectError::Forbidden) => TransportFault::Forbidden,
         Err(ConnectError::TimedOut) => TransportFault::TimedOut,
-        Err(ConnectError::Unreachable | ConnectError::Forbidden) => TransportFault::Unreachable,
-        Err(ConnectError::NoLocalPort | ConnectError::NoDescriptor) => TransportFault::Exhausted,
+        Err(ConnectError::Unreachable) => TransportFault::Unreachable,
+        Err(ConnectError::NoLocalPort) => TransportFault::Exhausted(Resource::Port),
+        Err(ConnectError::NoDescriptor) => TransportFault::Exhausted(Resource::Descriptor),
+        Err(ConnectError::NoMemory) => TransportFault::Exhausted(Resource::Memory),
         Err(ConnectError::Other(_)) => TransportFault::Other,
     };
     UpstreamEvent::ConnectFailed(fault)

@@ -1,6 +1,7 @@
 """Upstreams that take their time: what waits for them, and for how long."""
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -48,9 +49,8 @@ async def test_a_silent_request_is_not_sent_to_a_second_endpoint(start, recorder
             got = await client.ask(head())
             assert got.outcome == "504", got
         assert len(recorder.requests) + len(other.requests) == 1
-        metrics = gateway.metrics()
+        metrics = gateway.settle_count("upstream_failures_total", 1, kind="response_timeout")
         assert metrics.sum("upstream_retries_total") == 0
-        assert metrics.sum("upstream_failures_total", kind="response_timeout") == 1
     finally:
         other.stop()
 
@@ -110,7 +110,7 @@ async def test_a_full_backlog_ejects_nobody(start, tmp_path):
             for exchange in exchanges:
                 await client.ended(exchange)
             assert [exchange.outcome for exchange in exchanges] == ["200"] * 40
-        metrics = gateway.metrics()
+        metrics = gateway.settle_count("requests_total", 40)
         assert metrics.sum("upstream_ejections_total") == 0
         assert metrics.sum("upstream_connects_total") > 2
     finally:
@@ -133,3 +133,39 @@ async def test_methods_without_a_body_get_no_framing(start, recorder):
             got = recorder.requests[-1]
             assert got.line.startswith(method.decode())
             assert got.values("transfer-encoding") == got.values("content-length") == []
+
+
+@pytest.mark.parametrize(("kind", "reason", "error"), [
+    ("nothing", "missing", "destination_unavailable"),
+    ("a folder", "refused", "connection_refused"),
+    ("a dead socket", "refused", "connection_refused"),
+    ("a socket of another user", "forbidden", "destination_ip_prohibited"),
+])
+@h3.run
+async def test_each_reason_of_a_failed_connect_has_one_word(start, tmp_path, kind, reason, error):
+    user = {}
+    path = tmp_path / "app.sock"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind != "nothing":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        if kind == "a socket of another user":
+            if os.geteuid() != 0:
+                pytest.skip("needs root, to become another user")
+            listener.listen()
+            path.chmod(0o600)
+            for folder in (tmp_path, *tmp_path.parents):
+                if folder.stat().st_uid == 0 and folder.name.startswith("pytest"):
+                    folder.chmod(folder.stat().st_mode | 0o111)
+            user = {"user": "65534:65534"}
+        else:
+            listener.close()
+    gateway = start(origin=f"unix:{path}", **user)
+    async with raw.connection(gateway) as client:
+        got = await client.ask(head())
+        assert got.outcome == "502", got
+        assert f"error={error};" in got.values(b"proxy-status")[0].decode()
+    metrics = gateway.settle_count("upstream_connect_failures_total", 1, reason=reason)
+    assert metrics.sum("upstream_connect_failures_total") == 1
+    assert ("is no socket" in gateway.text()) == (kind == "a folder")

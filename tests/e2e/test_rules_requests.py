@@ -295,11 +295,9 @@ async def test_forwarding_fields_of_clients_are_replaced(start, recorder):
             assert got.values("early-data") == got.values("proxy") == got.values("x-real-ip") == []
             for name in ("x-original-url", "x-http-method-override", "client-cert"):
                 assert got.values(name) == [], name
-    metrics = gateway.metrics()
-    counts = {kind: metrics.sum("proxy_fields_dropped_total", kind=kind)
-              for kind in ("forwarding", "address", "target", "method", "identity", "added")}
-    assert counts == {"forwarding": 14, "address": 4, "target": 2, "method": 2, "identity": 2,
-                      "added": 0}
+    for kind, count in [("forwarding", 14), ("address", 4), ("target", 2), ("method", 2),
+                        ("identity", 2), ("added", 0)]:
+        gateway.settle_count("proxy_fields_dropped_total", count, kind=kind)
 
 
 @h3.run
@@ -312,7 +310,8 @@ async def test_the_list_of_proxy_fields_can_be_changed(start, recorder):
     got = recorder.requests[-1]
     assert got.values("x-http-method-override") == [b"PATCH"]
     assert got.values("x-tenant") == got.values("x-rewrite-url") == []
-    assert gateway.metrics().sum("proxy_fields_dropped_total", kind="added") == 1
+    gateway.settle_count("proxy_fields_dropped_total", 1, kind="added")
+    gateway.settle_count("proxy_fields_dropped_total", 2)
 
 
 @h3.run

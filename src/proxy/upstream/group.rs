@@ -23,7 +23,8 @@ use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 use crate::limits::SHARE_COUNT_MIN;
-use crate::proxy::api::{TransportFault, UpstreamKey};
+use crate::metrics::ConnectFailure;
+use crate::proxy::api::{Resource, TransportFault, UpstreamKey};
 use crate::proxy::context::Context;
 
 slab_key! {
@@ -237,8 +238,23 @@ impl Endpoint {
         was_trial: bool,
     ) {
         cx.counters.connect_failures += 1;
-        let is_full = fault == TransportFault::TimedOut && self.is_busy_since(start);
-        if fault != TransportFault::Exhausted && !is_full {
+        let kind = match fault {
+            TransportFault::TimedOut if self.is_busy_since(start) => ConnectFailure::QueueFull,
+            TransportFault::TimedOut => ConnectFailure::TimedOut,
+            TransportFault::Refused => ConnectFailure::Refused,
+            TransportFault::Missing => ConnectFailure::Missing,
+            TransportFault::Forbidden => ConnectFailure::Forbidden,
+            TransportFault::Unreachable => ConnectFailure::Unreachable,
+            TransportFault::Reset => ConnectFailure::Reset,
+            TransportFault::Exhausted(Resource::Port) => ConnectFailure::NoPort,
+            TransportFault::Exhausted(Resource::Descriptor) => ConnectFailure::NoDescriptor,
+            TransportFault::Exhausted(Resource::Memory) => ConnectFailure::NoMemory,
+            TransportFault::Exhausted(Resource::Place) => ConnectFailure::NoPlace,
+            TransportFault::Other => ConnectFailure::Other,
+        };
+        cx.counters.exported.upstream_connect_failures.count(kind, 1);
+        let is_ours = matches!(fault, TransportFault::Exhausted(_));
+        if !is_ours && kind != ConnectFailure::QueueFull {
             self.fail(cx, Failure::Connect, was_trial);
         }
     }
