@@ -265,6 +265,10 @@ pub(crate) const CHUNK_LINE_LEN_MAX: usize = 256;
 /// for every field.
 pub(crate) const NOMINATED_COUNT_MAX: usize = 32;
 
+/// Time by which a kept connection is closed before the upstream says that it closes it: a request
+/// that is on its way then would be lost. Half of a shorter time is used.
+pub(crate) const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
 /// How long a client may accept no byte of a waiting response before the response is reset: with
 /// flow control, a client that keeps its connection alive could stall a response forever.
 pub const RESPONSE_STALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);

@@ -3,7 +3,9 @@
 
 mod sizing;
 
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Account, Accounts, Config, Log, Runtime};
+use crate::config::{self, Account, Accounts, Config, EndpointAddress, Log, Runtime};
 use crate::control::{self, Control, ControlSettings, ExitReason, ShutdownSettings};
 use crate::demo::Demonstration;
 use crate::host::capacity::Capacity;
@@ -125,6 +127,19 @@ fn sizes(runtime: &Runtime) -> Result<(Capacity, Sizes), Exit> {
 /// Returns problems that an operator should fix although the program can run.
 fn warnings(config: &Config, tls: &ServerTls) -> Vec<String> {
     let mut warnings = tls.warnings(clock::wall());
+    warnings.extend(config.warnings());
+    let endpoints = config.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    for endpoint in endpoints {
+        // One that is missing may be made later.
+        if let EndpointAddress::Unix(path) = &endpoint.address
+            && fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket())
+        {
+            warnings.push(format!(
+                "the endpoint unix:{} is no socket, so connections to it are refused",
+                path.display()
+            ));
+        }
+    }
     if let Some(path) = &config.log.tls_keys {
         warnings.push(format!(
             "log.tls_keys is set: the secrets of EVERY connection are written to {}, and whoever \

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use quinn_proto::Dir;
 use ringway::testing::internal::config::Retry;
-use ringway::testing::internal::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use ringway::testing::internal::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
 
 use super::client::Client;
 use super::lines::{DATA, HEADERS, frame, section};
@@ -361,7 +361,7 @@ fn fault_of(number: u8) -> TransportFault {
         TransportFault::Reset,
         TransportFault::Unreachable,
         TransportFault::TimedOut,
-        TransportFault::Exhausted,
+        TransportFault::Exhausted(Resource::Descriptor),
         TransportFault::Other,
     ];
     faults[usize::from(number) % faults.len()]

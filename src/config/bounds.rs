@@ -93,9 +93,10 @@ pub(super) const WEIGHT: Bound<u64> = bound(1, 1, 1000);
 /// Within one data centre a connection takes milliseconds; 2 s allow for one lost SYN.
 pub(super) const CONNECT_TIMEOUT: Bound<Duration> =
     bound(secs(2), Duration::from_millis(1), secs(600));
-/// Time that an upstream has to respond.
+/// Time that an upstream has to respond: that of nginx, so that event streams with a heartbeat
+/// every 30 s live.
 pub(super) const RESPONSE_TIMEOUT: Bound<Duration> =
-    bound(secs(30), Duration::from_millis(1), secs(24 * 3600));
+    bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
 /// Of a whole exchange; there is no limit by default, since some responses are streams.
 pub(super) const ROUTE_TIMEOUT: Bound<Duration> =
     bound(secs(60), Duration::from_millis(1), secs(24 * 3600));
@@ -114,7 +115,7 @@ pub(super) const HEALTH_MAX_PAUSE: Bound<Duration> =
 
 /// As decoded (RFC 9114 4.2.2: each field counts 32 bytes more than its text).
 pub(super) const MAX_HEADER_SIZE: Bound<u64> = bound(32 * KIB, KIB, MIB);
-/// Browsers send 20 to 40.
+/// Browsers send 20 to 40, cookies aside.
 pub(super) const MAX_HEADER_COUNT: Bound<u64> = bound(100, 10, 1000);
 /// Bodies are streamed and cost no memory; the limit protects the upstream.
 pub(super) const MAX_BODY_SIZE: Bound<u64> = bound(GIB, 0, 1024 * 1024 * GIB);

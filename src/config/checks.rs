@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::bounds::ADDRESS_COUNT_MAX;
-use super::model::{Certificate, HostPattern, Listener, Route, Upstream};
+use super::model::{Certificate, Config, HostPattern, Listener, Route, Upstream};
 use super::reader::{Item, nearest};
 
 /// A value and its item in the file.
@@ -131,4 +131,19 @@ fn takes_all(earlier: &NamedRoute, later: &NamedRoute) -> bool {
     let path = earlier.path_prefix == "/"
         || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     host && path
+}
+
+impl Config {
+    /// Returns what is valid, and may mean something else than was intended.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.limits.request_body_len_max == 0 {
+            warnings.push(
+                "limits.max_body_size is 0, so every request with a body is answered with 413. \
+                 For no limit, which 0 is in nginx, write \"unlimited\""
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
 }

@@ -163,9 +163,20 @@ pub struct Listener {
     pub name: String,
     /// UDP addresses, at least one, distinct over all listeners.
     pub addresses: Vec<SocketAddr>,
-    /// Peers whose X-Forwarded-* fields are trusted.
+    /// Peers whose proxy fields (X-Forwarded-* and others) are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    pub proxy_fields: ProxyFields,
     pub quic: Quic,
+}
+
+/// `listeners.proxy_fields`: changes to the list of fields that only trusted proxies may send.
+/// Names are in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyFields {
+    /// Fields that belong to the list too.
+    pub add: Vec<String>,
+    /// Fields that any client may send.
+    pub pass: Vec<String>,
 }
 
 /// `[listeners.quic]`
@@ -322,7 +333,20 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// `timeout.idle`: how long an idle connection is kept.
     pub idle_timeout: Duration,
+    pub retry: RetryOn,
     pub health: Health,
+}
+
+/// `upstreams.NAME.retry`: the failures after which a request is sent a second time, if that is
+/// safe. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetryOn {
+    /// No connection could be made, or a kept one was closed as it was used.
+    Connect,
+    /// A new connection broke before the response began.
+    Broken,
+    /// The upstream did not take the request, or did not respond, in time.
+    Timeout,
 }
 
 /// `upstreams.NAME.health`: when an endpoint is ejected.
@@ -363,7 +387,8 @@ pub struct Limits {
     pub field_section_len_max: u32,
     /// Maximum number of fields of a request. More is answered with 431.
     pub field_count_max: u32,
-    /// Maximum length of a request body in bytes. More is answered with 413.
+    /// Maximum length of a request body in bytes; `u64::MAX` is no limit. More is answered with
+    /// 413.
     pub request_body_len_max: u64,
     /// Time from the first byte of a stream to its complete request head.
     pub request_head_timeout: Duration,

@@ -72,6 +72,43 @@ pub(super) fn certificate_host(text: &str) -> Result<CertificateHost, String> {
     }
 }
 
+/// Parses the name of a field.
+pub(super) fn field_name(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    if lower.contains('_') {
+        return Err(format!(
+            "is {text:?}; requests with an underscore in a field name are always refused"
+        ));
+    }
+    match http::HeaderName::from_bytes(lower.as_bytes()) {
+        Ok(_) => Ok(lower),
+        Err(_) => {
+            Err(format!("is {text:?}, which is not a field name; write it like \"x-tenant\""))
+        }
+    }
+}
+
+/// Parses the name of a field that any client may send. Those that the gateway writes itself are
+/// refused.
+pub(super) fn passed_field_name(text: &str) -> Result<String, String> {
+    const OWN: [&str; 6] = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-real-ip",
+        "forwarded",
+        "via",
+    ];
+    let name = field_name(text)?;
+    if OWN.contains(&name.as_str()) {
+        return Err(format!(
+            "is {text:?}, which tells upstreams who the client is; whoever may send it belongs \
+             into trusted_proxies"
+        ));
+    }
+    Ok(name)
+}
+
 /// Parses `/` or `/one/two`: whole segments of visible ASCII, as clients send them.
 pub(super) fn path_prefix(text: &str) -> Result<String, String> {
     let refusal = if !text.starts_with('/') {

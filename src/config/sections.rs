@@ -175,7 +175,13 @@ fn limits(mut section: Section) -> Limits {
     let limits = Limits {
         field_section_len_max: narrow(section.size("max_header_size", &b::MAX_HEADER_SIZE)),
         field_count_max: narrow(section.integer("max_header_count", &b::MAX_HEADER_COUNT)),
-        request_body_len_max: section.size("max_body_size", &b::MAX_BODY_SIZE),
+        request_body_len_max: section
+            .item("max_body_size")
+            .and_then(|item| match item.is_str("unlimited") {
+                true => Some(u64::MAX),
+                false => item.size(&b::MAX_BODY_SIZE),
+            })
+            .unwrap_or(b::MAX_BODY_SIZE.default),
         request_head_timeout: section.duration("header_timeout", &b::HEADER_TIMEOUT),
         request_body_timeout: section.duration("body_timeout", &b::BODY_TIMEOUT),
         requests_per_address: narrow(
@@ -203,14 +209,27 @@ fn listener(mut section: Section, index: usize) -> Listener {
     }
     let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
+    let proxy_fields = proxy_fields(section.section("proxy_fields"));
     let quic = quic(section.section("quic"));
     section.finish();
     Listener {
         name: name.unwrap_or_else(|| format!("listener-{index}")),
         addresses: addresses.unwrap_or_default(),
         trusted_proxies,
+        proxy_fields,
         quic,
     }
+}
+
+fn proxy_fields(mut section: Section) -> ProxyFields {
+    let mut names = |key: &'static str, parse: fn(&str) -> Result<String, String>| {
+        let items = section.item(key).map(|item| item.list()).unwrap_or_default();
+        items.iter().filter_map(|item| item.parsed(parse)).collect()
+    };
+    let add = names("add", names::field_name);
+    let pass = names("pass", names::passed_field_name);
+    section.finish();
+    ProxyFields { add, pass }
 }
 
 /// Checks the name of a listener or an upstream.
@@ -375,6 +394,14 @@ fn upstream(mut section: Section, name: String) -> Upstream {
     let response_timeout = timeout.duration("response", &b::RESPONSE_TIMEOUT);
     let idle_timeout = timeout.duration("idle", &b::UPSTREAM_IDLE_TIMEOUT);
     timeout.finish();
+    let retry = section.choice(
+        "retry",
+        &[
+            ("connect", RetryOn::Connect),
+            ("broken", RetryOn::Broken),
+            ("timeout", RetryOn::Timeout),
+        ],
+    );
     let health = health(section.section("health"));
     section.finish();
     Upstream {
@@ -388,6 +415,7 @@ fn upstream(mut section: Section, name: String) -> Upstream {
         connect_timeout,
         response_timeout,
         idle_timeout,
+        retry,
         health,
     }
 }

@@ -84,6 +84,7 @@ fn the_full_file_has_every_key_with_its_default() {
     assert_eq!(full.tls, minimal.tls);
     assert_eq!(full.listeners[0].quic, minimal.listeners[0].quic);
     assert_eq!(full.listeners[0].trusted_proxies, minimal.listeners[0].trusted_proxies);
+    assert_eq!(full.listeners[0].proxy_fields, minimal.listeners[0].proxy_fields);
     let defaults = |upstream: &Upstream| Upstream {
         name: String::new(),
         endpoints: Vec::new(),
@@ -169,6 +170,29 @@ fn relative_paths_start_at_the_files_directory() {
     assert_eq!(*key, PathBuf::from("/etc/ringway/example.key"));
     let expected = EndpointAddress::Unix("/etc/ringway/run/app.sock".into());
     assert_eq!(config.upstreams[0].endpoints[0].address, expected);
+}
+
+#[test]
+fn a_body_may_be_of_any_length_or_of_none() {
+    let config_with = |size: &str| {
+        parse_here(&minimal_and(&format!("[limits]\nmax_body_size = {size}"))).unwrap().0
+    };
+    for (size, len_max, warning) in [
+        ("\"unlimited\"", u64::MAX, None),
+        ("\"1PiB\"", 1 << 50, None),
+        ("1", 1, None),
+        ("0", 0, Some("\"unlimited\"")),
+        ("\"0B\"", 0, Some("413")),
+    ] {
+        let config = config_with(size);
+        assert_eq!(config.limits.request_body_len_max, len_max, "{size}");
+        let warnings = config.warnings();
+        assert_eq!(warnings.len(), usize::from(warning.is_some()), "{size}: {warnings:?}");
+        let named = warning.unwrap_or_default();
+        assert!(warnings.iter().all(|text| text.contains(named)), "{warnings:?}");
+    }
+    let refused = parse_here(&minimal_and("[limits]\nmax_body_size = \"none\"")).unwrap_err();
+    assert!(refused.to_string().contains("limits.max_body_size"), "{refused}");
 }
 
 #[test]
@@ -305,6 +329,21 @@ fn listener_errors_are_refused() {
             "address = \"[::]:1\"\ntrusted_proxies = [\"10.0.0.1/8\"]",
             "listeners[0].trusted_proxies[0]",
             &["write \"10.0.0.0/8\""],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.add = [\"x-a\", \"x b\"]",
+            "listeners[0].proxy_fields.add[1]",
+            &["\"x b\"", "\"x-tenant\""],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.add = [\"x_b\"]",
+            "listeners[0].proxy_fields.add[0]",
+            &["underscore"],
+        ),
+        (
+            "address = \"[::]:1\"\nproxy_fields.pass = [\"X-Forwarded-For\"]",
+            "listeners[0].proxy_fields.pass[0]",
+            &["trusted_proxies"],
         ),
         (
             "address = \"[::]:1\"\ntrusted_proxies = [\"all\"]",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::control_stream::ControlStream;
 use super::drain::Drain;
+use super::keep_alive::KeepAlive;
 use super::reset_budget::ResetBudget;
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
@@ -20,6 +21,7 @@ use crate::tls::ServerTls;
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) drain: Drain,
+    pub(super) keep_alive: KeepAlive,
     /// The lowest id of a request stream that the client has not opened yet.
     pub(super) next_request: u64,
     pub(super) control: ControlStream,
@@ -55,11 +57,12 @@ impl Connection {
     ) -> Result<Self, ConnectionError> {
         let control = ControlStream::open(key, cx)?;
         let settings = &cx.shared.settings;
+        let listener = cx.shared.socket_listeners[usize::from(socket)];
         let mut connection = Self {
             client: Client {
                 key,
                 server_name: server_name.map(Arc::from),
-                listener: cx.shared.socket_listeners[usize::from(socket)],
+                listener,
                 tls: settings.tls.clone(),
                 covered: None,
                 waiting_len: 0,
@@ -67,6 +70,7 @@ impl Connection {
                 resets: ResetBudget::default(),
             },
             drain: Drain::default(),
+            keep_alive: KeepAlive::new(settings.idle_timeouts[listener]),
             next_request: 0,
             control,
             streams: BTreeMap::new(),
@@ -127,6 +131,11 @@ impl Connection {
         Some((self.streams.get(&id)?, self.streams.len()))
     }
 
+    /// Returns whether a request runs that its response has not ended.
+    pub(super) fn has_request(&self) -> bool {
+        self.streams.values().any(|stream| stream.awaits_response())
+    }
+
     /// Returns the number of bytes that its heads, bodies and responses hold.
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
         let streams = self.streams.values().map(|stream| stream.held_len(proxy));
@@ -141,6 +150,7 @@ impl Connection {
     /// Ends the exchanges of a connection that is gone.
     pub(super) fn end(mut self, cx: &mut Context<'_>) {
         self.drain.clear(cx);
+        self.keep_alive.clear(cx);
         cx.shared.responses.forget(&self.client);
         for stream in self.streams.into_values() {
             stream.end(cx);
@@ -165,6 +175,7 @@ impl Connection {
             stream.await_head(client, cx);
             verdict
         });
+        self.start_keep_alive(cx);
     }
 
     /// Rejects a request that is not processed in any way, so that the client may send it again,

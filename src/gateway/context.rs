@@ -54,6 +54,8 @@ pub(super) struct Settings {
     /// Capacity of each connection's budget of resets.
     pub(super) reset_count_max: u32,
     pub(super) head_timeout: Duration,
+    /// The idle timeout of connections, by listener.
+    pub(super) idle_timeouts: Vec<Duration>,
 }
 
 impl Settings {
@@ -67,6 +69,7 @@ impl Settings {
             tls: tls.clone(),
             reset_count_max: limits.stream_reset_count_max,
             head_timeout: limits.request_head_timeout,
+            idle_timeouts: config.listeners.iter().map(|one| one.quic.idle_timeout).collect(),
         }
     }
 }

@@ -33,6 +33,8 @@ impl GatewayCounters {
             upstream_idle_discarded: counted.upstream_idle_discarded,
             queue_sheds: counted.queue_sheds,
             upstream_ejections: counted.upstream_ejections,
+            upstream_connect_failures: counted.upstream_connect_failures.clone(),
+            proxy_fields_dropped: counted.proxy_fields_dropped.clone(),
             ..self.exchanges.clone()
         }
     }

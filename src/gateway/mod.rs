@@ -27,6 +27,7 @@ mod context;
 mod control_stream;
 mod counters;
 mod drain;
+mod keep_alive;
 mod relief;
 mod reset_budget;
 mod response_queue;
@@ -71,6 +72,8 @@ enum Owner {
     Head(StreamRef),
     /// A connection in a drain.
     Drain(ConnectionKey),
+    /// A connection on which a request runs.
+    KeepAlive(ConnectionKey),
 }
 
 /// One request stream of one connection.
@@ -155,6 +158,9 @@ impl Gateway {
             match owner {
                 Owner::Drain(key) => {
                     connections.get_mut(key).expect(EXISTS).handle_drain_timer(&mut cx);
+                }
+                Owner::KeepAlive(key) => {
+                    connections.get_mut(key).expect(EXISTS).handle_keep_alive_timer(&mut cx);
                 }
                 Owner::Head(at) => {
                     let connection = connections.get_mut(at.connection).expect(EXISTS);

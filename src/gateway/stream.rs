@@ -93,6 +93,11 @@ impl Stream {
         self.responded && self.receiving == Receiving::Closed
     }
 
+    /// Returns whether its request is an exchange whose response has not ended.
+    pub(super) fn awaits_response(&self) -> bool {
+        matches!(self.phase, Phase::Begun(_)) && !self.responded
+    }
+
     /// Returns the number of bytes that its request holds.
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
         let exchange_len = match &self.phase {

@@ -31,7 +31,7 @@ pub(crate) struct ChunkedDecoder {
 enum State {
     /// In the chunk size, after this many digits.
     Size { len: u64, digit_count: u8 },
-    /// In the white space before an extension.
+    /// In the white space after the size.
     Space { len: u64 },
     /// In an extension.
     Extension { len: u64 },
@@ -102,8 +102,10 @@ impl ChunkedDecoder {
             (State::Size { digit_count: 0, .. }, _) => {
                 return Err(broken("a chunk size of the response is missing"));
             }
-            (&State::Size { len, .. }, b'\r') => State::SizeEnd { len },
-            // RFC 9112 7.1.1: white space is allowed only before the semicolon of an extension.
+            (&State::Size { len, .. } | &State::Space { len }, b'\r') => State::SizeEnd { len },
+            // RFC 9112 7.1.1 allows white space before the semicolon of an extension only, but some
+            // servers pad the size, and no reader takes that for anything else. The bound of the
+            // line bounds it.
             (&State::Size { len, .. } | &State::Space { len }, b' ' | b'\t') => {
                 State::Space { len }
             }

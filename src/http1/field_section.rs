@@ -1,8 +1,10 @@
 //! Head and trailer sections: finds a section's end, however its bytes are split into pieces, and
-//! refuses line ends other than CRLF.
+//! refuses line ends other than CRLF. Field lines have one grammar in both.
+
+use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use memchr::memchr2;
 
 use super::{Error, broken};
@@ -75,9 +77,74 @@ impl Section {
     }
 }
 
+/// Returns status, minor version and fields of a complete head.
+pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
+    let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let mut config = httparse::ParserConfig::default();
+    // RFC 9112 5.1: a proxy removes white space before the colon from a response.
+    config.allow_spaces_after_header_name_in_responses(true);
+    match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
+        Ok(httparse::Status::Complete(len)) if len == section.len() => {}
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(broken("the response has too many fields"));
+        }
+        Err(httparse::Error::HeaderName) => {
+            return Err(broken("a field line of the response has no good name, or is folded"));
+        }
+        Err(httparse::Error::HeaderValue) => {
+            return Err(broken("a field value of the response is malformed"));
+        }
+        Ok(_) | Err(_) => return Err(broken("the response's head is malformed")),
+    }
+    let (Some(code), Some(version)) = (response.code, response.version) else {
+        return Err(broken("the response's head is malformed"));
+    };
+    // RFC 9110 15: a status has three digits and is 100 at least. One over 599 is invalid, but a
+    // client knows what to do with it: it takes it for a 5xx.
+    let status = StatusCode::from_u16(code);
+    let status = status.map_err(|_| broken("the response's status is below 100"))?;
+    Ok((status, version, fields_of(section, response.headers)?))
+}
+
+/// Parses a trailer section, its empty line included. Trailers are few and rare, so they are copied
+/// behind a status line: then the parser is the one of heads.
+pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Error> {
+    let head = Bytes::from([b"HTTP/1.1 200\r\n", &section[..]].concat());
+    match parse_head(&head) {
+        Ok((_, _, fields)) => Ok(fields),
+        Err(_) => Err(broken("the response's trailer section is malformed")),
+    }
+}
+
+/// Returns the start of the name of the first malformed field line in a head, or of the line if it
+/// has no colon.
+pub(crate) fn faulty_field(section: &[u8]) -> Option<Bytes> {
+    let lines = section.split(|byte| *byte == b'\n').skip(1);
+    let mut lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).peekable();
+    while let Some(line) = lines.next().filter(|line| !line.is_empty()) {
+        let (name, value) = match line.iter().position(|byte| *byte == b':') {
+            Some(colon) => (line[..colon].trim_ascii_end(), Some(line[colon + 1..].trim_ascii())),
+            None => (line, None),
+        };
+        let next = lines.peek().and_then(|next| next.first());
+        let is_folded = matches!(next, Some(b' ' | b'\t'));
+        let is_good = HeaderName::from_bytes(name).is_ok()
+            && value.is_some_and(|value| HeaderValue::from_bytes(value).is_ok());
+        if !is_good || is_folded {
+            return Some(Bytes::copy_from_slice(&name[..name.len().min(FAULTY_NAME_LEN_MAX)]));
+        }
+    }
+    None
+}
+
+/// Bytes of a faulty field's name that are logged: names are shorter, and a line without a colon
+/// may be anything.
+const FAULTY_NAME_LEN_MAX: usize = 64;
+
 /// Converts parsed field lines into fields whose values are slices of `section`. Reserves capacity
 /// for one more, since the proxy adds `via`.
-pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Error> {
+fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, Error> {
     let mut fields = Fields::with_capacity(lines.len() + 1);
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes())
@@ -91,15 +158,4 @@ pub(crate) fn fields_of(section: &Bytes, lines: &[httparse::Header<'_>]) -> Resu
         fields.push((name, value));
     }
     Ok(fields)
-}
-
-/// Parses a trailer section, its empty line included.
-pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Error> {
-    let mut lines = [httparse::EMPTY_HEADER; RESPONSE_FIELD_COUNT_MAX];
-    match httparse::parse_headers(section, &mut lines) {
-        Ok(httparse::Status::Complete((len, lines))) if len == section.len() => {
-            fields_of(section, lines)
-        }
-        _ => Err(broken("the response's trailer section is malformed")),
-    }
 }

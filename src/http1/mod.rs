@@ -10,6 +10,7 @@
 mod chunked;
 mod connection_options;
 mod field_section;
+mod keep_alive;
 mod request_head;
 mod response_decoder;
 

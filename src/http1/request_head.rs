@@ -29,10 +29,10 @@ impl Framing {
             // is none.
             (None, true) if anticipates_content => Self::Length(0),
             (None, true) => Self::None,
+            (None, false) if anticipates_content => Self::Chunked,
             // Many clients send a GET's FIN in a frame of its own. Announcing a chunked body would
-            // then be correct, but some origins refuse such a GET.
-            (None, false) if method.is_safe() || *method == Method::DELETE => Self::Undecided,
-            (None, false) => Self::Chunked,
+            // then be correct, but some origins refuse such a GET, or PROPFIND, or MOVE.
+            (None, false) => Self::Undecided,
         }
     }
 }

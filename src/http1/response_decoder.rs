@@ -1,6 +1,6 @@
 //! The decoder of one response and its interim responses, from bytes split at any point.
 
-use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -8,9 +8,10 @@ use http::{HeaderValue, StatusCode};
 
 use super::chunked::{ChunkPart, ChunkedDecoder};
 use super::connection_options::ConnectionOptions;
-use super::field_section::{Section, fields_of};
+use super::field_section::{Section, faulty_field, parse_head};
+use super::keep_alive::KeepAlive;
 use super::{Error, broken};
-use crate::limits::{RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX};
+use crate::limits::RESPONSE_INTERIM_COUNT_MAX;
 use crate::message::{Fields, parse_content_length};
 use crate::planted::{Bug, is_planted};
 
@@ -57,6 +58,11 @@ pub struct ResponseDecoder {
     head_len_max: usize,
     interim_count: u32,
     keeps_alive: bool,
+    /// How long the upstream says that it keeps the connection.
+    keep_alive_timeout: Option<Duration>,
+    speaks_http: bool,
+    /// The start of the name of the field for which the response was refused.
+    faulty_field: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -76,6 +82,9 @@ impl ResponseDecoder {
             head_len_max,
             interim_count: 0,
             keeps_alive: false,
+            keep_alive_timeout: None,
+            speaks_http: false,
+            faulty_field: None,
         }
     }
 
@@ -101,6 +110,23 @@ impl ResponseDecoder {
         self.is_done() && self.keeps_alive
     }
 
+    /// Returns how long the upstream says that it keeps the connection without a request.
+    pub(crate) fn keep_alive_timeout(&self) -> Option<Duration> {
+        self.keep_alive_timeout
+    }
+
+    /// Returns whether what was received begins as HTTP/1.x does. Otherwise something else than the
+    /// expected server is there.
+    pub(crate) fn speaks_http(&self) -> bool {
+        self.speaks_http
+    }
+
+    /// Returns the start of the name of the field for which the response was refused, if it was one
+    /// field.
+    pub(crate) fn faulty_field(&self) -> Option<&[u8]> {
+        self.faulty_field.as_deref()
+    }
+
     /// Returns the next part at the front of `piece`, or `None` when more bytes are needed or the
     /// response is complete. Bytes left in `piece` by a complete response do not belong to it.
     pub fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<Part>, Error> {
@@ -119,6 +145,7 @@ impl ResponseDecoder {
             }
             State::Head(section) => {
                 check_protocol(section, piece)?;
+                self.speaks_http |= section.len() + piece.len() >= PROTOCOL.len();
                 let Some(head) = section.take(piece, self.head_len_max)? else {
                     return Ok(None);
                 };
@@ -151,7 +178,8 @@ impl ResponseDecoder {
     }
 
     fn take_head(&mut self, section: &Bytes) -> Result<Part, Error> {
-        let (status, version, mut fields) = parse_head(section)?;
+        let (status, version, mut fields) =
+            parse_head(section).inspect_err(|_| self.faulty_field = faulty_field(section))?;
         let options = ConnectionOptions::read(&fields)
             .ok_or(broken("the response's connection field names too many fields"))?;
         let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
@@ -170,7 +198,9 @@ impl ResponseDecoder {
             let head = ResponseHead { status, fields, options, content_length, ended };
             return Ok(Part::Interim(head));
         }
-        let persists = persists(version, &options, &fields);
+        let KeepAlive { timeout, is_last } = KeepAlive::read(&fields);
+        let persists = persists(version, &options, &fields) && !is_last;
+        self.keep_alive_timeout = timeout;
         self.keeps_alive = persists && framing != BodyFraming::UntilClose;
         self.state = match framing {
             BodyFraming::None | BodyFraming::Length(0) => State::Done,
@@ -187,35 +217,17 @@ impl ResponseDecoder {
     }
 }
 
+/// The start of each response.
+const PROTOCOL: &[u8] = b"HTTP/1.";
+
 /// Refuses a response that is not HTTP/1.x at its first wrong byte, rather than when no line end
 /// comes.
 fn check_protocol(section: &Section, piece: &[u8]) -> Result<(), Error> {
-    let expected = b"HTTP/1.".iter().skip(section.len());
+    let expected = PROTOCOL.iter().skip(section.len());
     if expected.zip(piece).any(|(expected, byte)| expected != byte) {
         return Err(broken("the upstream does not answer in HTTP/1.x"));
     }
     Ok(())
-}
-
-/// Returns status, minor version and fields of a complete head.
-fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
-    let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
-        Ok(httparse::Status::Complete(len)) if len == section.len() => {}
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(broken("the response has too many fields"));
-        }
-        Ok(_) | Err(_) => return Err(broken("the response's head is malformed")),
-    }
-    let (Some(code), Some(version)) = (response.code, response.version) else {
-        return Err(broken("the response's head is malformed"));
-    };
-    // RFC 9110 15: a status is 100..=599.
-    let status = StatusCode::from_u16(code).ok().filter(|status| status.as_u16() < 600);
-    let status = status.ok_or(broken("the response's status is not within 100..=599"))?;
-    Ok((status, version, fields_of(section, response.headers)?))
 }
 
 /// How a response's body is delimited (RFC 9112 6.3).

@@ -40,8 +40,8 @@ pub(super) fn read_trailers(
     section: &[u8],
     settings: &LocalSettings,
 ) -> Result<Fields, RequestError> {
-    let mut reader =
-        SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
+    let mut reader = SectionReader::new(section, settings.field_section_len_max)?;
+    let mut count = FieldCount::new(settings);
     let mut fields = Fields::new();
     while let Some(line) = reader.next_line()? {
         let EntryName::Field(name) = entry_name(line.name)? else {
@@ -49,6 +49,7 @@ pub(super) fn read_trailers(
             return Err(RequestError::malformed("a pseudo-header field in trailers"));
         };
         let value = field_value(line.value, line.never_indexed)?;
+        count.add(&name)?;
         check_connection_specific(&name, &value)?;
         check_field_name(&name)?;
         // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
@@ -111,6 +112,31 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
     Ok(())
 }
 
+/// The number of fields in a section, which has a limit. Pseudo-header fields are parts of the
+/// request line. All lines of `cookie` are one field, which browsers send in a line for each
+/// cookie, so that QPACK can compress them (RFC 9114 4.2.1); the section's length bounds their
+/// number.
+struct FieldCount {
+    left: u32,
+    has_cookie: bool,
+}
+
+impl FieldCount {
+    fn new(settings: &LocalSettings) -> Self {
+        Self { left: settings.field_count_max, has_cookie: false }
+    }
+
+    fn add(&mut self, name: &HeaderName) -> Result<(), RequestError> {
+        let is_more_of_cookie =
+            *name == header::COOKIE && std::mem::replace(&mut self.has_cookie, true);
+        if !is_more_of_cookie {
+            let left = self.left.checked_sub(1);
+            self.left = left.ok_or(RequestError::too_large("more fields than are accepted"))?;
+        }
+        Ok(())
+    }
+}
+
 /// A request's head while its lines are read.
 #[derive(Default)]
 struct HeadLines {
@@ -127,12 +153,13 @@ struct HeadLines {
 
 impl HeadLines {
     fn read(&mut self, section: &[u8], settings: &LocalSettings) -> Result<(), RequestError> {
-        let mut reader =
-            SectionReader::new(section, settings.field_section_len_max, settings.field_count_max)?;
+        let mut reader = SectionReader::new(section, settings.field_section_len_max)?;
+        let mut count = FieldCount::new(settings);
         while let Some(line) = reader.next_line()? {
             match entry_name(line.name)? {
                 EntryName::Pseudo(pseudo) => self.take_pseudo(pseudo, line.value.into_bytes())?,
                 EntryName::Field(name) => {
+                    count.add(&name)?;
                     self.take_field(name, field_value(line.value, line.never_indexed)?)?;
                 }
             }

@@ -106,6 +106,12 @@ pub(crate) fn check_field_name(name: &HeaderName) -> Result<(), BrokenRule> {
     Ok(())
 }
 
+/// Returns whether a method is safe: a request with it changes nothing (RFC 9110 9.2.1), as
+/// registered with IANA.
+pub(crate) fn is_safe(method: &Method) -> bool {
+    method.is_safe() || matches!(method.as_str(), "PROPFIND" | "QUERY" | "REPORT" | "SEARCH")
+}
+
 /// Parses a `content-length` (RFC 9110 8.6): digits only. A list of equal values is refused rather
 /// than repaired.
 pub(crate) fn parse_content_length(value: &[u8]) -> Result<u64, BrokenRule> {

@@ -21,7 +21,7 @@ mod target;
 use http::{HeaderName, HeaderValue};
 
 pub use head::Head;
-pub(crate) use head::{check_field_name, check_method_case, parse_content_length};
+pub(crate) use head::{check_field_name, check_method_case, is_safe, parse_content_length};
 #[cfg(test)]
 pub(crate) use logged::LOGGED_LEN_MAX;
 pub(crate) use logged::LoggedText;

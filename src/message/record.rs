@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::Understood;
+use super::{LoggedText, Understood};
 use crate::metrics::UpstreamFailure;
 
 /// One line of the access log.
@@ -39,6 +39,8 @@ pub struct AccessRecord {
     pub upstream_failure: Option<UpstreamFailure>,
     /// The rule that the request or the upstream's response broke.
     pub rule: Option<&'static str>,
+    /// The start of the name of the field that broke it, where one field of a response did.
+    pub field: Option<LoggedText>,
     /// The end of the exchange.
     pub outcome: Outcome,
 }
@@ -62,6 +64,7 @@ impl AccessRecord {
             error: None,
             upstream_failure: None,
             rule: None,
+            field: None,
             outcome: Outcome::Complete,
         }
     }

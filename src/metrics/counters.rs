@@ -186,6 +186,8 @@ pub struct ProxyCounters {
     /// Ejections of endpoints, including those after a failed trial.
     pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,
+    pub upstream_connect_failures: ConnectFailures,
+    pub proxy_fields_dropped: ProxyFieldsDropped,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,
     /// Body bytes of responses, as clients received them.
@@ -193,9 +195,11 @@ pub struct ProxyCounters {
 }
 
 impl ProxyCounters {
-    /// Counts one final response with this status code.
+    /// Counts one final response with this status code. One of 600 or more counts as 5xx, since a
+    /// client treats it as such (RFC 9110 15).
     pub fn count_response(&mut self, status: u16) {
-        if let Some(class) = self.responses.get_mut((status / 100).wrapping_sub(1) as usize) {
+        let class = (status / 100).min(5);
+        if let Some(class) = self.responses.get_mut(class.wrapping_sub(1) as usize) {
             *class += 1;
         }
     }
@@ -266,6 +270,53 @@ kinds! {
         Terminated: terminated,
         /// The response broke HTTP/1.1.
         Protocol: protocol,
+    }
+}
+
+kinds! {
+    /// The kind of a field that only a trusted proxy may send.
+    ProxyField,
+    /// Such fields, dropped from requests of others, by kind.
+    ProxyFieldsDropped {
+        /// `x-forwarded-*`, `forwarded`, `via` and `x-real-ip`.
+        Forwarding: forwarding,
+        /// Another field for the client's address.
+        Address: address,
+        /// Another target than the request's.
+        Target: target,
+        /// Another method than the request's.
+        Method: method,
+        /// The client's certificate, or the name of a user.
+        Identity: identity,
+        /// Added by the configuration.
+        Added: added,
+    }
+}
+
+kinds! {
+    /// The reason why an upstream connection could not be opened.
+    ConnectFailure,
+    /// Upstream connections that could not be opened, by reason.
+    ConnectFailures {
+        /// No process listens there, or the path is no socket.
+        Refused: refused,
+        /// There is no such unix socket.
+        Missing: missing,
+        /// This process may not connect to the address.
+        Forbidden: forbidden,
+        Unreachable: unreachable,
+        /// Not in time, and the endpoint did not respond meanwhile.
+        TimedOut: timed_out,
+        /// Not in time, but the endpoint responded on other connections, or is a unix socket.
+        QueueFull: queue_full,
+        Reset: reset,
+        /// No local port is left toward the address.
+        NoPort: no_port,
+        NoDescriptor: no_descriptor,
+        NoMemory: no_memory,
+        /// The worker holds as many upstream connections as it can.
+        NoPlace: no_place,
+        Other: other,
     }
 }
 

@@ -73,7 +73,7 @@ fn the_exposition_parses_back_to_the_counts() {
         (r#"ringway_datagrams_total{worker="1",direction="in"}"#, 201.0),
         (r#"ringway_requests_total{worker="1"}"#, 202.0),
         (r#"ringway_responses_total{worker="0",class="2xx"}"#, 1.0),
-        (r#"ringway_responses_total{worker="0",class="5xx"}"#, 1.0),
+        (r#"ringway_responses_total{worker="0",class="5xx"}"#, 2.0),
         (r#"ringway_responses_total{worker="0",class="1xx"}"#, 0.0),
         (r#"ringway_payload_bytes_total{worker="0",direction="response"}"#, 103.0),
         (&format!("{COPIED}{{{GATHERED}}}"), 104.0),
@@ -231,7 +231,8 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
         upstream_ejections: j, queue_sheds: k,
-        upstream_failures, request_body_bytes: h, response_body_bytes: i,
+        upstream_failures, upstream_connect_failures, proxy_fields_dropped,
+        request_body_bytes: h, response_body_bytes: i,
     } = proxy;
     number!(next, a, b, c, d, e, f, g, h, i, j, k);
     for class in responses {
@@ -250,6 +251,16 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
         terminated: e, protocol: f,
     } = upstream_failures;
     number!(next, a, b, c, d, e, f);
+    #[rustfmt::skip]
+    let ConnectFailures {
+        refused, missing, forbidden, unreachable, timed_out, queue_full, reset, no_port,
+        no_descriptor, no_memory, no_place, other,
+    } = upstream_connect_failures;
+    number!(next, refused, missing, forbidden, unreachable, timed_out, queue_full, reset);
+    number!(next, no_port, no_descriptor, no_memory, no_place, other);
+    let ProxyFieldsDropped { forwarding, address, target, method, identity, added } =
+        proxy_fields_dropped;
+    number!(next, forwarding, address, target, method, identity, added);
 }
 
 fn fill_ring(ring: &mut RingCounters, next: &mut u64) {

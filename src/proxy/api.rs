@@ -71,17 +71,32 @@ pub enum UpstreamEvent {
 /// The reason for the failure of a transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportFault {
-    /// The host refused the connection: no process listens on the port.
+    /// The host refused the connection: no process listens there.
     Refused,
+    /// There is no such unix socket.
+    Missing,
+    /// This process may not connect to the address.
+    Forbidden,
     /// The peer reset the connection.
     Reset,
     /// No route to the host or its network.
     Unreachable,
     /// The kernel's own timeout expired.
     TimedOut,
-    /// This process lacks a descriptor, a port or memory.
-    Exhausted,
+    /// This process lacks something.
+    Exhausted(Resource),
     Other,
+}
+
+/// A resource that this process lacks for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A local port toward this address.
+    Port,
+    Descriptor,
+    Memory,
+    /// A place among the connections that a worker can hold.
+    Place,
 }
 
 /// An action or a record for the owner of the proxy; to be carried out in order.
@@ -127,7 +142,7 @@ pub enum UpstreamCommand {
 pub enum DownstreamCommand {
     /// Send an interim response (1xx other than 101). Its fields are ready to send.
     Interim { status: StatusCode, fields: Fields },
-    /// Send the response's head, with a status of 200..=599. Its fields are ready to send.
+    /// Send the response's head, with a status of 200..=999. Its fields are ready to send.
     Head {
         status: StatusCode,
         fields: Fields,

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 
-use super::api::TransportFault;
+use super::api::{Resource, TransportFault};
 use crate::http1;
 use crate::message::{Fields, ResetReason};
 use crate::metrics::UpstreamFailure;
@@ -84,7 +84,7 @@ impl Fault {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(status, _) => status,
-            Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted) => {
+            Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Connect(TransportFault::TimedOut)
@@ -114,9 +114,11 @@ impl Fault {
             // not be configured". The status is still 404, which clients know.
             Self::NoRoute => "destination_not_found",
             Self::Connect(TransportFault::Refused) => "connection_refused",
+            Self::Connect(TransportFault::Missing) => "destination_unavailable",
+            Self::Connect(TransportFault::Forbidden) => "destination_ip_prohibited",
             Self::Connect(TransportFault::Unreachable) => "destination_ip_unroutable",
             Self::Connect(TransportFault::TimedOut) => "connection_timeout",
-            Self::Connect(TransportFault::Exhausted) => "proxy_internal_error",
+            Self::Connect(TransportFault::Exhausted(_)) => "proxy_internal_error",
             Self::Connect(_) | Self::Terminated => "connection_terminated",
             Self::QueueFull | Self::QueueTimeout => "connection_limit_reached",
             Self::Incomplete => "http_response_incomplete",
@@ -141,8 +143,10 @@ impl Fault {
         match self {
             Self::Connect(TransportFault::Refused) => Some(UpstreamFailure::ConnectRefused),
             Self::Connect(TransportFault::TimedOut) => Some(UpstreamFailure::ConnectTimeout),
-            Self::Connect(TransportFault::Unreachable) => Some(UpstreamFailure::ConnectFailed),
-            Self::Connect(TransportFault::Exhausted) => None,
+            Self::Connect(
+                TransportFault::Missing | TransportFault::Forbidden | TransportFault::Unreachable,
+            ) => Some(UpstreamFailure::ConnectFailed),
+            Self::Connect(TransportFault::Exhausted(_)) => None,
             Self::Connect(TransportFault::Reset | TransportFault::Other)
             | Self::Terminated
             | Self::Incomplete => Some(UpstreamFailure::Terminated),
@@ -181,8 +185,21 @@ impl Fault {
             }
             Self::Connect(TransportFault::Refused) => "the upstream refused the connection",
             Self::Connect(TransportFault::Unreachable) => "the upstream's address is unreachable",
-            Self::Connect(TransportFault::Exhausted) => {
-                "the gateway is out of descriptors, ports or memory; try again later"
+            Self::Connect(TransportFault::Missing) => "the upstream's socket does not exist",
+            Self::Connect(TransportFault::Forbidden) => {
+                "the gateway may not connect to the upstream's address"
+            }
+            Self::Connect(TransportFault::Exhausted(Resource::Port)) => {
+                "the gateway has no port left toward the upstream; try again later"
+            }
+            Self::Connect(TransportFault::Exhausted(Resource::Descriptor)) => {
+                "the gateway has no descriptor left; try again later"
+            }
+            Self::Connect(TransportFault::Exhausted(Resource::Memory)) => {
+                "the system has no memory left for a connection; try again later"
+            }
+            Self::Connect(TransportFault::Exhausted(Resource::Place)) => {
+                "the gateway holds as many upstream connections as it can; try again later"
             }
             Self::Connect(TransportFault::TimedOut) => {
                 "the upstream did not accept the connection in time"
@@ -323,6 +340,21 @@ mod tests {
                 Fault::Connect(TransportFault::Unreachable),
                 "destination_ip_unroutable",
                 Some(UpstreamFailure::ConnectFailed),
+            ),
+            (
+                Fault::Connect(TransportFault::Missing),
+                "destination_unavailable",
+                Some(UpstreamFailure::ConnectFailed),
+            ),
+            (
+                Fault::Connect(TransportFault::Forbidden),
+                "destination_ip_prohibited",
+                Some(UpstreamFailure::ConnectFailed),
+            ),
+            (
+                Fault::Connect(TransportFault::Exhausted(Resource::Port)),
+                "proxy_internal_error",
+                None,
             ),
             (
                 Fault::ResponseTimeout,

@@ -7,20 +7,18 @@
 //! | `host`, `content-length` | written from the values that the request was routed by |
 //! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
 //! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
-//! | `x-forwarded-*`, `x-real-ip`, `forwarded`, `via` | accepted from trusted proxies only |
+//! | proxy fields (`x-forwarded-*`, `true-client-ip` and others) | accepted from trusted proxies only |
 //! | all others | forwarded unchanged |
 //!
 //! Names with an underscore do not occur: a request with one is refused when its head is read
 //! ([`crate::message::Head`]).
-
-use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderValue, Method};
 
 use super::api::Request;
+use super::forwarding::put_forwarding;
 use crate::http1::{ConnectionOptions, Framing, put_field, put_framing, put_request_line};
 use crate::message::{Fields, Head};
 
@@ -108,10 +106,7 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
     for (name, value) in &request.head.fields {
         let name = name.as_str();
         has_cookie |= name == "cookie";
-        let dropped = is_hop_by_hop(name)
-            || is_own_of_request(name)
-            || !trusted && name.starts_with("x-forwarded-")
-            || nominated.nominates(name);
+        let dropped = is_hop_by_hop(name) || is_own_of_request(name) || nominated.nominates(name);
         if dropped {
             continue;
         }
@@ -131,66 +126,8 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
     put_forwarding(out, request, trusted);
 }
 
-/// Longest text of an IP address: IPv6 with an IPv4 address in its tail (RFC 4291 2.2).
-const IP_TEXT_LEN_MAX: usize = 45;
-
-/// Writes the forwarding fields about the client. Those of a trusted proxy are extended, all
-/// others replaced.
-fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
-    let address = request.client.ip().to_canonical();
-    let told = |name: &str| trusted && request.head.fields.iter().any(|(key, _)| key == name);
-    let lead = |out: &mut BytesMut, name: &str| {
-        out.put_slice(name.as_bytes());
-        out.put_slice(b": ");
-        if told(name) {
-            put_joined(out, request, name, b", ");
-            out.put_slice(b", ");
-        }
-    };
-
-    lead(out, "x-forwarded-for");
-    let start = out.len();
-    put_address(out, address);
-    let mut text = [0; IP_TEXT_LEN_MAX];
-    let text = &mut text[..out.len() - start];
-    text.copy_from_slice(&out[start..]);
-    out.put_slice(b"\r\n");
-    // Protocol and host are those of the client's request to the outermost proxy: one value,
-    // not a list.
-    for (name, own) in [
-        ("x-forwarded-proto", request.head.scheme().as_str().as_bytes()),
-        ("x-forwarded-host", request.head.authority().as_bytes()),
-    ] {
-        if told(name) {
-            put_joined_line(out, request, name, b", ");
-        } else {
-            put_field(out, name, own);
-        }
-    }
-    if told("x-real-ip") {
-        put_joined_line(out, request, "x-real-ip", b", ");
-    }
-
-    // RFC 7239 4 and 6: an IPv6 address is bracketed and quoted.
-    lead(out, "forwarded");
-    let (before, after) = match address {
-        IpAddr::V4(_) => (&b"for="[..], &b";host=\""[..]),
-        IpAddr::V6(_) => (&b"for=\"["[..], &b"]\";host=\""[..]),
-    };
-    let proto = request.head.scheme().as_str().as_bytes();
-    for part in
-        [before, text, after, request.head.authority().as_bytes(), b"\";proto=", proto, b"\r\n"]
-    {
-        out.put_slice(part);
-    }
-
-    // RFC 9110 7.6.3: the protocol of the received message.
-    lead(out, "via");
-    out.put_slice(b"3 ringway\r\n");
-}
-
 /// Writes one field line with all values of `name`.
-fn put_joined_line(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
+pub(super) fn put_joined_line(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
     out.put_slice(name.as_bytes());
     out.put_slice(b": ");
     put_joined(out, request, name, separator);
@@ -198,28 +135,13 @@ fn put_joined_line(out: &mut BytesMut, request: &Request, name: &str, separator:
 }
 
 /// Writes all values of `name`, joined.
-fn put_joined(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
+pub(super) fn put_joined(out: &mut BytesMut, request: &Request, name: &str, separator: &[u8]) {
     let values = request.head.fields.iter().filter(|(key, _)| key == name);
     for (index, (_, value)) in values.enumerate() {
         if index > 0 {
             out.put_slice(separator);
         }
         out.put_slice(value.as_bytes());
-    }
-}
-
-/// Writes an address as text, without a formatter for the common kind.
-fn put_address(out: &mut BytesMut, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.put_u8(b'.');
-                }
-                out.put_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(address) => write!(out, "{address}").expect("a BytesMut grows"),
     }
 }
 

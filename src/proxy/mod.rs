@@ -35,6 +35,8 @@ mod context;
 mod exchange;
 mod faults;
 mod fields;
+mod forwarding;
+mod proxy_fields;
 mod routes;
 mod upstream;
 
@@ -60,12 +62,14 @@ use context::{Context, TimerOwner};
 use exchange::{Exchange, ExchangeContext, Progress, RequestBody};
 use faults::Fault;
 use fields::{expects_continue, max_forwards};
+use proxy_fields::drop_proxy_fields;
 use routes::RouteTable;
 use upstream::{GroupKey, Notice, Upstreams};
 
 pub(crate) use api::{Counters, DownstreamCommand, ExchangeKey, Gauges, ResponseSource};
 pub use api::{
-    Downstream, Output, Request, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey,
+    Downstream, Output, Request, Resource, TransportFault, UpstreamCommand, UpstreamEvent,
+    UpstreamKey,
 };
 
 /// The proxy of one worker.
@@ -139,6 +143,7 @@ impl Proxy {
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         if !exchange.trusted {
+            self.drop_proxy_fields(request.listener, &mut request.head.fields);
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
         }
@@ -163,7 +168,12 @@ impl Proxy {
         self.update(now, key, |exchange, cx| exchange.handle_body(cx, pieces));
     }
 
-    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, trailers: Option<Fields>) {
+    pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, mut trailers: Option<Fields>) {
+        if let Some(trailers) = &mut trailers
+            && let Some(listener) = self.exchanges.get(key).and_then(Exchange::strangers_listener)
+        {
+            self.drop_proxy_fields(listener, trailers);
+        }
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
 
@@ -435,6 +445,14 @@ impl Proxy {
         let route = &self.config.routes[route];
         let group = self.upstreams.current[route.upstream];
         Ok(Admitted { group, time_limit: route.request_timeout })
+    }
+
+    /// Drops the fields that only a trusted proxy may send.
+    fn drop_proxy_fields(&mut self, listener: usize, fields: &mut Fields) {
+        if let Some(listener) = self.config.listeners.get(listener) {
+            let dropped = &mut self.counters.exported.proxy_fields_dropped;
+            drop_proxy_fields(fields, &listener.proxy_fields, dropped);
+        }
     }
 
     fn is_trusted(&self, request: &Request) -> bool {

@@ -135,6 +135,15 @@ impl Engine {
         }
     }
 
+    /// Sends a PING, which the client acknowledges: its connection is then not idle. Does nothing
+    /// if the connection is gone.
+    pub fn ping(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.open_mut(key) {
+            connection.proto.ping();
+            self.table.mark_dirty(key);
+        }
+    }
+
     /// Ends a stream after the bytes written so far. [`Event::SendFinished`] follows when all of
     /// them are acknowledged.
     pub fn finish(

@@ -136,6 +136,8 @@ pub enum ConnectError {
     NoLocalPort,
     /// This process or the system has no file descriptor left.
     NoDescriptor,
+    /// The kernel has no memory or buffers left for it.
+    NoMemory,
     Other(io::ErrorKind),
 }
 
@@ -210,6 +212,7 @@ impl ConnectError {
             libc::EACCES | libc::EPERM => ConnectError::Forbidden,
             libc::EADDRNOTAVAIL => ConnectError::NoLocalPort,
             libc::EMFILE | libc::ENFILE => ConnectError::NoDescriptor,
+            libc::ENOMEM | libc::ENOBUFS => ConnectError::NoMemory,
             errno => ConnectError::Other(kind_of(-errno)),
         }
     }

@@ -113,7 +113,7 @@ fn frame_header(bytes: &[u8]) -> Option<(u64, u64)> {
 
 fn status_of(section: &Bytes) -> Result<u16, String> {
     let wrong = || format!("no field section with a status: {section:02x?}");
-    let mut reader = SectionReader::new(section, u32::MAX, u32::MAX).map_err(|_| wrong())?;
+    let mut reader = SectionReader::new(section, u32::MAX).map_err(|_| wrong())?;
     while let Some(line) = reader.next_line().map_err(|_| wrong())? {
         if name_bytes(&line.name) == b":status" {
             let value = line.value.into_bytes();

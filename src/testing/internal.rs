@@ -17,7 +17,7 @@ pub mod base {
 pub mod config {
     pub use crate::config::{
         Accounts, Certificate, CertificateSource, Config, ConfigErrors, Congestion, Endpoint,
-        EndpointAddress, HostPattern, Retry, Route, Surroundings, Tls, parse,
+        EndpointAddress, HostPattern, Retry, RetryOn, Route, Surroundings, Tls, parse,
     };
 }
 
@@ -76,8 +76,8 @@ pub mod pool {
 
 pub mod proxy {
     pub use crate::proxy::{
-        Downstream, Output, Proxy, Request, TransportFault, UpstreamCommand, UpstreamEvent,
-        UpstreamKey,
+        Downstream, Output, Proxy, Request, Resource, TransportFault, UpstreamCommand,
+        UpstreamEvent, UpstreamKey,
     };
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::Worker;
 use crate::address::EndpointAddress;
 use crate::base::slab::KeyMap;
-use crate::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use crate::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
 use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
 
 /// The upstream connections of a worker.
@@ -69,7 +69,8 @@ impl Worker<'_> {
             Ok(stream) => self.upstreams.streams.insert(key, stream),
             Err(_full) => {
                 self.upstreams.attempts.remove(key);
-                let event = UpstreamEvent::ConnectFailed(TransportFault::Exhausted);
+                let event =
+                    UpstreamEvent::ConnectFailed(TransportFault::Exhausted(Resource::Place));
                 self.gateway.handle_upstream(now, key, event);
             }
         }
@@ -111,7 +112,7 @@ impl Worker<'_> {
         self.setup.witness.see(&pieces);
         if self.ring.write(stream, pieces).is_err() {
             // The ring keeps room for one write a stream, and the proxy asks for one at a time.
-            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted);
+            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted(Resource::Place));
             self.gateway.handle_upstream(now, key, event);
         }
     }
@@ -132,21 +133,26 @@ impl Worker<'_> {
 
 impl Attempt {
     /// Returns the attempt at the next address, if there is one and it may do better: a process
-    /// that has no descriptor has none for another address either.
+    /// that has no descriptor, or no memory, has none for another address either.
     fn after(self, error: ConnectError) -> Option<Attempt> {
         let left = self.left.checked_sub(1)?;
         let current = (self.current + 1) % self.addresses.len();
-        (error != ConnectError::NoDescriptor).then_some(Attempt { current, left, ..self })
+        let is_ours = matches!(error, ConnectError::NoDescriptor | ConnectError::NoMemory);
+        (!is_ours).then_some(Attempt { current, left, ..self })
     }
 }
 
 fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
     let fault = match outcome {
         Ok(()) => return UpstreamEvent::Connected,
-        Err(ConnectError::Refused | ConnectError::NotFound) => TransportFault::Refused,
+        Err(ConnectError::Refused) => TransportFault::Refused,
+        Err(ConnectError::NotFound) => TransportFault::Missing,
+        Err(ConnectError::Forbidden) => TransportFault::Forbidden,
         Err(ConnectError::TimedOut) => TransportFault::TimedOut,
-        Err(ConnectError::Unreachable | ConnectError::Forbidden) => TransportFault::Unreachable,
-        Err(ConnectError::NoLocalPort | ConnectError::NoDescriptor) => TransportFault::Exhausted,
+        Err(ConnectError::Unreachable) => TransportFault::Unreachable,
+        Err(ConnectError::NoLocalPort) => TransportFault::Exhausted(Resource::Port),
+        Err(ConnectError::NoDescriptor) => TransportFault::Exhausted(Resource::Descriptor),
+        Err(ConnectError::NoMemory) => TransportFault::Exhausted(Resource::Memory),
         Err(ConnectError::Other(_)) => TransportFault::Other,
     };
     UpstreamEvent::ConnectFailed(fault)

@@ -278,7 +278,9 @@ async def test_forwarding_fields_of_clients_are_replaced(start, recorder):
         (b"x-forwarded-for", b"10.0.0.1"), (b"x-forwarded-proto", b"http"),
         (b"x-forwarded-host", b"other.test"), (b"x-forwarded-port", b"1"),
         (b"forwarded", b"for=10.0.0.1"), (b"x-real-ip", b"10.0.0.1"), (b"early-data", b"1"),
-        (b"proxy", b"http://10.0.0.1"), (b"via", b"1.1 liar"),
+        (b"proxy", b"http://10.0.0.1"), (b"via", b"1.1 liar"), (b"true-client-ip", b"10.0.0.1"),
+        (b"cf-connecting-ip", b"10.0.0.1"), (b"x-original-url", b"/admin"),
+        (b"x-http-method-override", b"DELETE"), (b"client-cert", b":YQ==:"),
     ]
     async with raw.connection(gateway) as client:
         for scheme in (b"https", b"http"):
@@ -291,6 +293,25 @@ async def test_forwarding_fields_of_clients_are_replaced(start, recorder):
             assert got.values("via") == [b"3 ringway"]
             assert b"10.0.0.1" not in got.head and b"_" not in got.head
             assert got.values("early-data") == got.values("proxy") == got.values("x-real-ip") == []
+            for name in ("x-original-url", "x-http-method-override", "client-cert"):
+                assert got.values(name) == [], name
+    for kind, count in [("forwarding", 14), ("address", 4), ("target", 2), ("method", 2),
+                        ("identity", 2), ("added", 0)]:
+        gateway.settle_count("proxy_fields_dropped_total", count, kind=kind)
+
+
+@h3.run
+async def test_the_list_of_proxy_fields_can_be_changed(start, recorder):
+    changes = '{ add = ["x-tenant"], pass = ["X-HTTP-Method-Override"] }'
+    gateway = start(origin=recorder.address, trusted_proxies=f"[]\nproxy_fields = {changes}")
+    said = [(b"x-tenant", b"a"), (b"x-http-method-override", b"PATCH"), (b"x-rewrite-url", b"/")]
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(b"POST", more=said))).outcome == "200"
+    got = recorder.requests[-1]
+    assert got.values("x-http-method-override") == [b"PATCH"]
+    assert got.values("x-tenant") == got.values("x-rewrite-url") == []
+    gateway.settle_count("proxy_fields_dropped_total", 1, kind="added")
+    gateway.settle_count("proxy_fields_dropped_total", 2)
 
 
 @h3.run
@@ -318,6 +339,12 @@ async def test_forwarding_fields_of_trusted_proxies_are_extended(start, recorder
         assert got.values("via") == [b"2 front, 3 ringway"]
         assert got.values("host") == [b"e2e.test"]
         assert b"10.0.0.1" not in got.head
+        # Of a proxy that sends one of the two, both tell the chain.
+        more = [(b"x-forwarded-for", b"198.51.100.7, 2001:db8::9")]
+        assert (await client.ask(head(more=more))).outcome == "200"
+        assert recorder.requests[-1].values("forwarded") == [
+            b'for=198.51.100.7, for="[2001:db8::9]", for=127.0.0.1;host="e2e.test";proto=https'
+        ]
         # Names that an upstream could confuse with these are refused, even from a trusted proxy.
         assert (await client.ask(head(more=[(b"x_forwarded_for", b"10.0.0.1")]))).outcome == "400"
         # Fields that the proxy did not send are added, with the scheme of its request.

@@ -34,12 +34,12 @@ BAD_HEADS = {
     "chunked twice": lines(b"transfer-encoding: chunked, chunked") + b"0\r\n\r\n",
     "chunked in HTTP/1.0": lines(b"transfer-encoding: chunked", version=b"HTTP/1.0"),
     "chunked with 204": lines(b"transfer-encoding: chunked", status=b"204 No Content"),
-    "space before the colon": lines(b"content-length : 2") + b"ok",
+    "space in a name": lines(b"x y: a", b"content-length: 0"),
+    "two lengths, one behind a space": lines(b"content-length: 2", b"content-length : 3") + b"ok!",
     "no colon": lines(b"content-length"),
     "empty name": lines(b": x", b"content-length: 0"),
     "status 099": lines(b"content-length: 0", status=b"099 Low"),
     "status 1000": lines(b"content-length: 0", status=b"1000 High"),
-    "status 600": lines(b"content-length: 0", status=b"600 High"),
     "101": lines(b"upgrade: x", status=b"101 Switching Protocols"),
     "HTTP/0.9": b"<html>hello</html>",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -52,6 +52,8 @@ BAD_HEADS = {
 BAD_BODIES = {
     "size overflow": CHUNKED + b"10000000000000000\r\n",
     "size 0x5": CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n",
+    "size 5 5": CHUNKED + b"5 5\r\nhello\r\n0\r\n\r\n",
+    "size and 300 blanks": CHUNKED + b"5" + b" " * 300 + b"\r\nhello\r\n0\r\n\r\n",
     "size -1": CHUNKED + b"-1\r\n",
     "no size": CHUNKED + b"\r\nhello\r\n",
     "LF in an extension": CHUNKED + b"5;a=\nb\r\nhello\r\n0\r\n\r\n",
@@ -124,6 +126,47 @@ async def test_an_invalid_response_head_is_502(start, recorder, script):
             assert b"poison" not in got.body
             await assert_discarded(recorder, recorder.requests[-1].connection)
             await assert_well(client)
+
+
+@h3.run
+async def test_odd_responses_that_cannot_be_misread_are_borne(start, recorder, script):
+    """RFC 9110 15, RFC 9112 5.1 and 7.1: what some servers send, and every reader reads alike."""
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for name, status, response in [
+            ("a size padded with blanks", "200",
+             CHUNKED + b"2  \r\nok\r\n0\t \r\n\r\n"),
+            ("blanks before an extension", "200", CHUNKED + b"2  ;x=y\r\nok\r\n0\r\n\r\n"),
+            ("status 600", "600", lines(b"content-length: 2", status=b"600 High") + b"ok"),
+            ("status 999", "999", lines(b"content-length: 2", status=b"999 Denied") + b"ok"),
+            ("a blank before the colon", "200",
+             lines(b"x-odd : a", b"content-length\t: 2") + b"ok"),
+        ]:
+            for _ in range(4):
+                script.steps = ["read", response]
+                got = await client.ask(head(path=b"/bad"))
+                assert (got.outcome, got.body) == (status, b"ok"), (name, got)
+        assert got.values(b"x-odd") == [b"a"]
+    assert gateway.settle_count("requests_total", 20).sum("upstream_ejections_total") == 0
+    # All of them on one connection: nothing was left over.
+    assert len(recorder.connections) == 1
+
+
+@h3.run
+async def test_a_response_that_breaks_a_rule_names_its_field_and_ejects_nobody(
+    start, recorder, script
+):
+    gateway = start(origin=recorder.address)
+    async with raw.connection(gateway) as client:
+        for _ in range(5):
+            script.steps = ["read", lines(b"x-good: a", b"x-odd: a\0b", b"content-length: 0"), "fin"]
+            got = await client.ask(head(path=b"/bad"))
+            assert got.outcome == "502", got
+            await assert_well(client)
+    metrics = gateway.settle_count("upstream_failures_total", 5, kind="protocol")
+    assert metrics.sum("upstream_ejections_total") == 0
+    named = [line for line in gateway.access_lines(15) if line.get("status") == 502]
+    assert [line["field"] for line in named] == ["x-odd"] * 5, named
 
 
 @h3.run

@@ -16,7 +16,7 @@ use crate::{SETTINGS, varint};
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn decode(section: &[u8]) -> Result<Pairs, SectionError> {
-    let mut reader = SectionReader::new(section, 1 << 20, 1 << 20)?;
+    let mut reader = SectionReader::new(section, 1 << 20)?;
     let mut pairs = Vec::new();
     while let Some(line) = reader.next_line()? {
         pairs.push((name_bytes(&line.name).to_vec(), line.value.into_bytes().to_vec()));
@@ -273,7 +273,7 @@ fn sensitive_values_are_never_indexed() {
     encode::put_field(&HeaderName::from_static("x-frame-options"), &value, &mut out);
     // 01 N T: a literal with a name reference, although name and value are in the table.
     assert_eq!(out[2] & 0xf0, 0b0111_0000);
-    let mut reader = SectionReader::new(&out, 1000, 10).unwrap();
+    let mut reader = SectionReader::new(&out, 1000).unwrap();
     let line = reader.next_line().unwrap().unwrap();
     assert!(line.never_indexed);
     assert_eq!(&line.value.into_bytes()[..], b"deny");

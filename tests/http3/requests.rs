@@ -449,12 +449,31 @@ fn section_length_limits_are_exact() {
                 LocalSettings { field_section_len_max: len as u32, field_count_max: count as u32 };
             run([bytes.clone()], &settings).1.map_err(kind)
         };
-        assert_eq!(run_with(len, lines.len()), Ok(()));
+        assert_eq!(run_with(len, 2), Ok(()), "pseudo-header fields do not count");
         for limit in 0..len {
             assert_eq!(run_with(limit, 100), Err("431".to_owned()), "{limit} of {len}");
         }
-        for count in 0..lines.len() {
+        for count in 0..2 {
             assert_eq!(run_with(len, count), Err("431".to_owned()), "{count} lines");
+        }
+    }
+}
+
+/// RFC 9114 4.2.1: browsers send a line for each cookie, and together they are one field.
+#[test]
+fn all_lines_of_cookie_count_as_one_field() {
+    let values: Vec<String> = (0..82).map(|n| format!("cookie-{n}=0123456789abcdef")).collect();
+    let cookies = values.iter().map(|value| ("cookie", value.as_bytes()));
+    let others: Vec<String> = (0..15).map(|n| format!("x-{n}")).collect();
+    let others = others.iter().map(|name| (name.as_str(), &b"1"[..]));
+    let lines: Vec<_> = GET.iter().copied().chain(cookies).chain(others).collect();
+    let bytes = Bytes::from(frame(HEADERS, &section(&lines)));
+    for (count, expected) in [(16, Ok(())), (15, Err("431".to_owned()))] {
+        let settings = LocalSettings { field_section_len_max: 32 << 10, field_count_max: count };
+        let (events, end) = run([bytes.clone()], &settings);
+        assert_eq!(end.map_err(kind), expected, "{count} fields");
+        if let Some(RequestEvent::Head(head)) = events.first() {
+            assert_eq!(head.fields.len(), 82 + 15);
         }
     }
 }

@@ -182,11 +182,15 @@ fn connect_errors_are_distinguished() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
+    let dead = directory.path().join("dead");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cases = [
         (EndpointAddress::Tcp(free), ConnectError::Refused),
         (EndpointAddress::Unix(directory.path().join("none")), ConnectError::NotFound),
         (EndpointAddress::Unix(file), ConnectError::Refused),
+        (EndpointAddress::Unix(directory.path().to_owned()), ConnectError::Refused),
+        (EndpointAddress::Unix(dead), ConnectError::Refused),
         (EndpointAddress::Unix("x".repeat(200).into()), ConnectError::NotFound),
     ];
     let mut bench = Bench::new(settings());

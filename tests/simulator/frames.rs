@@ -81,7 +81,7 @@ impl Response {
 }
 
 fn status_of(block: &Bytes) -> Option<u16> {
-    let mut reader = qpack::SectionReader::new(block, u32::MAX, u32::MAX).expect("a field section");
+    let mut reader = qpack::SectionReader::new(block, u32::MAX).expect("a field section");
     let mut status = None;
     while let Some(line) = reader.next_line().expect("a field line") {
         if name_bytes(&line.name) == b":status" {

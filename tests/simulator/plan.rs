@@ -107,8 +107,8 @@ pub const LIES: [&str; 9] = [
     "HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\n",
     "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
     "HTTP/1.1 200 OK\nserver: lf\n\n",
-    "HTTP/1.1 200 OK\r\nserver : space\r\n\r\n",
-    "HTTP/1.1 999 What\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nser ver: space\r\n\r\n",
+    "HTTP/1.1 1999 What\r\n\r\n",
     "HTTP/1.1 101 Switching\r\n\r\n",
     "\u{0}\u{1}\u{2} no HTTP at all",
 ];

@@ -6,7 +6,9 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
-use ringway::testing::internal::config::{Config, Congestion, Endpoint, EndpointAddress, Retry};
+use ringway::testing::internal::config::{
+    Config, Congestion, Endpoint, EndpointAddress, Retry, RetryOn,
+};
 use ringway::testing::internal::limits::SLOT_LEN;
 
 use crate::client::Manner;
@@ -139,6 +141,8 @@ fn draw_config(rng: &mut SmallRng) -> Config {
     }
     upstream.response_timeout = Duration::from_secs(rng.random_range(8..20));
     upstream.idle_timeout = pick(rng, &[Duration::from_millis(50), Duration::from_secs(60)]);
+    // The one with which most can go wrong.
+    upstream.retry = RetryOn::Timeout;
     for index in 0..rng.random_range(0..3u16) {
         let address = SocketAddr::from(([10, 0, 2, 2], 80 + index));
         let address = EndpointAddress::Tcp(address);

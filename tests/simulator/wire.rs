@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use ringway::testing::internal::limits::{SLOT_LEN, UPSTREAM_WRITE_PIECES_MAX};
 use ringway::testing::internal::pool::Pool;
-use ringway::testing::internal::proxy::{TransportFault, UpstreamEvent, UpstreamKey};
+use ringway::testing::internal::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
 
 use crate::origin::{Conversation, Ending};
 use crate::plan::Ask;
@@ -144,7 +144,7 @@ impl Wires {
                 TransportFault::Refused,
                 TransportFault::Unreachable,
                 TransportFault::TimedOut,
-                TransportFault::Exhausted,
+                TransportFault::Exhausted(Resource::Descriptor),
             ];
             UpstreamEvent::ConnectFailed(faults[self.rng.random_range(0..faults.len())])
         } else {

@@ -55,6 +55,8 @@ struct Values<'a> {
     error: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<Cow<'a, str>>,
 }
 
 impl<'a> Values<'a> {
@@ -85,6 +87,7 @@ impl<'a> Values<'a> {
             reason,
             error: record.error,
             rule: record.rule,
+            field: record.field.as_ref().map(shown),
         }
     }
 
@@ -227,6 +230,7 @@ mod tests {
             error: None,
             upstream_failure: None,
             rule: None,
+            field: None,
             outcome: Outcome::Complete,
         }
     }

@@ -71,19 +71,17 @@ pub struct SectionReader<'a> {
     /// The last name that was in Huffman code.
     name: BytesMut,
     len_left: u64,
-    count_left: u32,
 }
 
 impl<'a> SectionReader<'a> {
-    /// Starts to read `section`, at most `len_max` bytes of it, counted as in RFC 9114 4.2.2, and
-    /// at most `count_max` lines.
-    pub fn new(section: &'a [u8], len_max: u32, count_max: u32) -> Result<Self, SectionError> {
+    /// Starts to read `section`, at most `len_max` bytes of it, counted as in RFC 9114 4.2.2. That
+    /// bounds the number of lines too.
+    pub fn new(section: &'a [u8], len_max: u32) -> Result<Self, SectionError> {
         let mut reader = Self {
             rest: section,
             values: BytesMut::with_capacity(huffman::decoded_len_max(section.len()) + 1),
             name: BytesMut::new(),
             len_left: u64::from(len_max),
-            count_left: count_max,
         };
         reader.read_prefix()?;
         Ok(reader)
@@ -108,10 +106,6 @@ impl<'a> SectionReader<'a> {
         let Some(&first) = self.rest.first() else {
             return Ok(None);
         };
-        let Some(count_left) = self.count_left.checked_sub(1) else {
-            return Err(SectionError::TooLarge("more fields than are accepted"));
-        };
-        self.count_left = count_left;
         self.charge(LINE_OVERHEAD_LEN)?;
         match first {
             // 4.5.2, indexed field line, T = 1.

@@ -230,6 +230,12 @@ impl Exchange {
         self.request.as_ref().and_then(|request| request.head.content_length)
     }
 
+    /// Returns the listener that an accepted request came from, unless it is a trusted proxy's.
+    pub(super) fn strangers_listener(&self) -> Option<usize> {
+        let request = self.request.as_ref().filter(|_| !self.trusted)?;
+        Some(request.listener)
+    }
+
     /// Returns the number of bytes that it holds for its request.
     pub(super) fn held_len(&self) -> usize {
         let fields = self.request.iter().flat_map(|request| &request.head.fields);

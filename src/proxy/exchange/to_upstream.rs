@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use super::stage::Stage;
 use super::{Exchange, ExchangeContext, Progress};
 use crate::http1::{Part, ResponseHead};
+use crate::message::{LoggedText, is_safe};
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{DownstreamCommand, Request, ResponseSource};
 use crate::proxy::faults::Fault;
@@ -166,7 +167,10 @@ impl Exchange {
             let part = match slot.decode(&mut cx.base, &mut piece) {
                 Ok(Some(part)) => part,
                 Ok(None) => break slot,
-                Err(fault) => return self.fail(cx, fault),
+                Err(fault) => {
+                    self.record.field = slot.faulty_field().map(LoggedText::new);
+                    return self.fail(cx, fault);
+                }
             };
             let is_last = part.is_last();
             self.pass_on(cx, part);
@@ -235,7 +239,8 @@ impl Exchange {
     fn may_be_repeated(&self) -> bool {
         let is_repeatable = match self.stage {
             Stage::Active(_) => {
-                self.admitted().head.method.is_idempotent() && self.body.is_repeatable()
+                let method = &self.admitted().head.method;
+                (method.is_idempotent() || is_safe(method)) && self.body.is_repeatable()
             }
             _ => true,
         };

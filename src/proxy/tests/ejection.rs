@@ -131,6 +131,33 @@ fn three_failed_responses_in_a_row_eject_an_endpoint() {
     }
 }
 
+/// A page that breaks a rule says nothing about the other pages of its endpoint.
+#[test]
+fn a_response_that_was_understood_ejects_nobody() {
+    for response in [
+        "HTTP/1.1 700 Odd\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx-odd : a\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nx odd: a\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        "HTTP/1.1 200 OK\nbare",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnonsense\r\n",
+        &format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(20_000)),
+    ] {
+        let mut rig = Rig::new(config(1, 8, 0));
+        for _ in 0..10 {
+            rig.get("/");
+            let key = match rig.connects.is_empty() {
+                true => *rig.wires.iter().find(|(_, wire)| wire.writing).unwrap().0,
+                false => rig.connected(),
+            };
+            rig.wrote(key);
+            rig.response(key, response);
+        }
+        assert_eq!(rig.proxy.counters().exported.upstream_ejections, 0, "{response:?}");
+        rig.assert_nothing_left();
+    }
+}
+
 #[test]
 fn a_stale_idle_connection_does_not_count_against_its_endpoint() {
     let mut rig = Rig::new(config(2, 8, 0));

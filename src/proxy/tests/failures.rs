@@ -53,7 +53,9 @@ fn a_connect_that_hangs_is_504_and_a_single_endpoint_is_tried_once() {
         (TransportFault::Refused, 502, "connection_refused"),
         (TransportFault::Unreachable, 502, "destination_ip_unroutable"),
         (TransportFault::TimedOut, 504, "connection_timeout"),
-        (TransportFault::Exhausted, 503, "proxy_internal_error"),
+        (TransportFault::Missing, 502, "destination_unavailable"),
+        (TransportFault::Forbidden, 502, "destination_ip_prohibited"),
+        (TransportFault::Exhausted(Resource::Memory), 503, "proxy_internal_error"),
         (TransportFault::Reset, 502, "connection_terminated"),
     ] {
         let exchange = rig.get("/");

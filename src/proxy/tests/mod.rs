@@ -7,6 +7,8 @@ mod random_schedules;
 mod request_heads;
 mod response_fields;
 mod shares;
+mod silence;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
-    LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
+    LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
@@ -60,6 +62,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             name: "edge".into(),
             addresses: vec![([0, 0, 0, 0], 443).into()],
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            proxy_fields: ProxyFields::default(),
             quic: Quic {
                 retry: Retry::Adaptive,
                 congestion: crate::config::Congestion::Cubic,
@@ -92,6 +95,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             connect_timeout: CONNECT_TIMEOUT,
             response_timeout: RESPONSE_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
+            retry: RetryOn::Timeout,
             health: HEALTH,
         }],
         limits: Limits {

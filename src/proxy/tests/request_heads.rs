@@ -108,6 +108,94 @@ fn the_forwarding_fields_of_a_trusted_proxy_are_extended() {
     assert_eq!(head, expected);
 }
 
+/// RFC 7239 7.4: whichever of the two the trusted proxy sends, both tell its chain.
+#[test]
+fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
+    for said in [
+        field("x-forwarded-for", "198.51.100.7, 2001:db8::9, unknown"),
+        field("forwarded", "for=198.51.100.7;proto=https, for=\"[2001:db8::9]:81\", for=_hidden"),
+    ] {
+        let (name, value) = (said.0.to_string(), said.1.to_str().unwrap().to_owned());
+        let mut from_proxy = request(Method::GET, "/");
+        from_proxy.client = "10.1.2.3:1".parse().unwrap();
+        from_proxy.head.fields = vec![said.clone()];
+        let head = head_of(config(1, 1, 0), from_proxy.clone(), true);
+        let list = "\r\nx-forwarded-for: 198.51.100.7, 2001:db8::9, unknown, 10.1.2.3\r\n";
+        assert!(head.contains(list), "{head}");
+        let chain = match name.as_str() {
+            "forwarded" => value,
+            _ => "for=198.51.100.7, for=\"[2001:db8::9]\", for=unknown".to_owned(),
+        };
+        let own = "for=10.1.2.3;host=\"example.com\";proto=https";
+        assert!(head.contains(&format!("\r\nforwarded: {chain}, {own}\r\n")), "{head}");
+        // A stranger's chain is told by neither.
+        from_proxy.client = "192.0.2.1:1".parse().unwrap();
+        let head = head_of(config(1, 1, 0), from_proxy, true);
+        assert!(!head.contains("198.51.100.7"), "{head}");
+    }
+}
+
+/// Whatever the list holds, it holds for every client that is no trusted proxy, in heads and in
+/// trailers.
+#[test]
+fn proxy_fields_of_strangers_are_dropped_and_counted() {
+    const NAMES: [&str; 10] = [
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "client-cert",
+        "x-forwarded-port",
+        "x-forwarded-client-cert",
+        "x-real-ip",
+        "x-tenant",
+    ];
+    let mut config = config(1, 1, 0);
+    config.listeners[0].proxy_fields = ProxyFields {
+        add: vec!["x-tenant".to_owned()],
+        pass: vec!["x-http-method-override".to_owned(), "x-forwarded-port".to_owned()],
+    };
+    let said: Fields = NAMES.iter().map(|name| field(name, "lie")).collect();
+    for client in ["192.0.2.1:1", "10.1.2.3:1"] {
+        let is_trusted = client.starts_with("10.");
+        let mut rig = Rig::new(config.clone());
+        let mut asked = request(Method::POST, "/");
+        asked.client = client.parse().unwrap();
+        asked.head.fields = said.clone();
+        let exchange = rig.request(asked, false);
+        let upstream = rig.connected();
+        rig.wrote(upstream);
+        rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
+        rig.run();
+        let written = rig.written(upstream);
+        let (head, trailers) = written.split_once("\r\n\r\n").unwrap();
+        for name in NAMES {
+            let passes =
+                is_trusted || ["x-http-method-override", "x-forwarded-port"].contains(&name);
+            let line = format!("{name}: lie\r\n");
+            assert_eq!(format!("{head}\r\n").contains(&line), passes, "{client}, {name} in {head}");
+            // The gateway's own are in no trailers.
+            let passes = passes && name != "x-real-ip";
+            assert_eq!(trailers.contains(&line), passes, "{client}, {name} in {trailers}");
+        }
+        let dropped = &rig.proxy.counters().exported.proxy_fields_dropped;
+        let counts = [
+            dropped.address,
+            dropped.target,
+            dropped.method,
+            dropped.identity,
+            dropped.forwarding,
+            dropped.added,
+        ];
+        let expected = if is_trusted { [0; 6] } else { [4, 4, 0, 2, 4, 2] };
+        assert_eq!(counts, expected, "{client}");
+        rig.wrote(upstream);
+        rig.response(upstream, OK);
+        rig.assert_nothing_left();
+    }
+}
+
 fn options(request: &mut Request, max_forwards: &str) {
     request.head.method = Method::OPTIONS;
     request.head.fields = vec![field("max-forwards", max_forwards)];
@@ -168,6 +256,18 @@ fn a_get_without_an_end_is_held_until_it_is_known_whether_it_has_a_body() {
     let upstream = rig.connected();
     assert!(!rig.written(upstream).contains("chunked"));
     rig.abort(exchange);
+
+    // Whatever does not anticipate content, known to the gateway or not.
+    for name in ["PROPFIND", "REPORT", "SEARCH", "QUERY", "MOVE", "PURGE", "OPTIONS"] {
+        let method = Method::from_bytes(name.as_bytes()).unwrap();
+        let exchange = rig.request(request(method, "/"), false);
+        assert!(rig.connects.is_empty(), "{name} is held");
+        rig.end_of_request(exchange);
+        let upstream = rig.connected();
+        assert!(rig.written(upstream).starts_with(&format!("{name} / HTTP/1.1")));
+        assert!(rig.written(upstream).ends_with("via: 3 ringway\r\n\r\n"), "{name}");
+        rig.abort(exchange);
+    }
 
     let exchange = rig.request(request(Method::DELETE, "/"), false);
     rig.body(exchange, b"x");

@@ -47,3 +47,15 @@ fn trailers_that_a_recipient_must_ignore_are_removed() {
     assert_eq!(trailers, [("x-sum".to_owned(), "1".to_owned())]);
     assert_eq!(plain(&seen.fields), [("via".to_owned(), "1.1 ringway".to_owned())]);
 }
+
+#[test]
+fn the_field_that_broke_a_rule_is_recorded() {
+    let mut rig = Rig::new(config(1, 1, 0));
+    for (line, field) in [("x odd: a", Some("x odd")), ("content-length: x", None)] {
+        let (exchange, upstream) = rig.active_get();
+        rig.response(upstream, format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n"));
+        assert_eq!(rig.status(exchange), 502);
+        assert_eq!(rig.record().field, field.map(|name| LoggedText::new(name.as_bytes())));
+    }
+    rig.assert_nothing_left();
+}

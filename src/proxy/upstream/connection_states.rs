@@ -4,12 +4,16 @@
 //!                connected              released, its write in flight
 //!   Connecting ------------> Active -------------------------------> Finishing
 //!       |                    ^    |                                      |
-//!       |              reuse |    | released                             | wrote
-//!       |                    |    v                                      |
+//!       | its request  reuse |    | released                             | wrote
+//!       | took another       |    v                                      |
 //!       |                    +-- Idle <----------------------------------+
-//!       v                         v
+//!       v     connected           ^
+//!     Spare ----------------------+
+//!
 //!     closed, from every state: a failure, a timeout, an unreusable release
 //! ```
+
+use std::time::{Duration, Instant};
 
 use super::Notice;
 use super::group::{Avoid, Group, GroupKey};
@@ -17,6 +21,7 @@ use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
+use crate::config::RetryOn;
 use crate::http1::ResponseDecoder;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
@@ -30,10 +35,14 @@ pub(super) struct Connection {
     pub(super) state: State,
     /// The timeout of the connect, of the upstream's progress, or of the idle time.
     pub(super) timer: Timer,
+    /// The longest idle time, by what the upstream says of its own.
+    pub(super) idle_timeout_max: Option<Duration>,
 }
 
 pub(super) enum State {
     Connecting(Connecting),
+    /// It is being opened for nobody: the request that it was opened for was served by another.
+    Spare,
     /// It is leased.
     Active(Active),
     /// Released while its last write was in flight; a receive is armed.
@@ -46,6 +55,9 @@ pub(super) enum State {
 pub(super) struct Connecting {
     pub(super) request: SlotRequest,
     pub(super) is_trial: bool,
+    pub(super) start: Instant,
+    /// Its place in its endpoint's list.
+    pub(super) number: u64,
 }
 
 /// A connection that carries a request and its response.
@@ -108,7 +120,7 @@ impl State {
         match self {
             Self::Connecting(connecting) => Some(connecting.request.address),
             Self::Active(active) => Some(active.address),
-            Self::Finishing | Self::Idle(_) => None,
+            Self::Spare | Self::Finishing | Self::Idle(_) => None,
         }
     }
 }
@@ -127,11 +139,7 @@ impl Connecting {
         endpoint: usize,
         fault: TransportFault,
     ) -> (ExchangeKey, Notice) {
-        cx.counters.connect_failures += 1;
-        // If this process is out of resources, the endpoint has not failed.
-        if fault != TransportFault::Exhausted {
-            group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
-        }
+        group.endpoints[endpoint].fail_connect(cx, fault, self.start, self.is_trial);
         let (fault, retry) = (Fault::Connect(fault), group.other_than(endpoint));
         (self.request.exchange, Notice::Failed { fault, retry })
     }
@@ -208,7 +216,8 @@ impl Active {
         group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
         let is_written = self.write != Write::InFlight;
         let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
-        let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
+        let is_retried = group.config.retry >= RetryOn::Timeout && !self.decoder.has_begun();
+        let retry = group.other_than(endpoint).filter(|_| is_retried);
         (self.exchange, Notice::Failed { fault, retry })
     }
 
@@ -224,6 +233,7 @@ impl Active {
         let retry = match self.origin {
             _ if has_begun => None,
             Origin::Idle => Some(Avoid::Idle),
+            Origin::Opened if group.config.retry < RetryOn::Broken => None,
             Origin::Opened => group.other_than(endpoint),
         };
         Notice::Failed { fault, retry }

@@ -24,7 +24,8 @@ use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 use crate::limits::SHARE_COUNT_MIN;
-use crate::proxy::api::UpstreamKey;
+use crate::metrics::ConnectFailure;
+use crate::proxy::api::{Resource, TransportFault, UpstreamKey};
 use crate::proxy::context::Context;
 
 slab_key! {
@@ -69,7 +70,11 @@ pub(crate) struct Endpoint {
     /// The address as it appears in logs.
     pub(crate) label: Arc<str>,
     pub(super) idle: IdleList,
+    /// Connections that are being opened, the oldest first, whose requests may take an idle one.
+    pub(super) connecting: BTreeMap<u64, UpstreamKey>,
     pub(super) health: Health,
+    /// The last time at which a response's head came.
+    pub(super) responded: Option<Instant>,
     /// The Host to send if `host = "upstream"`.
     host: Option<Bytes>,
     open_count: usize,
@@ -125,6 +130,8 @@ impl Group {
                 label: label.into(),
                 host: (config.host == HostPolicy::Upstream).then(|| host.into()),
                 idle: IdleList::default(),
+                connecting: BTreeMap::new(),
+                responded: None,
                 open_count: 0,
                 open_max,
                 health: Health::new(config.health),
@@ -258,6 +265,44 @@ impl Endpoint {
         cx.counters.exported.upstream_ejections += u64::from(is_ejected);
     }
 
+    /// Counts a connection that could not be opened. It counts against the endpoint, unless this
+    /// process lacks resources or the endpoint only has its queue of new connections full.
+    pub(super) fn fail_connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        fault: TransportFault,
+        start: Instant,
+        was_trial: bool,
+    ) {
+        cx.counters.connect_failures += 1;
+        let kind = match fault {
+            TransportFault::TimedOut if self.is_busy_since(start) => ConnectFailure::QueueFull,
+            TransportFault::TimedOut => ConnectFailure::TimedOut,
+            TransportFault::Refused => ConnectFailure::Refused,
+            TransportFault::Missing => ConnectFailure::Missing,
+            TransportFault::Forbidden => ConnectFailure::Forbidden,
+            TransportFault::Unreachable => ConnectFailure::Unreachable,
+            TransportFault::Reset => ConnectFailure::Reset,
+            TransportFault::Exhausted(Resource::Port) => ConnectFailure::NoPort,
+            TransportFault::Exhausted(Resource::Descriptor) => ConnectFailure::NoDescriptor,
+            TransportFault::Exhausted(Resource::Memory) => ConnectFailure::NoMemory,
+            TransportFault::Exhausted(Resource::Place) => ConnectFailure::NoPlace,
+            TransportFault::Other => ConnectFailure::Other,
+        };
+        cx.counters.exported.upstream_connect_failures.count(kind, 1);
+        let is_ours = matches!(fault, TransportFault::Exhausted(_));
+        if !is_ours && kind != ConnectFailure::QueueFull {
+            self.fail(cx, Failure::Connect, was_trial);
+        }
+    }
+
+    /// Returns whether a connect that began then and timed out met a full queue: the endpoint has
+    /// responded since. A unix socket has no other reason to let a connect wait.
+    fn is_busy_since(&self, start: Instant) -> bool {
+        matches!(self.address, EndpointAddress::Unix(_))
+            || self.responded.is_some_and(|responded| responded >= start)
+    }
+
     /// Counts a connection that is being opened.
     pub(super) fn opened(&mut self) {
         assert!(self.has_room(), "an endpoint has more connections than allowed");
@@ -267,6 +312,11 @@ impl Endpoint {
     /// Counts a connection that is closed.
     pub(super) fn closed(&mut self) {
         self.open_count = self.open_count.checked_sub(1).expect("a closed connection was counted");
+    }
+
+    /// Returns whether an idle connection is there for a request that waits for a new one.
+    pub(super) fn can_serve_connecting(&self) -> bool {
+        self.idle.newest.is_some() && !self.connecting.is_empty()
     }
 
     /// Returns whether another connection may be opened.

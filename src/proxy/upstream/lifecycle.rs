@@ -1,13 +1,13 @@
 //! The life of connections: opening, keeping, granting to queued exchanges, and closing.
 
-use super::connection_states::{Active, Connecting, Connection, Origin, State};
-use super::group::{Choice, Group};
+use super::connection_states::{Active, Connecting, Connection, Origin, State, receive};
+use super::group::{Avoid, Choice, Endpoint, Group};
 use super::{
     Acquired, GroupKey, Lease, SlotRequest, Ticket, UpstreamTimer, Upstreams, connection, group,
 };
 use crate::base::timers::Timer;
 use crate::config;
-use crate::proxy::api::{ExchangeKey, UpstreamCommand, UpstreamEvent, UpstreamKey};
+use crate::proxy::api::{ExchangeKey, TransportFault, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use crate::proxy::context::{Context, TimerOwner};
 
 impl Upstreams {
@@ -43,12 +43,19 @@ impl Upstreams {
         let state = &mut group.endpoints[endpoint];
         state.opened();
         let is_trial = state.health.begin_request(cx.now);
+        self.last_connect += 1;
+        let (number, start) = (self.last_connect, cx.now);
         let key = self.connections.insert(Connection {
             group: group_key,
             endpoint,
-            state: State::Connecting(Connecting { request, is_trial }),
+            state: State::Connecting(Connecting { request, is_trial, start, number }),
             timer: Timer::default(),
+            idle_timeout_max: None,
         });
+        // A trial needs a new connection, and so does a request that failed on an idle one.
+        if !is_trial && request.avoid != Avoid::Idle {
+            state.connecting.insert(number, key);
+        }
         cx.counters.exported.upstream_connects += 1;
         let due = cx.now + group.config.connect_timeout;
         let timer = &mut connection(&mut self.connections, key).timer;
@@ -90,8 +97,8 @@ impl Upstreams {
         Acquired::Queued(ticket)
     }
 
-    /// Gives up the first exchange in the queue if it waited too long, or grants it a slot if there
-    /// is one.
+    /// Gives up the first exchange in the queue if it waited too long. Otherwise grants it a slot,
+    /// if there is one, or else the first one that waits for a new connection.
     pub(super) fn grant(
         &mut self,
         cx: &mut Context<'_>,
@@ -103,14 +110,75 @@ impl Upstreams {
             cx.counters.exported.queue_sheds += 1;
             return Some((request.exchange, Acquired::Overdue));
         }
-        let (number, request) = group.first_waiting()?;
-        let choice = group.choose(cx.now, &request);
-        if matches!(choice, Choice::Queue | Choice::Full) {
-            return None;
+        if let Some((number, request)) = group.first_waiting() {
+            let choice = group.choose(cx.now, &request);
+            if !matches!(choice, Choice::Queue | Choice::Full) {
+                group.standing.granted(cx.now);
+                self.cancel(cx, Ticket { group: key, number });
+                return Some((request.exchange, self.take(cx, key, choice, request)));
+            }
         }
-        group.standing.granted(cx.now);
-        self.cancel(cx, Ticket { group: key, number });
-        Some((request.exchange, self.take(cx, key, choice, request)))
+        self.grant_to_connecting(cx, key)
+    }
+
+    /// Gives an idle connection to the request that has waited longest for a new one to the same
+    /// endpoint: its SYN may be lost, or the endpoint's queue full. The new connection is opened
+    /// all the same, and kept.
+    fn grant_to_connecting(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: GroupKey,
+    ) -> Option<(ExchangeKey, Acquired)> {
+        let group = group(&mut self.groups, key);
+        let endpoint = group.endpoints.iter_mut().find(|one| one.can_serve_connecting())?;
+        let (idle, first) = (endpoint.idle.newest?, endpoint.connecting.pop_first());
+        let (_, opening) = first.expect("one is connecting");
+        let opening = connection(&mut self.connections, opening);
+        let State::Connecting(connecting) = std::mem::replace(&mut opening.state, State::Spare)
+        else {
+            unreachable!("a connection leaves the list when it is no longer being opened")
+        };
+        let request = connecting.request;
+        self.spare_count += 1;
+        group.in_use.give_back(request.address);
+        Some((request.exchange, self.reuse(cx, idle, &request)))
+    }
+
+    /// Handles an event on a connection that is being opened for nobody.
+    pub(super) fn handle_spare(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        event: &UpstreamEvent,
+    ) {
+        match event {
+            UpstreamEvent::Connected => {
+                self.keep_or_close(cx, key);
+                if self.connections.get(key).is_some() {
+                    self.spare_count -= 1;
+                    receive(cx, key, None);
+                }
+            }
+            UpstreamEvent::ConnectFailed(fault) | UpstreamEvent::Failed(fault) => {
+                self.fail_spare(cx, key, *fault);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a connect that failed although nobody waits for it any more.
+    pub(super) fn fail_spare(
+        &mut self,
+        cx: &mut Context<'_>,
+        key: UpstreamKey,
+        fault: TransportFault,
+    ) {
+        let connection = connection(&mut self.connections, key);
+        let group = group(&mut self.groups, connection.group);
+        // It is spare since the endpoint has served its request by another connection.
+        let start = group.endpoints[connection.endpoint].responded.unwrap_or(cx.now);
+        group.endpoints[connection.endpoint].fail_connect(cx, fault, start, false);
+        self.close(cx, key);
     }
 
     /// Keeps a connection whose messages are both complete, or closes it if none are kept. A
@@ -164,7 +232,11 @@ impl Upstreams {
             }
             State::Connecting(Connecting { is_trial: true, .. })
             | State::Active(Active { is_trial: true, .. }) => endpoint.health.trial_ended(),
-            State::Connecting(_) | State::Active(_) | State::Finishing => {}
+            State::Connecting(connecting) => {
+                endpoint.connecting.remove(&connecting.number);
+            }
+            State::Spare => self.spare_count -= 1,
+            State::Active(_) | State::Finishing => {}
         }
         cx.command_upstream(UpstreamCommand::Close { key });
         self.note_room(connection.group);
@@ -180,19 +252,35 @@ impl Upstreams {
         while let Some(connection) = newest(self) {
             self.close(cx, connection);
         }
+        if self.spare_count == 0 {
+            return;
+        }
+        let is_spare = |connection: &Connection| {
+            connection.group == key && matches!(connection.state, State::Spare)
+        };
+        let mut spares = self.connections.keys();
+        spares.retain(|key| self.connections.get(*key).is_some_and(is_spare));
+        spares.into_iter().for_each(|spare| self.close(cx, spare));
     }
 
     pub(super) fn set_idle_timer(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         let connection = connection(&mut self.connections, key);
         let group = group(&mut self.groups, connection.group);
-        let due = cx.now + group.config.idle_timeout;
+        let configured = group.config.idle_timeout;
+        let idle_timeout =
+            connection.idle_timeout_max.map_or(configured, |max| max.min(configured));
+        let due = cx.now + idle_timeout;
         let owner = TimerOwner::Upstream(UpstreamTimer::Connection(key));
         cx.timers.set(&mut connection.timer, due, owner);
     }
 
-    /// Notes that a slot may be free for the queue of the group.
+    /// Notes that a slot may be free for the queue of the group, or for a request that waits for a
+    /// new connection.
     pub(super) fn note_room(&mut self, key: GroupKey) {
-        if !group(&mut self.groups, key).waiting.is_empty() && !self.freed.contains(&key) {
+        let group = group(&mut self.groups, key);
+        let waits =
+            !group.waiting.is_empty() || group.endpoints.iter().any(Endpoint::can_serve_connecting);
+        if waits && !self.freed.contains(&key) {
             self.freed.push(key);
         }
     }

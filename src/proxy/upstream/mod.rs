@@ -30,11 +30,14 @@ mod lifecycle;
 mod slot;
 mod standing;
 
+use std::time::Duration;
+
 use super::api::{ExchangeKey, TransportFault, UpstreamEvent, UpstreamKey};
 use super::context::{Context, TimerOwner};
 use super::faults::Fault;
 use crate::base::slab::Slab;
 use crate::config;
+use crate::limits::KEEP_ALIVE_MARGIN;
 use bytes::BytesMut;
 use connection_states::{Connection, Read, State, Write, receive};
 use group::Group;
@@ -53,8 +56,11 @@ pub(super) struct Upstreams {
     /// Groups with a queue for which a slot may be free.
     freed: Vec<GroupKey>,
     last_ticket: u64,
+    last_connect: u64,
     /// Idle connections.
     pub(super) idle_count: usize,
+    /// Connections that are being opened for nobody.
+    spare_count: usize,
     /// Exchanges in queues.
     pub(super) waiting_count: usize,
     /// The proxy drains: no connection is kept.
@@ -129,7 +135,9 @@ impl Upstreams {
             connections: Slab::new(),
             freed: Vec::new(),
             last_ticket: 0,
+            last_connect: 0,
             idle_count: 0,
+            spare_count: 0,
             waiting_count: 0,
             is_draining: false,
             worker_count,
@@ -181,8 +189,8 @@ impl Upstreams {
         self.waiting_count -= 1;
     }
 
-    /// Returns the next queued exchange for which there is a slot, with the slot. To be called
-    /// until it returns `None`, after every call that may release one.
+    /// Returns the next exchange that waits for a slot and for which there is one, with the slot.
+    /// To be called until it returns `None`, after every call that may release one.
     pub(super) fn poll_granted(&mut self, cx: &mut Context<'_>) -> Option<(ExchangeKey, Acquired)> {
         while let Some(key) = self.freed.last() {
             if let Some(granted) = self.grant(cx, *key) {
@@ -211,7 +219,12 @@ impl Upstreams {
         let State::Active(active) = &connection.state else { return self.close(cx, key) };
         let (write, read) = (active.write, active.read);
         let address = active.address;
+        let hint = active.decoder.keep_alive_timeout();
+        connection.idle_timeout_max = hint.map(|hint| hint - KEEP_ALIVE_MARGIN.min(hint / 2));
         if release == Release::Discard || !active.decoder.keeps_alive() || write == Write::Failed {
+            return self.close(cx, key);
+        }
+        if connection.idle_timeout_max == Some(Duration::ZERO) {
             return self.close(cx, key);
         }
         connection.state = State::Finishing;
@@ -240,6 +253,7 @@ impl Upstreams {
             State::Connecting(connecting) => match event {
                 UpstreamEvent::Connected => {
                     let active = connecting.connected(cx, key);
+                    group.endpoints[connection.endpoint].connecting.remove(&connecting.number);
                     let exchange = active.exchange;
                     connection.state = State::Active(active);
                     Some((exchange, Notice::Connected))
@@ -249,6 +263,10 @@ impl Upstreams {
                 }
                 _ => None,
             },
+            State::Spare => {
+                self.handle_spare(cx, key, &event);
+                None
+            }
             State::Active(active) => active.handle(cx, group, connection.endpoint, event),
             State::Finishing if matches!(event, UpstreamEvent::Wrote) => {
                 self.keep_or_close(cx, key);
@@ -286,6 +304,10 @@ impl Upstreams {
                     State::Connecting(connecting) => {
                         let fault = TransportFault::TimedOut;
                         Some(connecting.failed(cx, group, endpoint, fault))
+                    }
+                    State::Spare => {
+                        self.fail_spare(cx, key, TransportFault::TimedOut);
+                        None
                     }
                     State::Active(active) => Some(active.timed_out(cx, group, endpoint)),
                     State::Finishing | State::Idle(_) => {

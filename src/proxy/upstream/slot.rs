@@ -71,7 +71,8 @@ impl<'a> Slot<'a> {
     }
 
     /// Decodes the next part of the response from the front of `piece`. A head counts as a success
-    /// of the endpoint, invalid HTTP as a failure.
+    /// of the endpoint, also one that breaks a rule: the endpoint was reached, and the rule may be
+    /// broken by one page of many. What is no HTTP counts as a failure.
     pub(crate) fn decode(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,15 +80,26 @@ impl<'a> Slot<'a> {
     ) -> Result<Option<Part>, Fault> {
         let decoded = self.active.decoder.decode(piece);
         let endpoint = &mut self.group.endpoints[self.endpoint];
-        match &decoded {
-            Ok(Some(Part::Head(_))) => {
-                self.active.is_trial = false;
-                endpoint.health.succeeded();
+        let is_understood = match &decoded {
+            Ok(part) => matches!(part, Some(Part::Head(_))),
+            Err(_) if self.active.decoder.speaks_http() => self.active.decoder.is_in_head(),
+            Err(_) => {
+                endpoint.fail(cx, Failure::Response, self.active.is_trial);
+                false
             }
-            Ok(_) => {}
-            Err(_) => endpoint.fail(cx, Failure::Response, self.active.is_trial),
+        };
+        if is_understood {
+            self.active.is_trial = false;
+            endpoint.health.succeeded();
+            endpoint.responded = Some(cx.now);
         }
         Ok(decoded?)
+    }
+
+    /// Returns the start of the name of the field for which the response was refused, if it was one
+    /// field.
+    pub(crate) fn faulty_field(&self) -> Option<&[u8]> {
+        self.active.decoder.faulty_field()
     }
 
     /// Returns whether the response's final head is still to come.

@@ -249,6 +249,16 @@ class Gateway:
             assert time.monotonic() < end, f"not settled after {seconds} s: {wrong}"
             time.sleep(0.1)
 
+    def settle_count(self, name: str, count: int, **labels: str) -> Metrics:
+        """Waits until the sum of a counter is this one, and returns the metrics that say so. The
+        workers report now and then: what should stay 0 is looked up behind what should not."""
+        def wrong(metrics: Metrics) -> str | None:
+            found = metrics.sum(name, **labels)
+            return None if found == count else f"{name} {labels} is {found}, not {count}"
+
+        self.settle(wrong)
+        return self.metrics()
+
     def settle_restart(self):
         """Waits until one worker has been replaced. While it is, it reports nothing."""
         def wrong(metrics: Metrics) -> str | None:
