@@ -162,7 +162,9 @@ impl ResponseDecoder {
             }
             self.interim_count += 1;
             if self.interim_count > RESPONSE_INTERIM_COUNT_MAX {
-                return Err(broken("the upstream sends too many interim responses"));
+                return Err(broken(
+                    "the upstream sends more than 8 interim responses, a fixed bound",
+                ));
             }
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);
@@ -205,7 +207,7 @@ fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
     match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
         Ok(httparse::Status::Complete(len)) if len == section.len() => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(broken("the response has too many fields"));
+            return Err(broken("the response has more than 128 fields, a fixed bound"));
         }
         Ok(_) | Err(_) => return Err(broken("the response's head is malformed")),
     }

@@ -5,6 +5,7 @@
 //!   Header ---------------------------------------------> Skip     counted, not held
 //!     ^  ^                                          \---> Stream   returned piece by piece
 //!     |  |                                           \--> Collect  returned when complete
+//!     |  |                                            \-> Start    returned when so much is there
 //!     |  +--- the payload's end -----------------------------'
 //!     +------ an empty payload
 //! ```
@@ -21,6 +22,8 @@ pub(super) enum Keep {
     Stream,
     /// The whole payload. The caller has bounded its length.
     Collect,
+    /// The start of the payload, of this length; the caller reads nothing behind it.
+    Start(usize),
 }
 
 /// A part of a frame that is kept.
@@ -28,7 +31,7 @@ pub(super) enum Keep {
 pub(super) enum Part {
     /// A piece of a streamed payload, not empty.
     Piece(Bytes),
-    /// A whole payload, with the kind of its frame.
+    /// A whole payload, or the start that was asked for, with the kind of its frame.
     Payload(FrameKind, Bytes),
 }
 
@@ -91,6 +94,9 @@ impl FrameReader {
                         Keep::Collect => {
                             let left = usize::try_from(header.len);
                             let left = left.expect("the caller bounds what it collects");
+                            self.at = At::Collect { kind, left, held: Vec::new() };
+                        }
+                        Keep::Start(left) => {
                             self.at = At::Collect { kind, left, held: Vec::new() };
                         }
                     }

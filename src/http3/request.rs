@@ -8,8 +8,9 @@ use http::Method;
 use super::error::{Code, RequestError};
 use super::frame::{FrameHeader, Phase, RequestStep, request_step};
 use super::frame_reader::{FrameReader, Keep, Part};
-use super::{LocalSettings, message, qpack};
-use crate::message::{Fields, Head};
+use super::qpack::{self, Excess};
+use super::{LocalSettings, message};
+use crate::message::{Fields, Head, Understood};
 
 /// A part of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +38,24 @@ pub struct RequestStream {
     is_refused: bool,
 }
 
+/// The length of a head's section, against what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum HeadLength {
+    #[default]
+    Accepted,
+    /// It is longer than these settings accept: only its start is read, for the log.
+    TooLong(LocalSettings),
+}
+
 /// The progress of the message.
 #[derive(Debug, Default)]
 struct Message {
     phase: Phase,
     /// Body bytes still to come by content-length; `None` if the head had none.
     body_left: Option<u64>,
+    head_length: HeadLength,
+    /// The parts that were read of a head that was not accepted.
+    understood: Option<Box<Understood>>,
 }
 
 impl RequestStream {
@@ -81,12 +94,21 @@ impl RequestStream {
         outcome
     }
 
+    /// Takes the parts that were read of a head that was not accepted.
+    pub fn take_understood(&mut self) -> Understood {
+        self.message.understood.take().map_or_else(Understood::default, |understood| *understood)
+    }
+
     fn refuse(&mut self) {
         self.is_refused = true;
         self.input = Input::default();
     }
 
     fn check_end(&self) -> Result<(), RequestError> {
+        if let HeadLength::TooLong(settings) = &self.message.head_length {
+            // Its length is known, however much of it has come.
+            return Err(RequestError::too_large(Excess::Length, settings));
+        }
         if !self.frames.is_between_frames() {
             // RFC 9114 7.1.
             let rule = "a stream that ends in a frame";
@@ -137,9 +159,18 @@ impl Message {
             }
             RequestStep::ReadTrailers => {
                 self.check_body_complete()?;
-                begin_section(header.len, settings)
+                if is_too_long(header.len, settings) {
+                    return Err(RequestError::too_large(Excess::Length, settings));
+                }
+                Ok(Keep::Collect)
             }
-            RequestStep::ReadHead => begin_section(header.len, settings),
+            RequestStep::ReadHead if is_too_long(header.len, settings) => {
+                self.head_length = HeadLength::TooLong(*settings);
+                Ok(Keep::Start(
+                    REFUSED_HEAD_READ_LEN.min(usize::try_from(header.len).unwrap_or(usize::MAX)),
+                ))
+            }
+            RequestStep::ReadHead => Ok(Keep::Collect),
         }
     }
 
@@ -148,8 +179,16 @@ impl Message {
         section: &[u8],
         settings: &LocalSettings,
     ) -> Result<RequestEvent, RequestError> {
+        if matches!(self.head_length, HeadLength::TooLong(_)) {
+            self.understood = Some(Box::new(message::understand(section, settings)));
+            return Err(RequestError::too_large(Excess::Length, settings));
+        }
         if self.phase == Phase::Head {
-            let head = message::read_head(section, settings)?;
+            let mut understood = Understood::default();
+            let head =
+                message::read_head(section, settings, &mut understood).inspect_err(|_| {
+                    self.understood = Some(Box::new(understood));
+                })?;
             let is_connect = head.method == Method::CONNECT;
             self.phase = if is_connect { Phase::Tunnel } else { Phase::Body };
             self.body_left = head.content_length;
@@ -170,14 +209,15 @@ impl Message {
     }
 }
 
-/// Refuses a section over the limit by the length that its frame declares, before any of it is
+/// Returns whether a section is over the limit by the length that its frame declares, before it is
 /// held.
-fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep, RequestError> {
-    if len > qpack::encoded_len_max(settings.field_section_len_max) {
-        return Err(RequestError::too_large("a field section longer than is accepted"));
-    }
-    Ok(Keep::Collect)
+fn is_too_long(len: u64, settings: &LocalSettings) -> bool {
+    len > qpack::encoded_len_max(settings.field_section_len_max)
 }
+
+/// Bytes that are read of a head that is longer than accepted, so that its log line has a method,
+/// a host and a path. Pseudo-header fields come first.
+const REFUSED_HEAD_READ_LEN: usize = 1024;
 
 /// Received chunks that were not read yet, in order. None of them is empty.
 #[derive(Debug, Default)]

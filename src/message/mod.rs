@@ -14,6 +14,7 @@
 
 mod head;
 mod logged;
+mod outcome;
 mod record;
 mod refusal;
 mod target;
@@ -25,9 +26,10 @@ pub(crate) use head::{check_field_name, check_method_case, parse_content_length}
 #[cfg(test)]
 pub(crate) use logged::LOGGED_LEN_MAX;
 pub(crate) use logged::LoggedText;
-pub(crate) use record::ResetReason;
-pub use record::{AccessRecord, Outcome};
-pub(crate) use refusal::{Refusal, Understood};
+pub use outcome::Outcome;
+pub use record::{AccessRecord, Handover};
+pub(crate) use record::{Bound, Ending};
+pub(crate) use refusal::{Provenance, Refusal, Understood};
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 

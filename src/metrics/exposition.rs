@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::WorkerReport;
 use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
 use crate::base::pressure::HeapUse;
+use crate::message::Outcome;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -53,6 +54,7 @@ impl Collector for Everything {
             })?;
         }
         self.encode_broken_rules(&mut encoder)?;
+        self.encode_outcomes(&mut encoder)?;
         for family in GAUGES {
             self.encode_family(&mut encoder, family, MetricType::Gauge, |mut metric, value| {
                 metric.encode_gauge(&value)
@@ -93,6 +95,22 @@ impl Everything {
             for (outcome, rule, count) in report.counters.broken_rules.iter() {
                 let mut labels = worker_labels(report, &[]);
                 labels.extend([("outcome", outcome), ("rule", rule.to_owned())]);
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_outcomes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests that are over, by outcome: one for each line of the access log";
+        let kind = MetricType::Counter;
+        let mut metric = encoder.encode_descriptor("request_outcomes", help, None, kind)?;
+        for report in &self.reports {
+            for outcome in Outcome::ALL {
+                let labels = worker_labels(report, &[("outcome", outcome.token())]);
+                let count = report.counters.outcomes.of(*outcome);
                 metric
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;

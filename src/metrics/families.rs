@@ -250,12 +250,17 @@ pub(super) struct HistogramFamily {
 pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
     HistogramFamily {
         name: "request_duration",
-        help: "Time from a request's first byte to its response's last",
+        help: "Time from a request's head until its response was handed to the client's connection",
         value: |report| &report.request_duration,
     },
     HistogramFamily {
         name: "upstream_duration",
         help: "Time from a request's hand-over upstream to the end of its response",
         value: |report| &report.upstream_duration,
+    },
+    HistogramFamily {
+        name: "delivery_duration",
+        help: "Time from a request's head until the client has acknowledged its whole response",
+        value: |report| &report.delivery_duration,
     },
 ];

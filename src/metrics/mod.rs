@@ -1,8 +1,8 @@
 //! Metrics: counters, gauges, histograms, and their exposition.
 //!
-//! Every worker owns its [`Counters`], [`Gauges`] and two latency [`Histogram`]s as plain numbers:
-//! no atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each
-//! worker sends a copy as a [`WorkerReport`], and the control thread writes all of them with
+//! Every worker owns its [`Counters`], [`Gauges`] and latency [`Histogram`]s as plain numbers: no
+//! atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each worker
+//! sends a copy as a [`WorkerReport`], and the control thread writes all of them with
 //! [`exposition`]. The number of time series depends on the number of workers only: no label holds
 //! a value that a client chose.
 
@@ -11,6 +11,7 @@ mod counters;
 mod exposition;
 mod families;
 mod histogram;
+mod outcomes;
 
 use crate::base::pressure::HeapUse;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
@@ -26,6 +27,7 @@ pub(crate) use counters::{
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
+pub(crate) use outcomes::Outcomes;
 
 /// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +42,8 @@ pub struct WorkerReport {
     pub request_duration: Histogram,
     /// Time from the request's hand-over to an upstream connection to the end of its response.
     pub upstream_duration: Histogram,
+    /// Time from a request's head until the client has acknowledged its response.
+    pub delivery_duration: Histogram,
 }
 
 #[cfg(test)]

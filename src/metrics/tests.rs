@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::exposition::ProcessFacts;
 use super::families::{COUNTERS, GAUGES, HISTOGRAMS, Series};
 use super::*;
+use crate::message::Outcome;
 
 /// One time series: name and labels as written, and the value.
 type Parsed = BTreeMap<String, f64>;
@@ -146,6 +147,20 @@ fn broken_rules_are_exposed_by_rule_and_outcome() {
     }
 }
 
+#[test]
+fn requests_are_exposed_by_outcome() {
+    let mut report = WorkerReport { worker: 3, ..WorkerReport::default() };
+    for (index, outcome) in Outcome::ALL.iter().enumerate() {
+        (0..=index).for_each(|_| report.counters.outcomes.count(*outcome));
+    }
+    let (_, samples) = parse(&exposition(vec![report], facts()));
+    for (index, outcome) in Outcome::ALL.iter().enumerate() {
+        let token = outcome.token();
+        let series = format!("ringway_request_outcomes_total{{worker=\"3\",outcome=\"{token}\"}}");
+        assert_eq!(samples.get(series.as_str()), Some(&(index as f64 + 1.0)), "{series}");
+    }
+}
+
 /// Gives each field the next number.
 macro_rules! number {
     ($next:expr, $($target:expr),+ $(,)?) => {
@@ -158,10 +173,11 @@ macro_rules! number {
 fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Counters {
-        quic, connections_closed, http3, broken_rules, proxy, ring, pool, worker, ledger,
+        quic, connections_closed, http3, broken_rules, proxy, outcomes, ring, pool, worker, ledger,
     } = &mut report.counters;
-    // Exposed by a test of its own: its labels are not known beforehand.
+    // Both are exposed by tests of their own: their labels are not in the table.
     assert_eq!(*broken_rules, BrokenRules::default());
+    assert_eq!(*outcomes, Outcomes::default());
     fill_quic(quic, next);
     fill_closed(connections_closed, next);
     fill_proxy(proxy, next);

@@ -48,7 +48,16 @@ pub enum SectionError {
     /// It cannot be decoded: QPACK_DECOMPRESSION_FAILED, with the broken rule.
     Invalid(&'static str),
     /// It exceeds one of our limits.
-    TooLarge(&'static str),
+    TooLarge(Excess),
+}
+
+/// The limit that a field section exceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// It is longer than accepted, counted as in RFC 9114 4.2.2.
+    Length,
+    /// It has more fields than accepted.
+    Count,
 }
 
 /// Returns the length of the longest encoded section that can be within this limit. Each line
@@ -109,7 +118,7 @@ impl<'a> SectionReader<'a> {
             return Ok(None);
         };
         let Some(count_left) = self.count_left.checked_sub(1) else {
-            return Err(SectionError::TooLarge("more fields than are accepted"));
+            return Err(SectionError::TooLarge(Excess::Count));
         };
         self.count_left = count_left;
         self.charge(LINE_OVERHEAD_LEN)?;
@@ -203,10 +212,8 @@ impl<'a> SectionReader<'a> {
     }
 
     fn charge(&mut self, len: u64) -> Result<(), SectionError> {
-        self.len_left = self
-            .len_left
-            .checked_sub(len)
-            .ok_or(SectionError::TooLarge("a field section longer than is accepted"))?;
+        self.len_left =
+            self.len_left.checked_sub(len).ok_or(SectionError::TooLarge(Excess::Length))?;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole proxy, in memory and virtual time, against a scripted upstream.
 
+mod broken_responses;
 mod ejection;
 mod failures;
 mod flows;
@@ -21,7 +22,7 @@ use crate::config::{
     LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
+    AccessRecord, Authority, Bound, Fields, Handover, Head, LoggedText, Outcome, Refusal, Scheme,
     Target, Understood,
 };
 
@@ -143,7 +144,7 @@ pub(super) struct Seen {
     pub untaken_len: usize,
     pub trailers: Option<Fields>,
     pub whole: bool,
-    pub reset: Option<ResetReason>,
+    pub reset: Option<Outcome>,
     pub stopped: bool,
     pub room_told: usize,
 }
@@ -232,7 +233,7 @@ impl Rig {
     }
 
     pub(super) fn abort(&mut self, key: ExchangeKey) {
-        self.proxy.handle_abort(self.now, key);
+        self.proxy.handle_abort(self.now, key, Outcome::ClientCancelled.into());
         self.run();
     }
 
@@ -344,7 +345,7 @@ impl Rig {
             Output::Downstream { to, exchange, command } => {
                 self.apply_downstream(to, exchange, command);
             }
-            Output::Access(record) => self.records.push(*record),
+            Output::Access { record, .. } => self.records.push(*record),
         }
     }
 
@@ -409,7 +410,7 @@ impl Rig {
             }
             DownstreamCommand::Reset(reason) => {
                 assert!(seen.status.is_some(), "only a response that has begun is reset");
-                let may_follow_the_end = [ResetReason::ResponseStalled, ResetReason::Deadline];
+                let may_follow_the_end = [Outcome::ResponseStalled, Outcome::Deadline];
                 assert!(!seen.whole || may_follow_the_end.contains(&reason));
                 seen.reset = Some(reason);
             }

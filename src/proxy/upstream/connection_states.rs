@@ -17,7 +17,8 @@ use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
-use crate::http1::ResponseDecoder;
+use crate::http1::{self, ResponseDecoder};
+use crate::message::Bound;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
 use crate::proxy::api::{UpstreamEvent, UpstreamKey};
@@ -52,6 +53,7 @@ pub(super) struct Connecting {
 pub(super) struct Active {
     pub(super) exchange: ExchangeKey,
     pub(super) decoder: ResponseDecoder,
+    response_head_len_max: usize,
     pub(super) write: Write,
     pub(super) read: Read,
     pub(super) origin: Origin,
@@ -155,6 +157,7 @@ impl Active {
             downstream: request.downstream,
             address: request.address,
             decoder: ResponseDecoder::new(request.is_head, request.response_head_len_max),
+            response_head_len_max: request.response_head_len_max,
             write: Write::Ready,
             read: Read::Armed,
             origin,
@@ -210,6 +213,17 @@ impl Active {
         let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
         let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
         (self.exchange, Notice::Failed { fault, retry })
+    }
+
+    /// Returns the fault of a response that cannot be decoded.
+    pub(super) fn fault(&self, error: http1::Error) -> Fault {
+        match error {
+            http1::Error::Malformed(rule) => Fault::Protocol(rule),
+            http1::Error::TooLong => {
+                let max = self.response_head_len_max as u64;
+                Fault::HeadTooLong(Bound { key: "limits.max_response_header_size", max })
+            }
+        }
     }
 
     /// Handles a connection that broke before the response was complete.

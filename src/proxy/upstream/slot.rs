@@ -87,7 +87,7 @@ impl<'a> Slot<'a> {
             Ok(_) => {}
             Err(_) => endpoint.fail(cx, Failure::Response, self.active.is_trial),
         }
-        Ok(decoded?)
+        decoded.map_err(|error| self.active.fault(error))
     }
 
     /// Returns whether the response's final head is still to come.
