@@ -5,7 +5,7 @@
 //!   Header ---------------------------------------------> Skip     counted, not held
 //!     ^  ^                                          \---> Stream   returned piece by piece
 //!     |  |                                           \--> Collect  returned when complete
-//!     |  |                                            \-> Start    returned when so much is there
+//!     |  |                                            \-> Start    returned as far as it is there
 //!     |  +--- the payload's end -----------------------------'
 //!     +------ an empty payload
 //! ```
@@ -22,7 +22,8 @@ pub(super) enum Keep {
     Stream,
     /// The whole payload. The caller has bounded its length.
     Collect,
-    /// The start of the payload, of this length; the caller reads nothing behind it.
+    /// As much of the start of the payload as has come, up to this length; the caller reads nothing
+    /// behind it.
     Start(usize),
 }
 
@@ -96,8 +97,9 @@ impl FrameReader {
                             let left = left.expect("the caller bounds what it collects");
                             self.at = At::Collect { kind, left, held: Vec::new() };
                         }
-                        Keep::Start(left) => {
-                            self.at = At::Collect { kind, left, held: Vec::new() };
+                        Keep::Start(len) => {
+                            let start = chunk.split_to(len.min(chunk.len()));
+                            return Ok(Some(Part::Payload(kind, start)));
                         }
                     }
                 }

@@ -43,8 +43,8 @@ pub struct RequestStream {
 enum HeadLength {
     #[default]
     Accepted,
-    /// It is longer than these settings accept: only its start is read, for the log.
-    TooLong(LocalSettings),
+    /// Only its start is read, for the log.
+    TooLong,
 }
 
 /// The progress of the message.
@@ -105,10 +105,6 @@ impl RequestStream {
     }
 
     fn check_end(&self) -> Result<(), RequestError> {
-        if let HeadLength::TooLong(settings) = &self.message.head_length {
-            // Its length is known, however much of it has come.
-            return Err(RequestError::too_large(Excess::Length, settings));
-        }
         if !self.frames.is_between_frames() {
             // RFC 9114 7.1.
             let rule = "a stream that ends in a frame";
@@ -165,10 +161,8 @@ impl Message {
                 Ok(Keep::Collect)
             }
             RequestStep::ReadHead if is_too_long(header.len, settings) => {
-                self.head_length = HeadLength::TooLong(*settings);
-                Ok(Keep::Start(
-                    REFUSED_HEAD_READ_LEN.min(usize::try_from(header.len).unwrap_or(usize::MAX)),
-                ))
+                self.head_length = HeadLength::TooLong;
+                Ok(Keep::Start(REFUSED_HEAD_READ_LEN))
             }
             RequestStep::ReadHead => Ok(Keep::Collect),
         }
@@ -179,7 +173,7 @@ impl Message {
         section: &[u8],
         settings: &LocalSettings,
     ) -> Result<RequestEvent, RequestError> {
-        if matches!(self.head_length, HeadLength::TooLong(_)) {
+        if self.head_length == HeadLength::TooLong {
             self.understood = Some(Box::new(message::understand(section, settings)));
             return Err(RequestError::too_large(Excess::Length, settings));
         }
@@ -215,8 +209,8 @@ fn is_too_long(len: u64, settings: &LocalSettings) -> bool {
     len > qpack::encoded_len_max(settings.field_section_len_max)
 }
 
-/// Bytes that are read of a head that is longer than accepted, so that its log line has a method,
-/// a host and a path. Pseudo-header fields come first.
+/// Bytes that are read of a head that is longer than accepted, if they come with its length. With
+/// them its log line has a method, a host and a path: pseudo-header fields come first.
 const REFUSED_HEAD_READ_LEN: usize = 1024;
 
 /// Received chunks that were not read yet, in order. None of them is empty.
