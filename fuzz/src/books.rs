@@ -38,7 +38,7 @@ impl Books {
     /// If it is about a connection that does not exist, or is not its turn.
     pub fn enter(&mut self, output: &Output) {
         let Output::Upstream(command) = output else {
-            self.record_count += 1;
+            self.record_count += u64::from(matches!(output, Output::Access(_)));
             return;
         };
         match command {

@@ -8,11 +8,11 @@ use super::context::Context;
 use super::control_stream::ControlStream;
 use super::delivery::Deliveries;
 use super::drain::Drain;
-use super::reset_budget::ResetBudget;
+use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
-use crate::message::{AccessRecord, Authority, Ending, Handover, Outcome};
+use crate::message::{AccessRecord, Authority, Ending, Handover, Incident, Outcome};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
 use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};
@@ -194,9 +194,19 @@ impl Connection {
     }
 
     /// Notes that the connection is about to be closed because memory is used up.
-    pub(super) fn note_eviction(&mut self) {
+    pub(super) fn note_eviction(&mut self, cx: &mut Context<'_>) {
         let closure = Closure { ending: Outcome::Evicted.into(), culprit: None };
-        self.closed_for.get_or_insert(closure);
+        self.note_closure(closure, cx);
+    }
+
+    /// Notes why the gateway closes the connection, for the records of its requests and for the
+    /// process log.
+    fn note_closure(&mut self, closure: Closure, cx: &mut Context<'_>) {
+        if self.closed_for.is_none() {
+            self.closed_for = Some(closure);
+            let client = self.client.current_address(cx).unwrap_or(self.client.address);
+            cx.shared.incidents.push_back(Incident::Closed { client, cause: closure.ending });
+        }
     }
 
     /// Closes the connection because its client broke a rule, in request stream `culprit` if it was
@@ -207,7 +217,7 @@ impl Connection {
             _ => Outcome::ConnectionError,
         };
         let ending = Ending::by_rule(outcome, error.rule);
-        self.closed_for.get_or_insert(Closure { ending, culprit });
+        self.note_closure(Closure { ending, culprit }, cx);
         cx.close(self.client.key, error);
     }
 
@@ -275,12 +285,14 @@ impl Connection {
         ending: Ending,
         cx: &mut Context<'_>,
     ) {
+        let mut cost = Cost::Whole;
         if let Some(stream) = self.remove_stream(id, cx) {
+            cost = stream.cost_of(ending);
             stream.abandon(&mut self.client, code, ending, cx);
             self.close_if_drained(cx);
         }
         if fault == Fault::Client {
-            self.charge_reset(cx);
+            self.charge_reset(cost, cx);
         }
     }
 
@@ -292,9 +304,9 @@ impl Connection {
 
     /// Charges a request that failed through the client's own fault. Too many of them close the
     /// connection (RFC 9114 8.1, 10.5).
-    fn charge_reset(&mut self, cx: &mut Context<'_>) {
+    fn charge_reset(&mut self, cost: Cost, cx: &mut Context<'_>) {
         let max = cx.shared.settings.reset_count_max;
-        if self.client.resets.charge(cx.now, max) {
+        if self.client.resets.charge(cx.now, cost, max) {
             let rule = "too many requests that come to nothing";
             self.close(ConnectionError { code: Code::ExcessiveLoad, rule }, None, cx);
         }

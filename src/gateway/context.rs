@@ -12,7 +12,7 @@ use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::{Code, ConnectionError, LocalSettings};
-use crate::message::AccessRecord;
+use crate::message::{AccessRecord, Incident};
 use crate::metrics::Ledger;
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) counters: GatewayCounters,
     /// Records of requests that are over, for the access log.
     pub(super) records: VecDeque<Box<AccessRecord>>,
+    /// Events for the process log.
+    pub(super) incidents: VecDeque<Incident>,
     pub(super) ledger: Ledger,
     /// The pool is low.
     pub(super) memory_low: bool,

@@ -37,7 +37,6 @@ impl GatewayCounters {
             upstream_reuses: counted.upstream_reuses,
             upstream_retries: counted.upstream_retries,
             upstream_idle_discarded: counted.upstream_idle_discarded,
-            upstream_ejections: counted.upstream_ejections,
             ..self.exchanges.clone()
         }
     }

@@ -41,7 +41,7 @@ use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::Code;
-use crate::message::{AccessRecord, Outcome};
+use crate::message::{AccessRecord, Incident, Outcome};
 use crate::metrics::{CopyReason, Ledger};
 use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
@@ -86,6 +86,8 @@ pub enum Output {
     Upstream(UpstreamCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
+    /// An event for the process log.
+    Incident(Incident),
 }
 
 /// The parts and settings that a gateway is created from.
@@ -116,6 +118,7 @@ impl Gateway {
                 unwritten: Vec::new(),
                 counters: GatewayCounters::default(),
                 records: VecDeque::new(),
+                incidents: VecDeque::new(),
                 ledger: Ledger::default(),
                 memory_low: false,
                 pressure: Pressure::None,
@@ -179,8 +182,11 @@ impl Gateway {
     /// Returns the next output; `None` when only packets may be left to send.
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.settle(now);
-        let output = self.outputs.pop_front();
-        output.or_else(|| self.shared.records.pop_front().map(Output::Access))
+        let Self { outputs, shared, .. } = self;
+        outputs
+            .pop_front()
+            .or_else(|| shared.records.pop_front().map(Output::Access))
+            .or_else(|| shared.incidents.pop_front().map(Output::Incident))
     }
 
     /// Writes the next packets into `buffer`, which is empty and of a slot's capacity; `None` when
@@ -328,6 +334,7 @@ impl Gateway {
                     stream.handle(command, client, cx)
                 });
             }
+            proxy::Output::Incident { incident, .. } => self.shared.incidents.push_back(*incident),
             proxy::Output::Access { to, record } => self.take_record(now, stream_of(to), record),
         }
     }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::StreamRef;
 use super::connection::Client;
 use super::context::Context;
+use super::reset_budget::Cost;
 use super::response_queue::ResponseQueue;
 use super::{Owner, downstream_of};
 use crate::base::timers::Timer;
@@ -426,6 +427,15 @@ impl Stream {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Decoded(head) => head.understood(),
             Phase::InHead | Phase::Begun(_) | Phase::Over => self.request.take_understood(),
+        }
+    }
+
+    /// Returns what it costs the client to end the request by this cause.
+    pub(super) fn cost_of(&self, ending: Ending) -> Cost {
+        let is_answered = self.response_source == Some(ResponseSource::Upstream);
+        match ending.outcome {
+            Outcome::ClientCancelled if is_answered => Cost::Quarter,
+            _ => Cost::Whole,
         }
     }
 

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod head;
+mod incident;
 mod logged;
 mod outcome;
 mod record;
@@ -23,6 +24,7 @@ use http::{HeaderName, HeaderValue};
 
 pub use head::Head;
 pub(crate) use head::{check_field_name, check_method_case, parse_content_length};
+pub(crate) use incident::{EndpointName, Incident};
 #[cfg(test)]
 pub(crate) use logged::LOGGED_LEN_MAX;
 pub(crate) use logged::LoggedText;

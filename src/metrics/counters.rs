@@ -179,8 +179,6 @@ pub struct ProxyCounters {
     pub upstream_retries: u64,
     /// Idle upstream connections discarded because the peer closed them or sent something.
     pub upstream_idle_discarded: u64,
-    /// Ejections of endpoints, including those after a failed trial.
-    pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,
     /// Body bytes of requests, as clients sent them.
     pub request_body_bytes: u64,

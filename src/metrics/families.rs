@@ -126,8 +126,6 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("upstream_retries", "Requests retried", {} counters.proxy.upstream_retries),
     family!("upstream_idle_discarded", "Idle upstream connections discarded",
         {} counters.proxy.upstream_idle_discarded),
-    family!("upstream_ejections", "Ejections of endpoints that failed",
-        {} counters.proxy.upstream_ejections),
     family!("upstream_failures", "Failures of upstreams, by kind",
         {kind = "connect_refused"} counters.proxy.upstream_failures.connect_refused,
         {kind = "connect_timeout"} counters.proxy.upstream_failures.connect_timeout,

@@ -3,8 +3,8 @@
 //! Every worker owns its [`Counters`], [`Gauges`] and latency [`Histogram`]s as plain numbers: no
 //! atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each worker
 //! sends a copy as a [`WorkerReport`], and the control thread writes all of them with
-//! [`exposition`]. The number of time series depends on the number of workers only: no label holds
-//! a value that a client chose.
+//! [`exposition`]. The number of time series depends on the configuration only: no label holds a
+//! value that a client chose.
 
 mod broken_rules;
 mod counters;
@@ -12,6 +12,8 @@ mod exposition;
 mod families;
 mod histogram;
 mod outcomes;
+
+use std::sync::Arc;
 
 use crate::base::pressure::HeapUse;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
@@ -29,12 +31,25 @@ pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
 pub(crate) use outcomes::Outcomes;
 
+/// The counters of one endpoint of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointReport {
+    pub upstream: Arc<str>,
+    pub address: Arc<str>,
+    /// Ejections, including those after a failed trial.
+    pub ejection_count: u64,
+    pub restoration_count: u64,
+    /// It is ejected, or on trial.
+    pub is_ejected: bool,
+}
+
 /// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
     pub worker: u16,
     pub counters: Counters,
     pub gauges: Gauges,
+    pub endpoints: Vec<EndpointReport>,
     /// The heap of the whole process.
     pub heap: HeapUse,
     /// Time from the first byte of a request to the last byte of its response given to the

@@ -148,6 +148,31 @@ fn broken_rules_are_exposed_by_rule_and_outcome() {
 }
 
 #[test]
+fn endpoints_are_exposed_by_upstream_and_address() {
+    let endpoint = |address: &str, ejection_count, is_ejected| EndpointReport {
+        upstream: "api".into(),
+        address: address.into(),
+        ejection_count,
+        restoration_count: ejection_count / 2,
+        is_ejected,
+    };
+    let endpoints = vec![endpoint("127.0.0.1:1", 4, true), endpoint("unix:/a\"b", 0, false)];
+    let report = WorkerReport { worker: 3, endpoints, ..WorkerReport::default() };
+    let (_, samples) = parse(&exposition(vec![report], facts()));
+    let labels = r#"{worker="3",upstream="api",endpoint="127.0.0.1:1"}"#;
+    let other = r#"{worker="3",upstream="api",endpoint="unix:/a\"b"}"#;
+    for (series, value) in [
+        (format!("ringway_upstream_ejections_total{labels}"), 4.0),
+        (format!("ringway_upstream_restorations_total{labels}"), 2.0),
+        (format!("ringway_upstream_endpoint_ejected{labels}"), 1.0),
+        (format!("ringway_upstream_ejections_total{other}"), 0.0),
+        (format!("ringway_upstream_endpoint_ejected{other}"), 0.0),
+    ] {
+        assert_eq!(samples.get(&series), Some(&value), "{series}");
+    }
+}
+
+#[test]
 fn requests_are_exposed_by_outcome() {
     let mut report = WorkerReport { worker: 3, ..WorkerReport::default() };
     for (index, outcome) in Outcome::ALL.iter().enumerate() {
@@ -243,10 +268,9 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let ProxyCounters {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
-        upstream_ejections: j,
         upstream_failures, request_body_bytes: h, response_body_bytes: i,
     } = proxy;
-    number!(next, a, b, c, d, e, f, g, h, i, j);
+    number!(next, a, b, c, d, e, f, g, h, i);
     for class in responses {
         number!(next, class);
     }

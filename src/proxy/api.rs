@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::base::slab::slab_key;
 use crate::config::EndpointAddress;
-use crate::message::{AccessRecord, Fields, Head, Outcome};
+use crate::message::{AccessRecord, Fields, Head, Incident, Outcome};
 use crate::metrics::ProxyCounters;
 
 /// The source of a request, to which its response is sent. Opaque to the proxy.
@@ -93,6 +93,8 @@ pub enum Output {
     Downstream { to: Downstream, exchange: ExchangeKey, command: DownstreamCommand },
     /// The exchange of this request stream is over.
     Access { to: Downstream, record: Box<AccessRecord> },
+    /// An endpoint was ejected or restored, because of this exchange.
+    Incident { exchange: ExchangeKey, incident: Box<Incident> },
 }
 
 #[derive(Debug)]

@@ -55,6 +55,7 @@ use crate::base::timers::Timers;
 use crate::config::{AccessFormat, Config};
 use crate::http1::{ConnectionOptions, Framing};
 use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme};
+use crate::metrics::EndpointReport;
 use crate::planted::{Bug, is_planted};
 use context::{Context, TimerOwner};
 use exchange::{Exchange, ExchangeContext, Progress, RequestBody, body_len_bound};
@@ -317,6 +318,11 @@ impl Proxy {
             idle: self.upstreams.idle_count,
             waiting: self.upstreams.waiting_count,
         }
+    }
+
+    /// Returns the counters of all endpoints of the configuration.
+    pub(crate) fn endpoints(&self) -> Vec<EndpointReport> {
+        self.upstreams.report()
     }
 
     pub fn counters(&self) -> &Counters {

@@ -86,6 +86,7 @@ impl Worker<'_> {
                 ledger: self.gateway.ledger().clone(),
             },
             gauges: self.gauges(),
+            endpoints: self.gateway.proxy().endpoints(),
             heap: self.heap_use(),
             request_duration: counts.request_duration.clone(),
             upstream_duration: counts.upstream_duration.clone(),

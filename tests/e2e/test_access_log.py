@@ -251,3 +251,36 @@ async def test_sums_over_the_log_are_the_counters(start):
     assert metrics.sum("delivery_duration_seconds_count") == delivered
     own = [line for line in lines if line["source"] == "gateway"]
     assert metrics.sum("responses_own_total") == len(own)
+
+
+@h3.run
+async def test_an_endpoint_that_is_ejected_and_restored_has_a_line_in_the_process_log(start):
+    def script(request):
+        return ["read", b"nonsense\r\n\r\n"] if "/bad" in request.line else ["read", OK]
+
+    recorder = Recorder(script)
+    gateway = start(origin=recorder.address, response_timeout="2s")
+    async with h3.connection(gateway) as client:
+        assert (await client.get("/down/x?a=b")).status == 502
+        for _ in range(5):
+            assert (await client.get("/bad\\n")).status == 502
+        await asyncio.sleep(1.5)
+        assert (await client.get("/good")).status == 200
+        await asyncio.sleep(0.3)
+    lines = gateway.text().splitlines()
+    ejected = [line for line in lines if "an endpoint has failed" in line]
+    assert len(ejected) == 2, ejected
+    for line, parts in zip(ejected, [
+        ["upstream=down", "connect_refused", "GET e2e.test/down/x?a=b", "pause=1s"],
+        ["upstream=origin", f"endpoint={recorder.address}", "upstream_protocol: ", "/bad"],
+    ]):
+        assert all(part in line for part in parts), (line, parts)
+    restored = [line for line in lines if "gets its share again" in line]
+    assert len(restored) == 1 and f"endpoint={recorder.address}" in restored[0], restored
+    metrics = gateway.metrics()
+    for upstream, count in (("down", 1), ("origin", 1), ("small", 0)):
+        assert metrics.sum("upstream_ejections_total", upstream=upstream) == count, upstream
+    labels = {"upstream": "origin", "endpoint": recorder.address}
+    assert metrics.sum("upstream_restorations_total", **labels) == 1
+    assert metrics.sum("upstream_endpoint_ejected", **labels) == 0
+    recorder.stop()

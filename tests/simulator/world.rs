@@ -329,6 +329,7 @@ impl World {
                     self.note(6, record.response_len as usize);
                     self.books.take(*record);
                 }
+                Output::Incident(_) => {}
             }
         }
     }

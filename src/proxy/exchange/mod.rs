@@ -39,7 +39,7 @@ use crate::base::timers::{Timer, Timers};
 use crate::config::Limits;
 use crate::http1::Framing;
 use crate::limits::{EXCHANGE_LEN, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
-use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Understood};
+use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Incident, Understood};
 use crate::planted::{Bug, is_planted};
 
 use pace::Pace;
@@ -318,6 +318,7 @@ impl Exchange {
     /// resetting the response that has begun. A response whose head has not left the proxy yet has
     /// not begun.
     pub(super) fn fail(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) -> Progress {
+        self.name_request(cx);
         self.detach(cx);
         self.record.end(fault.ending());
         if self.response.head_given && !self.take_response_back(cx) {
@@ -384,6 +385,23 @@ impl Exchange {
             cx.command(self.downstream, DownstreamCommand::End(None));
         }
         self.stop_request(cx);
+    }
+
+    /// Adds the request to the report of an ejection that it has caused.
+    pub(super) fn name_request(&self, cx: &mut ExchangeContext<'_>) {
+        let Some(head) = self.request.as_ref().map(|request| &request.head) else { return };
+        // The report is recent, if there is one.
+        for output in cx.base.outputs.iter_mut().rev() {
+            if let Output::Incident { exchange, incident } = output
+                && *exchange == cx.key
+                && let Incident::Ejected { request: request @ None, .. } = &mut **incident
+            {
+                let (authority, path) = (head.authority().as_bytes(), head.path());
+                let method = Some(head.method.clone());
+                *request = Some(Understood::new(method, Some(authority), Some(path)));
+                return;
+            }
+        }
     }
 
     /// Takes back the response of an upstream whose head is still among the proxy's outputs.

@@ -22,8 +22,8 @@ use crate::config::{
     LogLevel, Quic, Retry, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Bound, Fields, Handover, Head, LoggedText, Outcome, Refusal, Scheme,
-    Target, Understood,
+    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
+    Scheme, Target, Understood,
 };
 
 /// A response of the upstream.
@@ -174,6 +174,7 @@ pub(super) struct Rig {
     pub closed: BTreeSet<UpstreamKey>,
     pub connects: VecDeque<UpstreamKey>,
     pub records: Vec<AccessRecord>,
+    pub incidents: Vec<Incident>,
     /// Whether responses are taken as they arrive.
     pub takes: bool,
     /// Whether receives are paused while something waits for the client.
@@ -191,6 +192,7 @@ impl Rig {
             closed: BTreeSet::new(),
             connects: VecDeque::new(),
             records: Vec::new(),
+            incidents: Vec::new(),
             takes: true,
             pauses: false,
             streams: 0,
@@ -346,6 +348,7 @@ impl Rig {
                 self.apply_downstream(to, exchange, command);
             }
             Output::Access { record, .. } => self.records.push(*record),
+            Output::Incident { incident, .. } => self.incidents.push(*incident),
         }
     }
 

@@ -12,7 +12,7 @@
 //! ```
 
 use super::Notice;
-use super::group::{Avoid, Group, GroupKey};
+use super::group::{Avoid, Failed, Group, GroupKey};
 use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::shares::ClientAddress;
@@ -131,11 +131,14 @@ impl Connecting {
     ) -> (ExchangeKey, Notice) {
         cx.counters.connect_failures += 1;
         // If this process is out of resources, the endpoint has not failed.
-        if fault != TransportFault::Exhausted {
-            group.endpoints[endpoint].fail(cx, Failure::Connect, self.is_trial);
+        let (is_exhausted, exchange) = (fault == TransportFault::Exhausted, self.request.exchange);
+        let fault = Fault::Connect(fault);
+        if !is_exhausted {
+            let (failure, was_trial) = (Failure::Connect, self.is_trial);
+            let failed = Failed { exchange, failure, was_trial, fault };
+            group.endpoints[endpoint].fail(cx, failed);
         }
-        let (fault, retry) = (Fault::Connect(fault), group.other_than(endpoint));
-        (self.request.exchange, Notice::Failed { fault, retry })
+        (exchange, Notice::Failed { fault, retry: group.other_than(endpoint) })
     }
 }
 
@@ -208,11 +211,17 @@ impl Active {
         group: &mut Group,
         endpoint: usize,
     ) -> (ExchangeKey, Notice) {
-        group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
         let is_written = self.write != Write::InFlight;
         let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
+        group.endpoints[endpoint].fail(cx, self.failed(fault));
         let retry = group.other_than(endpoint).filter(|_| !self.decoder.has_begun());
         (self.exchange, Notice::Failed { fault, retry })
+    }
+
+    /// Returns the failure of its request, after the connection was opened.
+    pub(super) fn failed(&self, fault: Fault) -> Failed {
+        let (exchange, was_trial) = (self.exchange, self.is_trial);
+        Failed { exchange, failure: Failure::Response, was_trial, fault }
     }
 
     /// Returns the fault of a response that cannot be decoded.
@@ -233,7 +242,7 @@ impl Active {
         // An idle connection may have been closed by the peer's idle timeout, so a new one to the
         // same endpoint may work. A new connection that breaks counts against the endpoint.
         if has_begun || self.origin == Origin::Opened {
-            group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+            group.endpoints[endpoint].fail(cx, self.failed(fault));
         }
         let retry = match self.origin {
             _ if has_begun => None,

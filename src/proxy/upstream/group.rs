@@ -23,8 +23,11 @@ use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 use crate::limits::SHARE_COUNT_MIN;
-use crate::proxy::api::UpstreamKey;
+use crate::message::{EndpointName, Incident};
+use crate::metrics::EndpointReport;
+use crate::proxy::api::{ExchangeKey, UpstreamKey};
 use crate::proxy::context::Context;
+use crate::proxy::faults::Fault;
 
 slab_key! {
     /// One upstream group.
@@ -65,12 +68,27 @@ pub(crate) struct Endpoint {
     pub(super) address: EndpointAddress,
     /// The address as it appears in logs.
     pub(crate) label: Arc<str>,
+    /// The name of its upstream.
+    upstream: Arc<str>,
+    /// Ejections, those after failed trials included, and restorations.
+    ejection_count: u64,
+    restoration_count: u64,
     pub(super) idle: IdleList,
     pub(super) health: Health,
     /// The Host to send if `host = "upstream"`.
     host: Option<Bytes>,
     open_count: usize,
     open_max: usize,
+}
+
+/// The failure of a request at an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    pub(super) exchange: ExchangeKey,
+    pub(super) failure: Failure,
+    /// The request was the endpoint's trial.
+    pub(super) was_trial: bool,
+    pub(super) fault: Fault,
 }
 
 /// The connection for a request, or the queue.
@@ -117,6 +135,9 @@ impl Group {
             Endpoint {
                 address: endpoint.address.clone(),
                 label: label.into(),
+                upstream: config.name.as_str().into(),
+                ejection_count: 0,
+                restoration_count: 0,
                 host: (config.host == HostPolicy::Upstream).then(|| host.into()),
                 idle: IdleList::default(),
                 open_count: 0,
@@ -216,9 +237,36 @@ impl Endpoint {
     }
 
     /// Counts a failure against the endpoint, and ejects it if the limit is reached.
-    pub(super) fn fail(&mut self, cx: &mut Context<'_>, failure: Failure, was_trial: bool) {
-        let is_ejected = self.health.failed(cx.now, failure, was_trial);
-        cx.counters.exported.upstream_ejections += u64::from(is_ejected);
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, failed: Failed) {
+        let Failed { exchange, failure, was_trial, fault } = failed;
+        if let Some(pause) = self.health.failed(cx.now, failure, was_trial) {
+            self.ejection_count += 1;
+            let (endpoint, cause) = (self.name(), fault.ending());
+            cx.note(exchange, Incident::Ejected { endpoint, cause, request: None, pause });
+        }
+    }
+
+    /// Notes that a response's head has come, which restores the endpoint if it was ejected.
+    pub(super) fn succeed(&mut self, cx: &mut Context<'_>, exchange: ExchangeKey) {
+        if self.health.succeeded() {
+            self.restoration_count += 1;
+            cx.note(exchange, Incident::Restored { endpoint: self.name() });
+        }
+    }
+
+    /// Returns its counters.
+    pub(super) fn report(&self) -> EndpointReport {
+        EndpointReport {
+            upstream: Arc::clone(&self.upstream),
+            address: Arc::clone(&self.label),
+            ejection_count: self.ejection_count,
+            restoration_count: self.restoration_count,
+            is_ejected: self.health.is_ejected(),
+        }
+    }
+
+    fn name(&self) -> EndpointName {
+        EndpointName { upstream: Arc::clone(&self.upstream), address: Arc::clone(&self.label) }
     }
 
     /// Counts a connection that is being opened.

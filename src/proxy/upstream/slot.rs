@@ -5,7 +5,6 @@ use bytes::{Bytes, BytesMut};
 use super::UpstreamTimer;
 use super::connection_states::{Active, Connection, Read, State, Write, receive};
 use super::group::{Group, GroupKey};
-use super::health::Failure;
 use crate::base::timers::Timer;
 use crate::http1::Part;
 use crate::proxy::api::{UpstreamCommand, UpstreamKey};
@@ -78,16 +77,17 @@ impl<'a> Slot<'a> {
         piece: &mut BytesMut,
     ) -> Result<Option<Part>, Fault> {
         let decoded = self.active.decoder.decode(piece);
+        let decoded = decoded.map_err(|error| self.active.fault(error));
         let endpoint = &mut self.group.endpoints[self.endpoint];
         match &decoded {
             Ok(Some(Part::Head(_))) => {
                 self.active.is_trial = false;
-                endpoint.health.succeeded();
+                endpoint.succeed(cx, self.active.exchange);
             }
             Ok(_) => {}
-            Err(_) => endpoint.fail(cx, Failure::Response, self.active.is_trial),
+            Err(fault) => endpoint.fail(cx, self.active.failed(*fault)),
         }
-        decoded.map_err(|error| self.active.fault(error))
+        decoded
     }
 
     /// Returns whether the response's final head is still to come.
