@@ -12,6 +12,7 @@ mod exposition;
 mod families;
 mod histogram;
 mod outcomes;
+mod plain_text;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ pub(crate) use counters::{
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
 pub(crate) use outcomes::Outcomes;
+pub(crate) use plain_text::plain_text;
 
 /// The counters of one endpoint of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

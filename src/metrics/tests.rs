@@ -95,6 +95,37 @@ fn the_exposition_parses_back_to_the_counts() {
     }
 }
 
+/// Of the text format 0.0.4 (prometheus.io): the name of TYPE and HELP is the name of the samples,
+/// the types are five, and no other line begins with `#`.
+#[test]
+fn the_text_format_has_the_same_samples_under_their_own_names() {
+    let open_metrics = exposition(vec![report(0, 100), report(1, 200)], facts());
+    let text = plain_text(&open_metrics);
+    let samples = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    assert_eq!(samples(&text), samples(&open_metrics));
+    let (mut family, mut kind, mut described) = (String::new(), String::new(), String::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            described = rest.split_once(' ').unwrap().0.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, of) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&of), "{of}");
+            assert_eq!(name, described, "HELP comes before TYPE");
+            (family, kind) = (name.to_owned(), of.to_owned());
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            let name = line.split(['{', ' ']).next().unwrap();
+            let parts = ["_bucket", "_sum", "_count"].map(|part| format!("{family}{part}"));
+            let is_part = kind == "histogram" && parts.iter().any(|part| part == name);
+            assert!(name == family || is_part, "{line} is under {family} of type {kind}");
+        }
+    }
+    assert!(text.contains("# TYPE ringway_requests_total counter\n"));
+    assert!(text.contains("# TYPE ringway_build_info gauge\n"));
+}
+
 #[test]
 fn every_worker_has_every_family() {
     let (types, samples) = parse(&exposition(vec![report(0, 0), report(9, 0)], facts()));
