@@ -33,6 +33,8 @@ pub enum Bug {
     LeakedExchange,
     /// An exchange that is cut off is logged twice.
     DoubleRecord,
+    /// A request that its client cancelled is logged and not counted.
+    UncountedEnd,
     /// A request that was cut off is ended cleanly towards the upstream.
     CutRequestLooksWhole,
     /// A request body is copied off its slot without an entry in the ledger.
@@ -50,7 +52,7 @@ pub enum Bug {
 
 impl Bug {
     /// The bugs that clients, origins or the books can notice, for the simulator to find.
-    pub const SIMULATED: [Self; 13] = [
+    pub const SIMULATED: [Self; 14] = [
         Self::EarlySlotRelease,
         Self::LostFin,
         Self::DoubleResponse,
@@ -63,6 +65,7 @@ impl Bug {
         Self::ForgottenBodyRoom,
         Self::LeakedExchange,
         Self::DoubleRecord,
+        Self::UncountedEnd,
         Self::CutRequestLooksWhole,
     ];
 

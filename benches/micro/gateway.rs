@@ -148,7 +148,9 @@ impl World {
             Output::Upstream(UpstreamCommand::Close { .. }) => {
                 panic!("the origin's connection is kept")
             }
-            Output::Upstream(UpstreamCommand::Receive { .. }) | Output::Access(_) => {}
+            Output::Upstream(UpstreamCommand::Receive { .. })
+            | Output::Access(_)
+            | Output::Incident(_) => {}
         }
     }
 }

@@ -14,8 +14,19 @@ impl TokenBucket {
     /// Takes a token of a bucket that holds `max` and that refills in `fill_time` from empty to
     /// full. Returns false if none is left.
     pub(crate) fn take(&mut self, now: Instant, max: u32, fill_time: Duration) -> bool {
+        self.take_several(now, 1, max, fill_time)
+    }
+
+    /// Takes `count` tokens. If fewer are left, takes these and returns false.
+    pub(crate) fn take_several(
+        &mut self,
+        now: Instant,
+        count: u32,
+        max: u32,
+        fill_time: Duration,
+    ) -> bool {
         self.fill(now, max, fill_time);
-        let left = self.left.checked_sub(1);
+        let left = self.left.checked_sub(count);
         self.left = left.unwrap_or(0);
         left.is_some()
     }
@@ -24,8 +35,8 @@ impl TokenBucket {
         self.left
     }
 
-    pub(crate) fn give_back(&mut self, max: u32) {
-        self.left = (self.left + 1).min(max);
+    pub(crate) fn give_back(&mut self, count: u32, max: u32) {
+        self.left = self.left.saturating_add(count).min(max);
     }
 
     fn fill(&mut self, now: Instant, max: u32, fill_time: Duration) {

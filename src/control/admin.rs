@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::AdminAddress;
+use crate::metrics::plain_text;
 
 use super::state::State;
 
@@ -160,13 +161,38 @@ async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<By
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         },
         "/metrics" => {
-            let mut response = text(StatusCode::OK, state.metrics().await);
-            let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(open_metrics));
+            let metrics = state.metrics().await;
+            let (metrics, content_type) = if prefers_plain_text(request.headers()) {
+                (plain_text(&metrics), "text/plain; version=0.0.4; charset=utf-8")
+            } else {
+                (metrics, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+            };
+            let mut response = text(StatusCode::OK, metrics);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             response
         }
         _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".into()),
     }
+}
+
+/// Returns whether `accept` names plain text, and OpenMetrics not at all or with a lower weight
+/// (RFC 9110 12.5.1).
+fn prefers_plain_text(fields: &HeaderMap) -> bool {
+    let (mut plain, mut open) = (0.0, 0.0);
+    let values = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|part| part.strip_prefix("q="));
+        let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+        match kind.as_str() {
+            "text/plain" | "text/*" => plain = f32::max(plain, weight),
+            "application/openmetrics-text" => open = f32::max(open, weight),
+            _ => {}
+        }
+    }
+    plain > open
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -176,4 +202,44 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_of_the_metrics_is_that_of_accept() {
+        let prefers = |accept: Option<&'static str>| {
+            let mut fields = HeaderMap::new();
+            if let Some(accept) = accept {
+                fields.insert(ACCEPT, HeaderValue::from_static(accept));
+            }
+            prefers_plain_text(&fields)
+        };
+        // As Prometheus 2 and 3 ask, curl, and a client without the field.
+        for open_metrics in [
+            Some(
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+                 version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            ),
+            Some("*/*"),
+            Some("application/openmetrics-text, text/plain"),
+            Some("text/plain;q=0"),
+            Some("text/plain;q=nonsense"),
+            None,
+        ] {
+            assert!(!prefers(open_metrics), "{open_metrics:?}");
+        }
+        // As telegraf and older agents ask.
+        for plain in [
+            "text/plain",
+            "text/plain;version=0.0.4;q=1,*/*;q=0.1",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;q=0.7,\
+             TEXT/Plain;version=0.0.4;q=0.3",
+            "application/openmetrics-text;q=0.2, text/plain; q=0.3",
+        ] {
+            assert!(prefers(Some(plain)), "{plain:?}");
+        }
+    }
 }

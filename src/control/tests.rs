@@ -193,6 +193,19 @@ fn the_process_is_ready_when_all_workers_accept_and_not_while_draining() {
 }
 
 #[test]
+fn a_scraper_that_asks_for_plain_text_gets_it() {
+    let bench = Bench::started(&[Habit::Good]);
+    // The path ends the request line, so that a field follows.
+    let response = bench.ask("GET", "/metrics HTTP/1.1\r\naccept: text/plain\r\nx:");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: text/plain; version=0.0.4;"), "{head}");
+    assert!(body.contains("# TYPE ringway_worker_loop_turns_total counter\n"), "{body}");
+    assert!(!body.contains("# EOF"), "{body}");
+    bench.signal(Signal::Stop);
+    assert_eq!(bench.end(), ExitReason::Stopped);
+}
+
+#[test]
 fn metrics_come_from_every_worker() {
     let bench = Bench::started(&[Habit::Good, Habit::Good]);
     let response = bench.ask("GET", "/metrics");

@@ -1,20 +1,22 @@
 //! One client's QUIC connection: its control stream, its request streams and its close.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::context::Context;
 use super::control_stream::ControlStream;
+use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::keep_alive::KeepAlive;
-use super::reset_budget::ResetBudget;
+use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
-use crate::message::Authority;
+use crate::message::{AccessRecord, Authority, Ending, Handover, Incident, Outcome};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
-use crate::quic::{ConnectionKey, Event, StreamId};
+use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};
 use crate::tls::ServerTls;
 
 /// A connection whose handshake is complete.
@@ -28,11 +30,23 @@ pub(super) struct Connection {
     /// Request streams that either side has not ended. Boxed: a map keeps the room of its last
     /// entries, and most connections are idle.
     streams: BTreeMap<StreamId, Box<Stream>>,
+    /// Why the gateway has closed the connection.
+    closed_for: Option<Closure>,
+}
+
+/// The reason for which the gateway closed a connection.
+#[derive(Debug, Clone, Copy)]
+struct Closure {
+    ending: Ending,
+    /// The request stream that broke a rule.
+    culprit: Option<StreamId>,
 }
 
 /// The client of a connection: the state that all of its streams share.
 pub(super) struct Client {
     pub(super) key: ConnectionKey,
+    /// The last address that was seen to be validated.
+    pub(super) address: SocketAddr,
     pub(super) server_name: Option<Arc<str>>,
     pub(super) listener: usize,
     /// The certificates that the connection was opened with.
@@ -44,6 +58,8 @@ pub(super) struct Client {
     /// Finished responses that the client has not fully acknowledged.
     pub(super) unacknowledged_count: usize,
     pub(super) resets: ResetBudget,
+    /// The records of responses that the client has not fully acknowledged.
+    pub(super) deliveries: Deliveries,
 }
 
 impl Connection {
@@ -56,11 +72,13 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<Self, ConnectionError> {
         let control = ControlStream::open(key, cx)?;
+        let address = cx.engine.client_address(key).expect("an open connection has an address");
         let settings = &cx.shared.settings;
         let listener = cx.shared.socket_listeners[usize::from(socket)];
         let mut connection = Self {
             client: Client {
                 key,
+                address,
                 server_name: server_name.map(Arc::from),
                 listener,
                 tls: settings.tls.clone(),
@@ -68,12 +86,14 @@ impl Connection {
                 waiting_len: 0,
                 unacknowledged_count: 0,
                 resets: ResetBudget::default(),
+                deliveries: Deliveries::default(),
             },
             drain: Drain::default(),
             keep_alive: KeepAlive::new(settings.idle_timeouts[listener]),
             next_request: 0,
             control,
             streams: BTreeMap::new(),
+            closed_for: None,
         };
         if cx.shared.drain_end.is_some() {
             connection.begin_drain(cx);
@@ -88,17 +108,20 @@ impl Connection {
             Event::Readable(id) if is_request(id) => self.on_stream(id, cx, Stream::read),
             Event::StreamOpened(id) | Event::Readable(id) => {
                 if let Err(error) = self.control.read(self.client.key, id, cx) {
-                    cx.close(self.client.key, error);
+                    self.close(error, None, cx);
                 }
             }
             Event::Writable(id) if self.control.is(id) => self.control.write(self.client.key, cx),
             Event::Writable(id) => self.on_stream(id, cx, Stream::write),
-            Event::SendFinished(id) if is_request(id) => self.handle_acknowledged(cx),
+            Event::SendFinished(id) if is_request(id) => {
+                self.client.log_delivery(id, cx);
+                self.handle_acknowledged(cx);
+            }
             Event::SendFinished(_) => {}
             Event::Stopped(id, code) => self.handle_stopped(id, code, cx),
             Event::Unacknowledged => {
                 let rule = "responses that are not acknowledged";
-                cx.close(self.client.key, ConnectionError { code: Code::ExcessiveLoad, rule });
+                self.close(ConnectionError { code: Code::ExcessiveLoad, rule }, None, cx);
             }
             Event::Connected { .. } | Event::Closed(_) => {
                 unreachable!("the gateway opens and forgets connections")
@@ -121,8 +144,8 @@ impl Connection {
                 self.close_if_drained(cx);
             }
             Verdict::Continue => {}
-            Verdict::Abandon(code, fault) => self.abandon(id, code, fault, cx),
-            Verdict::Close(error) => cx.close(self.client.key, error),
+            Verdict::Abandon(code, fault, ending) => self.abandon(id, code, fault, ending, cx),
+            Verdict::Close(error) => self.close(error, Some(id), cx),
         }
     }
 
@@ -139,7 +162,7 @@ impl Connection {
     /// Returns the number of bytes that its heads, bodies and responses hold.
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
         let streams = self.streams.values().map(|stream| stream.held_len(proxy));
-        self.client.waiting_len + streams.sum::<usize>()
+        self.client.waiting_len + self.client.deliveries.held_len() + streams.sum::<usize>()
     }
 
     /// Returns whether no request is open and the client has acknowledged every response in full.
@@ -148,13 +171,64 @@ impl Connection {
     }
 
     /// Ends the exchanges of a connection that is gone.
-    pub(super) fn end(mut self, cx: &mut Context<'_>) {
+    pub(super) fn end(mut self, reason: &CloseReason, cx: &mut Context<'_>) {
         self.drain.clear(cx);
         self.keep_alive.clear(cx);
         cx.shared.responses.forget(&self.client);
-        for stream in self.streams.into_values() {
-            stream.end(cx);
+        let closure = self.closed_for;
+        let closure = closure.unwrap_or(Closure { ending: ending_of(reason), culprit: None });
+        // The rule is that of the stream that broke it.
+        let others = Ending::from(closure.ending.outcome);
+        let client = &mut self.client;
+        for (id, stream) in self.streams {
+            let is_culprit = closure.culprit == Some(id);
+            stream.end(client, if is_culprit { closure.ending } else { others }, cx);
         }
+        client.deliveries.end(others, cx);
+    }
+
+    /// Takes the record of an exchange of this connection that is over.
+    pub(super) fn take_record(
+        &mut self,
+        id: StreamId,
+        mut record: Box<AccessRecord>,
+        cx: &mut Context<'_>,
+    ) {
+        // The address that follows is that of the acknowledgement.
+        if record.handover != Handover::Whole
+            && let Some(address) = self.client.current_address(cx)
+        {
+            record.client = address;
+        }
+        self.client.deliveries.begin(id, record, cx);
+    }
+
+    /// Notes that the connection is about to be closed because memory is used up.
+    pub(super) fn note_eviction(&mut self, cx: &mut Context<'_>) {
+        let closure = Closure { ending: Outcome::Evicted.into(), culprit: None };
+        self.note_closure(closure, cx);
+    }
+
+    /// Notes why the gateway closes the connection, for the records of its requests and for the
+    /// process log.
+    fn note_closure(&mut self, closure: Closure, cx: &mut Context<'_>) {
+        if self.closed_for.is_none() {
+            self.closed_for = Some(closure);
+            let client = self.client.current_address(cx).unwrap_or(self.client.address);
+            cx.shared.incidents.push_back(Incident::Closed { client, cause: closure.ending });
+        }
+    }
+
+    /// Closes the connection because its client broke a rule, in request stream `culprit` if it was
+    /// in one.
+    fn close(&mut self, error: ConnectionError, culprit: Option<StreamId>, cx: &mut Context<'_>) {
+        let outcome = match error.code {
+            Code::ExcessiveLoad => Outcome::ExcessiveLoad,
+            _ => Outcome::ConnectionError,
+        };
+        let ending = Ending::by_rule(outcome, error.rule);
+        self.note_closure(Closure { ending, culprit }, cx);
+        cx.close(self.client.key, error);
     }
 
     fn open_request(&mut self, id: StreamId, cx: &mut Context<'_>) {
@@ -197,25 +271,43 @@ impl Connection {
         if self.control.is(id) {
             let rule = "the control stream must not be stopped (RFC 9114 6.2.1)";
             let error = ConnectionError { code: Code::ClosedCriticalStream, rule };
-            cx.close(self.client.key, error);
-        } else if self.streams.contains_key(&id) {
-            cx.shared.counters.http3.streams_cancelled += 1;
-            self.abandon(id, Code::RequestCancelled, Fault::Client, cx);
-        } else {
+            return self.close(error, None, cx);
+        }
+        let is_finished = match self.streams.get(&id) {
+            Some(stream) => {
+                let has_responded = stream.has_responded();
+                cx.shared.counters.http3.streams_cancelled += 1;
+                let ending = Outcome::ClientCancelled.into();
+                self.abandon(id, Code::RequestCancelled, Fault::Client, ending, cx);
+                has_responded
+            }
+            None => true,
+        };
+        if is_finished {
             // The response was finished but not acknowledged: RFC 9000 3.5 requires a reset.
             let _gone = cx.engine.reset(self.client.key, id, code);
+            self.client.deliveries.stopped(id, cx);
             self.handle_acknowledged(cx);
         }
     }
 
-    /// Ends both sides of a stream with `code`, and aborts its exchange.
-    fn abandon(&mut self, id: StreamId, code: Code, fault: Fault, cx: &mut Context<'_>) {
+    /// Ends both sides of a stream with `code`, and its request with `ending`.
+    fn abandon(
+        &mut self,
+        id: StreamId,
+        code: Code,
+        fault: Fault,
+        ending: Ending,
+        cx: &mut Context<'_>,
+    ) {
+        let mut cost = Cost::Whole;
         if let Some(stream) = self.remove_stream(id, cx) {
-            stream.abandon(self.client.key, code, cx);
+            cost = stream.cost_of(ending);
+            stream.abandon(&mut self.client, code, ending, cx);
             self.close_if_drained(cx);
         }
         if fault == Fault::Client {
-            self.charge_reset(cx);
+            self.charge_reset(cost, cx);
         }
     }
 
@@ -227,16 +319,31 @@ impl Connection {
 
     /// Charges a request that failed through the client's own fault. Too many of them close the
     /// connection (RFC 9114 8.1, 10.5).
-    fn charge_reset(&mut self, cx: &mut Context<'_>) {
+    fn charge_reset(&mut self, cost: Cost, cx: &mut Context<'_>) {
         let max = cx.shared.settings.reset_count_max;
-        if self.client.resets.charge(cx.now, max) {
+        if self.client.resets.charge(cx.now, cost, max) {
             let rule = "too many requests that come to nothing";
-            cx.close(self.client.key, ConnectionError { code: Code::ExcessiveLoad, rule });
+            self.close(ConnectionError { code: Code::ExcessiveLoad, rule }, None, cx);
         }
     }
 }
 
 impl Client {
+    /// Logs the record of a response that the client has acknowledged.
+    fn log_delivery(&mut self, id: StreamId, cx: &mut Context<'_>) {
+        if let Some(mut record) = self.deliveries.acknowledged(id) {
+            record.delivered = Some(cx.now.saturating_duration_since(record.start));
+            record.client = self.current_address(cx).unwrap_or(self.address);
+            cx.log(record);
+        }
+    }
+
+    /// Returns the client's validated address, if the connection is still there.
+    pub(super) fn current_address(&mut self, cx: &Context<'_>) -> Option<SocketAddr> {
+        self.address = cx.engine.client_address(self.key)?;
+        Some(self.address)
+    }
+
     /// Returns whether a request for `authority` is misdirected, that is, belongs on another
     /// connection (RFC 9110 7.4, 15.5.20).
     pub(super) fn misdirects(&mut self, authority: &Authority) -> bool {
@@ -249,6 +356,21 @@ impl Client {
             self.covered = Some(authority.as_bytes().into());
         }
         misdirected
+    }
+}
+
+/// Returns the end of the requests of a connection that the gateway did not close for a rule.
+fn ending_of(reason: &CloseReason) -> Ending {
+    match reason {
+        CloseReason::Local { .. } => Outcome::GatewayClosed.into(),
+        CloseReason::Peer { .. } | CloseReason::PeerTransport { code: 0, .. } => {
+            Outcome::ClientClosed.into()
+        }
+        CloseReason::PeerTransport { .. } | CloseReason::Violation { .. } => {
+            Outcome::ConnectionError.into()
+        }
+        CloseReason::Reset => Outcome::ClientReset.into(),
+        CloseReason::IdleTimeout => Outcome::IdleTimeout.into(),
     }
 }
 

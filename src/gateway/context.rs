@@ -1,5 +1,6 @@
 //! The surroundings of a connection, lent to it while it handles an event.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::{Code, ConnectionError, LocalSettings};
+use crate::message::{AccessRecord, Incident};
 use crate::metrics::Ledger;
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
@@ -37,6 +39,10 @@ pub(super) struct Shared {
     /// Streams whose response queue changed since it was last written.
     pub(super) unwritten: Vec<StreamRef>,
     pub(super) counters: GatewayCounters,
+    /// Records of requests that are over, for the access log.
+    pub(super) records: VecDeque<Box<AccessRecord>>,
+    /// Events for the process log.
+    pub(super) incidents: VecDeque<Incident>,
     pub(super) ledger: Ledger,
     /// The pool is low.
     pub(super) memory_low: bool,
@@ -74,7 +80,20 @@ impl Settings {
     }
 }
 
+impl Shared {
+    /// Writes a record to the access log.
+    pub(super) fn log(&mut self, record: Box<AccessRecord>) {
+        self.counters.count_end(&record);
+        self.records.push_back(record);
+    }
+}
+
 impl Context<'_> {
+    /// Writes a record to the access log.
+    pub(super) fn log(&mut self, record: Box<AccessRecord>) {
+        self.shared.log(record);
+    }
+
     /// Sends STOP_SENDING on a stream. Does nothing if the stream is gone.
     pub(super) fn stop_sending(&mut self, key: ConnectionKey, stream: StreamId, code: Code) {
         let _gone = self.engine.stop_sending(key, stream, code.value());

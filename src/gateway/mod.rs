@@ -26,6 +26,7 @@ mod connection;
 mod context;
 mod control_stream;
 mod counters;
+mod delivery;
 mod drain;
 mod keep_alive;
 mod relief;
@@ -42,7 +43,7 @@ use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
 use crate::config::Config;
 use crate::http3::Code;
-use crate::message::AccessRecord;
+use crate::message::{AccessRecord, Incident, Outcome};
 use crate::metrics::{CopyReason, Ledger};
 use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
 use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
@@ -90,6 +91,8 @@ pub enum Output {
     Upstream(UpstreamCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
+    /// An event for the process log.
+    Incident(Incident),
 }
 
 /// The parts and settings that a gateway is created from.
@@ -119,6 +122,8 @@ impl Gateway {
                 body: Vec::new(),
                 unwritten: Vec::new(),
                 counters: GatewayCounters::default(),
+                records: VecDeque::new(),
+                incidents: VecDeque::new(),
                 ledger: Ledger::default(),
                 memory_low: false,
                 admission: Admission::default(),
@@ -193,7 +198,11 @@ impl Gateway {
     /// Returns the next output; `None` when only packets may be left to send.
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.settle(now);
-        self.outputs.pop_front()
+        let Self { outputs, shared, .. } = self;
+        outputs
+            .pop_front()
+            .or_else(|| shared.records.pop_front().map(Output::Access))
+            .or_else(|| shared.incidents.pop_front().map(Output::Incident))
     }
 
     /// Writes the next packets into `buffer`, which is empty and of a slot's capacity; `None` when
@@ -318,7 +327,7 @@ impl Gateway {
             Event::Closed(reason) => {
                 cx.shared.counters.count_closed(&reason);
                 if let Some(connection) = connections.remove(key) {
-                    connection.end(&mut cx);
+                    connection.end(&reason, &mut cx);
                 }
             }
             // A connection that was closed as it opened has no entry.
@@ -341,9 +350,21 @@ impl Gateway {
                     stream.handle(command, client, cx)
                 });
             }
-            proxy::Output::Access(record) => {
-                self.shared.counters.count_exchange(&record);
-                self.outputs.push_back(Output::Access(record));
+            proxy::Output::Incident { incident, .. } => self.shared.incidents.push_back(*incident),
+            proxy::Output::Access { to, record } => self.take_record(now, stream_of(to), record),
+        }
+    }
+
+    /// Takes the record of an exchange that is over.
+    fn take_record(&mut self, now: Instant, at: StreamRef, mut record: Box<AccessRecord>) {
+        let (connections, mut cx) = self.lend(now);
+        cx.shared.counters.count_exchange(&record);
+        match connections.get_mut(at.connection) {
+            Some(connection) => connection.take_record(at.stream, record, &mut cx),
+            None => {
+                // The connection ended in the same turn as the exchange.
+                record.end(Outcome::Unconfirmed.into());
+                cx.log(record);
             }
         }
     }

@@ -60,6 +60,10 @@ impl Gateway {
             }
             freed += account.len;
             self.shared.counters.http3.connections_evicted += 1;
+            let (connections, mut cx) = self.lend(now);
+            if let Some(connection) = connections.get_mut(account.key) {
+                connection.note_eviction(&mut cx);
+            }
             let rule = b"the gateway is out of memory, and this client holds the most";
             self.engine.evict(now, account.key, Code::ExcessiveLoad.value(), rule);
         }

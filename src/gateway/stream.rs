@@ -7,16 +7,17 @@ use http::StatusCode;
 use super::StreamRef;
 use super::connection::Client;
 use super::context::Context;
+use super::reset_budget::Cost;
 use super::response_queue::ResponseQueue;
 use super::{Owner, downstream_of};
 use crate::base::timers::Timer;
 use crate::http3::{Code, ConnectionError, RequestError, RequestEvent, RequestStream};
 use crate::limits::STREAM_LEN;
-use crate::message::{Fields, Head, Refusal, ResetReason};
-use crate::metrics::{BrokenRuleOutcome, CopyReason};
+use crate::message::{AccessRecord, Ending, Fields, Handover, Head, Outcome, Refusal, Understood};
+use crate::metrics::CopyReason;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::{DownstreamCommand, ExchangeKey, Proxy, Request, ResponseSource};
-use crate::quic::{ConnectionKey, Read, ReadError, StreamId, WriteError};
+use crate::quic::{Read, ReadError, StreamId, WriteError};
 
 /// A request stream that either side has not ended.
 pub(super) struct Stream {
@@ -59,8 +60,8 @@ enum Receiving {
 pub(super) enum Verdict {
     /// It continues, or has ended by itself.
     Continue,
-    /// Both of its sides end with this code.
-    Abandon(Code, Fault),
+    /// Both of its sides end with this code, charged to this party, and its record with this cause.
+    Abandon(Code, Fault, Ending),
     /// The connection is closed with this error.
     Close(ConnectionError),
 }
@@ -172,7 +173,7 @@ impl Stream {
                 Err(ReadError::Reset(_)) => {
                     self.receiving = Receiving::Closed;
                     cx.shared.counters.http3.streams_cancelled += 1;
-                    return Verdict::Abandon(Code::RequestCancelled, Fault::Client);
+                    return cancelled();
                 }
                 Err(ReadError::Gone) => self.receiving = Receiving::Closed,
             }
@@ -229,7 +230,7 @@ impl Stream {
         if !matches!(self.phase, Phase::Decoded(_)) {
             return;
         }
-        let Some(address) = cx.engine.client_address(client.key) else { return };
+        let Some(address) = client.current_address(cx) else { return };
         let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) else {
             unreachable!("seen above")
         };
@@ -250,8 +251,8 @@ impl Stream {
             RequestError::Connection(error) => Verdict::Close(error),
             RequestError::Stream { code, rule } => {
                 cx.shared.counters.http3.requests_malformed += 1;
-                cx.shared.counters.broken_rules.count(BrokenRuleOutcome::Reset, rule);
-                Verdict::Abandon(code, Fault::Client)
+                let ending = Ending::by_rule(Outcome::RequestMalformed, rule);
+                Verdict::Abandon(code, Fault::Client, ending)
             }
             RequestError::Refused(refusal) => self.refuse(*refusal, client, cx),
         }
@@ -270,16 +271,12 @@ impl Stream {
                 StatusCode::BAD_REQUEST => Code::MessageError,
                 _ => Code::ExcessiveLoad,
             };
-            cx.shared.counters.broken_rules.count(BrokenRuleOutcome::Reset, refusal.rule);
-            return Verdict::Abandon(code, Fault::Client);
+            return Verdict::Abandon(code, Fault::Client, refusal.ending());
         }
-        let Some(address) = cx.engine.client_address(client.key) else {
+        let Some(address) = client.current_address(cx) else {
             return Verdict::Continue;
         };
-        if let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) {
-            // What follows the head is refused, and came before the head was passed on.
-            refusal.understood = head.understood();
-        }
+        refusal.understood = self.take_understood();
         let (downstream, server_name) =
             (downstream_of(self.at(client)), client.server_name.clone());
         let ended = self.receiving == Receiving::Closed;
@@ -295,7 +292,7 @@ impl Stream {
         cx: &mut Context<'_>,
     ) -> Verdict {
         match command {
-            DownstreamCommand::Reset(reason) => return self.reset_response(reason),
+            DownstreamCommand::Reset(outcome) => return self.reset_response(outcome),
             DownstreamCommand::StopRequest => self.stop_request(client, cx),
             DownstreamCommand::BodyRoom => return self.read(client, cx),
             part => self.respond(part, client, cx),
@@ -331,10 +328,10 @@ impl Stream {
 
     /// Resets an incomplete response, which must not look complete (RFC 9114 4.1,
     /// H3_INTERNAL_ERROR).
-    fn reset_response(&mut self, reason: ResetReason) -> Verdict {
+    fn reset_response(&mut self, outcome: Outcome) -> Verdict {
         self.phase = Phase::Over;
-        let fault = if reason.is_of_client() { Fault::Client } else { Fault::Ours };
-        Verdict::Abandon(Code::InternalError, fault)
+        let fault = if outcome.is_of_client() { Fault::Client } else { Fault::Ours };
+        Verdict::Abandon(Code::InternalError, fault, outcome.into())
     }
 
     /// Writes the queued response, as far as the connection takes it.
@@ -364,7 +361,7 @@ impl Stream {
                 Err(WriteError::Gone) => break,
                 Err(WriteError::Stopped(_)) => {
                     cx.shared.counters.http3.streams_cancelled += 1;
-                    return Verdict::Abandon(Code::RequestCancelled, Fault::Client);
+                    return cancelled();
                 }
             }
         }
@@ -386,33 +383,83 @@ impl Stream {
         cx.shared.responses.discharge(client, self.response.pending_len());
     }
 
-    /// Ends both sides with `code`, unless they have ended, and aborts the exchange.
-    pub(super) fn abandon(&self, key: ConnectionKey, code: Code, cx: &mut Context<'_>) {
+    /// Ends both sides with `code`, unless they have ended, and the request with `ending`.
+    pub(super) fn abandon(
+        mut self,
+        client: &mut Client,
+        code: Code,
+        ending: Ending,
+        cx: &mut Context<'_>,
+    ) {
         if self.receiving == Receiving::Open {
-            cx.stop_sending(key, self.id, code);
+            cx.stop_sending(client.key, self.id, code);
         }
         if !self.responded {
             cx.shared.counters.http3.streams_reset += 1;
-            cx.reset(key, self.id, code);
+            cx.reset(client.key, self.id, code);
         }
-        self.abort_exchange(cx);
+        self.end_request_with(ending, client, cx);
     }
 
-    /// Ends a stream whose connection is gone.
-    pub(super) fn end(mut self, cx: &mut Context<'_>) {
+    /// Ends the request of a stream whose connection is gone.
+    pub(super) fn end(mut self, client: &mut Client, ending: Ending, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.head_timer);
-        self.abort_exchange(cx);
+        self.end_request_with(ending, client, cx);
     }
 
-    fn abort_exchange(&self, cx: &mut Context<'_>) {
-        if let (Phase::Begun(exchange), false) = (&self.phase, self.responded) {
-            cx.proxy.handle_abort(cx.now, *exchange);
+    /// Ends the exchange, or writes the record of a request that did not become one. A response
+    /// that was finished is not affected.
+    fn end_request_with(&mut self, ending: Ending, client: &mut Client, cx: &mut Context<'_>) {
+        match self.phase {
+            Phase::InHead | Phase::Decoded(_) => {
+                let mut record = AccessRecord {
+                    server_name: client.server_name.clone(),
+                    request: self.take_understood(),
+                    handover: Handover::Cut,
+                    ..AccessRecord::new(cx.now, client.address)
+                };
+                record.end(ending);
+                cx.shared.counters.count_rule(&record);
+                cx.log(Box::new(record));
+            }
+            Phase::Begun(exchange) if !self.responded => {
+                cx.proxy.handle_abort(cx.now, exchange, ending);
+                client.deliveries.cut(self.id, ending, cx);
+            }
+            Phase::Begun(_) | Phase::Over => {}
         }
+    }
+
+    /// Takes the parts of a request's head that are known, before it is an exchange.
+    fn take_understood(&mut self) -> Understood {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Decoded(head) => head.understood(),
+            Phase::InHead | Phase::Begun(_) | Phase::Over => self.request.take_understood(),
+        }
+    }
+
+    /// Returns what it costs the client to end the request by this cause.
+    pub(super) fn cost_of(&self, ending: Ending) -> Cost {
+        let is_answered = self.response_source == Some(ResponseSource::Upstream);
+        match ending.outcome {
+            Outcome::ClientCancelled if is_answered => Cost::Quarter,
+            _ => Cost::Whole,
+        }
+    }
+
+    /// Returns whether the response was finished.
+    pub(super) fn has_responded(&self) -> bool {
+        self.responded
     }
 
     fn at(&self, client: &Client) -> StreamRef {
         StreamRef { connection: client.key, stream: self.id }
     }
+}
+
+/// Returns the verdict on a stream that the client has reset or stopped.
+fn cancelled() -> Verdict {
+    Verdict::Abandon(Code::RequestCancelled, Fault::Client, Outcome::ClientCancelled.into())
 }
 
 /// Bytes read at a time before the head is complete; `http3` bounds what it keeps of them.

@@ -87,7 +87,7 @@ pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Er
     match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
         Ok(httparse::Status::Complete(len)) if len == section.len() => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(broken("the response has too many fields"));
+            return Err(broken("the response has more than 128 fields, a fixed bound"));
         }
         Err(httparse::Error::HeaderName) => {
             return Err(broken("a field line of the response has no good name, or is folded"));

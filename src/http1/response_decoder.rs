@@ -190,7 +190,9 @@ impl ResponseDecoder {
             }
             self.interim_count += 1;
             if self.interim_count > RESPONSE_INTERIM_COUNT_MAX {
-                return Err(broken("the upstream sends too many interim responses"));
+                return Err(broken(
+                    "the upstream sends more than 8 interim responses, a fixed bound",
+                ));
             }
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);

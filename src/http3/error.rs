@@ -2,7 +2,9 @@
 
 use http::StatusCode;
 
-use crate::message::Refusal;
+use super::LocalSettings;
+use super::qpack::{Excess, SectionError};
+use crate::message::{Bound, Refusal};
 
 /// Error codes of HTTP/3 and QPACK, as sent in CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING
 /// frames.
@@ -103,9 +105,30 @@ impl RequestError {
     }
 
     /// Creates the refusal of a field section over our limits (431).
-    pub(super) fn too_large(rule: &'static str) -> Self {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self::Refused(Box::new(Refusal::new(status, rule)))
+    pub(super) fn too_large(excess: Excess, settings: &LocalSettings) -> Self {
+        let (rule, key, max) = match excess {
+            Excess::Length => (
+                "a field section longer than is accepted",
+                "limits.max_header_size",
+                settings.field_section_len_max,
+            ),
+            Excess::Count => (
+                "more fields than are accepted",
+                "limits.max_header_count",
+                settings.field_count_max,
+            ),
+        };
+        let refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
+        let bound = Some(Bound { key, max: max.into() });
+        Self::Refused(Box::new(Refusal { bound, ..refusal }))
+    }
+
+    /// Creates the error of a field section that cannot be read.
+    pub(super) fn of_section(error: SectionError, settings: &LocalSettings) -> Self {
+        match error {
+            SectionError::Invalid(rule) => Self::connection(Code::QpackDecompressionFailed, rule),
+            SectionError::TooLarge(excess) => Self::too_large(excess, settings),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //!   Header ---------------------------------------------> Skip     counted, not held
 //!     ^  ^                                          \---> Stream   returned piece by piece
 //!     |  |                                           \--> Collect  returned when complete
+//!     |  |                                            \-> Start    returned as far as it is there
 //!     |  +--- the payload's end -----------------------------'
 //!     +------ an empty payload
 //! ```
@@ -21,6 +22,9 @@ pub(super) enum Keep {
     Stream,
     /// The whole payload. The caller has bounded its length.
     Collect,
+    /// As much of the start of the payload as has come, up to this length; the caller reads nothing
+    /// behind it.
+    Start(usize),
 }
 
 /// A part of a frame that is kept.
@@ -28,7 +32,7 @@ pub(super) enum Keep {
 pub(super) enum Part {
     /// A piece of a streamed payload, not empty.
     Piece(Bytes),
-    /// A whole payload, with the kind of its frame.
+    /// A whole payload, or the start that was asked for, with the kind of its frame.
     Payload(FrameKind, Bytes),
 }
 
@@ -92,6 +96,10 @@ impl FrameReader {
                             let left = usize::try_from(header.len);
                             let left = left.expect("the caller bounds what it collects");
                             self.at = At::Collect { kind, left, held: Vec::new() };
+                        }
+                        Keep::Start(len) => {
+                            let start = chunk.split_to(len.min(chunk.len()));
+                            return Ok(Some(Part::Payload(kind, start)));
                         }
                     }
                 }

@@ -11,28 +11,40 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::method::Method;
 
 use super::LocalSettings;
-use super::error::{Code, RequestError};
+use super::error::RequestError;
 use super::qpack::static_table::{EntryName, Pseudo};
-use super::qpack::{Name, SectionError, SectionReader, Value};
+use super::qpack::{Excess, Name, SectionReader, Value};
 use crate::message::{
     Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_field_name,
     check_method_case, parse_content_length,
 };
 
-/// Reads the section of a request's head.
-pub(super) fn read_head(section: &[u8], settings: &LocalSettings) -> Result<Head, RequestError> {
+/// Reads the section of a request's head. If it cannot be accepted, the parts of it that were read
+/// go to `understood`.
+pub(super) fn read_head(
+    section: &[u8],
+    settings: &LocalSettings,
+    understood: &mut Understood,
+) -> Result<Head, RequestError> {
     let mut lines = HeadLines::default();
     match lines.read(section, settings).and_then(|()| lines.take_target()) {
         Ok((method, target)) => {
             let HeadLines { fields, content_length, .. } = lines;
             Ok(Head { method, target, fields, content_length })
         }
-        Err(RequestError::Refused(mut refusal)) => {
-            refusal.understood = lines.understood();
-            Err(RequestError::Refused(refusal))
+        Err(error) => {
+            *understood = lines.understood();
+            Err(error)
         }
-        Err(error) => Err(error),
     }
+}
+
+/// Returns the parts of a head that a log line can show, of the start of its section.
+pub(super) fn understand(section_start: &[u8], settings: &LocalSettings) -> Understood {
+    let mut lines = HeadLines::default();
+    // Where the start ends, it ends inside a line.
+    let _cut = lines.read(section_start, settings);
+    lines.understood()
 }
 
 /// Reads the section of a request's trailers.
@@ -40,10 +52,11 @@ pub(super) fn read_trailers(
     section: &[u8],
     settings: &LocalSettings,
 ) -> Result<Fields, RequestError> {
-    let mut reader = SectionReader::new(section, settings.field_section_len_max)?;
+    let error = |error| RequestError::of_section(error, settings);
+    let mut reader = SectionReader::new(section, settings.field_section_len_max).map_err(error)?;
     let mut count = FieldCount::new(settings);
     let mut fields = Fields::new();
-    while let Some(line) = reader.next_line()? {
+    while let Some(line) = reader.next_line().map_err(error)? {
         let EntryName::Field(name) = entry_name(line.name)? else {
             // RFC 9114 4.3.
             return Err(RequestError::malformed("a pseudo-header field in trailers"));
@@ -116,14 +129,15 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
 /// request line. All lines of `cookie` are one field, which browsers send in a line for each
 /// cookie, so that QPACK can compress them (RFC 9114 4.2.1); the section's length bounds their
 /// number.
-struct FieldCount {
+struct FieldCount<'a> {
+    settings: &'a LocalSettings,
     left: u32,
     has_cookie: bool,
 }
 
-impl FieldCount {
-    fn new(settings: &LocalSettings) -> Self {
-        Self { left: settings.field_count_max, has_cookie: false }
+impl<'a> FieldCount<'a> {
+    fn new(settings: &'a LocalSettings) -> Self {
+        Self { settings, left: settings.field_count_max, has_cookie: false }
     }
 
     fn add(&mut self, name: &HeaderName) -> Result<(), RequestError> {
@@ -131,7 +145,8 @@ impl FieldCount {
             *name == header::COOKIE && std::mem::replace(&mut self.has_cookie, true);
         if !is_more_of_cookie {
             let left = self.left.checked_sub(1);
-            self.left = left.ok_or(RequestError::too_large("more fields than are accepted"))?;
+            let too_many = || RequestError::too_large(Excess::Count, self.settings);
+            self.left = left.ok_or_else(too_many)?;
         }
         Ok(())
     }
@@ -153,9 +168,11 @@ struct HeadLines {
 
 impl HeadLines {
     fn read(&mut self, section: &[u8], settings: &LocalSettings) -> Result<(), RequestError> {
-        let mut reader = SectionReader::new(section, settings.field_section_len_max)?;
+        let error = |error| RequestError::of_section(error, settings);
+        let mut reader =
+            SectionReader::new(section, settings.field_section_len_max).map_err(error)?;
         let mut count = FieldCount::new(settings);
-        while let Some(line) = reader.next_line()? {
+        while let Some(line) = reader.next_line().map_err(error)? {
             match entry_name(line.name)? {
                 EntryName::Pseudo(pseudo) => self.take_pseudo(pseudo, line.value.into_bytes())?,
                 EntryName::Field(name) => {
@@ -282,14 +299,5 @@ impl HeadLines {
 impl From<BrokenRule> for RequestError {
     fn from(BrokenRule(rule): BrokenRule) -> Self {
         Self::Refused(Box::new(Refusal::new(StatusCode::BAD_REQUEST, rule)))
-    }
-}
-
-impl From<SectionError> for RequestError {
-    fn from(error: SectionError) -> Self {
-        match error {
-            SectionError::Invalid(rule) => Self::connection(Code::QpackDecompressionFailed, rule),
-            SectionError::TooLarge(rule) => Self::too_large(rule),
-        }
     }
 }

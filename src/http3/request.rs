@@ -8,8 +8,9 @@ use http::Method;
 use super::error::{Code, RequestError};
 use super::frame::{FrameHeader, Phase, RequestStep, request_step};
 use super::frame_reader::{FrameReader, Keep, Part};
-use super::{LocalSettings, message, qpack};
-use crate::message::{Fields, Head};
+use super::qpack::{self, Excess};
+use super::{LocalSettings, message};
+use crate::message::{Fields, Head, Understood};
 
 /// A part of a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +38,24 @@ pub struct RequestStream {
     is_refused: bool,
 }
 
+/// The length of a head's section, against what is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum HeadLength {
+    #[default]
+    Accepted,
+    /// Only its start is read, for the log.
+    TooLong,
+}
+
 /// The progress of the message.
 #[derive(Debug, Default)]
 struct Message {
     phase: Phase,
     /// Body bytes still to come by content-length; `None` if the head had none.
     body_left: Option<u64>,
+    head_length: HeadLength,
+    /// The parts that were read of a head that was not accepted.
+    understood: Option<Box<Understood>>,
 }
 
 impl RequestStream {
@@ -79,6 +92,11 @@ impl RequestStream {
             self.refuse();
         }
         outcome
+    }
+
+    /// Takes the parts that were read of a head that was not accepted.
+    pub fn take_understood(&mut self) -> Understood {
+        self.message.understood.take().map_or_else(Understood::default, |understood| *understood)
     }
 
     fn refuse(&mut self) {
@@ -137,9 +155,16 @@ impl Message {
             }
             RequestStep::ReadTrailers => {
                 self.check_body_complete()?;
-                begin_section(header.len, settings)
+                if is_too_long(header.len, settings) {
+                    return Err(RequestError::too_large(Excess::Length, settings));
+                }
+                Ok(Keep::Collect)
             }
-            RequestStep::ReadHead => begin_section(header.len, settings),
+            RequestStep::ReadHead if is_too_long(header.len, settings) => {
+                self.head_length = HeadLength::TooLong;
+                Ok(Keep::Start(REFUSED_HEAD_READ_LEN))
+            }
+            RequestStep::ReadHead => Ok(Keep::Collect),
         }
     }
 
@@ -148,8 +173,16 @@ impl Message {
         section: &[u8],
         settings: &LocalSettings,
     ) -> Result<RequestEvent, RequestError> {
+        if self.head_length == HeadLength::TooLong {
+            self.understood = Some(Box::new(message::understand(section, settings)));
+            return Err(RequestError::too_large(Excess::Length, settings));
+        }
         if self.phase == Phase::Head {
-            let head = message::read_head(section, settings)?;
+            let mut understood = Understood::default();
+            let head =
+                message::read_head(section, settings, &mut understood).inspect_err(|_| {
+                    self.understood = Some(Box::new(understood));
+                })?;
             let is_connect = head.method == Method::CONNECT;
             self.phase = if is_connect { Phase::Tunnel } else { Phase::Body };
             self.body_left = head.content_length;
@@ -170,14 +203,15 @@ impl Message {
     }
 }
 
-/// Refuses a section over the limit by the length that its frame declares, before any of it is
+/// Returns whether a section is over the limit by the length that its frame declares, before it is
 /// held.
-fn begin_section(len: u64, settings: &LocalSettings) -> Result<Keep, RequestError> {
-    if len > qpack::encoded_len_max(settings.field_section_len_max) {
-        return Err(RequestError::too_large("a field section longer than is accepted"));
-    }
-    Ok(Keep::Collect)
+fn is_too_long(len: u64, settings: &LocalSettings) -> bool {
+    len > qpack::encoded_len_max(settings.field_section_len_max)
 }
+
+/// Bytes that are read of a head that is longer than accepted, if they come with its length. With
+/// them its log line has a method, a host and a path: pseudo-header fields come first.
+const REFUSED_HEAD_READ_LEN: usize = 1024;
 
 /// Received chunks that were not read yet, in order. None of them is empty.
 #[derive(Debug, Default)]

@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod head;
+mod incident;
 mod logged;
+mod outcome;
 mod record;
 mod refusal;
 mod target;
@@ -22,12 +24,14 @@ use http::{HeaderName, HeaderValue};
 
 pub use head::Head;
 pub(crate) use head::{check_field_name, check_method_case, is_safe, parse_content_length};
+pub(crate) use incident::{EndpointName, Incident};
 #[cfg(test)]
 pub(crate) use logged::LOGGED_LEN_MAX;
 pub(crate) use logged::LoggedText;
-pub(crate) use record::ResetReason;
-pub use record::{AccessRecord, Outcome};
-pub(crate) use refusal::{Refusal, Understood};
+pub use outcome::Outcome;
+pub use record::{AccessRecord, Handover};
+pub(crate) use record::{Bound, Ending};
+pub(crate) use refusal::{Provenance, Refusal, Understood};
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 

@@ -1,17 +1,18 @@
-//! The record of one exchange, for the access log and the counters.
+//! The record of one request, for the access log and the counters.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::{LoggedText, Understood};
-use crate::metrics::UpstreamFailure;
+use super::{LoggedText, Outcome, Understood};
 
-/// One line of the access log.
+/// One line of the access log: the account of one request stream.
 #[derive(Debug, Clone)]
 pub struct AccessRecord {
+    /// The client's address at the end.
     pub client: SocketAddr,
     /// The server name (SNI) of the client's TLS handshake.
     pub server_name: Option<Arc<str>>,
@@ -19,30 +20,81 @@ pub struct AccessRecord {
     pub request: Understood,
     /// Status of the response; `None` when there was none.
     pub status: Option<StatusCode>,
+    /// The gateway made the response itself.
+    pub is_own: bool,
     /// Request body bytes received.
     pub request_len: u64,
-    /// Response body bytes passed to the client's connection.
+    /// Response body bytes handed to the client's connection.
     pub response_len: u64,
-    /// The time at which the request's head was complete.
+    /// The time at which the request's head was complete, or was given up.
     pub start: Instant,
-    /// Time from `start` to the end of the exchange.
+    /// Time from `start` until the response's last byte was handed to the client's connection, or
+    /// the exchange was over.
     pub duration: Duration,
+    /// Time from `start` until the client had acknowledged the whole response; `None` if it did
+    /// not.
+    pub delivered: Option<Duration>,
     /// The endpoint that was tried last.
     pub upstream: Option<Arc<str>>,
     /// Time from the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Option<Duration>,
     /// The client's protocol.
     pub protocol: &'static str,
-    /// The error type of Proxy-Status (RFC 9209 2.3), if the gateway generated the response.
-    pub error: Option<&'static str>,
-    /// The upstream's failure behind that response; `None` where the upstream is not to blame.
-    pub upstream_failure: Option<UpstreamFailure>,
+    /// How far the response was handed to the client's connection.
+    pub handover: Handover,
+    pub outcome: Outcome,
     /// The rule that the request or the upstream's response broke.
     pub rule: Option<&'static str>,
     /// The start of the name of the field that broke it, where one field of a response did.
     pub field: Option<LoggedText>,
-    /// The end of the exchange.
+    /// The bound that was exceeded.
+    pub bound: Option<Bound>,
+}
+
+/// How far a response was handed to the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    Whole,
+    /// The client gave up or went away before that.
+    Cut,
+    /// The gateway reset the response before that, so that the client does not take it for a
+    /// complete one.
+    Reset,
+}
+
+/// The end of a request that did not get its ordinary response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
     pub outcome: Outcome,
+    pub rule: Option<&'static str>,
+    pub bound: Option<Bound>,
+}
+
+/// A bound of the configuration, as messages name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The key of the configuration.
+    pub key: &'static str,
+    pub max: u64,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}", self.key, self.max)
+    }
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, rule: None, bound: None }
+    }
+}
+
+impl Ending {
+    /// Creates the end of a request because of a broken rule.
+    pub fn by_rule(outcome: Outcome, rule: &'static str) -> Self {
+        Self { outcome, rule: Some(rule), bound: None }
+    }
 }
 
 impl AccessRecord {
@@ -53,68 +105,35 @@ impl AccessRecord {
             server_name: None,
             request: Understood::default(),
             status: None,
+            is_own: false,
             request_len: 0,
             response_len: 0,
             start,
             duration: Duration::ZERO,
+            delivered: None,
             upstream: None,
             upstream_duration: None,
             // Clients have no other protocol yet.
             protocol: "HTTP/3",
-            error: None,
-            upstream_failure: None,
-            rule: None,
+            handover: Handover::Whole,
             field: None,
             outcome: Outcome::Complete,
+            rule: None,
+            bound: None,
         }
     }
-}
 
-/// The end of an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The client's connection took the whole response.
-    Complete,
-    /// The client gave up or went away.
-    Aborted,
-    /// The gateway reset the response before it was complete.
-    Reset(ResetReason),
-}
-
-/// The reason for resetting an incomplete response, so that the client does not take it for a
-/// complete one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResetReason {
-    /// The upstream closed or broke the connection before its response was complete.
-    UpstreamIncomplete,
-    /// The upstream's response violates HTTP.
-    UpstreamProtocol,
-    /// The upstream sent nothing for too long.
-    UpstreamTimeout,
-    /// The exchange took longer than its route allows.
-    Deadline,
-    /// The request's body is longer than allowed.
-    RequestTooLarge,
-    /// The request's body contradicts its content-length.
-    RequestMalformed,
-    /// The client stopped sending its request's body.
-    RequestTimeout,
-    /// The client stopped taking the response.
-    ResponseStalled,
-}
-
-impl ResetReason {
-    /// Returns whether the client caused it.
-    pub fn is_of_client(self) -> bool {
-        match self {
-            Self::UpstreamIncomplete
-            | Self::UpstreamProtocol
-            | Self::UpstreamTimeout
-            | Self::Deadline => false,
-            Self::RequestTooLarge
-            | Self::RequestMalformed
-            | Self::RequestTimeout
-            | Self::ResponseStalled => true,
+    /// Notes why the request does not end as usual. Only the first cause counts: whatever follows
+    /// is its consequence.
+    pub fn end(&mut self, ending: Ending) {
+        if self.outcome == Outcome::Complete {
+            let Ending { outcome, rule, bound } = ending;
+            (self.outcome, self.rule, self.bound) = (outcome, rule, bound);
         }
+    }
+
+    /// Returns the number of bytes that the record holds.
+    pub fn held_len(&self) -> usize {
+        size_of::<Self>() + self.request.held_len()
     }
 }

@@ -1,9 +1,10 @@
 //! Refusals of requests whose head could not be accepted.
 
+use http::header::{HeaderName, REFERER, USER_AGENT};
 use http::{Method, StatusCode};
 
-use super::LoggedText;
 use super::logged::LOGGED_LEN_MAX;
+use super::{Bound, Ending, Fields, LoggedText, Outcome};
 
 /// The refusal of a request whose head was not accepted, with the parts of the head that the
 /// response and the log need.
@@ -13,6 +14,8 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The broken rule, for the response, the log and a counter.
     pub rule: &'static str,
+    /// The bound that was exceeded, for a 431.
+    pub bound: Option<Bound>,
     /// The parts of the head that were parsed.
     pub understood: Understood,
 }
@@ -27,6 +30,26 @@ pub struct Understood {
     pub authority: Option<LoggedText>,
     /// Path with query, as received.
     pub path: Option<LoggedText>,
+    /// The fields `referer` and `user-agent`, where the log has a place for them.
+    pub provenance: Option<Box<Provenance>>,
+}
+
+/// Fields that show where a request came from, as a log line shows them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Provenance {
+    pub referer: Option<LoggedText>,
+    pub user_agent: Option<LoggedText>,
+}
+
+impl Provenance {
+    /// Copies the fields of a request.
+    pub(crate) fn of(fields: &Fields) -> Box<Self> {
+        let value = |wanted: HeaderName| {
+            let found = fields.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| LoggedText::new(value.as_bytes()))
+        };
+        Box::new(Self { referer: value(REFERER), user_agent: value(USER_AGENT) })
+    }
 }
 
 impl Understood {
@@ -40,7 +63,16 @@ impl Understood {
             method: method.map(shortened),
             authority: authority.map(LoggedText::new),
             path: path.map(LoggedText::new),
+            provenance: None,
         }
+    }
+
+    /// Returns the number of bytes that its texts hold.
+    pub(crate) fn held_len(&self) -> usize {
+        let provenance = self.provenance.iter();
+        let fields = provenance.flat_map(|fields| [&fields.referer, &fields.user_agent]);
+        let texts = [&self.authority, &self.path].into_iter().chain(fields);
+        texts.flatten().map(|text| text.as_bytes().len()).sum()
     }
 }
 
@@ -57,6 +89,16 @@ fn shortened(method: Method) -> Method {
 impl Refusal {
     /// Creates a refusal of which only the status and the broken rule are known.
     pub fn new(status: StatusCode, rule: &'static str) -> Self {
-        Self { status, rule, understood: Understood::default() }
+        Self { status, rule, bound: None, understood: Understood::default() }
+    }
+
+    /// Returns the end of the refused request, for its record.
+    pub(crate) fn ending(&self) -> Ending {
+        let outcome = match self.status {
+            StatusCode::REQUEST_TIMEOUT => Outcome::HeadTimeout,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Outcome::FieldsTooLarge,
+            _ => Outcome::RequestMalformed,
+        };
+        Ending { outcome, rule: Some(self.rule), bound: self.bound }
     }
 }

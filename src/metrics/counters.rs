@@ -1,7 +1,7 @@
 //! Counters and gauges, grouped by the part that counts them. All fields start at zero and do not
 //! wrap in practice (2^64 bytes at 100 Gbit/s take 46 years).
 
-use super::BrokenRules;
+use super::{BrokenRules, Outcomes};
 
 /// Defines an enum of kinds, and the struct with one count for each.
 macro_rules! kinds {
@@ -43,6 +43,8 @@ pub struct Counters {
     /// Messages of clients and upstreams that broke a rule.
     pub broken_rules: BrokenRules,
     pub proxy: ProxyCounters,
+    /// Requests that are over, by outcome.
+    pub outcomes: Outcomes,
     pub ring: RingCounters,
     pub pool: PoolCounters,
     pub worker: WorkerCounters,
@@ -183,8 +185,6 @@ pub struct ProxyCounters {
     pub upstream_idle_discarded: u64,
     /// Requests that were given up because a queue stood and they waited too long in it.
     pub queue_sheds: u64,
-    /// Ejections of endpoints, including those after a failed trial.
-    pub upstream_ejections: u64,
     pub upstream_failures: UpstreamFailures,
     pub upstream_connect_failures: ConnectFailures,
     pub proxy_fields_dropped: ProxyFieldsDropped,

@@ -9,9 +9,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::WorkerReport;
 use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
+use super::{EndpointReport, WorkerReport};
 use crate::base::pressure::HeapUse;
+use crate::message::Outcome;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -55,6 +56,8 @@ impl Collector for Everything {
             })?;
         }
         self.encode_broken_rules(&mut encoder)?;
+        self.encode_outcomes(&mut encoder)?;
+        self.encode_endpoints(&mut encoder)?;
         for family in GAUGES {
             self.encode_family(&mut encoder, family, MetricType::Gauge, |mut metric, value| {
                 metric.encode_gauge(&value)
@@ -95,6 +98,64 @@ impl Everything {
             for (outcome, rule, count) in report.counters.broken_rules.iter() {
                 let mut labels = worker_labels(report, &[]);
                 labels.extend([("outcome", outcome), ("rule", rule.to_owned())]);
+                metric
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_endpoints(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        type Value = fn(&EndpointReport) -> u64;
+        let families: [(&str, &str, MetricType, Value); 3] = [
+            (
+                "upstream_ejections",
+                "Ejections of endpoints that failed",
+                MetricType::Counter,
+                |it| it.ejection_count,
+            ),
+            (
+                "upstream_restorations",
+                "Ejected endpoints that have served a request again",
+                MetricType::Counter,
+                |it| it.restoration_count,
+            ),
+            (
+                "upstream_endpoint_ejected",
+                "1 while the worker sends the endpoint no requests, except for trials",
+                MetricType::Gauge,
+                |it| it.is_ejected.into(),
+            ),
+        ];
+        for (name, help, kind, value) in families {
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for report in &self.reports {
+                for endpoint in &report.endpoints {
+                    let mut labels = worker_labels(report, &[]);
+                    labels.push(("upstream", endpoint.upstream.to_string()));
+                    labels.push(("endpoint", endpoint.address.to_string()));
+                    let mut series = metric.encode_family(&labels)?;
+                    match kind {
+                        MetricType::Gauge => series.encode_gauge(&value(endpoint))?,
+                        _ => {
+                            series.encode_counter::<NoLabelSet, u64, u64>(&value(endpoint), None)?
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_outcomes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Requests that are over, by outcome: one for each line of the access log";
+        let kind = MetricType::Counter;
+        let mut metric = encoder.encode_descriptor("request_outcomes", help, None, kind)?;
+        for report in &self.reports {
+            for outcome in Outcome::ALL {
+                let labels = worker_labels(report, &[("outcome", outcome.token())]);
+                let count = report.counters.outcomes.of(*outcome);
                 metric
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;

@@ -130,8 +130,6 @@ pub(super) const COUNTERS: &[Family] = &[
         {} counters.proxy.queue_sheds),
     family!("upstream_idle_discarded", "Idle upstream connections discarded",
         {} counters.proxy.upstream_idle_discarded),
-    family!("upstream_ejections", "Ejections of endpoints that failed",
-        {} counters.proxy.upstream_ejections),
     family!("upstream_failures", "Failures of upstreams, by kind",
         {kind = "connect_refused"} counters.proxy.upstream_failures.connect_refused,
         {kind = "connect_timeout"} counters.proxy.upstream_failures.connect_timeout,
@@ -278,12 +276,17 @@ pub(super) struct HistogramFamily {
 pub(super) const HISTOGRAMS: &[HistogramFamily] = &[
     HistogramFamily {
         name: "request_duration",
-        help: "Time from a request's first byte to its response's last",
+        help: "Time from a request's head until its response was handed to the client's connection",
         value: |report| &report.request_duration,
     },
     HistogramFamily {
         name: "upstream_duration",
         help: "Time from a request's hand-over upstream to the end of its response",
         value: |report| &report.upstream_duration,
+    },
+    HistogramFamily {
+        name: "delivery_duration",
+        help: "Time from a request's head until the client has acknowledged its whole response",
+        value: |report| &report.delivery_duration,
     },
 ];

@@ -1,16 +1,20 @@
 //! Metrics: counters, gauges, histograms, and their exposition.
 //!
-//! Every worker owns its [`Counters`], [`Gauges`] and two latency [`Histogram`]s as plain numbers:
-//! no atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each
-//! worker sends a copy as a [`WorkerReport`], and the control thread writes all of them with
-//! [`exposition`]. The number of time series depends on the number of workers only: no label holds
-//! a value that a client chose.
+//! Every worker owns its [`Counters`], [`Gauges`] and latency [`Histogram`]s as plain numbers: no
+//! atomics, no locks, one addition on the path of a packet. For a scrape of `/metrics` each worker
+//! sends a copy as a [`WorkerReport`], and the control thread writes all of them with
+//! [`exposition`]. The number of time series depends on the configuration only: no label holds a
+//! value that a client chose.
 
 mod broken_rules;
 mod counters;
 mod exposition;
 mod families;
 mod histogram;
+mod outcomes;
+mod plain_text;
+
+use std::sync::Arc;
 
 use crate::base::pressure::HeapUse;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
@@ -27,6 +31,20 @@ pub(crate) use counters::{
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
+pub(crate) use outcomes::Outcomes;
+pub(crate) use plain_text::plain_text;
+
+/// The counters of one endpoint of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointReport {
+    pub upstream: Arc<str>,
+    pub address: Arc<str>,
+    /// Ejections, including those after a failed trial.
+    pub ejection_count: u64,
+    pub restoration_count: u64,
+    /// It is ejected, or on trial.
+    pub is_ejected: bool,
+}
 
 /// All metrics of one worker, at one moment.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +52,7 @@ pub struct WorkerReport {
     pub worker: u16,
     pub counters: Counters,
     pub gauges: Gauges,
+    pub endpoints: Vec<EndpointReport>,
     /// The heap of the whole process.
     pub heap: HeapUse,
     /// Time from the first byte of a request to the last byte of its response given to the
@@ -41,6 +60,8 @@ pub struct WorkerReport {
     pub request_duration: Histogram,
     /// Time from the request's hand-over to an upstream connection to the end of its response.
     pub upstream_duration: Histogram,
+    /// Time from a request's head until the client has acknowledged its response.
+    pub delivery_duration: Histogram,
 }
 
 #[cfg(test)]

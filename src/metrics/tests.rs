@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::exposition::ProcessFacts;
 use super::families::{COUNTERS, GAUGES, HISTOGRAMS, Series};
 use super::*;
+use crate::message::Outcome;
 
 /// One time series: name and labels as written, and the value.
 type Parsed = BTreeMap<String, f64>;
@@ -96,6 +97,37 @@ fn the_exposition_parses_back_to_the_counts() {
     }
 }
 
+/// Of the text format 0.0.4 (prometheus.io): the name of TYPE and HELP is the name of the samples,
+/// the types are five, and no other line begins with `#`.
+#[test]
+fn the_text_format_has_the_same_samples_under_their_own_names() {
+    let open_metrics = exposition(vec![report(0, 100), report(1, 200)], facts());
+    let text = plain_text(&open_metrics);
+    let samples = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    assert_eq!(samples(&text), samples(&open_metrics));
+    let (mut family, mut kind, mut described) = (String::new(), String::new(), String::new());
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            described = rest.split_once(' ').unwrap().0.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, of) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&of), "{of}");
+            assert_eq!(name, described, "HELP comes before TYPE");
+            (family, kind) = (name.to_owned(), of.to_owned());
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            let name = line.split(['{', ' ']).next().unwrap();
+            let parts = ["_bucket", "_sum", "_count"].map(|part| format!("{family}{part}"));
+            let is_part = kind == "histogram" && parts.iter().any(|part| part == name);
+            assert!(name == family || is_part, "{line} is under {family} of type {kind}");
+        }
+    }
+    assert!(text.contains("# TYPE ringway_requests_total counter\n"));
+    assert!(text.contains("# TYPE ringway_build_info gauge\n"));
+}
+
 #[test]
 fn every_worker_has_every_family() {
     let (types, samples) = parse(&exposition(vec![report(0, 0), report(9, 0)], facts()));
@@ -148,6 +180,45 @@ fn broken_rules_are_exposed_by_rule_and_outcome() {
     }
 }
 
+#[test]
+fn endpoints_are_exposed_by_upstream_and_address() {
+    let endpoint = |address: &str, ejection_count, is_ejected| EndpointReport {
+        upstream: "api".into(),
+        address: address.into(),
+        ejection_count,
+        restoration_count: ejection_count / 2,
+        is_ejected,
+    };
+    let endpoints = vec![endpoint("127.0.0.1:1", 4, true), endpoint("unix:/a\"b", 0, false)];
+    let report = WorkerReport { worker: 3, endpoints, ..WorkerReport::default() };
+    let (_, samples) = parse(&exposition(vec![report], facts()));
+    let labels = r#"{worker="3",upstream="api",endpoint="127.0.0.1:1"}"#;
+    let other = r#"{worker="3",upstream="api",endpoint="unix:/a\"b"}"#;
+    for (series, value) in [
+        (format!("ringway_upstream_ejections_total{labels}"), 4.0),
+        (format!("ringway_upstream_restorations_total{labels}"), 2.0),
+        (format!("ringway_upstream_endpoint_ejected{labels}"), 1.0),
+        (format!("ringway_upstream_ejections_total{other}"), 0.0),
+        (format!("ringway_upstream_endpoint_ejected{other}"), 0.0),
+    ] {
+        assert_eq!(samples.get(&series), Some(&value), "{series}");
+    }
+}
+
+#[test]
+fn requests_are_exposed_by_outcome() {
+    let mut report = WorkerReport { worker: 3, ..WorkerReport::default() };
+    for (index, outcome) in Outcome::ALL.iter().enumerate() {
+        (0..=index).for_each(|_| report.counters.outcomes.count(*outcome));
+    }
+    let (_, samples) = parse(&exposition(vec![report], facts()));
+    for (index, outcome) in Outcome::ALL.iter().enumerate() {
+        let token = outcome.token();
+        let series = format!("ringway_request_outcomes_total{{worker=\"3\",outcome=\"{token}\"}}");
+        assert_eq!(samples.get(series.as_str()), Some(&(index as f64 + 1.0)), "{series}");
+    }
+}
+
 /// Gives each field the next number.
 macro_rules! number {
     ($next:expr, $($target:expr),+ $(,)?) => {
@@ -160,10 +231,11 @@ macro_rules! number {
 fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Counters {
-        quic, connections_closed, http3, broken_rules, proxy, ring, pool, worker, ledger,
+        quic, connections_closed, http3, broken_rules, proxy, outcomes, ring, pool, worker, ledger,
     } = &mut report.counters;
-    // Exposed by a test of its own: its labels are not known beforehand.
+    // Both are exposed by tests of their own: their labels are not in the table.
     assert_eq!(*broken_rules, BrokenRules::default());
+    assert_eq!(*outcomes, Outcomes::default());
     fill_quic(quic, next);
     fill_closed(connections_closed, next);
     fill_proxy(proxy, next);
@@ -230,11 +302,10 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let ProxyCounters {
         requests: a, responses, own_responses, exchanges_aborted: b, responses_reset: c,
         upstream_connects: d, upstream_reuses: e, upstream_retries: f, upstream_idle_discarded: g,
-        upstream_ejections: j, queue_sheds: k,
-        upstream_failures, upstream_connect_failures, proxy_fields_dropped,
+        queue_sheds: j, upstream_failures, upstream_connect_failures, proxy_fields_dropped,
         request_body_bytes: h, response_body_bytes: i,
     } = proxy;
-    number!(next, a, b, c, d, e, f, g, h, i, j, k);
+    number!(next, a, b, c, d, e, f, g, h, i, j);
     for class in responses {
         number!(next, class);
     }

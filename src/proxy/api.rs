@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::base::slab::slab_key;
 use crate::config::EndpointAddress;
-use crate::message::{AccessRecord, Fields, Head, ResetReason};
+use crate::message::{AccessRecord, Fields, Head, Incident, Outcome};
 use crate::metrics::ProxyCounters;
 
 /// The source of a request, to which its response is sent. Opaque to the proxy.
@@ -106,8 +106,10 @@ pub enum Output {
     Upstream(UpstreamCommand),
     /// Act on a client's request stream.
     Downstream { to: Downstream, exchange: ExchangeKey, command: DownstreamCommand },
-    /// An exchange is over.
-    Access(Box<AccessRecord>),
+    /// The exchange of this request stream is over.
+    Access { to: Downstream, record: Box<AccessRecord> },
+    /// An endpoint was ejected or restored, because of this exchange.
+    Incident { exchange: Option<ExchangeKey>, incident: Box<Incident> },
 }
 
 #[derive(Debug)]
@@ -157,11 +159,29 @@ pub enum DownstreamCommand {
     /// End the response, with trailer fields where there are any (then not empty).
     End(Option<Fields>),
     /// Reset the response and stop reading the request. The exchange is over.
-    Reset(ResetReason),
+    Reset(Outcome),
     /// Stop reading the request's body. The response continues or is complete.
     StopRequest,
     /// Resume reading the request: `body_room` was 0 and no longer is.
     BodyRoom,
+}
+
+/// A part of a final response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResponsePart {
+    Head,
+    Rest,
+}
+
+impl DownstreamCommand {
+    /// Returns the part of a final response that the command sends, if it sends one.
+    pub(crate) fn part(&self) -> Option<ResponsePart> {
+        match self {
+            Self::Head { .. } => Some(ResponsePart::Head),
+            Self::Body(_) | Self::End(_) => Some(ResponsePart::Rest),
+            Self::Interim { .. } | Self::Reset(_) | Self::StopRequest | Self::BodyRoom => None,
+        }
+    }
 }
 
 /// The source of a response.

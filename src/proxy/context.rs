@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::api::{Counters, ExchangeKey, Output, UpstreamCommand};
 use super::upstream::UpstreamTimer;
 use crate::base::timers::Timers;
+use crate::message::Incident;
 
 /// The time, and the parts of the proxy that exchanges and upstreams share.
 pub(crate) struct Context<'a> {
@@ -18,6 +19,11 @@ pub(crate) struct Context<'a> {
 impl Context<'_> {
     pub(crate) fn command_upstream(&mut self, command: UpstreamCommand) {
         self.outputs.push_back(Output::Upstream(command));
+    }
+
+    /// Reports an event for the process log.
+    pub(crate) fn note(&mut self, exchange: Option<ExchangeKey>, incident: Incident) {
+        self.outputs.push_back(Output::Incident { exchange, incident: Box::new(incident) });
     }
 }
 

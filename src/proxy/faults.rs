@@ -1,14 +1,14 @@
 //! The responses that the gateway generates itself: each has a status, a Proxy-Status (RFC 9209)
 //! and a short text.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::api::{Resource, TransportFault};
-use crate::http1;
-use crate::message::{Fields, ResetReason};
-use crate::metrics::UpstreamFailure;
+use crate::message::{Bound, Ending, Fields, Outcome};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -22,15 +22,15 @@ pub(crate) enum Fault {
     /// The client's body paused too long, or came too slowly.
     RequestTimeout,
     /// The body is longer than allowed.
-    RequestTooLarge,
+    RequestTooLarge(Bound),
     /// The method is not implemented, for this reason.
     NotImplemented(&'static str),
     /// The connection's certificate does not cover the authority.
     Misdirected,
     /// The client's address has as many requests in flight as it may.
-    TooManyRequests,
+    TooManyRequests(Bound),
     /// The request was refused before its head was accepted (400, 408, 431).
-    Refused(StatusCode, &'static str),
+    Refused(StatusCode, Ending),
     /// No endpoint could be connected to, or none in time.
     Connect(TransportFault),
     /// Every connection is in use and the queue is full.
@@ -44,7 +44,7 @@ pub(crate) enum Fault {
     /// The response breaks this rule of HTTP.
     Protocol(&'static str),
     /// The response's head is longer than allowed.
-    HeadTooLong,
+    HeadTooLong(Bound),
     /// The response, or the rest of it, did not come in time.
     ResponseTimeout,
     /// The upstream did not take the request in time.
@@ -64,25 +64,16 @@ pub(crate) struct OwnResponse {
     pub(crate) body: Bytes,
 }
 
-impl From<http1::Error> for Fault {
-    fn from(error: http1::Error) -> Self {
-        match error {
-            http1::Error::Malformed(rule) => Self::Protocol(rule),
-            http1::Error::TooLong => Self::HeadTooLong,
-        }
-    }
-}
-
 impl Fault {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(status, _) => status,
             Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -96,92 +87,83 @@ impl Fault {
             | Self::Terminated
             | Self::Incomplete
             | Self::Protocol(_)
-            | Self::HeadTooLong => StatusCode::BAD_GATEWAY,
+            | Self::HeadTooLong(_) => StatusCode::BAD_GATEWAY,
         }
     }
 
-    /// Returns the error type of RFC 9209 2.3.
-    pub(crate) fn token(self) -> &'static str {
+    /// Returns the outcome of a request that ends by it.
+    pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::BadRequest(_)
-            | Self::RequestTimeout
-            | Self::RequestTooLarge
-            | Self::NotImplemented(_)
-            | Self::Misdirected
-            | Self::Refused(..) => "http_request_error",
-            Self::TooManyRequests => "http_request_denied",
-            // RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for example, it may
-            // not be configured". The status is still 404, which clients know.
-            Self::NoRoute => "destination_not_found",
-            Self::Connect(TransportFault::Refused) => "connection_refused",
-            Self::Connect(TransportFault::Missing) => "destination_unavailable",
-            Self::Connect(TransportFault::Forbidden) => "destination_ip_prohibited",
-            Self::Connect(TransportFault::Unreachable) => "destination_ip_unroutable",
-            Self::Connect(TransportFault::TimedOut) => "connection_timeout",
-            Self::Connect(TransportFault::Exhausted(_)) => "proxy_internal_error",
-            Self::Connect(_) | Self::Terminated => "connection_terminated",
-            Self::QueueFull | Self::QueueTimeout => "connection_limit_reached",
-            Self::Incomplete => "http_response_incomplete",
-            Self::Protocol(_) => "http_protocol_error",
-            Self::HeadTooLong => "http_response_header_section_size",
-            Self::ResponseTimeout | Self::Deadline => "http_response_timeout",
-            Self::WriteTimeout => "connection_write_timeout",
-            Self::ResponseStalled => "proxy_internal_response",
+            Self::BadRequest(_) => Outcome::RequestMalformed,
+            Self::NoRoute => Outcome::NoRoute,
+            Self::RequestTimeout => Outcome::RequestTimeout,
+            Self::RequestTooLarge(_) => Outcome::RequestTooLarge,
+            Self::NotImplemented(_) => Outcome::NotImplemented,
+            Self::Misdirected => Outcome::Misdirected,
+            Self::TooManyRequests(_) => Outcome::TooManyRequests,
+            Self::Refused(_, ending) => ending.outcome,
+            Self::Connect(TransportFault::Refused) => Outcome::ConnectRefused,
+            Self::Connect(TransportFault::Unreachable) => Outcome::ConnectUnreachable,
+            Self::Connect(TransportFault::Missing) => Outcome::ConnectMissing,
+            Self::Connect(TransportFault::Forbidden) => Outcome::ConnectForbidden,
+            Self::Connect(TransportFault::TimedOut) => Outcome::ConnectTimeout,
+            Self::Connect(TransportFault::Exhausted(_)) => Outcome::Exhausted,
+            Self::Connect(TransportFault::Reset | TransportFault::Other) => Outcome::ConnectBroken,
+            Self::QueueFull => Outcome::QueueFull,
+            Self::QueueTimeout => Outcome::QueueTimeout,
+            Self::Terminated => Outcome::UpstreamClosed,
+            Self::Incomplete => Outcome::UpstreamIncomplete,
+            Self::Protocol(_) => Outcome::UpstreamProtocol,
+            Self::HeadTooLong(_) => Outcome::UpstreamHeadTooLong,
+            Self::ResponseTimeout => Outcome::UpstreamTimeout,
+            Self::WriteTimeout => Outcome::UpstreamWriteTimeout,
+            Self::ResponseStalled => Outcome::ResponseStalled,
+            Self::Deadline => Outcome::Deadline,
         }
     }
 
-    /// The rule that a message broke.
-    pub(crate) fn rule(self) -> Option<&'static str> {
+    /// Returns the end of a request that ends by it: the outcome, and the rule or bound that a
+    /// message broke.
+    pub(crate) fn ending(self) -> Ending {
+        let outcome = self.outcome();
         match self {
-            Self::BadRequest(rule) | Self::Refused(_, rule) | Self::Protocol(rule) => Some(rule),
-            _ => None,
-        }
-    }
-
-    /// The upstream's failure; `None` where the upstream is not to blame.
-    pub(crate) fn upstream_failure(self) -> Option<UpstreamFailure> {
-        match self {
-            Self::Connect(TransportFault::Refused) => Some(UpstreamFailure::ConnectRefused),
-            Self::Connect(TransportFault::TimedOut) => Some(UpstreamFailure::ConnectTimeout),
-            Self::Connect(
-                TransportFault::Missing | TransportFault::Forbidden | TransportFault::Unreachable,
-            ) => Some(UpstreamFailure::ConnectFailed),
-            Self::Connect(TransportFault::Exhausted(_)) => None,
-            Self::Connect(TransportFault::Reset | TransportFault::Other)
-            | Self::Terminated
-            | Self::Incomplete => Some(UpstreamFailure::Terminated),
-            Self::ResponseTimeout | Self::WriteTimeout => Some(UpstreamFailure::ResponseTimeout),
-            Self::Protocol(_) | Self::HeadTooLong => Some(UpstreamFailure::Protocol),
-            Self::BadRequest(_)
-            | Self::NoRoute
-            | Self::RequestTimeout
-            | Self::RequestTooLarge
-            | Self::NotImplemented(_)
-            | Self::Misdirected
-            | Self::TooManyRequests
-            | Self::Refused(..)
-            | Self::QueueFull
-            | Self::QueueTimeout
-            | Self::ResponseStalled
-            | Self::Deadline => None,
+            Self::Refused(_, ending) => ending,
+            Self::BadRequest(rule) | Self::Protocol(rule) => Ending::by_rule(outcome, rule),
+            Self::RequestTooLarge(bound)
+            | Self::TooManyRequests(bound)
+            | Self::HeadTooLong(bound) => Ending { outcome, rule: None, bound: Some(bound) },
+            _ => outcome.into(),
         }
     }
 
     /// The sentence for people: what, where, way out.
-    pub(crate) fn details(self) -> &'static str {
-        match self {
-            Self::BadRequest(rule) | Self::Refused(_, rule) | Self::Protocol(rule) => rule,
+    pub(crate) fn details(self) -> Cow<'static, str> {
+        let fixed = match self {
+            Self::RequestTooLarge(bound) => {
+                return format!("the request body is longer than {bound} bytes").into();
+            }
+            Self::TooManyRequests(bound) => {
+                let what = "this client's address has as many requests in flight as it may";
+                return format!("{what} ({bound}); send it again later").into();
+            }
+            Self::HeadTooLong(bound) => {
+                return format!(
+                    "the head or trailers of the upstream's response are longer than {bound} bytes"
+                )
+                .into();
+            }
+            Self::Refused(_, Ending { rule, bound: Some(bound), .. }) => {
+                return format!("{} ({bound})", rule.unwrap_or_default()).into();
+            }
+            Self::Refused(_, Ending { rule, .. }) => rule.unwrap_or_default(),
+            Self::BadRequest(rule) | Self::Protocol(rule) => rule,
             Self::NoRoute => "no route matches this host and path",
             Self::RequestTimeout => {
                 "the request body paused too long or came too slowly; send it again"
             }
-            Self::RequestTooLarge => "the request body is longer than this gateway allows",
             Self::NotImplemented(reason) => reason,
             Self::Misdirected => {
                 "the certificate of this connection is not for this host; ask on another connection"
-            }
-            Self::TooManyRequests => {
-                "this client's address has too many requests in flight; send it again later"
             }
             Self::Connect(TransportFault::Refused) => "the upstream refused the connection",
             Self::Connect(TransportFault::Unreachable) => "the upstream's address is unreachable",
@@ -211,29 +193,14 @@ impl Fault {
             Self::QueueTimeout => "every upstream connection stayed in use while this one waited",
             Self::Terminated => "the upstream closed the connection before it answered",
             Self::Incomplete => "the upstream's response broke off",
-            Self::HeadTooLong => "the upstream's response head is longer than allowed",
             Self::ResponseTimeout => "the upstream did not answer in time",
             Self::WriteTimeout => "the upstream did not take the request in time",
             Self::Deadline => "the request took longer than its route allows",
             Self::ResponseStalled => {
                 "the client took nothing of the response for too long, or took it too slowly"
             }
-        }
-    }
-
-    /// Returns the reason for resetting a response that has begun.
-    pub(crate) fn reset_reason(self) -> ResetReason {
-        match self {
-            Self::RequestTimeout => ResetReason::RequestTimeout,
-            Self::RequestTooLarge => ResetReason::RequestTooLarge,
-            Self::BadRequest(_) | Self::Refused(..) => ResetReason::RequestMalformed,
-            Self::Protocol(_) | Self::HeadTooLong => ResetReason::UpstreamProtocol,
-            Self::ResponseTimeout | Self::WriteTimeout => ResetReason::UpstreamTimeout,
-            Self::ResponseStalled => ResetReason::ResponseStalled,
-            Self::Deadline => ResetReason::Deadline,
-            // Only `Incomplete` can follow a response's head; the others come before it.
-            _ => ResetReason::UpstreamIncomplete,
-        }
+        };
+        fixed.into()
     }
 
     /// Returns the response to a request with this method, without content for HEAD (RFC 9110
@@ -257,7 +224,8 @@ impl Fault {
             }
             text
         });
-        let proxy_status = format!("ringway; error={}; details=\"{details}\"", self.token());
+        let error = self.outcome().error().expect("a fault has an error type");
+        let proxy_status = format!("ringway; error={error}; details=\"{details}\"");
         let proxy_status = HeaderValue::from_str(&proxy_status).expect("printable ASCII");
         let mut fields = vec![
             (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
@@ -314,7 +282,9 @@ mod tests {
 
     #[test]
     fn details_are_a_structured_string() {
-        let fault = Fault::Refused(StatusCode::BAD_REQUEST, "a \"name\" with \\ and \u{e9}");
+        let rule = "a \"name\" with \\ and \u{e9}";
+        let ending = Ending::by_rule(Outcome::RequestMalformed, rule);
+        let fault = Fault::Refused(StatusCode::BAD_REQUEST, ending);
         let fields = fault.response(None).fields;
         let (_, value) = fields.iter().find(|(name, _)| name == "proxy-status").unwrap();
         let expected = "ringway; error=http_request_error; \
@@ -322,50 +292,22 @@ mod tests {
         assert_eq!(value.to_str().unwrap(), expected);
     }
 
-    /// The counter and the error type of Proxy-Status agree on whose fault it was.
     #[test]
-    fn error_types_count_as_the_upstreams_failure_or_not_at_all() {
-        for (fault, token, failure) in [
-            (
-                Fault::Connect(TransportFault::Refused),
-                "connection_refused",
-                Some(UpstreamFailure::ConnectRefused),
-            ),
-            (
-                Fault::Connect(TransportFault::TimedOut),
-                "connection_timeout",
-                Some(UpstreamFailure::ConnectTimeout),
-            ),
-            (
-                Fault::Connect(TransportFault::Unreachable),
-                "destination_ip_unroutable",
-                Some(UpstreamFailure::ConnectFailed),
-            ),
-            (
-                Fault::Connect(TransportFault::Missing),
-                "destination_unavailable",
-                Some(UpstreamFailure::ConnectFailed),
-            ),
-            (
-                Fault::Connect(TransportFault::Forbidden),
-                "destination_ip_prohibited",
-                Some(UpstreamFailure::ConnectFailed),
-            ),
-            (
-                Fault::Connect(TransportFault::Exhausted(Resource::Port)),
-                "proxy_internal_error",
-                None,
-            ),
-            (
-                Fault::ResponseTimeout,
-                "http_response_timeout",
-                Some(UpstreamFailure::ResponseTimeout),
-            ),
-            (Fault::Incomplete, "http_response_incomplete", Some(UpstreamFailure::Terminated)),
-            (Fault::Protocol("a rule"), "http_protocol_error", Some(UpstreamFailure::Protocol)),
-            (Fault::QueueFull, "connection_limit_reached", None),
-        ] {
-            assert_eq!((fault.token(), fault.upstream_failure()), (token, failure), "{fault:?}");
-        }
+    fn a_bound_that_was_exceeded_is_named_with_its_key() {
+        let bound = Bound { key: "limits.max_response_header_size", max: 32_768 };
+        let fault = Fault::HeadTooLong(bound);
+        let expected = "the head or trailers of the upstream's response are longer than \
+             limits.max_response_header_size = 32768 bytes";
+        assert_eq!(fault.details(), expected);
+        assert_eq!(fault.ending().bound, Some(bound));
+        let ending = Ending {
+            outcome: Outcome::FieldsTooLarge,
+            rule: Some("more fields than are accepted"),
+            bound: Some(Bound { key: "limits.max_header_count", max: 100 }),
+        };
+        let fault = Fault::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ending);
+        let expected = "more fields than are accepted (limits.max_header_count = 100)";
+        assert_eq!(fault.details(), expected);
+        assert_eq!(fault.ending(), ending);
     }
 }

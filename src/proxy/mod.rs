@@ -54,12 +54,13 @@ use http::Method;
 use crate::base::shares::Shares;
 use crate::base::slab::Slab;
 use crate::base::timers::Timers;
-use crate::config::Config;
+use crate::config::{AccessFormat, Config};
 use crate::http1::{ConnectionOptions, Framing};
-use crate::message::{AccessRecord, Fields, Outcome, Refusal, Scheme};
+use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme};
+use crate::metrics::EndpointReport;
 use crate::planted::{Bug, is_planted};
 use context::{Context, TimerOwner};
-use exchange::{Exchange, ExchangeContext, Progress, RequestBody};
+use exchange::{Exchange, ExchangeContext, Progress, RequestBody, body_len_bound};
 use faults::Fault;
 use fields::{expects_continue, max_forwards};
 use proxy_fields::drop_proxy_fields;
@@ -87,6 +88,8 @@ pub struct Proxy {
     outputs: VecDeque<Output>,
     counters: Counters,
     memory_low: bool,
+    /// The access log has `referer` and `user-agent`.
+    logs_provenance: bool,
 }
 
 /// The route of an admitted request.
@@ -102,6 +105,7 @@ impl Proxy {
         Self {
             routes: RouteTable::new(&config.routes),
             upstreams: Upstreams::new(&config.upstreams, worker_count),
+            logs_provenance: logs_provenance(&config),
             config,
             requests: Shares::default(),
             worker_count,
@@ -120,6 +124,7 @@ impl Proxy {
         self.routes = RouteTable::new(&config.routes);
         let (upstreams, mut cx) = self.upstreams(now);
         upstreams.apply(&mut cx, &config.upstreams);
+        self.logs_provenance = logs_provenance(&config);
         self.config = config;
     }
 
@@ -132,10 +137,13 @@ impl Proxy {
         mut request: Request,
         ended: bool,
     ) -> ExchangeKey {
-        let record = AccessRecord {
+        let mut record = AccessRecord {
             server_name: request.server_name.clone(),
             ..AccessRecord::new(now, request.client)
         };
+        if self.logs_provenance {
+            record.request.provenance = Some(Provenance::of(&request.head.fields));
+        }
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         exchange.trusted = self.is_trusted(&request);
         let admitted = self.admit(&request, &exchange, ended);
@@ -193,8 +201,8 @@ impl Proxy {
     }
 
     /// Aborts an exchange whose client is gone or has cancelled. Nothing more is sent to it.
-    pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey) {
-        self.update(now, key, Exchange::abort);
+    pub fn handle_abort(&mut self, now: Instant, key: ExchangeKey, ending: Ending) {
+        self.update(now, key, |exchange, cx| exchange.abort(cx, ending));
     }
 
     /// Notes that the client's connection has taken `len` bytes of the response's body.
@@ -222,16 +230,15 @@ impl Proxy {
         refusal: Refusal,
         ended: bool,
     ) -> ExchangeKey {
+        let fault = Fault::Refused(refusal.status, refusal.ending());
         let record = AccessRecord {
             server_name,
             request: refusal.understood,
-            rule: Some(refusal.rule),
             ..AccessRecord::new(now, client)
         };
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         exchange.body = RequestBody::new(ended);
         let key = self.insert(exchange, None);
-        let fault = Fault::Refused(refusal.status, refusal.rule);
         self.update(now, key, |exchange, cx| exchange.fail(cx, fault));
         key
     }
@@ -323,6 +330,11 @@ impl Proxy {
         }
     }
 
+    /// Returns the counters of all endpoints of the configuration.
+    pub(crate) fn endpoints(&self) -> Vec<EndpointReport> {
+        self.upstreams.report()
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -372,22 +384,23 @@ impl Proxy {
         let memory_low = self.memory_low;
         let base = Context { now, timers, outputs, counters };
         let mut cx = ExchangeContext { key, upstreams, due_writes, memory_low, base };
-        if let Progress::Over(outcome) = act(exchange, &mut cx) {
-            self.end(now, key, outcome);
+        if let Progress::Over(handover) = act(exchange, &mut cx) {
+            self.end(now, key, handover);
         }
     }
 
-    fn end(&mut self, now: Instant, key: ExchangeKey, outcome: Outcome) {
+    fn end(&mut self, now: Instant, key: ExchangeKey, handover: Handover) {
         let exchange = self.exchanges.remove(key).expect("an exchange ends once");
         if let Some(group) = exchange.group {
             self.upstreams.leave(group);
             self.requests.give_back(exchange.address);
         }
-        let record = exchange.into_record(now, &mut self.timers, outcome);
-        if is_planted(Bug::DoubleRecord) && matches!(outcome, Outcome::Reset(_)) {
-            self.outputs.push_back(Output::Access(record.clone()));
+        let to = exchange.downstream;
+        let record = exchange.into_record(now, &mut self.timers, handover);
+        if is_planted(Bug::DoubleRecord) && handover == Handover::Reset {
+            self.outputs.push_back(Output::Access { to, record: record.clone() });
         }
-        self.outputs.push_back(Output::Access(record));
+        self.outputs.push_back(Output::Access { to, record });
     }
 
     fn insert(&mut self, mut exchange: Exchange, group: Option<GroupKey>) -> ExchangeKey {
@@ -435,11 +448,13 @@ impl Proxy {
         }
         let limits = &self.config.limits;
         if head.content_length > Some(limits.request_body_len_max) {
-            return Err(Fault::RequestTooLarge);
+            return Err(Fault::RequestTooLarge(body_len_bound(limits.request_body_len_max)));
         }
         let count_max = limits.requests_per_address.div_ceil(self.worker_count.max(1).into());
         if !exchange.trusted && self.requests.is_at(count_max as usize, exchange.address) {
-            return Err(Fault::TooManyRequests);
+            let max = limits.requests_per_address.into();
+            let bound = Bound { key: "limits.max_requests_per_address", max };
+            return Err(Fault::TooManyRequests(bound));
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
         let route = &self.config.routes[route];
@@ -462,4 +477,9 @@ impl Proxy {
             listener.trusted_proxies.iter().any(|network| network.contains(&client))
         })
     }
+}
+
+/// Returns whether the access log has `referer` and `user-agent`.
+fn logs_provenance(config: &Config) -> bool {
+    config.log.access.as_ref().is_some_and(|log| log.format == AccessFormat::Combined)
 }

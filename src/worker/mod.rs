@@ -20,6 +20,7 @@
 //!                                                                 +--> Finished (drained, stopped)
 //! ```
 
+mod incidents;
 mod keys;
 pub mod mailbox;
 mod report;
@@ -49,6 +50,7 @@ use crate::planted;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
 use crate::ring::{Ring, RingSettings, SocketIndex};
+use incidents::Incidents;
 use mailbox::{Command, Mailbox, Snapshot, WorkerEvent, WorkerOutcome};
 use restart::{Cause, RestartPolicy};
 
@@ -249,6 +251,7 @@ struct Worker<'a> {
     was_memory_low: bool,
     /// When it was last logged that the heap is near its budget.
     heap_warned: Option<Instant>,
+    incidents: Incidents,
     segmentation: report::SegmentationWatch,
     phase: Phase,
     teardown_timeout: Duration,
@@ -305,6 +308,7 @@ impl<'a> Worker<'a> {
             pool_counters: PoolCounters::default(),
             was_memory_low: false,
             heap_warned: None,
+            incidents: Incidents::default(),
             segmentation: report::SegmentationWatch::default(),
             phase: Phase::Serving,
             teardown_timeout: TEARDOWN_TIMEOUT,

@@ -78,15 +78,18 @@ impl Worker<'_> {
                 http3: counts.http3.clone(),
                 broken_rules: counts.broken_rules.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
+                outcomes: counts.outcomes.clone(),
                 ring: self.ring.stats().clone(),
                 pool: self.pool_counters.clone(),
                 worker: self.counters.clone(),
                 ledger: self.gateway.ledger().clone(),
             },
             gauges: self.gauges(),
+            endpoints: self.gateway.proxy().endpoints(),
             heap: self.heap_use(),
             request_duration: counts.request_duration.clone(),
             upstream_duration: counts.upstream_duration.clone(),
+            delivery_duration: counts.delivery_duration.clone(),
         }
     }
 

@@ -204,6 +204,7 @@ impl Worker<'_> {
             Output::Upstream(command) => self.act_upstream(now, command),
             Output::Access(record) if self.logs_access() => self.records.push(*record),
             Output::Access(_) => {}
+            Output::Incident(incident) => self.note_incident(now, &incident),
         }
     }
 

@@ -124,10 +124,11 @@ def read_log(path: pathlib.Path) -> collections.Counter:
             if not line.endswith("\n"):
                 break
             line = json.loads(line)
-            if line["outcome"] != "complete":
+            is_own = line["source"] == "gateway"
+            if not is_own and line["outcome"] not in ("complete", "unconfirmed"):
                 continue
             status = line["status"]
-            if line["upstream"] is None or "error" in line and status == 400:
+            if is_own and (line["upstream"] is None or status == 400):
                 logged[f"{status} of the gateway"] += 1
                 continue
             # How much of a body was read before the server refused it depends on time.

@@ -259,6 +259,19 @@ trusted_proxies = ["127.0.0.1/32"]
 
 
 @h3.run
+async def test_the_access_log_has_the_address_that_a_client_moved_to(start):
+    elsewhere = "127.0.0.9"
+    gateway = start()
+    with Relay(gateway, rebind_addr=1, rebinds_max=1, addrs=[elsewhere]) as relay:
+        async with talking_connection(relay, "127.0.0.1") as client:
+            response = await client.get("/drip/3000?piece=100&pause=0.1")
+            assert (response.status, response.length) == (200, 3000)
+            line, = await asyncio.to_thread(gateway.access_lines, 1)
+    assert [source.split(":")[0] for source in relay.sources] == ["127.0.0.1", elsewhere]
+    assert (line["client"].split(":")[0], line["outcome"]) == (elsewhere, "complete")
+
+
+@h3.run
 async def test_a_spoofed_source_address_is_not_trusted(start):
     """A client spoofs a trusted source address and sends PATH_RESPONSE frames for challenges that
     it has never received."""

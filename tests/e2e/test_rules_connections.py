@@ -243,6 +243,8 @@ async def test_too_many_cancelled_or_broken_requests_end_the_connection(gateway,
                 await client.ping()
         assert client.closed.error_code == 0x107, "H3_EXCESSIVE_LOAD"
         assert 200 < count <= 260, "neither sooner nor much later than the budget of 200"
+    text = await asyncio.to_thread(logged_line, gateway, "excessive_load")
+    assert "limits.max_stream_resets" in text and "127.0.0.1" in text
     after = gateway.metrics()
     name = "http3_connection_errors_total"
     assert after.sum(name, reason="excessive_load") == before.sum(name, reason="excessive_load") + 1
@@ -256,6 +258,32 @@ async def test_too_many_cancelled_or_broken_requests_end_the_connection(gateway,
                 client.reset(exchange.stream)
             for _ in range(3):
                 assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+
+
+def logged_line(gateway, part: str) -> str:
+    """Returns the line of the process log that has this part, once it is there."""
+    for _ in range(100):
+        for line in gateway.text().splitlines():
+            if part in line:
+                return line
+        time.sleep(0.05)
+    raise AssertionError(f"no line with {part!r} in:\n{gateway.text()}")
+
+
+@h3.run
+async def test_requests_that_are_cancelled_after_their_response_has_begun_cost_less(gateway):
+    """A person who pans a map cancels most of the tiles on their way: 290 in ten seconds."""
+    async with raw.connection(gateway) as client:
+        for _ in range(29):
+            tiles = [client.request(head(path=b"/drip/100000?piece=1000&pause=0.05"))
+                     for _ in range(10)]
+            await client.until(lambda: all(len(tile.received) > 100 for tile in tiles))
+            for tile in tiles:
+                client._quic.stop_stream(tile.stream, 0x10C)
+                client.transmit()
+        assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+        assert client.closed is None
+    assert "excessive_load" not in gateway.text()
 
 
 @h3.run

@@ -495,6 +495,42 @@ fn an_overlong_section_is_refused_by_its_declared_length() {
     assert_eq!(run_bytes(&bytes).1.map_err(kind), Err("431".to_owned()));
 }
 
+/// The log line of a request that was not accepted has what was read before the fault.
+#[test]
+fn what_was_read_of_a_refused_head_is_kept() {
+    let understood = |bytes: &[u8]| {
+        let mut stream = ringway::testing::internal::http3::RequestStream::default();
+        stream.handle(Bytes::copy_from_slice(bytes));
+        let outcome = stream.poll(&SETTINGS);
+        assert!(outcome.is_err(), "{outcome:?}");
+        let understood = stream.take_understood();
+        let method = understood.method.map(|method| method.to_string());
+        let authority = understood.authority.map(|text| text.as_bytes().to_vec());
+        let path = understood.path.map(|text| text.as_bytes().to_vec());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (method, authority.map(text), path.map(text))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let get = (some("GET"), some("example.com"), some("/"));
+    // A malformed head, a refused one, one that QPACK cannot decode to its end.
+    let upper_case = section(&get_with(&[("X-Upper", b"x")]));
+    assert_eq!(understood(&frame(HEADERS, &upper_case)), get);
+    let path = section(&get_with(&[(":path", b"/\xc3\xa4")]));
+    let expected = (some("GET"), some("example.com"), some("/\u{e4}"));
+    assert_eq!(understood(&frame(HEADERS, &path)), expected);
+    let dynamic = [&section(GET)[..], &[0x80]].concat();
+    assert_eq!(understood(&frame(HEADERS, &dynamic)), get);
+    // More fields than accepted, a longer section, and one that is longer by its frame alone, of
+    // which only the start has come.
+    let many = vec![("x", &b"y"[..]); 1_000];
+    assert_eq!(understood(&frame(HEADERS, &section(&get_with(&many)))), get);
+    let long = "0".repeat(16 * 1024);
+    let long = [GET, &[("x", long.as_bytes())]].concat();
+    assert_eq!(understood(&frame(HEADERS, &packed_section(&long))), get);
+    let whole = frame(HEADERS, &section(&long));
+    assert_eq!(understood(&whole[..1_100]), get);
+}
+
 #[test]
 fn never_indexed_values_are_marked() {
     let mut section = BytesMut::from(&packed_section(GET)[..]);

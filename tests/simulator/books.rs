@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use ringway::testing::internal::gateway::Gateway;
 use ringway::testing::internal::limits::{
     CONNECTION_RESPONSES_LEN_MAX, REQUEST_PENDING_LEN_MAX, RESPONSE_PENDING_LEN_MAX, SLOT_LEN,
 };
-use ringway::testing::internal::message::AccessRecord;
+use ringway::testing::internal::message::{AccessRecord, Outcome};
 
 use crate::client::Client;
 use crate::plan::{Plan, id_of};
@@ -15,7 +16,7 @@ use crate::scenario::Scenario;
 
 pub struct Books {
     records: BTreeMap<usize, AccessRecord>,
-    pub record_count: usize,
+    pub sums: Sums,
     /// Index of each request: its client, and its number there.
     places: Vec<(usize, usize)>,
     response_held_max: usize,
@@ -23,6 +24,76 @@ pub struct Books {
     responses_len_max: usize,
     receive_len_max: usize,
 }
+
+/// Sums over all records, by the names of the counters that have to agree with them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sums(BTreeMap<String, u64>);
+
+impl Sums {
+    fn add(&mut self, record: &AccessRecord) {
+        self.put("records", 1);
+        self.put(record.outcome.token(), 1);
+        self.put("request bytes", record.request_len);
+        self.put("response bytes", record.response_len);
+        self.put("delivered", record.delivered.is_some().into());
+        if let Some(status) = record.status {
+            self.put(&format!("{}xx", status.as_u16() / 100), 1);
+        }
+        let token = record.outcome.error().unwrap_or_default();
+        let is_of_upstream = UPSTREAM_ERRORS.contains(&token);
+        self.put("failures of upstreams", (is_of_upstream && record.outcome != DEADLINE).into());
+    }
+
+    /// Returns the same sums as the gateway has counted.
+    pub fn counted(gateway: &Gateway) -> Self {
+        let mut sums = Self::default();
+        let counters = gateway.counters();
+        let proxy = counters.proxy(gateway.proxy());
+        sums.put("records", counters.http3.streams_opened);
+        for outcome in Outcome::ALL {
+            sums.put(outcome.token(), counters.outcomes.of(*outcome));
+        }
+        sums.put("request bytes", proxy.request_body_bytes);
+        sums.put("response bytes", proxy.response_body_bytes);
+        sums.put("delivered", counters.delivery_duration.count());
+        for (index, count) in proxy.responses.iter().enumerate() {
+            sums.put(&format!("{}xx", index + 1), *count);
+        }
+        let failures = &proxy.upstream_failures;
+        let failures = [
+            failures.connect_refused,
+            failures.connect_timeout,
+            failures.connect_failed,
+            failures.response_timeout,
+            failures.terminated,
+            failures.protocol,
+        ];
+        sums.put("failures of upstreams", failures.iter().sum());
+        sums
+    }
+
+    fn put(&mut self, name: &str, count: u64) {
+        if count > 0 {
+            *self.0.entry(name.to_owned()).or_default() += count;
+        }
+    }
+}
+
+/// The error types of RFC 9209 2.3 that blame the upstream.
+const UPSTREAM_ERRORS: [&str; 9] = [
+    "connection_refused",
+    "connection_timeout",
+    "destination_ip_unroutable",
+    "connection_terminated",
+    "connection_write_timeout",
+    "http_response_incomplete",
+    "http_response_timeout",
+    "http_response_header_section_size",
+    "http_protocol_error",
+];
+
+/// The one outcome with such an error type that is not a failure of the upstream.
+const DEADLINE: Outcome = Outcome::Deadline;
 
 impl Books {
     pub fn new(scenario: &Scenario) -> Self {
@@ -34,7 +105,7 @@ impl Books {
         let slack = 2 * SLOT_LEN;
         Self {
             records: BTreeMap::new(),
-            record_count: 0,
+            sums: Sums::default(),
             places: places.collect(),
             response_held_max: RESPONSE_PENDING_LEN_MAX + quic.send_window_max as usize + slack,
             request_held_max: REQUEST_PENDING_LEN_MAX + quic.stream_receive_window as usize + slack,
@@ -44,7 +115,7 @@ impl Books {
     }
 
     pub fn take(&mut self, record: AccessRecord) {
-        self.record_count += 1;
+        self.sums.add(&record);
         let Some(path) = &record.request.path else { return };
         let id = id_of(std::str::from_utf8(path.as_bytes()).expect("paths are ASCII"));
         let earlier = self.records.insert(id, record);

@@ -1,7 +1,7 @@
 //! Compares what each client got with the outcomes that its request, the origin's plan and the
 //! world's faults allow. In a world without faults that is a single outcome.
 
-use ringway::testing::internal::message::Outcome;
+use ringway::testing::internal::message::{AccessRecord, Handover, Outcome};
 
 use crate::origin::whole;
 use crate::plan::{Ask, Behaviour, Framing, Malformed, Plan};
@@ -89,10 +89,13 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
                 return assert_eq!(*status, 408, "no access record for {ask:?}");
             };
             assert_eq!(record.status.map(|status| status.as_u16()), Some(*status), "{ask:?}");
-            assert_eq!(record.outcome, Outcome::Complete, "{ask:?}");
+            assert_eq!(record.handover, Handover::Whole, "{ask:?}");
             assert_eq!(record.response_len, body.len() as u64, "{ask:?}");
-            if let Some(token) = record.error {
-                assert!(is_explained(world, ask, token), "{token:?} for {ask:?}");
+            check_delivery(record);
+            if record.is_own {
+                let token = record.outcome.error();
+                let is_explained = token.is_some_and(|token| is_explained(world, ask, token));
+                assert!(is_explained, "{token:?} for {ask:?}");
             } else {
                 assert!(*body == ask.response_body(), "the body differs, {}: {ask:?}", body.len());
                 let framing = Framing::Chunked { trailers: true };
@@ -107,10 +110,34 @@ fn check_one(world: &World, ask: &Ask, got: &Got, allowed: &[Allowed]) {
         }
         Got::Reset(INTERNAL_ERROR) => {
             let record = record.unwrap_or_else(|| panic!("no access record for {ask:?}"));
-            assert!(matches!(record.outcome, Outcome::Reset(_)), "{ask:?}: {record:?}");
+            assert_eq!(record.handover, Handover::Reset, "{ask:?}: {record:?}");
+            assert!(record.outcome.error().is_some(), "{ask:?}: {record:?}");
+        }
+        Got::Reset(MESSAGE_ERROR) => {
+            let record = record.unwrap_or_else(|| panic!("no access record for {ask:?}"));
+            assert_eq!(record.outcome, Outcome::RequestMalformed, "{ask:?}: {record:?}");
+            assert!(record.rule.is_some(), "{ask:?}: {record:?}");
         }
         Got::Reset(_) | Got::Cancelled | Got::ConnectionLost { .. } => {}
     }
+}
+
+/// Asserts that the record of a response that the client has, and that came from an upstream, says
+/// so: acknowledged, or not because the connection ended first.
+fn check_delivery(record: &AccessRecord) {
+    let is_complete = record.outcome == Outcome::Complete;
+    assert_eq!(is_complete, record.delivered.is_some() && !record.is_own, "{record:?}");
+    assert!(record.delivered.is_none_or(|delivered| delivered >= record.duration), "{record:?}");
+    let may_be_unacknowledged = [
+        Outcome::Unconfirmed,
+        Outcome::IdleTimeout,
+        Outcome::ClientReset,
+        Outcome::ConnectionError,
+        Outcome::ExcessiveLoad,
+        Outcome::GatewayClosed,
+    ];
+    let is_unacknowledged = may_be_unacknowledged.contains(&record.outcome);
+    assert!(is_complete || record.is_own || is_unacknowledged, "{record:?}");
 }
 
 /// Asserts that the received part of a truncated, abandoned or lost response is a prefix of the
@@ -123,7 +150,7 @@ fn check_cut(world: &World, request: &Request) {
     let record = world.books.record(ask.id);
     let given = record.and_then(|record| record.status).map_or(408, |status| status.as_u16());
     assert_eq!(status, given, "{ask:?}");
-    if record.is_none_or(|record| record.error.is_some()) {
+    if record.is_none_or(|record| record.is_own) {
         // The gateway's own response begins with its status.
         let own = format!("{status} ");
         let len = own.len().min(body.len());
@@ -152,7 +179,10 @@ fn is_explained(world: &World, ask: &Ask, token: &str) -> bool {
         "http_response_incomplete" => breaks,
         "http_response_timeout" => ask.plan == Plan::Never,
         "http_protocol_error" => {
-            matches!(ask.plan, Plan::Lie(_) | Plan::Whole { interim_count: 9.., .. })
+            matches!(
+                ask.plan,
+                Plan::Lie(_) | Plan::BadChunk { .. } | Plan::Whole { interim_count: 9.., .. }
+            )
         }
         "http_request_error" => true,
         _ => false,
@@ -177,6 +207,12 @@ fn allowed(world: &World, ask: &Ask) -> Vec<Allowed> {
     let mut allowed = vec![proper(ask)];
     if let Plan::Early { status, .. } = ask.plan {
         allowed.push(Status(status));
+    }
+    if matches!(ask.plan, Plan::Cut { .. } | Plan::BadChunk { .. })
+        && allowed.contains(&Reset(INTERNAL_ERROR))
+    {
+        // The fault comes before the head has left.
+        allowed.push(Status(502));
     }
     match ask.behaviour {
         Behaviour::CancelAfter(_) | Behaviour::AbortAt(_) => allowed.push(Cancelled),

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
 use crate::config::AccessFormat;
-use crate::message::{AccessRecord, LoggedText, Outcome, ResetReason};
+use crate::message::{AccessRecord, LoggedText};
 
 /// Appends the record's line, with its newline. `now` is the same moment on both clocks.
 pub(super) fn write(
@@ -26,7 +26,7 @@ pub(super) fn write(
     let values = Values::of(record, now);
     match format {
         AccessFormat::Json => values.write_json(line),
-        AccessFormat::Combined => values.write_combined(line),
+        AccessFormat::Combined => values.write_combined(record, line),
     }
     line.push(b'\n');
 }
@@ -42,32 +42,32 @@ struct Values<'a> {
     host: Option<Cow<'a, str>>,
     path: Option<Cow<'a, str>>,
     status: Option<u16>,
+    /// Where the response comes from.
+    source: Option<&'static str>,
     bytes_in: u64,
     bytes_out: u64,
     duration_us: u64,
+    delivered_us: Option<u64>,
     upstream: Option<&'a str>,
     upstream_us: Option<u64>,
     protocol: &'a str,
     outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_value: Option<u64>,
 }
 
 impl<'a> Values<'a> {
     fn of(record: &'a AccessRecord, (now, wall): (Instant, SystemTime)) -> Values<'a> {
         let micros =
             |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let (outcome, reason) = match record.outcome {
-            Outcome::Complete => ("complete", None),
-            Outcome::Aborted => ("aborted", None),
-            Outcome::Reset(reason) => ("reset", Some(reason_text(reason))),
-        };
         let age = now.saturating_duration_since(record.start);
         Values {
             time: wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
@@ -77,17 +77,20 @@ impl<'a> Values<'a> {
             host: record.request.authority.as_ref().map(shown),
             path: record.request.path.as_ref().map(shown),
             status: record.status.map(|status| status.as_u16()),
+            source: record.status.map(|_| if record.is_own { "gateway" } else { "upstream" }),
             bytes_in: record.request_len,
             bytes_out: record.response_len,
             duration_us: micros(record.duration),
+            delivered_us: record.delivered.map(micros),
             upstream: record.upstream.as_deref(),
             upstream_us: record.upstream_duration.map(micros),
             protocol: record.protocol,
-            outcome,
-            reason,
-            error: record.error,
+            outcome: record.outcome.token(),
+            error: record.outcome.error(),
             rule: record.rule,
             field: record.field.as_ref().map(shown),
+            limit: record.bound.map(|bound| bound.key),
+            limit_value: record.bound.map(|bound| bound.max),
         }
     }
 
@@ -96,36 +99,28 @@ impl<'a> Values<'a> {
         self.serialize(&mut serializer).expect("writing to a Vec does not fail");
     }
 
-    /// `client - - [time] "request" status bytes "referer" "user agent"`. The last two are always
-    /// "-".
-    fn write_combined(&self, line: &mut Vec<u8>) {
+    /// `client - - [time] "request" status bytes "referer" "user agent"`. Readers of this format
+    /// expect a number as status, so a request without a response has one that shows why.
+    fn write_combined(&self, record: &AccessRecord, line: &mut Vec<u8>) {
         let value = |value: Option<&str>| escape_combined(value.unwrap_or("-"));
-        let status = self.status.map_or("-".to_owned(), |status| status.to_string());
+        let status = record.status.unwrap_or_else(|| record.outcome.status_without_response());
+        let fields = record.request.provenance.as_ref();
+        let referer = fields.and_then(|fields| fields.referer.as_ref()).map(shown);
+        let user_agent = fields.and_then(|fields| fields.user_agent.as_ref()).map(shown);
         let written = write!(
             line,
-            "{} - - [{}] \"{} {} {}\" {status} {} \"-\" \"-\"",
+            "{} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\"",
             self.client.ip(),
             common_log_time(self.time),
             value(self.method),
             value(self.path.as_deref()),
             self.protocol,
+            status.as_u16(),
             self.bytes_out,
+            value(referer.as_deref()),
+            value(user_agent.as_deref()),
         );
         written.expect("writing to a Vec does not fail");
-    }
-}
-
-/// The value of `reason`. Operators' tools match on it, so it does not change with the code.
-fn reason_text(reason: ResetReason) -> &'static str {
-    match reason {
-        ResetReason::UpstreamIncomplete => "upstream_incomplete",
-        ResetReason::UpstreamProtocol => "upstream_protocol",
-        ResetReason::UpstreamTimeout => "upstream_timeout",
-        ResetReason::RequestTooLarge => "request_too_large",
-        ResetReason::RequestMalformed => "request_malformed",
-        ResetReason::RequestTimeout => "request_timeout",
-        ResetReason::ResponseStalled => "response_stalled",
-        ResetReason::Deadline => "deadline",
     }
 }
 
@@ -206,7 +201,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::message::{LOGGED_LEN_MAX, Understood};
+    use crate::message::{Bound, Ending, LOGGED_LEN_MAX, Outcome, Provenance, Understood};
 
     /// The same moment on both clocks; 2026-02-03T04:05:06.000007Z.
     fn clocks() -> (Instant, SystemTime) {
@@ -216,22 +211,16 @@ mod tests {
 
     fn record(start: Instant) -> AccessRecord {
         AccessRecord {
-            client: "[2001:db8::1]:50000".parse().unwrap(),
             server_name: Some(Arc::from("example.com")),
             request: Understood::new(Some(Method::GET), Some(b"example.com:443"), Some(b"/a?b=c")),
             status: Some(StatusCode::OK),
             request_len: 1,
             response_len: 2,
-            start,
             duration: Duration::from_micros(1500),
+            delivered: Some(Duration::from_micros(21_500)),
             upstream: Some(Arc::from("127.0.0.1:8080")),
             upstream_duration: Some(Duration::from_micros(900)),
-            protocol: "HTTP/3",
-            error: None,
-            upstream_failure: None,
-            rule: None,
-            field: None,
-            outcome: Outcome::Complete,
+            ..AccessRecord::new(start, "[2001:db8::1]:50000".parse().unwrap())
         }
     }
 
@@ -249,14 +238,17 @@ mod tests {
             written,
             "{\"time\":\"2026-02-03T04:05:00.000007Z\",\"client\":\"[2001:db8::1]:50000\",\
              \"sni\":\"example.com\",\"method\":\"GET\",\"host\":\"example.com:443\",\
-             \"path\":\"/a?b=c\",\"status\":200,\"bytes_in\":1,\"bytes_out\":2,\
-             \"duration_us\":1500,\"upstream\":\"127.0.0.1:8080\",\"upstream_us\":900,\
-             \"protocol\":\"HTTP/3\",\"outcome\":\"complete\"}\n"
+             \"path\":\"/a?b=c\",\"status\":200,\"source\":\"upstream\",\
+             \"bytes_in\":1,\"bytes_out\":2,\
+             \"duration_us\":1500,\"delivered_us\":21500,\
+             \"upstream\":\"127.0.0.1:8080\",\"upstream_us\":900,\"protocol\":\"HTTP/3\",\
+             \"outcome\":\"complete\"}\n"
         );
     }
 
     #[test]
     fn unknown_values_are_null() {
+        const KEY: &str = "limits.max_header_count";
         let now = clocks();
         let mut record = record(now.0);
         record.server_name = None;
@@ -266,35 +258,39 @@ mod tests {
         record.status = None;
         record.upstream = None;
         record.upstream_duration = None;
-        record.error = Some("http_request_error");
-        record.outcome = Outcome::Aborted;
+        record.delivered = None;
+        record.end(Ending {
+            outcome: Outcome::FieldsTooLarge,
+            rule: Some("more fields than are accepted"),
+            bound: Some(Bound { key: KEY, max: 100 }),
+        });
         let read: Value = serde_json::from_str(&line(&record, AccessFormat::Json, now)).unwrap();
-        for key in ["sni", "method", "host", "path", "status", "upstream", "upstream_us"] {
+        let unknown =
+            ["sni", "method", "host", "path", "status", "source", "upstream", "delivered_us"];
+        for key in unknown {
             assert_eq!(read[key], Value::Null, "{key}");
         }
-        assert_eq!(read["outcome"], "aborted");
+        assert_eq!(read["outcome"], "fields_too_large");
         assert_eq!(read["error"], "http_request_error");
+        assert_eq!(read["rule"], "more fields than are accepted");
+        assert_eq!((&read["limit"], &read["limit_value"]), (&KEY.into(), &100.into()));
         let combined = line(&record, AccessFormat::Combined, now);
-        assert!(combined.contains("\"- - HTTP/3\" - 2 \"-\" \"-\"\n"), "{combined}");
+        assert!(combined.contains("\"- - HTTP/3\" 431 2 \"-\" \"-\"\n"), "{combined}");
     }
 
+    /// Tools that read the combined format drop lines whose status is no number.
     #[test]
-    fn a_reset_has_a_reason_with_a_stable_text() {
+    fn a_client_that_left_before_a_response_is_499_in_the_combined_format() {
         let now = clocks();
-        for (reason, text) in [
-            (ResetReason::UpstreamIncomplete, "upstream_incomplete"),
-            (ResetReason::UpstreamProtocol, "upstream_protocol"),
-            (ResetReason::UpstreamTimeout, "upstream_timeout"),
-            (ResetReason::RequestTooLarge, "request_too_large"),
-            (ResetReason::RequestMalformed, "request_malformed"),
-            (ResetReason::RequestTimeout, "request_timeout"),
-            (ResetReason::ResponseStalled, "response_stalled"),
-            (ResetReason::Deadline, "deadline"),
-        ] {
-            let record = AccessRecord { outcome: Outcome::Reset(reason), ..record(now.0) };
-            let written = line(&record, AccessFormat::Json, now);
-            let read: Value = serde_json::from_str(&written).unwrap();
-            assert_eq!((&read["outcome"], &read["reason"]), (&"reset".into(), &text.into()));
+        for outcome in [Outcome::ClientCancelled, Outcome::ClientClosed, Outcome::IdleTimeout] {
+            let mut record = AccessRecord { status: None, ..record(now.0) };
+            record.end(outcome.into());
+            let written = line(&record, AccessFormat::Combined, now);
+            assert!(written.contains("HTTP/3\" 499 2 "), "{written}");
+        }
+        for outcome in Outcome::ALL {
+            let status = outcome.status_without_response().as_u16();
+            assert!((400..=599).contains(&status), "{outcome:?}");
         }
     }
 
@@ -305,6 +301,21 @@ mod tests {
             line(&record(now.0), AccessFormat::Combined, now),
             "2001:db8::1 - - [03/Feb/2026:04:05:06 +0000] \"GET /a?b=c HTTP/3\" 200 2 \"-\" \"-\"\n"
         );
+    }
+
+    #[test]
+    fn combined_has_referer_and_user_agent() {
+        let now = clocks();
+        let mut record = record(now.0);
+        let field = |name, value| (name, http::HeaderValue::from_static(value));
+        let fields = vec![
+            field(http::header::USER_AGENT, "a \"b\"/1.0"),
+            field(http::header::REFERER, "https://example.org/x"),
+        ];
+        record.request.provenance = Some(Provenance::of(&fields));
+        let written = line(&record, AccessFormat::Combined, now);
+        let expected = " 200 2 \"https://example.org/x\" \"a \\\"b\\\"/1.0\"\n";
+        assert!(written.ends_with(expected), "{written}");
     }
 
     #[test]

@@ -27,7 +27,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::api::{Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponseSource};
+use super::api::{
+    Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponsePart, ResponseSource,
+};
 use super::context::{Context, ExchangeTimer, TimerOwner};
 use super::faults::{Fault, OwnResponse};
 use super::fields::clean_trailers;
@@ -37,7 +39,7 @@ use crate::base::timers::{Timer, Timers};
 use crate::config::Limits;
 use crate::http1::Framing;
 use crate::limits::{EXCHANGE_LEN, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
-use crate::message::{AccessRecord, Fields, Outcome};
+use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Incident, Understood};
 use crate::planted::{Bug, is_planted};
 
 use pace::Pace;
@@ -56,7 +58,7 @@ pub(super) struct Exchange {
     pub(super) body: RequestBody,
     /// The upstream group, once the request is admitted.
     pub(super) group: Option<GroupKey>,
-    downstream: Downstream,
+    pub(super) downstream: Downstream,
     /// The limits that the exchange began under.
     limits: Limits,
     stage: Stage,
@@ -94,6 +96,11 @@ impl ResponseProgress {
     }
 }
 
+/// Returns the bound of a request's body.
+pub(super) fn body_len_bound(max: u64) -> Bound {
+    Bound { key: "limits.max_body_size", max }
+}
+
 /// The parts of the proxy that are lent to an exchange.
 pub(super) struct ExchangeContext<'a> {
     pub(super) key: ExchangeKey,
@@ -109,7 +116,7 @@ pub(super) struct ExchangeContext<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     Continues,
-    Over(Outcome),
+    Over(Handover),
 }
 
 impl ExchangeContext<'_> {
@@ -194,7 +201,8 @@ impl Exchange {
                 return self.fail(cx, Fault::BadRequest(rule));
             }
             if body_len > self.limits.request_body_len_max {
-                return self.fail(cx, Fault::RequestTooLarge);
+                let max = self.limits.request_body_len_max;
+                return self.fail(cx, Fault::RequestTooLarge(body_len_bound(max)));
             }
         }
         let progress = self.send_on(cx, Framing::Chunked);
@@ -244,12 +252,13 @@ impl Exchange {
     }
 
     /// Aborts an exchange whose client is gone or has cancelled.
-    pub(super) fn abort(&mut self, cx: &mut ExchangeContext<'_>) -> Progress {
+    pub(super) fn abort(&mut self, cx: &mut ExchangeContext<'_>, ending: Ending) -> Progress {
         let had_lease = self.detach(cx);
         if !had_lease && is_planted(Bug::LeakedExchange) {
             return Progress::Continues;
         }
-        Progress::Over(Outcome::Aborted)
+        self.record.end(ending);
+        Progress::Over(Handover::Cut)
     }
 
     /// Notes that the client's connection has taken `len` bytes of the response's body.
@@ -312,14 +321,15 @@ impl Exchange {
     }
 
     /// Ends the upstream side because of `fault`: with a response of the gateway's own, or by
-    /// resetting the response that has begun.
+    /// resetting the response that has begun. A response whose head has not left the proxy yet has
+    /// not begun.
     pub(super) fn fail(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) -> Progress {
+        self.name_request(cx);
         self.detach(cx);
-        self.record.rule = fault.rule();
-        if self.response.head_given {
-            let reason = fault.reset_reason();
-            cx.command(self.downstream, DownstreamCommand::Reset(reason));
-            return Progress::Over(Outcome::Reset(reason));
+        self.record.end(fault.ending());
+        if self.response.head_given && !self.take_response_back(cx) {
+            cx.command(self.downstream, DownstreamCommand::Reset(fault.outcome()));
+            return Progress::Over(Handover::Reset);
         }
         self.respond(cx, fault);
         self.progress()
@@ -330,18 +340,19 @@ impl Exchange {
         mut self,
         now: Instant,
         timers: &mut Timers<TimerOwner>,
-        outcome: Outcome,
+        handover: Handover,
     ) -> Box<AccessRecord> {
         timers.clear(&mut self.deadline_timer);
         timers.clear(&mut self.body_timer);
         timers.clear(&mut self.response_timer);
         self.end_upstream_time(now);
         if let Some(request) = self.request {
-            self.record.request = request.head.understood();
+            let provenance = self.record.request.provenance.take();
+            self.record.request = Understood { provenance, ..request.head.understood() };
         }
         self.record.request_len = self.body.received_len;
         self.record.duration = now.saturating_duration_since(self.record.start);
-        self.record.outcome = outcome;
+        self.record.handover = handover;
         self.record
     }
 
@@ -369,8 +380,7 @@ impl Exchange {
         self.deadline_timer.disarm();
         self.end_upstream_time(cx.base.now);
         self.begin_response(status);
-        self.record.error = Some(fault.token());
-        self.record.upstream_failure = fault.upstream_failure();
+        self.record.is_own = true;
         let (ended, content_length) = (body.is_empty(), Some(content_length));
         let source = match fault {
             Fault::QueueFull | Fault::QueueTimeout => ResponseSource::NoRoom,
@@ -384,6 +394,42 @@ impl Exchange {
             cx.command(self.downstream, DownstreamCommand::End(None));
         }
         self.stop_request(cx);
+    }
+
+    /// Adds the request to the report of an ejection that it has caused.
+    pub(super) fn name_request(&self, cx: &mut ExchangeContext<'_>) {
+        let Some(head) = self.request.as_ref().map(|request| &request.head) else { return };
+        // The report is recent, if there is one.
+        for output in cx.base.outputs.iter_mut().rev() {
+            if let Output::Incident { exchange, incident } = output
+                && *exchange == Some(cx.key)
+                && let Incident::Ejected { request: request @ None, .. } = &mut **incident
+            {
+                let (authority, path) = (head.authority().as_bytes(), head.path());
+                let method = Some(head.method.clone());
+                *request = Some(Understood::new(method, Some(authority), Some(path)));
+                return;
+            }
+        }
+    }
+
+    /// Takes back the response of an upstream whose head is still among the proxy's outputs.
+    /// Returns false if it has left them, or if the response is complete.
+    fn take_response_back(&mut self, cx: &mut ExchangeContext<'_>) -> bool {
+        if self.stage == Stage::Responded {
+            return false;
+        }
+        let (key, outputs) = (cx.key, &mut cx.base.outputs);
+        let command = |output: &Output| match output {
+            Output::Downstream { exchange, command, .. } if *exchange == key => command.part(),
+            _ => None,
+        };
+        if !outputs.iter().any(|output| command(output) == Some(ResponsePart::Head)) {
+            return false;
+        }
+        outputs.retain(|output| command(output).is_none());
+        self.response = ResponseProgress::default();
+        true
     }
 
     /// Asks the client to stop sending its request.
@@ -413,7 +459,7 @@ impl Exchange {
     /// Returns whether the exchange is over.
     fn progress(&self) -> Progress {
         if self.stage == Stage::Responded && self.response.pending_len == 0 {
-            Progress::Over(Outcome::Complete)
+            Progress::Over(Handover::Whole)
         } else {
             Progress::Continues
         }

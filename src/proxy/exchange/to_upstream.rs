@@ -249,6 +249,7 @@ impl Exchange {
 
     fn repeat(&mut self, cx: &mut ExchangeContext<'_>, avoid: Avoid) -> Progress {
         cx.base.counters.exported.upstream_retries += 1;
+        self.name_request(cx);
         self.detach(cx);
         self.avoid = avoid;
         self.body.rewind();

@@ -56,11 +56,10 @@ fn an_ejected_endpoint_is_tried_by_one_request_after_each_backoff() {
         assert_eq!(tried, 1, "one request tries it");
         pause = (pause * 2).min(HEALTH.pause_max);
     }
-    assert_eq!(
-        rig.proxy.counters().exported.upstream_ejections,
-        7,
-        "once, and after each of six trials"
-    );
+    let ejection_count = rig.proxy.endpoints()[1].ejection_count;
+    assert_eq!(ejection_count, 7, "once, and after each of six trials");
+    let is_ejection = |incident: &&Incident| matches!(incident, Incident::Ejected { .. });
+    assert_eq!(rig.incidents.iter().filter(is_ejection).count(), 7, "one report of each");
     // A successful trial restores it to its share and no more.
     rig.pass(pause);
     let asked: Vec<_> = (0..20).flat_map(|_| get(&mut rig, &[])).collect();
@@ -153,7 +152,7 @@ fn a_response_that_was_understood_ejects_nobody() {
             rig.wrote(key);
             rig.response(key, response);
         }
-        assert_eq!(rig.proxy.counters().exported.upstream_ejections, 0, "{response:?}");
+        assert_eq!(rig.ejection_count(), 0, "{response:?}");
         rig.assert_nothing_left();
     }
 }
@@ -214,4 +213,51 @@ fn when_all_endpoints_are_ejected_all_are_used() {
     }
     assert_eq!(get(&mut rig, &[]).len(), 1, "the first endpoint to recover serves at once");
     rig.assert_nothing_left();
+}
+
+/// Each report names the endpoint, the cause, the request and the pause.
+#[test]
+fn ejections_and_restorations_are_reported() {
+    let ejected = |rig: &Rig| match &rig.incidents[..] {
+        [Incident::Ejected { endpoint, cause, request, pause }] => {
+            let request = request.clone().expect("the request that caused it");
+            let path = request.path.unwrap().as_bytes().to_vec();
+            assert_eq!(request.method, Some(Method::GET));
+            (endpoint.clone(), *cause, String::from_utf8(path).unwrap(), *pause)
+        }
+        other => panic!("{other:?}"),
+    };
+    // A connection that is refused, with another endpoint to go to.
+    let mut rig = Rig::new(config(2, 1, 0));
+    rig.get("/one");
+    let port = port_of(&rig, *rig.connects.front().unwrap());
+    rig.connect_failed(TransportFault::Refused);
+    let address = format!("127.0.0.1:{port}");
+    let (endpoint, cause, path, pause) = ejected(&rig);
+    assert_eq!((&*endpoint.address, &*path), (&*address, "/one"));
+    assert_eq!(&*endpoint.upstream, rig.proxy.config.upstreams[0].name);
+    assert_eq!((cause.outcome, pause), (Outcome::ConnectRefused, HEALTH.pause));
+    let reports = rig.proxy.endpoints();
+    assert_eq!(reports.iter().filter(|report| report.is_ejected).count(), 1);
+
+    // A response that breaks a rule, on the only endpoint; then a trial that it passes.
+    let mut broken = config(1, 1, 0);
+    broken.upstreams[0].health = Health { failure_count: 1, ..HEALTH };
+    let mut rig = Rig::new(broken);
+    let (_, upstream) = rig.active_get();
+    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n");
+    let (_, cause, path, _) = ejected(&rig);
+    assert_eq!((cause.outcome, &*path), (Outcome::UpstreamProtocol, "/"));
+    assert_eq!(cause.rule, Some("the response's content-length is not a number"));
+    rig.incidents.clear();
+    rig.pass(HEALTH.pause);
+    let (_, upstream) = rig.active_get();
+    rig.response(upstream, OK);
+    assert!(matches!(rig.incidents[..], [Incident::Restored { .. }]), "{:?}", rig.incidents);
+    rig.get("/");
+    rig.wrote(upstream);
+    rig.response(upstream, OK);
+    let [report] = &rig.proxy.endpoints()[..] else { panic!("one endpoint") };
+    assert_eq!((report.ejection_count, report.restoration_count), (1, 1));
+    assert_eq!((rig.incidents.len(), report.is_ejected), (1, false), "restored once");
 }

@@ -16,7 +16,7 @@ fn two_requests_in_turn_use_the_same_upstream_connection() {
     assert_eq!((record.outcome, record.response_len), (Outcome::Complete, 2));
     assert_eq!(record.upstream.as_deref(), Some("127.0.0.1:8001"));
     assert_eq!(record.upstream_duration, Some(Duration::from_millis(5)));
-    assert_eq!((record.error, record.protocol), (None, "HTTP/3"));
+    assert_eq!((record.outcome.error(), record.protocol), (None, "HTTP/3"));
     assert_eq!(rig.proxy.gauges().idle, 1);
 
     let second = rig.get("/second");
@@ -192,11 +192,7 @@ fn a_slow_client_pauses_the_upstream() {
     rig.taken(exchange, 1);
     assert!(rig.wires[&upstream].receiving, "there is room again");
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(
-        rig.seen[&exchange].reset,
-        Some(ResetReason::UpstreamTimeout),
-        "the timeout has passed"
-    );
+    assert_eq!(rig.seen[&exchange].reset, Some(Outcome::UpstreamTimeout), "the timeout has passed");
     rig.assert_nothing_left();
 }
 
@@ -266,11 +262,7 @@ fn the_response_timeout_does_not_run_while_a_receive_is_paused() {
     rig.taken(exchange, 2);
     assert!(rig.wires[&upstream].receiving, "nothing waits now");
     rig.pass(RESPONSE_TIMEOUT);
-    assert_eq!(
-        rig.seen[&exchange].reset,
-        Some(ResetReason::UpstreamTimeout),
-        "the timeout has passed"
-    );
+    assert_eq!(rig.seen[&exchange].reset, Some(Outcome::UpstreamTimeout), "the timeout has passed");
     rig.assert_nothing_left();
 }
 
@@ -283,10 +275,10 @@ fn a_paused_response_ends_when_the_client_aborts_or_stalls() {
         rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc");
         let ended = if leaves {
             rig.abort(exchange);
-            Outcome::Aborted
+            Outcome::ClientCancelled
         } else {
             rig.pass(RESPONSE_STALL_TIMEOUT);
-            Outcome::Reset(ResetReason::ResponseStalled)
+            Outcome::ResponseStalled
         };
         assert_eq!(rig.record().outcome, ended);
         assert!(!rig.is_open(upstream));
@@ -369,7 +361,7 @@ fn requests_wait_in_order_and_the_queue_is_bounded() {
     let refused = rig.get("/3");
     assert_eq!(rig.status(refused), 503);
     assert_eq!(rig.seen[&refused].value("retry-after"), Some("1"));
-    assert_eq!(rig.record().error, Some("connection_limit_reached"));
+    assert_eq!(rig.record().outcome.error(), Some("connection_limit_reached"));
     assert_eq!(rig.proxy.gauges().waiting, 2);
 
     rig.response(upstream, OK);

@@ -1,5 +1,6 @@
 //! Tests of the whole proxy, in memory and virtual time, against a scripted upstream.
 
+mod broken_responses;
 mod ejection;
 mod failures;
 mod flows;
@@ -23,8 +24,8 @@ use crate::config::{
     LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Fields, Head, LoggedText, Outcome, Refusal, ResetReason, Scheme,
-    Target, Understood,
+    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
+    Scheme, Target, Understood,
 };
 
 /// A response of the upstream.
@@ -44,18 +45,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
         weight: 1,
     };
     Config {
-        runtime: Runtime {
-            user: None,
-            core_dumps: false,
-            workers: None,
-            pool_len: None,
-            heap_len_max: None,
-            token_key: None,
-            hugepages: Hugepages::Try,
-            drain_timeout: Duration::from_secs(30),
-            stop_timeout: Duration::from_secs(8),
-            lame_duck: Duration::ZERO,
-        },
+        runtime: runtime(),
         admin: None,
         log: Log { level: LogLevel::Info, tls_keys: None, access: None },
         listeners: vec![Listener {
@@ -112,6 +102,21 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
     }
 }
 
+fn runtime() -> Runtime {
+    Runtime {
+        user: None,
+        core_dumps: false,
+        workers: None,
+        pool_len: None,
+        heap_len_max: None,
+        token_key: None,
+        hugepages: Hugepages::Try,
+        drain_timeout: Duration::from_secs(30),
+        stop_timeout: Duration::from_secs(8),
+        lame_duck: Duration::ZERO,
+    }
+}
+
 pub(super) fn request(method: Method, path: &str) -> Request {
     let authority = Authority::parse(Bytes::from_static(b"example.com")).unwrap();
     let path = Bytes::copy_from_slice(path.as_bytes());
@@ -150,7 +155,7 @@ pub(super) struct Seen {
     pub untaken_len: usize,
     pub trailers: Option<Fields>,
     pub whole: bool,
-    pub reset: Option<ResetReason>,
+    pub reset: Option<Outcome>,
     pub stopped: bool,
     pub room_told: usize,
 }
@@ -184,6 +189,7 @@ pub(super) struct Rig {
     pub closed: BTreeSet<UpstreamKey>,
     pub connects: VecDeque<UpstreamKey>,
     pub records: Vec<AccessRecord>,
+    pub incidents: Vec<Incident>,
     /// Whether responses are taken as they arrive.
     pub takes: bool,
     /// Whether receives are paused while something waits for the client.
@@ -201,6 +207,7 @@ impl Rig {
             closed: BTreeSet::new(),
             connects: VecDeque::new(),
             records: Vec::new(),
+            incidents: Vec::new(),
             takes: true,
             pauses: false,
             streams: 0,
@@ -243,7 +250,7 @@ impl Rig {
     }
 
     pub(super) fn abort(&mut self, key: ExchangeKey) {
-        self.proxy.handle_abort(self.now, key);
+        self.proxy.handle_abort(self.now, key, Outcome::ClientCancelled.into());
         self.run();
     }
 
@@ -319,6 +326,11 @@ impl Rig {
         self.seen[&key].status.expect("a final head").as_u16()
     }
 
+    /// Returns the number of ejections of all endpoints.
+    pub(super) fn ejection_count(&self) -> u64 {
+        self.proxy.endpoints().iter().map(|endpoint| endpoint.ejection_count).sum()
+    }
+
     pub(super) fn record(&self) -> &AccessRecord {
         self.records.last().expect("a record was written")
     }
@@ -355,7 +367,8 @@ impl Rig {
             Output::Downstream { to, exchange, command } => {
                 self.apply_downstream(to, exchange, command);
             }
-            Output::Access(record) => self.records.push(*record),
+            Output::Access { record, .. } => self.records.push(*record),
+            Output::Incident { incident, .. } => self.incidents.push(*incident),
         }
     }
 
@@ -420,7 +433,7 @@ impl Rig {
             }
             DownstreamCommand::Reset(reason) => {
                 assert!(seen.status.is_some(), "only a response that has begun is reset");
-                let may_follow_the_end = [ResetReason::ResponseStalled, ResetReason::Deadline];
+                let may_follow_the_end = [Outcome::ResponseStalled, Outcome::Deadline];
                 assert!(!seen.whole || may_follow_the_end.contains(&reason));
                 seen.reset = Some(reason);
             }

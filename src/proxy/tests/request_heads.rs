@@ -315,10 +315,13 @@ fn requests_that_are_not_forwarded_get_a_response_from_the_gateway() {
         assert!(proxy_status.starts_with(&format!("ringway; error={error}; details=\"")));
         assert_eq!(seen.value("content-length"), Some(seen.body.len().to_string().as_str()));
         let record = rig.record();
-        assert_eq!((record.status.unwrap().as_u16(), record.error), (status, Some(error)));
         assert_eq!(
-            (&record.request.path, record.outcome),
-            (&Some(LoggedText::new(&path)), Outcome::Complete)
+            (record.status.unwrap().as_u16(), record.outcome.error()),
+            (status, Some(error))
+        );
+        assert_eq!(
+            (&record.request.path, record.handover),
+            (&Some(LoggedText::new(&path)), Handover::Whole)
         );
         assert_eq!(record.response_len as usize, rig.seen[&exchange].body.len());
     }
@@ -341,6 +344,7 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
     let refusal = Refusal {
         status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         rule: "too many fields",
+        bound: Some(Bound { key: "limits.max_header_count", max: 100 }),
         understood: Understood::new(Some(Method::HEAD), None, Some(path)),
     };
     let (client, name) = (([192, 0, 2, 9], 1).into(), Some("example.com".into()));
@@ -359,7 +363,9 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
     let understood = &rig.record().request;
     assert_eq!(understood.method, Some(Method::HEAD));
     assert_eq!(understood.path, Some(LoggedText::new(path)));
+    assert_eq!(rig.record().outcome, Outcome::FieldsTooLarge);
     assert_eq!(rig.record().rule, Some("too many fields"));
+    assert_eq!(rig.record().bound.map(|bound| bound.key), Some("limits.max_header_count"));
     rig.assert_nothing_left();
 }
 
@@ -375,7 +381,10 @@ fn a_record_does_not_keep_the_memory_of_the_heads_that_it_logs() {
     let exchange = rig.request(sent, true);
     assert_eq!(rig.status(exchange), 421);
     assert!(head.is_unique(), "the record holds copies");
-    let Understood { method, authority, path } = rig.record().request.clone();
+    let Understood { method, authority, path, provenance: None } = rig.record().request.clone()
+    else {
+        panic!("the log has no place for other fields")
+    };
     let (method, authority, path) = (method.unwrap(), authority.unwrap(), path.unwrap());
     assert_eq!((authority.as_bytes(), authority.cut_len()), (&b"example.com"[..], 0));
     assert_eq!(path.as_bytes().len() + path.cut_len(), 50_001);
@@ -453,7 +462,7 @@ fn a_body_that_contradicts_its_length_never_becomes_the_next_upstream_request() 
     rig.wrote(upstream);
     rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhe");
     rig.end_of_request(exchange);
-    assert_eq!(rig.seen[&exchange].reset, Some(ResetReason::RequestMalformed));
-    assert_eq!(rig.record().outcome, Outcome::Reset(ResetReason::RequestMalformed));
+    assert_eq!(rig.seen[&exchange].reset, Some(Outcome::RequestMalformed));
+    assert_eq!(rig.record().outcome, Outcome::RequestMalformed);
     rig.assert_nothing_left();
 }

@@ -72,7 +72,7 @@ fn a_connection_that_is_opened_for_nobody_may_fail_or_come_too_late() {
         rig.wrote(kept);
         rig.response(kept, OK);
         assert_eq!(rig.status(second), 200, "{name}");
-        let counted = rig.proxy.counters().exported.upstream_ejections;
+        let counted = rig.ejection_count();
         assert_eq!(counted, ejection_count, "{name}");
         rig.assert_nothing_left();
     }
@@ -133,8 +133,11 @@ fn a_full_accept_queue_is_not_ill_health() {
             rig.response(busy, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
         }
         rig.pass(CONNECT_TIMEOUT / 2);
-        assert_eq!((rig.status(late), rig.record().error), (504, Some("connection_timeout")));
-        let counted = rig.proxy.counters().exported.upstream_ejections;
+        assert_eq!(
+            (rig.status(late), rig.record().outcome.error()),
+            (504, Some("connection_timeout"))
+        );
+        let counted = rig.ejection_count();
         assert_eq!(counted, ejections, "{address:?}, responds: {responds}");
         rig.response(busy, if responds { "k" } else { OK });
         rig.response(slow, OK);

@@ -16,13 +16,14 @@
 use std::time::{Duration, Instant};
 
 use super::Notice;
-use super::group::{Avoid, Group, GroupKey};
+use super::group::{Avoid, Connect, Failed, Group, GroupKey};
 use super::health::Failure;
 use super::idle_list::Links;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::config::RetryOn;
-use crate::http1::ResponseDecoder;
+use crate::http1::{self, ResponseDecoder};
+use crate::message::Bound;
 use crate::planted::{Bug, is_planted};
 use crate::proxy::api::{Downstream, ExchangeKey, TransportFault, UpstreamCommand};
 use crate::proxy::api::{UpstreamEvent, UpstreamKey};
@@ -64,6 +65,7 @@ pub(super) struct Connecting {
 pub(super) struct Active {
     pub(super) exchange: ExchangeKey,
     pub(super) decoder: ResponseDecoder,
+    response_head_len_max: usize,
     pub(super) write: Write,
     pub(super) read: Read,
     pub(super) origin: Origin,
@@ -139,9 +141,12 @@ impl Connecting {
         endpoint: usize,
         fault: TransportFault,
     ) -> (ExchangeKey, Notice) {
-        group.endpoints[endpoint].fail_connect(cx, fault, self.start, self.is_trial);
+        let exchange = self.request.exchange;
+        let connect =
+            Connect { exchange: Some(exchange), start: self.start, is_trial: self.is_trial };
+        group.endpoints[endpoint].fail_connect(cx, connect, fault);
         let (fault, retry) = (Fault::Connect(fault), group.other_than(endpoint));
-        (self.request.exchange, Notice::Failed { fault, retry })
+        (exchange, Notice::Failed { fault, retry })
     }
 }
 
@@ -163,6 +168,7 @@ impl Active {
             downstream: request.downstream,
             address: request.address,
             decoder: ResponseDecoder::new(request.is_head, request.response_head_len_max),
+            response_head_len_max: request.response_head_len_max,
             write: Write::Ready,
             read: Read::Armed,
             origin,
@@ -213,12 +219,29 @@ impl Active {
         group: &mut Group,
         endpoint: usize,
     ) -> (ExchangeKey, Notice) {
-        group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
         let is_written = self.write != Write::InFlight;
         let fault = if is_written { Fault::ResponseTimeout } else { Fault::WriteTimeout };
+        group.endpoints[endpoint].fail(cx, self.failed(fault));
         let is_retried = group.config.retry >= RetryOn::Timeout && !self.decoder.has_begun();
         let retry = group.other_than(endpoint).filter(|_| is_retried);
         (self.exchange, Notice::Failed { fault, retry })
+    }
+
+    /// Returns the failure of its request, after the connection was opened.
+    pub(super) fn failed(&self, fault: Fault) -> Failed {
+        let (exchange, was_trial) = (self.exchange, self.is_trial);
+        Failed { exchange: Some(exchange), failure: Failure::Response, was_trial, fault }
+    }
+
+    /// Returns the fault of a response that cannot be decoded.
+    pub(super) fn fault(&self, error: http1::Error) -> Fault {
+        match error {
+            http1::Error::Malformed(rule) => Fault::Protocol(rule),
+            http1::Error::TooLong => {
+                let max = self.response_head_len_max as u64;
+                Fault::HeadTooLong(Bound { key: "limits.max_response_header_size", max })
+            }
+        }
     }
 
     /// Handles a connection that broke before the response was complete.
@@ -228,7 +251,7 @@ impl Active {
         // An idle connection may have been closed by the peer's idle timeout, so a new one to the
         // same endpoint may work. A new connection that breaks counts against the endpoint.
         if has_begun || self.origin == Origin::Opened {
-            group.endpoints[endpoint].fail(cx, Failure::Response, self.is_trial);
+            group.endpoints[endpoint].fail(cx, self.failed(fault));
         }
         let retry = match self.origin {
             _ if has_begun => None,

@@ -24,9 +24,11 @@ use crate::base::slab::slab_key;
 use crate::base::timers::Timer;
 use crate::config::{EndpointAddress, HostPolicy, Upstream};
 use crate::limits::SHARE_COUNT_MIN;
-use crate::metrics::ConnectFailure;
-use crate::proxy::api::{Resource, TransportFault, UpstreamKey};
+use crate::message::{EndpointName, Incident};
+use crate::metrics::{ConnectFailure, EndpointReport};
+use crate::proxy::api::{ExchangeKey, Resource, TransportFault, UpstreamKey};
 use crate::proxy::context::Context;
+use crate::proxy::faults::Fault;
 
 slab_key! {
     /// One upstream group.
@@ -69,6 +71,11 @@ pub(crate) struct Endpoint {
     pub(super) address: EndpointAddress,
     /// The address as it appears in logs.
     pub(crate) label: Arc<str>,
+    /// The name of its upstream.
+    upstream: Arc<str>,
+    /// Ejections, those after failed trials included, and restorations.
+    ejection_count: u64,
+    restoration_count: u64,
     pub(super) idle: IdleList,
     /// Connections that are being opened, the oldest first, whose requests may take an idle one.
     pub(super) connecting: BTreeMap<u64, UpstreamKey>,
@@ -79,6 +86,27 @@ pub(crate) struct Endpoint {
     host: Option<Bytes>,
     open_count: usize,
     open_max: usize,
+}
+
+/// The failure of a request at an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed {
+    /// `None` if its request was served otherwise.
+    pub(super) exchange: Option<ExchangeKey>,
+    pub(super) failure: Failure,
+    /// The request was the endpoint's trial.
+    pub(super) was_trial: bool,
+    pub(super) fault: Fault,
+}
+
+/// A connect to an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Connect {
+    /// `None` if its request was served otherwise.
+    pub(super) exchange: Option<ExchangeKey>,
+    pub(super) start: Instant,
+    /// The request is the endpoint's trial.
+    pub(super) is_trial: bool,
 }
 
 /// The connection for a request, or the queue.
@@ -128,6 +156,9 @@ impl Group {
             Endpoint {
                 address: endpoint.address.clone(),
                 label: label.into(),
+                upstream: config.name.as_str().into(),
+                ejection_count: 0,
+                restoration_count: 0,
                 host: (config.host == HostPolicy::Upstream).then(|| host.into()),
                 idle: IdleList::default(),
                 connecting: BTreeMap::new(),
@@ -260,9 +291,36 @@ impl Endpoint {
     }
 
     /// Counts a failure against the endpoint, and ejects it if the limit is reached.
-    pub(super) fn fail(&mut self, cx: &mut Context<'_>, failure: Failure, was_trial: bool) {
-        let is_ejected = self.health.failed(cx.now, failure, was_trial);
-        cx.counters.exported.upstream_ejections += u64::from(is_ejected);
+    pub(super) fn fail(&mut self, cx: &mut Context<'_>, failed: Failed) {
+        let Failed { exchange, failure, was_trial, fault } = failed;
+        if let Some(pause) = self.health.failed(cx.now, failure, was_trial) {
+            self.ejection_count += 1;
+            let (endpoint, cause) = (self.name(), fault.ending());
+            cx.note(exchange, Incident::Ejected { endpoint, cause, request: None, pause });
+        }
+    }
+
+    /// Notes that a response's head has come, which restores the endpoint if it was ejected.
+    pub(super) fn succeed(&mut self, cx: &mut Context<'_>, exchange: ExchangeKey) {
+        if self.health.succeeded() {
+            self.restoration_count += 1;
+            cx.note(Some(exchange), Incident::Restored { endpoint: self.name() });
+        }
+    }
+
+    /// Returns its counters.
+    pub(super) fn report(&self) -> EndpointReport {
+        EndpointReport {
+            upstream: Arc::clone(&self.upstream),
+            address: Arc::clone(&self.label),
+            ejection_count: self.ejection_count,
+            restoration_count: self.restoration_count,
+            is_ejected: self.health.is_ejected(),
+        }
+    }
+
+    fn name(&self) -> EndpointName {
+        EndpointName { upstream: Arc::clone(&self.upstream), address: Arc::clone(&self.label) }
     }
 
     /// Counts a connection that could not be opened. It counts against the endpoint, unless this
@@ -270,10 +328,10 @@ impl Endpoint {
     pub(super) fn fail_connect(
         &mut self,
         cx: &mut Context<'_>,
+        connect: Connect,
         fault: TransportFault,
-        start: Instant,
-        was_trial: bool,
     ) {
+        let Connect { exchange, start, is_trial } = connect;
         cx.counters.connect_failures += 1;
         let kind = match fault {
             TransportFault::TimedOut if self.is_busy_since(start) => ConnectFailure::QueueFull,
@@ -292,7 +350,9 @@ impl Endpoint {
         cx.counters.exported.upstream_connect_failures.count(kind, 1);
         let is_ours = matches!(fault, TransportFault::Exhausted(_));
         if !is_ours && kind != ConnectFailure::QueueFull {
-            self.fail(cx, Failure::Connect, was_trial);
+            let fault = Fault::Connect(fault);
+            let failure = Failure::Connect;
+            self.fail(cx, Failed { exchange, failure, was_trial: is_trial, fault });
         }
     }
 

@@ -54,29 +54,42 @@ impl Health {
         is_trial
     }
 
-    /// Notes that a request failed at the endpoint. Returns whether the endpoint is ejected for it.
-    pub(super) fn failed(&mut self, now: Instant, failure: Failure, was_trial: bool) -> bool {
+    /// Notes that a request failed at the endpoint. Returns the pause for which the endpoint is
+    /// ejected, if it is.
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        failure: Failure,
+        was_trial: bool,
+    ) -> Option<Duration> {
         if was_trial && self.on_trial {
             self.on_trial = false;
         } else if self.ejected_until.is_some() {
             // It was sent before the endpoint was ejected, or because all are: no new evidence.
-            return false;
+            return None;
         } else if failure == Failure::Response {
             self.failure_count += 1;
             if self.failure_count < self.bounds.failure_count {
-                return false;
+                return None;
             }
         }
         let backoff = self.backoff.map_or(self.bounds.pause, |backoff| backoff * 2);
         let backoff = backoff.min(self.bounds.pause_max);
         (self.backoff, self.ejected_until, self.failure_count) =
             (Some(backoff), Some(now + backoff), 0);
-        true
+        Some(backoff)
     }
 
-    /// Notes that the endpoint has sent a response's head.
-    pub(super) fn succeeded(&mut self) {
+    /// Notes that the endpoint has sent a response's head. Returns whether that restores it.
+    pub(super) fn succeeded(&mut self) -> bool {
+        let was_ejected = self.ejected_until.is_some();
         *self = Self::new(self.bounds);
+        was_ejected
+    }
+
+    /// Returns whether it is ejected, or on trial.
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected_until.is_some()
     }
 
     /// Notes that the trial ended without a result: the next request is the trial.
@@ -115,7 +128,8 @@ mod tests {
         }
         now += BOUNDS.pause_max;
         assert!(health.begin_request(now));
-        health.succeeded();
+        assert!(health.is_ejected() && health.succeeded() && !health.succeeded());
+        assert!(!health.is_ejected());
         assert!(health.is_available(now) && !health.begin_request(now));
         health.failed(now, Failure::Connect, false);
         assert!(!health.is_available(now) && health.is_available(now + BOUNDS.pause));
@@ -132,7 +146,8 @@ mod tests {
             health.succeeded();
         }
         for count in 1..=3 {
-            assert_eq!(health.failed(now, Failure::Response, false), count == 3);
+            let pause = health.failed(now, Failure::Response, false);
+            assert_eq!(pause, (count == 3).then_some(BOUNDS.pause));
         }
         assert!(!health.is_available(now));
         // On trial one failure is enough.

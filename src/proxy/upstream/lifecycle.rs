@@ -1,7 +1,7 @@
 //! The life of connections: opening, keeping, granting to queued exchanges, and closing.
 
 use super::connection_states::{Active, Connecting, Connection, Origin, State, receive};
-use super::group::{Avoid, Choice, Endpoint, Group};
+use super::group::{Avoid, Choice, Connect, Endpoint, Group};
 use super::{
     Acquired, GroupKey, Lease, SlotRequest, Ticket, UpstreamTimer, Upstreams, connection, group,
 };
@@ -177,7 +177,8 @@ impl Upstreams {
         let group = group(&mut self.groups, connection.group);
         // It is spare since the endpoint has served its request by another connection.
         let start = group.endpoints[connection.endpoint].responded.unwrap_or(cx.now);
-        group.endpoints[connection.endpoint].fail_connect(cx, fault, start, false);
+        let connect = Connect { exchange: None, start, is_trial: false };
+        group.endpoints[connection.endpoint].fail_connect(cx, connect, fault);
         self.close(cx, key);
     }
 

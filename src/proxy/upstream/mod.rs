@@ -38,6 +38,7 @@ use super::faults::Fault;
 use crate::base::slab::Slab;
 use crate::config;
 use crate::limits::KEEP_ALIVE_MARGIN;
+use crate::metrics::EndpointReport;
 use bytes::BytesMut;
 use connection_states::{Connection, Read, State, Write, receive};
 use group::Group;
@@ -344,6 +345,12 @@ impl Upstreams {
         for key in self.groups.keys() {
             self.close_idle_of(cx, key);
         }
+    }
+
+    /// Returns the counters of all endpoints of the configuration.
+    pub(super) fn report(&self) -> Vec<EndpointReport> {
+        let groups = self.current.iter().filter_map(|key| self.groups.get(*key));
+        groups.flat_map(|group| &group.endpoints).map(Endpoint::report).collect()
     }
 
     /// Returns the number of connections, those that are being opened included.

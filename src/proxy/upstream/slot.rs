@@ -5,7 +5,6 @@ use bytes::{Bytes, BytesMut};
 use super::UpstreamTimer;
 use super::connection_states::{Active, Connection, Read, State, Write, receive};
 use super::group::{Group, GroupKey};
-use super::health::Failure;
 use crate::base::timers::Timer;
 use crate::http1::Part;
 use crate::proxy::api::{UpstreamCommand, UpstreamKey};
@@ -79,21 +78,22 @@ impl<'a> Slot<'a> {
         piece: &mut BytesMut,
     ) -> Result<Option<Part>, Fault> {
         let decoded = self.active.decoder.decode(piece);
+        let decoded = decoded.map_err(|error| self.active.fault(error));
         let endpoint = &mut self.group.endpoints[self.endpoint];
         let is_understood = match &decoded {
             Ok(part) => matches!(part, Some(Part::Head(_))),
             Err(_) if self.active.decoder.speaks_http() => self.active.decoder.is_in_head(),
-            Err(_) => {
-                endpoint.fail(cx, Failure::Response, self.active.is_trial);
+            Err(fault) => {
+                endpoint.fail(cx, self.active.failed(*fault));
                 false
             }
         };
         if is_understood {
             self.active.is_trial = false;
-            endpoint.health.succeeded();
+            endpoint.succeed(cx, self.active.exchange);
             endpoint.responded = Some(cx.now);
         }
-        Ok(decoded?)
+        decoded
     }
 
     /// Returns the start of the name of the field for which the response was refused, if it was one

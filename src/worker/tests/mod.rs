@@ -116,7 +116,7 @@ async fn each_address_of_a_name_is_tried_and_the_one_that_works_is_remembered() 
     let report = running.report().await;
     assert_eq!(report.counters.worker.connect_fallbacks, 2, "the address that worked is first");
     assert_eq!(report.counters.proxy.upstream_connects, 3);
-    assert_eq!(report.counters.proxy.upstream_ejections, 0);
+    assert_eq!(report.endpoints[0].ejection_count, 0);
     drop((first, second, client));
     running.stop();
 }
@@ -131,7 +131,7 @@ async fn an_endpoint_of_which_no_address_works_has_failed_once() {
     assert_eq!(client.fetch("/bytes/1000", 0).await.0, 502);
     let report = running.report().await;
     assert_eq!(report.counters.worker.connect_fallbacks, 2);
-    assert_eq!(report.counters.proxy.upstream_ejections, 1);
+    assert_eq!(report.endpoints[0].ejection_count, 1);
     assert_eq!(report.gauges.upstream_connections_open, 0);
     drop(client);
     running.stop();

@@ -1,0 +1,33 @@
+//! Events that are worth a line of the process log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Ending, Understood};
+
+/// An event for the process log. Whoever sends packets can cause as many as they like, so their
+/// lines are limited in number (`src/worker/incidents.rs`).
+#[derive(Debug, Clone)]
+pub enum Incident {
+    /// An endpoint is sent no requests for a while.
+    Ejected {
+        endpoint: EndpointName,
+        /// The end of the request that caused it.
+        cause: Ending,
+        /// That request; `None` until the exchange that has it is told.
+        request: Option<Understood>,
+        pause: Duration,
+    },
+    /// An endpoint that was ejected has served its trial.
+    Restored { endpoint: EndpointName },
+    /// The gateway closed a client's connection for the client's behaviour.
+    Closed { client: SocketAddr, cause: Ending },
+}
+
+/// An endpoint, as logs and metrics name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointName {
+    pub upstream: Arc<str>,
+    pub address: Arc<str>,
+}

@@ -1,0 +1,150 @@
+//! The lines of the process log about endpoints and about connections that were closed for their
+//! client's behaviour.
+//!
+//! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
+//! the next line says how many there were. The log itself drops lines rather than wait.
+
+use std::time::{Duration, Instant};
+
+use super::Worker;
+use crate::base::token_bucket::TokenBucket;
+use crate::message::{Ending, EndpointName, Incident, Outcome, Understood};
+
+/// Lines of one kind that a worker writes at once, and again within [`FILL_TIME`].
+const LINE_COUNT_MAX: u32 = 10;
+const FILL_TIME: Duration = Duration::from_secs(60);
+/// Bytes of a request's host and path in a line.
+const REQUEST_LEN_MAX: usize = 200;
+
+/// The budgets of a worker's lines.
+#[derive(Debug, Default)]
+pub(super) struct Incidents {
+    of_endpoints: LineBudget,
+    of_clients: LineBudget,
+}
+
+/// The budget of one kind of lines.
+#[derive(Debug, Default)]
+struct LineBudget {
+    left: TokenBucket,
+    omitted_count: u64,
+}
+
+impl LineBudget {
+    /// Returns how many lines were omitted since the last one, or `None` if this one is to be
+    /// omitted too.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        if self.left.take(now, LINE_COUNT_MAX, FILL_TIME) {
+            return Some(std::mem::take(&mut self.omitted_count));
+        }
+        self.omitted_count += 1;
+        None
+    }
+}
+
+impl Worker<'_> {
+    /// Writes a line about an incident, if the budget of its kind permits.
+    pub(super) fn note_incident(&mut self, now: Instant, incident: &Incident) {
+        let worker = self.setup.index;
+        let budget = match incident {
+            Incident::Ejected { .. } | Incident::Restored { .. } => {
+                &mut self.incidents.of_endpoints
+            }
+            Incident::Closed { .. } => &mut self.incidents.of_clients,
+        };
+        let Some(omitted) = budget.take(now) else { return };
+        match incident {
+            Incident::Ejected { endpoint, cause, request, pause } => {
+                let EndpointName { upstream, address } = endpoint;
+                let (cause, request) = (cause_text(*cause), request_text(request.as_ref()));
+                tracing::warn!(
+                    worker, %upstream, endpoint = %address, cause, request, ?pause, omitted,
+                    "an endpoint has failed and gets no requests for a while"
+                );
+            }
+            Incident::Restored { endpoint: EndpointName { upstream, address } } => {
+                tracing::info!(
+                    worker, %upstream, endpoint = %address, omitted,
+                    "the endpoint has served a request and gets its share again"
+                );
+            }
+            Incident::Closed { client, cause } => {
+                let cause = cause_text(*cause);
+                tracing::warn!(
+                    worker, %client, cause, omitted,
+                    "a connection was closed for what its client did"
+                );
+            }
+        }
+    }
+}
+
+fn cause_text(Ending { outcome, rule, bound }: Ending) -> String {
+    let rule = rule.map_or_else(String::new, |rule| format!(": {rule}"));
+    let bound = bound.map_or_else(String::new, |bound| format!(" ({bound})"));
+    let setting = match outcome {
+        Outcome::ExcessiveLoad => " (limits.max_stream_resets bounds cancelled requests)",
+        Outcome::Evicted => " (runtime.memory)",
+        _ => "",
+    };
+    format!("{}{rule}{bound}{setting}", outcome.token())
+}
+
+/// Returns method, host and path on one line, whatever bytes they hold.
+fn request_text(request: Option<&Understood>) -> String {
+    let Some(request) = request else { return "unknown".to_owned() };
+    let method = request.method.as_ref().map_or("-", |method| method.as_str());
+    let part = |text: Option<&[u8]>| {
+        let text = text.unwrap_or_default();
+        String::from_utf8_lossy(&text[..text.len().min(REQUEST_LEN_MAX)]).into_owned()
+    };
+    let authority = part(request.authority.as_ref().map(|text| text.as_bytes()));
+    let path = part(request.path.as_ref().map(|text| text.as_bytes()));
+    let method = &method[..method.len().min(REQUEST_LEN_MAX)];
+    format!("{method} {authority}{path}").escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Bound;
+    use crate::testing::epoch;
+
+    #[test]
+    fn lines_beyond_the_budget_are_omitted_and_counted() {
+        let mut budget = LineBudget::default();
+        let now = epoch();
+        for _ in 0..LINE_COUNT_MAX {
+            assert_eq!(budget.take(now), Some(0));
+        }
+        for _ in 0..1_000_000 {
+            assert_eq!(budget.take(now), None);
+        }
+        let later = now + FILL_TIME / LINE_COUNT_MAX;
+        assert_eq!(budget.take(later), Some(1_000_000));
+        assert_eq!(budget.take(later), None);
+        assert_eq!(budget.take(later + FILL_TIME), Some(1));
+    }
+
+    #[test]
+    fn a_cause_names_the_rule_and_the_setting() {
+        let rule = "too many requests that come to nothing";
+        let text = cause_text(Ending::by_rule(Outcome::ExcessiveLoad, rule));
+        let expected = "excessive_load: too many requests that come to nothing \
+                        (limits.max_stream_resets bounds cancelled requests)";
+        assert_eq!(text, expected);
+        let bound = Some(Bound { key: "limits.max_response_header_size", max: 1024 });
+        let cause = Ending { bound, ..Outcome::UpstreamHeadTooLong.into() };
+        let expected = "upstream_head_too_long (limits.max_response_header_size = 1024)";
+        assert_eq!(cause_text(cause), expected);
+    }
+
+    #[test]
+    fn a_hostile_request_stays_on_one_line() {
+        let path = [&b"/\n\x1b[31m\xff\"\\"[..], &[b'a'; 5_000]].concat();
+        let understood = Understood::new(Some(http::Method::GET), Some(b"h"), Some(&path));
+        let text = request_text(Some(&understood));
+        assert!(text.starts_with("GET h/\\n\\u{1b}[31m\u{fffd}\\\"\\\\aaa"), "{text}");
+        assert!(text.len() < 300 && !text.chars().any(char::is_control), "{text}");
+    }
+}
