@@ -1,6 +1,8 @@
 //! The form in which a request must reach an upstream, written from README.md ("Which fields reach
 //! an upstream") and docs/CONFORMANCE.md, not from the gateway's code.
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use crate::Profile;
@@ -22,8 +24,8 @@ pub const DROPPED_TRAILERS: [&str; 12] = [
     "trailer",
 ];
 
-/// Fields of a head that the gateway drops or writes itself.
-const OWN: [&str; 14] = [
+/// Fields of a head that the gateway drops or writes itself, besides proxy fields.
+const OWN: [&str; 9] = [
     "host",
     "content-length",
     "cookie",
@@ -33,12 +35,27 @@ const OWN: [&str; 14] = [
     "http2-settings",
     "proxy",
     "early-data",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-real-ip",
-    "forwarded",
 ];
+
+/// The proxy fields of README.md's table, which are dropped from the requests of strangers.
+static PROXY_FIELDS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let rows = include_str!("../../README.md").lines().filter_map(|line| {
+        let (kind, names) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let is_kind = ["forwarding", "address", "target", "method", "identity"].contains(&kind);
+        is_kind.then(|| names.trim_end_matches(" |"))
+    });
+    let names = rows.flat_map(|row| row.split(", ")).map(|name| name.trim_matches('`'));
+    let names: Vec<_> = names.collect();
+    assert!(names.len() > 40, "README.md has another form");
+    names
+});
+
+fn is_proxy_field(name: &[u8]) -> bool {
+    PROXY_FIELDS.iter().any(|known| match known.strip_suffix('*') {
+        Some(start) => name.starts_with(start.as_bytes()),
+        None => name == known.as_bytes(),
+    })
+}
 
 /// Returns the forms that the upstream may report: one, or two where it depends on the arrival of
 /// packets whether the gateway already sees that there is no body. `tests/differential/upstreams/
@@ -64,13 +81,11 @@ fn framings(message: &Message) -> Vec<Framing> {
         return vec![Framing::Chunked];
     }
     match method {
-        // Safe methods and DELETE are sent once it is known whether a body comes, so that no empty
-        // one is announced.
-        b"GET" | b"HEAD" | b"OPTIONS" | b"QUERY" | b"DELETE" => vec![Framing::None],
-        _ if message.trailers.is_some() => vec![Framing::Chunked],
         // RFC 9110 8.6: these announce an empty body too.
+        b"POST" | b"PUT" | b"PATCH" if message.trailers.is_some() => vec![Framing::Chunked],
         b"POST" | b"PUT" | b"PATCH" => vec![Framing::Length, Framing::Chunked],
-        _ => vec![Framing::None, Framing::Chunked],
+        // All others are sent once it is known whether a body comes.
+        _ => vec![Framing::None],
     }
 }
 
@@ -86,7 +101,9 @@ fn form(message: &Message, framing: Framing, profile: &Profile) -> Vec<u8> {
     form.extend_from_slice(format!("{body_len} {}\n", sha1(&message.body)).as_bytes());
     if profile.has_trailers && framing == Framing::Chunked {
         let mut trailers = message.trailers.clone().unwrap_or_default();
-        trailers.retain(|(name, _)| !DROPPED_TRAILERS.iter().any(|own| own.as_bytes() == name));
+        trailers.retain(|(name, _)| {
+            !DROPPED_TRAILERS.iter().any(|own| own.as_bytes() == name) && !is_proxy_field(name)
+        });
         put_lines(trailers, &mut form);
     }
     form
@@ -94,11 +111,7 @@ fn form(message: &Message, framing: Framing, profile: &Profile) -> Vec<u8> {
 
 /// Returns the fields that the upstream reads.
 fn head(message: &Message, framing: Framing) -> Lines {
-    let is_own = |name: &[u8]| {
-        OWN.iter().any(|own| own.as_bytes() == name)
-            || name == b"via"
-            || name.starts_with(b"x-forwarded-")
-    };
+    let is_own = |name: &[u8]| OWN.iter().any(|own| own.as_bytes() == name) || is_proxy_field(name);
     let mut fields: Lines =
         message.fields.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
     if message.pseudo(":method") == b"OPTIONS" {

@@ -73,12 +73,12 @@ async def test_quotes_backslashes_and_long_paths_stay_on_one_line(gateway):
     assert lines[-1]["path"].startswith("/bytes/1?xxx")
 
 
-def lines_of(path: pathlib.Path, count: int) -> list[dict]:
-    """Returns the lines of a log once there are as many."""
+async def lines_of(path: pathlib.Path, count: int) -> list[dict]:
+    """Returns the lines of a log once there are as many, while clients go on."""
     end = time.monotonic() + 5
     while len(lines := path.read_text().splitlines() if path.exists() else []) < count:
         assert time.monotonic() < end, f"{len(lines)} lines in {path}"
-        time.sleep(0.02)
+        await asyncio.sleep(0.02)
     return [json.loads(line) for line in lines]
 
 
@@ -98,18 +98,18 @@ async def test_usr1_opens_the_log_again_after_a_rotation(gateway):
     moved = log.with_suffix(".1")
     async with h3.connection(gateway) as client:
         await client.get("/bytes/1")
-        lines_of(log, 1)
+        await lines_of(log, 1)
         log.rename(moved)
         await client.get("/bytes/2")
-        assert [line["path"] for line in lines_of(moved, 2)] == ["/bytes/1", "/bytes/2"]
+        assert [line["path"] for line in await lines_of(moved, 2)] == ["/bytes/1", "/bytes/2"]
         gateway.signal(signal.SIGUSR1)
         end = time.monotonic() + 5
         while not log.exists() or is_open(gateway, moved):
             assert time.monotonic() < end, "the moved file stays open"
             time.sleep(0.02)
         await client.get("/bytes/3")
-        assert [line["path"] for line in lines_of(log, 1)] == ["/bytes/3"]
-    assert len(lines_of(moved, 2)) == 2
+        assert [line["path"] for line in await lines_of(log, 1)] == ["/bytes/3"]
+    assert len(await lines_of(moved, 2)) == 2
     assert "is open again" in gateway.text()
 
 
@@ -129,7 +129,7 @@ async def test_a_log_of_another_user_is_opened_again_by_that_user(origin, certif
         gateway.signal(signal.SIGUSR1)
         async with h3.connection(gateway) as client:
             await client.get("/bytes/1")
-        lines_of(log, 1)
+        await lines_of(log, 1)
         assert "is open again" in gateway.text(), gateway.text()
     finally:
         assert gateway.stop() == 0
@@ -155,12 +155,14 @@ async def test_a_full_disk_cuts_no_line_and_the_counters_agree_with_the_file(sta
             for number in range(80):
                 await client.get(f"/bytes/{number}")
             # One line may be in the file in part: it is neither written nor dropped.
-            gateway.settle(lambda found: None if 80 - count(found) in (0, 1) else count(found))
+            await asyncio.to_thread(gateway.settle, lambda found: (
+                None if 80 - count(found) in (0, 1) else count(found)))
             subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
             for number in range(80, 90):
                 await client.get(f"/bytes/{number}")
-        gateway.settle(lambda found: None if count(found) == 90 else count(found))
-        found = lines_of(log, 20)
+        await asyncio.to_thread(gateway.settle, lambda found: (
+            None if count(found) == 90 else count(found)))
+        found = await lines_of(log, 20)
         metrics = gateway.metrics()
         written = metrics.sum("access_log_lines_total", outcome="written")
         dropped = metrics.sum("access_log_lines_total", outcome="dropped")

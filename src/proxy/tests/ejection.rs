@@ -240,15 +240,15 @@ fn ejections_and_restorations_are_reported() {
     let reports = rig.proxy.endpoints();
     assert_eq!(reports.iter().filter(|report| report.is_ejected).count(), 1);
 
-    // A response that breaks a rule, on the only endpoint; then a trial that it passes.
+    // A response that is no HTTP, on the only endpoint; then a trial that it passes.
     let mut broken = config(1, 1, 0);
     broken.upstreams[0].health = Health { failure_count: 1, ..HEALTH };
     let mut rig = Rig::new(broken);
     let (_, upstream) = rig.active_get();
-    rig.response(upstream, "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n");
+    rig.response(upstream, "SSH-2.0-OpenSSH_9.2\r\n");
     let (_, cause, path, _) = ejected(&rig);
     assert_eq!((cause.outcome, &*path), (Outcome::UpstreamProtocol, "/"));
-    assert_eq!(cause.rule, Some("the response's content-length is not a number"));
+    assert_eq!(cause.rule, Some("the upstream does not answer in HTTP/1.x"));
     rig.incidents.clear();
     rig.pass(HEALTH.pause);
     let (_, upstream) = rig.active_get();
