@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::Incoming;
 
+use super::congestion;
 use super::connection::{Connection, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
 use super::held::{Unacknowledged, Unread};
+use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
 use super::windows::Windows;
@@ -178,6 +180,7 @@ impl Engine {
         listener.connections.take(address);
         self.half_open.take(address);
         let connection = Connection {
+            marks: Marks::new(arrival.remote, congestion::acknowledged(&proto)),
             proto,
             listener: index,
             phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },

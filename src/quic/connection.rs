@@ -7,6 +7,7 @@ use quinn_proto::{ConnectionId, FrameStats};
 
 use super::congestion;
 use super::held::{Unacknowledged, Unread};
+use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
 use super::types::Local;
@@ -46,6 +47,7 @@ pub(super) struct Connection {
     pub(super) first_destination: ConnectionId,
     pub(super) local: Local,
     pub(super) paths: Paths,
+    pub(super) marks: Marks,
     /// The client's last validated address.
     pub(super) client: SocketAddr,
     /// The address that began it, which is charged for it until it is gone.
@@ -83,11 +85,21 @@ impl Connection {
 
     /// Follows quinn-proto to the connection's current address. Returns whether it moved.
     pub(super) fn follow(&mut self, now: Instant) -> bool {
-        let moved = self.paths.follow(now, self.proto.remote_address());
+        let remote = self.proto.remote_address();
+        let moved = self.paths.follow(now, remote);
         if moved {
             congestion::forget_acknowledged(&self.proto);
+            let acknowledged = congestion::acknowledged(&self.proto);
+            self.marks.follow(now, self.proto.rtt(), remote, acknowledged);
         }
         moved
+    }
+
+    /// Returns whether the datagrams that were just built for `destination` may carry ECN marks.
+    pub(super) fn may_mark(&mut self, now: Instant, destination: SocketAddr) -> bool {
+        let sent = self.proto.stats().frame_tx;
+        let eliciting_count = frame_count(&sent) - sent.acks - sent.connection_close;
+        self.marks.permit(now, self.proto.rtt(), destination, eliciting_count)
     }
 
     /// Adopts the current path's address as the client's once the path is validated: an attacker

@@ -249,7 +249,7 @@ impl Engine {
         }
         let local = Local { socket, ip: transmit.src_ip };
         let path = Path { destination: transmit.destination, local };
-        let transmit = Transmit::new(&transmit, path);
+        let transmit = Transmit::unmarked(&transmit, path);
         if !self.responses.push(transmit, bytes) {
             self.stats.responses_dropped += 1;
         }

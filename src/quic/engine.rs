@@ -18,7 +18,7 @@ use super::recent::Recent;
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
-use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use super::types::{CloseReason, ConnectionCounts, Event, Path, Transmit};
 use super::used_tokens::UsedTokens;
 use crate::base::pressure::Pressure;
 use crate::base::shares::Shares;
@@ -426,8 +426,24 @@ fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut V
         return Built::Nothing;
     };
     match connection.paths.send(transmit.destination, transmit.size, connection.local) {
-        Some(path) => Built::Some(Transmit::new(&transmit, path)),
+        Some(path) => Built::Some(mark(connection, now, &transmit, path)),
         None => Built::Refused,
+    }
+}
+
+/// Marks datagrams as quinn-proto wants it, unless marked ones get lost on their path.
+fn mark(
+    connection: &mut Connection,
+    now: Instant,
+    transmit: &quinn_proto::Transmit,
+    path: Path,
+) -> Transmit {
+    let unmarked = Transmit::unmarked(transmit, path);
+    match transmit.ecn {
+        Some(codepoint) if connection.may_mark(now, path.destination) => {
+            Transmit { ecn: codepoint as u8, ..unmarked }
+        }
+        _ => unmarked,
     }
 }
 
