@@ -159,6 +159,12 @@ pub(crate) const INCOMING_BUFFERS_LEN_MAX: u64 = 8 * 1024 * 1024;
 /// are dropped, since a flood of datagrams must not cost memory.
 pub(crate) const RESPONSE_COUNT_MAX: usize = 256;
 
+/// Stateless resets of one worker in a second, and in a burst (RFC 9000 10.3.3 asks for a limit).
+/// Those whose connections were lost come back together, after a restart or after silence, and
+/// give up their old connections only when they are told. Each reset is shorter than what caused
+/// it, so this many are no attack on anybody.
+pub(crate) const RESET_RATE_MAX: u32 = 1000;
+
 /// Datagrams of one segmented send: the kernel takes 64 (128 since 6.10).
 pub(crate) const SEGMENT_COUNT_MAX: usize = 64;
 

@@ -93,7 +93,8 @@ pub struct QuicCounters {
     pub resets: u64,
     /// CONNECTION_CLOSE packets sent to clients that were refused a connection.
     pub initial_closes: u64,
-    /// Responses to datagrams without a connection, dropped because their queue was full.
+    /// Responses to datagrams without a connection, dropped because their queue was full or, for
+    /// resets, because there were too many.
     pub responses_dropped: u64,
     /// Path probes dropped to stay within the anti-amplification limit.
     pub probes_dropped: u64,

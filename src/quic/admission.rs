@@ -64,10 +64,10 @@ impl Engine {
             Verdict::Refuse(reason) => {
                 self.stats.connections_refused.count(reason, 1);
                 let transmit = self.endpoint.refuse(incoming, &mut response);
-                return self.response(transmit, response, socket);
+                return self.response(now, transmit, response, socket);
             }
             Verdict::Retry => match self.endpoint.retry(incoming, &mut response) {
-                Ok(transmit) => return self.response(transmit, response, socket),
+                Ok(transmit) => return self.response(now, transmit, response, socket),
                 // Not reached: an address with a Retry token is validated. Hand it back.
                 Err(error) => error.into_incoming(),
             },
@@ -170,7 +170,7 @@ impl Engine {
             Err(error) => {
                 self.stats.handshakes_failed += 1;
                 return match error.response {
-                    Some(transmit) => self.response(transmit, response, arrival.local.socket),
+                    Some(transmit) => self.response(now, transmit, response, arrival.local.socket),
                     None => self.responses.give_back(response),
                 };
             }

@@ -58,6 +58,8 @@ pub struct Engine {
     stream_share: StreamShare,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
+    /// Limits stateless resets.
+    pub(super) reset_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
     pub(super) spent_tokens: Recent<(SocketAddr, ConnectionId)>,
     /// NEW_TOKEN tokens that were used.
@@ -98,6 +100,7 @@ impl Engine {
             responses: Responses::default(),
             half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
+            reset_rate: TokenBucket::default(),
             spent_tokens: Recent::default(),
             used_tokens,
             moved_initials: Recent::default(),
