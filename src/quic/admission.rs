@@ -31,7 +31,8 @@ use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::config::Retry;
 use crate::limits::{
-    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, SLOW_HANDSHAKE_TIMEOUT,
+    UNVALIDATED_RATE_MAX,
 };
 use crate::metrics::ConnectionRefusal;
 
@@ -183,7 +184,10 @@ impl Engine {
             marks: Marks::new(arrival.remote, congestion::acknowledged(&proto)),
             proto,
             listener: index,
-            phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
+            phase: Phase::Handshaking {
+                deadline: now + HANDSHAKE_TIMEOUT,
+                last_deadline: now + SLOW_HANDSHAKE_TIMEOUT,
+            },
             first_destination,
             local: arrival.local,
             paths: Paths::new(arrival.remote, credit),

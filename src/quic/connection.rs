@@ -27,7 +27,8 @@ use crate::limits::CONNECTION_LEN;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Before `Connected`: the application does not know of it.
-    Handshaking { deadline: Instant },
+    /// A client that responds may have until `last_deadline`.
+    Handshaking { deadline: Instant, last_deadline: Instant },
     /// The handshake has ended without a connection. It is half-open until it is gone, which is as
     /// soon as its close has left: a client can cause this by one datagram from a forged address.
     Failed,
@@ -73,10 +74,31 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    pub(super) fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Handshaking { .. })
+    }
+
+    /// Returns whether its deadline is over. A handshake whose client has responded is given more
+    /// time, once. If the client's address is not validated, only while `are_few` handshakes are in
+    /// progress: nobody needs to receive our Initial packets to acknowledge them.
+    pub(super) fn is_out_of_time(&mut self, now: Instant, are_few: bool) -> bool {
+        let has_responded = self.proto.stats().frame_rx.acks > 0;
+        match &mut self.phase {
+            Phase::Handshaking { deadline, last_deadline } if *deadline <= now => {
+                if has_responded && (are_few || self.paths.is_proven()) {
+                    *deadline = *last_deadline;
+                }
+                *deadline <= now
+            }
+            Phase::Closed { deadline } => *deadline <= now,
+            Phase::Handshaking { .. } | Phase::Failed | Phase::Open => false,
+        }
+    }
+
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {
-            Phase::Handshaking { deadline } | Phase::Closed { deadline } => {
+            Phase::Handshaking { deadline, .. } | Phase::Closed { deadline } => {
                 Some(timer.map_or(deadline, |at| at.min(deadline)))
             }
             Phase::Failed | Phase::Open => timer,

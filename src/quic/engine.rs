@@ -26,7 +26,7 @@ use crate::base::stream_share::StreamShare;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
-use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
+use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
 use crate::metrics::QuicCounters;
 
 /// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
@@ -167,11 +167,9 @@ impl Engine {
         }
         for key in due.drain(..) {
             let Some(connection) = self.table.get_mut(key) else { continue };
-            if let Phase::Handshaking { deadline } | Phase::Closed { deadline } = connection.phase
-                && deadline <= now
-            {
-                let is_half_open = matches!(connection.phase, Phase::Handshaking { .. });
-                self.stats.handshakes_timed_out += u64::from(is_half_open);
+            let are_few = self.half_open.total() < HALF_OPEN_RETRY_COUNT;
+            if connection.is_out_of_time(now, are_few) {
+                self.stats.handshakes_timed_out += u64::from(connection.is_handshaking());
                 self.abandon(key);
                 continue;
             }
