@@ -100,6 +100,17 @@ pub struct QuicCounters {
     pub probes_dropped: u64,
     /// Packets declared lost by loss detection (RFC 9002 6).
     pub packets_lost: u64,
+    pub flow_blocked: FlowBlocked,
+}
+
+/// Reports of clients that a window of ours holds back what they have to send (RFC 9000 4.1). They
+/// are counted by the next timer of their connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowBlocked {
+    /// DATA_BLOCKED: the window of a connection.
+    pub connection: u64,
+    /// STREAM_DATA_BLOCKED: the window of a request's body.
+    pub stream: u64,
 }
 
 kinds! {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use quinn_proto::Incoming;
 
 use super::congestion;
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Counted, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
@@ -200,7 +200,7 @@ impl Engine {
             moved_unasked: false,
             dirty: false,
             is_heard: false,
-            lost_counted: 0,
+            counted: Counted::default(),
             stream_credit: StreamCredit::new(listener.quic.max_streams),
         };
         let key = self.table.insert(handle.0, connection);

@@ -15,6 +15,7 @@ use super::windows::Windows;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::limits::CONNECTION_LEN;
+use crate::metrics::QuicCounters;
 
 /// The state of a connection.
 ///
@@ -64,8 +65,7 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// It is in the engine's list of connections to settle.
     pub(super) is_heard: bool,
-    /// Lost packets that the engine's counters include already.
-    pub(super) lost_counted: u64,
+    pub(super) counted: Counted,
     pub(super) stream_credit: StreamCredit,
 }
 
@@ -141,10 +141,19 @@ impl Connection {
             + self.unread.held_len(self.windows.receive())
     }
 
-    /// Returns the number of packets lost since the last call.
-    pub(super) fn newly_lost(&mut self) -> u64 {
-        let lost = self.proto.stats().path.lost_packets;
-        lost - std::mem::replace(&mut self.lost_counted, lost)
+    /// Adds to the engine's counters what quinn-proto has counted since the last call.
+    pub(super) fn count(&mut self, counters: &mut QuicCounters) {
+        let stats = self.proto.stats();
+        let now = Counted {
+            packets_lost: stats.path.lost_packets,
+            data_blocked: stats.frame_rx.data_blocked,
+            stream_data_blocked: stats.frame_rx.stream_data_blocked,
+        };
+        let before = std::mem::replace(&mut self.counted, now);
+        counters.packets_lost += now.packets_lost - before.packets_lost;
+        let blocked = &mut counters.flow_blocked;
+        blocked.connection += now.data_blocked - before.data_blocked;
+        blocked.stream += now.stream_data_blocked - before.stream_data_blocked;
     }
 
     /// Returns the numbers of frames received in authentic packets so far.
@@ -156,6 +165,14 @@ impl Connection {
             path_response_count: frames.path_response,
         }
     }
+}
+
+/// Counts of one connection that the engine's counters include already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counted {
+    packets_lost: u64,
+    data_blocked: u64,
+    stream_data_blocked: u64,
 }
 
 /// Counts of frames in authentic packets. quinn-proto does not report which packets were authentic,

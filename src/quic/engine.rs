@@ -181,7 +181,7 @@ impl Engine {
                 continue;
             }
             connection.proto.handle_timeout(now);
-            self.stats.packets_lost += connection.newly_lost();
+            connection.count(&mut self.stats);
             self.table.mark_dirty(key);
             self.settle(now, key);
         }
@@ -377,7 +377,7 @@ impl Engine {
         let Some(mut connection) = self.table.remove(key) else { return };
         self.timers.clear(&mut connection.timer);
         let phase = connection.phase;
-        self.stats.packets_lost += connection.newly_lost();
+        connection.count(&mut self.stats);
         self.window_budget += connection.windows.taken;
         let address = connection.address;
         self.listeners[connection.listener].connections.give_back(address);

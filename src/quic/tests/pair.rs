@@ -470,10 +470,14 @@ impl Pair {
         stream: StreamId,
         into: &mut Vec<u8>,
     ) -> bool {
-        match self.engine.read(key, stream, usize::MAX, |chunk| into.extend_from_slice(&chunk)) {
-            Ok(Read::Blocked) => false,
-            Ok(Read::End) => true,
-            other => panic!("the server's stream is over, or has no end: {other:?}"),
+        loop {
+            let take = |chunk: Bytes| into.extend_from_slice(&chunk);
+            match self.engine.read(key, stream, usize::MAX, take) {
+                Ok(Read::Full) => {}
+                Ok(Read::Blocked) => return false,
+                Ok(Read::End) => return true,
+                Err(error) => panic!("the server's stream is over: {error:?}"),
+            }
         }
     }
 
