@@ -75,7 +75,8 @@ pub(super) const HALF_OPEN_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
 pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));
 /// RFC 9114 6.1 recommends at least 100; 1,000 would cost 102 KB per connection.
 pub(super) const MAX_STREAMS: Bound<u64> = bound(100, 1, 10_000);
-/// A stream then reaches 80 Mbit/s at a round-trip time of 100 ms.
+/// A stream then reaches 80 Mbit/s at a round-trip time of 100 ms. See
+/// docs/decisions/stream-windows-do-not-grow.md.
 pub(super) const STREAM_RECEIVE_WINDOW: Bound<u64> = bound(MIB, 16 * KIB, 64 * MIB);
 /// A connection's window starts at 1.5 MiB at most and grows to this when the path needs it.
 pub(super) const MAX_RECEIVE_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);

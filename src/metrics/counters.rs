@@ -93,12 +93,24 @@ pub struct QuicCounters {
     pub resets: u64,
     /// CONNECTION_CLOSE packets sent to clients that were refused a connection.
     pub initial_closes: u64,
-    /// Responses to datagrams without a connection, dropped because their queue was full.
+    /// Responses to datagrams without a connection, dropped because their queue was full or, for
+    /// resets, because there were too many.
     pub responses_dropped: u64,
     /// Path probes dropped to stay within the anti-amplification limit.
     pub probes_dropped: u64,
     /// Packets declared lost by loss detection (RFC 9002 6).
     pub packets_lost: u64,
+    pub flow_blocked: FlowBlocked,
+}
+
+/// Reports of clients that a window of ours holds back what they have to send (RFC 9000 4.1). They
+/// are counted by the next timer of their connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowBlocked {
+    /// DATA_BLOCKED: the window of a connection.
+    pub connection: u64,
+    /// STREAM_DATA_BLOCKED: the window of a request's body.
+    pub stream: u64,
 }
 
 kinds! {

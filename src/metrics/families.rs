@@ -87,6 +87,10 @@ pub(super) const COUNTERS: &[Family] = &[
         "Path probes dropped to stay within the anti-amplification limit",
         {} counters.quic.probes_dropped),
     family!("packets_lost", "QUIC packets declared lost", {} counters.quic.packets_lost),
+    family!("uploads_blocked",
+        "Reports of clients that a flow control window holds back an upload, by window",
+        {window = "connection"} counters.quic.flow_blocked.connection,
+        {window = "stream"} counters.quic.flow_blocked.stream),
 
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),

@@ -26,8 +26,8 @@ pub(crate) use counters::{
 };
 #[cfg(test)]
 pub(crate) use counters::{
-    ConnectFailures, ConnectionsRefused, Copied, Flow, OwnResponses, SendsLost, StreamsShed,
-    UpstreamFailures,
+    ConnectFailures, ConnectionsRefused, Copied, Flow, FlowBlocked, OwnResponses, SendsLost,
+    StreamsShed, UpstreamFailures,
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;

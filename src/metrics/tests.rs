@@ -285,10 +285,12 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
         initials_dropped: l, retries: m, version_negotiations: n, resets: o,
         initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
         datagrams_from_port_0: t, tokens_replayed: u, datagrams_too_long: v,
-        connection_attempts: k, first_packets_dropped: w,
+        connection_attempts: k, first_packets_dropped: w, flow_blocked,
     } = quic;
     let ConnectionsRefused { limit, address, memory, draining } = connections_refused;
     number!(next, limit, address, memory, draining);
+    let FlowBlocked { connection, stream } = flow_blocked;
+    number!(next, connection, stream);
     number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w);
 }
 

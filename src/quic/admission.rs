@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::Incoming;
 
-use super::connection::{Connection, Phase};
+use super::congestion;
+use super::connection::{Connection, Counted, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
 use super::held::{Unacknowledged, Unread};
+use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
 use super::windows::Windows;
@@ -29,7 +31,8 @@ use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::config::Retry;
 use crate::limits::{
-    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, UNVALIDATED_RATE_MAX,
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, SLOW_HANDSHAKE_TIMEOUT,
+    UNVALIDATED_RATE_MAX,
 };
 use crate::metrics::ConnectionRefusal;
 
@@ -62,10 +65,10 @@ impl Engine {
             Verdict::Refuse(reason) => {
                 self.stats.connections_refused.count(reason, 1);
                 let transmit = self.endpoint.refuse(incoming, &mut response);
-                return self.response(transmit, response, socket);
+                return self.response(now, transmit, response, socket);
             }
             Verdict::Retry => match self.endpoint.retry(incoming, &mut response) {
-                Ok(transmit) => return self.response(transmit, response, socket),
+                Ok(transmit) => return self.response(now, transmit, response, socket),
                 // Not reached: an address with a Retry token is validated. Hand it back.
                 Err(error) => error.into_incoming(),
             },
@@ -168,7 +171,7 @@ impl Engine {
             Err(error) => {
                 self.stats.handshakes_failed += 1;
                 return match error.response {
-                    Some(transmit) => self.response(transmit, response, arrival.local.socket),
+                    Some(transmit) => self.response(now, transmit, response, arrival.local.socket),
                     None => self.responses.give_back(response),
                 };
             }
@@ -178,9 +181,13 @@ impl Engine {
         listener.connections.take(address);
         self.half_open.take(address);
         let connection = Connection {
+            marks: Marks::new(arrival.remote, congestion::acknowledged(&proto)),
             proto,
             listener: index,
-            phase: Phase::Handshaking { deadline: now + HANDSHAKE_TIMEOUT },
+            phase: Phase::Handshaking {
+                deadline: now + HANDSHAKE_TIMEOUT,
+                last_deadline: now + SLOW_HANDSHAKE_TIMEOUT,
+            },
             first_destination,
             local: arrival.local,
             paths: Paths::new(arrival.remote, credit),
@@ -193,7 +200,7 @@ impl Engine {
             moved_unasked: false,
             dirty: false,
             is_heard: false,
-            lost_counted: 0,
+            counted: Counted::default(),
             stream_credit: StreamCredit::new(listener.quic.max_streams),
         };
         let key = self.table.insert(handle.0, connection);

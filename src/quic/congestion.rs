@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use quinn_proto::congestion::{
@@ -47,6 +47,22 @@ pub(super) fn was_acknowledged(connection: &Connection) -> bool {
     switches(connection).is_some_and(|switches| switches.acknowledged.load(Ordering::Relaxed))
 }
 
+/// Returns the acknowledgements of the connection's current path.
+pub(super) fn acknowledged(connection: &Connection) -> Acknowledged {
+    Acknowledged(switches(connection))
+}
+
+/// The acknowledgements of one path. They are not counted on a controller of another kind.
+pub(super) struct Acknowledged(Option<Arc<Switches>>);
+
+impl Acknowledged {
+    /// Returns the number of packets that were acknowledged while no PATH_CHALLENGE was
+    /// outstanding.
+    pub(super) fn count(&self) -> u64 {
+        self.0.as_ref().map_or(0, |switches| switches.acknowledged_count.load(Ordering::Relaxed))
+    }
+}
+
 /// Returns the switches of a connection's controller. quinn-proto lends the controller read-only,
 /// but a clone of it shares the switches.
 fn switches(connection: &Connection) -> Option<Arc<Switches>> {
@@ -74,6 +90,8 @@ struct Switches {
     lifted: AtomicBool,
     /// Something was acknowledged while no PATH_CHALLENGE was outstanding.
     acknowledged: AtomicBool,
+    /// The number of packets that were.
+    acknowledged_count: AtomicU64,
 }
 
 /// A controller whose window can be opened.
@@ -96,6 +114,8 @@ impl Controller for Switchable {
         rtt: &RttEstimator,
     ) {
         self.switches.acknowledged.store(true, Ordering::Relaxed);
+        let count = self.switches.acknowledged_count.load(Ordering::Relaxed);
+        self.switches.acknowledged_count.store(count + 1, Ordering::Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 

@@ -7,6 +7,7 @@ use quinn_proto::{ConnectionId, FrameStats};
 
 use super::congestion;
 use super::held::{Unacknowledged, Unread};
+use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
 use super::types::Local;
@@ -14,6 +15,7 @@ use super::windows::Windows;
 use crate::base::shares::ClientAddress;
 use crate::base::timers::Timer;
 use crate::limits::CONNECTION_LEN;
+use crate::metrics::QuicCounters;
 
 /// The state of a connection.
 ///
@@ -26,7 +28,8 @@ use crate::limits::CONNECTION_LEN;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Before `Connected`: the application does not know of it.
-    Handshaking { deadline: Instant },
+    /// A client that responds may have until `last_deadline`.
+    Handshaking { deadline: Instant, last_deadline: Instant },
     /// The handshake has ended without a connection. It is half-open until it is gone, which is as
     /// soon as its close has left: a client can cause this by one datagram from a forged address.
     Failed,
@@ -46,6 +49,7 @@ pub(super) struct Connection {
     pub(super) first_destination: ConnectionId,
     pub(super) local: Local,
     pub(super) paths: Paths,
+    pub(super) marks: Marks,
     /// The client's last validated address.
     pub(super) client: SocketAddr,
     /// The address that began it, which is charged for it until it is gone.
@@ -61,8 +65,7 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// It is in the engine's list of connections to settle.
     pub(super) is_heard: bool,
-    /// Lost packets that the engine's counters include already.
-    pub(super) lost_counted: u64,
+    pub(super) counted: Counted,
     pub(super) stream_credit: StreamCredit,
 }
 
@@ -71,10 +74,31 @@ impl Connection {
         self.phase == Phase::Open
     }
 
+    pub(super) fn is_handshaking(&self) -> bool {
+        matches!(self.phase, Phase::Handshaking { .. })
+    }
+
+    /// Returns whether its deadline is over. A handshake whose client has responded is given more
+    /// time, once. If the client's address is not validated, only while `are_few` handshakes are in
+    /// progress: nobody needs to receive our Initial packets to acknowledge them.
+    pub(super) fn is_out_of_time(&mut self, now: Instant, are_few: bool) -> bool {
+        let has_responded = self.proto.stats().frame_rx.acks > 0;
+        match &mut self.phase {
+            Phase::Handshaking { deadline, last_deadline } if *deadline <= now => {
+                if has_responded && (are_few || self.paths.is_proven()) {
+                    *deadline = *last_deadline;
+                }
+                *deadline <= now
+            }
+            Phase::Closed { deadline } => *deadline <= now,
+            Phase::Handshaking { .. } | Phase::Failed | Phase::Open => false,
+        }
+    }
+
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let timer = self.proto.poll_timeout();
         match self.phase {
-            Phase::Handshaking { deadline } | Phase::Closed { deadline } => {
+            Phase::Handshaking { deadline, .. } | Phase::Closed { deadline } => {
                 Some(timer.map_or(deadline, |at| at.min(deadline)))
             }
             Phase::Failed | Phase::Open => timer,
@@ -83,11 +107,21 @@ impl Connection {
 
     /// Follows quinn-proto to the connection's current address. Returns whether it moved.
     pub(super) fn follow(&mut self, now: Instant) -> bool {
-        let moved = self.paths.follow(now, self.proto.remote_address());
+        let remote = self.proto.remote_address();
+        let moved = self.paths.follow(now, remote);
         if moved {
             congestion::forget_acknowledged(&self.proto);
+            let acknowledged = congestion::acknowledged(&self.proto);
+            self.marks.follow(now, self.proto.rtt(), remote, acknowledged);
         }
         moved
+    }
+
+    /// Returns whether the datagrams that were just built for `destination` may carry ECN marks.
+    pub(super) fn may_mark(&mut self, now: Instant, destination: SocketAddr) -> bool {
+        let sent = self.proto.stats().frame_tx;
+        let eliciting_count = frame_count(&sent) - sent.acks - sent.connection_close;
+        self.marks.permit(now, self.proto.rtt(), destination, eliciting_count)
     }
 
     /// Adopts the current path's address as the client's once the path is validated: an attacker
@@ -107,10 +141,19 @@ impl Connection {
             + self.unread.held_len(self.windows.receive())
     }
 
-    /// Returns the number of packets lost since the last call.
-    pub(super) fn newly_lost(&mut self) -> u64 {
-        let lost = self.proto.stats().path.lost_packets;
-        lost - std::mem::replace(&mut self.lost_counted, lost)
+    /// Adds to the engine's counters what quinn-proto has counted since the last call.
+    pub(super) fn count(&mut self, counters: &mut QuicCounters) {
+        let stats = self.proto.stats();
+        let now = Counted {
+            packets_lost: stats.path.lost_packets,
+            data_blocked: stats.frame_rx.data_blocked,
+            stream_data_blocked: stats.frame_rx.stream_data_blocked,
+        };
+        let before = std::mem::replace(&mut self.counted, now);
+        counters.packets_lost += now.packets_lost - before.packets_lost;
+        let blocked = &mut counters.flow_blocked;
+        blocked.connection += now.data_blocked - before.data_blocked;
+        blocked.stream += now.stream_data_blocked - before.stream_data_blocked;
     }
 
     /// Returns the numbers of frames received in authentic packets so far.
@@ -122,6 +165,14 @@ impl Connection {
             path_response_count: frames.path_response,
         }
     }
+}
+
+/// Counts of one connection that the engine's counters include already.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counted {
+    packets_lost: u64,
+    data_blocked: u64,
+    stream_data_blocked: u64,
 }
 
 /// Counts of frames in authentic packets. quinn-proto does not report which packets were authentic,

@@ -1,7 +1,7 @@
 //! Demultiplexing: each datagram goes to its connection, or to the admission of a new one.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EcnCodepoint};
 
@@ -12,7 +12,7 @@ use super::first_packets::{Waiting, Way};
 use super::types::{Datagram, Local, Path, Transmit};
 use crate::base::pressure::Pressure;
 use crate::cid::CID_LEN;
-use crate::limits::RECEIVE_LEN_MAX;
+use crate::limits::{RECEIVE_LEN_MAX, RESET_RATE_MAX};
 
 /// Length of byte 0 and the connection id of a short header (RFC 9000 17.3).
 const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
@@ -130,7 +130,7 @@ impl Engine {
                 self.handle_incoming(now, incoming, response, arrival);
             }
             Some(DatagramEvent::Response(transmit)) => {
-                self.response(transmit, response, arrival.local.socket);
+                self.response(now, transmit, response, arrival.local.socket);
             }
             None => {
                 self.stats.datagrams_dropped += 1;
@@ -229,9 +229,10 @@ impl Engine {
         self.table.mark_dirty(key);
     }
 
-    /// Queues a response that belongs to no connection and counts it by kind.
+    /// Queues a response that belongs to no connection and counts it by kind. Resets have a rate.
     pub(super) fn response(
         &mut self,
+        now: Instant,
         transmit: quinn_proto::Transmit,
         bytes: Vec<u8>,
         socket: u16,
@@ -245,11 +246,15 @@ impl Engine {
                 self.stats.retries += 1;
             }
             _ if credit::has_long_header(&bytes) => self.stats.initial_closes += 1,
+            _ if !self.reset_rate.take(now, RESET_RATE_MAX, Duration::from_secs(1)) => {
+                self.stats.responses_dropped += 1;
+                return self.responses.give_back(bytes);
+            }
             _ => self.stats.resets += 1,
         }
         let local = Local { socket, ip: transmit.src_ip };
         let path = Path { destination: transmit.destination, local };
-        let transmit = Transmit::new(&transmit, path);
+        let transmit = Transmit::unmarked(&transmit, path);
         if !self.responses.push(transmit, bytes) {
             self.stats.responses_dropped += 1;
         }

@@ -18,7 +18,7 @@ use super::recent::Recent;
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
-use super::types::{CloseReason, ConnectionCounts, Event, Transmit};
+use super::types::{CloseReason, ConnectionCounts, Event, Path, Transmit};
 use super::used_tokens::UsedTokens;
 use crate::base::pressure::Pressure;
 use crate::base::shares::Shares;
@@ -26,7 +26,7 @@ use crate::base::stream_share::StreamShare;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
-use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
+use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
 use crate::metrics::QuicCounters;
 
 /// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
@@ -58,6 +58,8 @@ pub struct Engine {
     stream_share: StreamShare,
     /// Limits handshakes with unvalidated addresses.
     pub(super) unvalidated_rate: TokenBucket,
+    /// Limits stateless resets.
+    pub(super) reset_rate: TokenBucket,
     /// Retry tokens that were used: the client's address, and the destination of its first Initial.
     pub(super) spent_tokens: Recent<(SocketAddr, ConnectionId)>,
     /// NEW_TOKEN tokens that were used.
@@ -98,6 +100,7 @@ impl Engine {
             responses: Responses::default(),
             half_open: Shares::default(),
             unvalidated_rate: TokenBucket::default(),
+            reset_rate: TokenBucket::default(),
             spent_tokens: Recent::default(),
             used_tokens,
             moved_initials: Recent::default(),
@@ -164,11 +167,9 @@ impl Engine {
         }
         for key in due.drain(..) {
             let Some(connection) = self.table.get_mut(key) else { continue };
-            if let Phase::Handshaking { deadline } | Phase::Closed { deadline } = connection.phase
-                && deadline <= now
-            {
-                let is_half_open = matches!(connection.phase, Phase::Handshaking { .. });
-                self.stats.handshakes_timed_out += u64::from(is_half_open);
+            let are_few = self.half_open.total() < HALF_OPEN_RETRY_COUNT;
+            if connection.is_out_of_time(now, are_few) {
+                self.stats.handshakes_timed_out += u64::from(connection.is_handshaking());
                 self.abandon(key);
                 continue;
             }
@@ -180,7 +181,7 @@ impl Engine {
                 continue;
             }
             connection.proto.handle_timeout(now);
-            self.stats.packets_lost += connection.newly_lost();
+            connection.count(&mut self.stats);
             self.table.mark_dirty(key);
             self.settle(now, key);
         }
@@ -376,7 +377,7 @@ impl Engine {
         let Some(mut connection) = self.table.remove(key) else { return };
         self.timers.clear(&mut connection.timer);
         let phase = connection.phase;
-        self.stats.packets_lost += connection.newly_lost();
+        connection.count(&mut self.stats);
         self.window_budget += connection.windows.taken;
         let address = connection.address;
         self.listeners[connection.listener].connections.give_back(address);
@@ -426,8 +427,24 @@ fn build(connection: &mut Connection, now: Instant, mtu_max: u16, buffer: &mut V
         return Built::Nothing;
     };
     match connection.paths.send(transmit.destination, transmit.size, connection.local) {
-        Some(path) => Built::Some(Transmit::new(&transmit, path)),
+        Some(path) => Built::Some(mark(connection, now, &transmit, path)),
         None => Built::Refused,
+    }
+}
+
+/// Marks datagrams as quinn-proto wants it, unless marked ones get lost on their path.
+fn mark(
+    connection: &mut Connection,
+    now: Instant,
+    transmit: &quinn_proto::Transmit,
+    path: Path,
+) -> Transmit {
+    let unmarked = Transmit::unmarked(transmit, path);
+    match transmit.ecn {
+        Some(codepoint) if connection.may_mark(now, path.destination) => {
+            Transmit { ecn: codepoint as u8, ..unmarked }
+        }
+        _ => unmarked,
     }
 }
 

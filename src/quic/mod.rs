@@ -35,6 +35,7 @@ mod demux;
 mod engine;
 mod first_packets;
 mod held;
+mod marks;
 mod padding;
 mod paths;
 mod recent;

@@ -34,14 +34,15 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    pub(super) fn new(transmit: &quinn_proto::Transmit, path: Path) -> Self {
+    /// Returns what quinn-proto has built, for `path` and without ECN marks.
+    pub(super) fn unmarked(transmit: &quinn_proto::Transmit, path: Path) -> Self {
         let Path { destination, local } = path;
         let same_family = |ip: &IpAddr| ip.is_ipv4() == destination.is_ipv4();
         Self {
             socket: local.socket,
             destination,
             source: local.ip.filter(same_family),
-            ecn: transmit.ecn.map_or(0, |codepoint| codepoint as u8),
+            ecn: 0,
             len: transmit.size,
             segment_len: transmit.segment_size,
         }

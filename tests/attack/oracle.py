@@ -17,7 +17,7 @@ STARVED_SHARE_MAX = 0.1
 """Share of the time that the process may have waited for a core, for its latency to be judged."""
 REST_TIMEOUT = {False: 20.0, True: 60.0}
 """Seconds after the attack in which memory, slots, files and connections must be as before, in the
-short and in the long form. A half-open connection may take ten."""
+short and in the long form. A half-open connection may take ten, and thirty if it acknowledges."""
 REST_INTERVAL = 0.25
 
 

@@ -192,6 +192,16 @@ def test_ecn_marking_stops_on_a_path_that_clears_marks(has_ngtcp2, gateway, tmp_
     assert 0 < relay.down.ect < relay.down.seen / 2
 
 
+@pytest.mark.parametrize("begins_at", [0, 0.3])
+def test_a_network_that_drops_marked_datagrams_costs_the_marks_only(
+        has_ngtcp2, gateway, tmp_path, begins_at):
+    """From the start, and in the middle of a download of a second."""
+    with Relay(gateway, delay=5, rate=10, drop_marked=begins_at) as relay:
+        ngtcp2.fetch(relay, tmp_path / "client", [1200 * KIB], seconds=10)
+    assert 0 < relay.down.lost
+    assert 0 < relay.down.ect < relay.down.seen
+
+
 def marked_and_watched(client) -> list[tuple[int, int, int]]:
     """Makes the client mark its datagrams as ECT(0), which aioquic does not do by itself. Returns a
     list that grows with each acknowledgement's counts of ECT(0), ECT(1) and CE."""

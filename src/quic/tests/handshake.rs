@@ -9,7 +9,9 @@ use quinn_proto::{ConnectionError, Dir, TransportErrorCode};
 use super::super::*;
 use super::pair::{HOST, Pair, quic, server_tls, settings};
 use crate::config::Retry;
-use crate::limits::{HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT};
+use crate::limits::{
+    HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, SLOW_HANDSHAKE_TIMEOUT,
+};
 
 #[test]
 fn a_new_connection_is_reported() {
@@ -39,6 +41,72 @@ fn the_handshake_survives_loss_and_reordering() {
         pair.loss = 0.15;
         pair.jitter = Duration::from_millis(15);
         pair.connected();
+    }
+}
+
+/// A satellite link in bad weather. Within ten seconds 52 of these would be done.
+#[test]
+fn nearly_all_handshakes_succeed_on_a_slow_path_that_loses_a_third() {
+    let mut late = Vec::new();
+    for seed in 0..60 {
+        let mut pair = Pair::new(quic());
+        pair.seed(seed);
+        pair.loss = 0.3;
+        pair.delay = Duration::from_millis(300);
+        pair.connect();
+        if !pair.run(Duration::from_secs(60), |pair| pair.take_connected().is_some()) {
+            late.push(seed);
+        }
+    }
+    assert!(late.len() <= 3, "seeds {late:?}");
+}
+
+/// Begins a handshake whose client falls silent after it has acknowledged something, within three
+/// seconds. Its address is validated by then, or not.
+fn begin_and_fall_silent(is_validated: bool) -> Pair {
+    for seed in 0..1000 {
+        let mut pair = Pair::new(quic());
+        pair.seed(seed);
+        pair.loss = 0.6;
+        pair.connect();
+        pair.pass(Duration::from_secs(3));
+        let keys = pair.engine.table.keys();
+        let connection = keys.first().and_then(|key| pair.engine.table.get(*key));
+        let is_wanted = connection.is_some_and(|connection| {
+            connection.is_handshaking()
+                && connection.proto.stats().frame_rx.acks > 0
+                && connection.paths.is_proven() == is_validated
+        });
+        if is_wanted {
+            pair.client_is_mute = true;
+            return pair;
+        }
+    }
+    panic!("no such handshake");
+}
+
+#[test]
+fn a_handshake_whose_client_has_responded_ends_after_half_a_minute() {
+    for is_validated in [true, false] {
+        let mut pair = begin_and_fall_silent(is_validated);
+        pair.pass(SLOW_HANDSHAKE_TIMEOUT - Duration::from_millis(3500));
+        assert_eq!(pair.engine.counts().handshaking, 1);
+        pair.pass(Duration::from_millis(1000));
+        assert_eq!(pair.engine.stats().handshakes_timed_out, 1);
+        pair.assert_empty();
+    }
+}
+
+/// Whoever forges addresses can forge acknowledgements of Initial packets too.
+#[test]
+fn while_many_handshakes_are_in_progress_only_a_validated_address_is_given_more_time() {
+    for is_validated in [true, false] {
+        let mut pair = begin_and_fall_silent(is_validated);
+        begin_silent(&mut pair, HALF_OPEN_RETRY_COUNT);
+        pair.client_is_mute = true;
+        pair.pass(HANDSHAKE_TIMEOUT - Duration::from_millis(2500));
+        let left = HALF_OPEN_RETRY_COUNT + usize::from(is_validated);
+        assert_eq!(pair.engine.counts().handshaking, left);
     }
 }
 

@@ -3,6 +3,7 @@
 mod amplification;
 mod forgery;
 mod handshake;
+mod marks;
 mod pair;
 mod strangers;
 mod streams;

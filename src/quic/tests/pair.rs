@@ -90,6 +90,15 @@ impl Ord for Flight {
     }
 }
 
+/// The network's treatment of datagrams with ECN marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marked {
+    Kept,
+    Cleared,
+    /// They get lost. The client sends none then, since none of its own would arrive.
+    Dropped,
+}
+
 /// Both endpoints and the network.
 pub(super) struct Pair {
     pub(super) now: Instant,
@@ -109,6 +118,9 @@ pub(super) struct Pair {
     pub(super) delay: Duration,
     /// Maximum jitter added to the delay; it reorders datagrams.
     pub(super) jitter: Duration,
+    pub(super) marked: Marked,
+    /// Datagrams with ECN marks that the engine sent.
+    pub(super) marked_count: u64,
     /// The network drops all that the client sends.
     pub(super) client_is_mute: bool,
     /// Datagrams that the client has sent.
@@ -154,6 +166,8 @@ impl Pair {
             loss: 0.0,
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
+            marked: Marked::Kept,
+            marked_count: 0,
             client_is_mute: false,
             record: None,
             bytes_to_server: 0,
@@ -361,7 +375,8 @@ impl Pair {
             }
             let mut buffer = Vec::new();
             while let Some(transmit) = connection.poll_transmit(self.now, 1, &mut buffer) {
-                let ecn = transmit.ecn.map_or(0, |codepoint| codepoint as u8);
+                let marks = transmit.ecn.filter(|_| self.marked != Marked::Dropped);
+                let ecn = marks.map_or(0, |codepoint| codepoint as u8);
                 sent.push((ecn, std::mem::take(&mut buffer)));
             }
         }
@@ -379,7 +394,11 @@ impl Pair {
     }
 
     fn fly(&mut self, to_server: bool, client: SocketAddr, ecn: u8, bytes: Vec<u8>) {
-        if bytes.len() > self.path_mtu || self.random.random_bool(self.loss) {
+        let is_marked = ecn != 0;
+        self.marked_count += u64::from(is_marked && !to_server);
+        let ecn = if self.marked == Marked::Kept { ecn } else { 0 };
+        let is_dropped = is_marked && !to_server && self.marked == Marked::Dropped;
+        if is_dropped || bytes.len() > self.path_mtu || self.random.random_bool(self.loss) {
             return;
         }
         let jitter = self.jitter.as_micros() as u64;
@@ -451,10 +470,14 @@ impl Pair {
         stream: StreamId,
         into: &mut Vec<u8>,
     ) -> bool {
-        match self.engine.read(key, stream, usize::MAX, |chunk| into.extend_from_slice(&chunk)) {
-            Ok(Read::Blocked) => false,
-            Ok(Read::End) => true,
-            other => panic!("the server's stream is over, or has no end: {other:?}"),
+        loop {
+            let take = |chunk: Bytes| into.extend_from_slice(&chunk);
+            match self.engine.read(key, stream, usize::MAX, take) {
+                Ok(Read::Full) => {}
+                Ok(Read::Blocked) => return false,
+                Ok(Read::End) => return true,
+                Err(error) => panic!("the server's stream is over: {error:?}"),
+            }
         }
     }
 

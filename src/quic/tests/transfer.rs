@@ -411,3 +411,66 @@ fn a_stream_writes_one_small_piece_between_two_datagrams() {
     assert!(pair.events.contains(&(key, Event::Writable(stream))), "{:?}", pair.events);
     assert_eq!(write(&mut pair, 4), Ok(4));
 }
+
+/// Returns how long an upload of 30 MiB takes at a round trip of 100 ms, and how often the client
+/// reports that the window of its stream holds it back.
+fn upload_within(stream_window_mib: u32) -> (Duration, u64) {
+    let mut pair =
+        Pair::new(config::Quic { stream_receive_window: stream_window_mib << 20, ..quic() });
+    pair.delay = Duration::from_millis(50);
+    let data = pattern(30 * MIB);
+    let began = pair.now;
+    assert!(upload(&mut pair, &data, Duration::from_secs(60)) == data);
+    let taken = pair.now - began;
+    pair.engine.close_all(pair.now, 0, b"");
+    pair.pass(Duration::from_secs(10));
+    (taken, pair.engine.stats().flow_blocked.stream)
+}
+
+/// docs/decisions/stream-windows-do-not-grow.md has these figures.
+#[test]
+fn an_upload_is_as_fast_as_its_streams_window_and_what_holds_it_back_is_counted() {
+    let (taken, blocked_count) = upload_within(1);
+    assert!(taken > Duration::from_secs(3), "30 windows, one in each round trip: {taken:?}");
+    assert!(blocked_count >= 30, "{blocked_count}");
+    let (taken, wide_blocked_count) = upload_within(6);
+    assert!(taken < Duration::from_secs(2), "{taken:?}");
+    assert!(wide_blocked_count < blocked_count, "{wide_blocked_count}, {blocked_count}");
+}
+
+#[test]
+fn a_client_that_its_connections_window_holds_back_is_counted() {
+    let mut pair = Pair::new(config::Quic { stream_receive_window: 6 << 20, ..quic() });
+    let (client, _) = pair.connected();
+    let stalled = first_stream(&mut pair, client);
+    let mut rest = Bytes::from(pattern(8 * MIB));
+    pair.run(Duration::from_secs(5), |pair| {
+        pair.client_write(client, stalled, &mut rest);
+        false
+    });
+    assert!(pair.engine.stats().flow_blocked.connection > 0);
+}
+
+/// A stream that nobody reads may fill its own window, and not that of its connection.
+#[test]
+fn one_stalled_upload_does_not_stop_another() {
+    let mut pair = Pair::new(quic());
+    let (client, key) = pair.connected();
+    let stalled = first_stream(&mut pair, client);
+    let mut rest = Bytes::from(pattern(8 * MIB));
+    pair.client_write(client, stalled, &mut rest);
+    pair.pass(Duration::from_secs(2));
+    let other = first_stream(&mut pair, client);
+    let mut data = Bytes::from(pattern(100_000));
+    let mut received = Vec::new();
+    let is_done = pair.run(Duration::from_secs(5), |pair| {
+        pair.client_write(client, other, &mut data);
+        pair.client_write(client, stalled, &mut rest);
+        let readable = [Event::StreamOpened(other), Event::Readable(other)];
+        if pair.events.drain(..).any(|(_, event)| readable.contains(&event)) {
+            pair.server_read(key, other, &mut received);
+        }
+        received.len() == 100_000
+    });
+    assert!(is_done, "{} bytes arrive", received.len());
+}

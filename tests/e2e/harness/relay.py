@@ -60,6 +60,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--addrs", type=lambda text: text.split(","),
         default=[f"127.0.0.{host}" for host in range(2, 10)])
     add("--bleach", action="store_true", help="clear ECN marks")
+    add("--drop-marked", type=float, metavar="S",
+        help="datagrams down with ECN marks are lost from S s after the first datagram on")
     add("--ce", type=float, default=0, metavar="P", help="share of ECT marks turned to CE")
     add("--keep-heads", type=int, default=0, help="tell the first bytes of so many datagrams up")
     return parser
@@ -105,11 +107,15 @@ class Network:
         since = now - self.first_at - start
         return since >= 0 and (since % every[0] if every else since) < length
 
-    def is_lost(self, way: str, datagram: bytes, number: int, now: float) -> bool:
+    def drops_marks(self, now: float) -> bool:
+        return self.rules.drop_marked is not None and now >= self.first_at + self.rules.drop_marked
+
+    def is_lost(self, way: str, datagram: bytes, ecn: int, number: int, now: float) -> bool:
         rules = self.rules
         listed = rules.drop_up if way == "up" else rules.drop_down
         share = rules.loss_up if way == "up" else rules.loss_down
         return (self.is_dark(now) or len(datagram) > rules.mtu or number in listed
+                or way == "down" and ecn != 0 and self.drops_marks(now)
                 or self.happens(rules.loss) or self.happens(share))
 
     def bend(self, datagram: bytes) -> bytes:
@@ -127,7 +133,7 @@ class Network:
         counts.ect += ecn in (1, 2)
         if way == "up" and len(self.heads) < rules.keep_heads:
             self.heads.append(datagram[:32].hex())
-        if self.is_lost(way, datagram, number, now):
+        if self.is_lost(way, datagram, ecn, number, now):
             counts.lost += 1
             return
         wait = (rules.delay + self.random.random() * rules.jitter) / 1000
