@@ -23,6 +23,7 @@ use super::engine::Engine;
 use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
+use super::turns::Turns;
 use super::windows::Windows;
 use crate::base::pressure::Pressure;
 use crate::base::shares::ClientAddress;
@@ -188,6 +189,7 @@ impl Engine {
             address,
             windows: Windows::new(now, &listener.quic),
             unacknowledged: Unacknowledged::default(),
+            turns: Turns::default(),
             unread: Unread::default(),
             timer: Timer::default(),
             moved_unasked: false,

@@ -9,6 +9,7 @@ use super::congestion;
 use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
+use super::turns::Turns;
 use super::types::Local;
 use super::windows::Windows;
 use crate::base::shares::ClientAddress;
@@ -52,6 +53,7 @@ pub(super) struct Connection {
     pub(super) address: ClientAddress,
     pub(super) windows: Windows,
     pub(super) unacknowledged: Unacknowledged,
+    pub(super) turns: Turns,
     pub(super) unread: Unread,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,

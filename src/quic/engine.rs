@@ -341,6 +341,9 @@ impl Engine {
         if drained {
             return self.forget(key);
         }
+        if connection.is_open() {
+            connection.turns.tell(|stream| self.events.push_back((key, Event::Writable(stream))));
+        }
         connection.unread.settle();
         match connection.deadline() {
             Some(at) => self.timers.set(&mut connection.timer, at, key),
@@ -496,7 +499,7 @@ fn translate_stream(
             }
             Event::Readable(id.into())
         }
-        StreamEvent::Writable { id } => Event::Writable(id.into()),
+        StreamEvent::Writable { id } => return connection.turns.wake(id.into()),
         StreamEvent::Finished { id } => {
             connection.unacknowledged.over(id.into());
             Event::SendFinished(id.into())

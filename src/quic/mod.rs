@@ -45,6 +45,7 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod types;
 mod used_tokens;
 mod windows;
