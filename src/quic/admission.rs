@@ -20,6 +20,7 @@ use super::connection::{Connection, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
+use super::failed_handshake::reason_of;
 use super::held::{Unacknowledged, Unread};
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
@@ -167,7 +168,7 @@ impl Engine {
         let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.stats.handshakes_failed += 1;
+                self.note_failed_handshake(arrival.remote, reason_of(&error.cause));
                 return match error.response {
                     Some(transmit) => self.response(transmit, response, arrival.local.socket),
                     None => self.responses.give_back(response),
