@@ -46,7 +46,9 @@ use crate::http3::Code;
 use crate::message::{AccessRecord, Incident, Outcome};
 use crate::metrics::{CopyReason, Ledger};
 use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
-use crate::quic::{ConnectionKey, Datagram, Engine, EngineError, Event, StreamId, Transmit};
+use crate::quic::{
+    ConnectionKey, Datagram, Engine, EngineError, Event, FailedHandshake, StreamId, Transmit,
+};
 use crate::tls::ServerTls;
 
 use admission::Admission;
@@ -198,11 +200,15 @@ impl Gateway {
     /// Returns the next output; `None` when only packets may be left to send.
     pub fn poll(&mut self, now: Instant) -> Option<Output> {
         self.settle(now);
-        let Self { outputs, shared, .. } = self;
+        let Self { outputs, shared, engine, .. } = self;
         outputs
             .pop_front()
             .or_else(|| shared.records.pop_front().map(Output::Access))
             .or_else(|| shared.incidents.pop_front().map(Output::Incident))
+            .or_else(|| {
+                let FailedHandshake { client, reason } = engine.poll_failed_handshake()?;
+                Some(Output::Incident(Incident::HandshakeFailed { client, reason }))
+            })
     }
 
     /// Writes the next packets into `buffer`, which is empty and of a slot's capacity; `None` when

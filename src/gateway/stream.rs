@@ -351,6 +351,9 @@ impl Stream {
                     if let (Phase::Begun(exchange), 1..) = (&self.phase, body_taken) {
                         cx.proxy.handle_response_taken(cx.now, *exchange, body_taken);
                     }
+                    if written.is_turn_over {
+                        break;
+                    }
                 }
                 Err(WriteError::Blocked) => {
                     if let Phase::Begun(exchange) = self.phase {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ending, Understood};
+use crate::metrics::HandshakeFailure;
 
 /// An event for the process log. Whoever sends packets can cause as many as they like, so their
 /// lines are limited in number (`src/worker/incidents.rs`).
@@ -23,6 +24,8 @@ pub enum Incident {
     Restored { endpoint: EndpointName },
     /// The gateway closed a client's connection for the client's behaviour.
     Closed { client: SocketAddr, cause: Ending },
+    /// A client's handshake has failed.
+    HandshakeFailed { client: SocketAddr, reason: HandshakeFailure },
 }
 
 /// An endpoint, as logs and metrics name it.

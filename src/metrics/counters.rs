@@ -75,9 +75,9 @@ pub struct QuicCounters {
     pub connection_attempts: u64,
     pub handshakes_started: u64,
     pub handshakes_completed: u64,
-    /// Handshakes that failed, including those that timed out.
+    /// Handshakes that failed: the sum of `handshake_failures`.
     pub handshakes_failed: u64,
-    pub handshakes_timed_out: u64,
+    pub handshake_failures: HandshakeFailures,
     pub connections_refused: ConnectionsRefused,
     /// Initials dropped because too many handshakes were half open.
     pub initials_dropped: u64,
@@ -111,6 +111,30 @@ pub struct FlowBlocked {
     pub connection: u64,
     /// STREAM_DATA_BLOCKED: the window of a request's body.
     pub stream: u64,
+}
+
+kinds! {
+    /// The reason why a handshake failed.
+    HandshakeFailure,
+    /// Failed handshakes, by reason.
+    HandshakeFailures {
+        /// The client offers no application protocol of ours (ALPN).
+        NoSharedProtocol: no_shared_protocol,
+        /// No certificate is for the name that the client asks for.
+        UnknownServerName: unknown_server_name,
+        /// The client does not accept our certificate.
+        CertificateRejected: certificate_rejected,
+        /// There is no version, cipher suite or group of TLS that both sides have.
+        NoSharedParameters: no_shared_parameters,
+        /// QUIC's transport parameters are missing or break a rule.
+        TransportParameters: transport_parameters,
+        /// The client fell silent.
+        TimedOut: timed_out,
+        /// The client closed the connection, for none of the reasons above.
+        Client: client,
+        /// Any other violation of QUIC or TLS, or the gateway stopped.
+        Other: other,
+    }
 }
 
 kinds! {

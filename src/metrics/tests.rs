@@ -281,7 +281,7 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
     let QuicCounters {
         datagrams_in: a, bytes_in: b, datagrams_out: c, bytes_out: d, datagrams_dropped: e,
         datagrams_foreign_id: f, handshakes_started: g, handshakes_completed: h,
-        handshakes_failed: i, handshakes_timed_out: j, connections_refused,
+        handshakes_failed: i, handshake_failures, connections_refused,
         initials_dropped: l, retries: m, version_negotiations: n, resets: o,
         initial_closes: p, responses_dropped: q, probes_dropped: r, packets_lost: s,
         datagrams_from_port_0: t, tokens_replayed: u, datagrams_too_long: v,
@@ -291,7 +291,14 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
     number!(next, limit, address, memory, draining);
     let FlowBlocked { connection, stream } = flow_blocked;
     number!(next, connection, stream);
-    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w);
+    #[rustfmt::skip]
+    let HandshakeFailures {
+        no_shared_protocol, unknown_server_name, certificate_rejected, no_shared_parameters,
+        transport_parameters, timed_out, client, other,
+    } = handshake_failures;
+    number!(next, no_shared_protocol, unknown_server_name, certificate_rejected);
+    number!(next, no_shared_parameters, transport_parameters, timed_out, client, other);
+    number!(next, a, b, c, d, e, f, g, h, i, k, l, m, n, o, p, q, r, s, t, u, v, w);
 }
 
 fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {

@@ -21,10 +21,12 @@ use super::connection::{Connection, Counted, Phase};
 use super::credit::Credit;
 use super::demux::Arrival;
 use super::engine::Engine;
+use super::failed_handshake::reason_of;
 use super::held::{Unacknowledged, Unread};
 use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
+use super::turns::Turns;
 use super::windows::Windows;
 use crate::base::pressure::Pressure;
 use crate::base::shares::ClientAddress;
@@ -169,7 +171,7 @@ impl Engine {
         let (handle, proto) = match self.endpoint.accept(incoming, now, &mut response, server) {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.stats.handshakes_failed += 1;
+                self.note_failed_handshake(arrival.remote, reason_of(&error.cause));
                 return match error.response {
                     Some(transmit) => self.response(now, transmit, response, arrival.local.socket),
                     None => self.responses.give_back(response),
@@ -195,6 +197,7 @@ impl Engine {
             address,
             windows: Windows::new(now, &listener.quic),
             unacknowledged: Unacknowledged::default(),
+            turns: Turns::default(),
             unread: Unread::default(),
             timer: Timer::default(),
             moved_unasked: false,

@@ -10,6 +10,7 @@ use super::held::{Unacknowledged, Unread};
 use super::marks::Marks;
 use super::paths::Paths;
 use super::stream_credit::StreamCredit;
+use super::turns::Turns;
 use super::types::Local;
 use super::windows::Windows;
 use crate::base::shares::ClientAddress;
@@ -56,6 +57,7 @@ pub(super) struct Connection {
     pub(super) address: ClientAddress,
     pub(super) windows: Windows,
     pub(super) unacknowledged: Unacknowledged,
+    pub(super) turns: Turns,
     pub(super) unread: Unread,
     /// Its entry in the engine's queue of timers.
     pub(super) timer: Timer,
@@ -72,10 +74,6 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
-    }
-
-    pub(super) fn is_handshaking(&self) -> bool {
-        matches!(self.phase, Phase::Handshaking { .. })
     }
 
     /// Returns whether its deadline is over. A handshake whose client has responded is given more

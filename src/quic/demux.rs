@@ -13,6 +13,7 @@ use super::types::{Datagram, Local, Path, Transmit};
 use crate::base::pressure::Pressure;
 use crate::cid::CID_LEN;
 use crate::limits::{RECEIVE_LEN_MAX, RESET_RATE_MAX};
+use crate::metrics::HandshakeFailure;
 
 /// Length of byte 0 and the connection id of a short header (RFC 9000 17.3).
 const SHORT_HEADER_LEN: usize = 1 + CID_LEN;
@@ -173,7 +174,7 @@ impl Engine {
         let taken_as_from = if unheard && repeated {
             // Should there be no room for it, the rate of new handshakes bounds its copies.
             self.moved_initials.insert(now, connection.first_destination);
-            self.abandon(key);
+            self.abandon(key, HandshakeFailure::Other);
             remote
         } else {
             first

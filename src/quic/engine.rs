@@ -13,6 +13,7 @@ use quinn_proto::{
 use super::cid::WorkerIds;
 use super::congestion;
 use super::connection::{Connection, Phase};
+use super::failed_handshake::{FailedHandshake, reason_of};
 use super::first_packets::FirstPackets;
 use super::recent::Recent;
 use super::responses::Responses;
@@ -27,7 +28,7 @@ use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
 use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
-use crate::metrics::QuicCounters;
+use crate::metrics::{HandshakeFailure, QuicCounters};
 
 /// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
 /// stream causes a `Readable` for each of them.
@@ -43,6 +44,7 @@ pub struct Engine {
     pub(super) table: Table,
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
+    pub(super) failed_handshakes: VecDeque<FailedHandshake>,
     pub(super) first_packets: FirstPackets,
     pub(super) responses: Responses,
     /// The connections that never became open and are not gone.
@@ -96,6 +98,7 @@ impl Engine {
             table: Table::default(),
             timers: Timers::new(),
             events: VecDeque::new(),
+            failed_handshakes: VecDeque::new(),
             first_packets: FirstPackets::default(),
             responses: Responses::default(),
             half_open: Shares::default(),
@@ -169,8 +172,7 @@ impl Engine {
             let Some(connection) = self.table.get_mut(key) else { continue };
             let are_few = self.half_open.total() < HALF_OPEN_RETRY_COUNT;
             if connection.is_out_of_time(now, are_few) {
-                self.stats.handshakes_timed_out += u64::from(connection.is_handshaking());
-                self.abandon(key);
+                self.abandon(key, HandshakeFailure::TimedOut);
                 continue;
             }
             if connection.moved_unasked {
@@ -245,7 +247,7 @@ impl Engine {
             let outcome = build(connection, now, self.settings.mtu_max, buffer);
             // Timers (pacing, loss detection) change whether or not something was sent.
             match outcome {
-                Built::Nothing if connection.phase == Phase::Failed => self.abandon(key),
+                Built::Nothing if connection.phase == Phase::Failed => self.forget_early(key),
                 Built::Nothing => self.settle(now, key),
                 Built::Refused => {
                     self.stats.probes_dropped += 1;
@@ -310,10 +312,14 @@ impl Engine {
     /// timer. To be called after every input to the connection.
     pub(super) fn settle(&mut self, now: Instant, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        let (mut drained, mut has_failed) = (false, false);
+        let (mut drained, mut failure) = (false, None);
         loop {
             while let Some(event) = connection.proto.poll() {
                 let phase = connection.phase;
+                let lost = match &event {
+                    quinn_proto::Event::ConnectionLost { reason } => Some(reason_of(reason)),
+                    _ => None,
+                };
                 translate(now, key, connection, event, &mut self.events);
                 match (phase, connection.phase) {
                     (Phase::Handshaking { .. }, Phase::Open) => {
@@ -321,10 +327,7 @@ impl Engine {
                         self.open += 1;
                         self.stats.handshakes_completed += 1;
                     }
-                    (Phase::Handshaking { .. }, Phase::Failed) => {
-                        self.stats.handshakes_failed += 1;
-                        has_failed = true;
-                    }
+                    (Phase::Handshaking { .. }, Phase::Failed) => failure = lost,
                     (Phase::Open, Phase::Closed { .. }) => self.open -= 1,
                     _ => {}
                 }
@@ -339,15 +342,23 @@ impl Engine {
                 connection.proto.handle_event(reply);
             }
         }
+        if let Some(reason) = failure {
+            let client = connection.client;
+            self.note_failed_handshake(client, reason);
+        }
         if drained {
             return self.forget(key);
+        }
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.is_open() {
+            connection.turns.tell(|stream| self.events.push_back((key, Event::Writable(stream))));
         }
         connection.unread.settle();
         match connection.deadline() {
             Some(at) => self.timers.set(&mut connection.timer, at, key),
             None => connection.timer.disarm(),
         }
-        if has_failed {
+        if failure.is_some() {
             // Its close leaves, then it goes.
             self.table.mark_dirty(key);
         }
@@ -359,13 +370,27 @@ impl Engine {
         let code = VarInt::from_u64(code).unwrap_or_default();
         connection.proto.close(now, code, bytes::Bytes::new());
         connection.phase = Phase::Failed;
-        self.stats.handshakes_failed += 1;
+        let client = connection.client;
+        self.note_failed_handshake(client, HandshakeFailure::Other);
         self.table.mark_dirty(key);
         self.settle(now, key);
     }
 
-    /// Ends a connection without sending anything: the client is silent, or has moved, or knows.
-    pub(super) fn abandon(&mut self, key: ConnectionKey) {
+    /// Ends a connection without sending anything: the client is silent or has moved. If it has not
+    /// become open, its handshake has failed for this reason.
+    pub(super) fn abandon(&mut self, key: ConnectionKey, reason: HandshakeFailure) {
+        if let Some(connection) = self.table.get_mut(key)
+            && matches!(connection.phase, Phase::Handshaking { .. })
+        {
+            connection.phase = Phase::Failed;
+            let client = connection.client;
+            self.note_failed_handshake(client, reason);
+        }
+        self.forget_early(key);
+    }
+
+    /// Drops a connection that the endpoint has not dropped yet.
+    fn forget_early(&mut self, key: ConnectionKey) {
         let drained = EndpointEvent::drained();
         let reply = self.endpoint.handle_event(ConnectionHandle(key.index()), drained);
         debug_assert!(reply.is_none(), "the connection is gone and takes no event");
@@ -384,7 +409,7 @@ impl Engine {
         match phase {
             Phase::Handshaking { .. } => {
                 self.half_open.give_back(address);
-                self.stats.handshakes_failed += 1;
+                self.note_failed_handshake(connection.client, HandshakeFailure::Other);
             }
             Phase::Failed => self.half_open.give_back(address),
             // quinn-proto reports why an open connection ends. Should it not, the application must
@@ -513,7 +538,7 @@ fn translate_stream(
             }
             Event::Readable(id.into())
         }
-        StreamEvent::Writable { id } => Event::Writable(id.into()),
+        StreamEvent::Writable { id } => return connection.turns.wake(id.into()),
         StreamEvent::Finished { id } => {
             connection.unacknowledged.over(id.into());
             Event::SendFinished(id.into())

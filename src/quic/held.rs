@@ -75,6 +75,11 @@ impl Unacknowledged {
         }
     }
 
+    /// Returns the number of bytes that were written to a stream.
+    pub(super) fn written_len(&mut self, id: StreamId) -> u64 {
+        self.find(id).map_or(0, |stream| stream.len)
+    }
+
     /// Notes that a stream has no more to write.
     pub(super) fn finished(&mut self, now: Instant, id: StreamId) {
         if let Some(stream) = self.find(id) {

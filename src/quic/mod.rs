@@ -33,6 +33,7 @@ mod connection;
 mod credit;
 mod demux;
 mod engine;
+mod failed_handshake;
 mod first_packets;
 mod held;
 mod marks;
@@ -46,11 +47,13 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod types;
 mod used_tokens;
 mod windows;
 
 pub use engine::Engine;
+pub(crate) use failed_handshake::FailedHandshake;
 pub(crate) use quinn_proto::TimeSource;
 pub(crate) use settings::EngineError;
 pub use settings::{EngineSettings, MTU_MAX_DEFAULT};

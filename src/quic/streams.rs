@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use quinn_proto::{Dir, FinishError, VarInt};
 
 use super::connection::{Connection, Phase};
@@ -49,6 +49,8 @@ pub struct Written {
     pub bytes: usize,
     /// Pieces accepted as a whole; a prefix of the next one may be accepted too.
     pub pieces: usize,
+    /// Other streams of the connection come first now; a [`Event::Writable`] follows.
+    pub is_turn_over: bool,
 }
 
 /// The reason why a write accepted nothing.
@@ -119,20 +121,46 @@ impl Engine {
         let connection = self.open_mut(key).ok_or(WriteError::Gone)?;
         let len = pieces.iter().map(Bytes::len).sum();
         if !connection.unacknowledged.may_write(stream, len) {
+            connection.turns.leave(stream);
             return Err(WriteError::Blocked);
         }
-        let written = connection.proto.send_stream(id).write_chunks(pieces);
-        if let Ok(written) = &written {
-            connection.unacknowledged.wrote(stream, written.bytes, len);
-        }
+        let turn_len = connection.turns.len_of(stream);
+        let mut send = connection.proto.send_stream(id);
+        let written = if len <= turn_len {
+            send.write_chunks(pieces)
+        } else {
+            write_turn(turn_len, pieces, &mut send)
+        };
+        let written = match written {
+            Ok(quinn_proto::Written { bytes, chunks: pieces }) => {
+                connection.unacknowledged.wrote(stream, bytes, len);
+                let is_turn_over = bytes == turn_len && bytes < len;
+                if is_turn_over {
+                    connection.turns.yield_turn(stream);
+                    self.push_event(key, Event::Writable(stream));
+                } else if bytes < len {
+                    connection.turns.wrote(stream, bytes);
+                } else {
+                    connection.turns.leave(stream);
+                }
+                Ok(Written { bytes, pieces, is_turn_over })
+            }
+            Err(quinn_proto::WriteError::Blocked) => {
+                let written_len = connection.unacknowledged.written_len(stream);
+                connection.turns.refused(stream, written_len);
+                Err(WriteError::Blocked)
+            }
+            Err(error) => {
+                connection.turns.leave(stream);
+                Err(match error {
+                    quinn_proto::WriteError::Stopped(code) => WriteError::Stopped(code.into()),
+                    _ => WriteError::Gone,
+                })
+            }
+        };
         // A refused write may cause a DATA_BLOCKED or STREAM_DATA_BLOCKED frame.
         self.table.mark_dirty(key);
-        match written {
-            Ok(written) => Ok(Written { bytes: written.bytes, pieces: written.chunks }),
-            Err(quinn_proto::WriteError::Blocked) => Err(WriteError::Blocked),
-            Err(quinn_proto::WriteError::Stopped(code)) => Err(WriteError::Stopped(code.into())),
-            Err(quinn_proto::WriteError::ClosedStream) => Err(WriteError::Gone),
-        }
+        written
     }
 
     /// Sends a PING, which the client acknowledges: its connection is then not idle. Does nothing
@@ -169,6 +197,7 @@ impl Engine {
         let connection = self.open_mut(key).ok_or(Gone)?;
         let reset = connection.proto.send_stream(id).reset(error_code(code));
         connection.unacknowledged.over(stream);
+        connection.turns.leave(stream);
         self.table.mark_dirty(key);
         reset.map_err(|_| Gone)
     }
@@ -286,6 +315,38 @@ impl Engine {
     pub(super) fn is_open(&self, key: ConnectionKey) -> bool {
         self.table.get(key).is_some_and(Connection::is_open)
     }
+}
+
+/// Writes the first `turn_len` bytes of `pieces`, which have more, as far as the stream accepts
+/// them.
+fn write_turn(
+    turn_len: usize,
+    pieces: &mut [Bytes],
+    send: &mut quinn_proto::SendStream<'_>,
+) -> Result<quinn_proto::Written, quinn_proto::WriteError> {
+    let (mut whole_count, mut rest_len) = (0, turn_len);
+    while pieces[whole_count].len() <= rest_len {
+        rest_len -= pieces[whole_count].len();
+        whole_count += 1;
+    }
+    let (whole, others) = pieces.split_at_mut(whole_count);
+    let whole_len = turn_len - rest_len;
+    let mut written = quinn_proto::Written::default();
+    if whole_len > 0 {
+        written = send.write_chunks(whole)?;
+    }
+    if written.bytes == whole_len && rest_len > 0 {
+        match send.write_chunks(&mut [others[0].slice(..rest_len)]) {
+            Ok(part) => {
+                others[0].advance(part.bytes);
+                written.bytes += part.bytes;
+            }
+            Err(error) if whole_len == 0 => return Err(error),
+            // There was room for the whole ones; the next write finds out.
+            Err(_) => {}
+        }
+    }
+    Ok(written)
 }
 
 /// Returns the id if we may receive on that stream.

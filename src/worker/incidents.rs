@@ -1,5 +1,5 @@
-//! The lines of the process log about endpoints and about connections that were closed for their
-//! client's behaviour.
+//! The lines of the process log about endpoints, about connections that were closed for their
+//! client's behaviour, and about handshakes that failed.
 //!
 //! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
 //! the next line says how many there were. The log itself drops lines rather than wait.
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::base::token_bucket::TokenBucket;
 use crate::message::{Ending, EndpointName, Incident, Outcome, Understood};
+use crate::metrics::HandshakeFailure;
 
 /// Lines of one kind that a worker writes at once, and again within [`FILL_TIME`].
 const LINE_COUNT_MAX: u32 = 10;
@@ -21,6 +22,7 @@ const REQUEST_LEN_MAX: usize = 200;
 pub(super) struct Incidents {
     of_endpoints: LineBudget,
     of_clients: LineBudget,
+    of_handshakes: LineBudget,
 }
 
 /// The budget of one kind of lines.
@@ -51,6 +53,7 @@ impl Worker<'_> {
                 &mut self.incidents.of_endpoints
             }
             Incident::Closed { .. } => &mut self.incidents.of_clients,
+            Incident::HandshakeFailed { .. } => &mut self.incidents.of_handshakes,
         };
         let Some(omitted) = budget.take(now) else { return };
         match incident {
@@ -75,6 +78,10 @@ impl Worker<'_> {
                     "a connection was closed for what its client did"
                 );
             }
+            Incident::HandshakeFailed { client, reason } => {
+                let reason = failure_text(*reason);
+                tracing::debug!(worker, %client, reason, omitted, "a handshake has failed");
+            }
         }
     }
 }
@@ -88,6 +95,19 @@ fn cause_text(Ending { outcome, rule, bound }: Ending) -> String {
         _ => "",
     };
     format!("{}{rule}{bound}{setting}", outcome.token())
+}
+
+fn failure_text(reason: HandshakeFailure) -> &'static str {
+    match reason {
+        HandshakeFailure::NoSharedProtocol => "the client does not offer h3 (ALPN)",
+        HandshakeFailure::UnknownServerName => "no certificate is for the name it asks for",
+        HandshakeFailure::CertificateRejected => "the client does not accept the certificate",
+        HandshakeFailure::NoSharedParameters => "no version, cipher suite or group is shared",
+        HandshakeFailure::TransportParameters => "the transport parameters are missing or wrong",
+        HandshakeFailure::TimedOut => "the client fell silent",
+        HandshakeFailure::Client => "the client closed the connection",
+        HandshakeFailure::Other => "the client broke another rule, or the gateway stopped",
+    }
 }
 
 /// Returns method, host and path on one line, whatever bytes they hold.

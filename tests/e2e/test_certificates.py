@@ -6,6 +6,8 @@ import shutil
 import subprocess
 
 import pytest
+from aioquic.asyncio.client import connect
+from aioquic.quic.configuration import QuicConfiguration
 
 from harness import certificates, curl, h3, raw
 from harness.gateway import REPOSITORY, Gateway, binary
@@ -115,3 +117,32 @@ def test_curl_connects_to_an_address(has_curl, start, for_addresses):
             capture_output=True, text=True, timeout=60,
         )
         assert (done.returncode, done.stdout) == (0, "200"), done.stderr
+
+
+@h3.run
+async def test_failed_handshakes_are_counted_and_logged_with_their_reason(start, for_addresses):
+    gateway = start(log_level="debug", extra='\n[tls]\nunknown_server_name = "refuse"\n')
+
+    async def fail(alpn=("h3",), server_name="e2e.test", authority=gateway.authority):
+        configuration = QuicConfiguration(
+            is_client=True, alpn_protocols=list(alpn), server_name=server_name,
+        )
+        configuration.load_verify_locations(str(authority))
+        with pytest.raises(ConnectionError):
+            async with connect("127.0.0.1", gateway.port, configuration=configuration):
+                pass
+
+    await fail(alpn=["smtp"])
+    await fail(server_name="unknown.test")
+    await fail(authority=for_addresses.authority)
+    metrics, log = gateway.metrics(), gateway.text()
+    for reason, text in (
+        ("no_shared_protocol", "the client does not offer h3 (ALPN)"),
+        ("unknown_server_name", "no certificate is for the name it asks for"),
+        ("certificate_rejected", "the client does not accept the certificate"),
+    ):
+        assert metrics.sum("handshake_failures_total", reason=reason) == 1, reason
+        lines = [line for line in log.splitlines() if text in line]
+        assert len(lines) == 1 and "127.0.0.1:" in lines[0], log
+    assert metrics.sum("handshake_failures_total") == 3
+    assert metrics.sum("handshakes_total", outcome="failed") == 3

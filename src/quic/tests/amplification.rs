@@ -56,7 +56,7 @@ fn a_silent_client_is_sent_at_most_three_times_its_bytes() {
         assert!(sent > 2 * received, "{sent} bytes for {received}: lost responses are repeated");
         assert_eq!(pair.engine.stats().bytes_out, sent);
         assert_eq!(pair.engine.stats().bytes_in, received);
-        assert_eq!(pair.engine.stats().handshakes_timed_out, 1);
+        assert_eq!(pair.engine.stats().handshake_failures.timed_out, 1);
         pair.assert_empty();
     }
 }

@@ -8,10 +8,13 @@ use quinn_proto::{ConnectionError, Dir, TransportErrorCode};
 
 use super::super::*;
 use super::pair::{HOST, Pair, quic, server_tls, settings};
-use crate::config::Retry;
+use crate::config::{Certificate, CertificateSource, HostPattern, Retry, Tls, UnknownServerName};
 use crate::limits::{
     HALF_OPEN_COUNT_MAX, HALF_OPEN_RETRY_COUNT, HANDSHAKE_TIMEOUT, SLOW_HANDSHAKE_TIMEOUT,
 };
+use crate::metrics::{HandshakeFailure, HandshakeFailures};
+use crate::testing::ClientTls;
+use crate::tls::ServerTls;
 
 #[test]
 fn a_new_connection_is_reported() {
@@ -73,7 +76,7 @@ fn begin_and_fall_silent(is_validated: bool) -> Pair {
         let keys = pair.engine.table.keys();
         let connection = keys.first().and_then(|key| pair.engine.table.get(*key));
         let is_wanted = connection.is_some_and(|connection| {
-            connection.is_handshaking()
+            connection.proto.is_handshaking()
                 && connection.proto.stats().frame_rx.acks > 0
                 && connection.paths.is_proven() == is_validated
         });
@@ -92,7 +95,7 @@ fn a_handshake_whose_client_has_responded_ends_after_half_a_minute() {
         pair.pass(SLOW_HANDSHAKE_TIMEOUT - Duration::from_millis(3500));
         assert_eq!(pair.engine.counts().handshaking, 1);
         pair.pass(Duration::from_millis(1000));
-        assert_eq!(pair.engine.stats().handshakes_timed_out, 1);
+        assert_eq!(pair.engine.stats().handshake_failures.timed_out, 1);
         pair.assert_empty();
     }
 }
@@ -253,7 +256,7 @@ fn an_adaptive_listener_sends_retry_while_many_connections_are_half_open() {
     assert!(pair.engine.is_open(key));
     pair.pass(HANDSHAKE_TIMEOUT);
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
-    assert_eq!(pair.engine.stats().handshakes_timed_out, HALF_OPEN_RETRY_COUNT as u64);
+    assert_eq!(pair.engine.stats().handshake_failures.timed_out, HALF_OPEN_RETRY_COUNT as u64);
     pair.connected();
     assert_eq!(pair.engine.stats().retries, 2, "no further Retry is sent");
 }
@@ -378,7 +381,7 @@ fn new_tls_settings_apply_to_new_connections_only() {
     pair.run(Duration::from_secs(5), |pair| !pair.clients.contains_key(&client));
     assert!(pair.engine.is_open(old));
     assert_eq!(pair.engine.counts().open, 1);
-    assert_eq!(pair.engine.stats().handshakes_failed, 1);
+    assert_failed_once(&mut pair, HandshakeFailure::CertificateRejected);
 }
 
 #[test]
@@ -400,9 +403,73 @@ fn a_client_without_our_alpn_protocol_is_refused_with_its_alert() {
     });
     // RFC 9001 8.1: no_application_protocol (120) as a CRYPTO_ERROR.
     assert_eq!(code, Some(0x178));
+    assert_failed_once(&mut pair, HandshakeFailure::NoSharedProtocol);
     pair.pass(Duration::from_secs(20));
     assert!(pair.events.is_empty(), "no event reaches the application");
     pair.assert_empty();
+}
+
+/// Asserts that one handshake has failed, and that it is counted and reported with this reason.
+fn assert_failed_once(pair: &mut Pair, reason: HandshakeFailure) {
+    let mut expected = HandshakeFailures::default();
+    expected.count(reason, 1);
+    assert_eq!(pair.engine.stats().handshake_failures, expected);
+    assert_eq!(pair.engine.stats().handshakes_failed, 1);
+    let client = pair.client_address;
+    let failed = pair.engine.poll_failed_handshake();
+    assert_eq!(failed, Some(FailedHandshake { client, reason }));
+    assert_eq!(pair.engine.poll_failed_handshake(), None);
+}
+
+/// Connects a client that fails.
+fn fail(pair: &mut Pair) {
+    let client = pair.connect();
+    let is_over = |pair: &mut Pair| !pair.clients.contains_key(&client);
+    assert!(pair.run(Duration::from_secs(30), is_over));
+    pair.assert_empty();
+}
+
+#[test]
+fn a_client_that_trusts_nobody_rejects_the_certificate() {
+    let mut pair = Pair::new(quic());
+    pair.client_tls = ClientTls::trusting_nobody().tls13();
+    fail(&mut pair);
+    assert_failed_once(&mut pair, HandshakeFailure::CertificateRejected);
+}
+
+#[test]
+fn a_client_without_a_group_of_ours_shares_no_parameters() {
+    let tls = server_tls();
+    let mut pair = Pair::with(settings(quic(), &tls), &tls);
+    let mut provider = crate::tls::provider();
+    provider.kx_groups.truncate(1);
+    pair.use_provider(&tls, provider);
+    let groups = &pair.client_tls.crypto_provider().kx_groups;
+    let mut provider = crate::tls::provider();
+    provider.kx_groups.retain(|group| group.name() != groups[0].name());
+    let resolver = Arc::clone(&tls.config().cert_resolver);
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = tls.config().alpn_protocols.clone();
+    pair.engine.set_tls(Arc::new(config)).unwrap();
+    fail(&mut pair);
+    assert_failed_once(&mut pair, HandshakeFailure::NoSharedParameters);
+}
+
+#[test]
+fn a_client_that_asks_for_an_unknown_name_is_told_so() {
+    let hosts = vec![HostPattern::Exact("other.test".to_owned())];
+    let source = CertificateSource::SelfSigned;
+    let certificate = Certificate { hosts, addresses: Vec::new(), source };
+    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
+    let tls = ServerTls::load(&[certificate], refuse).unwrap();
+    let mut pair = Pair::new(quic());
+    pair.engine.set_tls(tls.config()).unwrap();
+    fail(&mut pair);
+    assert_failed_once(&mut pair, HandshakeFailure::UnknownServerName);
 }
 
 #[test]

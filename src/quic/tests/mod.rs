@@ -1,6 +1,7 @@
 //! Two ends in memory, in virtual time: the engine, and quinn-proto's client as the other side.
 
 mod amplification;
+mod fairness;
 mod forgery;
 mod handshake;
 mod marks;

@@ -29,6 +29,9 @@ pub(super) const HOST: &str = "edge.test";
 pub(super) use crate::testing::CID_MASK as MASK;
 pub(super) const SERVER_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
+/// The longest that a datagram waits for those before it, on a path that has a rate.
+const QUEUE_DELAY_MAX: Duration = Duration::from_millis(50);
+
 /// Number of times in a row that a deadline may be due before it counts as spinning.
 const DUE_TWICE_MAX: usize = 16;
 
@@ -133,6 +136,12 @@ pub(super) struct Pair {
     pub(super) segment_len_max: usize,
     /// Longer datagrams get lost.
     pub(super) path_mtu: usize,
+    /// Bytes of all streams together that clients permit to be sent before they have read more.
+    pub(super) client_receive_window: u32,
+    /// Bytes in a second that the path toward clients carries.
+    pub(super) rate: Option<u64>,
+    /// When all is sent that the path toward clients has taken.
+    idle_at: Option<Instant>,
     random: SmallRng,
     wire: BinaryHeap<Reverse<Flight>>,
     order: u64,
@@ -175,6 +184,9 @@ impl Pair {
             segments_max: 0,
             segment_len_max: 0,
             path_mtu: usize::MAX,
+            client_receive_window: u32::MAX,
+            rate: None,
+            idle_at: None,
             random: SmallRng::seed_from_u64(1),
             wire: BinaryHeap::new(),
             order: 0,
@@ -200,6 +212,7 @@ impl Pair {
         let mut config = testing::quic_client(self.client_tls.clone());
         let mut transport = TransportConfig::default();
         transport.stream_receive_window((8u32 << 20).into());
+        transport.receive_window(self.client_receive_window.into());
         config.transport_config(Arc::new(transport));
         config.token_store(Arc::clone(&self.tokens));
         let server = SocketAddr::new(self.server_ip, 443);
@@ -403,7 +416,18 @@ impl Pair {
         }
         let jitter = self.jitter.as_micros() as u64;
         let extra = Duration::from_micros(self.random.random_range(0..=jitter));
-        let at = self.now + self.delay + extra;
+        let sent = match self.rate {
+            Some(rate) if !to_server => {
+                let start = self.idle_at.map_or(self.now, |at| at.max(self.now));
+                if start - self.now > QUEUE_DELAY_MAX {
+                    return;
+                }
+                let end = start + Duration::from_micros(bytes.len() as u64 * 1_000_000 / rate);
+                *self.idle_at.insert(end)
+            }
+            _ => self.now,
+        };
+        let at = sent + self.delay + extra;
         self.order += 1;
         let flight = Flight { at, order: self.order, to_server, client, ecn, bytes };
         self.wire.push(Reverse(flight));

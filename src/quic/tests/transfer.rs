@@ -284,7 +284,7 @@ fn our_uni_stream_arrives_and_its_end_is_acknowledged() {
     assert!(!stream.is_bidirectional() && !stream.is_from_client());
     let mut pieces = [Bytes::from_static(b"settings"), Bytes::from_static(b", more")];
     let written = pair.engine.write(key, stream, &mut pieces).unwrap();
-    assert_eq!(written, Written { bytes: 14, pieces: 2 });
+    assert_eq!(written, Written { bytes: 14, pieces: 2, is_turn_over: false });
     pair.engine.finish(pair.now, key, stream).unwrap();
     assert_eq!(pair.engine.finish(pair.now, key, stream), Err(WriteError::Gone));
     let finished = (key, Event::SendFinished(stream));

@@ -66,7 +66,7 @@ pool = {{ per_worker = "{pool}", hugepages = "{hugepages}" }}
 listen = "127.0.0.1:{admin}"
 
 [log]
-level = "info"
+level = "{log_level}"
 tls_keys = "{tls_keys}"
 access = {{ path = "{access_log}", format = "json" }}
 
@@ -148,6 +148,7 @@ class Gateway:
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
             "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
+            "log_level": "info",
             "tls_keys": "off",
         } | settings
         self.process: subprocess.Popen | None = None
