@@ -158,7 +158,10 @@ fn a_blocked_pipe_loses_lines_and_nothing_else() {
             let sent = sender.send(records.collect());
             tokio::time::timeout(Duration::from_secs(10), sent).await.unwrap().unwrap();
         }
-        assert!(state.lock().unwrap().waits, "the writer is blocked by now");
+        // Its thread may not have run yet.
+        while !state.lock().unwrap().waits {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         assert_eq!(counts.get().0, 0);
         state.lock().unwrap().open = true;
         changed.notify_all();
