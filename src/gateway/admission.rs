@@ -1,11 +1,11 @@
 //! Admission of requests by how long they wait to be read.
 //!
-//! What comes in waits while the turn before is handled. A long turn may be a burst; but if even
+//! Packets that come in wait while the turn before is handled. A long turn may be a burst; if even
 //! the shortest turn of an interval is too long, there is more work than time (the rule of CoDel,
 //! RFC 8289). Then
 //!
-//! 1. clients may open fewer request streams at once, half as many after each such interval. What
-//!    exceeds that waits with the clients, where it costs nothing here, and is not lost;
+//! 1. clients may open fewer request streams at once, half as many after each such interval. The
+//!    other requests wait with the clients, where they cost nothing here, and are not lost;
 //! 2. once each has the least, new requests are rejected before they are processed in any way.
 //!
 //! Both are undone step by step when turns are short again.

@@ -11,8 +11,8 @@
 //!   POINT/pod/app/memory.max, POINT/pod/memory.max, POINT/memory.max  -> the least
 //! ```
 //!
-//! What cannot be read is no limit: a process without `/proc` or with hidden groups starts as on a
-//! host of its own.
+//! A limit that cannot be read is none: a process without `/proc` or with hidden groups starts as
+//! on a host of its own.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};

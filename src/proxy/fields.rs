@@ -7,7 +7,7 @@
 //! | `host`, `content-length` | written from the values that the request was routed by |
 //! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
 //! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
-//! | proxy fields (`x-forwarded-*`, `true-client-ip` and others) | accepted from trusted proxies only |
+//! | proxy fields (`x-forwarded-*`, `true-client-ip`, ..) | accepted from trusted proxies only |
 //! | all others | forwarded unchanged |
 //!
 //! Names with an underscore do not occur: a request with one is refused when its head is read

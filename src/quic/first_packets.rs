@@ -12,7 +12,7 @@
 //! | another Initial, or another version's packet | the same, unless others wait |
 //! | anything else | at once |
 //!
-//! Packets of one client stay in order as long as no bound is reached that a forger alone reaches.
+//! Packets of one client stay in order, unless one of them exceeds such a number.
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -6,9 +6,10 @@
 //!   may sign handshakes  signature checked
 //! ```
 //!
-//! What no client accepts is a [`ChainFault`]. What some clients refuse, or nobody needs, is a
-//! [`Note`]. Whom clients trust is not judged: nobody can tell it here. Nothing is added to the
-//! chain, left out or put in another order: the handshake sends what the file holds
+//! A chain that no client accepts has a [`ChainFault`]. One that some clients refuse, or that holds
+//! more than is needed, has a [`Note`]. Whom clients trust is not judged: nobody can tell it here.
+//! Nothing is added to the chain, left out or put in another order: the handshake sends what the
+//! file holds
 //! (docs/decisions/certificates-are-served-as-the-file-has-them.md).
 
 use std::collections::BTreeSet;
