@@ -215,7 +215,8 @@ impl Connection {
         if self.closed_for.is_none() {
             self.closed_for = Some(closure);
             let client = self.client.current_address(cx).unwrap_or(self.client.address);
-            cx.shared.incidents.push_back(Incident::Closed { client, cause: closure.ending });
+            let incident = Incident::Closed { client, cause: closure.ending };
+            cx.shared.incidents.push_back(Box::new(incident));
         }
     }
 

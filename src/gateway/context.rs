@@ -42,7 +42,7 @@ pub(super) struct Shared {
     /// Records of requests that are over, for the access log.
     pub(super) records: VecDeque<Box<AccessRecord>>,
     /// Events for the process log.
-    pub(super) incidents: VecDeque<Incident>,
+    pub(super) incidents: VecDeque<Box<Incident>>,
     pub(super) ledger: Ledger,
     /// The pool is low.
     pub(super) memory_low: bool,

@@ -94,7 +94,7 @@ pub enum Output {
     /// A line for the access log.
     Access(Box<AccessRecord>),
     /// An event for the process log.
-    Incident(Incident),
+    Incident(Box<Incident>),
 }
 
 /// The parts and settings that a gateway is created from.
@@ -207,7 +207,7 @@ impl Gateway {
             .or_else(|| shared.incidents.pop_front().map(Output::Incident))
             .or_else(|| {
                 let FailedHandshake { client, reason } = engine.poll_failed_handshake()?;
-                Some(Output::Incident(Incident::HandshakeFailed { client, reason }))
+                Some(Output::Incident(Box::new(Incident::HandshakeFailed { client, reason })))
             })
     }
 
@@ -356,7 +356,7 @@ impl Gateway {
                     stream.handle(command, client, cx)
                 });
             }
-            proxy::Output::Incident { incident, .. } => self.shared.incidents.push_back(*incident),
+            proxy::Output::Incident { incident, .. } => self.shared.incidents.push_back(incident),
             proxy::Output::Access { to, record } => self.take_record(now, stream_of(to), record),
         }
     }

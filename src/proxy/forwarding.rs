@@ -4,10 +4,11 @@
 //! `forwarded` and `x-forwarded-for` tell the same chain. A trusted proxy that sends only one of
 //! them is understood by both kinds of upstreams: the other one is made from it (RFC 7239 7.4).
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut as _, BytesMut};
+use smallvec::SmallVec;
 
 use super::api::Request;
 use super::fields::{put_joined, put_joined_line};
@@ -15,6 +16,8 @@ use super::fields::{put_joined, put_joined_line};
 /// Writes the forwarding fields about the client.
 pub(super) fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
     let address = request.client.ip().to_canonical();
+    let mut text = AddressText::new();
+    put_address(&mut text, address);
     let told = |name: &str| trusted && request.head.fields.iter().any(|(key, _)| key == name);
     let tells_list = told("x-forwarded-for");
     let tells_elements = told("forwarded");
@@ -29,7 +32,7 @@ pub(super) fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: boo
             out.put_slice(b", ");
         }
     }
-    put_address(out, address);
+    out.put_slice(&text);
     out.put_slice(b"\r\n");
     // Protocol and host are those of the client's request to the outermost proxy: one value,
     // not a list.
@@ -59,7 +62,7 @@ pub(super) fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: boo
             out.put_slice(b", ");
         }
     }
-    put_element(out, Node::Address(address));
+    put_quoted(out, address, &text);
     for part in [
         &b";host=\""[..],
         request.head.authority().as_bytes(),
@@ -149,35 +152,54 @@ fn split_unquoted(value: &[u8], separator: u8) -> Vec<&[u8]> {
 /// Writes a hop of `x-forwarded-for`.
 fn put_list_node(out: &mut BytesMut, node: Node) {
     match node {
-        Node::Address(address) => put_address(out, address),
+        Node::Address(address) => {
+            let mut text = AddressText::new();
+            put_address(&mut text, address);
+            out.put_slice(&text);
+        }
         Node::Unknown => out.put_slice(b"unknown"),
     }
 }
 
-/// Writes the `for` of a hop of `forwarded`. RFC 7239 4 and 6: an IPv6 address is bracketed and
-/// quoted.
+/// Writes the `for` of a hop of `forwarded`.
 fn put_element(out: &mut BytesMut, node: Node) {
-    let (before, after) = match node {
-        Node::Address(IpAddr::V6(_)) => (&b"for=\"["[..], &b"]\""[..]),
-        Node::Address(IpAddr::V4(_)) | Node::Unknown => (&b"for="[..], &b""[..]),
-    };
-    out.put_slice(before);
-    put_list_node(out, node);
-    out.put_slice(after);
+    match node {
+        Node::Address(address) => {
+            let mut text = AddressText::new();
+            put_address(&mut text, address);
+            put_quoted(out, address, &text);
+        }
+        Node::Unknown => out.put_slice(b"for=unknown"),
+    }
 }
 
+/// Writes the `for` of an address, whose text is `text`. RFC 7239 4 and 6: an IPv6 address is
+/// bracketed and quoted.
+fn put_quoted(out: &mut BytesMut, address: IpAddr, text: &[u8]) {
+    let (before, after) = match address {
+        IpAddr::V6(_) => (&b"for=\"["[..], &b"]\""[..]),
+        IpAddr::V4(_) => (&b"for="[..], &b""[..]),
+    };
+    for part in [before, text, after] {
+        out.put_slice(part);
+    }
+}
+
+/// An address as text; the longest has 39 characters.
+type AddressText = SmallVec<[u8; 40]>;
+
 /// Writes an address as text, without a formatter for the common kind.
-fn put_address(out: &mut BytesMut, address: IpAddr) {
+fn put_address(out: &mut AddressText, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             for (index, octet) in address.octets().into_iter().enumerate() {
                 if index > 0 {
-                    out.put_u8(b'.');
+                    out.push(b'.');
                 }
-                out.put_slice(itoa::Buffer::new().format(octet).as_bytes());
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
             }
         }
-        IpAddr::V6(address) => write!(out, "{address}").expect("a BytesMut grows"),
+        IpAddr::V6(address) => write!(out, "{address}").expect("a SmallVec grows"),
     }
 }
 

@@ -88,8 +88,7 @@ pub struct Proxy {
     outputs: VecDeque<Output>,
     counters: Counters,
     memory_low: bool,
-    /// The access log has `referer` and `user-agent`.
-    logs_provenance: bool,
+    logged: Logged,
 }
 
 /// The route of an admitted request.
@@ -105,7 +104,7 @@ impl Proxy {
         Self {
             routes: RouteTable::new(&config.routes),
             upstreams: Upstreams::new(&config.upstreams, worker_count),
-            logs_provenance: logs_provenance(&config),
+            logged: Logged::by(&config),
             config,
             requests: Shares::default(),
             worker_count,
@@ -124,7 +123,7 @@ impl Proxy {
         self.routes = RouteTable::new(&config.routes);
         let (upstreams, mut cx) = self.upstreams(now);
         upstreams.apply(&mut cx, &config.upstreams);
-        self.logs_provenance = logs_provenance(&config);
+        self.logged = Logged::by(&config);
         self.config = config;
     }
 
@@ -141,7 +140,7 @@ impl Proxy {
             server_name: request.server_name.clone(),
             ..AccessRecord::new(now, request.client)
         };
-        if self.logs_provenance {
+        if self.logged == Logged::Provenance {
             record.request.provenance = Some(Provenance::of(&request.head.fields));
         }
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
@@ -396,7 +395,7 @@ impl Proxy {
             self.requests.give_back(exchange.address);
         }
         let to = exchange.downstream;
-        let record = exchange.into_record(now, &mut self.timers, handover);
+        let record = exchange.into_record(now, &mut self.timers, handover, self.logged);
         if is_planted(Bug::DoubleRecord) && handover == Handover::Reset {
             self.outputs.push_back(Output::Access { to, record: record.clone() });
         }
@@ -479,7 +478,23 @@ impl Proxy {
     }
 }
 
-/// Returns whether the access log has `referer` and `user-agent`.
-fn logs_provenance(config: &Config) -> bool {
-    config.log.access.as_ref().is_some_and(|log| log.format == AccessFormat::Combined)
+/// The text of a request that its record keeps for the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Logged {
+    /// None: there is no access log, and counters need no text.
+    Nothing,
+    /// Method, authority and path.
+    Request,
+    /// Also `referer` and `user-agent`.
+    Provenance,
+}
+
+impl Logged {
+    fn by(config: &Config) -> Self {
+        match config.log.access.as_ref().map(|log| log.format) {
+            None => Self::Nothing,
+            Some(AccessFormat::Combined) => Self::Provenance,
+            Some(AccessFormat::Json) => Self::Request,
+        }
+    }
 }

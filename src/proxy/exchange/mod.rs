@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::Logged;
 use super::api::{
     Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponsePart, ResponseSource,
 };
@@ -341,12 +342,15 @@ impl Exchange {
         now: Instant,
         timers: &mut Timers<TimerOwner>,
         handover: Handover,
+        logged: Logged,
     ) -> Box<AccessRecord> {
         timers.clear(&mut self.deadline_timer);
         timers.clear(&mut self.body_timer);
         timers.clear(&mut self.response_timer);
         self.end_upstream_time(now);
-        if let Some(request) = self.request {
+        if let Some(request) = self.request
+            && logged != Logged::Nothing
+        {
             let provenance = self.record.request.provenance.take();
             self.record.request = Understood { provenance, ..request.head.understood() };
         }

@@ -20,8 +20,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;
 use crate::config::{
-    Config, Endpoint, EndpointAddress, Health, HostPolicy, Hugepages, Limits, Listener, Log,
-    LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime, Tls, UnknownServerName, Upstream,
+    AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
+    Hugepages, Limits, Listener, Log, LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime,
+    Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
@@ -47,7 +48,11 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
     Config {
         runtime: runtime(),
         admin: None,
-        log: Log { level: LogLevel::Info, tls_keys: None, access: None },
+        log: Log {
+            level: LogLevel::Info,
+            tls_keys: None,
+            access: Some(AccessLog { target: AccessTarget::Stdout, format: AccessFormat::Json }),
+        },
         listeners: vec![Listener {
             name: "edge".into(),
             addresses: vec![([0, 0, 0, 0], 443).into()],

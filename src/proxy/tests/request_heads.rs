@@ -392,6 +392,19 @@ fn a_record_does_not_keep_the_memory_of_the_heads_that_it_logs() {
     rig.assert_nothing_left();
 }
 
+/// Without an access log nothing of a request is copied for it.
+#[test]
+fn a_record_without_a_log_keeps_no_text() {
+    let mut config = config(1, 1, 0);
+    config.log.access = None;
+    let mut rig = Rig::new(config);
+    let mut sent = request(Method::GET, "/");
+    sent.misdirected = true;
+    let exchange = rig.request(sent, true);
+    assert_eq!(rig.status(exchange), 421);
+    assert_eq!(rig.record().request, Understood::default());
+}
+
 /// RFC 9110 9.3.2: a response to HEAD has no content.
 #[test]
 fn a_refusal_has_content_unless_the_request_is_a_head() {
