@@ -176,6 +176,11 @@ impl Connection {
         self.keep_alive.clear(cx);
         cx.shared.responses.forget(&self.client);
         let closure = self.closed_for;
+        if let (None, CloseReason::Violation { code, reason }) = (closure, reason) {
+            let client = self.client.current_address(cx).unwrap_or(self.client.address);
+            let (code, reason) = (*code, reason.clone());
+            cx.shared.incidents.push_back(Box::new(Incident::Violation { client, code, reason }));
+        }
         let closure = closure.unwrap_or(Closure { ending: ending_of(reason), culprit: None });
         // The rule is that of the stream that broke it.
         let others = Ending::from(closure.ending.outcome);

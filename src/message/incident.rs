@@ -24,6 +24,9 @@ pub enum Incident {
     Restored { endpoint: EndpointName },
     /// The gateway closed a client's connection for the client's behaviour.
     Closed { client: SocketAddr, cause: Ending },
+    /// A client's connection was closed because it broke a rule of QUIC or TLS, with this code of
+    /// RFC 9000 20.1.
+    Violation { client: SocketAddr, code: u64, reason: String },
     /// A client's handshake has failed.
     HandshakeFailed { client: SocketAddr, reason: HandshakeFailure },
 }

@@ -62,7 +62,7 @@ pub use streams::WriteError;
 pub(crate) use streams::{Gone, Written};
 pub(crate) use streams::{Read, ReadError};
 pub use table::ConnectionKey;
-pub(crate) use types::CloseReason;
 #[cfg(test)]
 pub(crate) use types::ConnectionCounts;
+pub(crate) use types::{CloseReason, transport_error_name};
 pub use types::{Datagram, Event, StreamId, Transmit};

@@ -148,11 +148,37 @@ impl fmt::Display for CloseReason {
                 String::from_utf8_lossy(reason)
             ),
             Self::Violation { code, reason } => {
-                write!(f, "the client broke a rule (transport code {code:#x}): {reason}")
+                let name = transport_error_name(*code);
+                write!(f, "the client broke a rule ({name}, {code:#x}): {reason}")
             }
             Self::Reset => f.write_str("reset by the client"),
             Self::IdleTimeout => f.write_str("silent for longer than the idle timeout"),
         }
+    }
+}
+
+/// Returns the name of a transport error (RFC 9000 20.1).
+pub(crate) fn transport_error_name(code: u64) -> &'static str {
+    match code {
+        0x00 => "NO_ERROR",
+        0x01 => "INTERNAL_ERROR",
+        0x02 => "CONNECTION_REFUSED",
+        0x03 => "FLOW_CONTROL_ERROR",
+        0x04 => "STREAM_LIMIT_ERROR",
+        0x05 => "STREAM_STATE_ERROR",
+        0x06 => "FINAL_SIZE_ERROR",
+        0x07 => "FRAME_ENCODING_ERROR",
+        0x08 => "TRANSPORT_PARAMETER_ERROR",
+        0x09 => "CONNECTION_ID_LIMIT_ERROR",
+        0x0a => "PROTOCOL_VIOLATION",
+        0x0b => "INVALID_TOKEN",
+        0x0c => "APPLICATION_ERROR",
+        0x0d => "CRYPTO_BUFFER_EXCEEDED",
+        0x0e => "KEY_UPDATE_ERROR",
+        0x0f => "AEAD_LIMIT_REACHED",
+        0x10 => "NO_VIABLE_PATH",
+        0x100..=0x1ff => "CRYPTO_ERROR",
+        _ => "an unknown error",
     }
 }
 
@@ -207,4 +233,43 @@ pub struct ConnectionCounts {
     pub handshaking: usize,
     /// Closed, kept for a while to answer late packets.
     pub closing: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn_proto::TransportErrorCode as Theirs;
+
+    use super::*;
+
+    /// The oracle is quinn-proto's table.
+    #[test]
+    fn transport_errors_have_their_names() {
+        let codes = [
+            Theirs::NO_ERROR,
+            Theirs::INTERNAL_ERROR,
+            Theirs::CONNECTION_REFUSED,
+            Theirs::FLOW_CONTROL_ERROR,
+            Theirs::STREAM_LIMIT_ERROR,
+            Theirs::STREAM_STATE_ERROR,
+            Theirs::FINAL_SIZE_ERROR,
+            Theirs::FRAME_ENCODING_ERROR,
+            Theirs::TRANSPORT_PARAMETER_ERROR,
+            Theirs::CONNECTION_ID_LIMIT_ERROR,
+            Theirs::PROTOCOL_VIOLATION,
+            Theirs::INVALID_TOKEN,
+            Theirs::APPLICATION_ERROR,
+            Theirs::CRYPTO_BUFFER_EXCEEDED,
+            Theirs::KEY_UPDATE_ERROR,
+            Theirs::AEAD_LIMIT_REACHED,
+            Theirs::NO_VIABLE_PATH,
+        ];
+        for code in codes {
+            assert_eq!(transport_error_name(code.into()), format!("{code:?}"));
+        }
+        // RFC 9001 4.8: the alert is the last byte.
+        for alert in [0, 10, 255] {
+            assert_eq!(transport_error_name(Theirs::crypto(alert).into()), "CRYPTO_ERROR");
+        }
+        assert_eq!(transport_error_name(0x11), "an unknown error");
+    }
 }

@@ -4,18 +4,22 @@
 //! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
 //! the next line says how many there were. The log itself drops lines rather than wait.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::base::token_bucket::TokenBucket;
 use crate::message::{Ending, EndpointName, Incident, Outcome, Understood};
 use crate::metrics::HandshakeFailure;
+use crate::quic::transport_error_name;
 
 /// Lines of one kind that a worker writes at once, and again within [`FILL_TIME`].
 const LINE_COUNT_MAX: u32 = 10;
 const FILL_TIME: Duration = Duration::from_secs(60);
 /// Bytes of a request's host and path in a line.
 const REQUEST_LEN_MAX: usize = 200;
+/// Bytes of the cause for which QUIC has closed a connection.
+const CAUSE_LEN_MAX: usize = 400;
 
 /// The budgets of a worker's lines.
 #[derive(Debug, Default)]
@@ -52,7 +56,7 @@ impl Worker<'_> {
             Incident::Ejected { .. } | Incident::Restored { .. } => {
                 &mut self.incidents.of_endpoints
             }
-            Incident::Closed { .. } => &mut self.incidents.of_clients,
+            Incident::Closed { .. } | Incident::Violation { .. } => &mut self.incidents.of_clients,
             Incident::HandshakeFailed { .. } => &mut self.incidents.of_handshakes,
         };
         let Some(omitted) = budget.take(now) else { return };
@@ -72,11 +76,10 @@ impl Worker<'_> {
                 );
             }
             Incident::Closed { client, cause } => {
-                let cause = cause_text(*cause);
-                tracing::warn!(
-                    worker, %client, cause, omitted,
-                    "a connection was closed for what its client did"
-                );
+                note_closed(worker, *client, &cause_text(*cause), omitted);
+            }
+            Incident::Violation { client, code, reason } => {
+                note_closed(worker, *client, &violation_text(*code, reason), omitted);
             }
             Incident::HandshakeFailed { client, reason } => {
                 let reason = failure_text(*reason);
@@ -84,6 +87,12 @@ impl Worker<'_> {
             }
         }
     }
+}
+
+fn note_closed(worker: u16, client: SocketAddr, cause: &str, omitted: u64) {
+    tracing::warn!(
+        worker, %client, cause, omitted, "a connection was closed for what its client did"
+    );
 }
 
 fn cause_text(Ending { outcome, rule, bound }: Ending) -> String {
@@ -95,6 +104,15 @@ fn cause_text(Ending { outcome, rule, bound }: Ending) -> String {
         _ => "",
     };
     format!("{}{rule}{bound}{setting}", outcome.token())
+}
+
+/// Returns the cause of a connection that QUIC itself has closed, with the error's name and code.
+fn violation_text(code: u64, reason: &str) -> String {
+    let (outcome, name) = (Outcome::ConnectionError.token(), transport_error_name(code));
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let mut text = format!("{outcome}: {name} ({code:#x}){reason}");
+    text.truncate(text.floor_char_boundary(CAUSE_LEN_MAX));
+    text
 }
 
 fn failure_text(reason: HandshakeFailure) -> &'static str {
@@ -157,6 +175,15 @@ mod tests {
         let cause = Ending { bound, ..Outcome::UpstreamHeadTooLong.into() };
         let expected = "upstream_head_too_long (limits.max_response_header_size = 1024)";
         assert_eq!(cause_text(cause), expected);
+    }
+
+    #[test]
+    fn a_violation_of_quic_is_named_with_its_code() {
+        let text = violation_text(0x4, "streams of the client: 101");
+        assert_eq!(text, "connection_error: STREAM_LIMIT_ERROR (0x4): streams of the client: 101");
+        assert_eq!(violation_text(0x10a, ""), "connection_error: CRYPTO_ERROR (0x10a)");
+        let text = violation_text(0xa, &"\u{20ac}".repeat(1000));
+        assert!((CAUSE_LEN_MAX - 3..=CAUSE_LEN_MAX).contains(&text.len()), "{}", text.len());
     }
 
     #[test]

@@ -260,6 +260,23 @@ async def test_too_many_cancelled_or_broken_requests_end_the_connection(gateway,
                 assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
 
 
+@h3.run
+async def test_a_violation_of_quic_has_its_line_in_the_process_log(gateway):
+    """RFC 9000 4.6: a stream over the limit ends the connection, before HTTP/3 sees anything."""
+    async with raw.connection(gateway) as client:
+        assert (await client.ask(head(path=b"/bytes/1"))).outcome == "200"
+        client._quic._remote_max_streams_bidi = 1 << 32
+        client._quic.send_stream_data(4 << 20, b"x")
+        client.transmit()
+        with contextlib.suppress(ConnectionError):
+            await client.ping()
+        assert client.closed.error_code == 0x04, "STREAM_LIMIT_ERROR"
+        port = client._transport.get_extra_info("sockname")[1]
+    line = await asyncio.to_thread(logged_line, gateway, "STREAM_LIMIT_ERROR")
+    assert " WARN " in line and "connection_error: STREAM_LIMIT_ERROR (0x4)" in line, line
+    assert "client=127.0.0.1" in line.replace("::ffff:", "") and f":{port}" in line, line
+
+
 def logged_line(gateway, part: str) -> str:
     """Returns the line of the process log that has this part, once it is there."""
     for _ in range(100):
