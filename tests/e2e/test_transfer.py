@@ -57,6 +57,39 @@ def test_upload_by_curl(has_curl, gateway, host, length, tmp_path):
 
 
 @h3.run
+async def test_responses_of_a_connection_share_its_window(gateway):
+    """Five large responses get their share each, and small ones are not behind them, although the
+    client's window for the connection is short all the time."""
+    length, small_count = 8 * MIB, 10
+    async with h3.connection(gateway, max_data=256 * KIB) as client:
+        client.fix_window()
+        large = [client.open("GET", f"/bytes/{length}?seed={seed}") for seed in range(5)]
+
+        def received_lens() -> list[int]:
+            return [exchange.response.length for exchange in large]
+
+        lens_at_first_end = []
+        for exchange in large:
+            exchange._done.add_done_callback(lambda _: lens_at_first_end or
+                                             lens_at_first_end.extend(received_lens()))
+        waits = []
+        for step in range(small_count):
+            await large[0].received((step + 1) * length // (small_count + 2))
+            before = sum(received_lens())
+            small = await client.get("/bytes/1024")
+            assert (small.status, small.length) == (200, 1024)
+            waits.append(sum(received_lens()) - before)
+        assert not lens_at_first_end, "small requests are made while all large ones run"
+        for seed, exchange in enumerate(large):
+            response = await exchange.wait()
+            assert response.sha256 == bodies.digest(length, seed), seed
+    # A window or less comes before a small response. On a busy machine its upstream may be late,
+    # so a few of them may wait for more, but never for the ends of the large ones.
+    assert sorted(waits)[small_count // 2] <= MIB and max(waits) <= 8 * MIB, waits
+    assert min(lens_at_first_end) >= length // 2, lens_at_first_end
+
+
+@h3.run
 async def test_large_download(gateway):
     async with h3.connection(gateway) as client:
         response = await client.get(f"/bytes/{LARGE}", seconds=120)

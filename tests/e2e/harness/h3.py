@@ -144,6 +144,33 @@ class Framing(H3Connection):
             super()._check_content_length(stream)
 
 
+class FixedWindow:
+    """The credit of a connection (MAX_DATA) in the place of aioquic's, which doubles it again and
+    again: this one is always ahead of what has arrived by half of its length to all of it."""
+
+    def __init__(self, limit):
+        self.frame_type, self.name, self.sent = limit.frame_type, limit.name, limit.sent
+        self._length, self._value, self._used = limit.value, limit.value, limit.used
+
+    @property
+    def value(self) -> int:
+        return self._value
+
+    @value.setter
+    def value(self, doubled: int):
+        pass
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    @used.setter
+    def used(self, used: int):
+        self._used = used
+        if self._value - used < self._length // 2:
+            self._value = used + self._length
+
+
 class Client(QuicConnectionProtocol):
     """One connection."""
 
@@ -152,6 +179,10 @@ class Client(QuicConnectionProtocol):
         self.http = Framing(self._quic)
         self.exchanges: dict[int, Exchange] = {}
         self.closed: ConnectionTerminated | None = None
+
+    def fix_window(self):
+        """Keeps the connection's window at the length that it has."""
+        self._quic._local_max_data = FixedWindow(self._quic._local_max_data)
 
     def quic_event_received(self, event):
         if isinstance(event, StreamReset) and event.stream_id in self.exchanges:
@@ -199,9 +230,9 @@ class Client(QuicConnectionProtocol):
 async def connection(gateway, host: str = "127.0.0.1", *, keep_ticket=None, **settings):
     """Opens a connection to the gateway that trusts only the tests' certificate authority.
     `keep_ticket` is called with each session ticket; `session_ticket` resumes with one."""
+    settings = {"max_data": 16 * bodies.MIB, "max_stream_data": 8 * bodies.MIB, **settings}
     configuration = QuicConfiguration(
-        is_client=True, alpn_protocols=H3_ALPN, server_name=AUTHORITY,
-        max_data=16 * bodies.MIB, max_stream_data=8 * bodies.MIB, **settings,
+        is_client=True, alpn_protocols=H3_ALPN, server_name=AUTHORITY, **settings,
     )
     if gateway.authority is None:
         configuration.verify_mode = ssl.CERT_NONE
