@@ -55,7 +55,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libc", &["host", "pool", "ring"]),
     ("memmap2", &["host", "ring"]),
     ("libmimalloc_sys", &["pool"]),
-    ("smallvec", &["gateway", "quic"]),
+    ("smallvec", &["gateway", "proxy", "quic"]),
     ("quinn_proto", &["quic"]),
     ("aws_lc_rs", &["quic"]),
     // quinn-proto's settings are made from a `rustls::ServerConfig`, which `tls` provides.
