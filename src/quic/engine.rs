@@ -5,10 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quinn_proto::crypto::rustls::HandshakeData;
-use quinn_proto::{
-    ConnectionHandle, ConnectionId, Dir, Endpoint, EndpointEvent, StreamEvent, VarInt,
-};
+use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent, VarInt};
 
 use super::cid::WorkerIds;
 use super::congestion;
@@ -19,6 +16,7 @@ use super::recent::Recent;
 use super::responses::Responses;
 use super::settings::{EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
+use super::translation::translate;
 use super::types::{CloseReason, ConnectionCounts, Event, Path, Transmit};
 use super::used_tokens::UsedTokens;
 use crate::base::pressure::Pressure;
@@ -27,12 +25,8 @@ use crate::base::stream_share::StreamShare;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
 use crate::config;
-use crate::limits::{CLOSING_TIMEOUT, DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
+use crate::limits::{DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
 use crate::metrics::{HandshakeFailure, QuicCounters};
-
-/// The number of queued events that are searched for a duplicate. A bundle of datagrams for one
-/// stream causes a `Readable` for each of them.
-const EVENT_LOOK_BACK: usize = 8;
 
 /// The QUIC side of one worker: all sockets, all listeners, all connections.
 pub struct Engine {
@@ -471,88 +465,4 @@ fn mark(
         }
         _ => unmarked,
     }
-}
-
-/// Translates an event of quinn-proto.
-fn translate(
-    now: Instant,
-    key: ConnectionKey,
-    connection: &mut Connection,
-    event: quinn_proto::Event,
-    events: &mut VecDeque<(ConnectionKey, Event)>,
-) {
-    match event {
-        quinn_proto::Event::Connected => {
-            connection.phase = Phase::Open;
-            connection.paths.prove();
-            connection.paths.permit_free();
-            events.push_back((
-                key,
-                Event::Connected {
-                    server_name: server_name(connection),
-                    socket: connection.local.socket,
-                },
-            ));
-        }
-        quinn_proto::Event::ConnectionLost { reason } => {
-            connection.phase = match connection.phase {
-                Phase::Handshaking { .. } | Phase::Failed => Phase::Failed,
-                Phase::Open => {
-                    events.push_back((key, Event::Closed(CloseReason::of(reason))));
-                    Phase::Closed { deadline: now + CLOSING_TIMEOUT }
-                }
-                Phase::Closed { deadline } => Phase::Closed { deadline },
-            };
-        }
-        quinn_proto::Event::Stream(event) if connection.is_open() => {
-            translate_stream(key, connection, event, events);
-        }
-        // Stream events are dropped after a close; unreliable datagrams are not offered.
-        quinn_proto::Event::Stream(_)
-        | quinn_proto::Event::HandshakeDataReady
-        | quinn_proto::Event::DatagramReceived
-        | quinn_proto::Event::DatagramsUnblocked => {}
-    }
-}
-
-fn translate_stream(
-    key: ConnectionKey,
-    connection: &mut Connection,
-    event: StreamEvent,
-    events: &mut VecDeque<(ConnectionKey, Event)>,
-) {
-    let event = match event {
-        StreamEvent::Opened { dir } => {
-            while let Some(id) = connection.proto.streams().accept(dir) {
-                if dir == Dir::Bi {
-                    connection.unread.opened();
-                }
-                events.push_back((key, Event::StreamOpened(id.into())));
-            }
-            return;
-        }
-        StreamEvent::Readable { id } => {
-            let opened = (key, Event::StreamOpened(id.into()));
-            if events.iter().rev().take(EVENT_LOOK_BACK).any(|event| *event == opened) {
-                return;
-            }
-            Event::Readable(id.into())
-        }
-        StreamEvent::Writable { id } => return connection.turns.wake(id.into()),
-        StreamEvent::Finished { id } => {
-            connection.unacknowledged.over(id.into());
-            Event::SendFinished(id.into())
-        }
-        StreamEvent::Stopped { id, error_code } => Event::Stopped(id.into(), error_code.into()),
-        StreamEvent::Available { dir: Dir::Bi | Dir::Uni } => return,
-    };
-    let event = (key, event);
-    if !events.iter().rev().take(EVENT_LOOK_BACK).any(|queued| *queued == event) {
-        events.push_back(event);
-    }
-}
-
-fn server_name(connection: &Connection) -> Option<String> {
-    let data = connection.proto.crypto_session().handshake_data()?;
-    data.downcast::<HandshakeData>().ok()?.server_name
 }

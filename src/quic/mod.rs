@@ -47,6 +47,7 @@ mod streams;
 mod table;
 #[cfg(test)]
 mod tests;
+mod translation;
 mod turns;
 mod types;
 mod used_tokens;
