@@ -12,6 +12,10 @@
 //! | another Initial, or another version's packet | the same, unless others wait |
 //! | anything else | at once |
 //!
+//! The first packet of a client with a NEW_TOKEN token names an id that the client chose, so it is
+//! handled like any other. Only the handshake that it begins is charged as one after a Retry, since
+//! its address is validated as well.
+//!
 //! Packets of one client stay in order, unless one of them exceeds such a number.
 
 use std::collections::VecDeque;
@@ -107,8 +111,8 @@ impl FirstPackets {
     }
 
     /// Notes that a first packet began a handshake, which costs more than a Retry.
-    pub(super) fn handshake_began(&mut self, is_proven: bool) {
-        let claim = if is_proven { Claim::Proven } else { Claim::New };
+    pub(super) fn handshake_began(&mut self, is_validated: bool) {
+        let claim = if is_validated { Claim::Proven } else { Claim::New };
         self.spent[claim as usize] += HANDSHAKE_COST;
     }
 
