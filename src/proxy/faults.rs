@@ -292,6 +292,51 @@ mod tests {
         assert_eq!(value.to_str().unwrap(), expected);
     }
 
+    /// The client is told the bound that its message exceeded. The operator's timeouts and queues
+    /// are in the log.
+    #[test]
+    fn a_response_names_a_key_only_with_a_bound_that_was_exceeded() {
+        let bound = Bound { key: "limits.max_header_size", max: 1 };
+        let rule = Ending::by_rule(Outcome::FieldsTooLarge, "a rule");
+        let refused = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let with_key = [
+            Fault::RequestTooLarge(bound),
+            Fault::TooManyRequests(bound),
+            Fault::HeadTooLong(bound),
+            Fault::Refused(refused, Ending { bound: Some(bound), ..rule }),
+        ];
+        for fault in with_key {
+            assert!(fault.details().contains("limits.max_header_size = 1"), "{fault:?}");
+            assert_eq!(fault.ending().bound, Some(bound), "{fault:?}");
+        }
+        use TransportFault::*;
+        let without = [
+            Fault::Refused(refused, rule),
+            Fault::BadRequest("a rule"),
+            Fault::NoRoute,
+            Fault::RequestTimeout,
+            Fault::NotImplemented("a reason"),
+            Fault::Misdirected,
+            Fault::QueueFull,
+            Fault::QueueTimeout,
+            Fault::Terminated,
+            Fault::Incomplete,
+            Fault::Protocol("a rule"),
+            Fault::ResponseTimeout,
+            Fault::WriteTimeout,
+            Fault::ResponseStalled,
+            Fault::Deadline,
+        ];
+        let connect = [Refused, Unreachable, Missing, Forbidden, TimedOut, Reset, Other];
+        let resources = [Resource::Port, Resource::Descriptor, Resource::Memory, Resource::Place];
+        let connect = connect.into_iter().chain(resources.map(Exhausted)).map(Fault::Connect);
+        for fault in without.into_iter().chain(connect) {
+            let details = fault.details();
+            assert!(!details.contains(['.', '_', '=']), "{fault:?}: {details}");
+            assert_eq!(fault.ending().bound, None, "{fault:?}");
+        }
+    }
+
     #[test]
     fn a_bound_that_was_exceeded_is_named_with_its_key() {
         let bound = Bound { key: "limits.max_response_header_size", max: 32_768 };
