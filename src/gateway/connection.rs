@@ -13,7 +13,7 @@ use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
-use crate::message::{AccessRecord, Authority, Ending, Handover, Incident, Outcome};
+use crate::message::{AccessRecord, Authority, Bound, Ending, Handover, Incident, Outcome};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
 use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};
@@ -120,7 +120,7 @@ impl Connection {
             Event::SendFinished(_) => {}
             Event::Stopped(id, code) => self.handle_stopped(id, code, cx),
             Event::Unacknowledged => {
-                let rule = "responses that are not acknowledged";
+                let rule = "responses that are not acknowledged for 60 s, a fixed bound";
                 self.close(ConnectionError { code: Code::ExcessiveLoad, rule }, None, cx);
             }
             Event::Connected { .. } | Event::Closed(_) => {
@@ -232,7 +232,16 @@ impl Connection {
             Code::ExcessiveLoad => Outcome::ExcessiveLoad,
             _ => Outcome::ConnectionError,
         };
-        let ending = Ending::by_rule(outcome, error.rule);
+        self.close_with(Ending::by_rule(outcome, error.rule), culprit, error, cx);
+    }
+
+    fn close_with(
+        &mut self,
+        ending: Ending,
+        culprit: Option<StreamId>,
+        error: ConnectionError,
+        cx: &mut Context<'_>,
+    ) {
         self.note_closure(Closure { ending, culprit }, cx);
         cx.close(self.client.key, error);
     }
@@ -329,7 +338,11 @@ impl Connection {
         let max = cx.shared.settings.reset_count_max;
         if self.client.resets.charge(cx.now, cost, max) {
             let rule = "too many requests that come to nothing";
-            self.close(ConnectionError { code: Code::ExcessiveLoad, rule }, None, cx);
+            let bound = Bound { key: "limits.max_stream_resets", max: max.into() };
+            let ending = Ending::by_rule(Outcome::ExcessiveLoad, rule);
+            let ending = Ending { bound: Some(bound), ..ending };
+            let error = ConnectionError { code: Code::ExcessiveLoad, rule };
+            self.close_with(ending, None, error, cx);
         }
     }
 }

@@ -9,6 +9,9 @@ use super::{Error, broken};
 use crate::limits::CHUNK_LINE_LEN_MAX;
 use crate::message::Fields;
 
+pub(super) const LINE_TOO_LONG: &str =
+    "a chunk-size line of the response is longer than 256 bytes, a fixed bound";
+
 /// A part of a chunked body.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ChunkPart {
@@ -87,7 +90,7 @@ impl ChunkedDecoder {
     fn step(&mut self, byte: u8) -> Result<(), Error> {
         self.line_len += 1;
         if self.line_len > CHUNK_LINE_LEN_MAX {
-            return Err(broken("a chunk-size line of the response is too long"));
+            return Err(broken(LINE_TOO_LONG));
         }
         let digit = char::from(byte).to_digit(16);
         self.state = match (&self.state, byte) {

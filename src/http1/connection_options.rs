@@ -17,6 +17,10 @@ pub struct ConnectionOptions {
 }
 
 impl ConnectionOptions {
+    /// Names the bound that a message exceeds for which [`ConnectionOptions::read`] returns `None`.
+    pub(crate) const TOO_MANY: &str =
+        "the connection field names more than 32 fields, a fixed bound";
+
     /// Reads all `connection` fields. Returns `None` when they name too many options.
     pub(crate) fn read(fields: &Fields) -> Option<Self> {
         let mut read = Self::default();

@@ -11,6 +11,9 @@ use super::{Error, broken};
 use crate::limits::RESPONSE_FIELD_COUNT_MAX;
 use crate::message::Fields;
 
+pub(super) const TOO_MANY_FIELDS: Error =
+    Error::Malformed("a section of the response has more than 128 fields, a fixed bound");
+
 /// A section that is being received, up to and including its empty line.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
@@ -87,7 +90,7 @@ pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Er
     match config.parse_response_with_uninit_headers(&mut response, section, &mut lines) {
         Ok(httparse::Status::Complete(len)) if len == section.len() => {}
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(broken("the response has more than 128 fields, a fixed bound"));
+            return Err(TOO_MANY_FIELDS);
         }
         Err(httparse::Error::HeaderName) => {
             return Err(broken("a field line of the response has no good name, or is folded"));
@@ -113,6 +116,7 @@ pub(crate) fn parse_trailers(section: &Bytes) -> Result<Fields, Error> {
     let head = Bytes::from([b"HTTP/1.1 200\r\n", &section[..]].concat());
     match parse_head(&head) {
         Ok((_, _, fields)) => Ok(fields),
+        Err(error) if error == TOO_MANY_FIELDS => Err(error),
         Err(_) => Err(broken("the response's trailer section is malformed")),
     }
 }

@@ -180,8 +180,7 @@ impl ResponseDecoder {
     fn take_head(&mut self, section: &Bytes) -> Result<Part, Error> {
         let (status, version, mut fields) =
             parse_head(section).inspect_err(|_| self.faulty_field = faulty_field(section))?;
-        let options = ConnectionOptions::read(&fields)
-            .ok_or(broken("the response's connection field names too many fields"))?;
+        let options = ConnectionOptions::read(&fields).ok_or(broken(TOO_MANY_NAMED))?;
         let framing = BodyFraming::of(status, version, self.to_head, &fields)?;
         if status.is_informational() {
             // RFC 9110 15.2.2: 101 accepts an upgrade, and none was requested.
@@ -190,9 +189,7 @@ impl ResponseDecoder {
             }
             self.interim_count += 1;
             if self.interim_count > RESPONSE_INTERIM_COUNT_MAX {
-                return Err(broken(
-                    "the upstream sends more than 8 interim responses, a fixed bound",
-                ));
+                return Err(broken(TOO_MANY_INTERIM));
             }
             self.state = State::Head(Section::default());
             fields.retain(|(name, _)| name != CONTENT_LENGTH);
@@ -220,6 +217,10 @@ impl ResponseDecoder {
 }
 
 /// The start of each response.
+const TOO_MANY_INTERIM: &str = "the upstream sends more than 8 interim responses, a fixed bound";
+const TOO_MANY_NAMED: &str =
+    "the response's connection field names more than 32 fields, a fixed bound";
+
 const PROTOCOL: &[u8] = b"HTTP/1.";
 
 /// Refuses a response that is not HTTP/1.x at its first wrong byte, rather than when no line end

@@ -2,7 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Error, Part, ResponseDecoder};
+use super::{ConnectionOptions, Error, Part, ResponseDecoder};
+use crate::limits::{
+    CHUNK_LINE_LEN_MAX, NOMINATED_COUNT_MAX, RESPONSE_FIELD_COUNT_MAX, RESPONSE_INTERIM_COUNT_MAX,
+};
 use crate::message::Fields;
 
 /// A client's view of the decoded response.
@@ -160,6 +163,48 @@ fn interim_responses_precede_the_final_one_and_are_bounded() {
 
     let flood = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000);
     assert!(matches!(decode(&[flood.as_bytes()], false, false), Err(Error::Malformed(_))));
+}
+
+/// A response at each fixed bound is accepted, and the refusal of one beyond it has the number.
+#[test]
+fn a_fixed_bound_that_was_exceeded_is_named_with_its_number() {
+    let respond = |fields: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{fields}\r\n{body}");
+    let chunked = |body: &str| respond("transfer-encoding: chunked\r\n", body);
+    let fields = |count: usize| "a: b\r\n".repeat(count);
+    let sized = "content-length: 0\r\n";
+    type Form<'a> = Box<dyn Fn(usize) -> String + 'a>;
+    let forms: [(usize, Form<'_>); 5] = [
+        (RESPONSE_FIELD_COUNT_MAX, Box::new(|count| respond(&(fields(count - 1) + sized), ""))),
+        (
+            RESPONSE_FIELD_COUNT_MAX,
+            Box::new(|count| chunked(&format!("0\r\n{}\r\n", fields(count)))),
+        ),
+        (
+            RESPONSE_INTERIM_COUNT_MAX as usize,
+            Box::new(|count| "HTTP/1.1 103 Early\r\n\r\n".repeat(count) + &respond(sized, "")),
+        ),
+        (
+            NOMINATED_COUNT_MAX,
+            Box::new(|count| {
+                respond(&format!("connection: {}\r\n{sized}", "x,".repeat(count)), "")
+            }),
+        ),
+        (
+            CHUNK_LINE_LEN_MAX,
+            // A digit, the line end, and blanks.
+            Box::new(|len| chunked(&format!("1{}\r\n.\r\n0\r\n\r\n", " ".repeat(len - 3)))),
+        ),
+    ];
+    for (bound, form) in forms {
+        assert!(decode(&[form(bound).as_bytes()], false, false).is_ok_and(|outcome| outcome.whole));
+        let Err(Error::Malformed(rule)) = decode(&[form(bound + 1).as_bytes()], false, false)
+        else {
+            panic!("{bound} and one more");
+        };
+        assert!(rule.contains(&format!(" {bound} ")), "{rule}");
+        assert!(rule.ends_with(", a fixed bound"), "{rule}");
+    }
+    assert!(ConnectionOptions::TOO_MANY.contains(&format!(" {NOMINATED_COUNT_MAX} ")));
 }
 
 #[test]

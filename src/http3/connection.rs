@@ -129,7 +129,7 @@ impl Connection {
             return Ok(index);
         }
         if self.streams.len() == limits::UNI_STREAM_HELD_COUNT_MAX {
-            let rule = "too many unidirectional streams whose type does not come";
+            let rule = "more than 16 unidirectional streams at once, a fixed bound";
             return refuse(Code::ExcessiveLoad, rule);
         }
         self.streams.push((stream_id, UniStream::Untyped(HeaderReader::default())));
@@ -228,7 +228,8 @@ fn begin_control_frame(
             return refuse(Code::IdError, "CANCEL_PUSH for a push that was never promised");
         }
         ControlStep::ReadSettings => {
-            (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, "a SETTINGS frame too long to read")
+            let rule = "a SETTINGS frame of more than 1024 bytes, a fixed bound";
+            (limits::SETTINGS_LEN_MAX, Code::ExcessiveLoad, rule)
         }
         ControlStep::ReadGoaway | ControlStep::ReadMaxPushId => (8, Code::FrameError, ONE_ID),
     };

@@ -440,7 +440,7 @@ impl Proxy {
             return Err(Fault::Misdirected);
         }
         if ConnectionOptions::read(&head.fields).is_none() {
-            return Err(Fault::BadRequest("the connection field names too many fields"));
+            return Err(Fault::BadRequest(ConnectionOptions::TOO_MANY));
         }
         if ended && head.content_length.is_some_and(|len| len > 0) {
             return Err(Fault::BadRequest("the request has a content-length and no body"));

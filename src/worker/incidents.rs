@@ -98,11 +98,7 @@ fn note_closed(worker: u16, client: SocketAddr, cause: &str, omitted: u64) {
 fn cause_text(Ending { outcome, rule, bound }: Ending) -> String {
     let rule = rule.map_or_else(String::new, |rule| format!(": {rule}"));
     let bound = bound.map_or_else(String::new, |bound| format!(" ({bound})"));
-    let setting = match outcome {
-        Outcome::ExcessiveLoad => " (limits.max_stream_resets bounds cancelled requests)",
-        Outcome::Evicted => " (runtime.memory)",
-        _ => "",
-    };
+    let setting = if outcome == Outcome::Evicted { " (runtime.memory)" } else { "" };
     format!("{}{rule}{bound}{setting}", outcome.token())
 }
 
@@ -167,10 +163,13 @@ mod tests {
     #[test]
     fn a_cause_names_the_rule_and_the_setting() {
         let rule = "too many requests that come to nothing";
-        let text = cause_text(Ending::by_rule(Outcome::ExcessiveLoad, rule));
+        let bound = Some(Bound { key: "limits.max_stream_resets", max: 200 });
+        let ending = Ending { bound, ..Ending::by_rule(Outcome::ExcessiveLoad, rule) };
         let expected = "excessive_load: too many requests that come to nothing \
-                        (limits.max_stream_resets bounds cancelled requests)";
-        assert_eq!(text, expected);
+                        (limits.max_stream_resets = 200)";
+        assert_eq!(cause_text(ending), expected);
+        let ending = Ending::by_rule(Outcome::ExcessiveLoad, "a rule without a key");
+        assert_eq!(cause_text(ending), "excessive_load: a rule without a key");
         let bound = Some(Bound { key: "limits.max_response_header_size", max: 1024 });
         let cause = Ending { bound, ..Outcome::UpstreamHeadTooLong.into() };
         let expected = "upstream_head_too_long (limits.max_response_header_size = 1024)";
