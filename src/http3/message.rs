@@ -13,10 +13,10 @@ use http::method::Method;
 use super::LocalSettings;
 use super::error::RequestError;
 use super::qpack::static_table::{EntryName, Pseudo};
-use super::qpack::{Excess, Name, SectionReader, Value};
+use super::qpack::{self, Excess, Name, SectionReader, Value, ValueStart};
 use crate::message::{
-    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_field_name,
-    check_method_case, parse_content_length,
+    Authority, BrokenRule, Fields, Head, LOGGED_LEN_MAX, LoggedText, Refusal, Scheme, Target,
+    Understood, check_field_name, check_method_case, parse_content_length,
 };
 
 /// Reads the section of a request's head. If it cannot be accepted, the parts of it that were read
@@ -164,6 +164,8 @@ struct HeadLines {
     /// A regular field has been read, so no pseudo-header field may follow.
     fields_began: bool,
     fields: Fields,
+    /// The start of the line at which the reading ended, for the log.
+    cut: Option<ValueStart>,
 }
 
 impl HeadLines {
@@ -172,7 +174,13 @@ impl HeadLines {
         let mut reader =
             SectionReader::new(section, settings.field_section_len_max).map_err(error)?;
         let mut count = FieldCount::new(settings);
-        while let Some(line) = reader.next_line().map_err(error)? {
+        loop {
+            let rest = reader.rest();
+            let line = reader.next_line().map_err(|cause| {
+                self.cut = qpack::read_value_start(rest, LOGGED_LEN_MAX);
+                error(cause)
+            })?;
+            let Some(line) = line else { return Ok(()) };
             match entry_name(line.name)? {
                 EntryName::Pseudo(pseudo) => self.take_pseudo(pseudo, line.value.into_bytes())?,
                 EntryName::Field(name) => {
@@ -181,7 +189,6 @@ impl HeadLines {
                 }
             }
         }
-        Ok(())
     }
 
     fn take_pseudo(&mut self, pseudo: Pseudo, value: Bytes) -> Result<(), RequestError> {
@@ -288,11 +295,21 @@ impl HeadLines {
     /// Returns the parts of a refused head that a log line can show.
     fn understood(self) -> Understood {
         let host = self.host.as_ref().map(HeaderValue::as_bytes);
-        Understood::new(
+        let mut understood = Understood::new(
             self.method.and_then(|method| Method::from_bytes(&method).ok()),
             self.authority.as_deref().or(host),
             self.path.as_deref(),
-        )
+        );
+        if let Some(ValueStart { pseudo, start, cut_len }) = self.cut {
+            let text = || LoggedText::of_start(&start, cut_len);
+            match pseudo {
+                Pseudo::Authority => _ = understood.authority.get_or_insert_with(text),
+                Pseudo::Path => _ = understood.path.get_or_insert_with(text),
+                // A part of a method is another method.
+                Pseudo::Method | Pseudo::Scheme | Pseudo::Status => {}
+            }
+        }
+        understood
     }
 }
 

@@ -20,6 +20,12 @@ impl LoggedText {
         Self { kept: text[..end].into(), cut_len: text.len() - end }
     }
 
+    /// Copies the start of a text of which `cut_len` bytes more were not read.
+    pub(crate) fn of_start(start: &[u8], cut_len: usize) -> Self {
+        let logged = Self::new(start);
+        Self { cut_len: logged.cut_len.saturating_add(cut_len), ..logged }
+    }
+
     /// Returns the text up to the cut: raw bytes, to be escaped by the writer of the log.
     pub fn as_bytes(&self) -> &[u8] {
         &self.kept

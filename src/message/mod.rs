@@ -25,9 +25,7 @@ use http::{HeaderName, HeaderValue};
 pub use head::Head;
 pub(crate) use head::{check_field_name, check_method_case, is_safe, parse_content_length};
 pub(crate) use incident::{EndpointName, Incident};
-#[cfg(test)]
-pub(crate) use logged::LOGGED_LEN_MAX;
-pub(crate) use logged::LoggedText;
+pub(crate) use logged::{LOGGED_LEN_MAX, LoggedText};
 pub use outcome::Outcome;
 pub use record::{AccessRecord, Handover};
 pub(crate) use record::{Bound, Ending};

@@ -531,6 +531,37 @@ fn what_was_read_of_a_refused_head_is_kept() {
     assert_eq!(understood(&whole[..1_100]), get);
 }
 
+/// A path or an authority that is itself too long has its start in the log, with the rest counted.
+#[test]
+fn the_start_of_a_value_that_is_too_long_is_kept() {
+    let understood = |bytes: &[u8]| {
+        let mut stream = ringway::testing::internal::http3::RequestStream::default();
+        stream.handle(Bytes::copy_from_slice(bytes));
+        let outcome = stream.poll(&SETTINGS);
+        assert_eq!(outcome.map(drop).map_err(kind), Err("431".to_owned()));
+        stream.take_understood()
+    };
+    let long: &'static [u8] = "/012".repeat(5_000).leak().as_bytes();
+    for name in [":path", ":authority"] {
+        let lines = get_with(&[(name, long)]);
+        let start_of = |bytes: &[u8]| {
+            let understood = understood(bytes);
+            let text = if name == ":path" { understood.path } else { understood.authority };
+            let text = text.expect(name);
+            assert_eq!(text.as_bytes(), &long[..text.as_bytes().len()], "{name}");
+            (text.as_bytes().len(), text.cut_len())
+        };
+        // Too long by the length of its frame, of which the start has come.
+        let (kept_len, cut_len) = start_of(&frame(HEADERS, &section(&lines))[..1_100]);
+        assert!(kept_len > 900 && kept_len + cut_len == long.len(), "{name}: {kept_len}");
+        // Too long when decoded. The start is cut in the middle of the Huffman code.
+        let packed = packed_section(&lines);
+        assert!(packed.len() < 16 * 1024);
+        let (kept_len, cut_len) = start_of(&frame(HEADERS, &packed));
+        assert!(kept_len == 2048 && cut_len > 10_000, "{name}: {kept_len} {cut_len}");
+    }
+}
+
 #[test]
 fn never_indexed_values_are_marked() {
     let mut section = BytesMut::from(&packed_section(GET)[..]);

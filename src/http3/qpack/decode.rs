@@ -5,7 +5,7 @@ use http::HeaderValue;
 
 use super::huffman;
 use super::integer;
-use super::static_table::{self, Entry};
+use super::static_table::{self, Entry, EntryName, Pseudo};
 
 /// One field line, its bytes not validated yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,11 @@ impl<'a> SectionReader<'a> {
         Ok(())
     }
 
+    /// Returns the bytes of the section from the next line on.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Returns the next line; `None` at the section's end. Not to be called after an error.
     pub fn next_line(&mut self) -> Result<Option<Line<'_>>, SectionError> {
         let Some(&first) = self.rest.first() else {
@@ -210,6 +215,50 @@ impl<'a> SectionReader<'a> {
             self.len_left.checked_sub(len).ok_or(SectionError::TooLarge(Excess::Length))?;
         Ok(())
     }
+}
+
+/// A part of a pseudo-header field's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValueStart {
+    pub pseudo: Pseudo,
+    pub start: Bytes,
+    /// Bytes of the value, as it is encoded, that follow.
+    pub cut_len: usize,
+}
+
+/// Returns the start of the value of `line`, a line that could not be read: the value is longer
+/// than is accepted, or ends behind the bytes that came. Returns `None` unless the line is a
+/// pseudo-header field with a literal value.
+pub fn read_value_start(line: &[u8], len_max: usize) -> Option<ValueStart> {
+    let mut reader = SectionReader {
+        rest: line,
+        values: BytesMut::new(),
+        name: BytesMut::new(),
+        len_left: u64::MAX,
+    };
+    let pseudo = match line.first()? {
+        0b0101_0000..=0b0101_1111 | 0b0111_0000..=0b0111_1111 => {
+            match reader.read_entry(4).ok()?.name {
+                EntryName::Pseudo(pseudo) => pseudo,
+                EntryName::Field(_) => return None,
+            }
+        }
+        0b0010_0000..=0b0011_1111 => {
+            let plain = reader.read_name().ok()?;
+            Pseudo::from_name(plain.unwrap_or(&reader.name))?
+        }
+        _ => return None,
+    };
+    let is_huffman = reader.peek().ok()? & 0x80 != 0;
+    let len = usize::try_from(reader.read_integer(7).ok()?).ok()?;
+    let read_len = len.min(reader.rest.len()).min(len_max);
+    let string = &reader.rest[..read_len];
+    if is_huffman {
+        huffman::decode_start(string, &mut reader.values).ok()?;
+    } else {
+        reader.values.extend_from_slice(string);
+    }
+    Some(ValueStart { pseudo, start: reader.values.freeze(), cut_len: len - read_len })
 }
 
 const NOT_HUFFMAN: SectionError = SectionError::Invalid("a string that is not Huffman code");

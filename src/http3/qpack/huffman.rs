@@ -78,20 +78,32 @@ pub fn decode(input: &[u8], out: &mut BytesMut) -> Result<(), Invalid> {
     let start = out.len();
     // One byte more, since two bytes are written even where only one counts.
     out.resize(start + decoded_len_max(input.len()) + 1, 0);
-    match decode_into(input, &mut out[start..]) {
-        Some(len) => {
-            out.truncate(start + len);
-            Ok(())
-        }
-        None => {
-            out.truncate(start);
-            Err(Invalid)
-        }
-    }
+    let len = decode_into(input, End::Padding, &mut out[start..]);
+    out.truncate(start + len.unwrap_or_default());
+    len.map(drop).ok_or(Invalid)
+}
+
+/// Appends what the start of a longer string decodes to: the symbols that it holds as a whole.
+/// After an error `out` is unchanged.
+pub fn decode_start(input: &[u8], out: &mut BytesMut) -> Result<(), Invalid> {
+    let start = out.len();
+    out.resize(start + decoded_len_max(input.len()) + 1, 0);
+    let len = decode_into(input, End::Cut, &mut out[start..]);
+    out.truncate(start + len.unwrap_or_default());
+    len.map(drop).ok_or(Invalid)
+}
+
+/// The bits behind the last whole symbol of an input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// They are padding, which is checked.
+    Padding,
+    /// They may be the start of a symbol.
+    Cut,
 }
 
 /// Decodes into `out`, which is long enough, and returns the length.
-fn decode_into(mut input: &[u8], out: &mut [u8]) -> Option<usize> {
+fn decode_into(mut input: &[u8], end: End, out: &mut [u8]) -> Option<usize> {
     let mut len = 0;
     // The next bits, left-aligned and followed by zeros, and their number.
     let mut window = 0u64;
@@ -125,7 +137,7 @@ fn decode_into(mut input: &[u8], out: &mut [u8]) -> Option<usize> {
             // The input is used up, as the longest code has less than 32 bits. RFC 7541 5.2: less
             // than a byte is left, and it is the beginning of EOS.
             let is_padding = bits < 8 && window == !(u64::MAX >> bits);
-            return is_padding.then_some(len);
+            return (is_padding || end == End::Cut).then_some(len);
         }
         out[len] = byte(symbol)?;
         len += 1;

@@ -12,4 +12,7 @@ pub mod static_table;
 
 mod decode;
 
-pub use decode::{Excess, Line, Name, SectionError, SectionReader, Value, encoded_len_max};
+pub use decode::{
+    Excess, Line, Name, SectionError, SectionReader, Value, ValueStart, encoded_len_max,
+    read_value_start,
+};
