@@ -30,7 +30,6 @@ pub(super) fn read(mut root: Section) -> Config {
     upstreams.sort_by(|one, other| one.value.name.cmp(&other.value.name));
 
     checks::listeners(&listeners);
-    checks::certificates(&certificates);
     let routes = checks::routes(routes, &upstreams);
     Config {
         runtime,

@@ -420,22 +420,6 @@ fn references_and_combinations_are_checked() {
     assert_refused(&text, 18, "listeners[1]", &["the same name as listeners[0], \"listener-0\""]);
     let text = format!("{MINIMAL}\n[[listeners]]\naddress = \"[::]:443\"");
     assert_refused(&text, 18, "listeners[1]", &["[::]:443, as listeners[0] does"]);
-    let more = "[[certificates]]\nhosts = \"Example.com\"\ncert = \"a\"\nkey = \"b\"";
-    assert_refused(
-        &format!("{MINIMAL}\n{more}"),
-        18,
-        "certificates[1]",
-        &["\"example.com\", as certificates[0] does"],
-    );
-    let address = "hosts = [\"example.com\", \"192.0.2.1\"]";
-    let text = minimal_with("hosts = [\"example.com\"]", address);
-    let more = "[[certificates]]\nhosts = \"[2001:db8::1]\"\ncert = \"a\"\nkey = \"b\"";
-    assert_refused(
-        &format!("{text}\n{more}"),
-        18,
-        "certificates[1]",
-        &["2001:db8::1", "certificates[0] serves addresses already"],
-    );
     let text = format!("{MINIMAL}\n[[routes]]\nmatch.host = \"a.b\"\nupstream = \"app\"");
     assert_refused(&text, 18, "routes[1]", &["can never match: routes[0]"]);
     let two = "{ address = \"127.0.0.1:8080\" }, { address = \"127.0.0.1:8080\" }";

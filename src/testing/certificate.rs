@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256,
+    SignatureAlgorithm,
+};
 use rustls::pki_types::CertificateDer;
 
 use crate::config::CertificateSource;
@@ -33,6 +36,11 @@ impl TestCertificate {
     /// Makes an Ed25519 certificate for `names`: all of its signatures have the same length.
     pub fn ed25519(names: &[&str]) -> Self {
         Self::make(names, &PKCS_ED25519, |_| {})
+    }
+
+    /// Makes an RSA certificate for `names`.
+    pub fn rsa(names: &[&str]) -> Self {
+        Self::make(names, &PKCS_RSA_SHA256, |_| {})
     }
 
     fn make(

@@ -102,6 +102,19 @@ impl Entry {
         self.names.cover(host)
     }
 
+    /// Returns the place of the chain, for messages.
+    pub(super) fn origin(&self) -> String {
+        self.origin.to_string()
+    }
+
+    /// Returns an error of the chain's file as a whole.
+    pub(super) fn refuse(&self, content: Content) -> TlsError {
+        match &self.origin {
+            Origin::File(path) => TlsError::of(path, content),
+            Origin::Memory => TlsError::nowhere(content.into()),
+        }
+    }
+
     /// Returns problems that an operator should fix.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<String> {
         let Some(judgement) = &self.judgement else { return Vec::new() };

@@ -1,12 +1,14 @@
 //! Certificates from files and memory, checked by what a rustls client sees.
 
 mod fixtures;
+mod handshake;
+mod selection;
 mod uses;
 
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Certificate, CertificateSource, Tls};
+use crate::config::{Certificate, CertificateSource, HostPattern, Tls};
 use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {
@@ -180,7 +182,7 @@ fn names_are_read_from_the_certificate_once() {
     let mut entry = Entry::load(&certificate, &provider()).unwrap();
     // The certificate is gone; its names are not.
     let signer = Arc::clone(&entry.key.key);
-    entry.key = Arc::new(CertifiedKey::new(Vec::new(), signer));
+    entry.key = Arc::new(rustls::sign::CertifiedKey::new(Vec::new(), signer));
     for host in ["example.com", "a.example.org", "192.0.2.1"] {
         assert!(entry.is_valid_for(host), "{host}");
     }
