@@ -12,6 +12,7 @@ use rustls::sign::CertifiedKey;
 
 use super::chain::{self, Judgement, Located};
 use super::error::{Content, Kind, TlsError};
+use super::expiry::Expiry;
 use super::files;
 use super::names::CertificateNames;
 use super::x509;
@@ -100,6 +101,17 @@ impl Entry {
     /// Returns true if the leaf is valid for `host`, a name or an address.
     pub(super) fn is_valid_for(&self, host: &str) -> bool {
         self.names.cover(host)
+    }
+
+    /// Returns true if clients notice no difference to `other`.
+    pub(super) fn serves_the_same(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert && self.key.ocsp == other.key.ocsp
+    }
+
+    /// Returns the last day of a chain from a file.
+    pub(super) fn expiry(&self) -> Option<Expiry> {
+        let (not_before, not_after) = self.judgement.as_ref()?.validity();
+        Some(Expiry { certificate: self.origin(), not_before, not_after })
     }
 
     /// Returns the place of the chain, for messages.

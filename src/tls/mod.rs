@@ -12,8 +12,8 @@
 //!
 //! A [`ServerTls`] is built from a configuration and does not change. A reload builds the next one
 //! with the same ticket keys, so that clients can resume across it. All errors of a file are found
-//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start
-//! and a reload judge certificates by this one code.
+//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start,
+//! a reload and a change of the files ([`refresh`]) judge certificates by this one code.
 //!
 //! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
 //! (RFC 9001 9.2), and upstreams could not tell.
@@ -22,10 +22,12 @@
 mod certificate;
 mod chain;
 mod error;
+mod expiry;
 mod files;
 mod key_log;
 mod names;
 mod pem;
+mod refresh;
 mod selection;
 #[cfg(test)]
 mod tests;
@@ -46,7 +48,9 @@ use crate::config::{self, UnknownServerName};
 use certificate::Entry;
 use error::Kind;
 pub(crate) use error::TlsError;
+pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
+pub(crate) use refresh::{CertificateFiles, Refreshed};
 use selection::{Certificates, without_last_dot};
 pub(crate) use token_key::token_key;
 
@@ -67,6 +71,8 @@ struct Shared {
     certificates: Arc<Certificates>,
     config: Arc<rustls::ServerConfig>,
     ticketer: Arc<dyn ProducesTickets>,
+    /// The files of the certificates, in the state in which they were read.
+    files: CertificateFiles,
 }
 
 impl ServerTls {
@@ -87,6 +93,7 @@ impl ServerTls {
             certificates: Arc::clone(&self.shared.certificates),
             config: Arc::new(config),
             ticketer: Arc::clone(&self.shared.ticketer),
+            files: self.shared.files.clone(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -119,9 +126,22 @@ impl ServerTls {
         self.shared.certificates.entries.iter().map(|entry| entry.summary()).collect()
     }
 
+    /// Returns the last day of each certificate from a file.
+    pub(crate) fn expiries(&self) -> Vec<Expiry> {
+        self.shared.certificates.entries.iter().filter_map(|entry| entry.expiry()).collect()
+    }
+
+    /// Returns the same settings with other certificates, for new connections.
+    fn with_certificates(&self, certificates: Arc<Certificates>, files: CertificateFiles) -> Self {
+        let mut config = (*self.shared.config).clone();
+        config.cert_resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
+        let (config, ticketer) = (Arc::new(config), Arc::clone(&self.shared.ticketer));
+        Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) }
+    }
+
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
-    /// (lower case, no port; an IPv6 address in brackets). If there are several, with different keys,
-    /// each of them has to be: which one a client got is not kept.
+    /// (lower case, no port; an IPv6 address in brackets). If there are several, with different
+    /// keys, each of them has to be: which one a client got is not kept.
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
         let mut group = self.shared.certificates.group(server_name).peekable();
         group.peek().is_some() && group.all(|entry| entry.is_valid_for(host))
@@ -140,8 +160,8 @@ impl ServerTls {
         !asked_for && !self.covers(server_name, host)
     }
 
-    /// Returns the chain for clients that send `server_name` and verify all signatures, in DER, leaf
-    /// first. It is empty if they are refused.
+    /// Returns the chain for clients that send `server_name` and verify all signatures, in DER,
+    /// leaf first. It is empty if they are refused.
     pub fn chain(
         &self,
         server_name: Option<&str>,
@@ -156,6 +176,8 @@ impl ServerTls {
         ticketer: Arc<dyn ProducesTickets>,
         key_log: Arc<dyn rustls::KeyLog>,
     ) -> Result<Self, TlsError> {
+        // Before they are read: what changes meanwhile is noticed later.
+        let files = CertificateFiles::of(certificates);
         let provider = Arc::new(provider());
         let entries = certificates
             .iter()
@@ -173,7 +195,7 @@ impl ServerTls {
         config.max_early_data_size = 0;
         config.key_log = key_log;
         let config = Arc::new(config);
-        Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer }) })
+        Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) })
     }
 }
 

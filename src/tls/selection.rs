@@ -32,7 +32,7 @@ pub(super) struct Certificates {
     /// The first certificate, and those with other keys for its first host.
     first: Group,
     /// Policy for names that are in neither.
-    unknown: UnknownServerName,
+    pub(super) unknown: UnknownServerName,
 }
 
 impl Certificates {

@@ -2,6 +2,7 @@
 
 mod fixtures;
 mod handshake;
+mod refresh;
 mod selection;
 mod uses;
 

@@ -7,7 +7,7 @@ import pathlib
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -39,9 +39,19 @@ NAMES = ("e2e.test", "small.test", "localhost")
 ADDRESSES = ("127.0.0.1", "::1")
 
 
-def make(folder: pathlib.Path, names=NAMES, addresses=ADDRESSES) -> Certificate:
+def ecdsa_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def make(
+    folder: pathlib.Path, names=NAMES, addresses=ADDRESSES, new_key=ecdsa_key
+) -> Certificate:
     """Makes an authority and a certificate for the given names in `folder`."""
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_key, key = new_key(), new_key()
     root = (
         builder("ringway tests", "ringway tests", root_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
