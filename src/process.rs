@@ -223,6 +223,7 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
         Some(path) => tls.log_keys(path).map_err(|error| refuse(&error))?,
         None => tls,
     };
+    tls.note_time(clock::wall());
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
         admin_required: demonstration.is_none(),

@@ -243,6 +243,8 @@ pub enum CertificateSource {
         /// Chain, leaf first.
         cert: PathBuf,
         key: PathBuf,
+        /// A statement that the certificate is not revoked (DER), to be stapled to it.
+        ocsp: Option<PathBuf>,
     },
     /// Self-signed and generated at start, for the demonstration.
     SelfSigned,

@@ -318,8 +318,10 @@ fn certificate(mut section: Section) -> Option<Certificate> {
     let cert = cert.and_then(|item| item.path());
     let key = section.required("key", "give the path of the private key (PEM)");
     let key = key.and_then(|item| item.path());
+    let ocsp = section.item("ocsp").filter(|item| !item.is_str(""));
+    let ocsp = ocsp.and_then(|item| item.path());
     section.finish();
-    let source = CertificateSource::Files { cert: cert?, key: key? };
+    let source = CertificateSource::Files { cert: cert?, key: key?, ocsp };
     let (mut hosts, mut addresses) = (Vec::new(), Vec::new());
     for one in served? {
         match one {

@@ -165,9 +165,16 @@ fn relative_paths_start_at_the_files_directory() {
     let text = minimal_with("/etc/ringway/example.pem", "tls/example.pem");
     let text = text.replace("127.0.0.1:8080", "unix:run/app.sock");
     let (config, _) = parse_here(&text).unwrap();
-    let CertificateSource::Files { cert, key } = &config.certificates[0].source else { panic!() };
+    let CertificateSource::Files { cert, key, ocsp } = &config.certificates[0].source else {
+        panic!()
+    };
     assert_eq!(*cert, PathBuf::from("/etc/ringway/tls/example.pem"));
     assert_eq!(*key, PathBuf::from("/etc/ringway/example.key"));
+    assert_eq!(*ocsp, None);
+    let text = text.replace("hosts = [", "ocsp = \"tls/example.ocsp\"\nhosts = [");
+    let (stapled, _) = parse_here(&text).unwrap();
+    let CertificateSource::Files { ocsp, .. } = &stapled.certificates[0].source else { panic!() };
+    assert_eq!(*ocsp, Some(PathBuf::from("/etc/ringway/tls/example.ocsp")));
     let expected = EndpointAddress::Unix("/etc/ringway/run/app.sock".into());
     assert_eq!(config.upstreams[0].endpoints[0].address, expected);
 }

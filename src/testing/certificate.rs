@@ -63,6 +63,6 @@ impl TestCertificate {
         std::fs::write(&key, &self.key_pem).expect("the test's folder is writable");
         let owner_only = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&key, owner_only).expect("the key's file is the test's own");
-        CertificateSource::Files { cert, key }
+        CertificateSource::Files { cert, key, ocsp: None }
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::chain::ChainFault;
+use super::ocsp::StapleFault;
 use super::pem::PemFault;
 use crate::limits::CERTIFICATE_FILE_LEN_MAX;
 
@@ -27,6 +28,7 @@ pub(super) enum Kind {
     Pem(PemFault),
     Content(Content),
     Chain(ChainFault),
+    Staple(StapleFault),
     SelfSigned(String),
     KeyLog(io::Error),
     TokenKeyTooShort { len: usize },
@@ -149,6 +151,7 @@ impl fmt::Display for TlsError {
             Kind::NotPem(form) => write_form(f, *form, &file),
             Kind::Pem(fault) => fault.fmt(f),
             Kind::Chain(fault) => fault.fmt(f),
+            Kind::Staple(fault) => fault.fmt(f),
             Kind::SelfSigned(error) => {
                 write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
             }

@@ -26,6 +26,7 @@ mod expiry;
 mod files;
 mod key_log;
 mod names;
+mod ocsp;
 mod pem;
 mod refresh;
 mod selection;
@@ -124,6 +125,12 @@ impl ServerTls {
     /// Returns a line for each certificate: its names, its issuers, and its last day.
     pub fn summaries(&self) -> Vec<String> {
         self.shared.certificates.entries.iter().map(|entry| entry.summary()).collect()
+    }
+
+    /// Takes in what time it is: statements of authorities that have expired are not stapled any
+    /// more.
+    pub(crate) fn note_time(&self, now: SystemTime) {
+        self.shared.certificates.entries.iter().for_each(|entry| entry.note_time(now));
     }
 
     /// Returns the last day of each certificate from a file.

@@ -51,8 +51,8 @@ impl CertificateFiles {
     pub(crate) fn of(certificates: &[config::Certificate]) -> Self {
         let mut paths = BTreeSet::new();
         for certificate in certificates {
-            if let CertificateSource::Files { cert, key } = &certificate.source {
-                paths.extend([cert.clone(), key.clone()]);
+            if let CertificateSource::Files { cert, key, ocsp } = &certificate.source {
+                paths.extend([Some(cert), Some(key), ocsp.as_ref()].into_iter().flatten().cloned());
             }
         }
         let states = paths.into_iter().map(|path| {

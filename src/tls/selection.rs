@@ -165,7 +165,7 @@ impl ResolvesServerCert for Certificates {
     fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // For `None` rustls sends access_denied; it cannot send unrecognized_name.
         let chosen = self.choose(client_hello.server_name(), client_hello.signature_schemes())?;
-        Some(Arc::clone(&chosen.key))
+        Some(Arc::clone(chosen.presented()))
     }
 }
 

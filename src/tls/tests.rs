@@ -50,7 +50,8 @@ impl Files {
     }
 
     fn certificate(&self, hosts: &[HostPattern]) -> Certificate {
-        let source = CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone() };
+        let source =
+            CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone(), ocsp: None };
         Certificate { hosts: hosts.to_vec(), addresses: Vec::new(), source }
     }
 }

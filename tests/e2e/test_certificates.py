@@ -11,6 +11,7 @@ import time
 import pytest
 from aioquic.asyncio.client import connect
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography.x509 import ocsp
 
 from harness import certificates, curl, h3, raw
 from harness.gateway import REPOSITORY, Gateway, binary
@@ -311,3 +312,54 @@ def test_curl_gets_the_certificate_that_it_verifies(has_curl, start, certificate
             capture_output=True, text=True, timeout=60,
         )
         assert (done.returncode, done.stdout) == (0, "200"), (schemes, done.stderr)
+
+
+def curl_with_status(gateway) -> int:
+    """Returns the exit code of a curl that wants a statement that the certificate is good."""
+    done = subprocess.run(
+        [*curl.command(), "--http3-only", "--silent", "--show-error", "--noproxy", "*",
+         "--cert-status", "--resolve", f"e2e.test:{gateway.port}:127.0.0.1",
+         "--cacert", str(gateway.authority), "--output", "/dev/null",
+         f"https://e2e.test:{gateway.port}/head/only"],
+        capture_output=True, text=True, timeout=60,
+    )
+    return done.returncode
+
+
+def test_a_statement_of_the_authority_is_stapled_and_follows_its_file(has_curl, start, renewals):
+    own = renewals("own")
+    file = own.cert.with_suffix(".ocsp")
+    file.write_bytes(own.statement())
+    # The key is followed by another one of its table.
+    gateway = start(cert=own.cert, key=f'{own.key}"\nocsp = "{file}')
+    gateway.authority = own.authority
+    invalid_status = 91
+    assert curl_with_status(gateway) == 0
+    # One that has expired would have clients refuse the certificate.
+    file.write_bytes(own.statement(days=-1))
+    await_log(gateway, "has expired, and is not stapled")
+    assert curl_with_status(gateway) == invalid_status
+    file.write_bytes(own.statement(days=3))
+    gateway.settle_count("certificate_changes_total", 2, outcome="loaded")
+    assert curl_with_status(gateway) == 0
+    file.write_bytes(own.statement(ocsp.OCSPCertStatus.REVOKED))
+    await_log(gateway, f"{file}: says that the certificate is revoked")
+    assert curl_with_status(gateway) == 0
+
+
+def test_statements_about_other_certificates_are_refused(tmp_path, renewals):
+    own, other = renewals("own"), renewals("other")
+    file = own.cert.with_suffix(".ocsp")
+    configuration = Gateway(tmp_path, "127.0.0.1:1", own,
+                            key=f'{own.key}"\nocsp = "{file}').configure()
+    for content, told in (
+        (other.statement(), "about another certificate"),
+        (own.statement(ocsp.OCSPCertStatus.REVOKED), "is revoked"),
+        (own.cert.read_bytes(), "is no response of OCSP"),
+    ):
+        file.write_bytes(content)
+        done = ringway("check", configuration)
+        assert done.returncode == 1 and f"{file}: " in done.stderr, done.stderr
+        assert told in done.stderr, done.stderr
+    file.write_bytes(own.statement())
+    assert ringway("check", configuration).returncode == 0

@@ -58,6 +58,7 @@ pub(super) async fn keep(state: Rc<State>, clock: fn() -> (Instant, SystemTime))
             keeper.load(&state, clock).await;
         }
         if let Some(snapshot) = state.snapshot() {
+            snapshot.tls.note_time(wall);
             keeper.expiries.log(&snapshot.tls.expiries(), wall);
         }
         keeper.wait(now).await;
@@ -149,6 +150,8 @@ impl Keeper {
         self.report.loaded_count += renewed.len() as u64;
         if !renewed.is_empty() {
             tls.warnings(wall).iter().for_each(|warning| tracing::warn!("{warning}"));
+            // An expired statement is never stapled.
+            tls.note_time(wall);
             let config = Arc::clone(&snapshot.config);
             state.apply(Arc::new(Snapshot { config, tls: tls.clone() }));
         }

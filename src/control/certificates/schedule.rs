@@ -107,6 +107,7 @@ mod tests {
             let source = CertificateSource::Files {
                 cert: folder.path().join("chain.pem"),
                 key: folder.path().join("key.pem"),
+                ocsp: None,
             };
             let certificate = Certificate { hosts: vec![], addresses: vec![], source };
             let schedule = Schedule::new(CertificateFiles::of(&[certificate]));

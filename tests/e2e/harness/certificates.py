@@ -8,6 +8,7 @@ import pathlib
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -18,6 +19,22 @@ class Certificate:
     authority: pathlib.Path
     cert: pathlib.Path
     key: pathlib.Path
+    leaf: x509.Certificate | None = None
+    root: x509.Certificate | None = None
+    root_key: object = None
+
+    def statement(self, status=ocsp.OCSPCertStatus.GOOD, days: float = 7) -> bytes:
+        """Returns what the authority says about the certificate, good for so many days."""
+        now = datetime.datetime.now(datetime.UTC)
+        revoked = now if status == ocsp.OCSPCertStatus.REVOKED else None
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            cert=self.leaf, issuer=self.root, algorithm=hashes.SHA1(), cert_status=status,
+            this_update=now - datetime.timedelta(days=8),
+            next_update=now + datetime.timedelta(days=days),
+            revocation_time=revoked, revocation_reason=None,
+        ).responder_id(ocsp.OCSPResponderEncoding.HASH, self.root)
+        response = builder.sign(self.root_key, hashes.SHA256())
+        return response.public_bytes(serialization.Encoding.DER)
 
 
 def name(common: str) -> x509.Name:
@@ -74,7 +91,8 @@ def make(
         .sign(root_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    made = Certificate(folder / "authority.pem", folder / "edge.pem", folder / "edge.key")
+    made = Certificate(folder / "authority.pem", folder / "edge.pem", folder / "edge.key",
+                       leaf, root, root_key)
     made.authority.write_bytes(root.public_bytes(pem))
     made.cert.write_bytes(leaf.public_bytes(pem))
     made.key.write_bytes(key.private_bytes(
