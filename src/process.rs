@@ -74,6 +74,9 @@ fn check(path: &Path) -> Result<(), Exit> {
     for warning in warnings(&config, &tls) {
         eprintln!("ringway: warning: {warning}");
     }
+    for warning in closed_certificates(&config, &tls) {
+        eprintln!("ringway: warning: {warning}");
+    }
     for summary in tls.summaries() {
         println!("ringway: {summary}");
     }
@@ -99,6 +102,40 @@ fn fixed_names(config: &Config) -> Vec<String> {
         )
     });
     names.collect()
+}
+
+/// Returns a warning for each file of a certificate that the account of the process cannot read, so
+/// that it cannot follow the file.
+fn closed_certificates(config: &Config, tls: &ServerTls) -> Vec<String> {
+    let Some(account) = &config.runtime.user else { return Vec::new() };
+    let obstacle = |path: &Path| Some((path.to_owned(), files::obstacle(path, account.ids())?));
+    let closed = tls.files().paths().filter_map(obstacle).map(|(path, obstacle)| {
+        let (path, mode) = (path.display(), if obstacle.is_dir() { "rx" } else { "r" });
+        format!(
+            "{path} is closed to the user {}, so a changed certificate is used from the next start \
+             on only; open it with `chgrp {} {at}` and `chmod g+{mode} {at}`",
+            account.name,
+            account.gid,
+            at = obstacle.display()
+        )
+    });
+    closed.collect()
+}
+
+/// Warns of files of certificates that this process cannot read any more.
+fn warn_of_closed_certificates(config: &Config, tls: &ServerTls) {
+    let unreadable = tls.files().unreadable();
+    if unreadable.is_empty() {
+        return;
+    }
+    for (path, error) in unreadable {
+        tracing::warn!(
+            "{} cannot be read after privileges were given up ({error}): a changed certificate is \
+             used from the next start on only",
+            path.display()
+        );
+    }
+    closed_certificates(config, tls).iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// Tries the files that `run` would open and that need not exist. Leaves them as they are.
@@ -186,6 +223,7 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
         Some(path) => tls.log_keys(path).map_err(|error| refuse(&error))?,
         None => tls,
     };
+    tls.note_time(clock::wall());
     let control = Control::prepare(ControlSettings {
         admin: config.admin.clone(),
         admin_required: demonstration.is_none(),
@@ -206,6 +244,7 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
     let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
     give_up_privileges(&process.config.runtime, demonstration.is_none())
         .map_err(|why| refuse(&why))?;
+    warn_of_closed_certificates(&process.config, &process.tls);
     let _origin = demonstration
         .map(Demonstration::start)
         .transpose()
@@ -329,7 +368,7 @@ impl Process {
     }
 
     /// Starts the workers, runs the control thread until they have ended, and joins their threads.
-    fn run(&self, control: Control, workers: Workers) -> Result<ExitReason, String> {
+    fn run(&self, mut control: Control, workers: Workers) -> Result<ExitReason, String> {
         let Workers { setups, mailboxes, access_batches, worker_events } = workers;
         let mut threads = Vec::new();
         for setup in setups {
@@ -337,6 +376,7 @@ impl Process {
         }
         let (workers, admin) = (self.sizes.worker_count, control.admin_address());
         tracing::info!(workers, ?admin, "serving");
+        control.keep_certificates(self.snapshot());
         let reason = control
             .run(mailboxes, access_batches, worker_events)
             .map_err(|error| error.to_string())?;
@@ -344,6 +384,11 @@ impl Process {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
         Ok(reason)
+    }
+
+    /// Returns what workers start with.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(Snapshot { config: Arc::clone(&self.config), tls: self.tls.clone() })
     }
 
     fn worker_setup(
@@ -367,10 +412,7 @@ impl Process {
             region: self.lend_region(core)?,
             heap_len_max: self.sizes.heap_len_max(),
             sockets,
-            snapshot: Arc::new(Snapshot {
-                config: Arc::clone(&self.config),
-                tls: self.tls.clone(),
-            }),
+            snapshot: self.snapshot(),
             keys: self.keys.clone(),
             random: tls::fill_random,
             mailbox,

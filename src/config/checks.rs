@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::bounds::ADDRESS_COUNT_MAX;
-use super::model::{Certificate, Config, HostPattern, Listener, Route, Upstream};
+use super::model::{Config, HostPattern, Listener, Route, Upstream};
 use super::reader::{Item, nearest};
 
 /// A value and its item in the file.
@@ -54,32 +54,6 @@ pub(super) fn listeners(listeners: &[Found<Listener>]) {
             "and the other listeners have {count} addresses, but at most {ADDRESS_COUNT_MAX} are \
              allowed, as each needs a socket per worker; listen on \"0.0.0.0\" and \"[::]\" instead"
         ));
-    }
-}
-
-/// Checks that no name has two certificates, and that one certificate at most has addresses:
-/// clients that connect to an address send no name by which to choose (RFC 6066 3).
-pub(super) fn certificates(certificates: &[Found<Certificate>]) {
-    let mut hosts: BTreeMap<&HostPattern, &str> = BTreeMap::new();
-    let mut with_address: Option<&str> = None;
-    for found in certificates {
-        for host in &found.value.hosts {
-            if let Some(first) = hosts.insert(host, &found.item.key) {
-                found.item.refuse(format_args!(
-                    "serves {:?}, as {first} does; a name belongs to one certificate",
-                    host.to_string()
-                ));
-            }
-        }
-        let Some(address) = found.value.addresses.first() else { continue };
-        match with_address {
-            None => with_address = Some(&found.item.key),
-            Some(first) => found.item.refuse(format_args!(
-                "serves the address {address}, but {first} serves addresses already; clients that \
-                 connect to an address send no name, so only one certificate can be for them: use \
-                 one for all addresses"
-            )),
-        }
     }
 }
 

@@ -226,10 +226,11 @@ pub enum Congestion {
 /// One of `[[certificates]]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
-    /// The names in `hosts`: clients that ask for one of them get this certificate.
+    /// The names in `hosts`: clients that ask for one of them get this certificate. Others may have
+    /// the same name and another kind of key.
     pub hosts: Vec<HostPattern>,
     /// The addresses in `hosts`. Clients that connect to an address send no server name, so they
-    /// all get the one certificate that has any.
+    /// all get the certificate that has any.
     pub addresses: Vec<IpAddr>,
     pub source: CertificateSource,
 }
@@ -242,6 +243,8 @@ pub enum CertificateSource {
         /// Chain, leaf first.
         cert: PathBuf,
         key: PathBuf,
+        /// A statement that the certificate is not revoked (DER), to be stapled to it.
+        ocsp: Option<PathBuf>,
     },
     /// Self-signed and generated at start, for the demonstration.
     SelfSigned,

@@ -30,7 +30,6 @@ pub(super) fn read(mut root: Section) -> Config {
     upstreams.sort_by(|one, other| one.value.name.cmp(&other.value.name));
 
     checks::listeners(&listeners);
-    checks::certificates(&certificates);
     let routes = checks::routes(routes, &upstreams);
     Config {
         runtime,
@@ -319,8 +318,10 @@ fn certificate(mut section: Section) -> Option<Certificate> {
     let cert = cert.and_then(|item| item.path());
     let key = section.required("key", "give the path of the private key (PEM)");
     let key = key.and_then(|item| item.path());
+    let ocsp = section.item("ocsp").filter(|item| !item.is_str(""));
+    let ocsp = ocsp.and_then(|item| item.path());
     section.finish();
-    let source = CertificateSource::Files { cert: cert?, key: key? };
+    let source = CertificateSource::Files { cert: cert?, key: key?, ocsp };
     let (mut hosts, mut addresses) = (Vec::new(), Vec::new());
     for one in served? {
         match one {

@@ -165,9 +165,16 @@ fn relative_paths_start_at_the_files_directory() {
     let text = minimal_with("/etc/ringway/example.pem", "tls/example.pem");
     let text = text.replace("127.0.0.1:8080", "unix:run/app.sock");
     let (config, _) = parse_here(&text).unwrap();
-    let CertificateSource::Files { cert, key } = &config.certificates[0].source else { panic!() };
+    let CertificateSource::Files { cert, key, ocsp } = &config.certificates[0].source else {
+        panic!()
+    };
     assert_eq!(*cert, PathBuf::from("/etc/ringway/tls/example.pem"));
     assert_eq!(*key, PathBuf::from("/etc/ringway/example.key"));
+    assert_eq!(*ocsp, None);
+    let text = text.replace("hosts = [", "ocsp = \"tls/example.ocsp\"\nhosts = [");
+    let (stapled, _) = parse_here(&text).unwrap();
+    let CertificateSource::Files { ocsp, .. } = &stapled.certificates[0].source else { panic!() };
+    assert_eq!(*ocsp, Some(PathBuf::from("/etc/ringway/tls/example.ocsp")));
     let expected = EndpointAddress::Unix("/etc/ringway/run/app.sock".into());
     assert_eq!(config.upstreams[0].endpoints[0].address, expected);
 }
@@ -420,22 +427,6 @@ fn references_and_combinations_are_checked() {
     assert_refused(&text, 18, "listeners[1]", &["the same name as listeners[0], \"listener-0\""]);
     let text = format!("{MINIMAL}\n[[listeners]]\naddress = \"[::]:443\"");
     assert_refused(&text, 18, "listeners[1]", &["[::]:443, as listeners[0] does"]);
-    let more = "[[certificates]]\nhosts = \"Example.com\"\ncert = \"a\"\nkey = \"b\"";
-    assert_refused(
-        &format!("{MINIMAL}\n{more}"),
-        18,
-        "certificates[1]",
-        &["\"example.com\", as certificates[0] does"],
-    );
-    let address = "hosts = [\"example.com\", \"192.0.2.1\"]";
-    let text = minimal_with("hosts = [\"example.com\"]", address);
-    let more = "[[certificates]]\nhosts = \"[2001:db8::1]\"\ncert = \"a\"\nkey = \"b\"";
-    assert_refused(
-        &format!("{text}\n{more}"),
-        18,
-        "certificates[1]",
-        &["2001:db8::1", "certificates[0] serves addresses already"],
-    );
     let text = format!("{MINIMAL}\n[[routes]]\nmatch.host = \"a.b\"\nupstream = \"app\"");
     assert_refused(&text, 18, "routes[1]", &["can never match: routes[0]"]);
     let two = "{ address = \"127.0.0.1:8080\" }, { address = \"127.0.0.1:8080\" }";

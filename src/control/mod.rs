@@ -1,4 +1,4 @@
-//! The control thread: the admin endpoint, the access log, signals and shutdown.
+//! The control thread: the admin endpoint, the access log, certificate files, signals and shutdown.
 //!
 //! It runs tokio-uring on the main thread and is never on the path of a packet. It reaches workers
 //! through their mailboxes only, so a full disk, a blocked pipe or a scraper that does not read
@@ -8,12 +8,14 @@
 //!   signals --------+                          +--> Command --> worker 0, 1, ...
 //!   worker events --+--> supervise (one task) -+
 //!                         |  shares State with
+//!   certificate files -->-+  (their keeper)
 //!   admin endpoint <------+----------------------> Command::Report --> workers
 //!   access batches --> access log task --> file (io_uring) or stdout (own thread)
 //! ```
 
 mod access;
 mod admin;
+mod certificates;
 mod shutdown;
 mod signals;
 mod state;
@@ -22,6 +24,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
@@ -30,7 +33,7 @@ use tokio::time::timeout_at;
 use crate::account::UserIds;
 use crate::config::{AccessLog, AdminAddress};
 use crate::host::signals::{end_of_start, take_reopen_wish};
-use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
+use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, Snapshot, WorkerEvent};
 
 use access::Reopener;
 use shutdown::{Shutdown, Step};
@@ -103,6 +106,8 @@ pub struct Control {
     log: Option<access::Output>,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
+    /// The configuration and certificates of the workers, if the latter are to follow their files.
+    snapshot: Option<Arc<Snapshot>>,
 }
 
 /// An input of [`supervise`].
@@ -125,12 +130,17 @@ impl Control {
             let log = settings.access.as_ref().map(open).transpose()?;
             Ok((admin, log))
         })?;
-        Ok(Control { settings, runtime, admin, log, inputs, sender })
+        Ok(Control { settings, runtime, admin, log, inputs, sender, snapshot: None })
     }
 
     /// Returns the address of the admin endpoint, if there is one.
     pub fn admin_address(&self) -> Option<AdminAddress> {
         self.admin.as_ref().map(admin::Bound::address)
+    }
+
+    /// Has the certificates of `snapshot`, with which the workers start, follow their files.
+    pub fn keep_certificates(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = Some(snapshot);
     }
 
     /// Catches signals, and runs on the calling thread until no worker is left. `workers` are in
@@ -142,7 +152,7 @@ impl Control {
         access: mpsc::Receiver<AccessBatch>,
         events: mpsc::UnboundedReceiver<WorkerEvent>,
     ) -> Result<ExitReason, ControlError> {
-        let Control { settings, runtime, admin, log, inputs, sender } = self;
+        let Control { settings, runtime, admin, log, inputs, sender, snapshot } = self;
         let log = runtime.block_on(async {
             signals::catch(&sender).map_err(ControlError::Signals)?;
             end_of_start();
@@ -158,12 +168,13 @@ impl Control {
             started: (settings.clock)().1,
             endpoint_names: settings.endpoint_names,
         };
-        let state = Rc::new(State::new(workers, facts, counts));
+        let state = Rc::new(State::new(workers, facts, counts, snapshot));
         runtime.block_on(async {
             tokio_uring::spawn(forward(events, sender));
             if let Some(admin) = admin {
                 tokio_uring::spawn(admin::serve(admin, Rc::clone(&state)));
             }
+            tokio_uring::spawn(certificates::keep(Rc::clone(&state), settings.clock));
             let log = tokio_uring::spawn(access::run(access, log, settings.clock));
             let reason = supervise(&settings, &state, inputs, reopener).await;
             // The workers' ends of the channel are gone, so the log ends by itself.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
-use crate::metrics::{ProcessFacts, WorkerReport, exposition};
-use crate::worker::mailbox::{Command, MailboxSender, WorkerEvent, WorkerOutcome};
+use crate::metrics::{CertificateReport, ProcessFacts, WorkerReport, exposition};
+use crate::worker::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome};
 
 use super::access::LogCounts;
 
@@ -22,6 +22,9 @@ pub(super) struct State {
     leaves: Cell<bool>,
     facts: Facts,
     log: Arc<LogCounts>,
+    /// The snapshot that the workers use, or were last told to.
+    snapshot: RefCell<Option<Arc<Snapshot>>>,
+    certificates: RefCell<CertificateReport>,
 }
 
 /// Facts about the process that do not change.
@@ -44,10 +47,22 @@ enum Life {
 }
 
 impl State {
-    pub(super) fn new(mailboxes: Vec<MailboxSender>, facts: Facts, log: Arc<LogCounts>) -> State {
+    pub(super) fn new(
+        mailboxes: Vec<MailboxSender>,
+        facts: Facts,
+        log: Arc<LogCounts>,
+        snapshot: Option<Arc<Snapshot>>,
+    ) -> State {
         let worker = |mailbox| Worker { mailbox, life: Life::Starting };
         let workers = RefCell::new(mailboxes.into_iter().map(worker).collect());
-        State { workers, leaves: Cell::new(false), facts, log }
+        State {
+            workers,
+            leaves: Cell::new(false),
+            facts,
+            log,
+            snapshot: RefCell::new(snapshot),
+            certificates: RefCell::default(),
+        }
     }
 
     /// Takes in an event of a worker's thread.
@@ -112,6 +127,22 @@ impl State {
         }
     }
 
+    /// Returns what the workers use, or were last told to; `None` if that is not known.
+    pub(super) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Has all workers use `snapshot` from now on.
+    pub(super) fn apply(&self, snapshot: Arc<Snapshot>) {
+        self.tell_all(|| Command::Apply(Arc::clone(&snapshot)));
+        *self.snapshot.borrow_mut() = Some(snapshot);
+    }
+
+    /// Sets what the metrics say about certificates.
+    pub(super) fn publish_certificates(&self, report: CertificateReport) {
+        *self.certificates.borrow_mut() = report;
+    }
+
     /// Reports from now on that the process is not ready.
     pub(super) fn leave(&self) {
         self.leaves.set(true);
@@ -166,6 +197,7 @@ impl State {
             draining: self.leaves.get(),
             access_lines_written,
             access_lines_dropped,
+            certificates: self.certificates.borrow().clone(),
         };
         exposition(reports, process)
     }

@@ -11,6 +11,7 @@ pub mod clock;
 pub(crate) mod cpu;
 pub mod eventfd;
 pub(crate) mod files;
+pub(crate) mod inotify;
 pub(crate) mod log_writer;
 pub(crate) mod memory;
 pub(crate) mod privileges;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::families::{COUNTERS, Family, GAUGES, HISTOGRAMS, HistogramFamily};
-use super::{EndpointReport, WorkerReport};
+use super::{CertificateFacts, CertificateReport, EndpointReport, WorkerReport};
 use crate::base::pressure::HeapUse;
 use crate::message::Outcome;
 
@@ -29,6 +29,7 @@ pub(crate) struct ProcessFacts {
     pub access_lines_written: u64,
     /// Access log lines dropped because the file or pipe could not take them.
     pub access_lines_dropped: u64,
+    pub certificates: CertificateReport,
 }
 
 /// Returns all metrics as OpenMetrics text, ending in `# EOF`.
@@ -50,6 +51,7 @@ struct Everything {
 impl Collector for Everything {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         self.encode_process(&mut encoder)?;
+        self.encode_certificates(&mut encoder)?;
         for family in COUNTERS {
             self.encode_family(&mut encoder, family, MetricType::Counter, |mut metric, value| {
                 metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
@@ -180,6 +182,43 @@ impl Everything {
                 &histogram.buckets(),
                 None,
             )?;
+        }
+        Ok(())
+    }
+
+    fn encode_certificates(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let report = &self.process.certificates;
+        let help = "Certificates whose files have changed, by outcome";
+        let mut metric =
+            encoder.encode_descriptor("certificate_changes", help, None, MetricType::Counter)?;
+        for (outcome, count) in [("loaded", report.loaded_count), ("refused", report.refused_count)]
+        {
+            metric
+                .encode_family(&[("outcome", outcome)])?
+                .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+        type Value = fn(&CertificateFacts) -> i64;
+        let families: [(&str, &str, Option<Unit>, Value); 2] = [
+            (
+                "certificate_not_after_timestamp",
+                "When the certificate, or its issuer in the file, expires, in seconds since 1970",
+                Some(Unit::Seconds),
+                |facts| facts.not_after,
+            ),
+            (
+                "certificate_refused",
+                "1 while the files of the certificate are refused and the one before is served",
+                None,
+                |facts| facts.is_refused.into(),
+            ),
+        ];
+        for (name, help, unit, value) in families {
+            let mut metric =
+                encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for (certificate, facts) in &report.certificates {
+                let labels = [("certificate", certificate.as_str())];
+                metric.encode_family(&labels)?.encode_gauge(&value(facts))?;
+            }
         }
         Ok(())
     }

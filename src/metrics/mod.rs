@@ -14,6 +14,7 @@ mod histogram;
 mod outcomes;
 mod plain_text;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::base::pressure::HeapUse;
@@ -45,6 +46,26 @@ pub struct EndpointReport {
     pub restoration_count: u64,
     /// It is ejected, or on trial.
     pub is_ejected: bool,
+}
+
+/// The certificates of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CertificateReport {
+    /// By the path of the chain.
+    pub certificates: BTreeMap<String, CertificateFacts>,
+    /// Certificates that were renewed from changed files.
+    pub loaded_count: u64,
+    /// Certificates whose changed files were refused.
+    pub refused_count: u64,
+}
+
+/// Facts about one certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CertificateFacts {
+    /// When it or its issuer in the file expires, in seconds since 1970.
+    pub not_after: i64,
+    /// Its files are refused, and the one before them is served.
+    pub is_refused: bool,
 }
 
 /// All metrics of one worker, at one moment.

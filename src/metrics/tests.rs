@@ -36,6 +36,15 @@ fn facts() -> ProcessFacts {
         endpoint_names: 3,
         access_lines_written: 7,
         access_lines_dropped: 8,
+        certificates: CertificateReport {
+            certificates: [
+                ("a.pem".to_owned(), CertificateFacts { not_after: 1000, is_refused: true }),
+                ("b.pem".to_owned(), CertificateFacts { not_after: 2000, is_refused: false }),
+            ]
+            .into(),
+            loaded_count: 5,
+            refused_count: 6,
+        },
     }
 }
 
@@ -86,6 +95,12 @@ fn the_exposition_parses_back_to_the_counts() {
         ("ringway_process_start_time_seconds", 1_700_000_000.0),
         (r#"ringway_access_log_lines_total{outcome="dropped"}"#, 8.0),
         ("ringway_upstream_fixed_names", 3.0),
+        (r#"ringway_certificate_not_after_timestamp_seconds{certificate="a.pem"}"#, 1000.0),
+        (r#"ringway_certificate_not_after_timestamp_seconds{certificate="b.pem"}"#, 2000.0),
+        (r#"ringway_certificate_refused{certificate="a.pem"}"#, 1.0),
+        (r#"ringway_certificate_refused{certificate="b.pem"}"#, 0.0),
+        (r#"ringway_certificate_changes_total{outcome="loaded"}"#, 5.0),
+        (r#"ringway_certificate_changes_total{outcome="refused"}"#, 6.0),
         (r#"ringway_request_duration_seconds_count{worker="0"}"#, 1.0),
         (r#"ringway_request_duration_seconds_sum{worker="0"}"#, 0.003),
         (r#"ringway_request_duration_seconds_bucket{le="0.0025",worker="0"}"#, 0.0),

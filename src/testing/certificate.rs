@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
+use rcgen::{
+    CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256,
+    SignatureAlgorithm,
+};
 use rustls::pki_types::CertificateDer;
 
 use crate::config::CertificateSource;
@@ -35,6 +38,11 @@ impl TestCertificate {
         Self::make(names, &PKCS_ED25519, |_| {})
     }
 
+    /// Makes an RSA certificate for `names`.
+    pub fn rsa(names: &[&str]) -> Self {
+        Self::make(names, &PKCS_RSA_SHA256, |_| {})
+    }
+
     fn make(
         names: &[&str],
         algorithm: &'static SignatureAlgorithm,
@@ -55,6 +63,6 @@ impl TestCertificate {
         std::fs::write(&key, &self.key_pem).expect("the test's folder is writable");
         let owner_only = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&key, owner_only).expect("the key's file is the test's own");
-        CertificateSource::Files { cert, key }
+        CertificateSource::Files { cert, key, ocsp: None }
     }
 }

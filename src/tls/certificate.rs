@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
@@ -12,8 +13,10 @@ use rustls::sign::CertifiedKey;
 
 use super::chain::{self, Judgement, Located};
 use super::error::{Content, Kind, TlsError};
+use super::expiry::Expiry;
 use super::files;
 use super::names::CertificateNames;
+use super::ocsp::Staple;
 use super::x509;
 use crate::config::{Certificate, CertificateSource, HostPattern};
 
@@ -23,10 +26,19 @@ pub(super) struct Entry {
     /// Addresses to which clients connect that get this certificate.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) key: Arc<CertifiedKey>,
+    stapled: Option<Stapled>,
     names: CertificateNames,
     origin: Origin,
     /// The outcome for a chain from a file. One made in memory has no reader to warn.
     judgement: Option<Judgement>,
+}
+
+/// A certificate with the statement that it is not revoked.
+struct Stapled {
+    key: Arc<CertifiedKey>,
+    path: PathBuf,
+    staple: Staple,
+    is_expired: AtomicBool,
 }
 
 /// Origin of a chain, for messages.
@@ -43,11 +55,13 @@ impl Entry {
         provider: &CryptoProvider,
     ) -> Result<Self, TlsError> {
         match &certificate.source {
-            CertificateSource::Files { cert, key } => {
+            CertificateSource::Files { cert, key, ocsp } => {
                 let chain = files::read_chain(cert, key)?;
                 let private = files::read_private_key(key)?;
                 let origin = Origin::File(cert.clone());
-                Self::build(certificate, origin, chain, (key, private), provider)
+                let mut entry = Self::build(certificate, origin, chain, (key, private), provider)?;
+                entry.stapled = ocsp.as_deref().map(|path| entry.staple(path)).transpose()?;
+                Ok(entry)
             }
             CertificateSource::SelfSigned => {
                 let (der, private) = self_signed(certificate)?;
@@ -92,6 +106,7 @@ impl Entry {
             addresses: certificate.addresses.clone(),
             names,
             key: Arc::new(key),
+            stapled: None,
             judgement: matches!(origin, Origin::File(_)).then_some(judgement),
             origin,
         })
@@ -102,12 +117,71 @@ impl Entry {
         self.names.cover(host)
     }
 
+    /// Returns true if clients notice no difference to `other`.
+    pub(super) fn serves_the_same(&self, other: &Self) -> bool {
+        let ocsp =
+            |entry: &Self| entry.stapled.as_ref().and_then(|stapled| stapled.key.ocsp.clone());
+        self.key.cert == other.key.cert && ocsp(self) == ocsp(other)
+    }
+
+    /// Reads the statement of the authority in the file `path`.
+    fn staple(&self, path: &Path) -> Result<Stapled, TlsError> {
+        let der = files::read_der(path)?;
+        let leaf = x509::Certificate::read(&self.key.cert[0]).expect("the chain has been judged");
+        let staple = Staple::read(&der, leaf.serial())
+            .map_err(|fault| TlsError::of(path, Kind::Staple(fault)))?;
+        let mut key = CertifiedKey::clone(&self.key);
+        key.ocsp = Some(der);
+        let (key, path) = (Arc::new(key), path.to_owned());
+        Ok(Stapled { key, path, staple, is_expired: AtomicBool::new(false) })
+    }
+
+    /// Returns what handshakes present: with the statement that it is not revoked, unless that has
+    /// expired.
+    pub(super) fn presented(&self) -> &Arc<CertifiedKey> {
+        let stapled = self.stapled.as_ref().filter(|stapled| !stapled.is_expired.load(Relaxed));
+        stapled.map_or(&self.key, |stapled| &stapled.key)
+    }
+
+    pub(super) fn note_time(&self, now: SystemTime) {
+        if let Some(stapled) = &self.stapled {
+            stapled.is_expired.store(stapled.staple.is_expired(seconds(now)), Relaxed);
+        }
+    }
+
+    /// Returns the last day of a chain from a file.
+    pub(super) fn expiry(&self) -> Option<Expiry> {
+        let (not_before, not_after) = self.judgement.as_ref()?.validity();
+        Some(Expiry { certificate: self.origin(), not_before, not_after })
+    }
+
+    /// Returns the place of the chain, for messages.
+    pub(super) fn origin(&self) -> String {
+        self.origin.to_string()
+    }
+
+    /// Returns an error of the chain's file as a whole.
+    pub(super) fn refuse(&self, content: Content) -> TlsError {
+        match &self.origin {
+            Origin::File(path) => TlsError::of(path, content),
+            Origin::Memory => TlsError::nowhere(content.into()),
+        }
+    }
+
     /// Returns problems that an operator should fix.
     pub(super) fn warnings(&self, now: SystemTime) -> Vec<String> {
         let Some(judgement) = &self.judgement else { return Vec::new() };
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let notes = judgement.notes(now).into_iter();
-        notes.map(|note| format!("{}:{}: {}", self.origin, note.line, note.text)).collect()
+        let notes = judgement.notes(seconds(now)).into_iter();
+        let notes = notes.map(|note| format!("{}:{}: {}", self.origin, note.line, note.text));
+        let expired = self.stapled.iter().filter(|one| one.staple.is_expired(seconds(now)));
+        let expired = expired.map(|one| {
+            format!(
+                "{}: the statement that the certificate is not revoked has expired, and is not \
+                 stapled; have it fetched more often",
+                one.path.display()
+            )
+        });
+        notes.chain(expired).collect()
     }
 
     /// Returns a line about the certificate: its names, its issuers, and its last day.
@@ -128,6 +202,11 @@ impl Entry {
         let expiry = judgement.expiry();
         format!("{origin}: {count}; for {hosts}; signed by {signers}; valid until {expiry}")
     }
+}
+
+/// Returns a time in seconds since 1970.
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 impl Origin {

@@ -359,6 +359,15 @@ impl Judgement {
         &self.path
     }
 
+    /// Returns from when to when clients accept the leaf, in seconds since 1970: until it or its
+    /// issuer expires.
+    pub(super) fn validity(&self) -> (i64, i64) {
+        let ends = self.terms.iter().filter(|term| term.role != Role::Other);
+        let not_after = ends.map(|term| term.not_after.timestamp()).min();
+        let not_before = self.terms.first().map(|term| term.not_before.timestamp());
+        (not_before.unwrap_or(i64::MIN), not_after.unwrap_or(i64::MAX))
+    }
+
     /// Returns the day on which the leaf expires, as `2026-03-31`.
     pub(super) fn expiry(&self) -> String {
         self.terms.first().map_or_else(String::new, |term| day(term.not_after))

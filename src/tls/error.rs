@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::chain::ChainFault;
+use super::ocsp::StapleFault;
 use super::pem::PemFault;
 use crate::limits::CERTIFICATE_FILE_LEN_MAX;
 
@@ -26,6 +28,7 @@ pub(super) enum Kind {
     Pem(PemFault),
     Content(Content),
     Chain(ChainFault),
+    Staple(StapleFault),
     SelfSigned(String),
     KeyLog(io::Error),
     TokenKeyTooShort { len: usize },
@@ -68,6 +71,17 @@ pub(super) enum Content {
         host: String,
         names: Vec<String>,
         subject: String,
+    },
+    /// Two certificates for one host have the same kind of key.
+    SecondOfKind {
+        host: String,
+        other: String,
+        kind: &'static str,
+    },
+    /// Two certificates have addresses, and not the same ones.
+    OtherAddresses {
+        address: IpAddr,
+        other: String,
     },
 }
 
@@ -137,6 +151,7 @@ impl fmt::Display for TlsError {
             Kind::NotPem(form) => write_form(f, *form, &file),
             Kind::Pem(fault) => fault.fmt(f),
             Kind::Chain(fault) => fault.fmt(f),
+            Kind::Staple(fault) => fault.fmt(f),
             Kind::SelfSigned(error) => {
                 write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
             }
@@ -217,20 +232,41 @@ fn write_content(
             "the first certificate cannot be used; it must be an X.509 v3 certificate for a server",
         ),
         Content::HostNotCovered { host, names, subject } => {
-            write!(f, "the certificate is not valid for {host:?} of `hosts`; ")?;
-            match names.as_slice() {
-                [] => write!(
-                    f,
-                    "it has no subject alternative names, and clients do not look at its common \
-                     name, {subject:?}; have it issued with them"
-                ),
-                names => write!(
-                    f,
-                    "its names are {}; remove the host, or have the certificate issued for it",
-                    names.join(", ")
-                ),
-            }
+            write_not_covered(f, host, names, subject)
         }
+        Content::SecondOfKind { host, other, kind } => write!(
+            f,
+            "serves {host:?} with an {kind} key, as {other} does; a name may have several \
+             certificates only if their keys are of different kinds (ECDSA, RSA, Ed25519): remove \
+             the name from one of them"
+        ),
+        Content::OtherAddresses { address, other } => write!(
+            f,
+            "serves {address}, but {other} serves other addresses; clients that connect to an \
+             address send no name by which to choose, so use one certificate for all addresses"
+        ),
+    }
+}
+
+/// Writes which names a certificate has instead of `host`.
+fn write_not_covered(
+    f: &mut fmt::Formatter<'_>,
+    host: &str,
+    names: &[String],
+    subject: &str,
+) -> fmt::Result {
+    write!(f, "the certificate is not valid for {host:?} of `hosts`; ")?;
+    match names {
+        [] => write!(
+            f,
+            "it has no subject alternative names, and clients do not look at its common name, \
+             {subject:?}; have it issued with them"
+        ),
+        names => write!(
+            f,
+            "its names are {}; remove the host, or have the certificate issued for it",
+            names.join(", ")
+        ),
     }
 }
 

@@ -81,6 +81,11 @@ pub(super) fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Tl
     }
 }
 
+/// Reads a file in binary form.
+pub(super) fn read_der(path: &Path) -> Result<Vec<u8>, TlsError> {
+    open(path).and_then(|file| read(path, file))
+}
+
 /// Reads a file with a secret, unless it is open to others: the secret is to be replaced then,
 /// since nobody can tell who has read it.
 pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -7,12 +7,13 @@
 //!                               leaf covers the hosts                        v
 //!  ClientHello --SNI--> exact host, else wildcard, else the first entry or none
 //!            --no SNI-> the entry with addresses, else the first or none
+//!            --signature schemes--> of the entries for one host, one that the client verifies
 //! ```
 //!
 //! A [`ServerTls`] is built from a configuration and does not change. A reload builds the next one
 //! with the same ticket keys, so that clients can resume across it. All errors of a file are found
-//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start
-//! and a reload judge certificates by this one code.
+//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start,
+//! a reload and a change of the files ([`refresh`]) judge certificates by this one code.
 //!
 //! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
 //! (RFC 9001 9.2), and upstreams could not tell.
@@ -21,32 +22,37 @@
 mod certificate;
 mod chain;
 mod error;
+mod expiry;
 mod files;
 mod key_log;
 mod names;
+mod ocsp;
 mod pem;
+mod refresh;
+mod selection;
 #[cfg(test)]
 mod tests;
 mod token_key;
 mod validity;
 mod x509;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::{ProducesTickets, ResolvesServerCert};
 
-use crate::config::{self, HostPattern, UnknownServerName};
+use crate::config::{self, UnknownServerName};
 
 use certificate::Entry;
 use error::Kind;
 pub(crate) use error::TlsError;
+pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
+pub(crate) use refresh::{CertificateFiles, Refreshed};
+use selection::{Certificates, without_last_dot};
 pub(crate) use token_key::token_key;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
@@ -66,6 +72,8 @@ struct Shared {
     certificates: Arc<Certificates>,
     config: Arc<rustls::ServerConfig>,
     ticketer: Arc<dyn ProducesTickets>,
+    /// The files of the certificates, in the state in which they were read.
+    files: CertificateFiles,
 }
 
 impl ServerTls {
@@ -86,6 +94,7 @@ impl ServerTls {
             certificates: Arc::clone(&self.shared.certificates),
             config: Arc::new(config),
             ticketer: Arc::clone(&self.shared.ticketer),
+            files: self.shared.files.clone(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -115,14 +124,34 @@ impl ServerTls {
 
     /// Returns a line for each certificate: its names, its issuers, and its last day.
     pub fn summaries(&self) -> Vec<String> {
-        self.shared.certificates.entries.iter().map(Entry::summary).collect()
+        self.shared.certificates.entries.iter().map(|entry| entry.summary()).collect()
+    }
+
+    /// Takes in what time it is: statements of authorities that have expired are not stapled any
+    /// more.
+    pub(crate) fn note_time(&self, now: SystemTime) {
+        self.shared.certificates.entries.iter().for_each(|entry| entry.note_time(now));
+    }
+
+    /// Returns the last day of each certificate from a file.
+    pub(crate) fn expiries(&self) -> Vec<Expiry> {
+        self.shared.certificates.entries.iter().filter_map(|entry| entry.expiry()).collect()
+    }
+
+    /// Returns the same settings with other certificates, for new connections.
+    fn with_certificates(&self, certificates: Arc<Certificates>, files: CertificateFiles) -> Self {
+        let mut config = (*self.shared.config).clone();
+        config.cert_resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
+        let (config, ticketer) = (Arc::new(config), Arc::clone(&self.shared.ticketer));
+        Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) }
     }
 
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
-    /// (lower case, no port; an IPv6 address in brackets).
+    /// (lower case, no port; an IPv6 address in brackets). If there are several, with different
+    /// keys, each of them has to be: which one a client got is not kept.
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {
-        let entry = self.shared.certificates.choose(server_name);
-        entry.is_some_and(|entry| entry.is_valid_for(host))
+        let mut group = self.shared.certificates.group(server_name).peekable();
+        group.peek().is_some() && group.all(|entry| entry.is_valid_for(host))
     }
 
     /// Returns true if a request for `host` is misdirected on a connection for `server_name`
@@ -132,19 +161,19 @@ impl ServerTls {
     /// that `unknown_server_name` chose.
     pub fn misdirects(&self, server_name: Option<&str>, host: &str) -> bool {
         let asked_for = match server_name {
-            Some(name) => name.eq_ignore_ascii_case(host),
+            Some(name) => without_last_dot(name).eq_ignore_ascii_case(host),
             None => host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok(),
         };
         !asked_for && !self.covers(server_name, host)
     }
 
-    /// Returns the chain for clients that send `server_name`, in DER, leaf first. It is empty if
-    /// they are refused.
+    /// Returns the chain for clients that send `server_name` and verify all signatures, in DER,
+    /// leaf first. It is empty if they are refused.
     pub fn chain(
         &self,
         server_name: Option<&str>,
     ) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-        let entry = self.shared.certificates.choose(server_name);
+        let entry = self.shared.certificates.group(server_name).next();
         entry.map_or_else(Vec::new, |entry| entry.key.cert.clone())
     }
 
@@ -154,10 +183,12 @@ impl ServerTls {
         ticketer: Arc<dyn ProducesTickets>,
         key_log: Arc<dyn rustls::KeyLog>,
     ) -> Result<Self, TlsError> {
+        // Before they are read: what changes meanwhile is noticed later.
+        let files = CertificateFiles::of(certificates);
         let provider = Arc::new(provider());
         let entries = certificates
             .iter()
-            .map(|certificate| Entry::load(certificate, &provider))
+            .map(|certificate| Entry::load(certificate, &provider).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
         let certificates = Arc::new(Certificates::new(entries, unknown)?);
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -171,7 +202,7 @@ impl ServerTls {
         config.max_early_data_size = 0;
         config.key_log = key_log;
         let config = Arc::new(config);
-        Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer }) })
+        Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) })
     }
 }
 
@@ -208,76 +239,5 @@ pub(crate) fn provider() -> CryptoProvider {
             aws_lc_rs::kx_group::SECP256R1,
         ],
         ..aws_lc_rs::default_provider()
-    }
-}
-
-/// All certificates, by server name.
-struct Certificates {
-    entries: Vec<Entry>,
-    /// Host name -> index of its entry. Clients cannot add names.
-    exact: HashMap<String, usize>,
-    /// The same for `*.NAME`, by NAME.
-    wildcard: HashMap<String, usize>,
-    /// The entry for clients that connect to an address, if one has addresses.
-    addresses: Option<usize>,
-    /// Policy for names that are in neither.
-    unknown: UnknownServerName,
-}
-
-impl Certificates {
-    fn new(entries: Vec<Entry>, unknown: UnknownServerName) -> Result<Self, TlsError> {
-        if entries.is_empty() {
-            return Err(TlsError::nowhere(Kind::None));
-        }
-        let mut exact = HashMap::new();
-        let mut wildcard = HashMap::new();
-        for (index, entry) in entries.iter().enumerate() {
-            for host in &entry.hosts {
-                // The first certificate with a host serves it, as with routes.
-                match host {
-                    HostPattern::Exact(name) => exact.entry(name.clone()).or_insert(index),
-                    HostPattern::Wildcard(parent) => {
-                        wildcard.entry(parent.clone()).or_insert(index)
-                    }
-                };
-            }
-        }
-        let addresses = entries.iter().position(|entry| !entry.addresses.is_empty());
-        Ok(Self { entries, exact, wildcard, addresses, unknown })
-    }
-
-    /// Chooses by exact name, then by wildcard, then by the policy for unknown names. A browser
-    /// that gets the first certificate shows its user a page that explains the mismatch. A client
-    /// that connects to an address sends no name (RFC 6066 3).
-    fn choose(&self, server_name: Option<&str>) -> Option<&Entry> {
-        let index = match server_name {
-            Some(name) => self.find(&name.to_ascii_lowercase()),
-            None => self.addresses,
-        };
-        match (index, self.unknown) {
-            (Some(index), _) => Some(&self.entries[index]),
-            (None, UnknownServerName::Default) => self.entries.first(),
-            (None, UnknownServerName::Refuse) => None,
-        }
-    }
-
-    fn find(&self, name: &str) -> Option<usize> {
-        self.exact.get(name).copied().or_else(|| {
-            let (label, parent) = name.split_once('.')?;
-            if label.is_empty() { None } else { self.wildcard.get(parent).copied() }
-        })
-    }
-}
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // For `None` rustls sends access_denied; it cannot send unrecognized_name.
-        Some(Arc::clone(&self.choose(client_hello.server_name())?.key))
-    }
-}
-
-impl fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.entries.iter().map(|entry| &entry.hosts)).finish()
     }
 }

@@ -1,12 +1,15 @@
 //! Certificates from files and memory, checked by what a rustls client sees.
 
 mod fixtures;
+mod handshake;
+mod refresh;
+mod selection;
 mod uses;
 
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Certificate, CertificateSource, Tls};
+use crate::config::{Certificate, CertificateSource, HostPattern, Tls};
 use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {
@@ -47,7 +50,8 @@ impl Files {
     }
 
     fn certificate(&self, hosts: &[HostPattern]) -> Certificate {
-        let source = CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone() };
+        let source =
+            CertificateSource::Files { cert: self.cert.clone(), key: self.key.clone(), ocsp: None };
         Certificate { hosts: hosts.to_vec(), addresses: Vec::new(), source }
     }
 }
@@ -180,7 +184,7 @@ fn names_are_read_from_the_certificate_once() {
     let mut entry = Entry::load(&certificate, &provider()).unwrap();
     // The certificate is gone; its names are not.
     let signer = Arc::clone(&entry.key.key);
-    entry.key = Arc::new(CertifiedKey::new(Vec::new(), signer));
+    entry.key = Arc::new(rustls::sign::CertifiedKey::new(Vec::new(), signer));
     for host in ["example.com", "a.example.org", "192.0.2.1"] {
         assert!(entry.is_valid_for(host), "{host}");
     }

@@ -170,6 +170,11 @@ impl<'a> Certificate<'a> {
         curve.filter(|curve| curve.to_id_string() == OID_P521).map(|_| RareKey::P521)
     }
 
+    /// Returns the content of the serial number in DER.
+    pub(super) fn serial(&self) -> &'a [u8] {
+        self.parsed.raw_serial()
+    }
+
     /// Returns the key's SubjectPublicKeyInfo in DER.
     pub(super) fn public_key(&self) -> &[u8] {
         self.parsed.public_key().raw

@@ -17,7 +17,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("demo", &["config"]),
     // The control thread reaches a worker through its mailbox only; it needs the shared clock.
     // Before it runs, other handlers have the signals; a check tries the files that it would open.
-    ("control", &["worker::mailbox", "config", "host::clock", "host::signals", "host::files"]),
+    // It has certificates read again when their files change.
+    (
+        "control",
+        &[
+            "worker::mailbox",
+            "config",
+            "tls",
+            "host::clock",
+            "host::signals",
+            "host::files",
+            "host::inotify",
+        ],
+    ),
     // The module where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
     // The protocol side. `quic`, `http3`, `http1` and `proxy` never name each other, with one
@@ -52,6 +64,7 @@ pub const TESTING: &str = "testing";
 /// External crate -> the modules that may use it.
 const HOMES: &[(&str, &[&str])] = &[
     ("io_uring", &["host", "ring"]),
+    ("inotify", &["host"]),
     ("libc", &["host", "pool", "ring"]),
     ("memmap2", &["host", "ring"]),
     ("libmimalloc_sys", &["pool"]),
@@ -67,7 +80,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     ("tokio_uring", &["control"]),
     // In a worker, only for the channels of its mailbox.
-    ("tokio", &["process", "control", "demo", "worker"]),
+    // The watch of folders waits on the control thread's runtime.
+    ("tokio", &["process", "control", "demo", "worker", "host::inotify"]),
     ("hyper", &["control", "demo"]),
     ("hyper_util", &["control", "demo"]),
     ("http_body_util", &["control", "demo"]),

@@ -81,6 +81,12 @@ def host(request):
 
 
 @pytest.fixture
+def as_root():
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+
+@pytest.fixture
 def has_curl():
     if curl.command() is None:
         pytest.skip("no curl with HTTP/3: `scripts/trixie make` as root fetches one")

@@ -25,12 +25,6 @@ NONE = "0" * 16
 SYSCTL = pathlib.Path("/proc/sys/kernel")
 
 
-@pytest.fixture
-def as_root():
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-
-
 def may_raise_limits() -> bool:
     """Returns whether we, and so the gateway at its start, have CAP_SYS_RESOURCE."""
     own = re.search(r"^CapEff:\s+(\S+)", pathlib.Path("/proc/self/status").read_text(), re.M)[1]

@@ -42,7 +42,8 @@ impl Fixtures {
     }
 
     fn certificate(&self, chain: &str, key: &str) -> Certificate {
-        let source = CertificateSource::Files { cert: self.path(chain), key: self.path(key) };
+        let source =
+            CertificateSource::Files { cert: self.path(chain), key: self.path(key), ocsp: None };
         let (hosts, addresses) = match chain {
             "address-only.pem" => (vec![], vec!["192.0.2.1".parse().unwrap()]),
             _ => (vec![exact(HOST)], vec![]),
@@ -365,7 +366,7 @@ fn links_of_kubernetes_are_followed_again_by_a_reload() {
     for name in ["tls.crt", "tls.key"] {
         symlink(Path::new("..data").join(name), at(name)).unwrap();
     }
-    let source = CertificateSource::Files { cert: at("tls.crt"), key: at("tls.key") };
+    let source = CertificateSource::Files { cert: at("tls.crt"), key: at("tls.key"), ocsp: None };
     let certificate = Certificate { hosts: vec![exact(HOST)], addresses: vec![], source };
     let certificates = [certificate];
     let first = ServerTls::load(&certificates, Tls::default()).unwrap();
@@ -402,6 +403,7 @@ fn a_file_without_end_is_not_read_to_its_end() {
     let source = CertificateSource::Files {
         cert: PathBuf::from("/dev/zero"),
         key: fixtures.path("leaf.key"),
+        ocsp: None,
     };
     let certificate = Certificate { hosts: vec![exact(HOST)], addresses: vec![], source };
     let error = ServerTls::load(&[certificate], Tls::default()).unwrap_err().to_string();

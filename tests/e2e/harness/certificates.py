@@ -7,7 +7,8 @@ import pathlib
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -18,6 +19,22 @@ class Certificate:
     authority: pathlib.Path
     cert: pathlib.Path
     key: pathlib.Path
+    leaf: x509.Certificate | None = None
+    root: x509.Certificate | None = None
+    root_key: object = None
+
+    def statement(self, status=ocsp.OCSPCertStatus.GOOD, days: float = 7) -> bytes:
+        """Returns what the authority says about the certificate, good for so many days."""
+        now = datetime.datetime.now(datetime.UTC)
+        revoked = now if status == ocsp.OCSPCertStatus.REVOKED else None
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            cert=self.leaf, issuer=self.root, algorithm=hashes.SHA1(), cert_status=status,
+            this_update=now - datetime.timedelta(days=8),
+            next_update=now + datetime.timedelta(days=days),
+            revocation_time=revoked, revocation_reason=None,
+        ).responder_id(ocsp.OCSPResponderEncoding.HASH, self.root)
+        response = builder.sign(self.root_key, hashes.SHA256())
+        return response.public_bytes(serialization.Encoding.DER)
 
 
 def name(common: str) -> x509.Name:
@@ -39,9 +56,19 @@ NAMES = ("e2e.test", "small.test", "localhost")
 ADDRESSES = ("127.0.0.1", "::1")
 
 
-def make(folder: pathlib.Path, names=NAMES, addresses=ADDRESSES) -> Certificate:
+def ecdsa_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def make(
+    folder: pathlib.Path, names=NAMES, addresses=ADDRESSES, new_key=ecdsa_key
+) -> Certificate:
     """Makes an authority and a certificate for the given names in `folder`."""
-    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root_key, key = new_key(), new_key()
     root = (
         builder("ringway tests", "ringway tests", root_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -64,7 +91,8 @@ def make(folder: pathlib.Path, names=NAMES, addresses=ADDRESSES) -> Certificate:
         .sign(root_key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    made = Certificate(folder / "authority.pem", folder / "edge.pem", folder / "edge.key")
+    made = Certificate(folder / "authority.pem", folder / "edge.pem", folder / "edge.key",
+                       leaf, root, root_key)
     made.authority.write_bytes(root.public_bytes(pem))
     made.cert.write_bytes(leaf.public_bytes(pem))
     made.key.write_bytes(key.private_bytes(

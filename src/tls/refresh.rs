@@ -1,0 +1,146 @@
+//! The files of certificates while the process runs: their states, by which a change is noticed,
+//! and the step from the certificates of now to those of the files.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::certificate::Entry;
+use super::selection::Certificates;
+use super::{ServerTls, TlsError, provider};
+use crate::config::{self, CertificateSource};
+
+/// The state of the file at the end of all links, as the file system tells it. A file that is
+/// replaced or written has another one afterwards, and so has one whose mode changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    device: u64,
+    inode: u64,
+    mode: u32,
+    len: u64,
+    /// Last change of the content and of the inode, in seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl State {
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            mode: file.mode(),
+            len: file.len(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// The files of all certificates, each with its state at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    states: Vec<(PathBuf, Option<State>)>,
+}
+
+impl CertificateFiles {
+    /// Looks at all files that `certificates` name.
+    pub(crate) fn of(certificates: &[config::Certificate]) -> Self {
+        let mut paths = BTreeSet::new();
+        for certificate in certificates {
+            if let CertificateSource::Files { cert, key, ocsp } = &certificate.source {
+                paths.extend([Some(cert), Some(key), ocsp.as_ref()].into_iter().flatten().cloned());
+            }
+        }
+        let states = paths.into_iter().map(|path| {
+            let state = State::of(&path);
+            (path, state)
+        });
+        Self { states: states.collect() }
+    }
+
+    /// Looks at the same files again.
+    pub(crate) fn look_again(&self) -> Self {
+        let again = self.paths().map(|path| (path.to_owned(), State::of(path)));
+        Self { states: again.collect() }
+    }
+
+    /// Returns the files that this process cannot open, each with the error.
+    pub(crate) fn unreadable(&self) -> Vec<(&Path, io::Error)> {
+        let opened = self.paths().map(|path| (path, fs::File::open(path)));
+        opened.filter_map(|(path, opened)| Some((path, opened.err()?))).collect()
+    }
+
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.states.iter().map(|(path, _)| path.as_path())
+    }
+}
+
+/// The outcome of reading the files again.
+pub(crate) struct Refreshed {
+    /// Every certificate in its newest form that is valid.
+    pub(crate) tls: ServerTls,
+    /// Summaries of those that are new.
+    pub(crate) renewed: Vec<String>,
+    /// Those that stay as they were, although their files have changed.
+    pub(crate) refused: Vec<Refusal>,
+}
+
+/// A certificate whose files are not valid.
+pub(crate) struct Refusal {
+    /// The path of the chain.
+    pub(crate) certificate: String,
+    pub(crate) error: TlsError,
+}
+
+impl ServerTls {
+    /// Returns the files of all certificates, in the state in which they were read.
+    pub(crate) fn files(&self) -> &CertificateFiles {
+        &self.shared.files
+    }
+
+    /// Reads the files of `certificates` again, which are those that this was loaded from. Each
+    /// certificate is replaced by itself: one whose files are not valid stays as it was, and the
+    /// others are renewed. Ticket keys and the key log stay.
+    pub(crate) fn refresh(&self, certificates: &[config::Certificate]) -> Refreshed {
+        // Before the files are read: what changes meanwhile is noticed the next time.
+        let files = CertificateFiles::of(certificates);
+        let before = &self.shared.certificates;
+        assert_eq!(before.entries.len(), certificates.len(), "the configuration is the same");
+        let provider = provider();
+        let mut refreshed = Refreshed { tls: self.clone(), renewed: vec![], refused: vec![] };
+        let mut entries = Vec::with_capacity(certificates.len());
+        for (certificate, old) in certificates.iter().zip(&before.entries) {
+            let is_file = matches!(certificate.source, CertificateSource::Files { .. });
+            let loaded = is_file.then(|| Entry::load(certificate, &provider)).transpose();
+            let entry = loaded.unwrap_or_else(|error| {
+                refreshed.refused.push(Refusal { certificate: old.origin(), error });
+                None
+            });
+            let entry = entry.filter(|new| !new.serves_the_same(old));
+            entries.push(entry.map_or_else(
+                || Arc::clone(old),
+                |new| {
+                    refreshed.renewed.push(new.summary());
+                    Arc::new(new)
+                },
+            ));
+        }
+        match Certificates::new(entries, before.unknown) {
+            Ok(certificates) => {
+                refreshed.tls = self.with_certificates(Arc::new(certificates), files);
+            }
+            // The kinds of two keys are the same now.
+            Err(error) => {
+                refreshed.renewed.clear();
+                let certificate = error.file().unwrap_or(Path::new("")).display().to_string();
+                refreshed.refused.push(Refusal { certificate, error });
+                refreshed.tls = self.with_certificates(Arc::clone(before), files);
+            }
+        }
+        refreshed
+    }
+}
