@@ -43,6 +43,10 @@ pub mod http1 {
     pub use crate::http1::{ConnectionOptions, Error, Part, ResponseDecoder, ResponseHead};
 }
 
+pub mod http2 {
+    pub use crate::http2::{Closure, Code, Connection, ConnectionError, Event, LocalSettings};
+}
+
 pub mod http3 {
     pub use crate::http3::{
         Code, Connection, ConnectionError, LocalSettings, RequestError, RequestEvent,
