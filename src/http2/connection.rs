@@ -95,6 +95,7 @@ impl Connection {
         // Our SETTINGS are sent without waiting for the client's (RFC 9113 3.4).
         connection.wire.borrow_mut().set_room(SETTINGS_LEN_MAX);
         connection.drive();
+        connection.wire.borrow_mut().set_room(0);
         connection
     }
 
@@ -148,8 +149,7 @@ impl Connection {
         if has_more || self.wakers.is_connection_woken() {
             self.drive();
         }
-        let len = self.wire.borrow().output_len();
-        self.wire.borrow_mut().take_output(out);
+        let len = self.wire.borrow_mut().take_output(out, len_max);
         self.offer_room();
         len
     }

@@ -78,14 +78,31 @@ impl Wire {
         self.output_len + self.copied.len()
     }
 
-    /// Moves the bytes that were written to `out`.
-    pub(super) fn take_output(&mut self, out: &mut Vec<Bytes>) {
+    /// Moves bytes that were written to `out`, at most `len_max`, and ends the permission to write.
+    /// Returns their number.
+    pub(super) fn take_output(&mut self, out: &mut Vec<Bytes>, len_max: usize) -> usize {
         self.room = 0;
         // The next write names its payload again.
         self.payload = Bytes::new();
         self.flush_copied();
-        self.output_len = 0;
-        out.append(&mut self.output);
+        let len = self.output_len.min(len_max);
+        self.output_len -= len;
+        if self.output_len == 0 {
+            out.append(&mut self.output);
+            return len;
+        }
+        // More was permitted before than is taken now.
+        let mut left = len;
+        while left > 0 {
+            let first = self.output.first_mut().expect("its length is counted");
+            let piece = first.split_to(left.min(first.len()));
+            left -= piece.len();
+            out.push(piece);
+            if first.is_empty() {
+                self.output.remove(0);
+            }
+        }
+        len
     }
 
     /// Returns the last bytes that were written.

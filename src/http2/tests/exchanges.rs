@@ -66,6 +66,28 @@ fn output_is_no_longer_than_it_may_be() {
 }
 
 #[test]
+fn our_settings_are_cut_as_the_transport_takes_them() {
+    for len_max in [1, 5, 1000] {
+        let mut client = Client::unready(&SETTINGS);
+        client.send(&[client::PREFACE, &frame(client::SETTINGS, 0, 0, &[])].concat());
+        assert_eq!(client.events(), []);
+        let mut out = Vec::new();
+        loop {
+            let len = client.connection.take_output(&mut out, len_max);
+            assert!(len <= len_max, "{len} of {len_max}");
+            if len == 0 {
+                break;
+            }
+        }
+        let out = out.concat();
+        // Its length, its kind, and behind it the acknowledgement of the client's.
+        let len = 9 + usize::from(out[2]);
+        assert_eq!((out[3], &out[len..len + 5]), (client::SETTINGS, &[0, 0, 0, 4, 1][..]));
+        assert!(!client.connection.has_output());
+    }
+}
+
+#[test]
 fn credit_is_given_back_for_released_bytes_only() {
     let mut client = Client::new(&LocalSettings { stream_window: 64 * 1024, ..SETTINGS });
     client.post(1);

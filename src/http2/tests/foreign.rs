@@ -68,7 +68,7 @@ impl Foreign {
 
 fn carry(wire: &SharedWire, connection: &mut Connection, turn_len: usize) {
     let mut out = Vec::new();
-    wire.borrow_mut().take_output(&mut out);
+    wire.borrow_mut().take_output(&mut out, turn_len);
     out.drain(..).for_each(|bytes| connection.handle(bytes));
     connection.take_output(&mut out, turn_len);
     out.into_iter().for_each(|bytes| wire.borrow_mut().push_input(bytes));
@@ -83,24 +83,34 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))])
 }
 
+const BODY_LEN: usize = 1 << 20;
+
 #[test]
 fn a_large_body_goes_each_way_through_small_windows() {
-    const LEN: usize = 1 << 20;
     let small = LocalSettings { stream_window: 16 * 1024, connection_window: 70_000, ..SETTINGS };
+    let body: Vec<u8> = (0..BODY_LEN).map(|index| (index * 31 % 251) as u8).collect();
     for turn_len in [700, 50_000] {
         let mut world = Foreign::new(&small, turn_len, 20_000);
-        let (mut response, mut upload) =
-            world.requests.send_request(request(Method::POST), false).unwrap();
-        let body: Vec<u8> = (0..LEN).map(|index| (index * 31 % 251) as u8).collect();
-        upload.reserve_capacity(LEN);
+        let (response, upload) = world.requests.send_request(request(Method::POST), false).unwrap();
+        assert!(world.upload(&body, upload) == body, "the upload is what was sent");
+        assert!(world.download(&body, response) == body, "the download is what was written");
+        world.turn();
+        assert!(world.connection.is_idle());
+    }
+}
+
+impl Foreign {
+    /// Sends a request's body with trailers. Returns the body that we were handed.
+    fn upload(&mut self, body: &[u8], mut upload: h2::SendStream<Bytes>) -> Vec<u8> {
+        upload.reserve_capacity(body.len());
         let (mut sent, mut received, mut ended) = (0, Vec::new(), false);
-        world.turns_until(|world, events| {
-            let capacity = upload.capacity().min(LEN - sent);
+        self.turns_until(|world, events| {
+            let capacity = upload.capacity().min(body.len() - sent);
             if capacity > 0 {
                 let piece = Bytes::copy_from_slice(&body[sent..sent + capacity]);
                 upload.send_data(piece, false).unwrap();
                 sent += capacity;
-                if sent == LEN {
+                if sent == body.len() {
                     upload.send_trailers(trailers()).unwrap();
                 }
             }
@@ -121,24 +131,26 @@ fn a_large_body_goes_each_way_through_small_windows() {
             }
             ended.then_some(())
         });
-        assert!(received == body, "the upload is what was sent");
+        received
+    }
 
+    /// Writes a response with trailers. Returns the body that the client was handed.
+    fn download(&mut self, body: &[u8], mut response: h2::client::ResponseFuture) -> Vec<u8> {
         let cookies = ["a=1", "b=2"].map(|value| (SET_COOKIE, HeaderValue::from_static(value)));
         let kind = (CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         let fields = cookies.into_iter().chain([kind]).collect();
-        world.connection.respond(1, StatusCode::CREATED, fields, false);
+        self.connection.respond(1, StatusCode::CREATED, fields, false);
         let mut pieces: VecDeque<Bytes> = body.chunks(10_000).map(Bytes::copy_from_slice).collect();
-        world.connection.write(1, &mut pieces);
+        self.connection.write(1, &mut pieces);
         let (mut download, mut received, mut finished) = (None, Vec::new(), false);
-        let fields = world.turns_until(|world, events| {
+        let fields = self.turns_until(|world, events| {
             for event in events {
                 assert_eq!(event, Event::Writable { stream: 1 });
                 world.connection.write(1, &mut pieces);
             }
             if pieces.is_empty() && !std::mem::replace(&mut finished, true) {
-                let fields =
-                    vec![(HeaderName::from_static("x-sum"), HeaderValue::from_static("7"))];
-                world.connection.finish(1, Some(fields));
+                let sum = (HeaderName::from_static("x-sum"), HeaderValue::from_static("7"));
+                world.connection.finish(1, Some(vec![sum]));
             }
             if download.is_none()
                 && let Poll::Ready(response) = poll_now(Pin::new(&mut response))
@@ -161,9 +173,7 @@ fn a_large_body_goes_each_way_through_small_windows() {
             }
         });
         assert_eq!(fields, trailers());
-        assert!(received == body, "the download is what was written");
-        world.turn();
-        assert!(world.connection.is_idle());
+        received
     }
 }
 

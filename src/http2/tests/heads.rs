@@ -6,6 +6,9 @@ use super::super::{Code, Event};
 use super::SETTINGS;
 use super::client::{Client, END_STREAM, GET, HEADERS, POST, RST_STREAM, request};
 
+/// The lines of a case.
+type Lines<'a> = &'a [(&'a str, &'a str)];
+
 /// Returns the events of a request with these lines after those of a GET.
 fn events_with(lines: &[(&str, &str)]) -> (Client, Vec<Event>) {
     let mut client = Client::new(&SETTINGS);
@@ -18,7 +21,7 @@ fn heads_that_http_does_not_allow_are_refused_with_a_status() {
     let long = "x".repeat(SETTINGS.field_section_len_max as usize);
     let many: Vec<String> = (0..21).map(|index| format!("x-{index}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
-    let cases: [(&[(&str, &str)], StatusCode, &str); 5] = [
+    let cases: [(Lines<'_>, StatusCode, &str); 5] = [
         (&[("x_y", "1")], StatusCode::BAD_REQUEST, "underscore"),
         (&[("host", "a.example"), ("host", "a.example")], StatusCode::BAD_REQUEST, "host"),
         (&[("content-length", "0, 0")], StatusCode::BAD_REQUEST, "content-length"),
@@ -47,7 +50,7 @@ fn heads_that_http_does_not_allow_are_refused_with_a_status() {
 
 #[test]
 fn malformed_heads_reset_their_stream_only() {
-    let cases: [(&[(&str, &str)], &str); 4] = [
+    let cases: [(Lines<'_>, &str); 4] = [
         (&[("x", " y")], "whitespace"),
         (&[("x", "y\t")], "whitespace"),
         (&[("a\"b", "y")], "token"),
