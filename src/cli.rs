@@ -150,10 +150,11 @@ pub(crate) fn init_log(level: LogLevel) {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Libraries log at most warnings. quinn-proto's are about packets, which strangers send.
+    // Libraries log at most warnings. Those of quinn-proto and h2 are about packets and frames,
+    // which strangers send.
     let others = if level == "error" { "error" } else { "warn" };
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{others},quinn_proto=off,ringway={level}")))
+        .with_env_filter(EnvFilter::new(format!("{others},quinn_proto=off,h2=off,ringway={level}")))
         .with_writer(Mutex::new(LogWriter::new(std::io::stderr())))
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)

@@ -41,6 +41,7 @@ mod ring;
 // The protocol side: sans-IO, no unsafe.
 mod gateway;
 mod http1;
+mod http2;
 mod http3;
 mod proxy;
 mod quic;

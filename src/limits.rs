@@ -300,3 +300,42 @@ pub(crate) const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// Consecutive start failures of a worker after which the process exits, so that its supervisor can
 /// restart it: eleven seconds in all, while memory that the kernel frees late is back within one.
 pub(crate) const WORKER_FAILURE_COUNT_MAX: u32 = 8;
+
+/// Bytes that an HTTP/2 connection holds beside its bodies: `h2`'s buffers for reading and writing
+/// (16 KiB each), both HPACK tables (4 KiB each), and its own state.
+pub(crate) const HTTP2_CONNECTION_LEN: usize = 48 * 1024;
+
+/// Bytes that an HTTP/2 client may have sent that were not read, before it is not read from: its
+/// requests wait for room in its own direction only while it does not take responses.
+pub(crate) const HTTP2_INPUT_LEN_MAX: usize = 64 * 1024;
+
+/// Bytes of response bodies that one HTTP/2 connection queues between the gateway and the
+/// transport: two turns of writing 128 KiB.
+pub(crate) const HTTP2_QUEUED_LEN_MAX: usize = 256 * 1024;
+
+/// The same for one of its streams, so that responses take turns at the connection's window.
+pub(crate) const HTTP2_STREAM_QUEUED_LEN_MAX: usize = 64 * 1024;
+
+/// Requests of one burst that may be cancelled in it (CVE-2023-44487). The gateway counts those
+/// that are cancelled later.
+pub(crate) const HTTP2_PENDING_RESET_COUNT_MAX: usize = 20;
+
+/// Streams of one HTTP/2 connection that may be reset for broken frames (CVE-2025-8671), over its
+/// life. DATA that arrives when a refused upload has been forgotten counts too, so there are some
+/// for honest clients.
+pub(crate) const HTTP2_ERROR_RESET_COUNT_MAX: usize = 512;
+
+/// Streams of one HTTP/2 connection that we have reset and remember, to ignore what was on its way.
+/// As many as are open at once by default; each takes 400 bytes.
+pub(crate) const HTTP2_RESET_HELD_COUNT_MAX: usize = 100;
+
+/// Time for which these are remembered: two round trips of a slow path.
+pub(crate) const HTTP2_RESET_LINGER: Duration = Duration::from_secs(5);
+
+/// Bytes of bookkeeping that DATA frames shorter than 256 bytes may cost before their bytes are
+/// taken: each costs the 256 bytes that it lacks.
+pub(crate) const HTTP2_SMALL_FRAMES_LEN_MAX: usize = 128 * 1024;
+
+/// Pieces of a request's body shorter than this are joined in a buffer of their length: one byte
+/// would pin the buffer of 16 KiB in which it was read.
+pub(crate) const HTTP2_BODY_PIECE_LEN_MIN: usize = 1024;

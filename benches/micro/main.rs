@@ -10,6 +10,7 @@ mod client;
 mod counting;
 mod engine;
 mod gateway;
+mod http2;
 mod pool;
 mod proxy;
 mod qpack;

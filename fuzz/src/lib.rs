@@ -9,6 +9,7 @@
 //! | `frames` | a request stream, or unidirectional streams | the same result however the bytes are cut |
 //! | `request_head` | field lines | an HTTP/1.1 parser finds one request in what is forwarded, with the same fields |
 //! | `http1_response` | an upstream's bytes | the same result however they are cut, and the body that a simple reader finds |
+//! | `http2` | HTTP/2: raw bytes, or frames behind a handshake | what is held is bounded; no event of a stream without a request, and none after the end |
 //! | `datagram` | datagrams of strangers, sealed Initials among them | before Retry, three times what came is sent at most; nothing is left after a while |
 //! | `gateway_inputs` | clients' streams, damaged datagrams, upstream events, time, memory, drain | the books of `books.rs` at each step; nothing is left at the end |
 //! | `canary` | as `http1_response` | nothing: it has a planted bug, which must be found |
@@ -21,6 +22,7 @@ pub mod datagram;
 pub mod frames;
 pub mod gateway_inputs;
 pub mod http1_response;
+pub mod http2;
 mod lines;
 pub mod qpack;
 pub mod request_head;
@@ -31,13 +33,14 @@ mod world;
 type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("canary", canary::run),
     ("config", config::run),
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("gateway_inputs", gateway_inputs::run),
     ("http1_response", http1_response::run),
+    ("http2", http2::run),
     ("qpack", qpack::run),
     ("request_head", request_head::run),
 ];

@@ -1,10 +1,8 @@
 //! Errors in a peer's bytes, and the error codes that report them.
 
-use http::StatusCode;
-
 use super::LocalSettings;
-use super::qpack::{Excess, SectionError};
-use crate::message::{Bound, Refusal};
+use super::qpack::SectionError;
+use crate::message::{FieldError, Refusal};
 
 /// Error codes of HTTP/3 and QPACK, as sent in CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING
 /// frames.
@@ -104,30 +102,16 @@ impl RequestError {
         Self::Stream { code: Code::MessageError, rule }
     }
 
-    /// Creates the refusal of a field section over our limits (431).
-    pub(super) fn too_large(excess: Excess, settings: &LocalSettings) -> Self {
-        let (rule, key, max) = match excess {
-            Excess::Length => (
-                "a field section longer than is accepted",
-                "limits.max_header_size",
-                settings.field_section_len_max,
-            ),
-            Excess::Count => (
-                "more fields than are accepted",
-                "limits.max_header_count",
-                settings.field_count_max,
-            ),
-        };
-        let refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
-        let bound = Some(Bound { key, max: max.into() });
-        Self::Refused(Box::new(Refusal { bound, ..refusal }))
+    /// Creates the refusal of a field section that is too long (431).
+    pub(super) fn too_long(settings: &LocalSettings) -> Self {
+        Self::Refused(Box::new(Refusal::fields_too_long(settings.field_section_len_max)))
     }
 
     /// Creates the error of a field section that cannot be read.
     pub(super) fn of_section(error: SectionError, settings: &LocalSettings) -> Self {
         match error {
             SectionError::Invalid(rule) => Self::connection(Code::QpackDecompressionFailed, rule),
-            SectionError::TooLarge(excess) => Self::too_large(excess, settings),
+            SectionError::TooLong => Self::too_long(settings),
         }
     }
 }
@@ -135,5 +119,14 @@ impl RequestError {
 impl From<ConnectionError> for RequestError {
     fn from(error: ConnectionError) -> Self {
         Self::Connection(error)
+    }
+}
+
+impl From<FieldError> for RequestError {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::Malformed(rule) => Self::malformed(rule),
+            FieldError::Refused(refusal) => Self::Refused(refusal),
+        }
     }
 }

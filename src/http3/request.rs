@@ -8,7 +8,7 @@ use http::Method;
 use super::error::{Code, RequestError};
 use super::frame::{FrameHeader, Phase, RequestStep, request_step};
 use super::frame_reader::{FrameReader, Keep, Part};
-use super::qpack::{self, Excess};
+use super::qpack;
 use super::{LocalSettings, message};
 use crate::message::{Fields, Head, Understood};
 
@@ -156,7 +156,7 @@ impl Message {
             RequestStep::ReadTrailers => {
                 self.check_body_complete()?;
                 if is_too_long(header.len, settings) {
-                    return Err(RequestError::too_large(Excess::Length, settings));
+                    return Err(RequestError::too_long(settings));
                 }
                 Ok(Keep::Collect)
             }
@@ -175,7 +175,7 @@ impl Message {
     ) -> Result<RequestEvent, RequestError> {
         if self.head_length == HeadLength::TooLong {
             self.understood = Some(Box::new(message::understand(section, settings)));
-            return Err(RequestError::too_large(Excess::Length, settings));
+            return Err(RequestError::too_long(settings));
         }
         if self.phase == Phase::Head {
             let mut understood = Understood::default();

@@ -2,7 +2,8 @@
 //!
 //! A request's head is parsed and validated once, into a [`Head`], by the codec of the protocol it
 //! came over; later code trusts the type. The rules that hold for every protocol (authority, path,
-//! content length) live here, the rules of one protocol in its codec.
+//! content length), and those of field lines, which HTTP/2 and HTTP/3 share, live here; the rules
+//! of one protocol live in its codec.
 //!
 //! ```text
 //!   http3 --+                      +--> gateway --> proxy   routes and forwards the Head
@@ -12,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod field_lines;
 mod head;
 mod incident;
 mod logged;
@@ -22,8 +24,12 @@ mod target;
 
 use http::{HeaderName, HeaderValue};
 
+pub use field_lines::Pseudo;
+pub(crate) use field_lines::{
+    FieldError, HeadLines, TrailerLines, check_blanks, check_token, is_connection_specific,
+};
 pub use head::Head;
-pub(crate) use head::{check_field_name, check_method_case, is_safe, parse_content_length};
+pub(crate) use head::{is_safe, parse_content_length};
 pub(crate) use incident::{EndpointName, Incident};
 pub(crate) use logged::{LOGGED_LEN_MAX, LoggedText};
 pub use outcome::Outcome;

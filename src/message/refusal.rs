@@ -92,6 +92,23 @@ impl Refusal {
         Self { status, rule, bound: None, understood: Understood::default() }
     }
 
+    /// Creates the refusal of a field section longer than `max` (431).
+    pub(crate) fn fields_too_long(max: u32) -> Self {
+        let rule = "a field section longer than is accepted";
+        Self::over_bound(rule, Bound { key: "limits.max_header_size", max: max.into() })
+    }
+
+    /// Creates the refusal of a field section with more than `max` fields (431).
+    pub(crate) fn too_many_fields(max: u32) -> Self {
+        let rule = "more fields than are accepted";
+        Self::over_bound(rule, Bound { key: "limits.max_header_count", max: max.into() })
+    }
+
+    fn over_bound(rule: &'static str, bound: Bound) -> Self {
+        let refusal = Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
+        Self { bound: Some(bound), ..refusal }
+    }
+
     /// Returns the end of the refused request, for its record.
     pub(crate) fn ending(&self) -> Ending {
         let outcome = match self.status {

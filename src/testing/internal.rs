@@ -43,6 +43,10 @@ pub mod http1 {
     pub use crate::http1::{ConnectionOptions, Error, Part, ResponseDecoder, ResponseHead};
 }
 
+pub mod http2 {
+    pub use crate::http2::{Closure, Code, Connection, ConnectionError, Event, LocalSettings};
+}
+
 pub mod http3 {
     pub use crate::http3::{
         Code, Connection, ConnectionError, LocalSettings, RequestError, RequestEvent,
@@ -62,7 +66,7 @@ pub mod limits {
 
 pub mod message {
     pub use crate::message::{
-        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Scheme, Target,
+        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Pseudo, Scheme, Target,
     };
 }
 

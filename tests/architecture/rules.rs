@@ -32,12 +32,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The module where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
-    // The protocol side. `quic`, `http3`, `http1` and `proxy` never name each other, with one
-    // exception: the proxy is a client of upstreams and uses their protocol's codec.
-    // The gateway hands new TLS settings on to the engine.
+    // The protocol side. `quic`, `http3`, `http2`, `http1` and `proxy` never name each other, with
+    // one exception: the proxy is a client of upstreams and uses their protocol's codec. The
+    // gateway hands new TLS settings on to the engine.
     ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
     ("http1", &[]),
+    ("http2", &[]),
     ("http3", &[]),
     ("proxy", &["http1", "config"]),
     // The kernel side.
@@ -79,9 +80,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["metrics"]),
     ("prometheus_client", &["metrics"]),
     ("tokio_uring", &["control"]),
-    // In a worker, only for the channels of its mailbox.
-    // The watch of folders waits on the control thread's runtime.
-    ("tokio", &["process", "control", "demo", "worker", "host::inotify"]),
+    // In a worker, only for the channels of its mailbox; in `http2`, for the traits by which h2
+    // reads and writes. The watch of folders waits on the control thread's runtime.
+    ("tokio", &["process", "control", "demo", "worker", "host::inotify", "http2"]),
+    ("h2", &["http2"]),
     ("hyper", &["control", "demo"]),
     ("hyper_util", &["control", "demo"]),
     ("http_body_util", &["control", "demo"]),
@@ -105,7 +107,7 @@ const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 /// State machines independent of the kernel: no unsafe code, clock, randomness, files, threads or
 /// locks.
 pub const PROTOCOL_SIDE: &[&str] =
-    &["quic", "http3", "http1", "proxy", "gateway", "message", "base"];
+    &["quic", "http3", "http2", "http1", "proxy", "gateway", "message", "base"];
 
 /// Modules that may contain unsafe code.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];
@@ -147,6 +149,8 @@ pub const BANNED_WORDS: &[&str] = &[
 pub const PERMITTED_WORDS: &[(&str, &str)] = &[
     // quinn-proto shares its log of used tokens between settings, and asks for `Sync`.
     ("quic::used_tokens", "Mutex"),
+    // A `std::task::Waker` is `Sync`, and so is what it writes to.
+    ("http2::wakers", "Mutex"),
 ];
 
 /// Returns whether `from` may name `path` (below `crate`, joined by `::`).

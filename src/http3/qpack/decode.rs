@@ -5,7 +5,8 @@ use http::HeaderValue;
 
 use super::huffman;
 use super::integer;
-use super::static_table::{self, Entry, EntryName, Pseudo};
+use super::static_table::{self, Entry, EntryName};
+use crate::message::Pseudo;
 
 /// One field line, its bytes not validated yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +48,8 @@ impl Value {
 pub enum SectionError {
     /// It cannot be decoded: QPACK_DECOMPRESSION_FAILED, with the broken rule.
     Invalid(&'static str),
-    /// It exceeds one of our limits.
-    TooLarge(Excess),
-}
-
-/// The limit that a field section exceeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
     /// It is longer than accepted, counted as in RFC 9114 4.2.2.
-    Length,
-    /// It has more fields than accepted.
-    Count,
+    TooLong,
 }
 
 /// Returns the length of the longest encoded section that can be within this limit. Each line
@@ -211,8 +203,7 @@ impl<'a> SectionReader<'a> {
     }
 
     fn charge(&mut self, len: u64) -> Result<(), SectionError> {
-        self.len_left =
-            self.len_left.checked_sub(len).ok_or(SectionError::TooLarge(Excess::Length))?;
+        self.len_left = self.len_left.checked_sub(len).ok_or(SectionError::TooLong)?;
         Ok(())
     }
 }

@@ -13,6 +13,5 @@ pub mod static_table;
 mod decode;
 
 pub use decode::{
-    Excess, Line, Name, SectionError, SectionReader, Value, ValueStart, encoded_len_max,
-    read_value_start,
+    Line, Name, SectionError, SectionReader, Value, ValueStart, encoded_len_max, read_value_start,
 };

@@ -2,31 +2,9 @@
 
 use http::{HeaderName, HeaderValue};
 
+use crate::message::Pseudo;
+
 pub const LEN: usize = 99;
-
-/// A pseudo-header field (RFC 9114 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pseudo {
-    Authority,
-    Method,
-    Path,
-    Scheme,
-    Status,
-}
-
-impl Pseudo {
-    /// Returns the field with this name on the wire.
-    pub const fn from_name(name: &[u8]) -> Option<Self> {
-        Some(match name {
-            b":authority" => Self::Authority,
-            b":method" => Self::Method,
-            b":path" => Self::Path,
-            b":scheme" => Self::Scheme,
-            b":status" => Self::Status,
-            _ => return None,
-        })
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryName {
