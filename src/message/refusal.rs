@@ -10,11 +10,11 @@ use super::{Bound, Ending, Excess, FieldLimits, Fields, LoggedText, Outcome};
 /// response and the log need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// Status of the response: 400, 408 or 431.
+    /// Status of the response: 400, 408 or 431; over HTTP/1.1 also 414, 417, 501 or 505.
     pub status: StatusCode,
     /// The broken rule, for the response, the log and a counter.
     pub rule: &'static str,
-    /// The bound that was exceeded, for a 431.
+    /// The bound that was exceeded, for a 414 or 431.
     pub bound: Option<Bound>,
     /// The parts of the head that were parsed.
     pub understood: Understood,
@@ -112,7 +112,10 @@ impl Refusal {
     pub(crate) fn ending(&self) -> Ending {
         let outcome = match self.status {
             StatusCode::REQUEST_TIMEOUT => Outcome::HeadTimeout,
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Outcome::FieldsTooLarge,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG => {
+                Outcome::FieldsTooLarge
+            }
+            StatusCode::NOT_IMPLEMENTED => Outcome::NotImplemented,
             _ => Outcome::RequestMalformed,
         };
         Ending { outcome, rule: Some(self.rule), bound: self.bound }
