@@ -40,7 +40,10 @@ pub mod host {
 }
 
 pub mod http1 {
-    pub use crate::http1::{ConnectionOptions, Error, Part, ResponseDecoder, ResponseHead};
+    pub use crate::http1::{
+        ConnectionOptions, Error, Part, Persistence, RequestDecoder, ResponseDecoder,
+        ResponseEncoder, ResponseHead, Version,
+    };
 }
 
 pub mod http3 {
@@ -62,7 +65,8 @@ pub mod limits {
 
 pub mod message {
     pub use crate::message::{
-        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Scheme, Target,
+        AccessRecord, Authority, FieldLimits, Fields, Handover, Head, Outcome, Path, Refusal,
+        RequestEvent, Scheme, Target,
     };
 }
 
