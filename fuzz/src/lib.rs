@@ -8,6 +8,7 @@
 //! | `qpack` | a field section | limits; another implementation reads the same lines; it survives our encoder |
 //! | `frames` | a request stream, or unidirectional streams | the same result however the bytes are cut |
 //! | `request_head` | field lines | an HTTP/1.1 parser finds one request in what is forwarded, with the same fields |
+//! | `http1_request` | a client's bytes over HTTP/1.1 | the same result however they are cut; another parser finds the same requests, and a simple reader their bodies |
 //! | `http1_response` | an upstream's bytes | the same result however they are cut, and the body that a simple reader finds |
 //! | `datagram` | datagrams of strangers, sealed Initials among them | before Retry, three times what came is sent at most; nothing is left after a while |
 //! | `gateway_inputs` | clients' streams, damaged datagrams, upstream events, time, memory, drain | the books of `books.rs` at each step; nothing is left at the end |
@@ -20,6 +21,7 @@ pub mod config;
 pub mod datagram;
 pub mod frames;
 pub mod gateway_inputs;
+pub mod http1_request;
 pub mod http1_response;
 mod lines;
 pub mod qpack;
@@ -31,12 +33,13 @@ mod world;
 type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("canary", canary::run),
     ("config", config::run),
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("gateway_inputs", gateway_inputs::run),
+    ("http1_request", http1_request::run),
     ("http1_response", http1_response::run),
     ("qpack", qpack::run),
     ("request_head", request_head::run),
