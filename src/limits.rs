@@ -269,7 +269,7 @@ pub(crate) const RESPONSE_FIELD_COUNT_MAX: usize = 128;
 /// Interim (1xx) responses forwarded for one request; more is 502.
 pub(crate) const RESPONSE_INTERIM_COUNT_MAX: u32 = 8;
 
-/// Length of a chunk-size line from an upstream, extensions included, in bytes.
+/// Length of a chunk-size line, extensions included, in bytes.
 pub(crate) const CHUNK_LINE_LEN_MAX: usize = 256;
 
 /// Names that a `connection` field may list; real ones list one or two, and each costs a comparison

@@ -65,7 +65,17 @@ macro_rules! replays {
     };
 }
 
-replays!(config, datagram, frames, gateway_inputs, http1_response, http2, qpack, request_head);
+replays!(
+    config,
+    datagram,
+    frames,
+    gateway_inputs,
+    http1_request,
+    http1_response,
+    http2,
+    qpack,
+    request_head
+);
 
 /// Runs the inputs that fuzzing starts from. `scripts/fuzz` has them written to a folder.
 #[test]

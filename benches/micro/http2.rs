@@ -6,12 +6,12 @@ use bytes::Bytes;
 use divan::Bencher;
 use http::{HeaderValue, StatusCode, header};
 use ringway::testing::internal::http2::{Connection, Event, LocalSettings};
+use ringway::testing::internal::message::FieldLimits;
 
 use crate::client::REQUEST;
 
 const SETTINGS: LocalSettings = LocalSettings {
-    field_section_len_max: 64 * 1024,
-    field_count_max: 100,
+    fields: FieldLimits { field_section_len_max: 64 * 1024, field_count_max: 100 },
     stream_count_max: 100,
     stream_window: 256 * 1024,
     connection_window: 1024 * 1024,

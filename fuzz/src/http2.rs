@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use http::StatusCode;
 use ringway::testing::internal::http2::{Code, Connection, Event, LocalSettings};
+use ringway::testing::internal::message::FieldLimits;
 
 use super::{cut, take_plan};
 
 const SETTINGS: LocalSettings = LocalSettings {
-    field_section_len_max: 2 * 1024,
-    field_count_max: 20,
+    fields: FieldLimits { field_section_len_max: 2 * 1024, field_count_max: 20 },
     stream_count_max: 8,
     stream_window: 16 * 1024,
     connection_window: 64 * 1024,

@@ -8,6 +8,7 @@
 //! | `qpack` | a field section | limits; another implementation reads the same lines; it survives our encoder |
 //! | `frames` | a request stream, or unidirectional streams | the same result however the bytes are cut |
 //! | `request_head` | field lines | an HTTP/1.1 parser finds one request in what is forwarded, with the same fields |
+//! | `http1_request` | a client's bytes over HTTP/1.1 | the same result however they are cut; another parser finds the same requests, and a simple reader their bodies |
 //! | `http1_response` | an upstream's bytes | the same result however they are cut, and the body that a simple reader finds |
 //! | `http2` | HTTP/2: raw bytes, or frames behind a handshake | what is held is bounded; no event of a stream without a request, and none after the end |
 //! | `datagram` | datagrams of strangers, sealed Initials among them | before Retry, three times what came is sent at most; nothing is left after a while |
@@ -21,6 +22,7 @@ pub mod config;
 pub mod datagram;
 pub mod frames;
 pub mod gateway_inputs;
+pub mod http1_request;
 pub mod http1_response;
 pub mod http2;
 mod lines;
@@ -33,12 +35,13 @@ mod world;
 type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("canary", canary::run),
     ("config", config::run),
     ("datagram", datagram::run),
     ("frames", frames::run),
     ("gateway_inputs", gateway_inputs::run),
+    ("http1_request", http1_request::run),
     ("http1_response", http1_response::run),
     ("http2", http2::run),
     ("qpack", qpack::run),

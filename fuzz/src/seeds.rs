@@ -26,6 +26,10 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     ] {
         add("config", &[text.as_bytes()]);
     }
+    for requests in REQUESTS {
+        add("http1_request", &[&[0], requests.as_bytes()]);
+        add("http1_request", &[&[3, 1, 20, 7], requests.as_bytes()]);
+    }
     for response in RESPONSES {
         // Without flags or cuts; byte by byte is checked anyway.
         add("http1_response", &[&[0, 0], response.as_bytes()]);
@@ -65,6 +69,23 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     }
     seeds
 }
+
+/// Requests as clients and proxies before us send them over HTTP/1.1, and such as smuggle.
+const REQUESTS: &[&str] = &[
+    "GET /a?b HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n\
+     GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello\r\n\
+     PUT /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n\
+     5;x=y\r\nhello\r\n0\r\nx: y\r\n\r\n",
+    "OPTIONS * HTTP/1.0\r\nHost: a:8080\r\nConnection: keep-alive\r\n\r\n\
+     GET http://a/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nrest",
+    "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+     0\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nx: y\r\n z\r\n\r\n",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+];
 
 const RESPONSES: &[&str] = &[
     "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",

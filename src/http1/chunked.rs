@@ -1,9 +1,9 @@
 //! The chunked transfer coding (RFC 9112 7.1). Payload is never copied: the decoder returns slices
 //! of its input, and the encoder puts lines around the payload.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
-use super::field_section::{Section, parse_trailers};
+use super::field_section::Section;
 use super::request_head::put_field;
 use super::{Error, broken};
 use crate::limits::CHUNK_LINE_LEN_MAX;
@@ -17,14 +17,25 @@ pub(super) const LINE_TOO_LONG: &str =
 pub(crate) enum ChunkPart {
     /// Payload, not empty.
     Payload(Bytes),
-    /// The last chunk, with the trailer section (may be empty).
-    End(Fields),
+    /// The last chunk, with the trailer section and its empty line.
+    End(Bytes),
+}
+
+/// White space after a chunk's size. RFC 9112 7.1.1 allows it before the semicolon of an extension
+/// only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SizePadding {
+    /// For responses: some servers pad the size, and no reader takes that for anything else.
+    Accepted,
+    /// For requests, where no client is known to need it.
+    Refused,
 }
 
 /// The decoder of one chunked body.
 #[derive(Debug)]
 pub(crate) struct ChunkedDecoder {
     state: State,
+    padding: SizePadding,
     /// Length of the current line of framing.
     line_len: usize,
     trailers_len_max: usize,
@@ -53,31 +64,41 @@ enum State {
 }
 
 impl ChunkedDecoder {
-    pub(crate) fn new(trailers_len_max: usize) -> Self {
-        Self { state: State::Size { len: 0, digit_count: 0 }, line_len: 0, trailers_len_max }
+    pub(crate) fn new(padding: SizePadding, trailers_len_max: usize) -> Self {
+        let state = State::Size { len: 0, digit_count: 0 };
+        Self { state, padding, line_len: 0, trailers_len_max }
+    }
+
+    /// Returns the number of bytes that are held, those of an incomplete trailer section.
+    pub(crate) fn held_len(&self) -> usize {
+        match &self.state {
+            State::Trailers(section) => section.len(),
+            _ => 0,
+        }
     }
 
     /// Returns the next part at the front of `piece`, or `None` when `piece` is used up or the
-    /// body is over.
-    pub(crate) fn decode(&mut self, piece: &mut BytesMut) -> Result<Option<ChunkPart>, Error> {
+    /// body is over. `piece` is `Bytes` or `BytesMut`, of which payload is a slice.
+    pub(crate) fn decode(&mut self, piece: &mut impl Buf) -> Result<Option<ChunkPart>, Error> {
         loop {
             match &mut self.state {
                 State::Done => return Ok(None),
-                _ if piece.is_empty() => return Ok(None),
+                _ if !piece.has_remaining() => return Ok(None),
                 State::Payload { remaining } => {
-                    let len = usize::try_from(*remaining).unwrap_or(usize::MAX).min(piece.len());
+                    let len =
+                        usize::try_from(*remaining).unwrap_or(usize::MAX).min(piece.remaining());
                     *remaining -= len as u64;
                     if *remaining == 0 {
                         self.state = State::PayloadCr;
                     }
-                    return Ok(Some(ChunkPart::Payload(piece.split_to(len).freeze())));
+                    return Ok(Some(ChunkPart::Payload(piece.copy_to_bytes(len))));
                 }
                 State::Trailers(section) => {
                     let Some(section) = section.take(piece, self.trailers_len_max)? else {
                         return Ok(None);
                     };
                     self.state = State::Done;
-                    return Ok(Some(ChunkPart::End(parse_trailers(&section)?)));
+                    return Ok(Some(ChunkPart::End(section)));
                 }
                 _ => {
                     let byte = piece.get_u8();
@@ -97,19 +118,19 @@ impl ChunkedDecoder {
             (&State::Size { len, digit_count }, _) if digit.is_some() => {
                 // 16 digits fill a u64 exactly; leading zeros count too, so the line is bounded.
                 if digit_count == 16 {
-                    return Err(broken("a chunk size of the response does not fit 64 bits"));
+                    return Err(broken("a chunk size does not fit 64 bits"));
                 }
                 let digit = u64::from(digit.expect("checked by the guard"));
                 State::Size { len: len << 4 | digit, digit_count: digit_count + 1 }
             }
             (State::Size { digit_count: 0, .. }, _) => {
-                return Err(broken("a chunk size of the response is missing"));
+                return Err(broken("a chunk size is missing"));
             }
             (&State::Size { len, .. } | &State::Space { len }, b'\r') => State::SizeEnd { len },
-            // RFC 9112 7.1.1 allows white space before the semicolon of an extension only, but some
-            // servers pad the size, and no reader takes that for anything else. The bound of the
-            // line bounds it.
-            (&State::Size { len, .. } | &State::Space { len }, b' ' | b'\t') => {
+            // The bound of the line bounds it.
+            (&State::Size { len, .. } | &State::Space { len }, b' ' | b'\t')
+                if self.padding == SizePadding::Accepted =>
+            {
                 State::Space { len }
             }
             (&State::Size { len, .. } | &State::Space { len }, b';') => State::Extension { len },
@@ -123,9 +144,9 @@ impl ChunkedDecoder {
                 State::Size { len: 0, digit_count: 0 }
             }
             (State::PayloadCr | State::PayloadLf, _) => {
-                return Err(broken("a chunk of the response is longer than its size says"));
+                return Err(broken("a chunk is longer than its size says"));
             }
-            _ => return Err(broken("a chunk-size line of the response is malformed")),
+            _ => return Err(broken("a chunk-size line is malformed")),
         };
         if matches!(self.state, State::Payload { .. } | State::Trailers(_)) {
             self.line_len = 0;

@@ -2,6 +2,7 @@
 
 use http::header::CONNECTION;
 
+use super::{Persistence, Version};
 use crate::limits::NOMINATED_COUNT_MAX;
 use crate::message::Fields;
 
@@ -40,6 +41,15 @@ impl ConnectionOptions {
             }
         }
         Some(read)
+    }
+
+    /// Returns whether the connection persists after this message (RFC 9112 9.3).
+    pub(crate) fn persistence(&self, version: Version) -> Persistence {
+        match version {
+            _ if self.close => Persistence::Close,
+            Version::Http10 if !self.keep_alive => Persistence::Close,
+            Version::Http10 | Version::Http11 => Persistence::KeepAlive,
+        }
     }
 
     /// Returns whether the field `name` (lower case) concerns this connection only.

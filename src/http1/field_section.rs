@@ -3,11 +3,11 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 use memchr::memchr2;
 
-use super::{Error, broken};
+use super::{Error, Version, broken};
 use crate::limits::RESPONSE_FIELD_COUNT_MAX;
 use crate::message::Fields;
 
@@ -25,6 +25,8 @@ pub(crate) struct Section {
     line_len: usize,
     /// Bytes seen.
     len: usize,
+    /// Bytes of the lines that are complete.
+    lines_len: usize,
 }
 
 impl Section {
@@ -32,26 +34,40 @@ impl Section {
         self.len
     }
 
-    /// Takes bytes from the front of `piece`. Returns the whole section once its empty line has
-    /// been received. A section within one piece is a slice of it. One that spans pieces is
-    /// copied, so that a head that arrives in small pieces does not pin any of them.
+    /// Takes bytes from the front of `piece`, which is `Bytes` or `BytesMut`. Returns the whole
+    /// section once its empty line has been received. A section within one piece is a slice of it.
+    /// One that spans pieces is copied, so that a head that arrives in small pieces does not pin
+    /// any of them.
     pub(crate) fn take(
         &mut self,
-        piece: &mut BytesMut,
+        piece: &mut impl Buf,
         len_max: usize,
     ) -> Result<Option<Bytes>, Error> {
-        let end = self.find_end(piece)?;
-        let taken_len = end.unwrap_or(piece.len());
-        if self.len + taken_len > len_max {
+        let room_len = len_max.saturating_sub(self.len);
+        // Faults after the bound do not count, so that the verdict does not depend on the pieces.
+        let bounded = &piece.chunk()[..room_len.min(piece.remaining())];
+        let end = self.find_end(bounded)?;
+        if end.is_none() && piece.remaining() > room_len {
             return Err(Error::TooLong);
         }
+        let taken_len = end.unwrap_or(piece.remaining());
         self.len += taken_len;
         if end.is_some() && self.kept.is_empty() {
-            return Ok(Some(piece.split_to(taken_len).freeze()));
+            return Ok(Some(piece.copy_to_bytes(taken_len)));
         }
-        self.kept.extend_from_slice(&piece[..taken_len]);
+        self.kept.extend_from_slice(&piece.chunk()[..taken_len]);
         piece.advance(taken_len);
         Ok(end.map(|_| std::mem::take(&mut self.kept).freeze()))
+    }
+
+    /// Returns the lines that are complete, of a section that was refused at a byte of `piece`.
+    pub(crate) fn whole_lines(&self, piece: &[u8]) -> Vec<u8> {
+        self.start(piece, self.lines_len)
+    }
+
+    /// Returns the first bytes of a section that was refused at a byte of `piece`.
+    pub(crate) fn start(&self, piece: &[u8], len: usize) -> Vec<u8> {
+        self.kept.iter().chain(piece).take(len).copied().collect()
     }
 
     /// Returns the index after the empty line's LF.
@@ -61,8 +77,11 @@ impl Section {
             if self.after_cr {
                 match (first, self.line_len) {
                     (b'\n', 0) => return Ok(Some(at + 1)),
-                    (b'\n', _) => (self.after_cr, self.line_len, at) = (false, 0, at + 1),
-                    _ => return Err(broken("the response holds a CR within a line")),
+                    (b'\n', _) => {
+                        (self.after_cr, self.line_len, at) = (false, 0, at + 1);
+                        self.lines_len = self.len + at;
+                    }
+                    _ => return Err(broken("a CR within a line")),
                 }
                 continue;
             }
@@ -70,7 +89,7 @@ impl Section {
             let line_len = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             match rest.get(line_len) {
                 // RFC 9112 2.2 lets a receiver take a bare LF for a line end; we don't.
-                Some(b'\n') => return Err(broken("a line of the response ends without CR")),
+                Some(b'\n') => return Err(broken("a line that ends without CR")),
                 found => self.after_cr = found.is_some(),
             }
             self.line_len += line_len;
@@ -80,8 +99,8 @@ impl Section {
     }
 }
 
-/// Returns status, minor version and fields of a complete head.
-pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Error> {
+/// Returns status, version and fields of a complete head.
+pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, Version, Fields), Error> {
     let mut lines = [const { MaybeUninit::uninit() }; RESPONSE_FIELD_COUNT_MAX];
     let mut response = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
@@ -103,6 +122,7 @@ pub(crate) fn parse_head(section: &Bytes) -> Result<(StatusCode, u8, Fields), Er
     let (Some(code), Some(version)) = (response.code, response.version) else {
         return Err(broken("the response's head is malformed"));
     };
+    let version = if version == 0 { Version::Http10 } else { Version::Http11 };
     // RFC 9110 15: a status has three digits and is 100 at least. One over 599 is invalid, but a
     // client knows what to do with it: it takes it for a 5xx.
     let status = StatusCode::from_u16(code);

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderValue, StatusCode};
 
-use super::chunked::{ChunkPart, ChunkedDecoder};
+use super::chunked::{ChunkPart, ChunkedDecoder, SizePadding};
 use super::connection_options::ConnectionOptions;
-use super::field_section::{Section, faulty_field, parse_head};
+use super::field_section::{Section, faulty_field, parse_head, parse_trailers};
 use super::keep_alive::KeepAlive;
-use super::{Error, broken};
+use super::{Error, Persistence, Version, broken};
 use crate::limits::RESPONSE_INTERIM_COUNT_MAX;
 use crate::message::{Fields, parse_content_length};
 use crate::planted::{Bug, is_planted};
@@ -158,7 +158,8 @@ impl ResponseDecoder {
             }
             State::Chunked(decoder) => match decoder.decode(piece)? {
                 Some(ChunkPart::Payload(payload)) => Ok(Some(Part::Body(payload))),
-                Some(ChunkPart::End(trailers)) => {
+                Some(ChunkPart::End(section)) => {
+                    let trailers = parse_trailers(&section)?;
                     self.state = State::Done;
                     Ok(Some(Part::End(trailers)))
                 }
@@ -198,13 +199,15 @@ impl ResponseDecoder {
             return Ok(Part::Interim(head));
         }
         let KeepAlive { timeout, is_last } = KeepAlive::read(&fields);
-        let persists = persists(version, &options, &fields) && !is_last;
+        let persists = options.persistence(version) == Persistence::KeepAlive && !is_last;
         self.keep_alive_timeout = timeout;
         self.keeps_alive = persists && framing != BodyFraming::UntilClose;
         self.state = match framing {
             BodyFraming::None | BodyFraming::Length(0) => State::Done,
             BodyFraming::Length(remaining) => State::Length { remaining },
-            BodyFraming::Chunked => State::Chunked(ChunkedDecoder::new(self.head_len_max)),
+            BodyFraming::Chunked => {
+                State::Chunked(ChunkedDecoder::new(SizePadding::Accepted, self.head_len_max))
+            }
             BodyFraming::UntilClose => State::UntilClose,
         };
         // RFC 9110 8.6: a 204 has no content-length. One that an origin sends is dropped.
@@ -243,13 +246,18 @@ enum BodyFraming {
 }
 
 impl BodyFraming {
-    fn of(status: StatusCode, version: u8, to_head: bool, fields: &Fields) -> Result<Self, Error> {
+    fn of(
+        status: StatusCode,
+        version: Version,
+        to_head: bool,
+        fields: &Fields,
+    ) -> Result<Self, Error> {
         let length = content_length(fields)?;
         let chunked = is_chunked(fields)?;
         let never_has_body = status.is_informational() || status == StatusCode::NO_CONTENT;
         if chunked {
             // RFC 9112 6.1: faulty framing in each of these cases.
-            if version == 0 {
+            if version == Version::Http10 {
                 return Err(broken("an HTTP/1.0 answer is chunked"));
             }
             if length.is_some() {
@@ -305,13 +313,4 @@ fn is_chunked(fields: &Fields) -> Result<bool, Error> {
         (Some((_, value)), None) if value.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
         _ => Err(broken("the response's transfer-encoding is not chunked alone")),
     }
-}
-
-/// Returns whether the connection persists after this response (RFC 9112 9.3).
-fn persists(version: u8, options: &ConnectionOptions, fields: &Fields) -> bool {
-    if options.close {
-        return false;
-    }
-    let has_connection = fields.iter().any(|(name, _)| name == CONNECTION);
-    version == 1 || has_connection && options.keep_alive
 }

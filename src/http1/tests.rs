@@ -1,4 +1,9 @@
-//! Tests of the codec against vectors, split at every byte.
+//! Tests of the codec against vectors, split at every byte. Here are those of responses from
+//! upstreams.
+
+mod request_decoder;
+mod request_refusals;
+mod response_encoder;
 
 use bytes::{Bytes, BytesMut};
 

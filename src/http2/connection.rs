@@ -388,7 +388,7 @@ fn builder(settings: &LocalSettings) -> Builder {
         .initial_connection_window_size(settings.connection_window)
         // `h2` responds by itself to what is longer, without a record. So it accepts twice as much,
         // and ours is the response to nearly all.
-        .max_header_list_size(settings.field_section_len_max.saturating_mul(2))
+        .max_header_list_size(settings.fields.field_section_len_max.saturating_mul(2))
         .max_send_buffer_size(limits::HTTP2_STREAM_QUEUED_LEN_MAX)
         .max_pending_accept_reset_streams(limits::HTTP2_PENDING_RESET_COUNT_MAX)
         .max_local_error_reset_streams(Some(limits::HTTP2_ERROR_RESET_COUNT_MAX))

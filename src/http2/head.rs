@@ -11,8 +11,8 @@ use http::{HeaderMap, Method};
 
 use super::LocalSettings;
 use crate::message::{
-    FieldError, Fields, Head, HeadLines, Pseudo, Refusal, TrailerLines, Understood, check_blanks,
-    check_token,
+    Excess, FieldError, FieldLimits, Fields, Head, HeadLines, LINE_OVERHEAD_LEN, Pseudo, Refusal,
+    TrailerLines, Understood, check_blanks, check_token,
 };
 
 /// Reads a request's head. An error has the parts of it that a log line can show.
@@ -20,7 +20,7 @@ pub(super) fn read_head(
     parts: Parts,
     settings: &LocalSettings,
 ) -> Result<Head, Box<(FieldError, Understood)>> {
-    let mut lines = HeadLines::new(settings.field_count_max);
+    let mut lines = HeadLines::new(&settings.fields);
     let head = read_lines(parts, &mut lines, settings).and_then(|()| lines.finish());
     head.map_err(|error| Box::new((error, lines.understood())))
 }
@@ -30,7 +30,7 @@ fn read_lines(
     lines: &mut HeadLines,
     settings: &LocalSettings,
 ) -> Result<(), FieldError> {
-    let mut section = SectionLength::new(settings);
+    let mut section = SectionLength::new(&settings.fields);
     let uri = parts.uri.into_parts();
     section.add(":method", parts.method.as_str())?;
     // `h2` has required a scheme of every request but CONNECT.
@@ -57,8 +57,8 @@ pub(super) fn read_trailers(
     fields: HeaderMap,
     settings: &LocalSettings,
 ) -> Result<Fields, FieldError> {
-    let mut lines = TrailerLines::new(settings.field_count_max);
-    let mut section = SectionLength::new(settings);
+    let mut lines = TrailerLines::new(&settings.fields);
+    let mut section = SectionLength::new(&settings.fields);
     for_each_field(fields, &mut section, |name, value| lines.take_field(name, value))?;
     Ok(lines.finish())
 }
@@ -95,24 +95,21 @@ fn for_each_field(
 }
 
 /// The length of a section, which has a limit.
-struct SectionLength {
-    max: u32,
-    left: usize,
+struct SectionLength<'a> {
+    limits: &'a FieldLimits,
+    left: u64,
 }
 
-impl SectionLength {
-    fn new(settings: &LocalSettings) -> Self {
-        let max = settings.field_section_len_max;
-        Self { max, left: max as usize }
+impl<'a> SectionLength<'a> {
+    fn new(limits: &'a FieldLimits) -> Self {
+        Self { limits, left: limits.field_section_len_max.into() }
     }
 
     fn add(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), FieldError> {
-        // RFC 9113 6.5.2.
-        const LINE_OVERHEAD_LEN: usize = 32;
-        let len = name.len() + value.as_ref().len() + LINE_OVERHEAD_LEN;
+        let len = (name.len() + value.as_ref().len()) as u64 + LINE_OVERHEAD_LEN;
         let left = self.left.checked_sub(len);
-        let too_long = || FieldError::Refused(Box::new(Refusal::fields_too_long(self.max)));
-        self.left = left.ok_or_else(too_long)?;
+        let too_long = || Refusal::too_large(Excess::Length, self.limits);
+        self.left = left.ok_or_else(|| FieldError::Refused(Box::new(too_long())))?;
         Ok(())
     }
 }

@@ -53,15 +53,12 @@ mod wire;
 pub use connection::{Connection, Event};
 pub use error::{Closure, Code, ConnectionError};
 
+use crate::message::FieldLimits;
+
 /// The limits that we impose on a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalSettings {
-    /// Maximum decoded length of one field section as RFC 9113 6.5.2 counts it (each field's name,
-    /// value and 32 bytes more).
-    pub field_section_len_max: u32,
-    /// Maximum number of fields in one section. Pseudo-header fields do not count, and all lines of
-    /// `cookie` count as one.
-    pub field_count_max: u32,
+    pub fields: FieldLimits,
     /// Requests that a client may have open at once (SETTINGS_MAX_CONCURRENT_STREAMS).
     pub stream_count_max: u32,
     /// Bytes of one request's body that a client may send before they are released.

@@ -2,7 +2,7 @@
 
 use super::LocalSettings;
 use super::qpack::SectionError;
-use crate::message::{FieldError, Refusal};
+use crate::message::{Excess, FieldError, Refusal};
 
 /// Error codes of HTTP/3 and QPACK, as sent in CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING
 /// frames.
@@ -104,7 +104,7 @@ impl RequestError {
 
     /// Creates the refusal of a field section that is too long (431).
     pub(super) fn too_long(settings: &LocalSettings) -> Self {
-        Self::Refused(Box::new(Refusal::fields_too_long(settings.field_section_len_max)))
+        Self::Refused(Box::new(Refusal::too_large(Excess::Length, settings)))
     }
 
     /// Creates the error of a field section that cannot be read.

@@ -19,14 +19,14 @@ pub(super) fn read_head(
     settings: &LocalSettings,
     understood: &mut Understood,
 ) -> Result<Head, RequestError> {
-    let mut lines = HeadLines::new(settings.field_count_max);
+    let mut lines = HeadLines::new(settings);
     let head = read_lines(&mut lines, section, settings).and_then(|()| Ok(lines.finish()?));
     head.inspect_err(|_| *understood = lines.understood())
 }
 
 /// Returns the parts of a head that a log line can show, of the start of its section.
 pub(super) fn understand(section_start: &[u8], settings: &LocalSettings) -> Understood {
-    let mut lines = HeadLines::new(settings.field_count_max);
+    let mut lines = HeadLines::new(settings);
     // Where the start ends, it ends inside a line.
     let _cut = read_lines(&mut lines, section_start, settings);
     lines.understood()
@@ -39,7 +39,7 @@ pub(super) fn read_trailers(
 ) -> Result<Fields, RequestError> {
     let error = |error| RequestError::of_section(error, settings);
     let mut reader = SectionReader::new(section, settings.field_section_len_max).map_err(error)?;
-    let mut lines = TrailerLines::new(settings.field_count_max);
+    let mut lines = TrailerLines::new(settings);
     while let Some(line) = reader.next_line().map_err(error)? {
         let EntryName::Field(name) = entry_name(line.name)? else {
             // RFC 9114 4.3.

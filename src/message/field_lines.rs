@@ -11,8 +11,14 @@ use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use http::method::Method;
 
-use super::head::{check_field_name, check_method_case, parse_content_length};
-use super::{Authority, BrokenRule, Fields, Head, LoggedText, Refusal, Scheme, Target, Understood};
+use super::head::{
+    belongs_to_head, check_field_name, check_method_case, is_connection_specific,
+    parse_content_length,
+};
+use super::{
+    Authority, BrokenRule, FieldCount, FieldLimits, Fields, Head, LoggedText, Refusal, Scheme,
+    Target, Understood,
+};
 
 /// A pseudo-header field (RFC 9113 8.3, RFC 9114 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +63,6 @@ const fn malformed<T>(rule: &'static str) -> Result<T, FieldError> {
     Err(FieldError::Malformed(rule))
 }
 
-/// Returns whether the field is connection-specific, and so malformed in HTTP/2 (RFC 9113 8.2.2)
-/// and HTTP/3 (RFC 9114 4.2).
-pub(crate) fn is_connection_specific(name: &HeaderName) -> bool {
-    // Standard names compare as integers; the two others compare bytes.
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-}
-
 /// Refuses a name that `HeaderName::from_lowercase` accepts although it is no token (RFC 9110 5.1).
 pub(crate) fn check_token(name: &HeaderName) -> Result<(), FieldError> {
     if name.as_str().contains('"') {
@@ -94,44 +90,34 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
     Ok(())
 }
 
-/// The number of fields in a section, which has a limit. Pseudo-header fields are parts of the
-/// request line. All lines of `cookie` are one field, which browsers send in a line for each
-/// cookie, so that it can be compressed (RFC 9113 8.2.3, RFC 9114 4.2.1); the section's length
-/// bounds their number.
+/// Counts the fields of a section against its limits.
 #[derive(Debug)]
-struct FieldCount {
-    max: u32,
-    left: u32,
-    has_cookie: bool,
+struct Counted {
+    limits: FieldLimits,
+    count: FieldCount,
 }
 
-impl FieldCount {
-    const fn new(max: u32) -> Self {
-        Self { max, left: max, has_cookie: false }
+impl Counted {
+    fn new(limits: &FieldLimits) -> Self {
+        Self { limits: *limits, count: FieldCount::new(limits) }
     }
 
     fn add(&mut self, name: &HeaderName) -> Result<(), FieldError> {
-        let is_more_of_cookie =
-            *name == header::COOKIE && std::mem::replace(&mut self.has_cookie, true);
-        if !is_more_of_cookie {
-            let left = self.left.checked_sub(1);
-            let too_many = || FieldError::Refused(Box::new(Refusal::too_many_fields(self.max)));
-            self.left = left.ok_or_else(too_many)?;
-        }
-        Ok(())
+        let too_many = |excess| Refusal::too_large(excess, &self.limits);
+        self.count.add(name).map_err(|excess| FieldError::Refused(Box::new(too_many(excess))))
     }
 }
 
 /// A request's trailers while their lines are read.
 #[derive(Debug)]
 pub(crate) struct TrailerLines {
-    count: FieldCount,
+    count: Counted,
     fields: Fields,
 }
 
 impl TrailerLines {
-    pub(crate) const fn new(count_max: u32) -> Self {
-        Self { count: FieldCount::new(count_max), fields: Fields::new() }
+    pub(crate) fn new(limits: &FieldLimits) -> Self {
+        Self { count: Counted::new(limits), fields: Fields::new() }
     }
 
     pub(crate) fn take_field(
@@ -143,7 +129,7 @@ impl TrailerLines {
         check_connection_specific(&name, &value)?;
         check_field_name(&name)?;
         // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
-        if [header::CONTENT_LENGTH, header::HOST, header::TE].contains(&name) {
+        if belongs_to_head(&name) {
             return malformed("a field in trailers that belongs to the head");
         }
         self.fields.push((name, value));
@@ -158,7 +144,7 @@ impl TrailerLines {
 /// A request's head while its lines are read.
 #[derive(Debug)]
 pub(crate) struct HeadLines {
-    count: FieldCount,
+    count: Counted,
     method: Option<Method>,
     scheme: Option<Bytes>,
     authority: Option<Bytes>,
@@ -173,9 +159,9 @@ pub(crate) struct HeadLines {
 }
 
 impl HeadLines {
-    pub(crate) const fn new(count_max: u32) -> Self {
+    pub(crate) fn new(limits: &FieldLimits) -> Self {
         Self {
-            count: FieldCount::new(count_max),
+            count: Counted::new(limits),
             method: None,
             scheme: None,
             authority: None,

@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod field_limits;
 mod field_lines;
 mod head;
 mod incident;
@@ -20,22 +21,28 @@ mod logged;
 mod outcome;
 mod record;
 mod refusal;
+mod request_event;
 mod target;
 
 use http::{HeaderName, HeaderValue};
 
+pub use field_limits::FieldLimits;
+pub(crate) use field_limits::{Excess, FieldCount, LINE_OVERHEAD_LEN};
 pub use field_lines::Pseudo;
-pub(crate) use field_lines::{
-    FieldError, HeadLines, TrailerLines, check_blanks, check_token, is_connection_specific,
-};
+pub(crate) use field_lines::{FieldError, HeadLines, TrailerLines, check_blanks, check_token};
 pub use head::Head;
-pub(crate) use head::{is_safe, parse_content_length};
+pub(crate) use head::{
+    belongs_to_head, check_field_name, check_method_case, is_connection_specific, is_safe,
+    parse_content_length,
+};
 pub(crate) use incident::{EndpointName, Incident};
 pub(crate) use logged::{LOGGED_LEN_MAX, LoggedText};
 pub use outcome::Outcome;
 pub use record::{AccessRecord, Handover};
 pub(crate) use record::{Bound, Ending};
-pub(crate) use refusal::{Provenance, Refusal, Understood};
+pub use refusal::Refusal;
+pub(crate) use refusal::{Provenance, Understood};
+pub use request_event::RequestEvent;
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 

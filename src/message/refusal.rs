@@ -4,17 +4,17 @@ use http::header::{HeaderName, REFERER, USER_AGENT};
 use http::{Method, StatusCode};
 
 use super::logged::LOGGED_LEN_MAX;
-use super::{Bound, Ending, Fields, LoggedText, Outcome};
+use super::{Bound, Ending, Excess, FieldLimits, Fields, LoggedText, Outcome};
 
 /// The refusal of a request whose head was not accepted, with the parts of the head that the
 /// response and the log need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// Status of the response: 400, 408 or 431.
+    /// Status of the response: 400, 408 or 431; over HTTP/1.1 also 414, 417, 501 or 505.
     pub status: StatusCode,
     /// The broken rule, for the response, the log and a counter.
     pub rule: &'static str,
-    /// The bound that was exceeded, for a 431.
+    /// The bound that was exceeded, for a 414 or 431.
     pub bound: Option<Bound>,
     /// The parts of the head that were parsed.
     pub understood: Understood,
@@ -92,28 +92,30 @@ impl Refusal {
         Self { status, rule, bound: None, understood: Understood::default() }
     }
 
-    /// Creates the refusal of a field section longer than `max` (431).
-    pub(crate) fn fields_too_long(max: u32) -> Self {
-        let rule = "a field section longer than is accepted";
-        Self::over_bound(rule, Bound { key: "limits.max_header_size", max: max.into() })
-    }
-
-    /// Creates the refusal of a field section with more than `max` fields (431).
-    pub(crate) fn too_many_fields(max: u32) -> Self {
-        let rule = "more fields than are accepted";
-        Self::over_bound(rule, Bound { key: "limits.max_header_count", max: max.into() })
-    }
-
-    fn over_bound(rule: &'static str, bound: Bound) -> Self {
+    /// Creates the refusal of a field section over our limits (431).
+    pub(crate) fn too_large(excess: Excess, limits: &FieldLimits) -> Self {
+        let (rule, key, max) = match excess {
+            Excess::Length => (
+                "a field section longer than is accepted",
+                "limits.max_header_size",
+                limits.field_section_len_max,
+            ),
+            Excess::Count => {
+                ("more fields than are accepted", "limits.max_header_count", limits.field_count_max)
+            }
+        };
         let refusal = Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
-        Self { bound: Some(bound), ..refusal }
+        Self { bound: Some(Bound { key, max: max.into() }), ..refusal }
     }
 
     /// Returns the end of the refused request, for its record.
     pub(crate) fn ending(&self) -> Ending {
         let outcome = match self.status {
             StatusCode::REQUEST_TIMEOUT => Outcome::HeadTimeout,
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Outcome::FieldsTooLarge,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG => {
+                Outcome::FieldsTooLarge
+            }
+            StatusCode::NOT_IMPLEMENTED => Outcome::NotImplemented,
             _ => Outcome::RequestMalformed,
         };
         Ending { outcome, rule: Some(self.rule), bound: self.bound }

@@ -40,7 +40,10 @@ pub mod host {
 }
 
 pub mod http1 {
-    pub use crate::http1::{ConnectionOptions, Error, Part, ResponseDecoder, ResponseHead};
+    pub use crate::http1::{
+        ConnectionOptions, Error, Part, Persistence, RequestDecoder, ResponseDecoder,
+        ResponseEncoder, ResponseHead, Version,
+    };
 }
 
 pub mod http2 {
@@ -66,7 +69,8 @@ pub mod limits {
 
 pub mod message {
     pub use crate::message::{
-        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Pseudo, Scheme, Target,
+        AccessRecord, Authority, FieldLimits, Fields, Handover, Head, Outcome, Path, Pseudo,
+        Refusal, RequestEvent, Scheme, Target,
     };
 }
 

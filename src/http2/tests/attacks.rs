@@ -80,7 +80,7 @@ fn continuation_frames_are_bounded() {
             let error = closure(&events);
             assert_eq!(error.code, CALM);
             assert!(error.rule.contains("CONTINUATION"), "{error:?}");
-            assert!(sent_len < 10 * SETTINGS.field_section_len_max as usize, "{sent_len}");
+            assert!(sent_len < 10 * SETTINGS.fields.field_section_len_max as usize, "{sent_len}");
             return;
         }
     }

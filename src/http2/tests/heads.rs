@@ -18,7 +18,7 @@ fn events_with(lines: &[(&str, &str)]) -> (Client, Vec<Event>) {
 
 #[test]
 fn heads_that_http_does_not_allow_are_refused_with_a_status() {
-    let long = "x".repeat(SETTINGS.field_section_len_max as usize);
+    let long = "x".repeat(SETTINGS.fields.field_section_len_max as usize);
     let many: Vec<String> = (0..21).map(|index| format!("x-{index}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
     let cases: [(Lines<'_>, StatusCode, &str); 5] = [

@@ -7,10 +7,10 @@ mod foreign;
 mod heads;
 
 use super::LocalSettings;
+use crate::message::FieldLimits;
 
 const SETTINGS: LocalSettings = LocalSettings {
-    field_section_len_max: 4096,
-    field_count_max: 20,
+    fields: FieldLimits { field_section_len_max: 4096, field_count_max: 20 },
     stream_count_max: 100,
     stream_window: 256 * 1024,
     connection_window: 1024 * 1024,

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use super::huffman;
 use super::integer;
 use super::static_table::{self, Entry, EntryName};
-use crate::message::Pseudo;
+use crate::message::{LINE_OVERHEAD_LEN, Pseudo};
 
 /// One field line, its bytes not validated yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,6 +253,3 @@ pub fn read_value_start(line: &[u8], len_max: usize) -> Option<ValueStart> {
 }
 
 const NOT_HUFFMAN: SectionError = SectionError::Invalid("a string that is not Huffman code");
-
-/// Bytes that each line counts besides its name and value (RFC 9114 4.2.2).
-pub(crate) const LINE_OVERHEAD_LEN: u64 = 32;
