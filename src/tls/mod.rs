@@ -18,6 +18,7 @@
 //! (RFC 9001 9.2), and upstreams could not tell.
 #![forbid(unsafe_code)]
 
+pub(crate) mod alerts;
 mod certificate;
 mod chain;
 mod error;
