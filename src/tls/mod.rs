@@ -14,8 +14,9 @@
 //! here, before a worker uses it, and name the file, the line and the way out. `check`, the start
 //! and a reload judge certificates by this one code.
 //!
-//! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
-//! (RFC 9001 9.2), and upstreams could not tell.
+//! QUIC uses TLS 1.3 only (RFC 9001 4.2), and quinn-proto carries it. Over TCP it is TLS 1.2 too,
+//! with the settings of [`tcp`], and [`stream`] carries it. There is no early data: a request in it
+//! could be replayed (RFC 9001 9.2), and upstreams could not tell.
 #![forbid(unsafe_code)]
 
 pub(crate) mod alerts;
@@ -26,6 +27,10 @@ mod files;
 mod key_log;
 mod names;
 mod pem;
+#[cfg_attr(not(test), expect(dead_code, reason = "the gateway has no TCP listener yet"))]
+pub(crate) mod stream;
+#[cfg_attr(not(test), expect(dead_code, reason = "the gateway has no TCP listener yet"))]
+pub(crate) mod tcp;
 #[cfg(test)]
 mod tests;
 mod token_key;

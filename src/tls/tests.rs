@@ -1,6 +1,7 @@
 //! Certificates from files and memory, checked by what a rustls client sees.
 
 mod fixtures;
+mod stream;
 mod uses;
 
 use std::path::PathBuf;
