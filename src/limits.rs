@@ -19,6 +19,11 @@ pub const RESPONSE_PIECE_LEN_MIN: usize = 16 * 1024;
 /// 20 KiB; a log or a device that is named by mistake is not read to its end.
 pub(crate) const CERTIFICATE_FILE_LEN_MAX: usize = 1 << 20;
 
+/// Bytes of TLS records that are kept for a handshake message which is not whole. rustls refuses
+/// messages of more than 64 KiB; the rest is room for headers and tags, if the records have a few
+/// hundred bytes each.
+pub(crate) const TLS_HANDSHAKE_HELD_LEN_MAX: usize = 72 * 1024;
+
 /// Bytes of one response that may wait for the client's connection before its upstream is no longer
 /// read (backpressure).
 pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;

@@ -6,6 +6,7 @@ use quinn_proto::ConnectionError;
 
 use super::engine::Engine;
 use crate::metrics::HandshakeFailure;
+use crate::tls::alerts;
 
 /// A handshake that ended without a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,33 +51,28 @@ pub(super) fn reason_of(error: &ConnectionError) -> HandshakeFailure {
     }
 }
 
-/// Returns what a code of either side says. Alerts are those of RFC 8446 6.2.
+/// missing_extension: that of the transport parameters (RFC 9001 8.2) or a part of TLS.
+const MISSING_EXTENSION: u8 = 109;
+
+/// Returns the reason that a code of ours gives.
 fn reason_of_code(code: u64) -> Option<HandshakeFailure> {
-    if code == TRANSPORT_PARAMETER_ERROR {
-        return Some(HandshakeFailure::TransportParameters);
-    }
-    match code.checked_sub(CRYPTO_ERROR)? {
-        // handshake_failure, protocol_version, insufficient_security
-        40 | 70 | 71 => Some(HandshakeFailure::NoSharedParameters),
-        // access_denied, which rustls sends for want of a certificate, and unrecognized_name
-        49 | 112 => Some(HandshakeFailure::UnknownServerName),
-        // missing_extension: that of the transport parameters (RFC 9001 8.2) or a part of TLS
-        109 => Some(HandshakeFailure::TransportParameters),
-        // no_application_protocol
-        120 => Some(HandshakeFailure::NoSharedProtocol),
-        _ => None,
-    }
+    reason_of_transport(code).or_else(|| alerts::reason_of_server(alert(code)?))
 }
 
-/// Returns what a code says that a client has closed the connection with.
+/// Returns the reason that a code gives with which a client has closed the connection.
 fn reason_of_client(code: u64) -> Option<HandshakeFailure> {
-    match code.checked_sub(CRYPTO_ERROR) {
-        // bad_certificate to certificate_unknown, unknown_ca, decrypt_error (a wrong signature)
-        Some(42..=46 | 48 | 51) => Some(HandshakeFailure::CertificateRejected),
-        // Only a server refuses a name.
-        Some(49 | 112) => None,
-        _ => reason_of_code(code),
-    }
+    reason_of_transport(code).or_else(|| alerts::reason_of_client(alert(code)?))
+}
+
+/// Returns the reason of a handshake without valid transport parameters.
+fn reason_of_transport(code: u64) -> Option<HandshakeFailure> {
+    let is_transport = code == TRANSPORT_PARAMETER_ERROR || alert(code) == Some(MISSING_EXTENSION);
+    is_transport.then_some(HandshakeFailure::TransportParameters)
+}
+
+/// Returns the number of the alert that a code stands for.
+fn alert(code: u64) -> Option<u8> {
+    u8::try_from(code.checked_sub(CRYPTO_ERROR)?).ok()
 }
 
 #[cfg(test)]

@@ -15,10 +15,12 @@
 //! here, before a worker uses it, and name the file, the line and the way out. `check`, the start,
 //! a reload and a change of the files ([`refresh`]) judge certificates by this one code.
 //!
-//! QUIC uses TLS 1.3 only (RFC 9001 4.2). There is no early data: a request in it could be replayed
-//! (RFC 9001 9.2), and upstreams could not tell.
+//! QUIC uses TLS 1.3 only (RFC 9001 4.2), and quinn-proto carries it. Over TCP it is TLS 1.2 too,
+//! with the settings of [`tcp`], and [`stream`] carries it. There is no early data: a request in it
+//! could be replayed (RFC 9001 9.2), and upstreams could not tell.
 #![forbid(unsafe_code)]
 
+pub(crate) mod alerts;
 mod certificate;
 mod chain;
 mod error;
@@ -30,6 +32,8 @@ mod ocsp;
 mod pem;
 mod refresh;
 mod selection;
+mod stream;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod token_key;
@@ -53,10 +57,16 @@ pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
 pub(crate) use refresh::{CertificateFiles, Refreshed};
 use selection::{Certificates, without_last_dot};
+pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault, TlsVersion};
+pub(crate) use tcp::TcpServerTls;
 pub(crate) use token_key::token_key;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
 pub(crate) const ALPN_H3: &[u8] = b"h3";
+/// ALPN identifier of HTTP/2 over TLS (RFC 9113 3.2).
+pub(crate) const ALPN_H2: &[u8] = b"h2";
+/// ALPN identifier of HTTP/1.1 (RFC 7301 6).
+pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
 /// packet and a key derivation (rustls sends two by default).

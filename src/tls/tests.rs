@@ -4,6 +4,7 @@ mod fixtures;
 mod handshake;
 mod refresh;
 mod selection;
+mod stream;
 mod uses;
 
 use std::path::PathBuf;
