@@ -33,6 +33,7 @@ mod relief;
 mod reset_budget;
 mod response_queue;
 mod stream;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
+pub use tcp::{TcpCommand, TcpEvent, TcpKey};
 
 pub(crate) use counters::GatewayCounters;
 
@@ -91,6 +93,8 @@ struct StreamRef {
 pub enum Output {
     /// Act on an upstream connection.
     Upstream(UpstreamCommand),
+    /// Act on a client's TCP connection.
+    Tcp(TcpCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
     /// An event for the process log.

@@ -21,8 +21,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
-    Hugepages, Limits, Listener, Log, LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime,
-    Tls, UnknownServerName, Upstream,
+    Hugepages, Limits, Listener, Log, LogLevel, Protocols, ProxyFields, Quic, Retry, RetryOn,
+    Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
@@ -69,6 +69,15 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
                 stream_receive_window: 1 << 20,
                 receive_window_max: 6 << 20,
                 send_window_max: 6 << 20,
+            },
+            protocols: Protocols::ALL,
+            tls: true,
+            redirect_to_https: None,
+            tcp: Tcp {
+                max_connections: 1000,
+                connections_per_address: 100,
+                idle_timeout: Duration::from_secs(60),
+                max_streams: 100,
             },
         }],
         certificates: Vec::new(),
