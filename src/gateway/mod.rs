@@ -57,7 +57,7 @@ use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
-pub use tcp::{TcpCommand, TcpEvent, TcpKey};
+pub(crate) use tcp::{TcpCommand, TcpEvent, TcpKey};
 
 pub(crate) use counters::GatewayCounters;
 
