@@ -26,6 +26,7 @@ mod connection;
 mod context;
 mod control_stream;
 mod counters;
+mod coverage;
 mod delivery;
 mod drain;
 mod keep_alive;
@@ -382,8 +383,8 @@ impl Gateway {
     /// Issues a receive, or pauses it while its client takes too little.
     fn receive(&mut self, now: Instant, key: UpstreamKey, downstream: Option<Downstream>) {
         let slot_count = downstream.map(stream_of).and_then(|at| {
-            let connection = self.connections.get(at.connection)?;
-            Some(self.shared.responses.receive_slot_count(connection, at.stream))
+            let backlog = self.connections.get(at.connection)?.backlog(at.stream)?;
+            Some(self.shared.responses.receive_slot_count(&backlog))
         });
         match slot_count.unwrap_or(1) {
             0 => self.proxy.pause_receive(now, key),

@@ -16,8 +16,10 @@ mod head;
 mod incident;
 mod logged;
 mod outcome;
+mod protocol;
 mod record;
 mod refusal;
+mod sender;
 mod target;
 
 use http::{HeaderName, HeaderValue};
@@ -29,9 +31,11 @@ pub(crate) use incident::{EndpointName, Incident};
 pub(crate) use logged::LOGGED_LEN_MAX;
 pub(crate) use logged::LoggedText;
 pub use outcome::Outcome;
+pub use protocol::Protocol;
 pub use record::{AccessRecord, Handover};
 pub(crate) use record::{Bound, Ending};
 pub(crate) use refusal::{Provenance, Refusal, Understood};
+pub use sender::Sender;
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 

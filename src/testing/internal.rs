@@ -62,7 +62,8 @@ pub mod limits {
 
 pub mod message {
     pub use crate::message::{
-        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Scheme, Target,
+        AccessRecord, Authority, Fields, Handover, Head, Outcome, Path, Protocol, Scheme, Sender,
+        Target,
     };
 }
 

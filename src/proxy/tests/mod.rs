@@ -25,8 +25,8 @@ use crate::config::{
     Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
-    Scheme, Target, Understood,
+    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome,
+    Protocol, Refusal, Scheme, Sender, Target, Understood,
 };
 
 /// A response of the upstream.
@@ -37,6 +37,10 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) const HEALTH: Health =
     Health { failure_count: 3, pause: Duration::from_secs(5), pause_max: Duration::from_secs(60) };
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn sender() -> Sender {
+    crate::testing::sender(([192, 0, 2, 1], 4433).into())
+}
 
 /// Returns one listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
@@ -141,8 +145,7 @@ pub(super) fn request(method: Method, path: &str) -> Request {
     };
     Request {
         head: Head { method, target, fields: Fields::new(), content_length: None },
-        client: ([192, 0, 2, 1], 4433).into(),
-        server_name: None,
+        sender: sender(),
         listener: 0,
         misdirected: false,
     }
