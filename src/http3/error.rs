@@ -1,10 +1,8 @@
 //! Errors in a peer's bytes, and the error codes that report them.
 
-use http::StatusCode;
-
 use super::LocalSettings;
-use super::qpack::{Excess, SectionError};
-use crate::message::{Bound, Refusal};
+use super::qpack::SectionError;
+use crate::message::{Excess, Refusal};
 
 /// Error codes of HTTP/3 and QPACK, as sent in CONNECTION_CLOSE, RESET_STREAM and STOP_SENDING
 /// frames.
@@ -106,21 +104,7 @@ impl RequestError {
 
     /// Creates the refusal of a field section over our limits (431).
     pub(super) fn too_large(excess: Excess, settings: &LocalSettings) -> Self {
-        let (rule, key, max) = match excess {
-            Excess::Length => (
-                "a field section longer than is accepted",
-                "limits.max_header_size",
-                settings.field_section_len_max,
-            ),
-            Excess::Count => (
-                "more fields than are accepted",
-                "limits.max_header_count",
-                settings.field_count_max,
-            ),
-        };
-        let refusal = Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
-        let bound = Some(Bound { key, max: max.into() });
-        Self::Refused(Box::new(Refusal { bound, ..refusal }))
+        Self::Refused(Box::new(Refusal::too_large(excess, settings)))
     }
 
     /// Creates the error of a field section that cannot be read.

@@ -13,10 +13,11 @@ use http::method::Method;
 use super::LocalSettings;
 use super::error::RequestError;
 use super::qpack::static_table::{EntryName, Pseudo};
-use super::qpack::{Excess, Name, SectionReader, Value};
+use super::qpack::{Name, SectionReader, Value};
 use crate::message::{
-    Authority, BrokenRule, Fields, Head, Refusal, Scheme, Target, Understood, check_field_name,
-    check_method_case, parse_content_length,
+    Authority, BrokenRule, FieldCount, Fields, Head, Refusal, Scheme, Target, Understood,
+    belongs_to_head, check_field_name, check_method_case, is_connection_specific,
+    parse_content_length,
 };
 
 /// Reads the section of a request's head. If it cannot be accepted, the parts of it that were read
@@ -62,25 +63,15 @@ pub(super) fn read_trailers(
             return Err(RequestError::malformed("a pseudo-header field in trailers"));
         };
         let value = field_value(line.value, line.never_indexed)?;
-        count.add(&name)?;
+        count.add(&name).map_err(|excess| RequestError::too_large(excess, settings))?;
         check_connection_specific(&name, &value)?;
         check_field_name(&name)?;
-        // RFC 9110 6.5.1: fields for framing and routing are not allowed in trailers.
-        if [header::CONTENT_LENGTH, header::HOST, header::TE].contains(&name) {
+        if belongs_to_head(&name) {
             return Err(RequestError::malformed("a field in trailers that belongs to the head"));
         }
         fields.push((name, value));
     }
     Ok(fields)
-}
-
-/// Returns whether the field is connection-specific, and so malformed in HTTP/3 (RFC 9114 4.2).
-pub(super) fn is_connection_specific(name: &HeaderName) -> bool {
-    // Standard names compare as integers; the two others compare bytes.
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// Parses the name of a line: a pseudo-header field, or a token without upper-case letters
@@ -125,33 +116,6 @@ fn check_connection_specific(name: &HeaderName, value: &HeaderValue) -> Result<(
     Ok(())
 }
 
-/// The number of fields in a section, which has a limit. Pseudo-header fields are parts of the
-/// request line. All lines of `cookie` are one field, which browsers send in a line for each
-/// cookie, so that QPACK can compress them (RFC 9114 4.2.1); the section's length bounds their
-/// number.
-struct FieldCount<'a> {
-    settings: &'a LocalSettings,
-    left: u32,
-    has_cookie: bool,
-}
-
-impl<'a> FieldCount<'a> {
-    fn new(settings: &'a LocalSettings) -> Self {
-        Self { settings, left: settings.field_count_max, has_cookie: false }
-    }
-
-    fn add(&mut self, name: &HeaderName) -> Result<(), RequestError> {
-        let is_more_of_cookie =
-            *name == header::COOKIE && std::mem::replace(&mut self.has_cookie, true);
-        if !is_more_of_cookie {
-            let left = self.left.checked_sub(1);
-            let too_many = || RequestError::too_large(Excess::Count, self.settings);
-            self.left = left.ok_or_else(too_many)?;
-        }
-        Ok(())
-    }
-}
-
 /// A request's head while its lines are read.
 #[derive(Default)]
 struct HeadLines {
@@ -176,7 +140,7 @@ impl HeadLines {
             match entry_name(line.name)? {
                 EntryName::Pseudo(pseudo) => self.take_pseudo(pseudo, line.value.into_bytes())?,
                 EntryName::Field(name) => {
-                    count.add(&name)?;
+                    count.add(&name).map_err(|excess| RequestError::too_large(excess, settings))?;
                     self.take_field(name, field_value(line.value, line.never_indexed)?)?;
                 }
             }

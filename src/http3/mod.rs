@@ -48,16 +48,7 @@ mod settings;
 
 pub use connection::{Connection, UniVerdict};
 pub use error::{Code, ConnectionError, RequestError};
-pub use request::{RequestEvent, RequestStream};
+pub use request::RequestStream;
 pub use response::{encode_data_header, encode_response_head, encode_trailers};
 
-/// The limits that we impose on a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalSettings {
-    /// Maximum decoded length of one field section as RFC 9114 4.2.2 counts it (each field's name,
-    /// value and 32 bytes more); sent to the peer as SETTINGS_MAX_FIELD_SECTION_SIZE.
-    pub field_section_len_max: u32,
-    /// Maximum number of fields in one section. Pseudo-header fields do not count, and all lines of
-    /// `cookie` count as one.
-    pub field_count_max: u32,
-}
+pub use crate::message::{FieldLimits as LocalSettings, RequestEvent};

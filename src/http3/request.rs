@@ -1,27 +1,14 @@
 //! One request stream: frames in, the parts of a request out (RFC 9114 4.1).
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use http::Method;
 
 use super::error::{Code, RequestError};
 use super::frame::{FrameHeader, Phase, RequestStep, request_step};
 use super::frame_reader::{FrameReader, Keep, Part};
-use super::qpack::{self, Excess};
-use super::{LocalSettings, message};
-use crate::message::{Fields, Head, Understood};
-
-/// A part of a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RequestEvent {
-    /// The head, first and once.
-    Head(Head),
-    /// A piece of the body, never empty: a slice of a received chunk.
-    Body(Bytes),
-    /// The trailers, last and at most once.
-    Trailers(Fields),
-}
+use super::{LocalSettings, message, qpack};
+use crate::base::chunk_queue::ChunkQueue;
+use crate::message::{Excess, RequestEvent, Understood};
 
 /// The receiving side of one client-initiated bidirectional stream.
 ///
@@ -31,7 +18,7 @@ pub enum RequestEvent {
 /// [`handle_end`](Self::handle_end), after it has taken all parts.
 #[derive(Debug, Default)]
 pub struct RequestStream {
-    input: Input,
+    input: ChunkQueue,
     frames: FrameReader,
     message: Message,
     /// The request was refused; the rest of it is dropped.
@@ -101,7 +88,7 @@ impl RequestStream {
 
     fn refuse(&mut self) {
         self.is_refused = true;
-        self.input = Input::default();
+        self.input = ChunkQueue::default();
     }
 
     fn check_end(&self) -> Result<(), RequestError> {
@@ -212,39 +199,3 @@ fn is_too_long(len: u64, settings: &LocalSettings) -> bool {
 /// Bytes that are read of a head that is longer than accepted, if they come with its length. With
 /// them its log line has a method, a host and a path: pseudo-header fields come first.
 const REFUSED_HEAD_READ_LEN: usize = 1024;
-
-/// Received chunks that were not read yet, in order. None of them is empty.
-#[derive(Debug, Default)]
-struct Input {
-    first: Bytes,
-    rest: VecDeque<Bytes>,
-}
-
-impl Input {
-    fn push(&mut self, chunk: Bytes) {
-        if chunk.is_empty() {
-            return;
-        }
-        if self.is_empty() {
-            self.first = chunk;
-        } else {
-            self.rest.push_back(chunk);
-        }
-    }
-
-    /// Returns the chunk to read next; `None` when there is none.
-    fn current(&mut self) -> Option<&mut Bytes> {
-        if self.first.is_empty() {
-            self.first = self.rest.pop_front()?;
-        }
-        Some(&mut self.first)
-    }
-
-    fn len(&self) -> usize {
-        self.first.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.rest.is_empty()
-    }
-}

@@ -3,9 +3,9 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::message;
 use super::qpack::encode;
 use crate::base::varint;
+use crate::message::is_connection_specific;
 
 type Field = (HeaderName, HeaderValue);
 
@@ -35,7 +35,7 @@ const FRAME_HEADERS: u8 = 0x01;
 fn put_fields(fields: &[Field], out: &mut BytesMut) {
     for (name, value) in fields {
         debug_assert!(
-            !message::is_connection_specific(name),
+            !is_connection_specific(name),
             "{name} is connection-specific and was to be removed"
         );
         encode::put_field(name, value, out);

@@ -1,6 +1,6 @@
 //! A request's head.
 
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, header};
 
 use super::target::{Authority, BrokenRule, Scheme, Target};
 use super::{Fields, Understood};
@@ -104,6 +104,22 @@ pub(crate) fn check_field_name(name: &HeaderName) -> Result<(), BrokenRule> {
         ));
     }
     Ok(())
+}
+
+/// Returns whether the field concerns one connection only (RFC 9110 7.6.1), and so is malformed in
+/// HTTP/3 (RFC 9114 4.2).
+pub(crate) fn is_connection_specific(name: &HeaderName) -> bool {
+    // Standard names compare as integers; the two others compare bytes.
+    *name == header::CONNECTION
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// Returns whether the field is for framing or routing, and so not allowed in trailers (RFC 9110
+/// 6.5.1).
+pub(crate) fn belongs_to_head(name: &HeaderName) -> bool {
+    [header::CONTENT_LENGTH, header::HOST, header::TE].contains(name)
 }
 
 /// Returns whether a method is safe: a request with it changes nothing (RFC 9110 9.2.1), as

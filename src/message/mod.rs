@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod field_limits;
 mod head;
 mod incident;
 mod logged;
@@ -19,13 +20,19 @@ mod outcome;
 mod protocol;
 mod record;
 mod refusal;
+mod request_event;
 mod sender;
 mod target;
 
 use http::{HeaderName, HeaderValue};
 
+pub use field_limits::{Excess, FieldLimits};
+pub(crate) use field_limits::{FieldCount, LINE_OVERHEAD_LEN};
 pub use head::Head;
-pub(crate) use head::{check_field_name, check_method_case, is_safe, parse_content_length};
+pub(crate) use head::{
+    belongs_to_head, check_field_name, check_method_case, is_connection_specific, is_safe,
+    parse_content_length,
+};
 pub(crate) use incident::{EndpointName, Incident};
 #[cfg(test)]
 pub(crate) use logged::LOGGED_LEN_MAX;
@@ -35,6 +42,7 @@ pub use protocol::Protocol;
 pub use record::{AccessRecord, Handover};
 pub(crate) use record::{Bound, Ending};
 pub(crate) use refusal::{Provenance, Refusal, Understood};
+pub use request_event::RequestEvent;
 pub use sender::Sender;
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};

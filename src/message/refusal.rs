@@ -4,7 +4,7 @@ use http::header::{HeaderName, REFERER, USER_AGENT};
 use http::{Method, StatusCode};
 
 use super::logged::LOGGED_LEN_MAX;
-use super::{Bound, Ending, Fields, LoggedText, Outcome};
+use super::{Bound, Ending, Excess, FieldLimits, Fields, LoggedText, Outcome};
 
 /// The refusal of a request whose head was not accepted, with the parts of the head that the
 /// response and the log need.
@@ -90,6 +90,22 @@ impl Refusal {
     /// Creates a refusal of which only the status and the broken rule are known.
     pub fn new(status: StatusCode, rule: &'static str) -> Self {
         Self { status, rule, bound: None, understood: Understood::default() }
+    }
+
+    /// Creates the refusal of a field section over our limits (431).
+    pub(crate) fn too_large(excess: Excess, limits: &FieldLimits) -> Self {
+        let (rule, key, max) = match excess {
+            Excess::Length => (
+                "a field section longer than is accepted",
+                "limits.max_header_size",
+                limits.field_section_len_max,
+            ),
+            Excess::Count => {
+                ("more fields than are accepted", "limits.max_header_count", limits.field_count_max)
+            }
+        };
+        let refusal = Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, rule);
+        Self { bound: Some(Bound { key, max: max.into() }), ..refusal }
     }
 
     /// Returns the end of the refused request, for its record.

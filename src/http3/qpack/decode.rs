@@ -6,6 +6,7 @@ use http::HeaderValue;
 use super::huffman;
 use super::integer;
 use super::static_table::{self, Entry};
+use crate::message::{Excess, LINE_OVERHEAD_LEN};
 
 /// One field line, its bytes not validated yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +50,6 @@ pub enum SectionError {
     Invalid(&'static str),
     /// It exceeds one of our limits.
     TooLarge(Excess),
-}
-
-/// The limit that a field section exceeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Excess {
-    /// It is longer than accepted, counted as in RFC 9114 4.2.2.
-    Length,
-    /// It has more fields than accepted.
-    Count,
 }
 
 /// Returns the length of the longest encoded section that can be within this limit. Each line
@@ -213,6 +205,3 @@ impl<'a> SectionReader<'a> {
 }
 
 const NOT_HUFFMAN: SectionError = SectionError::Invalid("a string that is not Huffman code");
-
-/// Bytes that each line counts besides its name and value (RFC 9114 4.2.2).
-pub(crate) const LINE_OVERHEAD_LEN: u64 = 32;

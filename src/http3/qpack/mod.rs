@@ -12,4 +12,6 @@ pub mod static_table;
 
 mod decode;
 
-pub use decode::{Excess, Line, Name, SectionError, SectionReader, Value, encoded_len_max};
+pub use decode::{Line, Name, SectionError, SectionReader, Value, encoded_len_max};
+
+pub use crate::message::Excess;
