@@ -198,7 +198,7 @@ impl Connection {
         {
             record.client = address;
         }
-        self.client.deliveries.begin(id, record, cx);
+        self.client.deliveries.begin(id.into(), record, cx);
     }
 
     /// Notes that the connection is about to be closed because memory is used up.
@@ -285,7 +285,7 @@ impl Connection {
         if is_finished {
             // The response was finished but not acknowledged: RFC 9000 3.5 requires a reset.
             let _gone = cx.engine.reset(self.client.key, id, code);
-            self.client.deliveries.stopped(id, cx);
+            self.client.deliveries.stopped(id.into(), cx);
             self.handle_acknowledged(cx);
         }
     }
@@ -330,7 +330,7 @@ impl Connection {
 impl Client {
     /// Logs the record of a response that the client has acknowledged.
     fn log_delivery(&mut self, id: StreamId, cx: &mut Context<'_>) {
-        if let Some(mut record) = self.deliveries.acknowledged(id) {
+        if let Some(mut record) = self.deliveries.acknowledged(id.into()) {
             record.delivered = Some(cx.now.saturating_duration_since(record.start));
             record.client = self.current_address(cx).unwrap_or(self.address);
             cx.log(record);

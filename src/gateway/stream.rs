@@ -424,7 +424,7 @@ impl Stream {
             }
             Phase::Begun(exchange) if !self.responded => {
                 cx.proxy.handle_abort(cx.now, exchange, ending);
-                client.deliveries.cut(self.id, ending, cx);
+                client.deliveries.cut(self.id.into(), ending, cx);
             }
             Phase::Begun(_) | Phase::Over => {}
         }
