@@ -11,7 +11,9 @@ use divan::Bencher;
 use http::{HeaderName, HeaderValue, Method};
 use ringway::testing;
 use ringway::testing::internal::config::{HostPattern, Route};
-use ringway::testing::internal::message::{Authority, Head, Path, Scheme, Target};
+use ringway::testing::internal::message::{
+    Authority, Head, Path, Protocol, Scheme, Sender, Target,
+};
 use ringway::testing::internal::proxy::{
     Downstream, Output, Proxy, Request, UpstreamCommand, UpstreamEvent, UpstreamKey,
 };
@@ -113,8 +115,11 @@ fn request() -> Request {
             fields: fields.collect(),
             content_length: None,
         },
-        client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
-        server_name: None,
+        sender: Sender {
+            address: SocketAddr::from(([192, 0, 2, 9], 40_000)),
+            server_name: None,
+            protocol: Protocol::Http3,
+        },
         listener: 0,
         misdirected: false,
     }

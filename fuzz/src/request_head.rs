@@ -9,7 +9,7 @@ use ringway::testing;
 use ringway::testing::internal::config::Config;
 use ringway::testing::internal::demo;
 use ringway::testing::internal::http3::{LocalSettings, RequestEvent, RequestStream};
-use ringway::testing::internal::message::{Authority, Head, Path};
+use ringway::testing::internal::message::{Authority, Head, Path, Protocol, Sender};
 use ringway::testing::internal::proxy::{
     Downstream, Output, Proxy, Request, UpstreamCommand, UpstreamEvent,
 };
@@ -105,8 +105,11 @@ fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
     let mut proxy = Proxy::new(configuration(is_trusted), 1);
     let request = Request {
         head,
-        client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
-        server_name: None,
+        sender: Sender {
+            address: SocketAddr::from(([192, 0, 2, 9], 40_000)),
+            server_name: None,
+            protocol: Protocol::Http3,
+        },
         listener: 0,
         misdirected: false,
     };

@@ -113,11 +113,20 @@ impl<K: SlabKey, V> KeyMap<K, V> {
     ///
     /// If the index is in use.
     pub(crate) fn insert_at(&mut self, index: usize, value: V) -> K {
+        self.insert_at_with(index, |_| value)
+    }
+
+    /// Inserts the value that `make` makes for its key at `index`, in a new generation.
+    ///
+    /// # Panics
+    ///
+    /// If the index is in use.
+    fn insert_at_with(&mut self, index: usize, make: impl FnOnce(K) -> V) -> K {
         let before = self.entries.get(index);
         let generation = before.map_or(0, |entry| entry.generation.wrapping_add(1));
         let index = u32::try_from(index).expect("fewer than 2^32 entries");
         let key = K::from_parts(index, generation);
-        self.insert(key, value);
+        self.insert(key, make(key));
         key
     }
 
@@ -196,6 +205,12 @@ impl<K: SlabKey, V> Slab<K, V> {
     pub(crate) fn insert(&mut self, value: V) -> K {
         let index = self.free.pop().map_or(self.values.len(), |index| index as usize);
         self.values.insert_at(index, value)
+    }
+
+    /// Inserts the value that `make` makes for its key.
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce(K) -> V) -> K {
+        let index = self.free.pop().map_or(self.values.len(), |index| index as usize);
+        self.values.insert_at_with(index, make)
     }
 
     pub(crate) fn get(&self, key: K) -> Option<&V> {

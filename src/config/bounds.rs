@@ -83,6 +83,16 @@ pub(super) const MAX_RECEIVE_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 *
 /// The same for bytes that are sent and not acknowledged.
 pub(super) const MAX_SEND_WINDOW: Bound<u64> = bound(6 * MIB, 64 * KIB, 256 * MIB);
 
+/// An idle connection with TLS costs about 40 KB at most, so 50,000 cost up to 2 GB.
+pub(super) const TCP_MAX_CONNECTIONS: Bound<u64> = bound(50_000, 1, 10_000_000);
+/// Browsers keep connections for some minutes; that of nginx is 75 s, that of Caddy 5 min.
+pub(super) const TCP_IDLE_TIMEOUT: Bound<Duration> = bound(secs(60), secs(1), secs(3600));
+/// RFC 9113 6.5.2 recommends at least 100.
+pub(super) const TCP_MAX_STREAMS: Bound<u64> = bound(100, 1, 1000);
+
+/// The port of `https` URLs, unless they name another.
+pub(super) const HTTPS_PORT: Bound<u64> = bound(443, 1, 65_535);
+
 /// Per endpoint and process, the default of most proxies.
 pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
 /// A quarter; more while more than that are free.

@@ -161,12 +161,39 @@ pub enum AccessFormat {
 pub struct Listener {
     /// Identifies the listener in error messages.
     pub name: String,
-    /// UDP addresses, at least one, distinct over all listeners.
+    /// At least one, distinct over all listeners. Each is one of UDP, of TCP or of both, as the
+    /// protocols need.
     pub addresses: Vec<SocketAddr>,
+    pub protocols: Protocols,
+    /// Connections are secured by TLS. Without it there is HTTP/1.1 only.
+    pub tls: bool,
+    /// Requests are redirected to `https` at this port; only without TLS.
+    pub redirect_to_https: Option<u16>,
     /// Peers whose proxy fields (X-Forwarded-* and others) are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     pub proxy_fields: ProxyFields,
     pub quic: Quic,
+    pub tcp: Tcp,
+}
+
+/// `listeners.protocols`, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    pub h3: bool,
+    pub h2: bool,
+    pub http1: bool,
+}
+
+impl Protocols {
+    /// All of them, the default where there is TLS.
+    pub const ALL: Self = Self { h3: true, h2: true, http1: true };
+    /// The one that needs no TLS.
+    pub const PLAIN: Self = Self { h3: false, h2: false, http1: true };
+
+    /// Returns whether any of them runs over TCP.
+    pub fn use_tcp(self) -> bool {
+        self.h2 || self.http1
+    }
 }
 
 /// `listeners.proxy_fields`: changes to the list of fields that only trusted proxies may send.
@@ -201,6 +228,19 @@ pub struct Quic {
     pub receive_window_max: u32,
     /// Largest send window of a connection, in bytes.
     pub send_window_max: u32,
+}
+
+/// `[listeners.tcp]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tcp {
+    /// Maximum number of connections of the process. More wait in the kernel.
+    pub max_connections: u32,
+    /// Part of `max_connections` that one client address may have, in percent.
+    pub connections_per_address: u8,
+    /// Time without a request after which a connection is closed.
+    pub idle_timeout: Duration,
+    /// Maximum number of concurrent request streams of an HTTP/2 connection.
+    pub max_streams: u32,
 }
 
 /// `quic.retry`

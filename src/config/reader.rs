@@ -238,7 +238,7 @@ impl<'a> Item<'a> {
     }
 
     /// Returns a boolean: `true`, `false`, or one of them as a string.
-    fn flag(&self) -> Option<bool> {
+    pub(super) fn flag(&self) -> Option<bool> {
         match self.value.get_ref() {
             DeValue::Boolean(flag) => Some(*flag),
             DeValue::String(_) => self.choice(&[("true", true), ("false", false)]),
@@ -246,6 +246,14 @@ impl<'a> Item<'a> {
                 self.refuse_type("true or false");
                 None
             }
+        }
+    }
+
+    /// Returns whether the value is `true`; `None` if it is no boolean.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => None,
         }
     }
 

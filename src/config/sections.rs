@@ -203,20 +203,30 @@ fn listener(mut section: Section, index: usize) -> Listener {
         let items = item.one_or_many("address");
         items.iter().filter_map(|item| item.parsed(names::socket_address)).collect()
     });
-    if let Some(item) = section.item("protocols") {
-        protocols(item);
-    }
+    let has_tls = section.item("tls").is_none_or(|item| item.flag().unwrap_or(true));
+    let protocols = match section.item("protocols") {
+        Some(item) => protocols(item, has_tls),
+        None if has_tls => Protocols::ALL,
+        None => Protocols::PLAIN,
+    };
+    let redirect_to_https =
+        section.item("redirect_to_https").and_then(|item| redirect_to_https(item, has_tls));
     let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
     let proxy_fields = proxy_fields(section.section("proxy_fields"));
     let quic = quic(section.section("quic"));
+    let tcp = tcp(section.section("tcp"));
     section.finish();
     Listener {
         name: name.unwrap_or_else(|| format!("listener-{index}")),
         addresses: addresses.unwrap_or_default(),
+        protocols,
+        tls: has_tls,
+        redirect_to_https,
         trusted_proxies,
         proxy_fields,
         quic,
+        tcp,
     }
 }
 
@@ -240,18 +250,49 @@ fn plain_name(text: &str) -> Result<String, String> {
     Err(format!("is {text:?}, but must be 1 to 64 letters, digits, \"-\", \"_\" or \".\""))
 }
 
-/// Accepts HTTP/3 only; protocols that are not supported yet are refused by name.
-fn protocols(item: Item) {
-    for item in item.filled_list("protocol; write [\"h3\"]") {
+/// Reads the protocols of a listener.
+fn protocols(item: Item, has_tls: bool) -> Protocols {
+    let mut protocols = Protocols { h3: false, h2: false, http1: false };
+    for item in item.filled_list("protocol; write [\"h3\", \"h2\", \"http/1.1\"]") {
         match item.string().as_deref() {
-            None | Some("h3") => {}
-            Some(tcp @ ("h2" | "http/1.1")) => item.refuse(format_args!(
-                "is {tcp:?}, which is not supported yet (this release speaks HTTP/3 only); leave \
-                 it out"
+            None => {}
+            Some("http/1.1") => protocols.http1 = true,
+            Some(secure @ ("h3" | "h2")) if !has_tls => item.refuse(format_args!(
+                "is {secure:?}, which needs TLS; leave it out, or remove tls = false"
             )),
-            Some(other) => item.refuse(format_args!("is {other:?}, but must be \"h3\"")),
+            Some("h3") => protocols.h3 = true,
+            Some("h2") => protocols.h2 = true,
+            Some(other) => item
+                .refuse(format_args!("is {other:?}, but must be \"h3\", \"h2\" or \"http/1.1\"")),
         }
     }
+    protocols
+}
+
+/// Reads the port that requests are redirected to: 443 for `true`, or a number.
+fn redirect_to_https(item: Item, has_tls: bool) -> Option<u16> {
+    let port = match item.boolean() {
+        Some(true) => Some(b::HTTPS_PORT.default),
+        Some(false) => None,
+        None => item.integer(&b::HTTPS_PORT),
+    };
+    if port.is_some() && has_tls {
+        item.refuse("is for listeners without TLS; add tls = false, or remove it");
+    }
+    port.map(narrow)
+}
+
+fn tcp(mut section: Section) -> Tcp {
+    let tcp = Tcp {
+        max_connections: narrow(section.integer("max_connections", &b::TCP_MAX_CONNECTIONS)),
+        connections_per_address: narrow(
+            section.percent("max_connections_per_address", &b::CONNECTIONS_PER_ADDRESS),
+        ),
+        idle_timeout: section.duration("idle_timeout", &b::TCP_IDLE_TIMEOUT),
+        max_streams: narrow(section.integer("max_streams", &b::TCP_MAX_STREAMS)),
+    };
+    section.finish();
+    tcp
 }
 
 /// Parses a network in CIDR form, or a single address.

@@ -414,5 +414,8 @@ fn line_count(path: &Path) -> usize {
 }
 
 fn record() -> crate::message::AccessRecord {
-    crate::message::AccessRecord::new(clocks().0, "192.0.2.1:1".parse().unwrap())
+    crate::message::AccessRecord::new(
+        clocks().0,
+        crate::testing::sender("192.0.2.1:1".parse().unwrap()),
+    )
 }

@@ -21,10 +21,8 @@
 //! fits into the share. Such receives add up to at most one more share, however many streams
 //! are opened after them.
 
-use super::connection::{Client, Connection};
 use crate::limits::{CONNECTION_RESPONSES_LEN_MAX, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::planted::{Bug, is_planted};
-use crate::quic::StreamId;
 
 /// The account of response bytes that wait in the whole worker.
 #[derive(Debug)]
@@ -42,32 +40,51 @@ impl ResponseBudget {
         self.len
     }
 
-    /// Charges `len` more bytes that wait for the client.
-    pub(super) fn charge(&mut self, client: &mut Client, len: usize) {
-        client.waiting_len += len;
+    /// Charges `len` more bytes that wait for a client.
+    pub(super) fn charge(&mut self, waiting: &mut Waiting, len: usize) {
+        waiting.0 += len;
         self.len += len;
     }
 
     /// Discharges `len` bytes that no longer wait.
-    pub(super) fn discharge(&mut self, client: &mut Client, len: usize) {
-        client.waiting_len -= len;
+    pub(super) fn discharge(&mut self, waiting: &mut Waiting, len: usize) {
+        waiting.0 -= len;
         self.len -= len;
     }
 
     /// Discharges all bytes that wait for a client that is gone.
-    pub(super) fn forget(&mut self, client: &Client) {
-        self.len -= client.waiting_len;
+    pub(super) fn forget(&mut self, waiting: &mut Waiting) {
+        self.len -= std::mem::take(&mut waiting.0);
     }
 
-    /// Returns how many slots a receive of the stream's response may fill; 0 pauses it.
-    pub(super) fn receive_slot_count(&self, connection: &Connection, stream: StreamId) -> usize {
-        let Some((stream, stream_count)) = connection.stream(stream) else { return 1 };
+    /// Returns how many slots a receive of a response may fill; 0 pauses it.
+    pub(super) fn receive_slot_count(&self, client: &Backlog) -> usize {
         let share = self.len_max.saturating_sub(self.len).min(CONNECTION_RESPONSES_LEN_MAX);
-        let room = share.saturating_sub(connection.client.waiting_len);
-        if stream_count * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
+        let room = share.saturating_sub(client.waiting_len);
+        if client.stream_count * RECEIVE_SLOT_COUNT_MAX * SLOT_LEN <= room {
             return RECEIVE_SLOT_COUNT_MAX;
         }
-        let is_paused = room == 0 && stream.body_waiting_len() > 0;
+        let is_paused = room == 0 && client.body_waiting_len > 0;
         usize::from(!is_paused || is_planted(Bug::BoundlessResponses))
     }
+}
+
+/// The account of response bytes that wait for one connection to take them.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(usize);
+
+impl Waiting {
+    pub(super) fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// What waits for the client of a response that is to be received.
+pub(super) struct Backlog {
+    /// Bytes that wait for its connection.
+    pub(super) waiting_len: usize,
+    /// Request streams of its connection.
+    pub(super) stream_count: usize,
+    /// Body bytes of this response that the proxy counts as not taken.
+    pub(super) body_waiting_len: usize,
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
+use super::budget::{Backlog, Waiting};
 use super::context::Context;
 use super::control_stream::ControlStream;
+use super::coverage::Coverage;
 use super::delivery::Deliveries;
 use super::drain::Drain;
 use super::keep_alive::KeepAlive;
@@ -13,11 +14,12 @@ use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
-use crate::message::{AccessRecord, Authority, Bound, Ending, Handover, Incident, Outcome};
+use crate::message::{
+    AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender,
+};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
 use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};
-use crate::tls::ServerTls;
 
 /// A connection whose handshake is complete.
 pub(super) struct Connection {
@@ -47,14 +49,10 @@ pub(super) struct Client {
     pub(super) key: ConnectionKey,
     /// The last address that was seen to be validated.
     pub(super) address: SocketAddr,
-    pub(super) server_name: Option<Arc<str>>,
     pub(super) listener: usize,
-    /// The certificates that the connection was opened with.
-    tls: ServerTls,
-    /// The last authority that they cover: a client rarely requests more than one.
-    covered: Option<Box<[u8]>>,
+    pub(super) coverage: Coverage,
     /// Bytes of responses that wait for this connection to take them.
-    pub(super) waiting_len: usize,
+    pub(super) waiting: Waiting,
     /// Finished responses that the client has not fully acknowledged.
     pub(super) unacknowledged_count: usize,
     pub(super) resets: ResetBudget,
@@ -79,11 +77,9 @@ impl Connection {
             client: Client {
                 key,
                 address,
-                server_name: server_name.map(Arc::from),
                 listener,
-                tls: settings.tls.clone(),
-                covered: None,
-                waiting_len: 0,
+                coverage: Coverage::new(server_name, settings.tls.clone()),
+                waiting: Waiting::default(),
                 unacknowledged_count: 0,
                 resets: ResetBudget::default(),
                 deliveries: Deliveries::default(),
@@ -149,9 +145,13 @@ impl Connection {
         }
     }
 
-    /// Returns the stream with this id, and the number of open streams.
-    pub(super) fn stream(&self, id: StreamId) -> Option<(&Stream, usize)> {
-        Some((self.streams.get(&id)?, self.streams.len()))
+    /// Returns what waits for the client of the response in this stream, if the stream is open.
+    pub(super) fn backlog(&self, id: StreamId) -> Option<Backlog> {
+        Some(Backlog {
+            waiting_len: self.client.waiting.len(),
+            stream_count: self.streams.len(),
+            body_waiting_len: self.streams.get(&id)?.body_waiting_len(),
+        })
     }
 
     /// Returns whether a request runs that its response has not ended.
@@ -162,7 +162,7 @@ impl Connection {
     /// Returns the number of bytes that its heads, bodies and responses hold.
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
         let streams = self.streams.values().map(|stream| stream.held_len(proxy));
-        self.client.waiting_len + self.client.deliveries.held_len() + streams.sum::<usize>()
+        self.client.waiting.len() + self.client.deliveries.held_len() + streams.sum::<usize>()
     }
 
     /// Returns whether no request is open and the client has acknowledged every response in full.
@@ -174,7 +174,7 @@ impl Connection {
     pub(super) fn end(mut self, reason: &CloseReason, cx: &mut Context<'_>) {
         self.drain.clear(cx);
         self.keep_alive.clear(cx);
-        cx.shared.responses.forget(&self.client);
+        cx.shared.responses.forget(&mut self.client.waiting);
         let closure = self.closed_for;
         if let (None, CloseReason::Violation { code, reason }) = (closure, reason) {
             let client = self.client.current_address(cx).unwrap_or(self.client.address);
@@ -205,7 +205,7 @@ impl Connection {
         {
             record.client = address;
         }
-        self.client.deliveries.begin(id, record, cx);
+        self.client.deliveries.begin(id.into(), record, cx);
     }
 
     /// Notes that the connection is about to be closed because memory is used up.
@@ -301,7 +301,7 @@ impl Connection {
         if is_finished {
             // The response was finished but not acknowledged: RFC 9000 3.5 requires a reset.
             let _gone = cx.engine.reset(self.client.key, id, code);
-            self.client.deliveries.stopped(id, cx);
+            self.client.deliveries.stopped(id.into(), cx);
             self.handle_acknowledged(cx);
         }
     }
@@ -350,7 +350,7 @@ impl Connection {
 impl Client {
     /// Logs the record of a response that the client has acknowledged.
     fn log_delivery(&mut self, id: StreamId, cx: &mut Context<'_>) {
-        if let Some(mut record) = self.deliveries.acknowledged(id) {
+        if let Some(mut record) = self.deliveries.acknowledged(id.into()) {
             record.delivered = Some(cx.now.saturating_duration_since(record.start));
             record.client = self.current_address(cx).unwrap_or(self.address);
             cx.log(record);
@@ -363,18 +363,10 @@ impl Client {
         Some(self.address)
     }
 
-    /// Returns whether a request for `authority` is misdirected, that is, belongs on another
-    /// connection (RFC 9110 7.4, 15.5.20).
-    pub(super) fn misdirects(&mut self, authority: &Authority) -> bool {
-        if self.covered.as_deref() == Some(authority.as_bytes()) {
-            return false;
-        }
-        let misdirected = self.tls.misdirects(self.server_name.as_deref(), authority.host());
-        if !misdirected {
-            // A copy, since the authority shares its memory with the whole head that it came in.
-            self.covered = Some(authority.as_bytes().into());
-        }
-        misdirected
+    /// Returns the client as the sender of a request from `address`.
+    pub(super) fn sender(&self, address: SocketAddr) -> Sender {
+        let server_name = self.coverage.server_name.clone();
+        Sender { address, server_name, protocol: Protocol::Http3 }
     }
 }
 

@@ -8,16 +8,19 @@ use bytes::Bytes;
 use super::admission::Admission;
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
+use super::tcp::TcpShared;
 use super::{Owner, StreamRef};
 use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::http2;
 use crate::http3::{Code, ConnectionError, LocalSettings};
 use crate::message::{AccessRecord, Incident};
 use crate::metrics::Ledger;
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
-use crate::tls::ServerTls;
+use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use crate::tls::{ALPN_H2, ALPN_HTTP1, ServerTls, TcpServerTls, TlsVersion};
 
 /// The surroundings of a connection, lent to it for one event.
 pub(super) struct Context<'a> {
@@ -43,6 +46,7 @@ pub(super) struct Shared {
     pub(super) records: VecDeque<Box<AccessRecord>>,
     /// Events for the process log.
     pub(super) incidents: VecDeque<Box<Incident>>,
+    pub(super) tcp: TcpShared,
     pub(super) ledger: Ledger,
     /// The pool is low.
     pub(super) memory_low: bool,
@@ -62,11 +66,28 @@ pub(super) struct Settings {
     pub(super) head_timeout: Duration,
     /// The idle timeout of connections, by listener.
     pub(super) idle_timeouts: Vec<Duration>,
+    /// The settings of TCP connections, by listener.
+    pub(super) tcp: Vec<TcpSettings>,
+}
+
+/// The settings of a listener's TCP connections.
+pub(super) struct TcpSettings {
+    /// TLS with the listener's protocols; `None` for plain bytes.
+    pub(super) tls: Option<TcpServerTls>,
+    /// Connections that this worker may have.
+    pub(super) connections_max: usize,
+    /// Those of them that one client address may have.
+    pub(super) connections_per_address: usize,
+    pub(super) idle_timeout: Duration,
+    pub(super) http2: http2::LocalSettings,
 }
 
 impl Settings {
-    pub(super) fn new(config: &Config, tls: &ServerTls) -> Self {
+    pub(super) fn new(config: &Config, tls: &ServerTls, worker_count: u16) -> Self {
         let limits = &config.limits;
+        let tcp = config.listeners.iter().map(|listener| {
+            TcpSettings::new(listener, limits, tls, worker_count)
+        });
         Self {
             http3: LocalSettings {
                 field_section_len_max: limits.field_section_len_max,
@@ -76,6 +97,41 @@ impl Settings {
             reset_count_max: limits.stream_reset_count_max,
             head_timeout: limits.request_head_timeout,
             idle_timeouts: config.listeners.iter().map(|one| one.quic.idle_timeout).collect(),
+            tcp: tcp.collect(),
+        }
+    }
+}
+
+impl TcpSettings {
+    fn new(
+        listener: &config::Listener,
+        limits: &config::Limits,
+        tls: &ServerTls,
+        worker_count: u16,
+    ) -> Self {
+        let config::Tcp { max_connections, connections_per_address, idle_timeout, max_streams } =
+            listener.tcp;
+        let connections_max = max_connections.div_ceil(worker_count.max(1).into()) as usize;
+        let share = (connections_max * usize::from(connections_per_address)).div_ceil(100);
+        let mut alpn = Vec::new();
+        if listener.protocols.h2 {
+            alpn.push(ALPN_H2);
+        }
+        if listener.protocols.http1 {
+            alpn.push(ALPN_HTTP1);
+        }
+        Self {
+            tls: listener.tls.then(|| tls.config_tcp(&alpn, TlsVersion::Tls12)),
+            connections_max,
+            connections_per_address: share,
+            idle_timeout,
+            http2: http2::LocalSettings {
+                field_section_len_max: limits.field_section_len_max,
+                field_count_max: limits.field_count_max,
+                stream_count_max: max_streams,
+                stream_window: HTTP2_STREAM_WINDOW,
+                connection_window: HTTP2_CONNECTION_WINDOW,
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::message::{AccessRecord, Handover, Outcome};
 use crate::metrics::{
     BrokenRuleOutcome, BrokenRules, ConnectionsClosed, Histogram, Http3Counters, Outcomes,
-    ProxyCounters,
+    ProxyCounters, TcpCounters,
 };
 use crate::planted::{Bug, is_planted};
 use crate::proxy::Proxy;
@@ -13,6 +13,7 @@ use crate::quic::CloseReason;
 #[derive(Debug, Default)]
 pub struct GatewayCounters {
     pub http3: Http3Counters,
+    pub tcp: TcpCounters,
     /// Messages that broke a rule.
     pub broken_rules: BrokenRules,
     pub connections_closed: ConnectionsClosed,

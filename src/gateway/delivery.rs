@@ -1,5 +1,5 @@
 //! The records of responses on their way to the client: from the hand-over to the client's
-//! connection until the client has acknowledged the end.
+//! connection until the client has acknowledged the end (QUIC), or the kernel has taken it (TCP).
 //!
 //! ```text
 //!                    handed over whole              acknowledged
@@ -16,12 +16,11 @@ use smallvec::SmallVec;
 
 use super::context::Context;
 use crate::message::{AccessRecord, Ending, Handover, Outcome};
-use crate::quic::StreamId;
 
 /// The records of one connection's responses that are not acknowledged yet.
 #[derive(Default)]
 pub(super) struct Deliveries {
-    awaited: SmallVec<[(StreamId, Delivery); 1]>,
+    awaited: SmallVec<[(u64, Delivery); 1]>,
 }
 
 /// The state of one response.
@@ -36,7 +35,7 @@ impl Deliveries {
     /// Takes the record of an exchange that is over.
     pub(super) fn begin(
         &mut self,
-        id: StreamId,
+        id: u64,
         mut record: Box<AccessRecord>,
         cx: &mut Context<'_>,
     ) {
@@ -54,7 +53,7 @@ impl Deliveries {
     }
 
     /// Takes the record of a response that the client has acknowledged whole.
-    pub(super) fn acknowledged(&mut self, id: StreamId) -> Option<Box<AccessRecord>> {
+    pub(super) fn acknowledged(&mut self, id: u64) -> Option<Box<AccessRecord>> {
         match self.take(id)? {
             Delivery::Awaited(record) => Some(record),
             Delivery::Cut(_) => unreachable!("a response that was cut is not finished"),
@@ -62,7 +61,7 @@ impl Deliveries {
     }
 
     /// Notes that the stream of an exchange has ended before its response was finished.
-    pub(super) fn cut(&mut self, id: StreamId, ending: Ending, cx: &mut Context<'_>) {
+    pub(super) fn cut(&mut self, id: u64, ending: Ending, cx: &mut Context<'_>) {
         match self.take(id) {
             Some(Delivery::Awaited(record)) => log_ended(record, ending, cx),
             Some(Delivery::Cut(_)) => unreachable!("a stream ends once"),
@@ -71,7 +70,7 @@ impl Deliveries {
     }
 
     /// Notes that the client has stopped a response that was finished.
-    pub(super) fn stopped(&mut self, id: StreamId, cx: &mut Context<'_>) {
+    pub(super) fn stopped(&mut self, id: u64, cx: &mut Context<'_>) {
         if let Some(Delivery::Awaited(record)) = self.take(id) {
             log_ended(record, Outcome::ClientCancelled.into(), cx);
         }
@@ -100,7 +99,7 @@ impl Deliveries {
         records.sum()
     }
 
-    fn take(&mut self, id: StreamId) -> Option<Delivery> {
+    fn take(&mut self, id: u64) -> Option<Delivery> {
         // The newest one is the most likely.
         let index = self.awaited.iter().rposition(|(awaited, _)| *awaited == id)?;
         Some(self.awaited.swap_remove(index).1)

@@ -26,6 +26,7 @@ mod connection;
 mod context;
 mod control_stream;
 mod counters;
+mod coverage;
 mod delivery;
 mod drain;
 mod keep_alive;
@@ -33,6 +34,7 @@ mod relief;
 mod reset_budget;
 mod response_queue;
 mod stream;
+mod tcp;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +58,8 @@ use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
+pub(crate) use tcp::{TcpCommand, TcpEvent, TcpKey};
+use tcp::{TcpClients, TcpShared};
 
 pub(crate) use counters::GatewayCounters;
 
@@ -64,8 +68,10 @@ pub struct Gateway {
     engine: Engine,
     proxy: Proxy,
     connections: KeyMap<ConnectionKey, Connection>,
+    tcp: TcpClients,
     shared: Shared,
     outputs: VecDeque<Output>,
+    worker_count: u16,
 }
 
 /// The owner of a timer.
@@ -77,6 +83,8 @@ enum Owner {
     Drain(ConnectionKey),
     /// A connection on which a request runs.
     KeepAlive(ConnectionKey),
+    /// A TCP connection, whatever it waits for.
+    Tcp(TcpKey),
 }
 
 /// One request stream of one connection.
@@ -86,11 +94,28 @@ struct StreamRef {
     stream: StreamId,
 }
 
+/// One request of one TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TcpStreamRef {
+    connection: TcpKey,
+    /// HTTP/2: the stream's number. HTTP/1.1: the number of requests before it.
+    stream: u64,
+}
+
+/// The connection and stream that a request came from.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Quic(StreamRef),
+    Tcp(TcpStreamRef),
+}
+
 /// An action or a record for the owner of the gateway.
 #[derive(Debug)]
 pub enum Output {
     /// Act on an upstream connection.
     Upstream(UpstreamCommand),
+    /// Act on a client's TCP connection.
+    Tcp(TcpCommand),
     /// A line for the access log.
     Access(Box<AccessRecord>),
     /// An event for the process log.
@@ -116,8 +141,9 @@ impl Gateway {
     pub fn new(settings: GatewaySettings) -> Self {
         Self {
             engine: settings.engine,
+            tcp: TcpClients::new(settings.config.listeners.len()),
             shared: Shared {
-                settings: Settings::new(&settings.config, &settings.tls),
+                settings: Settings::new(&settings.config, &settings.tls, settings.worker_count),
                 socket_listeners: settings.socket_listeners,
                 timers: Timers::new(),
                 responses: ResponseBudget::new(settings.responses_len_max),
@@ -126,6 +152,7 @@ impl Gateway {
                 counters: GatewayCounters::default(),
                 records: VecDeque::new(),
                 incidents: VecDeque::new(),
+                tcp: TcpShared::default(),
                 ledger: Ledger::default(),
                 memory_low: false,
                 admission: Admission::default(),
@@ -135,6 +162,7 @@ impl Gateway {
             proxy: Proxy::new(settings.config, settings.worker_count),
             connections: KeyMap::default(),
             outputs: VecDeque::new(),
+            worker_count: settings.worker_count,
         }
     }
 
@@ -160,6 +188,11 @@ impl Gateway {
         // Requests that have arrived by now are handled first: they are in time.
         self.settle(now);
         while let Some(owner) = self.shared.timers.pop(now) {
+            if let Owner::Tcp(key) = owner {
+                let (clients, mut cx) = self.lend_tcp(now);
+                clients.handle_timer(key, &mut cx);
+                continue;
+            }
             let (connections, mut cx) = self.lend(now);
             const EXISTS: &str = "a timer is cleared before its owner goes";
             match owner {
@@ -169,6 +202,7 @@ impl Gateway {
                 Owner::KeepAlive(key) => {
                     connections.get_mut(key).expect(EXISTS).handle_keep_alive_timer(&mut cx);
                 }
+                Owner::Tcp(_) => unreachable!("handled above"),
                 Owner::Head(at) => {
                     let connection = connections.get_mut(at.connection).expect(EXISTS);
                     connection.on_stream(at.stream, &mut cx, Stream::handle_head_timer);
@@ -203,6 +237,7 @@ impl Gateway {
         let Self { outputs, shared, engine, .. } = self;
         outputs
             .pop_front()
+            .or_else(|| shared.tcp.commands.pop_front().map(Output::Tcp))
             .or_else(|| shared.records.pop_front().map(Output::Access))
             .or_else(|| shared.incidents.pop_front().map(Output::Incident))
             .or_else(|| {
@@ -236,7 +271,7 @@ impl Gateway {
         self.engine.set_tls(tls.config())?;
         let listeners = config.listeners.iter().map(|listener| listener.quic.clone());
         self.engine.set_quic(listeners.collect())?;
-        self.shared.settings = Settings::new(&config, tls);
+        self.shared.settings = Settings::new(&config, tls, self.worker_count);
         self.proxy.apply(now, config);
         Ok(())
     }
@@ -252,6 +287,8 @@ impl Gateway {
         for connection in connections.values_mut() {
             connection.begin_drain(&mut cx);
         }
+        let (clients, mut cx) = self.lend_tcp(now);
+        clients.drain(&mut cx);
     }
 
     /// Closes every connection now. [`Gateway::poll_transmit`] returns the last packets.
@@ -259,11 +296,13 @@ impl Gateway {
         self.engine.refuse_new();
         self.engine.close_all(now, Code::NoError.value(), b"");
         self.proxy.close_idle(now);
+        let (clients, mut cx) = self.lend_tcp(now);
+        clients.close(&mut cx);
     }
 
     /// Returns whether no connection and no exchange is left.
     pub fn is_idle(&self) -> bool {
-        self.connections.len() == 0 && self.proxy.is_idle()
+        self.connections.len() == 0 && self.tcp.len() == 0 && self.proxy.is_idle()
     }
 
     /// Returns the QUIC side, for its counters.
@@ -284,6 +323,11 @@ impl Gateway {
     /// Returns the number of response bytes that wait for clients to take them.
     pub fn responses_waiting_len(&self) -> usize {
         self.shared.responses.len()
+    }
+
+    /// Returns the number of open TCP connections.
+    pub fn tcp_connection_count(&self) -> usize {
+        self.tcp.len()
     }
 
     pub fn counters(&self) -> &GatewayCounters {
@@ -313,6 +357,11 @@ impl Gateway {
             }
             while let Some(at) = self.shared.unwritten.pop() {
                 self.on_stream(now, at, Stream::write);
+                quiet = false;
+            }
+            while let Some(key) = self.shared.tcp.unsettled.pop() {
+                let (clients, mut cx) = self.lend_tcp(now);
+                clients.settle(key, &mut cx);
                 quiet = false;
             }
             if quiet {
@@ -351,20 +400,31 @@ impl Gateway {
                 self.receive(now, key, downstream);
             }
             proxy::Output::Upstream(command) => self.outputs.push_back(Output::Upstream(command)),
-            proxy::Output::Downstream { to, command, .. } => {
-                self.on_stream(now, stream_of(to), |stream, client, cx| {
-                    stream.handle(command, client, cx)
-                });
-            }
+            proxy::Output::Downstream { to, command, .. } => match origin_of(to) {
+                Origin::Quic(at) => {
+                    self.on_stream(now, at, |stream, client, cx| stream.handle(command, client, cx));
+                }
+                Origin::Tcp(at) => {
+                    let (clients, mut cx) = self.lend_tcp(now);
+                    clients.handle_command(at, command, &mut cx);
+                }
+            },
             proxy::Output::Incident { incident, .. } => self.shared.incidents.push_back(incident),
-            proxy::Output::Access { to, record } => self.take_record(now, stream_of(to), record),
+            proxy::Output::Access { to, record } => self.take_record(now, origin_of(to), record),
         }
     }
 
     /// Takes the record of an exchange that is over.
-    fn take_record(&mut self, now: Instant, at: StreamRef, mut record: Box<AccessRecord>) {
+    fn take_record(&mut self, now: Instant, origin: Origin, mut record: Box<AccessRecord>) {
+        self.shared.counters.count_exchange(&record);
+        let at = match origin {
+            Origin::Quic(at) => at,
+            Origin::Tcp(at) => {
+                let (clients, mut cx) = self.lend_tcp(now);
+                return clients.take_record(at, record, &mut cx);
+            }
+        };
         let (connections, mut cx) = self.lend(now);
-        cx.shared.counters.count_exchange(&record);
         match connections.get_mut(at.connection) {
             Some(connection) => connection.take_record(at.stream, record, &mut cx),
             None => {
@@ -377,10 +437,12 @@ impl Gateway {
 
     /// Issues a receive, or pauses it while its client takes too little.
     fn receive(&mut self, now: Instant, key: UpstreamKey, downstream: Option<Downstream>) {
-        let slot_count = downstream.map(stream_of).and_then(|at| {
-            let connection = self.connections.get(at.connection)?;
-            Some(self.shared.responses.receive_slot_count(connection, at.stream))
+        let backlog = downstream.map(origin_of).and_then(|origin| match origin {
+            Origin::Quic(at) => self.connections.get(at.connection)?.backlog(at.stream),
+            Origin::Tcp(at) => self.tcp.backlog(at),
         });
+        let slot_count =
+            backlog.map(|backlog| self.shared.responses.receive_slot_count(&backlog));
         match slot_count.unwrap_or(1) {
             0 => self.proxy.pause_receive(now, key),
             slot_count_max => {
@@ -403,6 +465,12 @@ impl Gateway {
         }
     }
 
+    /// Borrows the TCP connections, and separately the context that they are lent.
+    fn lend_tcp(&mut self, now: Instant) -> (&mut TcpClients, Context<'_>) {
+        let Self { engine, proxy, tcp, shared, .. } = self;
+        (tcp, Context { now, engine, proxy, shared })
+    }
+
     /// Borrows the connections, and separately the context that they are lent.
     fn lend(&mut self, now: Instant) -> (&mut KeyMap<ConnectionKey, Connection>, Context<'_>) {
         let Self { engine, proxy, connections, shared, .. } = self;
@@ -410,11 +478,25 @@ impl Gateway {
     }
 }
 
-fn stream_of(downstream: Downstream) -> StreamRef {
+/// Returns the origin that a request was given to the proxy with.
+fn origin_of(downstream: Downstream) -> Origin {
     let Downstream { connection, stream } = downstream;
-    StreamRef { connection: ConnectionKey::from_bits(connection), stream: stream.into() }
+    if stream & TCP_STREAM != 0 {
+        let stream = stream & !TCP_STREAM;
+        return Origin::Tcp(TcpStreamRef { connection: TcpKey::from_bits(connection), stream });
+    }
+    let connection = ConnectionKey::from_bits(connection);
+    Origin::Quic(StreamRef { connection, stream: stream.into() })
 }
 
 fn downstream_of(at: StreamRef) -> Downstream {
     Downstream { connection: at.connection.to_bits(), stream: at.stream.into() }
 }
+
+fn downstream_of_tcp(at: TcpStreamRef) -> Downstream {
+    Downstream { connection: at.connection.to_bits(), stream: at.stream | TCP_STREAM }
+}
+
+/// The bit of a stream's number that marks one of a TCP connection. Streams of QUIC have 62 bits
+/// (RFC 9000 2.1), those of HTTP/2 have 31, and no connection has 2^63 requests.
+const TCP_STREAM: u64 = 1 << 63;

@@ -235,10 +235,9 @@ impl Stream {
             unreachable!("seen above")
         };
         let request = Request {
-            misdirected: client.misdirects(head.authority()),
+            misdirected: client.coverage.misdirects(head.authority()),
             head,
-            client: address,
-            server_name: client.server_name.clone(),
+            sender: client.sender(address),
             listener: client.listener,
         };
         let downstream = downstream_of(self.at(client));
@@ -277,10 +276,9 @@ impl Stream {
             return Verdict::Continue;
         };
         refusal.understood = self.take_understood();
-        let (downstream, server_name) =
-            (downstream_of(self.at(client)), client.server_name.clone());
+        let (downstream, sender) = (downstream_of(self.at(client)), client.sender(address));
         let ended = self.receiving == Receiving::Closed;
-        let exchange = cx.proxy.reject(cx.now, downstream, address, server_name, refusal, ended);
+        let exchange = cx.proxy.reject(cx.now, downstream, sender, refusal, ended);
         self.phase = Phase::Begun(exchange);
         Verdict::Continue
     }
@@ -319,7 +317,7 @@ impl Stream {
         let before = self.response.pending_len();
         self.response.push(part, cx.shared.memory_low, &mut cx.shared.ledger);
         let grown = self.response.pending_len() - before;
-        cx.shared.responses.charge(client, grown);
+        cx.shared.responses.charge(&mut client.waiting, grown);
         let at = self.at(client);
         if cx.shared.unwritten.last() != Some(&at) {
             cx.shared.unwritten.push(at);
@@ -347,7 +345,7 @@ impl Stream {
                 Ok(written) => {
                     cx.shared.ledger.response_copied(CopyReason::Gather, written.bytes);
                     let body_taken = self.response.taken(written.bytes, written.pieces);
-                    cx.shared.responses.discharge(client, written.bytes);
+                    cx.shared.responses.discharge(&mut client.waiting, written.bytes);
                     if let (Phase::Begun(exchange), 1..) = (&self.phase, body_taken) {
                         cx.proxy.handle_response_taken(cx.now, *exchange, body_taken);
                     }
@@ -383,7 +381,7 @@ impl Stream {
     /// Clears the timer and discharges the bytes that wait, before the stream is removed.
     pub(super) fn clear(&mut self, client: &mut Client, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.head_timer);
-        cx.shared.responses.discharge(client, self.response.pending_len());
+        cx.shared.responses.discharge(&mut client.waiting, self.response.pending_len());
     }
 
     /// Ends both sides with `code`, unless they have ended, and the request with `ending`.
@@ -416,10 +414,9 @@ impl Stream {
         match self.phase {
             Phase::InHead | Phase::Decoded(_) => {
                 let mut record = AccessRecord {
-                    server_name: client.server_name.clone(),
                     request: self.take_understood(),
                     handover: Handover::Cut,
-                    ..AccessRecord::new(cx.now, client.address)
+                    ..AccessRecord::new(cx.now, client.sender(client.address))
                 };
                 record.end(ending);
                 cx.shared.counters.count_rule(&record);
@@ -427,7 +424,7 @@ impl Stream {
             }
             Phase::Begun(exchange) if !self.responded => {
                 cx.proxy.handle_abort(cx.now, exchange, ending);
-                client.deliveries.cut(self.id, ending, cx);
+                client.deliveries.cut(self.id.into(), ending, cx);
             }
             Phase::Begun(_) | Phase::Over => {}
         }

@@ -19,9 +19,11 @@ mod head;
 mod incident;
 mod logged;
 mod outcome;
+mod protocol;
 mod record;
 mod refusal;
 mod request_event;
+mod sender;
 mod target;
 
 use http::{HeaderName, HeaderValue};
@@ -38,11 +40,13 @@ pub(crate) use head::{
 pub(crate) use incident::{EndpointName, Incident};
 pub(crate) use logged::{LOGGED_LEN_MAX, LoggedText};
 pub use outcome::Outcome;
+pub use protocol::Protocol;
 pub use record::{AccessRecord, Handover};
 pub(crate) use record::{Bound, Ending};
 pub use refusal::Refusal;
 pub(crate) use refusal::{Provenance, Understood};
 pub use request_event::RequestEvent;
+pub use sender::Sender;
 pub(crate) use target::BrokenRule;
 pub use target::{Authority, Path, Scheme, Target};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::{LoggedText, Outcome, Understood};
+use super::{LoggedText, Outcome, Protocol, Sender, Understood};
 
 /// One line of the access log: the account of one request stream.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct AccessRecord {
     /// Time from the first attempt to reach an endpoint to the end of its response.
     pub upstream_duration: Option<Duration>,
     /// The client's protocol.
-    pub protocol: &'static str,
+    pub protocol: Protocol,
     /// How far the response was handed to the client's connection.
     pub handover: Handover,
     pub outcome: Outcome,
@@ -99,10 +99,11 @@ impl Ending {
 
 impl AccessRecord {
     /// Creates a record of a request of which only the client is known.
-    pub fn new(start: Instant, client: SocketAddr) -> Self {
+    pub fn new(start: Instant, sender: Sender) -> Self {
+        let Sender { address, server_name, protocol } = sender;
         Self {
-            client,
-            server_name: None,
+            client: address,
+            server_name,
             request: Understood::default(),
             status: None,
             is_own: false,
@@ -113,8 +114,7 @@ impl AccessRecord {
             delivered: None,
             upstream: None,
             upstream_duration: None,
-            // Clients have no other protocol yet.
-            protocol: "HTTP/3",
+            protocol,
             handover: Handover::Whole,
             field: None,
             outcome: Outcome::Complete,

@@ -39,6 +39,7 @@ pub struct Counters {
     pub quic: QuicCounters,
     /// Connections that ended after their handshake, by cause.
     pub connections_closed: ConnectionsClosed,
+    pub tcp: TcpCounters,
     pub http3: Http3Counters,
     /// Messages of clients and upstreams that broke a rule.
     pub broken_rules: BrokenRules,
@@ -50,6 +51,18 @@ pub struct Counters {
     pub worker: WorkerCounters,
     /// Payload bytes moved, and those that user space copied.
     pub ledger: Ledger,
+}
+
+/// Counters of clients' TCP connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TcpCounters {
+    pub connections_accepted: u64,
+    /// Connections closed at once, since the process or the client's address has as many as it may.
+    pub connections_refused: u64,
+    pub connections_closed: u64,
+    pub handshakes_completed: u64,
+    /// TLS handshakes that failed, by reason.
+    pub handshake_failures: HandshakeFailures,
 }
 
 /// Counters of the QUIC engine: connections and datagrams.
@@ -494,6 +507,8 @@ kinds! {
         LowWater: low_water,
         /// A datagram of a handshake: a half-open connection may keep it for seconds.
         Handshake: handshake,
+        /// TLS over TCP copies into records, and out of them.
+        Tls: tls,
     }
 }
 
@@ -504,6 +519,8 @@ pub struct Gauges {
     pub connections_open: u64,
     /// Those of them whose handshake is not complete.
     pub connections_handshaking: u64,
+    /// Open TCP connections of clients.
+    pub tcp_connections_open: u64,
     pub exchanges_active: u64,
     pub requests_waiting: u64,
     pub upstream_connections_open: u64,

@@ -99,6 +99,24 @@ pub(super) const COUNTERS: &[Family] = &[
         {window = "connection"} counters.quic.flow_blocked.connection,
         {window = "stream"} counters.quic.flow_blocked.stream),
 
+    family!("tcp_connections_accepted", "TCP connections of clients accepted",
+        {} counters.tcp.connections_accepted),
+    family!("tcp_connections_refused",
+        "TCP connections of clients closed at once, since there are as many as may be",
+        {} counters.tcp.connections_refused),
+    family!("tcp_connections_closed", "TCP connections of clients ended",
+        {} counters.tcp.connections_closed),
+    family!("tcp_handshakes", "TLS handshakes over TCP completed",
+        {} counters.tcp.handshakes_completed),
+    family!("tcp_handshake_failures", "TLS handshakes over TCP that failed, by reason",
+        {reason = "no_shared_protocol"} counters.tcp.handshake_failures.no_shared_protocol,
+        {reason = "unknown_server_name"} counters.tcp.handshake_failures.unknown_server_name,
+        {reason = "certificate_rejected"} counters.tcp.handshake_failures.certificate_rejected,
+        {reason = "no_shared_parameters"} counters.tcp.handshake_failures.no_shared_parameters,
+        {reason = "timed_out"} counters.tcp.handshake_failures.timed_out,
+        {reason = "client"} counters.tcp.handshake_failures.client,
+        {reason = "other"} counters.tcp.handshake_failures.other),
+
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),
     family!("http3_streams_shed", "Request streams rejected before they were processed, by reason",
@@ -184,11 +202,13 @@ pub(super) const COUNTERS: &[Family] = &[
             counters.ledger.request.copied_bytes.low_water,
         {direction = "request", reason = "handshake"}
             counters.ledger.request.copied_bytes.handshake,
+        {direction = "request", reason = "tls"} counters.ledger.request.copied_bytes.tls,
         {direction = "response", reason = "gather"} counters.ledger.response.copied_bytes.gather,
         {direction = "response", reason = "small"} counters.ledger.response.copied_bytes.small,
         {direction = "response", reason = "quota"} counters.ledger.response.copied_bytes.quota,
         {direction = "response", reason = "low_water"}
             counters.ledger.response.copied_bytes.low_water,
+        {direction = "response", reason = "tls"} counters.ledger.response.copied_bytes.tls,
         {direction = "response", reason = "handshake"}
             counters.ledger.response.copied_bytes.handshake),
 
@@ -253,6 +273,8 @@ pub(super) const GAUGES: &[Family] = &[
         {} gauges.connections_open),
     family!("connections_handshaking", "Connections whose handshake is not complete",
         {} gauges.connections_handshaking),
+    family!("tcp_connections_open", "Open TCP connections of clients",
+        {} gauges.tcp_connections_open),
     family!("exchanges_active", "Exchanges in progress", {} gauges.exchanges_active),
     family!("requests_waiting", "Requests waiting for an upstream connection",
         {} gauges.requests_waiting),

@@ -246,13 +246,15 @@ macro_rules! number {
 fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let Counters {
-        quic, connections_closed, http3, broken_rules, proxy, outcomes, ring, pool, worker, ledger,
+        quic, connections_closed, tcp, http3, broken_rules, proxy, outcomes, ring, pool, worker,
+        ledger,
     } = &mut report.counters;
     // Both are exposed by tests of their own: their labels are not in the table.
     assert_eq!(*broken_rules, BrokenRules::default());
     assert_eq!(*outcomes, Outcomes::default());
     fill_quic(quic, next);
     fill_closed(connections_closed, next);
+    fill_tcp(tcp, next);
     fill_proxy(proxy, next);
     fill_ring(ring, next);
     #[rustfmt::skip]
@@ -274,16 +276,17 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     let Ledger { request, response } = ledger;
     for flow in [request, response] {
         let Flow { payload_bytes, copied_bytes } = flow;
-        let Copied { gather, small, quota, low_water, handshake } = copied_bytes;
-        number!(next, payload_bytes, gather, small, quota, low_water, handshake);
+        let Copied { gather, small, quota, low_water, handshake, tls } = copied_bytes;
+        number!(next, payload_bytes, gather, small, quota, low_water, handshake, tls);
     }
     #[rustfmt::skip]
     let Gauges {
         connections_open: a, connections_handshaking: b, exchanges_active: c,
         requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
         responses_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
+        tcp_connections_open: i,
     } = &mut report.gauges;
-    number!(next, a, b, c, d, e, f, g, h);
+    number!(next, a, b, c, d, e, f, g, h, i);
     let SocketOffload { gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off } =
         socket_offload;
     number!(next, gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off);
@@ -306,14 +309,30 @@ fn fill_quic(quic: &mut QuicCounters, next: &mut u64) {
     number!(next, limit, address, memory, draining);
     let FlowBlocked { connection, stream } = flow_blocked;
     number!(next, connection, stream);
+    fill_failures(handshake_failures, next);
+    number!(next, a, b, c, d, e, f, g, h, i, k, l, m, n, o, p, q, r, s, t, u, v, w);
+}
+
+fn fill_failures(failures: &mut HandshakeFailures, next: &mut u64) {
     #[rustfmt::skip]
     let HandshakeFailures {
         no_shared_protocol, unknown_server_name, certificate_rejected, no_shared_parameters,
         transport_parameters, timed_out, client, other,
-    } = handshake_failures;
+    } = failures;
     number!(next, no_shared_protocol, unknown_server_name, certificate_rejected);
     number!(next, no_shared_parameters, transport_parameters, timed_out, client, other);
-    number!(next, a, b, c, d, e, f, g, h, i, k, l, m, n, o, p, q, r, s, t, u, v, w);
+}
+
+fn fill_tcp(tcp: &mut TcpCounters, next: &mut u64) {
+    let TcpCounters {
+        connections_accepted: a,
+        connections_refused: b,
+        connections_closed: c,
+        handshakes_completed: d,
+        handshake_failures,
+    } = tcp;
+    number!(next, a, b, c, d);
+    fill_failures(handshake_failures, next);
 }
 
 fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {

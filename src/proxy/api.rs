@@ -1,6 +1,5 @@
 //! The interface between the gateway and the proxy: inputs, outputs, keys and counters.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +7,7 @@ use http::StatusCode;
 
 use crate::base::slab::slab_key;
 use crate::config::EndpointAddress;
-use crate::message::{AccessRecord, Fields, Head, Incident, Outcome};
+use crate::message::{AccessRecord, Fields, Head, Incident, Outcome, Sender};
 use crate::metrics::ProxyCounters;
 
 /// The source of a request, to which its response is sent. Opaque to the proxy.
@@ -37,9 +36,7 @@ slab_key! {
 #[derive(Debug, Clone)]
 pub struct Request {
     pub head: Head,
-    pub client: SocketAddr,
-    /// The server name (SNI) of the client's TLS handshake.
-    pub server_name: Option<Arc<str>>,
+    pub sender: Sender,
     /// Index into the configuration's listeners.
     pub listener: usize,
     /// The connection's certificate does not cover the authority (RFC 9110 15.5.20).

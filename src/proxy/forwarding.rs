@@ -15,7 +15,7 @@ use super::fields::{put_joined, put_joined_line};
 
 /// Writes the forwarding fields about the client.
 pub(super) fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: bool) {
-    let address = request.client.ip().to_canonical();
+    let address = request.sender.address.ip().to_canonical();
     let mut text = AddressText::new();
     put_address(&mut text, address);
     let told = |name: &str| trusted && request.head.fields.iter().any(|(key, _)| key == name);
@@ -79,7 +79,8 @@ pub(super) fn put_forwarding(out: &mut BytesMut, request: &Request, trusted: boo
         put_joined(out, request, "via", b", ");
         out.put_slice(b", ");
     }
-    out.put_slice(b"3 ringway\r\n");
+    out.put_slice(request.sender.protocol.version().as_bytes());
+    out.put_slice(b" ringway\r\n");
 }
 
 /// One hop of a chain. Ports are left out: lists do not have them.

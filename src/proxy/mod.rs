@@ -44,7 +44,6 @@ mod upstream;
 mod tests;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,9 @@ use crate::base::slab::Slab;
 use crate::base::timers::Timers;
 use crate::config::{AccessFormat, Config};
 use crate::http1::{ConnectionOptions, Framing};
-use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme};
+use crate::message::{
+    AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme, Sender,
+};
 use crate::metrics::EndpointReport;
 use crate::planted::{Bug, is_planted};
 use context::{Context, TimerOwner};
@@ -136,10 +137,7 @@ impl Proxy {
         mut request: Request,
         ended: bool,
     ) -> ExchangeKey {
-        let mut record = AccessRecord {
-            server_name: request.server_name.clone(),
-            ..AccessRecord::new(now, request.client)
-        };
+        let mut record = AccessRecord::new(now, request.sender.clone());
         if self.logged == Logged::Provenance {
             record.request.provenance = Some(Provenance::of(&request.head.fields));
         }
@@ -224,17 +222,12 @@ impl Proxy {
         &mut self,
         now: Instant,
         downstream: Downstream,
-        client: SocketAddr,
-        server_name: Option<Arc<str>>,
+        sender: Sender,
         refusal: Refusal,
         ended: bool,
     ) -> ExchangeKey {
         let fault = Fault::Refused(refusal.status, refusal.ending());
-        let record = AccessRecord {
-            server_name,
-            request: refusal.understood,
-            ..AccessRecord::new(now, client)
-        };
+        let record = AccessRecord { request: refusal.understood, ..AccessRecord::new(now, sender) };
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         exchange.body = RequestBody::new(ended);
         let key = self.insert(exchange, None);
@@ -470,7 +463,7 @@ impl Proxy {
     }
 
     fn is_trusted(&self, request: &Request) -> bool {
-        let client = request.client.ip().to_canonical();
+        let client = request.sender.address.ip().to_canonical();
         let listener = self.config.listeners.get(request.listener);
         listener.is_some_and(|listener| {
             listener.trusted_proxies.iter().any(|network| network.contains(&client))

@@ -69,8 +69,8 @@ pub mod limits {
 
 pub mod message {
     pub use crate::message::{
-        AccessRecord, Authority, FieldLimits, Fields, Handover, Head, Outcome, Path, Pseudo,
-        Refusal, RequestEvent, Scheme, Target,
+        AccessRecord, Authority, FieldLimits, Fields, Handover, Head, Outcome, Path, Protocol,
+        Pseudo, Refusal, RequestEvent, Scheme, Sender, Target,
     };
 }
 

@@ -75,6 +75,7 @@ impl Worker<'_> {
             counters: Counters {
                 quic: self.gateway.engine().stats().clone(),
                 connections_closed: counts.connections_closed.clone(),
+                tcp: counts.tcp.clone(),
                 http3: counts.http3.clone(),
                 broken_rules: counts.broken_rules.clone(),
                 proxy: counts.proxy(self.gateway.proxy()),
@@ -100,6 +101,7 @@ impl Worker<'_> {
         Gauges {
             connections_open: (connections.open + connections.handshaking) as u64,
             connections_handshaking: connections.handshaking as u64,
+            tcp_connections_open: self.gateway.tcp_connection_count() as u64,
             exchanges_active: proxy.exchanges as u64,
             requests_waiting: proxy.waiting as u64,
             upstream_connections_open: proxy.connections as u64,

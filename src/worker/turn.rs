@@ -202,6 +202,7 @@ impl Worker<'_> {
         }
         match output {
             Output::Upstream(command) => self.act_upstream(now, command),
+            Output::Tcp(_) => {}
             Output::Access(record) if self.logs_access() => self.records.push(*record),
             Output::Access(_) => {}
             Output::Incident(incident) => self.note_incident(now, &incident),

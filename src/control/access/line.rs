@@ -84,7 +84,7 @@ impl<'a> Values<'a> {
             delivered_us: record.delivered.map(micros),
             upstream: record.upstream.as_deref(),
             upstream_us: record.upstream_duration.map(micros),
-            protocol: record.protocol,
+            protocol: record.protocol.name(),
             outcome: record.outcome.token(),
             error: record.outcome.error(),
             rule: record.rule,
@@ -220,7 +220,10 @@ mod tests {
             delivered: Some(Duration::from_micros(21_500)),
             upstream: Some(Arc::from("127.0.0.1:8080")),
             upstream_duration: Some(Duration::from_micros(900)),
-            ..AccessRecord::new(start, "[2001:db8::1]:50000".parse().unwrap())
+            ..AccessRecord::new(
+                start,
+                crate::testing::sender("[2001:db8::1]:50000".parse().unwrap()),
+            )
         }
     }
 

@@ -19,7 +19,7 @@ fn record(number: usize) -> AccessRecord {
             Some(format!("/{number}").as_bytes()),
         ),
         status: Some(http::StatusCode::OK),
-        ..AccessRecord::new(clocks().0, "192.0.2.1:1".parse().unwrap())
+        ..AccessRecord::new(clocks().0, crate::testing::sender("192.0.2.1:1".parse().unwrap()))
     }
 }
 

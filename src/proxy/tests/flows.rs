@@ -16,7 +16,7 @@ fn two_requests_in_turn_use_the_same_upstream_connection() {
     assert_eq!((record.outcome, record.response_len), (Outcome::Complete, 2));
     assert_eq!(record.upstream.as_deref(), Some("127.0.0.1:8001"));
     assert_eq!(record.upstream_duration, Some(Duration::from_millis(5)));
-    assert_eq!((record.outcome.error(), record.protocol), (None, "HTTP/3"));
+    assert_eq!((record.outcome.error(), record.protocol), (None, Protocol::Http3));
     assert_eq!(rig.proxy.gauges().idle, 1);
 
     let second = rig.get("/second");

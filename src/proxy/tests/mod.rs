@@ -21,12 +21,12 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
-    Hugepages, Limits, Listener, Log, LogLevel, ProxyFields, Quic, Retry, RetryOn, Route, Runtime,
-    Tls, UnknownServerName, Upstream,
+    Hugepages, Limits, Listener, Log, LogLevel, Protocols, ProxyFields, Quic, Retry, RetryOn,
+    Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
-    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome, Refusal,
-    Scheme, Target, Understood,
+    AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome,
+    Protocol, Refusal, Scheme, Sender, Target, Understood,
 };
 
 /// A response of the upstream.
@@ -37,6 +37,10 @@ pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 pub(super) const HEALTH: Health =
     Health { failure_count: 3, pause: Duration::from_secs(5), pause_max: Duration::from_secs(60) };
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn sender() -> Sender {
+    crate::testing::sender(([192, 0, 2, 1], 4433).into())
+}
 
 /// Returns one listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
@@ -69,6 +73,15 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
                 stream_receive_window: 1 << 20,
                 receive_window_max: 6 << 20,
                 send_window_max: 6 << 20,
+            },
+            protocols: Protocols::ALL,
+            tls: true,
+            redirect_to_https: None,
+            tcp: Tcp {
+                max_connections: 1000,
+                connections_per_address: 100,
+                idle_timeout: Duration::from_secs(60),
+                max_streams: 100,
             },
         }],
         certificates: Vec::new(),
@@ -132,8 +145,7 @@ pub(super) fn request(method: Method, path: &str) -> Request {
     };
     Request {
         head: Head { method, target, fields: Fields::new(), content_length: None },
-        client: ([192, 0, 2, 1], 4433).into(),
-        server_name: None,
+        sender: sender(),
         listener: 0,
         misdirected: false,
     }

@@ -77,7 +77,7 @@ fn the_forwarded_scheme_is_https_whatever_the_client_sent() {
     let head = head_of(config(1, 1, 0), from_client, true);
     assert!(head.contains("\r\nx-forwarded-proto: https\r\n"), "{head}");
     assert!(head.contains(";proto=https\r\n"), "{head}");
-    from_proxy.client = "10.1.2.3:1".parse().unwrap();
+    from_proxy.sender.address = "10.1.2.3:1".parse().unwrap();
     let head = head_of(config(1, 1, 0), from_proxy, true);
     assert!(head.contains("\r\nx-forwarded-proto: http\r\n"), "{head}");
 }
@@ -85,7 +85,7 @@ fn the_forwarded_scheme_is_https_whatever_the_client_sent() {
 #[test]
 fn the_forwarding_fields_of_a_trusted_proxy_are_extended() {
     let mut from_proxy = request(Method::GET, "/");
-    from_proxy.client = "[::ffff:10.1.2.3]:1".parse().unwrap();
+    from_proxy.sender.address = "[::ffff:10.1.2.3]:1".parse().unwrap();
     from_proxy.head.fields = vec![
         field("x-forwarded-for", "198.51.100.7"),
         field("x-forwarded-for", "198.51.100.8"),
@@ -117,7 +117,7 @@ fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
     ] {
         let (name, value) = (said.0.to_string(), said.1.to_str().unwrap().to_owned());
         let mut from_proxy = request(Method::GET, "/");
-        from_proxy.client = "10.1.2.3:1".parse().unwrap();
+        from_proxy.sender.address = "10.1.2.3:1".parse().unwrap();
         from_proxy.head.fields = vec![said.clone()];
         let head = head_of(config(1, 1, 0), from_proxy.clone(), true);
         let list = "\r\nx-forwarded-for: 198.51.100.7, 2001:db8::9, unknown, 10.1.2.3\r\n";
@@ -129,7 +129,7 @@ fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
         let own = "for=10.1.2.3;host=\"example.com\";proto=https";
         assert!(head.contains(&format!("\r\nforwarded: {chain}, {own}\r\n")), "{head}");
         // A stranger's chain is told by neither.
-        from_proxy.client = "192.0.2.1:1".parse().unwrap();
+        from_proxy.sender.address = "192.0.2.1:1".parse().unwrap();
         let head = head_of(config(1, 1, 0), from_proxy, true);
         assert!(!head.contains("198.51.100.7"), "{head}");
     }
@@ -161,7 +161,7 @@ fn proxy_fields_of_strangers_are_dropped_and_counted() {
         let is_trusted = client.starts_with("10.");
         let mut rig = Rig::new(config.clone());
         let mut asked = request(Method::POST, "/");
-        asked.client = client.parse().unwrap();
+        asked.sender.address = client.parse().unwrap();
         asked.head.fields = said.clone();
         let exchange = rig.request(asked, false);
         let upstream = rig.connected();
@@ -223,7 +223,7 @@ fn host_is_the_endpoints_address_if_configured() {
     let mut by_upstream = config(1, 1, 0);
     by_upstream.upstreams[0].host = HostPolicy::Upstream;
     let mut from_client = request(Method::GET, "/");
-    from_client.client = "[2001:db8::1]:1".parse().unwrap();
+    from_client.sender.address = "[2001:db8::1]:1".parse().unwrap();
     let head = head_of(by_upstream.clone(), from_client, true);
     assert!(head.contains("\r\nhost: 127.0.0.1:8001\r\n"), "{head}");
     assert!(head.contains("forwarded: for=\"[2001:db8::1]\";host=\"example.com\""), "{head}");
@@ -347,15 +347,9 @@ fn requests_refused_before_their_head_is_accepted_get_a_response_and_are_logged(
         bound: Some(Bound { key: "limits.max_header_count", max: 100 }),
         understood: Understood::new(Some(Method::HEAD), None, Some(path)),
     };
-    let (client, name) = (([192, 0, 2, 9], 1).into(), Some("example.com".into()));
-    let key = rig.proxy.reject(
-        rig.now,
-        Downstream { connection: 1, stream: 7 },
-        client,
-        name,
-        refusal,
-        false,
-    );
+    let sender = Sender { server_name: Some("example.com".into()), ..sender() };
+    let key =
+        rig.proxy.reject(rig.now, Downstream { connection: 1, stream: 7 }, sender, refusal, false);
     rig.run();
     assert_eq!(rig.status(key), 431);
     assert!(rig.seen[&key].stopped && rig.seen[&key].whole && rig.seen[&key].body.is_empty());
@@ -414,9 +408,8 @@ fn a_refusal_has_content_unless_the_request_is_a_head() {
         let mut rig = Rig::new(config(1, 1, 0));
         let mut refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "too late");
         refusal.understood.method = method.clone();
-        let client = ([192, 0, 2, 9], 1).into();
         let downstream = Downstream { connection: 1, stream: 7 };
-        let key = rig.proxy.reject(rig.now, downstream, client, None, refusal, true);
+        let key = rig.proxy.reject(rig.now, downstream, sender(), refusal, true);
         rig.run();
         let seen = &rig.seen[&key];
         assert_eq!((rig.status(key), seen.whole), (408, true));

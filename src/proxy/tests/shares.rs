@@ -15,7 +15,10 @@ fn shared() -> Config {
 
 fn request_of(rig: &mut Rig, client: [u8; 4]) -> ExchangeKey {
     let client = (client, 4433).into();
-    rig.request(Request { client, ..request(Method::GET, "/") }, true)
+    rig.request(
+        Request { sender: Sender { address: client, ..sender() }, ..request(Method::GET, "/") },
+        true,
+    )
 }
 
 /// Returns the numbers of connections and of exchanges that wait for one.

@@ -1,0 +1,48 @@
+//! The client of a TCP connection: the state that all of its requests share.
+
+use std::net::SocketAddr;
+
+use super::TcpKey;
+use crate::gateway::budget::Waiting;
+use crate::gateway::coverage::Coverage;
+use crate::gateway::delivery::Deliveries;
+use crate::message::{Authority, Protocol, Sender};
+
+pub(super) struct Client {
+    pub(super) key: TcpKey,
+    pub(super) address: SocketAddr,
+    pub(super) listener: usize,
+    pub(super) protocol: Protocol,
+    /// What the certificate covers; `None` without TLS.
+    pub(super) coverage: Option<Coverage>,
+    /// Bytes of responses that wait for this connection to take them.
+    pub(super) waiting: Waiting,
+    /// The records of responses that the kernel has not taken whole.
+    pub(super) deliveries: Deliveries,
+}
+
+impl Client {
+    pub(super) fn new(key: TcpKey, address: SocketAddr, listener: usize) -> Self {
+        Self {
+            key,
+            address,
+            listener,
+            protocol: Protocol::Http11,
+            coverage: None,
+            waiting: Waiting::default(),
+            deliveries: Deliveries::default(),
+        }
+    }
+
+    /// Returns the client as the sender of a request.
+    pub(super) fn sender(&self) -> Sender {
+        let server_name = self.coverage.as_ref().and_then(|coverage| coverage.server_name.clone());
+        Sender { address: self.address, server_name, protocol: self.protocol }
+    }
+
+    /// Returns whether a request for `authority` belongs on another connection. Without TLS none
+    /// does.
+    pub(super) fn misdirects(&mut self, authority: &Authority) -> bool {
+        self.coverage.as_mut().is_some_and(|coverage| coverage.misdirects(authority))
+    }
+}

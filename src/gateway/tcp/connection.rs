@@ -1,0 +1,439 @@
+//! One client's TCP connection: bytes in and out, and the protocol that they carry.
+//!
+//! ```text
+//!   Received --> ByteStream --plain bytes--> Session --requests--> proxy
+//!   (kernel)        TLS, or none            HTTP/1.1, HTTP/2          | responses
+//!   Write   <--  ByteStream <--plain bytes-- Session <----------------'
+//! ```
+//!
+//! One receive and one write are in flight at most. Bytes leave the session only when a write can
+//! take them, so what a client does not take stays where it is charged to it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::client::Client;
+use super::session::Session;
+use super::{TcpCommand, TcpEvent};
+use crate::base::timers::Timer;
+use crate::gateway::budget::Backlog;
+use crate::gateway::Owner;
+use crate::gateway::context::Context;
+use crate::gateway::coverage::Coverage;
+use crate::limits::{
+    HANDSHAKE_TIMEOUT, RESPONSE_STALL_TIMEOUT, TCP_COPY_LEN_MAX, TCP_LINGER_TIMEOUT,
+    TCP_WRITE_LEN_MAX,
+};
+use crate::message::{AccessRecord, Ending, Handover, Incident, Outcome};
+use crate::metrics::CopyReason;
+use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
+use crate::tls::{ByteStream, Handshaken, TlsEvent, TlsFault};
+
+/// A client's connection over TCP.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    stream: ByteStream,
+    session: Session,
+    phase: Phase,
+    is_receiving: bool,
+    writing: Option<Writing>,
+    timer: Timer,
+    /// The start of the phase, or of the session's own.
+    since: Instant,
+    /// Why the gateway has closed the connection.
+    closed_for: Option<Ending>,
+}
+
+/// The phase of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Our side ends with the bytes that are on their way.
+    Ending,
+    /// Our side is closed. The client's bytes are dropped until its end comes: to close the socket
+    /// with bytes unread would make the kernel reset the connection, and the client could lose the
+    /// last response (RFC 9112 9.6).
+    Lingering,
+    /// Nothing more is done.
+    Over,
+}
+
+/// A write in flight.
+struct Writing {
+    since: Instant,
+    /// Bytes of the session in it.
+    len: usize,
+    /// The request whose response it completes.
+    finished: Vec<u64>,
+}
+
+/// The state of a connection after it has been advanced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    Continues,
+    /// It is to be removed.
+    Over,
+}
+
+impl Connection {
+    pub(super) fn new(client: Client, stream: ByteStream, now: Instant) -> Self {
+        let session = match &stream {
+            ByteStream::Plain(_) => Session::plain(now),
+            ByteStream::Tls(_) => Session::Handshake,
+        };
+        Self {
+            client,
+            stream,
+            session,
+            phase: Phase::Open,
+            is_receiving: false,
+            writing: None,
+            timer: Timer::default(),
+            since: now,
+            closed_for: None,
+        }
+    }
+
+    /// Handles an event, up to what [`advance`](Self::advance) does.
+    pub(super) fn handle(&mut self, event: TcpEvent, cx: &mut Context<'_>) {
+        match event {
+            TcpEvent::Received(bytes) => {
+                self.is_receiving = false;
+                self.receive(bytes, cx);
+            }
+            TcpEvent::ReceivedPart(bytes) => self.receive(bytes, cx),
+            TcpEvent::End => self.handle_end(),
+            TcpEvent::Failed(fault) | TcpEvent::WriteFailed(fault) => {
+                self.break_off(gone_by(fault), cx);
+            }
+            TcpEvent::Wrote => self.handle_written(cx),
+        }
+    }
+
+    /// Takes in bytes. Small pieces are copied, so that they do not pin their slots.
+    fn receive(&mut self, bytes: BytesMut, cx: &mut Context<'_>) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if bytes.len() > TCP_COPY_LEN_MAX {
+            return self.stream.receive(bytes);
+        }
+        cx.shared.ledger.request_copied(CopyReason::Small, bytes.len());
+        self.stream.receive(BytesMut::from(&bytes[..]));
+    }
+
+    fn handle_end(&mut self) {
+        self.is_receiving = false;
+        if self.phase == Phase::Lingering {
+            self.phase = Phase::Over;
+        }
+        let _end = self.stream.handle_end();
+        self.session.handle_end();
+    }
+
+    fn handle_written(&mut self, cx: &mut Context<'_>) {
+        let Some(Writing { len, finished, .. }) = self.writing.take() else { return };
+        self.session.taken(len, &mut self.client, cx);
+        for number in finished {
+            self.log_delivery(number, cx);
+        }
+    }
+
+    fn log_delivery(&mut self, number: u64, cx: &mut Context<'_>) {
+        if let Some(mut record) = self.client.deliveries.acknowledged(number) {
+            record.delivered = Some(cx.now.saturating_duration_since(record.start));
+            cx.log(record);
+        }
+    }
+
+    /// Carries out a command of the proxy's, up to what [`advance`](Self::advance) does.
+    pub(super) fn handle_command(
+        &mut self,
+        stream: u64,
+        command: DownstreamCommand,
+        cx: &mut Context<'_>,
+    ) {
+        if let Err(ending) = self.session.handle(stream, command, &mut self.client, cx) {
+            self.break_off(ending, cx);
+        }
+    }
+
+    /// Takes the record of an exchange of this connection that is over.
+    pub(super) fn take_record(
+        &mut self,
+        stream: u64,
+        record: Box<AccessRecord>,
+        cx: &mut Context<'_>,
+    ) {
+        self.client.deliveries.begin(stream, record, cx);
+    }
+
+    /// Does all that can be done now: reads requests, writes responses, receives, closes.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Progress {
+        if self.phase == Phase::Open {
+            self.read(cx);
+        }
+        if let (Phase::Open, Err(ending)) = (self.phase, self.session.advance(&mut self.client, cx))
+        {
+            self.break_off(ending, cx);
+        }
+        if self.phase == Phase::Open && self.session.is_closing() {
+            self.end_our_side(cx);
+        }
+        self.write(cx);
+        self.count_copies(cx);
+        if self.phase == Phase::Over {
+            return Progress::Over;
+        }
+        self.receive_more(cx);
+        self.set_timer(cx);
+        Progress::Continues
+    }
+
+    /// Passes on what the client has sent.
+    fn read(&mut self, cx: &mut Context<'_>) {
+        loop {
+            match self.stream.poll() {
+                Ok(Some(TlsEvent::Handshaken(handshaken))) => self.begin(handshaken, cx),
+                Ok(Some(TlsEvent::Data(bytes))) => self.session.handle_data(bytes, cx),
+                Ok(Some(TlsEvent::Closed)) => self.session.handle_end(),
+                Ok(None) => return,
+                Err(fault) => return self.handle_fault(fault, cx),
+            }
+        }
+    }
+
+    /// Begins the session that the handshake has chosen.
+    fn begin(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
+        cx.shared.tcp.handshaking -= 1;
+        cx.shared.counters.tcp.handshakes_completed += 1;
+        self.since = cx.now;
+        let tls = cx.shared.settings.tls.clone();
+        self.client.coverage = Some(Coverage::new(handshaken.server_name, tls));
+        self.session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
+        if cx.shared.drain_end.is_some() {
+            self.session.drain();
+        }
+    }
+
+    fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
+        if matches!(self.session, Session::Handshake) {
+            let (client, reason) = (self.client.address, fault.reason());
+            let incident = Incident::HandshakeFailed { client, reason };
+            cx.shared.incidents.push_back(Box::new(incident));
+            cx.shared.counters.tcp.handshake_failures.count(reason, 1);
+        }
+        let ending = Ending::from(Outcome::ConnectionError);
+        self.session.end(ending, &mut self.client, cx);
+        self.closed_for.get_or_insert(ending);
+        // The alert is in the output.
+        self.end_our_side(cx);
+    }
+
+    /// Lets our side end with the bytes that are on their way.
+    fn end_our_side(&mut self, cx: &Context<'_>) {
+        self.phase = Phase::Ending;
+        self.since = cx.now;
+    }
+
+    /// Hands bytes to the kernel, as many as one write takes.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if self.writing.is_some() || matches!(self.phase, Phase::Lingering | Phase::Over) {
+            return;
+        }
+        let mut pieces = VecDeque::new();
+        self.session.output(&mut pieces, TCP_WRITE_LEN_MAX);
+        let finished = self.session.take_finished();
+        let len = match self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX) {
+            Ok(len) => len,
+            Err(_fault) => return self.break_off(Outcome::ConnectionError.into(), cx),
+        };
+        debug_assert!(pieces.is_empty(), "a session writes after the handshake");
+        if self.phase == Phase::Ending && !self.session.has_output() {
+            self.stream.close();
+        }
+        let pieces = self.stream.take_output();
+        if pieces.is_empty() {
+            finished.into_iter().for_each(|number| self.log_delivery(number, cx));
+            if self.phase == Phase::Ending {
+                self.linger(cx);
+            }
+            return;
+        }
+        self.writing = Some(Writing { since: cx.now, len, finished });
+        cx.shared.tcp.commands.push_back(TcpCommand::Write { key: self.client.key, pieces });
+    }
+
+    /// Closes our side, and waits for the client to close its own.
+    fn linger(&mut self, cx: &mut Context<'_>) {
+        self.phase = Phase::Lingering;
+        self.since = cx.now;
+        cx.shared.tcp.commands.push_back(TcpCommand::ShutDown { key: self.client.key });
+    }
+
+    /// Charges the copies that TLS makes to the ledger.
+    fn count_copies(&mut self, cx: &mut Context<'_>) {
+        let copied_len = self.stream.take_copied_len();
+        if copied_len.received > 0 {
+            cx.shared.ledger.request_copied(CopyReason::Tls, copied_len.received);
+        }
+        if copied_len.sent > 0 {
+            cx.shared.ledger.response_copied(CopyReason::Tls, copied_len.sent);
+        }
+    }
+
+    fn receive_more(&mut self, cx: &mut Context<'_>) {
+        let wants = match self.phase {
+            Phase::Open => self.session.wants_input(cx.proxy),
+            Phase::Lingering => true,
+            Phase::Ending | Phase::Over => false,
+        };
+        if wants && !self.is_receiving {
+            self.is_receiving = true;
+            let command = TcpCommand::Receive { key: self.client.key, slot_count_max: 1 };
+            cx.shared.tcp.commands.push_back(command);
+        }
+    }
+
+    /// Ends the connection at once, so that nothing looks complete that is not.
+    fn break_off(&mut self, ending: Ending, cx: &mut Context<'_>) {
+        if self.phase != Phase::Over {
+            self.phase = Phase::Over;
+            self.closed_for.get_or_insert(ending);
+        }
+        let ending = self.closed_for.unwrap_or(ending);
+        self.session.end(ending, &mut self.client, cx);
+    }
+
+    /// Closes the connection for a reason of the gateway's.
+    pub(super) fn close(&mut self, ending: Ending, cx: &mut Context<'_>) {
+        self.break_off(ending, cx);
+    }
+
+    /// Lets the connection end once its requests are served.
+    pub(super) fn drain(&mut self) {
+        self.session.drain();
+    }
+
+    /// Ends what is left of a connection that is removed.
+    pub(super) fn remove(mut self, cx: &mut Context<'_>) {
+        cx.shared.timers.clear(&mut self.timer);
+        if matches!(self.session, Session::Handshake) {
+            cx.shared.tcp.handshaking -= 1;
+        }
+        let ending = self.closed_for.unwrap_or(Outcome::ClientClosed.into());
+        self.session.end(ending, &mut self.client, cx);
+        cx.shared.responses.forget(&mut self.client.waiting);
+        self.client.deliveries.end(ending, cx);
+        cx.shared.tcp.commands.push_back(TcpCommand::Close { key: self.client.key });
+    }
+
+    /// Handles the timer of the connection.
+    pub(super) fn handle_timer(&mut self, cx: &mut Context<'_>) {
+        let owner = Owner::Tcp(self.client.key);
+        if !cx.shared.timers.fires(&mut self.timer, cx.now, owner) {
+            return;
+        }
+        let expired = self.patience(cx).filter(|(due, _)| *due <= cx.now);
+        let Some((_, patience)) = expired else { return };
+        match patience {
+            Patience::Handshake => self.break_off(Outcome::IdleTimeout.into(), cx),
+            Patience::Write => self.break_off(Outcome::ResponseStalled.into(), cx),
+            Patience::Head => {
+                if let Err(ending) = self.session.handle_head_timeout(&mut self.client, cx) {
+                    self.break_off(ending, cx);
+                }
+            }
+            Patience::Idle => {
+                self.closed_for.get_or_insert(Outcome::IdleTimeout.into());
+                self.session.close();
+                self.end_our_side(cx);
+            }
+            Patience::Linger => self.phase = Phase::Over,
+        }
+    }
+
+    fn set_timer(&mut self, cx: &mut Context<'_>) {
+        match self.patience(cx) {
+            Some((due, _)) => {
+                let owner = Owner::Tcp(self.client.key);
+                cx.shared.timers.set(&mut self.timer, due, owner);
+            }
+            None => self.timer.disarm(),
+        }
+    }
+
+    /// Returns what the connection waits for, and until when. A request that is served has timeouts
+    /// of its own, in the proxy.
+    fn patience(&self, cx: &Context<'_>) -> Option<(Instant, Patience)> {
+        let settings = &cx.shared.settings;
+        let write = self.writing.as_ref().map(|writing| {
+            (writing.since + RESPONSE_STALL_TIMEOUT, Patience::Write)
+        });
+        let other = match self.phase {
+            Phase::Open if matches!(self.session, Session::Handshake) => {
+                Some((self.since + HANDSHAKE_TIMEOUT, Patience::Handshake))
+            }
+            Phase::Open if self.session.is_in_head() => {
+                Some((self.session.since(self.since) + settings.head_timeout, Patience::Head))
+            }
+            Phase::Open if self.session.is_idle() => {
+                let timeout = settings.tcp[self.client.listener].idle_timeout;
+                // A request that is on its way when the drain begins is still served.
+                let timeout = cx.shared.drain_end.map_or(timeout, |_| TCP_LINGER_TIMEOUT);
+                Some((self.session.since(self.since) + timeout, Patience::Idle))
+            }
+            Phase::Lingering => Some((self.since + TCP_LINGER_TIMEOUT, Patience::Linger)),
+            Phase::Open | Phase::Ending | Phase::Over => None,
+        };
+        [write, other].into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
+    /// Returns what waits for the client of the response in this stream.
+    pub(super) fn backlog(&self, stream: u64) -> Backlog {
+        Backlog {
+            waiting_len: self.client.waiting.len(),
+            stream_count: self.session.stream_count(),
+            body_waiting_len: self.session.body_waiting_len(stream),
+        }
+    }
+
+    /// Returns the number of bytes that are charged to it.
+    pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
+        let fixed = size_of::<Self>() + self.client.deliveries.held_len();
+        fixed + self.stream.held_len() + self.client.waiting.len() + self.session.held_len(proxy)
+    }
+
+    pub(super) fn listener(&self) -> usize {
+        self.client.listener
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.client.address
+    }
+}
+
+/// What a connection waits for within a limited time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Handshake,
+    /// The rest of a request's head.
+    Head,
+    /// A request.
+    Idle,
+    /// The client takes what is written.
+    Write,
+    /// The client closes its side.
+    Linger,
+}
+
+/// Returns the end of the requests of a client whose connection broke.
+fn gone_by(fault: TransportFault) -> Ending {
+    match fault {
+        TransportFault::TimedOut => Outcome::IdleTimeout.into(),
+        _ => Outcome::ClientReset.into(),
+    }
+}
