@@ -149,6 +149,7 @@ impl World {
                 panic!("the origin's connection is kept")
             }
             Output::Upstream(UpstreamCommand::Receive { .. })
+            | Output::Tcp(_)
             | Output::Access(_)
             | Output::Incident(_) => {}
         }

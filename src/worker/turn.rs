@@ -117,6 +117,9 @@ impl Worker<'_> {
                 tracing::error!(socket, %reason, "the socket has stopped receiving, retrying");
                 self.receive_again = Some(now + RECEIVE_REST);
             }
+            Completion::Accepted { .. } | Completion::AcceptStopped { .. } => {
+                unreachable!("the worker has no listening sockets");
+            }
             Completion::Closed { .. } | Completion::Woken => {}
         }
     }

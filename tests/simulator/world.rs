@@ -329,7 +329,7 @@ impl World {
                     self.note(6, record.response_len as usize);
                     self.books.take(*record);
                 }
-                Output::Incident(_) => {}
+                Output::Tcp(_) | Output::Incident(_) => {}
             }
         }
     }

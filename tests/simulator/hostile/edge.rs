@@ -366,7 +366,7 @@ impl Edge {
             };
             let event = match &output {
                 Output::Upstream(command) => self.act_upstream(command),
-                Output::Access(_) | Output::Incident(_) => None,
+                Output::Tcp(_) | Output::Access(_) | Output::Incident(_) => None,
             };
             let is_write = matches!(output, Output::Upstream(UpstreamCommand::Write { .. }));
             let output = if is_write && self.upstreams == Upstreams::Stall {
