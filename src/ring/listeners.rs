@@ -50,7 +50,7 @@ enum State {
 
 /// An accept in flight, with the memory in which the kernel writes the client's address.
 pub(super) struct AcceptOp {
-    listener: ListenerIndex,
+    pub(super) listener: ListenerIndex,
     pub(super) stream: StreamKey,
     address: libc::sockaddr_storage,
     address_len: libc::socklen_t,
@@ -121,19 +121,17 @@ impl Machine {
         }
     }
 
-    /// Arms accepts on each socket that accepts, as many as there are places for clients. Sockets
-    /// take turns in being the first, so that none has all places.
+    /// Arms accepts on each socket that accepts, as many as there are places for clients. The next
+    /// place is for the socket with the fewest, so that none waits for clients with all places
+    /// while another has clients.
     pub(super) fn arm_accepts(&mut self) {
-        if self.is_ending || self.listeners.is_empty() {
-            return;
-        }
-        self.first_to_accept = (self.first_to_accept + 1) % self.listeners.len();
-        for step in 0..self.listeners.len() {
-            let place = (self.first_to_accept + step) % self.listeners.len();
-            while self.listeners[place].is_to_arm() {
-                let Some(stream) = self.reserve_stream() else { return };
-                self.arm_accept(ListenerIndex(place as u16), stream);
-            }
+        while !self.is_ending {
+            let places = (0..).zip(&self.listeners).filter(|(_, listener)| listener.is_to_arm());
+            let Some((place, _)) = places.min_by_key(|(_, listener)| listener.armed.len()) else {
+                return;
+            };
+            let Some(stream) = self.reserve_stream() else { return };
+            self.arm_accept(ListenerIndex(place), stream);
         }
     }
 

@@ -72,8 +72,6 @@ pub(super) struct Machine {
     pub(super) clients_max: usize,
     pub(super) listeners: Vec<Listener>,
     pub(super) listeners_max: u16,
-    /// The first listening socket for whose accepts there are places.
-    pub(super) first_to_accept: usize,
     /// Streams whose receive waits for buffers, first in, first out.
     pub(super) starving: VecDeque<StreamKey>,
     /// Set when the kernel had no memory for an operation: the next turn arms nothing.
@@ -113,7 +111,6 @@ impl Machine {
             clients_max: settings.clients_max() as usize,
             listeners: Vec::new(),
             listeners_max: settings.listeners_max,
-            first_to_accept: 0,
             starving: VecDeque::new(),
             lacks_memory: false,
             wake: None,
