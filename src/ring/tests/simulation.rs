@@ -187,6 +187,9 @@ impl Simulation {
         self.kernel.temper.calm();
         self.response_all();
         self.caller.assert_answered(&mut self.kernel.wire);
+        // A turn arms accepts at its start.
+        self.machine.replenish();
+        self.submit();
         self.caller.assert_armed(&self.machine, &self.kernel);
         self.caller.close_all(&mut self.machine);
         self.response_all();

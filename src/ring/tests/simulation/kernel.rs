@@ -499,10 +499,12 @@ impl Kernel {
     fn cancel(&mut self, target: u64) {
         let place = self.jobs.iter().position(|job| job.user_data == target);
         let is_running = |work: &Work| matches!(work, Work::Notify { .. } | Work::Scattered { .. });
+        // An accept only waits, so nothing holds its cancellation up.
+        let is_waiting = |work: &Work| matches!(work, Work::Accept(_));
         let result = match place {
             None => -libc::ENOENT,
             Some(place) if is_running(&self.jobs[place].work) => -libc::EALREADY,
-            Some(_) if self.chance(3) => -libc::EALREADY,
+            Some(place) if !is_waiting(&self.jobs[place].work) && self.chance(3) => -libc::EALREADY,
             Some(place) => {
                 let job = self.jobs.swap_remove(place);
                 self.post(job.user_data, -libc::ECANCELED, 0);
