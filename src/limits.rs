@@ -244,9 +244,27 @@ pub(crate) const RING_SOCKETS_MAX: u16 = 64;
 /// Datagram batches of one worker that the kernel may hold at once.
 pub(crate) const RING_SENDS_MAX: u32 = 1024;
 
-/// Upstream connections of one worker. A configured pool is smaller; this bounds the operation
-/// table.
-pub(crate) const RING_STREAMS_MAX: u32 = 16_384;
+/// Listening TCP sockets of one worker, as above.
+pub(crate) const RING_LISTENERS_MAX: u16 = RING_SOCKETS_MAX;
+
+/// Connections of one worker, of clients and to upstreams. The file table takes eight bytes of the
+/// kernel for each. Memory of ours grows with those that exist. An idle connection has one
+/// operation in flight, the receive, for which the kernel keeps some 350 bytes, and no slot.
+pub(crate) const RING_STREAMS_MAX: u32 = 131_072;
+
+/// Part of a worker's connections that clients may have: one in two, so that each finds one to an
+/// upstream.
+pub(crate) const RING_CLIENTS_SHARE: u32 = 2;
+
+/// Accepts that are armed on one listening socket: connections that a worker takes in one turn. As
+/// many as make a turn a busy one.
+pub(crate) const ACCEPTS_ARMED: usize = GATHER_COUNT_MIN as usize;
+
+const _: () = assert!(RING_STREAMS_MAX <= 1 << 20, "the kernel's longest file table");
+const _: () = assert!(
+    RING_LISTENERS_MAX as u32 * GATHER_COUNT_MIN < RING_STREAMS_MAX / RING_CLIENTS_SHARE / 8,
+    "armed accepts take few of the clients' places"
+);
 
 /// Kernel threads for a worker's blocking operations: connects to a unix socket whose backlog is
 /// full. Without this bound each would get a thread, up to all connections of an upstream. Further

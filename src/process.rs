@@ -14,19 +14,19 @@ use std::thread;
 use tokio::sync::mpsc::{self, UnboundedSender};
 
 use crate::cli::{self, Command, Exit};
-use crate::config::{self, Account, Accounts, Config, EndpointAddress, Log, Runtime};
+use crate::config::{self, Account, Accounts, Config, EndpointAddress, Listener, Log, Runtime};
 use crate::control::{self, Control, ControlSettings, ExitReason, ShutdownSettings};
 use crate::demo::Demonstration;
 use crate::host::capacity::Capacity;
 use crate::host::probe::{self, HostFacts};
-use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
+use crate::host::socket::{EdgeGroup, Transports};
 use crate::host::{accounts, clock, cpu, eventfd, files, privileges, signals};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
 use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
-use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
+use crate::worker::{self, EdgeListener, EdgeSocket, ProcessKeys, WorkerSetup};
 use sizing::Sizes;
 
 /// The environment variable that makes other programs log the secrets of connections.
@@ -306,7 +306,7 @@ struct Process {
     keys: ProcessKeys,
     /// The sockets of each address, and the index of their listener. Never closed: that would
     /// renumber the reuseport group that the steering program selects from.
-    groups: Vec<(usize, SocketGroup)>,
+    groups: Vec<(usize, EdgeGroup)>,
 }
 
 /// Workers that are ready to start, and the control thread's ends of their channels.
@@ -338,14 +338,18 @@ impl Process {
         let mut groups = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
             for address in &listener.addresses {
-                groups.push((index, bind_group(*address, worker_count, &keys)?));
+                groups.push((index, bind_group(*address, listener, worker_count, &keys)?));
             }
         }
-        if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
+        let udp = || groups.iter().filter_map(|(_, group)| group.udp.as_ref());
+        if let Some(refusal) = udp().find_map(|group| group.filter_refusal.as_ref()) {
             tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
         }
+        if let Some(advice) = places_advice(&config, worker_count) {
+            tracing::warn!("{advice}");
+        }
         // A property of the host, not of an address: logged once.
-        let offload = groups.iter().map(|(_, group)| group.offload).reduce(Offload::and);
+        let offload = udp().map(|group| group.offload).reduce(Offload::and);
         if let Some(advice) = offload.and_then(Offload::advice) {
             tracing::warn!("{advice}");
         }
@@ -398,12 +402,18 @@ impl Process {
         events: UnboundedSender<WorkerEvent>,
     ) -> Result<WorkerSetup, String> {
         let core = self.cores.get(usize::from(index)).copied().filter(|_| self.sizes.is_pinned);
-        let mut sockets = Vec::with_capacity(self.groups.len());
-        for (listener, group) in &self.groups {
-            let socket = group.sockets[usize::from(index)].try_clone().map_err(|error| {
-                format!("{}: cannot duplicate the socket: {error}", group.address)
-            })?;
-            sockets.push(EdgeSocket { socket, listener: *listener });
+        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
+        for &(listener, ref group) in &self.groups {
+            let refused =
+                |error| format!("{}: cannot duplicate the socket: {error}", group.address);
+            if let Some(udp) = &group.udp {
+                let socket = udp.sockets[usize::from(index)].try_clone().map_err(refused)?;
+                sockets.push(EdgeSocket { socket, listener });
+            }
+            if let Some(tcp) = &group.tcp {
+                let socket = tcp.sockets[usize::from(index)].try_clone().map_err(refused)?;
+                listeners.push(EdgeListener { socket, listener });
+            }
         }
         Ok(WorkerSetup {
             index,
@@ -412,6 +422,7 @@ impl Process {
             region: self.lend_region(core)?,
             heap_len_max: self.sizes.heap_len_max(),
             sockets,
+            listeners,
             snapshot: self.snapshot(),
             keys: self.keys.clone(),
             random: tls::fill_random,
@@ -439,20 +450,51 @@ impl Process {
     }
 }
 
+/// Returns a warning if the workers cannot hold as many TCP connections as the configuration
+/// permits.
+fn places_advice(config: &Config, worker_count: u16) -> Option<String> {
+    let listeners = config.listeners.iter().filter(|listener| listener.protocols.use_tcp());
+    let wanted: u64 = listeners.map(|listener| u64::from(listener.tcp.max_connections)).sum();
+    let files_max = probe::nofile().soft;
+    let in_all = |each: u32| u64::from(each) * u64::from(worker_count);
+    let (places, most) =
+        (in_all(worker::clients_max(files_max)), in_all(worker::clients_max(u64::MAX)));
+    if places >= wanted {
+        return None;
+    }
+    let remedy = if places < most {
+        format!("the limit of open files is {files_max}: raise it (`ulimit -n`, LimitNOFILE=)")
+    } else {
+        "use more workers, or lower the key".to_owned()
+    };
+    Some(format!(
+        "{worker_count} workers hold {places} TCP connections of clients at most, fewer than the \
+         {wanted} of tcp.max_connections; {remedy}"
+    ))
+}
+
 fn bind_group(
     address: SocketAddr,
+    listener: &Listener,
     worker_count: u16,
     keys: &ProcessKeys,
-) -> Result<SocketGroup, String> {
-    let group = SocketGroup::bind(address, worker_count, keys.cid_mask)
+) -> Result<EdgeGroup, String> {
+    let transports = Transports { udp: listener.protocols.h3, tcp: listener.protocols.use_tcp() };
+    let group = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask)
         .map_err(|error| error.to_string())?;
-    tracing::info!(
-        address = %group.address,
-        receive_buffer = group.granted.receive_len,
-        send_buffer = group.granted.send_len,
-        coalescing = group.offload.is_coalescing,
-        segmenting = group.offload.is_segmenting,
-        "bound"
-    );
+    if let Some(udp) = &group.udp {
+        tracing::info!(
+            transport = "udp",
+            address = %udp.address,
+            receive_buffer = udp.granted.receive_len,
+            send_buffer = udp.granted.send_len,
+            coalescing = udp.offload.is_coalescing,
+            segmenting = udp.offload.is_segmenting,
+            "bound"
+        );
+    }
+    if let Some(tcp) = &group.tcp {
+        tracing::info!(transport = "tcp", address = %tcp.address, "bound");
+    }
     Ok(group)
 }

@@ -192,14 +192,7 @@ pub(crate) struct Slab<K, V> {
 
 impl<K: SlabKey, V> Slab<K, V> {
     pub(crate) fn new() -> Self {
-        Self::with_capacity(0)
-    }
-
-    /// Returns an empty slab that does not allocate for its first `len` values.
-    pub(crate) fn with_capacity(len: usize) -> Self {
-        let mut values = KeyMap::default();
-        values.entries.reserve(len);
-        Self { values, free: Vec::with_capacity(len) }
+        Self { values: KeyMap::default(), free: Vec::new() }
     }
 
     pub(crate) fn insert(&mut self, value: V) -> K {

@@ -14,9 +14,7 @@ use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
 use crate::http3::{Code, ConnectionError};
-use crate::message::{
-    AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender,
-};
+use crate::message::{AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
 use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};

@@ -15,11 +15,11 @@ use crate::base::timers::Timers;
 use crate::config::{self, Config};
 use crate::http2;
 use crate::http3::{Code, ConnectionError, LocalSettings};
-use crate::message::{AccessRecord, Incident};
+use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use crate::message::{AccessRecord, FieldLimits, Incident};
 use crate::metrics::Ledger;
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
-use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::tls::{ALPN_H2, ALPN_HTTP1, ServerTls, TcpServerTls, TlsVersion};
 
 /// The surroundings of a connection, lent to it for one event.
@@ -85,9 +85,10 @@ pub(super) struct TcpSettings {
 impl Settings {
     pub(super) fn new(config: &Config, tls: &ServerTls, worker_count: u16) -> Self {
         let limits = &config.limits;
-        let tcp = config.listeners.iter().map(|listener| {
-            TcpSettings::new(listener, limits, tls, worker_count)
-        });
+        let tcp = config
+            .listeners
+            .iter()
+            .map(|listener| TcpSettings::new(listener, limits, tls, worker_count));
         Self {
             http3: LocalSettings {
                 field_section_len_max: limits.field_section_len_max,
@@ -121,13 +122,18 @@ impl TcpSettings {
             alpn.push(ALPN_HTTP1);
         }
         Self {
-            tls: listener.tls.then(|| tls.config_tcp(&alpn, TlsVersion::Tls12)),
+            tls: listener.tls.then(|| {
+                let tls = tls.config_tcp(&alpn, TlsVersion::Tls12);
+                tls.expect("our cryptography has suites of both versions")
+            }),
             connections_max,
             connections_per_address: share,
             idle_timeout,
             http2: http2::LocalSettings {
-                field_section_len_max: limits.field_section_len_max,
-                field_count_max: limits.field_count_max,
+                fields: FieldLimits {
+                    field_section_len_max: limits.field_section_len_max,
+                    field_count_max: limits.field_count_max,
+                },
                 stream_count_max: max_streams,
                 stream_window: HTTP2_STREAM_WINDOW,
                 connection_window: HTTP2_CONNECTION_WINDOW,

@@ -33,12 +33,7 @@ enum Delivery {
 
 impl Deliveries {
     /// Takes the record of an exchange that is over.
-    pub(super) fn begin(
-        &mut self,
-        id: u64,
-        mut record: Box<AccessRecord>,
-        cx: &mut Context<'_>,
-    ) {
+    pub(super) fn begin(&mut self, id: u64, mut record: Box<AccessRecord>, cx: &mut Context<'_>) {
         match self.take(id) {
             Some(Delivery::Cut(ending)) => {
                 record.end(ending);

@@ -58,8 +58,8 @@ use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Settings, Shared};
 use stream::{Stream, Verdict};
-pub(crate) use tcp::{TcpCommand, TcpEvent, TcpKey};
 use tcp::{TcpClients, TcpShared};
+pub use tcp::{TcpCommand, TcpEvent, TcpKey};
 
 pub(crate) use counters::GatewayCounters;
 
@@ -402,7 +402,9 @@ impl Gateway {
             proxy::Output::Upstream(command) => self.outputs.push_back(Output::Upstream(command)),
             proxy::Output::Downstream { to, command, .. } => match origin_of(to) {
                 Origin::Quic(at) => {
-                    self.on_stream(now, at, |stream, client, cx| stream.handle(command, client, cx));
+                    self.on_stream(now, at, |stream, client, cx| {
+                        stream.handle(command, client, cx)
+                    });
                 }
                 Origin::Tcp(at) => {
                     let (clients, mut cx) = self.lend_tcp(now);
@@ -441,8 +443,7 @@ impl Gateway {
             Origin::Quic(at) => self.connections.get(at.connection)?.backlog(at.stream),
             Origin::Tcp(at) => self.tcp.backlog(at),
         });
-        let slot_count =
-            backlog.map(|backlog| self.shared.responses.receive_slot_count(&backlog));
+        let slot_count = backlog.map(|backlog| self.shared.responses.receive_slot_count(&backlog));
         match slot_count.unwrap_or(1) {
             0 => self.proxy.pause_receive(now, key),
             slot_count_max => {

@@ -229,13 +229,15 @@ fn is_filtered(status: &str) -> bool {
 }
 
 /// All operations that the ring needs, by name. The ring is restricted to these.
-pub const OPERATIONS: [(&str, u8); 9] = [
+pub const OPERATIONS: [(&str, u8); 11] = [
     ("recvmsg", opcode::RecvMsg::CODE),
     ("sendmsg", opcode::SendMsg::CODE),
     ("recv", opcode::Recv::CODE),
     ("send", opcode::Send::CODE),
     ("timeout", opcode::Timeout::CODE),
     ("connect", opcode::Connect::CODE),
+    ("accept", opcode::Accept::CODE),
+    ("shutdown", opcode::Shutdown::CODE),
     ("close", opcode::Close::CODE),
     ("async cancel", opcode::AsyncCancel::CODE),
     ("poll", opcode::PollAdd::CODE),

@@ -396,7 +396,11 @@ pub struct RingCounters {
     pub zero_copy_refused: u64,
     /// Sends repeated because the kernel had no buffers.
     pub send_retries: u64,
-    /// Closes of upstream connections that the kernel refused.
+    /// TCP connections of clients.
+    pub accepted: u64,
+    /// Accepts that failed, by reason.
+    pub accept_failures: AcceptFailures,
+    /// Closes of TCP connections that the kernel refused.
     pub closes_failed: u64,
     /// Datagram sends that were lost on this host, by reason.
     pub sends_lost: SendsLost,
@@ -412,6 +416,21 @@ pub struct RingCounters {
     pub late: u64,
     /// Calls that named a stream which is closed or closing.
     pub stale_keys: u64,
+}
+
+kinds! {
+    /// The reason why an accept failed.
+    AcceptFailure,
+    /// Accepts that failed, by reason.
+    AcceptFailures {
+        /// The connection ended before it was accepted.
+        ClientGone: client_gone,
+        /// The host, or this process, has no file left.
+        NoFile: no_file,
+        /// The kernel had no memory.
+        NoMemory: no_memory,
+        Other: other,
+    }
 }
 
 kinds! {
@@ -530,6 +549,8 @@ pub struct Gauges {
     pub responses_waiting_bytes: u64,
     pub pool_slots: PoolSlots,
     pub ring_operations: u64,
+    /// TCP connections of clients that wait in the kernel to be accepted.
+    pub tcp_connections_waiting: u64,
     pub socket_offload: SocketOffload,
 }
 

@@ -21,15 +21,15 @@ use crate::base::pressure::HeapUse;
 pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::LossReason;
 pub(crate) use counters::{
-    ConnectFailure, ConnectionRefusal, ConnectionsClosed, CopyReason, Counters, Gauges,
-    HandshakeFailure, Http3Counters, Ledger, PoolCounters, PoolSlots, ProxyCounters, ProxyField,
-    ProxyFieldsDropped, QuicCounters, RingCounters, SocketOffload, StreamShed, UpstreamFailure,
-    WorkerCounters,
+    AcceptFailure, ConnectFailure, ConnectionRefusal, ConnectionsClosed, CopyReason, Counters,
+    Gauges, HandshakeFailure, Http3Counters, Ledger, PoolCounters, PoolSlots, ProxyCounters,
+    ProxyField, ProxyFieldsDropped, QuicCounters, RingCounters, SocketOffload, StreamShed,
+    TcpCounters, UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
 pub(crate) use counters::{
-    ConnectFailures, ConnectionsRefused, Copied, Flow, FlowBlocked, HandshakeFailures,
-    OwnResponses, SendsLost, StreamsShed, UpstreamFailures,
+    AcceptFailures, ConnectFailures, ConnectionsRefused, Copied, Flow, FlowBlocked,
+    HandshakeFailures, OwnResponses, SendsLost, StreamsShed, UpstreamFailures,
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;

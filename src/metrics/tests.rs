@@ -284,9 +284,9 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
         connections_open: a, connections_handshaking: b, exchanges_active: c,
         requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
         responses_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
-        tcp_connections_open: i,
+        tcp_connections_open: i, tcp_connections_waiting: j,
     } = &mut report.gauges;
-    number!(next, a, b, c, d, e, f, g, h, i);
+    number!(next, a, b, c, d, e, f, g, h, i, j);
     let SocketOffload { gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off } =
         socket_offload;
     number!(next, gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off);
@@ -384,8 +384,11 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
         cq_overflows: f, gso_fallbacks: g, send_retries: h, sends_lost, truncated: i, empty: j,
         unreadable: k, receive_failures: l, late: m, stale_keys: n, zero_copy_sends: o,
         zero_copy_copied: p, zero_copy_refused: q, no_memory: r, closes_failed: s,
+        accepted: t, accept_failures,
     } = ring;
-    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t);
+    let AcceptFailures { client_gone, no_file, no_memory, other } = accept_failures;
+    number!(next, client_gone, no_file, no_memory, other);
     let SendsLost { too_long, unreachable, refused, no_buffers, cancelled, other } = sends_lost;
     number!(next, too_long, unreachable, refused, no_buffers, cancelled, other);
 }

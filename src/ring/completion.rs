@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::BytesMut;
 
 use crate::base::slab::slab_key;
+use crate::metrics::AcceptFailure;
 pub use crate::metrics::LossReason;
 
 /// One of the UDP sockets that were added to a ring.
@@ -19,9 +20,20 @@ impl SocketIndex {
     }
 }
 
+/// One of the listening sockets that were added to a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerIndex(pub(super) u16);
+
+impl ListenerIndex {
+    /// Returns its index in the order of [`add_listener`](super::Ring::add_listener) calls.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 slab_key! {
-    /// A stream (TCP or unix) of a ring, valid from [`connect`](super::Ring::connect) until its
-    /// [`Completion::Closed`].
+    /// A stream (TCP or unix) of a ring, valid from [`connect`](super::Ring::connect) or
+    /// [`Completion::Accepted`] until its [`Completion::Closed`].
     pub StreamKey
 }
 
@@ -68,6 +80,11 @@ pub enum Completion {
         buffer: Vec<u8>,
         outcome: SendOutcome,
     },
+    /// A client has connected. The caller gives the stream a tag
+    /// ([`set_tag`](super::Ring::set_tag)) or closes it.
+    Accepted { listener: ListenerIndex, stream: StreamKey, client: SocketAddr },
+    /// A listening socket no longer accepts, because of a failure that is not for the moment.
+    AcceptStopped { listener: ListenerIndex, reason: io::ErrorKind },
     /// A connect is complete. Even after a failure the caller must close the stream.
     Connected { tag: u64, outcome: Result<(), ConnectError> },
     /// A receive is complete, or a part of it.
@@ -95,6 +112,8 @@ impl Completion {
             | Completion::Closed { tag } => Some(tag),
             Completion::Datagrams { .. }
             | Completion::ReceiveStopped { .. }
+            | Completion::Accepted { .. }
+            | Completion::AcceptStopped { .. }
             | Completion::Sent { .. }
             | Completion::Woken => None,
         }
@@ -179,6 +198,25 @@ impl Failure {
             libc::ECANCELED => Failure::Cancelled,
             errno => Failure::Final(errno),
         }
+    }
+}
+
+/// Classifies the failure of an accept. `None` is no failure: it was cancelled, or is to be tried
+/// again. Linux passes errors of the connection to accept(2) too, which end only that connection.
+pub(super) fn accept_failure(result: i32) -> Option<AcceptFailure> {
+    match -result {
+        libc::EAGAIN | libc::EINTR | libc::ECANCELED => None,
+        libc::ECONNABORTED
+        | libc::ECONNRESET
+        | libc::EPROTO
+        | libc::ENETDOWN
+        | libc::ENETUNREACH
+        | libc::EHOSTDOWN
+        | libc::EHOSTUNREACH
+        | libc::ETIMEDOUT => Some(AcceptFailure::ClientGone),
+        libc::EMFILE | libc::ENFILE => Some(AcceptFailure::NoFile),
+        libc::ENOBUFS | libc::ENOMEM => Some(AcceptFailure::NoMemory),
+        _ => Some(AcceptFailure::Other),
     }
 }
 

@@ -107,7 +107,7 @@ impl Kernel {
         let ring: IoUring = builder
             .build(settings.submission_count)
             .map_err(|error| RingError::Refused(RingRefusal::from_setup(error)))?;
-        let file_count = u32::from(settings.sockets_max) + settings.streams_max;
+        let file_count = settings.file_count();
         ring.submitter()
             .register_files_sparse(file_count)
             .map_err(|error| RingError::Files { file_count, error })?;

@@ -17,6 +17,7 @@ use super::buffers::BufferGroup;
 use super::completion::{Completion, Failure, StreamKey};
 use super::datagrams::Socket;
 use super::kernel::RingError;
+use super::listeners::Listener;
 use super::message::HEADER_LEN;
 use super::send::SendOp;
 use super::settings::RingSettings;
@@ -66,6 +67,11 @@ pub(super) struct Machine {
 
     pub(super) streams: Slab<StreamKey, Stream>,
     pub(super) streams_max: usize,
+    /// Those of them that belong to clients, or to armed accepts.
+    pub(super) clients: usize,
+    pub(super) clients_max: usize,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners_max: u16,
     /// Streams whose receive waits for buffers, first in, first out.
     pub(super) starving: VecDeque<StreamKey>,
     /// Set when the kernel had no memory for an operation: the next turn arms nothing.
@@ -99,8 +105,12 @@ impl Machine {
             sends_max: settings.sends_max,
             spare_sends: Vec::new(),
             spare_writes: Vec::new(),
-            streams: Slab::with_capacity(streams_max),
+            streams: Slab::new(),
             streams_max,
+            clients: 0,
+            clients_max: settings.clients_max() as usize,
+            listeners: Vec::new(),
+            listeners_max: settings.listeners_max,
             starving: VecDeque::new(),
             lacks_memory: false,
             wake: None,
@@ -142,6 +152,8 @@ impl Machine {
             self.datagram_buffers.publish();
             self.stream_buffers.publish();
         }
+        // A listening socket has pauses of its own.
+        self.arm_accepts();
         if mem::take(&mut self.lacks_memory) {
             return;
         }
@@ -184,7 +196,13 @@ impl Machine {
             Some(&mut Op::Receive(stream)) => self.received(key, stream, event, provided),
             Some(Op::Scatter(_)) => self.scattered(key, event),
             Some(Op::Write(_)) => self.wrote(key, event.result),
+            Some(&mut Op::ShutDown(stream)) => self.stream_was_shut_down(key, stream),
             Some(&mut Op::Close(stream)) => self.closed(key, stream, event.result),
+            Some(Op::Accept(_)) => self.accepted(key, event.result),
+            Some(&mut Op::AcceptPause(listener)) => {
+                self.accept_pause_over(key, listener);
+                None
+            }
             Some(Op::Wake) => self.woken(key, event.result),
             None => {
                 self.stats.late += 1;

@@ -1,13 +1,14 @@
 //! A worker's io_uring: typed operations in, typed completions out.
 //!
 //! ```text
-//!   caller --- send, connect, receive, write, close ---> machine --- submissions ---> kernel
-//!   caller <-------------- completions ----------------- machine <------ events ----- kernel
+//!   caller -- send, connect, receive, write, close ----> machine --- submissions ---> kernel
+//!   caller <------- completions, accepted clients ------ machine <------ events ----- kernel
 //!
 //!      mod.rs         Ring: the caller's interface, and shutdown
 //!      machine.rs     everything but the kernel: events become completions
 //!      datagrams.rs   UDP: multishot receives, segmented sends
 //!      send.rs        a batch of datagrams in flight
+//!      listeners.rs   TCP: accepts
 //!      streams.rs     TCP and unix: connect, receive, write, close
 //!      stream_ops.rs  operations of streams in flight
 //!      table.rs       operations that the kernel holds, until their completion
@@ -24,6 +25,7 @@ mod buffers;
 mod completion;
 mod datagrams;
 mod kernel;
+mod listeners;
 mod machine;
 mod message;
 mod send;
@@ -37,7 +39,7 @@ mod tests;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,8 +48,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use completion::{
-    Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, SendOutcome,
-    SocketIndex, StreamError, StreamKey,
+    Completion, ConnectError, DatagramSend, Full, ListenerIndex, LossReason, ReceiveOutcome,
+    SendOutcome, SocketIndex, StreamError, StreamKey,
 };
 pub(crate) use kernel::RingError;
 pub use settings::RingSettings;
@@ -110,11 +112,7 @@ impl Ring {
     /// # Panics
     /// If the pool has a ring already.
     pub fn new(settings: RingSettings, pool: Rc<Pool>) -> Result<Ring, RingError> {
-        let mut settings = settings;
-        // A file table may not be longer than the limit of open files.
-        let files_max = u32::try_from(probe::nofile().soft).unwrap_or(u32::MAX);
-        let streams_room = files_max.saturating_sub(u32::from(settings.sockets_max));
-        settings.streams_max = settings.streams_max.min(streams_room.max(1));
+        let settings = settings.within(probe::nofile().soft);
         let claim = Claim::new(&pool);
         let mut machine = Machine::new(&settings, pool)?;
         let mut kernel = Kernel::new(&settings)?;
@@ -137,6 +135,33 @@ impl Ring {
         let file = OwnedFd::from(socket);
         self.kernel.register_file(place as u32, &file).map_err(RingError::Socket)?;
         Ok(self.machine.add_socket(place as u32, offload))
+    }
+
+    /// Adds a listening TCP socket, in blocking mode. It accepts nothing yet.
+    pub fn add_listener(&mut self, listener: TcpListener) -> Result<ListenerIndex, RingError> {
+        let place = self.machine.listeners.len();
+        if place >= usize::from(self.machine.listeners_max) {
+            let reason = format!("it has {place} listening sockets already, as many as it may");
+            return Err(RingError::Socket(io::Error::other(reason)));
+        }
+        let index = self.machine.add_listener();
+        let file = OwnedFd::from(listener);
+        self.kernel
+            .register_file(self.machine.listener_file(index), &file)
+            .map_err(RingError::Socket)?;
+        Ok(index)
+    }
+
+    /// Accepts clients on a listening socket from the next turn on, or no longer. Each is a
+    /// [`Completion::Accepted`], also those that the kernel accepts before it learns of the end.
+    /// While there is no place for clients, they wait in the kernel.
+    pub fn set_accepting(&mut self, listener: ListenerIndex, is_accepting: bool) {
+        self.machine.set_accepting(listener, is_accepting);
+    }
+
+    /// Gives an accepted stream the tag of its completions.
+    pub fn set_tag(&mut self, stream: StreamKey, tag: u64) {
+        self.machine.set_tag(stream, tag);
     }
 
     /// Watches an eventfd in non-blocking mode: each write to it causes a [`Completion::Woken`].
@@ -208,6 +233,12 @@ impl Ring {
         pieces: Vec<Bytes>,
     ) -> Result<(), (Full, Vec<Bytes>)> {
         self.machine.write(stream, pieces)
+    }
+
+    /// Ends our side of a stream after the write in flight, so that the peer gets the end. Has no
+    /// completion. Nothing can be written any more.
+    pub fn shut_down_stream(&mut self, stream: StreamKey) {
+        self.machine.shut_down(stream);
     }
 
     /// Closes a stream in any state. [`Completion::Closed`] is the only completion of the stream

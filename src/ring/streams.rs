@@ -1,14 +1,15 @@
-//! Streams: connections to upstreams, over TCP or unix sockets.
+//! Streams: connections to upstreams, over TCP or unix sockets, and those of clients.
 //!
 //! ```text
 //!  connect --> Connecting --> Open --> Closing --> (Closed, the key ends)
 //!                  |  connected  | receive, write    ^
 //!                  +-------------+------ close ------+  cancel what is in flight, wait for it,
-//!                                                       then close the descriptor
+//!                                ^                      then close the descriptor
+//!  accept armed --> Reserved ----+ accepted
 //! ```
 //!
-//! A stream has at most one receive and one write in flight. Completions that come while it is
-//! closing are dropped here, and their buffers freed.
+//! A stream has at most one receive and one write in flight; the end of our side counts as a write.
+//! Completions that come while it is closing are dropped here, and their buffers freed.
 
 use std::mem;
 use std::ptr;
@@ -32,8 +33,13 @@ use crate::pool::Provided;
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
 const POLL_FIRST: u16 = 1;
 
+/// The tag of a stream to which the caller has given none.
+const NO_TAG: u64 = u64::MAX;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// It waits for a client, and the caller does not know it.
+    Reserved,
     Live,
     Closing,
 }
@@ -45,7 +51,12 @@ pub(super) struct Stream {
     has_file: bool,
     connect: Option<OpKey>,
     receive: Option<OpKey>,
+    /// A write, or the end of our side.
     write: Option<OpKey>,
+    /// Our side ends when the write in flight is over.
+    ends_after_write: bool,
+    /// It was accepted, or will be.
+    is_client: bool,
     /// A receive waits for buffers, or for the kernel to have memory.
     starves: bool,
     /// The kernel had more bytes than the last receive took.
@@ -63,6 +74,8 @@ impl Stream {
             connect: None,
             receive: None,
             write: None,
+            ends_after_write: false,
+            is_client: false,
             starves: false,
             has_more: false,
             slot_count_max: 1,
@@ -78,6 +91,35 @@ impl Machine {
         }
         let key = self.streams.insert(Stream::new(tag));
         Ok((key, self.stream_file(key)))
+    }
+
+    /// Adds a stream for a client, if there is a place.
+    pub(super) fn reserve_stream(&mut self) -> Option<StreamKey> {
+        if self.clients >= self.clients_max || self.streams.len() >= self.streams_max {
+            return None;
+        }
+        self.clients += 1;
+        let stream = Stream { phase: Phase::Reserved, is_client: true, ..Stream::new(NO_TAG) };
+        Some(self.streams.insert(stream))
+    }
+
+    /// Makes a reserved stream the client's, or removes it.
+    pub(super) fn settle_reserved(&mut self, key: StreamKey, is_accepted: bool) {
+        let stream = self.stream_mut(key);
+        debug_assert!(stream.phase == Phase::Reserved, "it is accepted once");
+        if is_accepted {
+            stream.phase = Phase::Live;
+            stream.has_file = true;
+        } else {
+            self.remove_stream(key);
+        }
+    }
+
+    pub(super) fn set_tag(&mut self, key: StreamKey, tag: u64) {
+        debug_assert!(tag != NO_TAG, "the tag of streams without one");
+        if let Some(stream) = self.live_stream(key) {
+            stream.tag = tag;
+        }
     }
 
     /// Begins to connect; the stream's socket is in the file table.
@@ -207,6 +249,35 @@ impl Machine {
         self.outbox.push_back(entry.user_data(op_key.0));
     }
 
+    /// Ends our side of a stream after the write in flight.
+    pub(super) fn shut_down(&mut self, key: StreamKey) {
+        let Some(stream) = self.live_stream(key) else { return };
+        if stream.write.is_some() {
+            stream.ends_after_write = true;
+        } else {
+            self.issue_shut_down(key);
+        }
+    }
+
+    fn issue_shut_down(&mut self, key: StreamKey) {
+        let op_key = self.table.insert(Op::ShutDown(key));
+        self.stream_mut(key).write = Some(op_key);
+        let file = Fixed(self.stream_file(key));
+        let entry = opcode::Shutdown::new(file, libc::SHUT_WR).build();
+        self.outbox.push_back(entry.user_data(op_key.0));
+    }
+
+    /// Forgets the end of our side. It fails only on a broken connection, and receives report that.
+    pub(super) fn stream_was_shut_down(
+        &mut self,
+        op_key: OpKey,
+        key: StreamKey,
+    ) -> Option<Completion> {
+        self.table.remove(op_key);
+        self.stream_mut(key).write = None;
+        self.settle_close(key)
+    }
+
     pub(super) fn close(&mut self, key: StreamKey) {
         let Some(stream) = self.live_stream(key) else { return };
         stream.phase = Phase::Closing;
@@ -216,8 +287,10 @@ impl Machine {
             let entry = opcode::AsyncCancel::new(op.0).build();
             self.outbox.push_back(entry.user_data(CANCEL));
         }
-        // Completions not yet polled are dropped.
-        self.ready.retain(|completion| completion.stream_tag() != Some(tag));
+        // Completions not yet polled are dropped. A stream without a tag has none.
+        if tag != NO_TAG {
+            self.ready.retain(|completion| completion.stream_tag() != Some(tag));
+        }
         if let Some(closed) = self.settle_close(key) {
             self.ready.push_back(closed);
         }
@@ -238,8 +311,13 @@ impl Machine {
             self.outbox.push_back(entry.user_data(op_key.0));
             return None;
         }
-        self.streams.remove(key);
+        self.remove_stream(key);
         Some(Completion::Closed { tag })
+    }
+
+    fn remove_stream(&mut self, key: StreamKey) {
+        let stream = self.streams.remove(key);
+        self.clients -= usize::from(stream.is_some_and(|stream| stream.is_client));
     }
 
     pub(super) fn connected(&mut self, op_key: OpKey, result: i32) -> Option<Completion> {
@@ -372,10 +450,13 @@ impl Machine {
         }
         let stream = self.stream_mut(key);
         stream.write = None;
-        let tag = stream.tag;
+        let (tag, ends_now) = (stream.tag, mem::take(&mut stream.ends_after_write));
         if let Some(Op::Write(mut op)) = self.table.remove(op_key) {
             op.pieces.clear();
             self.spare_writes.push(op);
+        }
+        if ends_now && !is_closing {
+            self.issue_shut_down(key);
         }
         match outcome {
             Some(outcome) if !is_closing => Some(Completion::Wrote { tag, len, outcome }),

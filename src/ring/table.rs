@@ -9,7 +9,8 @@
 //!
 //! The piece distinguishes the sends of a batch that goes segment by segment.
 
-use super::completion::{SocketIndex, StreamKey};
+use super::completion::{ListenerIndex, SocketIndex, StreamKey};
+use super::listeners::AcceptOp;
 use super::send::SendOp;
 use super::stream_ops::{ConnectOp, ScatterOp, WriteOp};
 use crate::base::slab::{Slab, SlabKey};
@@ -60,13 +61,20 @@ pub(super) enum Op {
     /// A receive into slots of its own.
     Scatter(Box<ScatterOp>),
     Write(Box<WriteOp>),
+    /// The end of our side of a stream.
+    ShutDown(StreamKey),
     /// The closing of a stream's descriptor.
     Close(StreamKey),
+    /// An accept, with the client's address.
+    Accept(Box<AcceptOp>),
+    /// A pause of a listening socket.
+    AcceptPause(ListenerIndex),
     /// A poll of the wake-up.
     Wake,
 }
 
-/// The operations in flight. It never grows: its users' own bounds add up to its length.
+/// The operations in flight. Its memory grows with the most that there were at once; the bounds of
+/// its users add up to its longest length.
 pub(super) struct OpTable {
     operations: Slab<OpKey, Op>,
     len_max: usize,
@@ -75,7 +83,7 @@ pub(super) struct OpTable {
 impl OpTable {
     pub(super) fn new(len_max: usize) -> OpTable {
         assert!(len_max <= OPERATIONS_MAX, "an index has 24 bits");
-        OpTable { operations: Slab::with_capacity(len_max), len_max }
+        OpTable { operations: Slab::new(), len_max }
     }
 
     pub(super) fn insert(&mut self, op: Op) -> OpKey {

@@ -2,6 +2,7 @@
 //! rarely or never. No kernel is involved.
 
 mod datagrams;
+mod listeners;
 mod memory;
 mod simulation;
 mod streams;
@@ -41,13 +42,17 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with_streams(4)
+    }
+
+    fn with_streams(streams_max: u32) -> Bench {
         let pool = Rc::new(Pool::for_test());
         let settings = RingSettings {
             datagram_buffers: 4,
             stream_buffers: 2,
             sockets_max: 2,
             sends_max: 8,
-            streams_max: 4,
+            streams_max,
             ..RingSettings::default()
         };
         let mut machine = Machine::new(&settings, Rc::clone(&pool)).unwrap();

@@ -32,7 +32,7 @@ pub mod demo {
 }
 
 pub mod gateway {
-    pub use crate::gateway::{Gateway, GatewaySettings, Output};
+    pub use crate::gateway::{Gateway, GatewaySettings, Output, TcpCommand, TcpEvent, TcpKey};
 }
 
 pub mod host {
@@ -98,8 +98,8 @@ pub mod quic {
 
 pub mod ring {
     pub use crate::ring::{
-        Completion, ConnectError, DatagramSend, Full, LossReason, ReceiveOutcome, Ring,
-        RingSettings, SendOutcome, SocketIndex, StreamError, StreamKey, Wait,
+        Completion, ConnectError, DatagramSend, Full, ListenerIndex, LossReason, ReceiveOutcome,
+        Ring, RingSettings, SendOutcome, SocketIndex, StreamError, StreamKey, Wait,
     };
 }
 

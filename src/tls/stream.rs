@@ -37,8 +37,8 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::limits::TLS_HANDSHAKE_HELD_LEN_MAX;
 
-use client_hello::ClientHello;
 pub(crate) use byte_stream::ByteStream;
+use client_hello::ClientHello;
 pub(crate) use fault::TlsFault;
 use records::{HEADER_LEN, Next, PLAINTEXT_LEN_MAX, Record, Records};
 use session::{Ends, Job, Progress, RECORD_OVERHEAD_MAX, Session};

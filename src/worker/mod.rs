@@ -4,8 +4,8 @@
 //!        .--------------- one turn, one system call ----------------.
 //!        v                                                          |
 //!  submit and wait -> completions -> commands -> timers -> outputs -'
-//!                     (datagrams,               (due)     (batches, connects,
-//!                      upstream bytes)                     writes, receives)
+//!                     (datagrams, TCP           (due)     (batches, connects,
+//!                      clients, bytes)                     writes, receives)
 //! ```
 //!
 //! A worker owns its ring, its pool, its sockets and its gateway. Workers share no memory except
@@ -20,12 +20,14 @@
 //!                                                                 +--> Finished (drained, stopped)
 //! ```
 
+mod clients;
 mod incidents;
 mod keys;
 pub mod mailbox;
 mod report;
 mod restart;
 mod slot_policy;
+mod streams;
 mod turn;
 mod upstreams;
 
@@ -33,7 +35,7 @@ mod upstreams;
 mod tests;
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,8 +74,10 @@ pub(crate) struct WorkerSetup {
     pub region: RegionHandle,
     /// Bytes of the heap that the whole process may have in use.
     pub heap_len_max: usize,
-    /// The worker's sockets, one per address.
+    /// The worker's UDP sockets, one per address with HTTP/3.
     pub sockets: Vec<EdgeSocket>,
+    /// Its listening sockets, one per address with protocols over TCP.
+    pub listeners: Vec<EdgeListener>,
     /// The configuration and TLS objects to start with.
     pub snapshot: Arc<Snapshot>,
     /// Keys that all workers of the process share.
@@ -93,6 +97,19 @@ pub(crate) struct EdgeSocket {
     /// A duplicate of the socket; the process keeps the original open until it ends.
     pub socket: UdpSocket,
     pub listener: usize,
+}
+
+/// A listening TCP socket and the listener that its address belongs to.
+pub(crate) struct EdgeListener {
+    /// A duplicate of the socket, as above.
+    pub socket: TcpListener,
+    pub listener: usize,
+}
+
+/// Returns the most TCP connections of clients that one worker holds. The limit of open files may
+/// reduce it.
+pub(crate) fn clients_max(files_max: u64) -> u32 {
+    RingSettings::default().within(files_max).clients_max()
 }
 
 /// Starts a worker on a thread of its own, which sends its end as an event.
@@ -241,7 +258,10 @@ struct Worker<'a> {
     pool: Rc<Pool>,
     /// The sockets' indices in the ring, in the setup's order.
     sockets: Vec<SocketIndex>,
-    upstreams: upstreams::Upstreams,
+    /// The listening sockets, in the setup's order.
+    listeners: Vec<clients::EdgeListening>,
+    streams: streams::Streams,
+    connects: upstreams::Connects,
     slot_policy: slot_policy::SlotPolicy,
     transmit: turn::TransmitState,
     records: mailbox::AccessBatch,
@@ -283,6 +303,14 @@ impl<'a> Worker<'a> {
             ring.receive_datagrams(socket);
             sockets.push(socket);
         }
+        let mut listeners = Vec::with_capacity(setup.listeners.len());
+        for edge in &setup.listeners {
+            let socket = edge.socket.try_clone().map_err(|error| {
+                format!("worker {}: cannot duplicate its TCP socket: {error}", setup.index)
+            })?;
+            let index = ring.add_listener(socket).map_err(|error| error.to_string())?;
+            listeners.push(clients::EdgeListening::new(index, edge.listener));
+        }
         ring.watch_wake(Arc::clone(&setup.mailbox.wake));
         let engine = Engine::new(setup.engine_settings()).map_err(|error| error.to_string())?;
         let gateway = Gateway::new(GatewaySettings {
@@ -301,7 +329,9 @@ impl<'a> Worker<'a> {
             slot_policy: slot_policy::SlotPolicy::default(),
             pool,
             sockets,
-            upstreams: upstreams::Upstreams::default(),
+            listeners,
+            streams: streams::Streams::default(),
+            connects: upstreams::Connects::default(),
             transmit: turn::TransmitState::default(),
             records: Vec::new(),
             counters: WorkerCounters { restarts, ..WorkerCounters::default() },

@@ -114,6 +114,7 @@ impl Worker<'_> {
                 in_kernel: slots.in_kernel.into(),
             },
             ring_operations: self.ring.operations_in_flight() as u64,
+            tcp_connections_waiting: self.waiting_count(),
             socket_offload: self.ring.socket_offload(),
         }
     }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::mailbox::Command;
-use super::{Phase, Worker, upstreams};
+use super::{Phase, Worker};
 use crate::gateway::Output;
 use crate::host::clock;
 use crate::limits::TURN_SEND_LEN_MAX;
 use crate::planted::{self, Bug, is_planted};
 use crate::pool::Pool;
-use crate::proxy::{UpstreamCommand, UpstreamKey};
+use crate::proxy::UpstreamCommand;
 use crate::quic::{Datagram, Transmit};
 use crate::ring::{Completion, DatagramSend, RingError, SocketIndex, Wait};
 
@@ -57,6 +57,7 @@ impl Worker<'_> {
             if self.is_done(now) {
                 return Ok(());
             }
+            self.update_accepting(now);
             wait = self.sleep(now, deadline);
             let end = clock::now();
             self.gateway.note_turn(end, end.saturating_duration_since(now));
@@ -73,7 +74,7 @@ impl Worker<'_> {
         // wake the loop.
         let lacks_slot = self.transmit.buffer.is_none() && self.transmit.in_flight == 0;
         let retry = lacks_slot.then(|| now + SLOT_RETRY);
-        let times = [deadline, phase_end, retry, self.receive_again];
+        let times = [deadline, phase_end, retry, self.receive_again, self.accept_retry()];
         times.into_iter().flatten().min().map_or(Wait::Forever, Wait::Until)
     }
 
@@ -100,18 +101,15 @@ impl Worker<'_> {
                     self.transmit.buffer = Some(buffer);
                 }
             }
-            Completion::Connected { tag, outcome } => {
-                let key = UpstreamKey::from_bits(tag);
-                self.handle_connected(now, key, outcome);
+            Completion::Connected { tag, outcome } => self.handle_connected(now, tag, outcome),
+            Completion::Accepted { listener, stream, client } => {
+                self.handle_accepted(now, listener, stream, client);
             }
-            Completion::Received { tag, outcome } => {
-                let key = UpstreamKey::from_bits(tag);
-                self.gateway.handle_upstream(now, key, upstreams::received(outcome));
+            Completion::AcceptStopped { listener, reason } => {
+                self.handle_accept_stopped(now, listener, reason);
             }
-            Completion::Wrote { tag, outcome, .. } => {
-                let key = UpstreamKey::from_bits(tag);
-                self.gateway.handle_upstream(now, key, upstreams::wrote(outcome));
-            }
+            Completion::Received { tag, outcome } => self.handle_received(now, tag, outcome),
+            Completion::Wrote { tag, outcome, .. } => self.handle_wrote(now, tag, outcome),
             Completion::ReceiveStopped { socket, reason } => {
                 let socket = socket.index();
                 tracing::error!(socket, %reason, "the socket has stopped receiving, retrying");
@@ -173,9 +171,7 @@ impl Worker<'_> {
         self.send_unsent();
         let (mut sent_len, mut deadline) = (0, Some(now));
         while sent_len < TURN_SEND_LEN_MAX {
-            while let Some(output) = self.gateway.poll(now) {
-                self.handle_output(now, output);
-            }
+            self.handle_outputs(now);
             let transmit = self.transmit_buffer().and_then(|mut buffer| {
                 let transmit = self.gateway.poll_transmit(now, &mut buffer);
                 if transmit.is_none() {
@@ -195,6 +191,12 @@ impl Worker<'_> {
         deadline
     }
 
+    pub(super) fn handle_outputs(&mut self, now: Instant) {
+        while let Some(output) = self.gateway.poll(now) {
+            self.handle_output(now, output);
+        }
+    }
+
     fn handle_output(&mut self, now: Instant, output: Output) {
         if is_planted(Bug::WorkerPanic) && matches!(output, Output::Access(_)) {
             planted::plant(None);
@@ -202,7 +204,7 @@ impl Worker<'_> {
         }
         match output {
             Output::Upstream(command) => self.act_upstream(now, command),
-            Output::Tcp(_) => {}
+            Output::Tcp(command) => self.act_tcp(now, command),
             Output::Access(record) if self.logs_access() => self.records.push(*record),
             Output::Access(_) => {}
             Output::Incident(incident) => self.note_incident(now, &incident),
@@ -214,11 +216,11 @@ impl Worker<'_> {
             UpstreamCommand::Connect { key, address, congestion } => {
                 self.connect(now, key, &address, congestion);
             }
-            UpstreamCommand::Write { key, pieces } => self.write(now, key, pieces),
+            UpstreamCommand::Write { key, pieces } => self.write(now, key.into(), pieces),
             UpstreamCommand::Receive { key, slot_count_max, .. } => {
-                self.receive(key, slot_count_max);
+                self.receive(key.into(), slot_count_max);
             }
-            UpstreamCommand::Close { key } => self.close(key),
+            UpstreamCommand::Close { key } => self.close_upstream(key),
         }
     }
 
@@ -298,5 +300,5 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a slot to send from is requested again, if no send in flight will return one.
 const SLOT_RETRY: Duration = Duration::from_millis(5);
 
-/// Pause before a socket whose receive has failed is armed again.
-const RECEIVE_REST: Duration = Duration::from_secs(1);
+/// Pause before a socket whose receive or accept has failed is armed again.
+pub(super) const RECEIVE_REST: Duration = Duration::from_secs(1);

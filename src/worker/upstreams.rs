@@ -1,4 +1,4 @@
-//! Upstream connections: the gateway's names for them, the ring's, and what each says of them.
+//! Connects to upstreams.
 //!
 //! The gateway opens a connection to an endpoint. If that has several addresses, they are tried
 //! here one after the other, within the gateway's time for the connect, and the one that worked is
@@ -9,20 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::Worker;
+use super::streams::StreamOwner;
 use crate::address::EndpointAddress;
 use crate::base::slab::KeyMap;
 use crate::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
-use crate::ring::{ConnectError, ReceiveOutcome, StreamError, StreamKey};
+use crate::ring::ConnectError;
 
-/// The upstream connections of a worker.
+/// The connects of a worker to endpoints with several addresses.
 #[derive(Default)]
-pub(super) struct Upstreams {
-    /// The ring's key of each.
-    streams: KeyMap<UpstreamKey, StreamKey>,
-    /// Those that are being opened to an endpoint with several addresses.
+pub(super) struct Connects {
+    /// Connections that are being opened to an endpoint with several addresses.
     attempts: KeyMap<UpstreamKey, Attempt>,
     /// The address that worked last, by the addresses of its endpoint, if it is not the first. At
     /// most one entry for each endpoint of a configuration.
@@ -51,10 +48,10 @@ impl Worker<'_> {
             return self.open(now, key, address, congestion.as_deref());
         };
         let addresses = Arc::clone(&named.addresses);
-        let current = self.upstreams.working.get(&addresses).copied().unwrap_or(0);
+        let current = self.connects.working.get(&addresses).copied().unwrap_or(0);
         let (address, left) = (EndpointAddress::Tcp(addresses[current]), addresses.len() - 1);
         let attempt = Attempt { addresses, congestion: congestion.clone(), current, left };
-        self.upstreams.attempts.insert(key, attempt);
+        self.connects.attempts.insert(key, attempt);
         self.open(now, key, &address, congestion.as_deref());
     }
 
@@ -65,10 +62,11 @@ impl Worker<'_> {
         address: &EndpointAddress,
         congestion: Option<&str>,
     ) {
-        match self.ring.connect(key.to_bits(), address, congestion) {
-            Ok(stream) => self.upstreams.streams.insert(key, stream),
+        let owner = StreamOwner::Upstream(key);
+        match self.ring.connect(owner.to_tag(), address, congestion) {
+            Ok(stream) => self.streams.insert(owner, stream),
             Err(_full) => {
-                self.upstreams.attempts.remove(key);
+                self.connects.attempts.remove(key);
                 let event =
                     UpstreamEvent::ConnectFailed(TransportFault::Exhausted(Resource::Place));
                 self.gateway.handle_upstream(now, key, event);
@@ -80,54 +78,39 @@ impl Worker<'_> {
     pub(super) fn handle_connected(
         &mut self,
         now: Instant,
-        key: UpstreamKey,
+        tag: u64,
         outcome: Result<(), ConnectError>,
     ) {
-        if self.upstreams.streams.get(key).is_none() {
+        let owner = StreamOwner::from_tag(tag);
+        let StreamOwner::Upstream(key) = owner else {
+            unreachable!("only connections to upstreams are connected");
+        };
+        if self.streams.find(owner).is_none() {
             // The gateway has closed it meanwhile.
             return;
         }
-        let attempt = self.upstreams.attempts.remove(key);
+        let attempt = self.connects.attempts.remove(key);
         if let Err(error) = outcome {
-            self.close(key);
+            self.close(owner);
             if let Some(next) = attempt.and_then(|attempt| attempt.after(error)) {
                 self.counters.connect_fallbacks += 1;
                 let address = EndpointAddress::Tcp(next.addresses[next.current]);
                 let congestion = next.congestion.clone();
-                self.upstreams.attempts.insert(key, next);
+                self.connects.attempts.insert(key, next);
                 return self.open(now, key, &address, congestion.as_deref());
             }
         } else if let Some(Attempt { addresses, current, .. }) = attempt {
             match current {
-                0 => self.upstreams.working.remove(&addresses),
-                _ => self.upstreams.working.insert(addresses, current),
+                0 => self.connects.working.remove(&addresses),
+                _ => self.connects.working.insert(addresses, current),
             };
         }
         self.gateway.handle_upstream(now, key, connected(outcome));
     }
 
-    pub(super) fn write(&mut self, now: Instant, key: UpstreamKey, pieces: Vec<Bytes>) {
-        let Some(&stream) = self.upstreams.streams.get(key) else { return };
-        #[cfg(test)]
-        self.setup.witness.see(&pieces);
-        if self.ring.write(stream, pieces).is_err() {
-            // The ring keeps room for one write a stream, and the proxy asks for one at a time.
-            let event = UpstreamEvent::WriteFailed(TransportFault::Exhausted(Resource::Place));
-            self.gateway.handle_upstream(now, key, event);
-        }
-    }
-
-    pub(super) fn receive(&mut self, key: UpstreamKey, slot_count_max: usize) {
-        if let Some(&stream) = self.upstreams.streams.get(key) {
-            self.ring.receive(stream, slot_count_max);
-        }
-    }
-
-    pub(super) fn close(&mut self, key: UpstreamKey) {
-        self.upstreams.attempts.remove(key);
-        if let Some(stream) = self.upstreams.streams.remove(key) {
-            self.ring.close(stream);
-        }
+    pub(super) fn close_upstream(&mut self, key: UpstreamKey) {
+        self.connects.attempts.remove(key);
+        self.close(key.into());
     }
 }
 
@@ -156,29 +139,4 @@ fn connected(outcome: Result<(), ConnectError>) -> UpstreamEvent {
         Err(ConnectError::Other(_)) => TransportFault::Other,
     };
     UpstreamEvent::ConnectFailed(fault)
-}
-
-pub(super) fn received(outcome: ReceiveOutcome) -> UpstreamEvent {
-    match outcome {
-        ReceiveOutcome::Bytes(bytes) => UpstreamEvent::Received(bytes),
-        ReceiveOutcome::Part(bytes) => UpstreamEvent::ReceivedPart(bytes),
-        ReceiveOutcome::End => UpstreamEvent::End,
-        ReceiveOutcome::Failed(error) => UpstreamEvent::Failed(fault(error)),
-    }
-}
-
-pub(super) fn wrote(outcome: Result<(), StreamError>) -> UpstreamEvent {
-    match outcome {
-        Ok(()) => UpstreamEvent::Wrote,
-        Err(error) => UpstreamEvent::WriteFailed(fault(error)),
-    }
-}
-
-fn fault(error: StreamError) -> TransportFault {
-    match error {
-        StreamError::Reset | StreamError::BrokenPipe => TransportFault::Reset,
-        StreamError::TimedOut => TransportFault::TimedOut,
-        StreamError::Unreachable => TransportFault::Unreachable,
-        StreamError::Other(_) => TransportFault::Other,
-    }
 }

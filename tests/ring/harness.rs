@@ -29,6 +29,7 @@ pub fn settings() -> RingSettings {
         sends_max: 64,
         streams_max: 64,
         sockets_max: 8,
+        listeners_max: 2,
         ..RingSettings::default()
     }
 }

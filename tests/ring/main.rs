@@ -5,6 +5,7 @@
 mod datagrams;
 mod ending;
 mod harness;
+mod listeners;
 mod streams;
 
 #[global_allocator]

@@ -19,8 +19,8 @@ use super::client::Client;
 use super::session::Session;
 use super::{TcpCommand, TcpEvent};
 use crate::base::timers::Timer;
-use crate::gateway::budget::Backlog;
 use crate::gateway::Owner;
+use crate::gateway::budget::Backlog;
 use crate::gateway::context::Context;
 use crate::gateway::coverage::Coverage;
 use crate::limits::{
@@ -43,6 +43,8 @@ pub(super) struct Connection {
     timer: Timer,
     /// The start of the phase, or of the session's own.
     since: Instant,
+    /// Requests whose responses the kernel has taken whole, and whose records are about to come.
+    delivered: Vec<u64>,
     /// Why the gateway has closed the connection.
     closed_for: Option<Ending>,
 }
@@ -93,6 +95,7 @@ impl Connection {
             writing: None,
             timer: Timer::default(),
             since: now,
+            delivered: Vec::new(),
             closed_for: None,
         }
     }
@@ -143,9 +146,9 @@ impl Connection {
     }
 
     fn log_delivery(&mut self, number: u64, cx: &mut Context<'_>) {
-        if let Some(mut record) = self.client.deliveries.acknowledged(number) {
-            record.delivered = Some(cx.now.saturating_duration_since(record.start));
-            cx.log(record);
+        match self.client.deliveries.acknowledged(number) {
+            Some(record) => log_delivered(record, cx),
+            None => self.delivered.push(number),
         }
     }
 
@@ -168,7 +171,14 @@ impl Connection {
         record: Box<AccessRecord>,
         cx: &mut Context<'_>,
     ) {
-        self.client.deliveries.begin(stream, record, cx);
+        let place = self.delivered.iter().position(|number| *number == stream);
+        match place {
+            Some(place) if record.handover == Handover::Whole => {
+                self.delivered.swap_remove(place);
+                log_delivered(record, cx);
+            }
+            _ => self.client.deliveries.begin(stream, record, cx),
+        }
     }
 
     /// Does all that can be done now: reads requests, writes responses, receives, closes.
@@ -370,9 +380,10 @@ impl Connection {
     /// of its own, in the proxy.
     fn patience(&self, cx: &Context<'_>) -> Option<(Instant, Patience)> {
         let settings = &cx.shared.settings;
-        let write = self.writing.as_ref().map(|writing| {
-            (writing.since + RESPONSE_STALL_TIMEOUT, Patience::Write)
-        });
+        let write = self
+            .writing
+            .as_ref()
+            .map(|writing| (writing.since + RESPONSE_STALL_TIMEOUT, Patience::Write));
         let other = match self.phase {
             Phase::Open if matches!(self.session, Session::Handshake) => {
                 Some((self.since + HANDSHAKE_TIMEOUT, Patience::Handshake))
@@ -428,6 +439,11 @@ enum Patience {
     Write,
     /// The client closes its side.
     Linger,
+}
+
+fn log_delivered(mut record: Box<AccessRecord>, cx: &mut Context<'_>) {
+    record.delivered = Some(cx.now.saturating_duration_since(record.start));
+    cx.log(record);
 }
 
 /// Returns the end of the requests of a client whose connection broke.

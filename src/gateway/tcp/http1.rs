@@ -22,9 +22,7 @@ use super::request::{Request, ended_by};
 use crate::gateway::context::Context;
 use crate::http1::{Persistence, RequestDecoder, ResponseEncoder, Version};
 use crate::limits::UPSTREAM_WRITE_PIECES_MAX;
-use crate::message::{
-    Ending, Outcome, Protocol, Refusal, RequestEvent, Scheme,
-};
+use crate::message::{Ending, Outcome, Protocol, Refusal, RequestEvent, Scheme};
 use crate::proxy::{DownstreamCommand, Proxy};
 
 /// The HTTP/1.1 side of a connection.
@@ -113,7 +111,8 @@ impl Http1 {
             return false;
         }
         // Of a client that waits for its response, one receive notices that it leaves.
-        self.decoder.held_len() == 0 || self.request.is_in_head()
+        self.decoder.held_len() == 0
+            || self.request.is_in_head()
             || !self.decoder.is_done() && self.request.body_room(proxy) > 0
     }
 

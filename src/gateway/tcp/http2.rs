@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
 
 use super::client::Client;
 use super::request::Request;
+use crate::base::pressure::Pressure;
 use crate::gateway::context::Context;
 use crate::http2::{self, Closure, Code, ConnectionError, Event};
 use crate::limits::STREAM_LEN;
-use crate::message::{AccessRecord, Ending, Fields, Handover, Outcome, Refusal, Understood};
+use crate::message::{Ending, Fields, Outcome, Understood};
 use crate::metrics::StreamShed;
-use crate::base::pressure::Pressure;
-use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
+use crate::proxy::{DownstreamCommand, Proxy};
 
 /// The HTTP/2 side of a connection.
 pub(super) struct Http2 {
@@ -326,7 +325,9 @@ fn refusal_by_load(cx: &Context<'_>) -> Option<StreamShed> {
 /// Returns the end of the requests of a connection that ended like this.
 fn ending_of(closure: Closure) -> Ending {
     match closure {
-        Closure::Error(ConnectionError { code: Code::NoError, .. }) => Outcome::GatewayClosed.into(),
+        Closure::Error(ConnectionError { code: Code::NoError, .. }) => {
+            Outcome::GatewayClosed.into()
+        }
         Closure::Error(ConnectionError { code: Code::EnhanceYourCalm, rule }) => {
             Ending::by_rule(Outcome::ExcessiveLoad, rule)
         }

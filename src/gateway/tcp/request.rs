@@ -5,9 +5,7 @@ use bytes::Bytes;
 use super::client::Client;
 use crate::gateway::context::Context;
 use crate::gateway::{TcpStreamRef, downstream_of_tcp};
-use crate::message::{
-    AccessRecord, Ending, Fields, Handover, Head, Outcome, Refusal, Understood,
-};
+use crate::message::{AccessRecord, Ending, Fields, Handover, Head, Outcome, Refusal, Understood};
 use crate::proxy::{self, ExchangeKey, Proxy};
 
 /// A request whose stream is not over.

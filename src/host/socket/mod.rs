@@ -1,28 +1,32 @@
-//! The edge's UDP sockets: one per worker and address, with the options that the engine relies on.
+//! The edge's sockets: UDP and TCP, one of each per worker and address.
 //!
 //! Sockets stay in blocking mode: the ring waits in the kernel, and operations on a non-blocking
 //! socket would complete with "would block" at once.
 
+mod binding;
+mod edge;
 mod filter;
+mod listeners;
 pub mod offload;
 mod options;
 mod steering;
 
-use std::fmt;
-use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use crate::cid::CidMask;
-use crate::host::address::SockAddr;
 
+pub use binding::{BindError, Transport};
+pub use edge::{EdgeGroup, Transports};
+pub use listeners::{ListenerGroup, waiting_count};
 pub use options::{GrantedBuffers, OptionError};
 
+use binding::{await_free, bind, open};
 use offload::Offload;
-use options::{only_own_family, set_buffers, set_options};
+use options::{set_buffers, set_options};
 
-/// All workers' sockets for one address. The owner keeps it for the process's life: closing one
-/// socket renumbers the others, and the steering program names them by number.
+/// All workers' UDP sockets for one address, with the options that the engine relies on. The owner
+/// keeps it for the process's life: closing one socket renumbers the others, and the steering
+/// program names them by number.
 #[derive(Debug)]
 pub struct SocketGroup {
     /// The address, with the port that the kernel chose where 0 was asked for.
@@ -46,12 +50,8 @@ impl SocketGroup {
         workers: u16,
         mask: CidMask,
     ) -> Result<SocketGroup, BindError> {
-        let refused = |source| BindError { address, source };
-        if address.port() != 0 {
-            // A socket that shares its port would join a group that another process holds, and
-            // the two would take each other's datagrams: ask without sharing first.
-            await_free(address).map_err(refused)?;
-        }
+        let refused = |source| BindError { transport: Transport::Udp, address, source };
+        await_free(Transport::Udp, address).map_err(refused)?;
         let program = steering::program(mask, workers);
         let mut group = SocketGroup {
             address,
@@ -61,7 +61,8 @@ impl SocketGroup {
             offload: Offload { is_coalescing: true, is_segmenting: true },
         };
         for index in 0..workers {
-            let socket = open(address).map_err(|e| refused(OptionError::from_io("socket", e)))?;
+            let socket = open(Transport::Udp, address).map_err(refused)?;
+            let socket = UdpSocket::from(socket);
             set_options(&socket, address).map_err(refused)?;
             group.filter_refusal = filter::drop_short(&socket).err().or(group.filter_refusal);
             let granted = set_buffers(&socket).map_err(refused)?;
@@ -84,92 +85,11 @@ impl SocketGroup {
     }
 }
 
-/// The reason why an address could not be bound, displayed with its remedy.
-#[derive(Debug)]
-pub struct BindError {
-    pub address: SocketAddr,
-    /// The step that the kernel refused.
-    pub source: OptionError,
-}
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address;
-        write!(f, "cannot bind udp {address}: {}", self.source)?;
-        match self.source.error.raw_os_error() {
-            Some(libc::EADDRINUSE) => write!(
-                f,
-                "; another process holds the port: `ss -lunp 'sport = :{}'` names it",
-                address.port()
-            ),
-            Some(libc::EACCES | libc::EPERM) if address.port() < 1024 => write!(
-                f,
-                "; ports below 1024 need a privilege: `setcap cap_net_bind_service=+ep ringway` \
-                 or `sysctl -w net.ipv4.ip_unprivileged_port_start={}`",
-                address.port()
-            ),
-            Some(libc::EADDRNOTAVAIL) => {
-                write!(f, "; no interface has this address: `ip address` lists those that exist")
-            }
-            Some(libc::EAFNOSUPPORT) if address.is_ipv6() => {
-                write!(f, "; IPv6 is off on this host: remove the address or enable IPv6")
-            }
-            Some(libc::EMFILE) => {
-                write!(f, "; too many open files: raise the limit (`ulimit -n`, LimitNOFILE=)")
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for BindError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
-fn open(address: SocketAddr) -> io::Result<UdpSocket> {
-    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    // SAFETY: takes three integers and touches no memory of ours.
-    let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
-    Ok(UdpSocket::from(unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
-/// Waits until the address is free. A process that has just ended may hold it for some 50 ms
-/// longer: the kernel tears rings down in the background.
-fn await_free(address: SocketAddr) -> Result<(), OptionError> {
-    const TRIES: u32 = 20;
-    const PAUSE_MS: i32 = 25;
-    let probe = open(address).map_err(|e| OptionError::from_io("socket", e))?;
-    only_own_family(&probe, address)?;
-    let mut outcome = bind(&probe, address);
-    for _ in 1..TRIES {
-        match &outcome {
-            Err(refusal) if refusal.error.kind() == io::ErrorKind::AddrInUse => {
-                // SAFETY: no descriptors are passed; the call only lets the time pass.
-                unsafe { libc::poll(std::ptr::null_mut(), 0, PAUSE_MS) };
-                outcome = bind(&probe, address);
-            }
-            _ => break,
-        }
-    }
-    outcome
-}
-
-fn bind(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
-    let address = SockAddr::from(address);
-    // SAFETY: the pointer and length describe `address`, which is live for the call.
-    let outcome = unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.len()) };
-    if outcome == 0 { Ok(()) } else { Err(OptionError::last("bind")) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::mem;
+    use std::os::fd::AsRawFd as _;
 
     use super::*;
 
@@ -303,18 +223,8 @@ mod tests {
             second.is_ok_and(|second| second.address == address)
         });
     }
-
     #[test]
-    fn refusals_name_the_remedy() {
-        let told = |address: &str, errno: i32| {
-            let source = OptionError { what: "bind", error: io::Error::from_raw_os_error(errno) };
-            BindError { address: address.parse().unwrap(), source }.to_string()
-        };
-        let refusal = told("0.0.0.0:443", libc::EACCES);
-        assert!(refusal.contains("setcap") && refusal.contains("unprivileged_port_start=443"));
-        assert!(told("192.0.2.1:443", libc::EADDRNOTAVAIL).contains("ip address"));
-        assert!(told("[::]:443", libc::EAFNOSUPPORT).contains("IPv6"));
-        assert!(told("0.0.0.0:4433", libc::EMFILE).contains("ulimit"));
+    fn an_address_of_no_interface_is_refused_with_the_remedy() {
         assert!(group("192.0.2.1:0", 1).unwrap_err().to_string().contains("ip address"));
     }
 }

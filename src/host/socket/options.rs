@@ -44,11 +44,31 @@ impl fmt::Display for OptionError {
 impl std::error::Error for OptionError {}
 
 /// Restricts an IPv6 socket to IPv6, so that an IPv4 socket can have the same port.
-pub(super) fn only_own_family(socket: &UdpSocket, address: SocketAddr) -> Result<(), OptionError> {
+pub(super) fn only_own_family(
+    socket: &impl AsRawFd,
+    address: SocketAddr,
+) -> Result<(), OptionError> {
     if address.is_ipv6() {
         set(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1, "IPV6_V6ONLY")?;
     }
     Ok(())
+}
+
+/// Lets a TCP socket have a port on which connections of an earlier socket are still ending.
+pub(super) fn reuse_address(socket: &impl AsRawFd) -> Result<(), OptionError> {
+    set(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1, "SO_REUSEADDR")
+}
+
+/// Sets the options of a TCP socket that clients connect to; accepted sockets inherit them.
+pub(super) fn set_listener_options(
+    socket: &impl AsRawFd,
+    address: SocketAddr,
+) -> Result<(), OptionError> {
+    only_own_family(socket, address)?;
+    reuse_address(socket)?;
+    set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1, "SO_REUSEPORT")?;
+    // Responses are written in whole pieces: waiting for more to send would only delay the last.
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1, "TCP_NODELAY")
 }
 
 /// Sets the options that the engine relies on.

@@ -13,11 +13,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::mailbox::{
     Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
 };
-use super::super::{EdgeSocket, ProcessKeys, WorkerSetup, run};
+use super::super::streams::StreamOwner;
+use super::super::{EdgeListener, EdgeSocket, ProcessKeys, WorkerSetup, run};
 use crate::config::Config;
 use crate::config::testing::minimal;
 use crate::host::eventfd;
-use crate::host::socket::SocketGroup;
+use crate::host::socket::{EdgeGroup, Transports};
 use crate::limits::SLOT_LEN;
 use crate::metrics::WorkerReport;
 use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
@@ -36,8 +37,11 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Counts a write to an upstream.
-    pub(in crate::worker) fn see(&self, pieces: &[Bytes]) {
+    /// Counts a write if it is to an upstream.
+    pub(in crate::worker) fn see(&self, owner: StreamOwner, pieces: &[Bytes]) {
+        if let StreamOwner::Client(_) = owner {
+            return;
+        }
         for piece in pieces.iter().filter(|piece| piece.len() >= BULK_LEN) {
             let is_in_region = Pool::contains(piece.as_ptr());
             let place = if is_in_region { &self.in_region } else { &self.elsewhere };
@@ -55,7 +59,7 @@ pub(super) struct Running {
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
     /// Keeps the sockets open, as main does.
-    pub(super) _group: Arc<SocketGroup>,
+    pub(super) _group: Arc<EdgeGroup>,
 }
 
 pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
@@ -71,7 +75,7 @@ pub(super) fn region(slot_count: usize) -> RegionHandle {
 pub(super) struct Process {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) keys: ProcessKeys,
-    pub(super) group: Arc<SocketGroup>,
+    pub(super) group: Arc<EdgeGroup>,
 }
 
 impl Process {
@@ -79,7 +83,8 @@ impl Process {
         let tls = ServerTls::load(&config.certificates, config.tls).unwrap();
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
-        let group = SocketGroup::bind(address, worker_count, keys.cid_mask).unwrap();
+        let transports = Transports { udp: true, tcp: true };
+        let group = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask).unwrap();
         let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
         Process { snapshot, keys, group: Arc::new(group) }
     }
@@ -91,7 +96,9 @@ pub(super) fn setup_in(
     process: &Process,
     index: u16,
 ) -> (WorkerSetup, MailboxSender, mpsc::UnboundedReceiver<WorkerEvent>) {
-    let socket = process.group.sockets[usize::from(index)].try_clone().unwrap();
+    let (udp, tcp) = (process.group.udp.as_ref().unwrap(), process.group.tcp.as_ref().unwrap());
+    let socket = udp.sockets[usize::from(index)].try_clone().unwrap();
+    let listener = tcp.sockets[usize::from(index)].try_clone().unwrap();
     let (access, mut batches) = mpsc::channel(64);
     let (events, receiver) = mpsc::unbounded_channel();
     let (sender, mailbox) = mailbox(eventfd::eventfd().unwrap(), access);
@@ -104,11 +111,12 @@ pub(super) fn setup_in(
     });
     let setup = WorkerSetup {
         index,
-        count: process.group.sockets.len() as u16,
+        count: udp.sockets.len() as u16,
         core: None,
         region,
         heap_len_max: 1 << 30,
         sockets: vec![EdgeSocket { socket, listener: 0 }],
+        listeners: vec![EdgeListener { socket: listener, listener: 0 }],
         snapshot: Arc::clone(&process.snapshot),
         keys: process.keys.clone(),
         random: fill_random,

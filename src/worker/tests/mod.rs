@@ -1,6 +1,7 @@
 //! A worker on the real kernel: its thread, its ring and its memory, a client of another stack
 //! (quinn and h3) and an origin over loopback.
 
+mod clients;
 mod fixture;
 
 use std::net::SocketAddr;
@@ -141,7 +142,7 @@ async fn an_endpoint_of_which_no_address_works_has_failed_once() {
 async fn a_worker_serves_without_the_kernels_offloads_and_reports_it() {
     const LEN: u64 = 5_000_000;
     let process = Process::new(minimal(origin(Duration::ZERO)), 1);
-    offload::hinder(&process.group.sockets[0]);
+    offload::hinder(&process.group.udp.as_ref().unwrap().sockets[0]);
     let running = start_worker(region(256), &process, 0);
     let mut client = running.client().await;
     assert_eq!(client.fetch(&format!("/bytes/{LEN}"), 0).await, (200, LEN));

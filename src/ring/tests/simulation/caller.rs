@@ -2,18 +2,20 @@
 //! expects.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::kernel::Kernel;
 use super::submission::{origin, pattern};
 use super::wire::{Batch, Bundle, Wire};
 use crate::host::address::SockAddr;
-use crate::limits::{RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
+use crate::limits::{ACCEPTS_ARMED, RECEIVE_SLOT_COUNT_MAX, SLOT_LEN};
 use crate::pool::Pool;
 use crate::ring::completion::{
-    Completion, DatagramSend, ReceiveOutcome, SendOutcome, SocketIndex, StreamKey,
+    Completion, DatagramSend, ListenerIndex, ReceiveOutcome, SendOutcome, SocketIndex, StreamKey,
 };
 use crate::ring::machine::Machine;
 
@@ -26,10 +28,29 @@ struct Stream {
     /// Length of the write in flight, and the bytes that the peer had received before.
     writing: Option<(usize, u64)>,
     is_closing: bool,
+    /// Our side has ended, or will after the write in flight.
+    has_ended: bool,
     /// The connect failed.
     has_failed: bool,
     /// Bytes received so far.
     got: u64,
+}
+
+impl Stream {
+    /// Returns a stream that is connected.
+    fn new(key: StreamKey, file: u32) -> Stream {
+        Stream {
+            key,
+            file,
+            is_connecting: false,
+            is_receiving: false,
+            writing: None,
+            is_closing: false,
+            has_ended: false,
+            has_failed: false,
+            got: 0,
+        }
+    }
 }
 
 pub(super) struct Caller {
@@ -46,6 +67,12 @@ pub(super) struct Caller {
     spare: Option<Vec<u8>>,
     held: Vec<(BytesMut, Bundle)>,
     held_max: usize,
+    /// For each listening socket, true if it accepts.
+    accepting: Vec<bool>,
+    /// Clients reported so far.
+    accepted: u64,
+    /// Streams that were closed before they had a tag, and whose close is expected.
+    untagged: u32,
     /// Number of calls on streams that no longer exist.
     pub(super) stale_calls: u64,
     number: u64,
@@ -65,6 +92,9 @@ impl Caller {
             spare: None,
             held: Vec::new(),
             held_max: scenario.held_max,
+            accepting: vec![false; usize::from(scenario.listeners)],
+            accepted: 0,
+            untagged: 0,
             stale_calls: 0,
             number: 0,
         }
@@ -76,7 +106,7 @@ impl Caller {
 
     /// Starts an operation or releases a buffer.
     pub(super) fn ask(&mut self, machine: &mut Machine, pool: &Pool, wire: &mut Wire) {
-        match self.random.random_range(0..9) {
+        match self.random.random_range(0..11) {
             0 | 1 => self.send(machine, pool, wire),
             2 => self.connect(machine, wire),
             3 | 4 => self.receive(machine),
@@ -89,6 +119,8 @@ impl Caller {
                 }
             }
             7 => self.use_what_is_gone(machine),
+            8 => self.shut_down(machine),
+            9 => self.switch_accepting(machine),
             _ => self.let_go(),
         }
     }
@@ -136,24 +168,57 @@ impl Caller {
         self.tag += 1;
         let tag = self.tag;
         let Ok((key, file)) = machine.open_stream(tag) else { return };
-        let address: std::net::SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let address: SocketAddr = "192.0.2.1:1".parse().unwrap();
         let refused = self.chance(10);
         match refused {
             true => machine.refuse_connect(key, crate::ring::ConnectError::NoDescriptor),
             false => machine.connect(key, SockAddr::from(address)),
         }
         wire.open(file, tag);
-        let stream = Stream {
-            key,
-            file,
-            is_connecting: true,
-            is_receiving: false,
-            writing: None,
-            is_closing: false,
-            has_failed: false,
-            got: 0,
-        };
-        self.streams.insert(tag, stream);
+        self.streams.insert(tag, Stream { is_connecting: true, ..Stream::new(key, file) });
+    }
+
+    /// Begins or ends accepting on a listening socket.
+    fn switch_accepting(&mut self, machine: &mut Machine) {
+        if self.accepting.is_empty() {
+            return;
+        }
+        let place = self.random.random_range(0..self.accepting.len());
+        self.accepting[place] = !self.chance(4);
+        machine.set_accepting(ListenerIndex(place as u16), self.accepting[place]);
+    }
+
+    /// Takes a client, or closes its stream at once.
+    fn accepted(
+        &mut self,
+        key: StreamKey,
+        client: SocketAddr,
+        machine: &mut Machine,
+        wire: &mut Wire,
+    ) {
+        self.accepted += 1;
+        let file = machine.stream_file(key);
+        let peer = wire.peer(file);
+        assert_eq!(peer.client, Some(client), "each client has its own address");
+        if self.chance(5) {
+            self.untagged += 1;
+            return machine.close(key);
+        }
+        self.tag += 1;
+        machine.set_tag(key, self.tag);
+        peer.tag = self.tag;
+        self.streams.insert(self.tag, Stream::new(key, file));
+    }
+
+    fn shut_down(&mut self, machine: &mut Machine) {
+        let Some(tag) = self.some_stream() else { return };
+        let is_wanted = self.chance(4);
+        let stream = self.streams.get_mut(&tag).unwrap();
+        let is_usable = !stream.is_connecting && !stream.is_closing && !stream.has_failed;
+        if is_usable && !stream.has_ended && is_wanted {
+            stream.has_ended = true;
+            machine.shut_down(stream.key);
+        }
     }
 
     fn receive(&mut self, machine: &mut Machine) {
@@ -174,7 +239,7 @@ impl Caller {
         let count = [0, 1, 1, 3, 70][self.random.random_range(0..5)];
         let lens: Vec<usize> = (0..count).map(|_| self.random.random_range(0..2_000)).collect();
         let stream = self.streams.get_mut(&tag).unwrap();
-        if stream.is_connecting || stream.is_closing || stream.has_failed {
+        if stream.is_connecting || stream.is_closing || stream.has_failed || stream.has_ended {
             return;
         }
         if stream.writing.is_some_and(|(len, _)| len == 0) {
@@ -219,8 +284,9 @@ impl Caller {
             return;
         }
         let key = self.gone[self.random.random_range(0..self.gone.len())];
-        self.stale_calls += 3;
+        self.stale_calls += 4;
         machine.receive(key, 1);
+        machine.shut_down(key);
         machine.write(key, vec![Bytes::from_static(b"lost")]).unwrap();
         machine.close(key);
     }
@@ -287,6 +353,16 @@ impl Caller {
                 assert_eq!(len as u64, taken, "the reported length is what the kernel took");
                 assert_eq!(len == wanted, outcome.is_ok(), "{len} of {wanted} bytes: {outcome:?}");
             }
+            Completion::Accepted { stream, client, .. } => {
+                self.accepted(stream, client, machine, wire);
+            }
+            Completion::AcceptStopped { listener, .. } => {
+                assert!(self.accepting[listener.index()], "it was on");
+                machine.set_accepting(listener, true);
+            }
+            Completion::Closed { tag: u64::MAX } => {
+                self.untagged = self.untagged.checked_sub(1).expect("closed once");
+            }
             Completion::Closed { tag } => {
                 let stream = self.streams.remove(&tag).expect("closed once");
                 assert!(stream.is_closing, "a close must have been requested");
@@ -331,11 +407,28 @@ impl Caller {
 
     /// Asserts that no completion is expected, except receives on silent streams.
     pub(super) fn assert_answered(&self, wire: &mut Wire) {
+        assert_eq!((self.accepted, self.untagged), (wire.accepted, 0), "each client is reported");
         assert_eq!((self.sends_owed, wire.batches.len(), wire.bundles.len()), (0, 0, 0));
         for (tag, stream) in &self.streams {
             let owed = stream.is_connecting || stream.is_receiving || stream.is_closing;
             assert!(!owed && stream.writing.is_none(), "stream {tag} still expects a completion");
+            let has_end = wire.peer(stream.file).has_our_end;
+            assert_eq!(stream.has_ended, has_end, "the end of stream {tag}");
             assert_eq!(stream.got, wire.peer(stream.file).fed, "bytes are missing on stream {tag}");
+        }
+    }
+
+    /// Asserts that sockets that accept have accepts in flight, unless there is no place for more
+    /// clients, and that others have none.
+    pub(super) fn assert_armed(&self, machine: &Machine, kernel: &Kernel) {
+        let is_full =
+            machine.clients == machine.clients_max || machine.streams.len() == machine.streams_max;
+        for (place, is_accepting) in (0..).zip(&self.accepting) {
+            let armed = kernel.accepts_armed(machine.listener_file(ListenerIndex(place)));
+            match is_accepting {
+                true => assert!(armed == ACCEPTS_ARMED || is_full, "{armed} are armed"),
+                false => assert_eq!(armed, 0, "it does not accept"),
+            }
         }
     }
 

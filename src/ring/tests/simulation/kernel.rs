@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 
 use super::super::{F_BUFFER, F_MORE, F_NOTIF, F_SOCK_NONEMPTY, USAGE_COPIED};
 use super::scenario::{OneIn, Temper};
-use super::submission::{BufferView, Span, Submission, origin, pattern};
+use super::submission::{Accept, BufferView, Span, Submission, origin, pattern};
 use super::wire::{Peer, Wire};
 use crate::limits::SLOT_LEN;
 use crate::ring::machine::{Event, Machine};
@@ -62,6 +62,8 @@ enum Work {
         slots: usize,
     },
     Write(u32, Vec<Span>),
+    Accept(Accept),
+    ShutDown(u32),
     Close,
     Rest,
     Poll,
@@ -71,7 +73,7 @@ enum Work {
 impl Work {
     /// Returns whether it waits for an event that may never occur.
     fn may_wait_for_ever(&self) -> bool {
-        matches!(self, Work::ReceiveDatagrams | Work::Poll)
+        matches!(self, Work::ReceiveDatagrams | Work::Poll | Work::Accept(_))
     }
 }
 
@@ -133,7 +135,7 @@ impl Kernel {
     /// Takes a submission. An operation that does not wait is completed at once.
     pub(super) fn submit(&mut self, entry: &squeue::Entry) {
         let submission = Submission::read(entry);
-        let Submission { opcode, file, address, len, user_data } = submission;
+        let Submission { opcode, file, address, len, user_data, .. } = submission;
         let is_stream = file >= self.sockets_max;
         let work = match opcode {
             opcode::RecvMsgMulti::CODE if !is_stream => Work::ReceiveDatagrams,
@@ -152,6 +154,8 @@ impl Kernel {
             }
             opcode::Recv::CODE => Work::Receive(file),
             opcode::Connect::CODE => Work::Connect(file),
+            opcode::Accept::CODE => Work::Accept(submission.accept()),
+            opcode::Shutdown::CODE => Work::ShutDown(file),
             opcode::Close::CODE => Work::Close,
             opcode::Timeout::CODE => Work::Rest,
             opcode::PollAdd::CODE => Work::Poll,
@@ -197,12 +201,19 @@ impl Kernel {
         self.jobs.len()
     }
 
+    /// Returns the number of accepts in flight on a listening socket.
+    pub(super) fn accepts_armed(&self, listener: u32) -> usize {
+        let is_armed =
+            |job: &&Job| matches!(&job.work, Work::Accept(accept) if accept.listener == listener);
+        self.jobs.iter().filter(is_armed).count()
+    }
+
     pub(super) fn has_posted(&self) -> bool {
         !self.posted.is_empty()
     }
 
-    /// Returns whether only operations that may wait for ever are left: receives on sockets and the
-    /// wake-up.
+    /// Returns whether only operations that may wait for ever are left: receives on sockets,
+    /// accepts and the wake-up.
     pub(super) fn is_at_rest(&self) -> bool {
         self.posted.is_empty() && self.jobs.iter().all(|job| job.work.may_wait_for_ever())
     }
@@ -313,6 +324,20 @@ impl Kernel {
                 self.posted.push_back(Posted { event, is_stray: false, slots });
             }
             Work::Write(file, spans) => self.write(user_data, file, &spans),
+            Work::Accept(accept) => {
+                let result = self.may_fail(0);
+                if result == 0 {
+                    accept.write_client(self.wire.accept(accept.place));
+                }
+                self.post(user_data, result, 0);
+            }
+            Work::ShutDown(file) => {
+                let is_write = |job: &Job| matches!(job.work, Work::Write(of, _) if of == file);
+                assert!(!self.jobs.iter().any(is_write), "an end overtakes a write");
+                self.wire.peer(file).has_our_end = true;
+                let result = self.may_fail(0);
+                self.post(user_data, result, 0);
+            }
             Work::Close => {
                 let result = self.may_fail(0);
                 self.post(user_data, result, 0);
@@ -474,10 +499,12 @@ impl Kernel {
     fn cancel(&mut self, target: u64) {
         let place = self.jobs.iter().position(|job| job.user_data == target);
         let is_running = |work: &Work| matches!(work, Work::Notify { .. } | Work::Scattered { .. });
+        // An accept only waits, so nothing holds its cancellation up.
+        let is_waiting = |work: &Work| matches!(work, Work::Accept(_));
         let result = match place {
             None => -libc::ENOENT,
             Some(place) if is_running(&self.jobs[place].work) => -libc::EALREADY,
-            Some(_) if self.chance(3) => -libc::EALREADY,
+            Some(place) if !is_waiting(&self.jobs[place].work) && self.chance(3) => -libc::EALREADY,
             Some(place) => {
                 let job = self.jobs.swap_remove(place);
                 self.post(job.user_data, -libc::ECANCELED, 0);

@@ -12,6 +12,7 @@ pub(super) type OneIn = u32;
 pub(super) struct Scenario {
     pub(super) settings: RingSettings,
     pub(super) sockets: u16,
+    pub(super) listeners: u16,
     /// Steps until the end begins.
     pub(super) steps: u32,
     /// Maximum number of slots with received bytes that the caller holds.
@@ -71,10 +72,12 @@ impl Scenario {
                 stream_buffers: one_of(&[1, 2, 4, 8]) as u16,
                 sockets_max: 2,
                 sends_max: one_of(&[1, 2, 8]),
-                streams_max: one_of(&[1, 2, 4, 6]),
+                listeners_max: 2,
+                streams_max: one_of(&[1, 2, 4, 6, 40]),
                 ..RingSettings::default()
             },
             sockets: one_of(&[1, 2]) as u16,
+            listeners: one_of(&[0, 1, 2]) as u16,
             steps: one_of(&[100, 300, 600]),
             held_max: one_of(&[0, 2, 10, 60]) as usize,
             burst_max: one_of(&[1, 1, 4, 40]),

@@ -2,11 +2,13 @@
 //! submissions, message headers, the entries of buffer rings. Also the byte pattern that both sides
 //! can compute.
 
+use std::net::SocketAddr;
 use std::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use std::sync::OnceLock;
 
 use io_uring::squeue;
 
+use crate::host::address::SockAddr;
 use crate::limits::SLOT_LEN;
 use crate::pool::as_kernel;
 use crate::ring::buffers::BufferGroup;
@@ -17,9 +19,12 @@ const _: () = assert!(size_of::<squeue::Entry>() == 64, "io_uring_sqe");
 pub(super) struct Submission {
     pub(super) opcode: u8,
     pub(super) file: u32,
+    pub(super) offset: u64,
     pub(super) address: u64,
     pub(super) len: u32,
     pub(super) user_data: u64,
+    /// One more than the place in the file table that the operation fills; 0 is none.
+    file_place: u32,
 }
 
 impl Submission {
@@ -31,10 +36,18 @@ impl Submission {
         Submission {
             opcode: bytes[0],
             file: word(4),
+            offset: long(8),
             address: long(16),
             len: word(24),
             user_data: long(32),
+            file_place: word(44),
         }
+    }
+
+    /// Returns the accept that it asks for.
+    pub(super) fn accept(&self) -> Accept {
+        let place = self.file_place.checked_sub(1).expect("clients go into the file table");
+        Accept { listener: self.file, place, address: self.address, address_len: self.offset }
     }
 
     /// Returns the message header that it points to.
@@ -52,6 +65,31 @@ impl Submission {
                 spans: vectors.iter().map(Span::of).collect(),
                 segment_len: segment_len(control),
             }
+        }
+    }
+}
+
+/// An accept: the place to fill, and where the client's address goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Accept {
+    pub(super) listener: u32,
+    pub(super) place: u32,
+    address: u64,
+    address_len: u64,
+}
+
+impl Accept {
+    /// Writes the client's address, as the kernel does.
+    pub(super) fn write_client(&self, client: SocketAddr) {
+        let client = SockAddr::from(client);
+        let address = with_exposed_provenance_mut::<u8>(self.address as usize);
+        let len = with_exposed_provenance_mut::<libc::socklen_t>(self.address_len as usize);
+        // SAFETY: the op table holds both until the completion, which has not been posted, and
+        // nobody else refers to them. The room is checked before it is written.
+        unsafe {
+            assert!(client.len() <= len.read(), "the address has room");
+            address.copy_from_nonoverlapping(client.as_ptr().cast(), client.len() as usize);
+            len.write(client.len());
         }
     }
 }

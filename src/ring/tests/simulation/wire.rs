@@ -2,6 +2,7 @@
 //! both.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -33,6 +34,10 @@ pub(super) struct Peer {
     /// Bytes that wait to be received.
     pub(super) waiting: usize,
     pub(super) has_ended: bool,
+    /// Our side has ended.
+    pub(super) has_our_end: bool,
+    /// Its address, if it has connected to us.
+    pub(super) client: Option<SocketAddr>,
     /// Bytes received so far.
     pub(super) fed: u64,
     /// Bytes written to it so far.
@@ -43,6 +48,7 @@ impl Peer {
     /// Takes written bytes and asserts that none is lost, duplicated or moved.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         assert!(self.is_connected, "a write on a stream that is not connected");
+        assert!(!self.has_our_end, "a write after the end");
         // Only the kernel splits a write.
         let expected = pattern(origin(self.tag) + self.taken, bytes.len());
         assert!(bytes == expected, "wrong bytes are written to stream {}", self.tag);
@@ -67,6 +73,8 @@ pub(super) struct Wire {
     /// Datagrams received and not yet reported, by their number.
     pub(super) bundles: BTreeMap<u64, Bundle>,
     pub(super) bad: Bad,
+    /// Clients that the kernel has accepted.
+    pub(super) accepted: u64,
     number: u64,
     peers: BTreeMap<u32, Peer>,
 }
@@ -79,6 +87,15 @@ impl Wire {
 
     pub(super) fn open(&mut self, file: u32, tag: u64) {
         self.peers.insert(file, Peer { tag, ..Peer::default() });
+    }
+
+    /// Connects the next client, for the stream at this index. Returns its address.
+    pub(super) fn accept(&mut self, file: u32) -> SocketAddr {
+        self.accepted += 1;
+        let client = SocketAddr::from(([10, 0, 0, 1], (self.accepted % 60_000 + 1) as u16));
+        let peer = Peer { is_connected: true, client: Some(client), ..Peer::default() };
+        self.peers.insert(file, peer);
+        client
     }
 
     /// Sends `bytes`, which are at `payload`: a batch or some of its segments.
