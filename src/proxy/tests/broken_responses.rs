@@ -50,7 +50,7 @@ fn malformed_responses_are_502_until_the_head_has_left_and_a_reset_after_it() {
     let record = rig.record();
     assert_eq!((record.status, record.handover), (Some(StatusCode::OK), Handover::Reset));
     assert_eq!(record.outcome.error(), Some("http_protocol_error"));
-    assert_eq!(record.rule, Some("a chunk size of the response is missing"));
+    assert_eq!(record.rule, Some("a chunk size is missing"));
     assert_eq!(record.outcome.upstream_failure(), Some(crate::metrics::UpstreamFailure::Protocol));
     assert!(!rig.is_open(upstream));
 
