@@ -228,6 +228,11 @@ impl<K: SlabKey, V> Slab<K, V> {
         self.values.len()
     }
 
+    /// Returns the values with their keys. Walks unused entries too: not for the data path.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &V)> {
+        self.values.iter()
+    }
+
     /// Returns the keys in use by index. Walks unused entries too: not for the data path.
     pub(crate) fn keys(&self) -> Vec<K> {
         self.values.keys()

@@ -93,6 +93,10 @@ pub(super) const TCP_MAX_STREAMS: Bound<u64> = bound(100, 1, 1000);
 /// The port of `https` URLs, unless they name another.
 pub(super) const HTTPS_PORT: Bound<u64> = bound(443, 1, 65_535);
 
+/// Of Alt-Svc. A day, as RFC 7838 3.1 has it.
+pub(super) const ADVERTISE_MAX_AGE: Bound<Duration> =
+    bound(secs(24 * 3600), secs(1), secs(365 * 24 * 3600));
+
 /// Per endpoint and process, the default of most proxies.
 pub(super) const UPSTREAM_MAX_CONNECTIONS: Bound<u64> = bound(1024, 1, 65_535);
 /// A quarter; more while more than that are free.

@@ -169,11 +169,22 @@ pub struct Listener {
     pub tls: bool,
     /// Requests are redirected to `https` at this port; only without TLS.
     pub redirect_to_https: Option<u16>,
+    /// How HTTP/3 is offered to clients of the other protocols; `None` withholds it.
+    pub advertise: Option<Advertise>,
     /// Peers whose proxy fields (X-Forwarded-* and others) are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     pub proxy_fields: ProxyFields,
     pub quic: Quic,
     pub tcp: Tcp,
+}
+
+/// `listeners.advertise`: the Alt-Svc of responses (RFC 7838).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertise {
+    /// The port of HTTP/3 that clients reach; `None` is that of the listener.
+    pub port: Option<u16>,
+    /// How long clients may remember it.
+    pub max_age: Duration,
 }
 
 /// `listeners.protocols`, at least one.
@@ -185,8 +196,8 @@ pub struct Protocols {
 }
 
 impl Protocols {
-    /// All of them, the default where there is TLS.
-    pub const ALL: Self = Self { h3: true, h2: true, http1: true };
+    /// The default where there is TLS.
+    pub const H3: Self = Self { h3: true, h2: false, http1: false };
     /// The one that needs no TLS.
     pub const PLAIN: Self = Self { h3: false, h2: false, http1: true };
 

@@ -206,11 +206,16 @@ fn listener(mut section: Section, index: usize) -> Listener {
     let has_tls = section.item("tls").is_none_or(|item| item.flag().unwrap_or(true));
     let protocols = match section.item("protocols") {
         Some(item) => protocols(item, has_tls),
-        None if has_tls => Protocols::ALL,
+        None if has_tls => Protocols::H3,
         None => Protocols::PLAIN,
     };
     let redirect_to_https =
         section.item("redirect_to_https").and_then(|item| redirect_to_https(item, has_tls));
+    let advertise = match section.item("advertise") {
+        Some(item) if item.is_str("off") => None,
+        Some(item) => item.section().map(advertise),
+        None => Some(Advertise { port: None, max_age: b::ADVERTISE_MAX_AGE.default }),
+    };
     let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
     let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
     let proxy_fields = proxy_fields(section.section("proxy_fields"));
@@ -223,6 +228,7 @@ fn listener(mut section: Section, index: usize) -> Listener {
         protocols,
         tls: has_tls,
         redirect_to_https,
+        advertise,
         trusted_proxies,
         proxy_fields,
         quic,
@@ -280,6 +286,13 @@ fn redirect_to_https(item: Item, has_tls: bool) -> Option<u16> {
         item.refuse("is for listeners without TLS; add tls = false, or remove it");
     }
     port.map(narrow)
+}
+
+fn advertise(mut section: Section) -> Advertise {
+    let port = section.item("port").and_then(|item| item.integer(&b::HTTPS_PORT));
+    let max_age = section.duration("max_age", &b::ADVERTISE_MAX_AGE);
+    section.finish();
+    Advertise { port: port.map(narrow), max_age }
 }
 
 fn tcp(mut section: Section) -> Tcp {

@@ -1,9 +1,11 @@
 //! The surroundings of a connection, lent to it while it handles an event.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use super::admission::Admission;
 use super::budget::ResponseBudget;
@@ -80,6 +82,8 @@ pub(super) struct TcpSettings {
     pub(super) connections_per_address: usize,
     pub(super) idle_timeout: Duration,
     pub(super) http2: http2::LocalSettings,
+    /// The offer of HTTP/3 in responses (RFC 7838).
+    pub(super) alt_svc: Option<HeaderValue>,
 }
 
 impl Settings {
@@ -121,7 +125,14 @@ impl TcpSettings {
         if listener.protocols.http1 {
             alpn.push(ALPN_HTTP1);
         }
+        let alt_svc = listener.advertise.filter(|_| listener.protocols.h3).and_then(|advertise| {
+            let own = || listener.addresses.first().map(SocketAddr::port);
+            let port = advertise.port.or_else(own)?;
+            let offer = format!("h3=\":{port}\"; ma={}", advertise.max_age.as_secs());
+            HeaderValue::from_str(&offer).ok()
+        });
         Self {
+            alt_svc,
             tls: listener.tls.then(|| {
                 let tls = tls.config_tcp(&alpn, TlsVersion::Tls12);
                 tls.expect("our cryptography has suites of both versions")

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::Gateway;
+use super::{Gateway, TcpKey};
 use crate::base::pressure::{HeapUse, Pressure};
 use crate::base::shares::ClientAddress;
 use crate::http3::Code;
@@ -17,9 +17,16 @@ use crate::quic::ConnectionKey;
 
 /// An open connection and what is charged to it.
 struct Account {
-    key: ConnectionKey,
+    key: AccountKey,
     address: ClientAddress,
     len: u64,
+}
+
+/// The connection of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum AccountKey {
+    Quic(ConnectionKey),
+    Tcp(TcpKey),
 }
 
 impl Gateway {
@@ -51,7 +58,7 @@ impl Gateway {
         }
         accounts.sort_unstable_by_key(|account| {
             let sum: u64 = sums[&account.address];
-            std::cmp::Reverse((sum, account.address, account.len, account.key.to_bits()))
+            std::cmp::Reverse((sum, account.address, account.len, account.key))
         });
         let mut freed = 0;
         for account in accounts {
@@ -60,21 +67,36 @@ impl Gateway {
             }
             freed += account.len;
             self.shared.counters.http3.connections_evicted += 1;
-            let (connections, mut cx) = self.lend(now);
-            if let Some(connection) = connections.get_mut(account.key) {
-                connection.note_eviction(&mut cx);
+            match account.key {
+                AccountKey::Quic(key) => self.evict(now, key),
+                AccountKey::Tcp(key) => {
+                    let (clients, mut cx) = self.lend_tcp(now);
+                    clients.evict(key, &mut cx);
+                }
             }
-            let rule = b"the gateway is out of memory, and this client holds the most";
-            self.engine.evict(now, account.key, Code::ExcessiveLoad.value(), rule);
         }
+    }
+
+    fn evict(&mut self, now: Instant, key: ConnectionKey) {
+        let (connections, mut cx) = self.lend(now);
+        if let Some(connection) = connections.get_mut(key) {
+            connection.note_eviction(&mut cx);
+        }
+        let rule = b"the gateway is out of memory, and this client holds the most";
+        self.engine.evict(now, key, Code::ExcessiveLoad.value(), rule);
     }
 
     fn accounts(&self) -> Vec<Account> {
         let connections = self.connections.iter().filter_map(|(key, connection)| {
             let address = self.engine.charged_address(key)?;
             let len = self.engine.held_len(key) + connection.held_len(&self.proxy) as u64;
-            Some(Account { key, address, len })
+            Some(Account { key: AccountKey::Quic(key), address, len })
         });
-        connections.collect()
+        let tcp = self.tcp.accounts(&self.proxy).map(|(key, address, len)| Account {
+            key: AccountKey::Tcp(key),
+            address,
+            len,
+        });
+        connections.chain(tcp).collect()
     }
 }

@@ -75,6 +75,9 @@ outcomes! {
     /// The gateway closed the connection: a stop, or the end of a drain.
     GatewayClosed: "gateway_closed";
 
+    /// The client was redirected to `https`.
+    Redirected: "redirected";
+
     /// The request breaks a rule of HTTP.
     RequestMalformed: "request_malformed", error "http_request_error";
     /// The request's fields are longer or more than allowed.

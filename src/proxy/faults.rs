@@ -8,7 +8,7 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETR
 use http::{HeaderValue, Method, StatusCode};
 
 use super::api::{Resource, TransportFault};
-use crate::message::{Bound, Ending, Fields, Outcome};
+use crate::message::{Bound, Ending, Fields, Head, Outcome};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -17,6 +17,8 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(crate) enum Fault {
     /// The request breaks this rule.
     BadRequest(&'static str),
+    /// The listener redirects to `https` at this port.
+    Redirect(u16),
     /// No route matches.
     NoRoute,
     /// The client's body paused too long, or came too slowly.
@@ -55,6 +57,15 @@ pub(crate) enum Fault {
     Deadline,
 }
 
+/// Returns the URL of a request's target at `https` and this port.
+pub(crate) fn https_url(head: &Head, port: u16) -> Option<HeaderValue> {
+    let host = head.authority().host();
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let mut url = format!("https://{host}{port}").into_bytes();
+    url.extend_from_slice(head.path());
+    HeaderValue::from_bytes(&url).ok()
+}
+
 /// A response of the gateway's own.
 #[derive(Debug)]
 pub(crate) struct OwnResponse {
@@ -68,6 +79,7 @@ impl Fault {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Redirect(_) => StatusCode::PERMANENT_REDIRECT,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -95,6 +107,7 @@ impl Fault {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::BadRequest(_) => Outcome::RequestMalformed,
+            Self::Redirect(_) => Outcome::Redirected,
             Self::NoRoute => Outcome::NoRoute,
             Self::RequestTimeout => Outcome::RequestTimeout,
             Self::RequestTooLarge(_) => Outcome::RequestTooLarge,
@@ -157,6 +170,7 @@ impl Fault {
             }
             Self::Refused(_, Ending { rule, .. }) => rule.unwrap_or_default(),
             Self::BadRequest(rule) | Self::Protocol(rule) => rule,
+            Self::Redirect(_) => "this address redirects to https",
             Self::NoRoute => "no route matches this host and path",
             Self::RequestTimeout => {
                 "the request body paused too long or came too slowly; send it again"
@@ -224,8 +238,9 @@ impl Fault {
             }
             text
         });
-        let error = self.outcome().error().expect("a fault has an error type");
-        let proxy_status = format!("ringway; error={error}; details=\"{details}\"");
+        let error = self.outcome().error().map(|error| format!("; error={error}"));
+        let error = error.unwrap_or_default();
+        let proxy_status = format!("ringway{error}; details=\"{details}\"");
         let proxy_status = HeaderValue::from_str(&proxy_status).expect("printable ASCII");
         let mut fields = vec![
             (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),

@@ -105,7 +105,7 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
     let mut has_cookie = false;
     for (name, value) in &request.head.fields {
         let name = name.as_str();
-        has_cookie |= name == "cookie";
+        has_cookie |= name == "cookie" && !nominated.nominates(name);
         let dropped = is_hop_by_hop(name) || is_own_of_request(name) || nominated.nominates(name);
         if dropped {
             continue;

@@ -149,8 +149,8 @@ impl Proxy {
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         if !exchange.trusted {
             self.drop_proxy_fields(request.listener, &mut request.head.fields);
-            // QUIC is always secured, whatever `:scheme` says.
-            request.head.set_scheme(Scheme::Https);
+            // Whatever the request says of its scheme, the connection is secured or not.
+            request.head.set_scheme(self.scheme_of(request.listener));
         }
         let awaits_continue = !ended && expects_continue(&request.head.fields);
         exchange.request = Some(request);
@@ -407,7 +407,7 @@ impl Proxy {
 
     fn admit(
         &self,
-        Request { head, misdirected, .. }: &Request,
+        Request { head, misdirected, listener, .. }: &Request,
         exchange: &Exchange,
         ended: bool,
     ) -> Result<Admitted, Fault> {
@@ -415,6 +415,9 @@ impl Proxy {
         if head.method == Method::CONNECT {
             let reason = "this gateway does not tunnel: CONNECT is not implemented";
             return Err(Fault::NotImplemented(reason));
+        }
+        if let Some(port) = self.redirect_port(*listener) {
+            return Err(Fault::Redirect(port));
         }
         // RFC 9110 9.3.8: an echo would reveal the fields that the gateway adds for the upstream.
         if head.method == Method::TRACE {
@@ -459,6 +462,19 @@ impl Proxy {
         if let Some(listener) = self.config.listeners.get(listener) {
             let dropped = &mut self.counters.exported.proxy_fields_dropped;
             drop_proxy_fields(fields, &listener.proxy_fields, dropped);
+        }
+    }
+
+    /// Returns the port of `https` that a listener redirects its requests to, if it does.
+    fn redirect_port(&self, listener: usize) -> Option<u16> {
+        self.config.listeners.get(listener)?.redirect_to_https
+    }
+
+    /// Returns the scheme of a listener's connections.
+    fn scheme_of(&self, listener: usize) -> Scheme {
+        match self.config.listeners.get(listener) {
+            Some(listener) if !listener.tls => Scheme::Http,
+            _ => Scheme::Https,
         }
     }
 

@@ -30,10 +30,8 @@ use std::sync::Arc;
 use std::{fmt, mem};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::limits::TLS_HANDSHAKE_HELD_LEN_MAX;
 
@@ -132,12 +130,14 @@ impl TlsStream {
     }
 
     /// Creates the end of a client. Its ClientHello is output.
+    #[cfg(test)]
     pub(crate) fn client(
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
+        config: Arc<rustls::ClientConfig>,
+        name: rustls::pki_types::ServerName<'static>,
     ) -> Result<Self, TlsFault> {
         assert!(!config.enable_early_data, "early data could be replayed (RFC 8446 8)");
-        let session = Session::Client(UnbufferedClientConnection::new(config, name)?);
+        let session =
+            Session::Client(rustls::client::UnbufferedClientConnection::new(config, name)?);
         let mut stream = Self::new(session, ClientHello::Complete { server_name: None });
         stream.run(Job::None)?;
         Ok(stream)

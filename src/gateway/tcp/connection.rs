@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use http::header::ALT_SVC;
 
 use super::client::Client;
 use super::session::Session;
@@ -156,9 +157,15 @@ impl Connection {
     pub(super) fn handle_command(
         &mut self,
         stream: u64,
-        command: DownstreamCommand,
+        mut command: DownstreamCommand,
         cx: &mut Context<'_>,
     ) {
+        if let DownstreamCommand::Head { fields, .. } = &mut command
+            && let Some(offer) = &cx.shared.settings.tcp[self.client.listener].alt_svc
+            && fields.iter().all(|(name, _)| name != ALT_SVC)
+        {
+            fields.push((ALT_SVC, offer.clone()));
+        }
         if let Err(ending) = self.session.handle(stream, command, &mut self.client, cx) {
             self.break_off(ending, cx);
         }
@@ -236,11 +243,25 @@ impl Connection {
             cx.shared.incidents.push_back(Box::new(incident));
             cx.shared.counters.tcp.handshake_failures.count(reason, 1);
         }
+        if fault == TlsFault::PlainHttp {
+            return self.refuse_plain(cx);
+        }
         let ending = Ending::from(Outcome::ConnectionError);
         self.session.end(ending, &mut self.client, cx);
         self.closed_for.get_or_insert(ending);
         // The alert is in the output.
         self.end_our_side(cx);
+    }
+
+    /// Tells a client that speaks plain HTTP to a TLS port so, in plain HTTP.
+    fn refuse_plain(&mut self, cx: &mut Context<'_>) {
+        cx.shared.tcp.handshaking -= 1;
+        self.stream = ByteStream::plain();
+        self.session = Session::plain(cx.now);
+        let rule = "this port speaks TLS, and the request came without; use https";
+        if let Err(ending) = self.session.refuse(rule, &mut self.client, cx) {
+            self.break_off(ending, cx);
+        }
     }
 
     /// Lets our side end with the bytes that are on their way.

@@ -223,7 +223,7 @@ impl Http1 {
     }
 
     /// Responds to a request that breaks a rule, and reads nothing more.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         mut refusal: Refusal,
         client: &Client,

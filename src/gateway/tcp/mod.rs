@@ -27,11 +27,11 @@ use super::budget::Backlog;
 use super::context::Context;
 use super::{Gateway, TcpStreamRef};
 use crate::base::pressure::Pressure;
-use crate::base::shares::Shares;
+use crate::base::shares::{ClientAddress, Shares};
 use crate::base::slab::{Slab, slab_key};
 use crate::limits::TCP_HANDSHAKES_MAX;
 use crate::message::{AccessRecord, Ending, Outcome};
-use crate::proxy::{DownstreamCommand, TransportFault};
+use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
 use crate::tls::ByteStream;
 use client::Client;
 use connection::{Connection, Progress};
@@ -210,6 +210,23 @@ impl TcpClients {
         self.counts[listener].shares.give_back(address.ip().into());
         cx.shared.counters.tcp.connections_closed += 1;
         connection.remove(cx);
+    }
+
+    /// Closes a connection because memory is used up.
+    pub(super) fn evict(&mut self, key: TcpKey, cx: &mut Context<'_>) {
+        self.on(key, cx, |connection, cx| connection.close(Outcome::Evicted.into(), cx));
+        self.settle(key, cx);
+    }
+
+    /// Returns what is charged to each connection, and to which address.
+    pub(super) fn accounts(
+        &self,
+        proxy: &Proxy,
+    ) -> impl Iterator<Item = (TcpKey, ClientAddress, u64)> {
+        self.connections.iter().map(|(key, connection)| {
+            let address = connection.address().ip().into();
+            (key, address, connection.held_len(proxy) as u64)
+        })
     }
 
     /// Lets all connections end once their requests are served.

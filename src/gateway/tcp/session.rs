@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::StatusCode;
 
 use super::client::Client;
 use super::http1::Http1;
 use super::http2::Http2;
 use crate::gateway::context::Context;
-use crate::message::{Ending, Protocol, Scheme};
+use crate::message::{Ending, Protocol, Refusal, Scheme};
 use crate::proxy::{DownstreamCommand, Proxy};
 use crate::tls::ALPN_H2;
 
@@ -160,6 +161,21 @@ impl Session {
             Self::Handshake => since,
             Self::Http1(http1) => http1.since(),
             Self::Http2(http2) => http2.since(),
+        }
+    }
+
+    /// Refuses the current request, and reads nothing more.
+    pub(super) fn refuse(
+        &mut self,
+        rule: &'static str,
+        client: &mut Client,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Ending> {
+        match self {
+            Self::Http1(http1) => {
+                http1.refuse(Refusal::new(StatusCode::BAD_REQUEST, rule), client, cx)
+            }
+            Self::Handshake | Self::Http2(_) => Ok(()),
         }
     }
 

@@ -26,13 +26,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::LOCATION;
 
 use super::Logged;
 use super::api::{
     Downstream, DownstreamCommand, ExchangeKey, Output, Request, ResponsePart, ResponseSource,
 };
 use super::context::{Context, ExchangeTimer, TimerOwner};
-use super::faults::{Fault, OwnResponse};
+use super::faults::{Fault, OwnResponse, https_url};
 use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
 use crate::base::shares::ClientAddress;
@@ -377,7 +378,10 @@ impl Exchange {
     fn respond(&mut self, cx: &mut ExchangeContext<'_>, fault: Fault) {
         let method = self.request.as_ref().map(|request| &request.head.method);
         let method = method.or(self.record.request.method.as_ref());
-        let OwnResponse { fields, content_length, body } = fault.response(method);
+        let OwnResponse { mut fields, content_length, body } = fault.response(method);
+        if let (Fault::Redirect(port), Some(request)) = (fault, &self.request) {
+            fields.extend(https_url(&request.head, port).map(|url| (LOCATION, url)));
+        }
         let status = fault.status();
         self.advance(Stage::Responded);
         // The client gets this response, however late.

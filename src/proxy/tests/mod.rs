@@ -74,9 +74,10 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
                 receive_window_max: 6 << 20,
                 send_window_max: 6 << 20,
             },
-            protocols: Protocols::ALL,
+            protocols: Protocols::H3,
             tls: true,
             redirect_to_https: None,
+            advertise: None,
             tcp: Tcp {
                 max_connections: 1000,
                 connections_per_address: 100,

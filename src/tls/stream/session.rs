@@ -1,7 +1,6 @@
 //! One step of a rustls connection, server or client, over memory that the caller owns.
 
 use bytes::BytesMut;
-use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, ReadTraffic,
@@ -20,7 +19,8 @@ pub(super) const RECORD_OVERHEAD_MAX: usize = 5 + 8 + 1 + 16;
 /// A rustls connection of the unbuffered kind.
 pub(super) enum Session {
     Server(UnbufferedServerConnection),
-    Client(UnbufferedClientConnection),
+    #[cfg(test)]
+    Client(rustls::client::UnbufferedClientConnection),
 }
 
 /// A request to a session that may send.
@@ -59,6 +59,7 @@ impl Session {
     pub(super) fn step(&mut self, input: &mut [u8], output: &mut BytesMut, job: Job<'_>) -> Step {
         match self {
             Self::Server(server) => step(server.process_tls_records(input), output, job),
+            #[cfg(test)]
             Self::Client(client) => step(client.process_tls_records(input), output, job),
         }
     }
@@ -75,6 +76,7 @@ impl Session {
     pub(super) fn state(&self) -> &CommonState {
         match self {
             Self::Server(server) => server,
+            #[cfg(test)]
             Self::Client(client) => client,
         }
     }
