@@ -26,8 +26,6 @@ pub(super) struct Http2 {
     resets: ResetBudget,
     /// When it had a request last.
     since: Instant,
-    /// The client has ended its side.
-    has_ended: bool,
     is_over: bool,
 }
 
@@ -63,7 +61,6 @@ impl Http2 {
             unfinished: Vec::new(),
             resets: ResetBudget::default(),
             since: cx.now,
-            has_ended: false,
             is_over: false,
         }
     }
@@ -75,7 +72,6 @@ impl Http2 {
 
     /// Handles the end of the client's side.
     pub(super) fn handle_end(&mut self) {
-        self.has_ended = true;
         self.connection.handle_end();
     }
 
@@ -168,12 +164,6 @@ impl Http2 {
                     stream.request.handle_end(client, cx);
                 }
                 self.forget_if_over(stream);
-            }
-            // With the end of the client's side all streams end that have not been responded to.
-            Event::Reset { stream, .. } if self.has_ended => {
-                if let Some(stream) = self.streams.remove(&stream) {
-                    stream.end(Outcome::ClientClosed.into(), client, cx);
-                }
             }
             Event::Reset { stream, .. } => {
                 let mut cost = Cost::Whole;

@@ -1,7 +1,7 @@
 //! HTTP/2 behind TLS.
 
 use super::frames::{
-    CANCEL, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS, PREFACE, RST_STREAM,
+    CANCEL, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
     SETTINGS, cancel, frame, parse, request,
 };
 use super::secure::TlsClient;
@@ -184,4 +184,37 @@ fn an_idle_connection_gets_a_goaway() {
     assert!(rig.sockets[client.tls.socket()].is_shut);
     rig.pass(TCP_LINGER_TIMEOUT);
     rig.assert_nothing_left();
+}
+
+#[test]
+fn a_drain_lets_a_request_finish() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    rig.gateway.drain(rig.now, rig.now + Duration::from_secs(30));
+    rig.settle();
+    let frames = client.frames(&mut rig);
+    assert_eq!(goaway_code(&frames), 0);
+    let ping = frames.iter().find(|frame| frame.kind == PING).expect("a PING behind the GOAWAY");
+    client.send(&mut rig, &frame(PING, 1, 0, &ping.payload));
+    rig.respond(OK);
+    let frames = client.frames(&mut rig);
+    assert!(frames.iter().any(|frame| frame.kind == DATA && frame.payload == b"ok"), "{frames:?}");
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    assert!(rig.sockets[client.tls.socket()].is_shut);
+    client.leave(rig);
+}
+
+#[test]
+fn requests_that_are_served_pay_for_some_that_are_cancelled() {
+    let mut rig = Rig::with(|config| config.limits.stream_reset_count_max = 5);
+    let mut client = Client::connect(&mut rig);
+    for stream in (1..).step_by(4).take(20) {
+        let both = [request(stream, "GET", END_STREAM), request(stream + 2, "GET", END_STREAM)];
+        client.send(&mut rig, &[both.concat(), cancel(stream)].concat());
+        rig.respond(OK);
+        client.frames(&mut rig);
+    }
+    assert!(rig.incidents.is_empty(), "{:?}", rig.incidents);
+    client.leave(rig);
 }
