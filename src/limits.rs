@@ -310,7 +310,8 @@ pub const RESPONSE_STALL_TIMEOUT: std::time::Duration = std::time::Duration::fro
 const _: () = assert!(REQUEST_ROOM_LEN_MIN <= REQUEST_PENDING_LEN_MAX / 4);
 const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MAX <= 1024);
 
-/// TLS handshakes over TCP in progress at once, as for QUIC. Further connections wait in the kernel.
+/// TLS handshakes over TCP in progress at once, as for QUIC. Further connections wait in the
+/// kernel.
 pub(crate) const TCP_HANDSHAKES_MAX: usize = HALF_OPEN_COUNT_MAX;
 
 /// Bytes received over TCP that are copied, in bytes, so that a small piece does not pin a slot.
@@ -319,8 +320,8 @@ pub(crate) const TCP_COPY_LEN_MAX: usize = 4 * 1024;
 /// Bytes of a connection that one write to TCP carries: four records of TLS.
 pub(crate) const TCP_WRITE_LEN_MAX: usize = 64 * 1024;
 
-/// How long a TCP connection whose side of ours is closed waits for the client to close its own, and
-/// an idle one for a request that is on its way when a drain begins.
+/// How long a TCP connection whose side of ours is closed waits for the client to close its own,
+/// and an idle one for a request that is on its way when a drain begins.
 pub(crate) const TCP_LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of one request's body that an HTTP/2 client may send ahead: as much as waits for the

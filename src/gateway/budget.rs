@@ -79,7 +79,7 @@ impl Waiting {
     }
 }
 
-/// What waits for the client of a response that is to be received.
+/// The bytes that wait for the client of a response that is to be received.
 pub(super) struct Backlog {
     /// Bytes that wait for its connection.
     pub(super) waiting_len: usize,

@@ -145,11 +145,16 @@ impl ResponseEncoder {
         self.state == State::UntilClose
     }
 
+    /// Returns whether a response with this status has no content, whatever its length would be
+    /// (RFC 9110 6.4.1).
+    pub fn omits_content(&self, status: StatusCode) -> bool {
+        self.to_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
     /// Returns how the content is delimited (RFC 9112 6.3).
     fn framing(&self, status: StatusCode, content_length: Option<u64>) -> State {
-        let never_has_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         match (content_length, self.version) {
-            _ if self.to_head || never_has_content => State::NoContent,
+            _ if self.omits_content(status) => State::NoContent,
             (Some(remaining), _) => State::Length { remaining },
             (None, Version::Http11) => State::Chunked,
             (None, Version::Http10) => State::UntilClose,

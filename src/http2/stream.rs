@@ -255,8 +255,15 @@ impl Stream {
     pub(super) fn write(&mut self, pieces: &mut VecDeque<Bytes>, wire: &SharedWire) -> usize {
         let waker = self.waker.waker.clone();
         let mut cx = Context::from_waker(&waker);
-        let Sending::Body(send) = &mut self.sending else {
-            panic!("a body follows a head, and ends once");
+        let send = match &mut self.sending {
+            Sending::Body(send) => send,
+            Sending::Head(respond) => {
+                let is_reset = respond.poll_reset(&mut cx).is_ready();
+                assert!(is_reset, "a body follows a head");
+                // Its event reports it.
+                return 0;
+            }
+            Sending::Over => panic!("a body ends once"),
         };
         let mut written_len = 0;
         while let Some(first) = pieces.front_mut() {
@@ -301,6 +308,12 @@ impl Stream {
 
     /// Ends the response.
     pub(super) fn finish(&mut self, trailers: Option<Fields>, wire: &SharedWire) -> Progress {
+        if let Sending::Head(respond) = &mut self.sending
+            && respond.poll_reset(&mut Context::from_waker(&self.waker.waker)).is_ready()
+        {
+            // As in `write`.
+            return Progress::Open;
+        }
         let Sending::Body(mut send) = std::mem::replace(&mut self.sending, Sending::Over) else {
             panic!("a body follows a head, and ends once");
         };

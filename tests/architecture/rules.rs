@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The protocol side. `quic`, `http3`, `http2`, `http1` and `proxy` never name each other, with
     // one exception: the proxy is a client of upstreams and uses their protocol's codec. The
     // gateway hands new TLS settings on to the engine.
-    ("gateway", &["quic", "http3", "proxy", "config", "tls"]),
+    ("gateway", &["quic", "http3", "http2", "http1", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
     ("http1", &[]),
     ("http2", &[]),

@@ -13,7 +13,7 @@ pub(super) struct Client {
     pub(super) address: SocketAddr,
     pub(super) listener: usize,
     pub(super) protocol: Protocol,
-    /// What the certificate covers; `None` without TLS.
+    /// The names that the certificate covers; `None` without TLS.
     pub(super) coverage: Option<Coverage>,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting: Waiting,

@@ -46,6 +46,8 @@ pub(super) struct Connection {
     since: Instant,
     /// Requests whose responses the kernel has taken whole, and whose records are about to come.
     delivered: Vec<u64>,
+    /// TLS has failed: the session writes nothing more, and at most an alert is left.
+    has_failed: bool,
     /// Why the gateway has closed the connection.
     closed_for: Option<Ending>,
 }
@@ -97,6 +99,7 @@ impl Connection {
             timer: Timer::default(),
             since: now,
             delivered: Vec::new(),
+            has_failed: false,
             closed_for: None,
         }
     }
@@ -109,7 +112,7 @@ impl Connection {
                 self.receive(bytes, cx);
             }
             TcpEvent::ReceivedPart(bytes) => self.receive(bytes, cx),
-            TcpEvent::End => self.handle_end(),
+            TcpEvent::End => self.handle_end(cx),
             TcpEvent::Failed(fault) | TcpEvent::WriteFailed(fault) => {
                 self.break_off(gone_by(fault), cx);
             }
@@ -129,10 +132,14 @@ impl Connection {
         self.stream.receive(BytesMut::from(&bytes[..]));
     }
 
-    fn handle_end(&mut self) {
+    fn handle_end(&mut self, cx: &mut Context<'_>) {
         self.is_receiving = false;
         if self.phase == Phase::Lingering {
             self.phase = Phase::Over;
+        }
+        if matches!(self.session, Session::Handshake) {
+            // There will be no handshake, and each further receive would return the end again.
+            return self.break_off(Outcome::ClientClosed.into(), cx);
         }
         let _end = self.stream.handle_end();
         self.session.handle_end();
@@ -246,6 +253,7 @@ impl Connection {
         if fault == TlsFault::PlainHttp {
             return self.refuse_plain(cx);
         }
+        self.has_failed = true;
         let ending = Ending::from(Outcome::ConnectionError);
         self.session.end(ending, &mut self.client, cx);
         self.closed_for.get_or_insert(ending);
@@ -253,7 +261,7 @@ impl Connection {
         self.end_our_side(cx);
     }
 
-    /// Tells a client that speaks plain HTTP to a TLS port so, in plain HTTP.
+    /// Responds in plain HTTP to a client that speaks it to a TLS port.
     fn refuse_plain(&mut self, cx: &mut Context<'_>) {
         cx.shared.tcp.handshaking -= 1;
         self.stream = ByteStream::plain();
@@ -275,17 +283,17 @@ impl Connection {
         if self.writing.is_some() || matches!(self.phase, Phase::Lingering | Phase::Over) {
             return;
         }
-        let mut pieces = VecDeque::new();
-        self.session.output(&mut pieces, TCP_WRITE_LEN_MAX);
-        let finished = self.session.take_finished();
-        let len = match self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX) {
-            Ok(len) => len,
-            Err(_fault) => return self.break_off(Outcome::ConnectionError.into(), cx),
-        };
-        debug_assert!(pieces.is_empty(), "a session writes after the handshake");
-        if self.phase == Phase::Ending && !self.session.has_output() {
-            self.stream.close();
+        let mut written = (0, Vec::new());
+        if !self.has_failed {
+            written = match self.write_session() {
+                Ok(written) => written,
+                Err(_fault) => return self.break_off(Outcome::ConnectionError.into(), cx),
+            };
+            if self.phase == Phase::Ending && !self.session.has_output() {
+                self.stream.close();
+            }
         }
+        let (len, finished) = written;
         let pieces = self.stream.take_output();
         if pieces.is_empty() {
             finished.into_iter().for_each(|number| self.log_delivery(number, cx));
@@ -296,6 +304,17 @@ impl Connection {
         }
         self.writing = Some(Writing { since: cx.now, len, finished });
         cx.shared.tcp.commands.push_back(TcpCommand::Write { key: self.client.key, pieces });
+    }
+
+    /// Hands bytes of the session to TLS. Returns their number, and the requests whose responses
+    /// they complete.
+    fn write_session(&mut self) -> Result<(usize, Vec<u64>), TlsFault> {
+        let mut pieces = VecDeque::new();
+        self.session.output(&mut pieces, TCP_WRITE_LEN_MAX);
+        let finished = self.session.take_finished();
+        let len = self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX)?;
+        debug_assert!(pieces.is_empty(), "a session writes after the handshake");
+        Ok((len, finished))
     }
 
     /// Closes our side, and waits for the client to close its own.
@@ -448,7 +467,7 @@ impl Connection {
     }
 }
 
-/// What a connection waits for within a limited time.
+/// The event that a connection waits for within a limited time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
     Handshake,

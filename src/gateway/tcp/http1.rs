@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Bytes that follow a request (pipelining) are held and not read until its response is written; no
-//! more are received meanwhile. A client that has closed its side only still gets the response: some
-//! send their request and close, and a client that is gone is noticed by the first write.
+//! more are received meanwhile. A client that has closed its side only still gets the response:
+//! some send their request and close, and a client that is gone is noticed by the first write.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::gateway::context::Context;
 use crate::http1::{Persistence, RequestDecoder, ResponseEncoder, Version};
 use crate::limits::UPSTREAM_WRITE_PIECES_MAX;
 use crate::message::{Ending, Outcome, Protocol, Refusal, RequestEvent, Scheme};
-use crate::proxy::{DownstreamCommand, Proxy};
+use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 
 /// The HTTP/1.1 side of a connection.
 pub(super) struct Http1 {
@@ -43,8 +43,8 @@ pub(super) struct Http1 {
     /// Since when the current state lasts: the end of the last response, or the first byte of a
     /// head.
     since: Instant,
-    /// The response that the last output has completed.
-    finished: Option<u64>,
+    /// Requests whose responses the output has completed since they were last taken.
+    finished: Vec<u64>,
 }
 
 /// The response to the current request.
@@ -59,6 +59,8 @@ struct Response {
     /// Body bytes queued and not yet reported to the proxy as taken.
     body_untold_len: usize,
     has_ended: bool,
+    /// Its completion was noted.
+    is_finished: bool,
 }
 
 impl Http1 {
@@ -73,7 +75,7 @@ impl Http1 {
             is_last: false,
             has_ended: false,
             since: now,
-            finished: None,
+            finished: Vec::new(),
         }
     }
 
@@ -110,10 +112,10 @@ impl Http1 {
         if self.has_ended || self.is_closing() {
             return false;
         }
-        // Of a client that waits for its response, one receive notices that it leaves.
-        self.decoder.held_len() == 0
-            || self.request.is_in_head()
-            || !self.decoder.is_done() && self.request.body_room(proxy) > 0
+        // Of a client that waits for its response, one receive notices that it leaves. Bytes of a
+        // request that is not read on are held like those of the next request.
+        let reads = !self.is_stopped && !self.decoder.is_done();
+        self.decoder.held_len() == 0 || reads && self.request.body_room(proxy) > 0
     }
 
     /// Returns whether our side is to be closed: the last response is complete, or will never be.
@@ -146,6 +148,7 @@ impl Http1 {
     }
 
     fn start_next(&mut self, now: Instant) {
+        self.note_finished();
         self.decoder.start_next();
         self.number += 1;
         self.request = Request::new(self.number);
@@ -247,8 +250,8 @@ impl Http1 {
         self.refuse(Refusal::new(StatusCode::REQUEST_TIMEOUT, rule), client, cx)
     }
 
-    /// Carries out a command of the proxy's. Returns an error if the connection is to be broken off,
-    /// so that an incomplete response does not look complete.
+    /// Carries out a command of the proxy's. Returns an error if the connection is to be broken
+    /// off, so that an incomplete response does not look complete.
     pub(super) fn handle(
         &mut self,
         number: u64,
@@ -267,6 +270,12 @@ impl Http1 {
             DownstreamCommand::StopRequest => self.is_stopped |= !self.decoder.is_done(),
             DownstreamCommand::BodyRoom => {}
             part => {
+                // The gateway's own response to a request that is not complete ends the connection:
+                // nobody takes the rest of the request.
+                if let DownstreamCommand::Head { source, .. } = &part {
+                    let is_own = *source != ResponseSource::Upstream;
+                    self.is_last |= is_own && !self.decoder.is_done();
+                }
                 let before = self.response.pending_len;
                 let persistence =
                     if self.persists() { Persistence::KeepAlive } else { Persistence::Close };
@@ -294,8 +303,17 @@ impl Http1 {
                 queue.pop_front();
             }
         }
-        let is_whole = self.response.has_ended && queue.is_empty() && !out.is_empty();
-        self.finished = is_whole.then_some(self.number);
+        self.note_finished();
+    }
+
+    /// Notes that the response is complete once all of it was output. Its end may come later than
+    /// its last byte, and adds none where the length was known.
+    fn note_finished(&mut self) {
+        let response = &mut self.response;
+        let is_whole = response.has_ended && response.queue.is_empty();
+        if is_whole && !std::mem::replace(&mut response.is_finished, true) {
+            self.finished.push(self.number);
+        }
     }
 
     /// Returns whether there are bytes for the client.
@@ -303,9 +321,9 @@ impl Http1 {
         !self.response.queue.is_empty()
     }
 
-    /// Takes the number of the request whose response the last output has completed.
+    /// Takes the numbers of the requests whose responses the output has completed.
     pub(super) fn take_finished(&mut self) -> Vec<u64> {
-        self.finished.take().into_iter().collect()
+        std::mem::take(&mut self.finished)
     }
 
     /// Notes that the kernel has taken `len` bytes of the output.
@@ -330,7 +348,8 @@ impl Http1 {
 
     /// Ends the request of a connection that is gone.
     pub(super) fn end(&mut self, ending: Ending, client: &mut Client, cx: &mut Context<'_>) {
-        if !self.is_idle() && !(self.response.has_ended && self.response.pending_len == 0) {
+        let is_served = self.response.has_ended && self.response.pending_len == 0;
+        if !self.is_idle() && !is_served {
             let understood = self.decoder.take_understood();
             self.request.end(ending, understood, client, cx);
         }
@@ -348,7 +367,8 @@ impl Response {
                 encoder.interim(status, &fields, &mut out);
             }
             DownstreamCommand::Head { status, fields, content_length, ended, .. } => {
-                let length = content_length.or(ended.then_some(0));
+                let is_empty = ended && !encoder.omits_content(status);
+                let length = content_length.or(is_empty.then_some(0));
                 let kept = encoder.begin(status, &fields, length, persistence, &mut out);
                 persists = kept == Persistence::KeepAlive;
                 if ended {

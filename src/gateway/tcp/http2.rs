@@ -9,11 +9,12 @@ use super::client::Client;
 use super::request::Request;
 use crate::base::pressure::Pressure;
 use crate::gateway::context::Context;
+use crate::gateway::reset_budget::{Cost, ResetBudget};
 use crate::http2::{self, Closure, Code, ConnectionError, Event};
 use crate::limits::STREAM_LEN;
-use crate::message::{Ending, Fields, Outcome, Understood};
+use crate::message::{Bound, Ending, Fields, Incident, Outcome, Understood};
 use crate::metrics::StreamShed;
-use crate::proxy::{DownstreamCommand, Proxy};
+use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 
 /// The HTTP/2 side of a connection.
 pub(super) struct Http2 {
@@ -21,6 +22,8 @@ pub(super) struct Http2 {
     streams: BTreeMap<u32, Stream>,
     /// Responses that were written to their end, and perhaps not output.
     unfinished: Vec<u64>,
+    /// Requests that the client may cancel or break.
+    resets: ResetBudget,
     /// When it had a request last.
     since: Instant,
     is_over: bool,
@@ -45,13 +48,21 @@ struct Response {
     pending_len: usize,
     trailers: Option<Fields>,
     has_ended: bool,
+    /// The maker of the response, once it has begun.
+    source: Option<ResponseSource>,
 }
 
 impl Http2 {
     pub(super) fn new(client: &Client, cx: &Context<'_>) -> Self {
         let connection = http2::Connection::new(&cx.shared.settings.tcp[client.listener].http2);
-        let (streams, unfinished) = (BTreeMap::new(), Vec::new());
-        Self { connection, streams, unfinished, since: cx.now, is_over: false }
+        Self {
+            connection,
+            streams: BTreeMap::new(),
+            unfinished: Vec::new(),
+            resets: ResetBudget::default(),
+            since: cx.now,
+            is_over: false,
+        }
     }
 
     /// Handles bytes of the client.
@@ -96,69 +107,96 @@ impl Http2 {
         cx: &mut Context<'_>,
     ) -> Result<(), Ending> {
         self.release(cx);
-        while let Some(event) = self.connection.poll() {
-            match event {
-                Event::Request { stream, head, ended } => {
-                    if let Some(reason) = refusal_by_load(cx) {
-                        cx.shared.counters.http3.streams_shed.count(reason, 1);
-                        self.connection.reset(stream, Code::RefusedStream);
-                        continue;
-                    }
-                    let mut request = Request::new(stream.into());
-                    request.set_head(*head);
-                    match ended {
-                        true => request.handle_end(client, cx),
-                        false => request.begin(false, client, cx),
-                    }
-                    self.streams.insert(stream, Stream::new(request, ended));
-                }
-                Event::Refused { stream, refusal } => {
-                    let mut request = Request::new(stream.into());
-                    // It has not begun, so there is no response that it would break.
-                    let _responds = request.refuse(*refusal, client, cx);
-                    self.streams.insert(stream, Stream::new(request, true));
-                }
-                Event::Malformed { stream, rule, understood } => {
-                    let ending = Ending::by_rule(Outcome::RequestMalformed, rule);
-                    match self.streams.remove(&stream) {
-                        Some(stream) => stream.end(ending, client, cx),
-                        None => Request::new(stream.into()).end(ending, understood, client, cx),
-                    }
-                }
-                Event::Body { stream, piece } => {
-                    if let Some(stream) = self.streams.get_mut(&stream) {
-                        stream.unreleased_len += piece.len();
-                        stream.request.handle_body([piece], client, cx);
-                    }
-                }
-                Event::Trailers { stream, fields } => {
-                    if let Some(stream) = self.streams.get_mut(&stream) {
-                        stream.request.set_trailers(fields);
-                    }
-                }
-                Event::End { stream } => {
-                    if let Some(stream) = self.streams.get_mut(&stream) {
-                        stream.has_ended = true;
-                        stream.request.handle_end(client, cx);
-                    }
-                    self.forget_if_over(stream);
-                }
-                Event::Reset { stream, .. } => {
-                    if let Some(stream) = self.streams.remove(&stream) {
-                        stream.end(Outcome::ClientCancelled.into(), client, cx);
-                    }
-                }
-                Event::Writable { stream } => self.write(stream, client, cx),
-                Event::Closed(closure) => {
-                    self.is_over = true;
-                    self.end(ending_of(closure), client, cx);
-                }
-            }
+        while !self.is_over
+            && let Some(event) = self.connection.poll()
+        {
+            self.handle_event(event, client, cx);
         }
         if !self.streams.is_empty() {
             self.since = cx.now;
         }
         Ok(())
+    }
+
+    fn handle_event(&mut self, event: Event, client: &mut Client, cx: &mut Context<'_>) {
+        match event {
+            Event::Request { stream, head, ended } => {
+                if let Some(reason) = refusal_by_load(cx) {
+                    cx.shared.counters.http3.streams_shed.count(reason, 1);
+                    return self.connection.reset(stream, Code::RefusedStream);
+                }
+                let mut request = Request::new(stream.into());
+                request.set_head(*head);
+                match ended {
+                    true => request.handle_end(client, cx),
+                    false => request.begin(false, client, cx),
+                }
+                self.streams.insert(stream, Stream::new(request, ended));
+            }
+            Event::Refused { stream, refusal } => {
+                let mut request = Request::new(stream.into());
+                // It has not begun, so there is no response that it would break.
+                let _responds = request.refuse(*refusal, client, cx);
+                self.streams.insert(stream, Stream::new(request, true));
+            }
+            Event::Malformed { stream, rule, understood } => {
+                let ending = Ending::by_rule(Outcome::RequestMalformed, rule);
+                match self.streams.remove(&stream) {
+                    Some(stream) => stream.end(ending, client, cx),
+                    None => Request::new(stream.into()).end(ending, understood, client, cx),
+                }
+                self.charge_reset(Cost::Whole, client, cx);
+            }
+            Event::Body { stream, piece } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.unreleased_len += piece.len();
+                    stream.request.handle_body([piece], client, cx);
+                }
+            }
+            Event::Trailers { stream, fields } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.request.set_trailers(fields);
+                }
+            }
+            Event::End { stream } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.has_ended = true;
+                    stream.request.handle_end(client, cx);
+                }
+                self.forget_if_over(stream);
+            }
+            Event::Reset { stream, .. } => {
+                let mut cost = Cost::Whole;
+                if let Some(stream) = self.streams.remove(&stream) {
+                    cost = stream.cost_of_cancel();
+                    stream.end(Outcome::ClientCancelled.into(), client, cx);
+                }
+                self.charge_reset(cost, client, cx);
+            }
+            Event::Writable { stream } => self.write(stream, client, cx),
+            Event::Closed(closure) => {
+                let ending = ending_of(closure);
+                if matches!(ending.outcome, Outcome::ExcessiveLoad | Outcome::ConnectionError) {
+                    note_closed(client, ending, cx);
+                }
+                self.end(ending, client, cx);
+            }
+        }
+    }
+
+    /// Charges a request that failed through the client's own fault. Too many of them close the
+    /// connection (RFC 9113 10.5).
+    fn charge_reset(&mut self, cost: Cost, client: &mut Client, cx: &mut Context<'_>) {
+        let max = cx.shared.settings.reset_count_max;
+        if self.resets.charge(cx.now, cost, max) {
+            let rule = "too many requests that come to nothing";
+            let bound = Bound { key: "limits.max_stream_resets", max: max.into() };
+            let ending = Ending::by_rule(Outcome::ExcessiveLoad, rule);
+            let ending = Ending { bound: Some(bound), ..ending };
+            self.connection.close(ConnectionError { code: Code::EnhanceYourCalm, rule });
+            note_closed(client, ending, cx);
+            self.end(ending, client, cx);
+        }
     }
 
     /// Gives credit for bytes that the proxy has passed on.
@@ -186,11 +224,12 @@ impl Http2 {
             DownstreamCommand::Interim { status, fields } => {
                 self.connection.respond(number, status, fields, false);
             }
-            DownstreamCommand::Head { status, fields, ended, .. } => {
+            DownstreamCommand::Head { status, fields, ended, source, .. } => {
                 self.connection.respond(number, status, fields, ended);
                 stream.response.has_ended = ended;
+                stream.response.source = Some(source);
                 if ended {
-                    self.finish(number);
+                    self.finish(number, cx);
                 }
             }
             DownstreamCommand::Body(piece) => {
@@ -236,14 +275,17 @@ impl Http2 {
         if response.has_ended && response.pending_len == 0 {
             let trailers = response.trailers.take();
             self.connection.finish(number, trailers);
-            self.finish(number);
+            self.finish(number, cx);
         }
     }
 
     /// Notes that a response is written to its end.
-    fn finish(&mut self, number: u32) {
+    fn finish(&mut self, number: u32, cx: &Context<'_>) {
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.is_responded = true;
+            if stream.response.source == Some(ResponseSource::Upstream) {
+                self.resets.give_back(cx.shared.settings.reset_count_max);
+            }
             self.unfinished.push(number.into());
         }
         self.forget_if_over(number);
@@ -306,12 +348,26 @@ impl Stream {
         Self { request, response, has_ended, is_responded: false, unreleased_len: 0 }
     }
 
+    /// Returns what it costs the client to cancel the request.
+    fn cost_of_cancel(&self) -> Cost {
+        match self.response.source {
+            Some(ResponseSource::Upstream) => Cost::Quarter,
+            _ => Cost::Whole,
+        }
+    }
+
     fn end(mut self, ending: Ending, client: &mut Client, cx: &mut Context<'_>) {
         cx.shared.responses.discharge(&mut client.waiting, self.response.pending_len);
         if !self.is_responded {
             self.request.end(ending, Understood::default(), client, cx);
         }
     }
+}
+
+/// Notes in the process log that the gateway closes a connection for its client's behaviour.
+fn note_closed(client: &Client, cause: Ending, cx: &mut Context<'_>) {
+    let incident = Incident::Closed { client: client.address, cause };
+    cx.shared.incidents.push_back(Box::new(incident));
 }
 
 /// Returns the reason to refuse a request because of the gateway's load, if there is one.

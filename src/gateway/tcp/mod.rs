@@ -16,6 +16,8 @@ mod http1;
 mod http2;
 mod request;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -131,8 +133,9 @@ impl TcpClients {
         let stream = match &settings.tls {
             None => ByteStream::plain(),
             Some(tls) => {
+                let stream = tls.accept().ok()?;
                 cx.shared.tcp.handshaking += 1;
-                ByteStream::Tls(Box::new(tls.accept().ok()?))
+                ByteStream::Tls(Box::new(stream))
             }
         };
         shares.take(address.ip().into());

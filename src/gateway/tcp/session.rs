@@ -68,7 +68,8 @@ impl Session {
         }
     }
 
-    /// Carries out a command of the proxy's. Returns an error if the connection is to be broken off.
+    /// Carries out a command of the proxy's. Returns an error if the connection is to be broken
+    /// off.
     pub(super) fn handle(
         &mut self,
         stream: u64,

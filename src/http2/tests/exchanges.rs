@@ -323,3 +323,18 @@ fn of_stream(events: &[Event], wanted: u32) -> (Vec<Event>, Vec<u8>) {
     }
     (others, body)
 }
+
+#[test]
+fn a_response_to_a_stream_whose_reset_was_read_with_the_last_output_does_nothing() {
+    let mut client = Client::new(&SETTINGS);
+    client.exchange(&request(1, &GET, END_STREAM));
+    client.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+    // The reset is read here, and its event was not polled.
+    client.receive();
+    let connection = &mut client.connection;
+    connection.respond(1, StatusCode::OK, Fields::default(), false);
+    let mut pieces = VecDeque::from([Bytes::from_static(b"body")]);
+    assert_eq!(connection.write(1, &mut pieces), 0);
+    connection.finish(1, None);
+    assert_eq!(client.events(), [Event::Reset { stream: 1, code: 8 }]);
+}

@@ -42,6 +42,21 @@ pub(super) fn sender() -> Sender {
     crate::testing::sender(([192, 0, 2, 1], 4433).into())
 }
 
+fn quic() -> Quic {
+    Quic {
+        retry: Retry::Adaptive,
+        congestion: crate::config::Congestion::Cubic,
+        max_connections: 1000,
+        connections_per_address: 100,
+        half_open_per_address: 100,
+        idle_timeout: Duration::from_secs(30),
+        max_streams: 100,
+        stream_receive_window: 1 << 20,
+        receive_window_max: 6 << 20,
+        send_window_max: 6 << 20,
+    }
+}
+
 /// Returns one listener, one upstream "app" behind `/`, endpoints 127.0.0.1:8001 and up.
 pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32) -> Config {
     let endpoint = |index| Endpoint {
@@ -62,18 +77,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             addresses: vec![([0, 0, 0, 0], 443).into()],
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_fields: ProxyFields::default(),
-            quic: Quic {
-                retry: Retry::Adaptive,
-                congestion: crate::config::Congestion::Cubic,
-                max_connections: 1000,
-                connections_per_address: 100,
-                half_open_per_address: 100,
-                idle_timeout: Duration::from_secs(30),
-                max_streams: 100,
-                stream_receive_window: 1 << 20,
-                receive_window_max: 6 << 20,
-                send_window_max: 6 << 20,
-            },
+            quic: quic(),
             protocols: Protocols::H3,
             tls: true,
             redirect_to_https: None,

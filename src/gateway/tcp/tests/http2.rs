@@ -1,0 +1,220 @@
+//! HTTP/2 behind TLS.
+
+use super::frames::{
+    CANCEL, DATA, END_STREAM, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    SETTINGS, cancel, frame, parse, request,
+};
+use super::secure::TlsClient;
+use super::*;
+use crate::limits::{HTTP2_STREAM_WINDOW, REQUEST_PENDING_LEN_MAX, TCP_LINGER_TIMEOUT};
+use crate::tls::ALPN_H2;
+
+/// A client of HTTP/2.
+struct Client {
+    tls: TlsClient,
+}
+
+impl Client {
+    fn connect(rig: &mut Rig) -> Self {
+        let mut client = Self { tls: TlsClient::connect(rig, ALPN_H2) };
+        client.send(rig, &[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat());
+        let frames = client.frames(rig);
+        assert_eq!(frames[0].kind, SETTINGS);
+        client.send(rig, &frame(SETTINGS, 1, 0, &[]));
+        client
+    }
+
+    fn send(&mut self, rig: &mut Rig, bytes: &[u8]) {
+        self.tls.send(rig, bytes);
+    }
+
+    fn frames(&mut self, rig: &mut Rig) -> Vec<Frame> {
+        parse(&self.tls.received(rig))
+    }
+
+    /// Closes the client's side, and asserts that nothing is left.
+    fn leave(self, mut rig: Rig) {
+        let socket = self.tls.socket();
+        rig.send_end(socket);
+        rig.pass(TCP_LINGER_TIMEOUT);
+        rig.assert_nothing_left();
+    }
+}
+
+/// Returns the code of the one GOAWAY among frames.
+fn goaway_code(frames: &[Frame]) -> u32 {
+    let goaways: Vec<_> = frames.iter().filter(|frame| frame.kind == GOAWAY).collect();
+    assert_eq!(goaways.len(), 1, "{frames:?}");
+    u32::from_be_bytes(goaways[0].payload[4..8].try_into().unwrap())
+}
+
+#[test]
+fn requests_are_served_at_once() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &[request(1, "GET", END_STREAM), request(3, "GET", END_STREAM)].concat());
+    assert_eq!(rig.wires.len(), 2, "neither waits for the other");
+    rig.respond(OK);
+    let frames = client.frames(&mut rig);
+    let kinds: Vec<_> = frames.iter().map(|frame| (frame.kind, frame.stream)).collect();
+    assert_eq!(kinds[..2], [(HEADERS, 3), (DATA, 3)], "{frames:?}");
+    assert_eq!(frames[1].payload, b"ok");
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    assert_eq!(rig.records[0].protocol, crate::message::Protocol::Http2);
+    client.send(&mut rig, &cancel(1));
+    assert_eq!(rig.outcomes()[1..], [(Outcome::ClientCancelled, false)]);
+    client.leave(rig);
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_requests() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &[request(1, "GET", END_STREAM), request(3, "POST", 0)].concat());
+    rig.send_end(client.tls.socket());
+    assert_eq!(rig.outcomes(), [(Outcome::ClientClosed, false); 2]);
+    rig.pass(TCP_LINGER_TIMEOUT);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn an_upstream_that_does_not_read_closes_the_window() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    rig.upstream = Reading::Never;
+    client.send(&mut rig, &request(1, "POST", 0));
+    let piece = [b'x'; 16_384];
+    let mut sent_len = 0;
+    let mut window = HTTP2_STREAM_WINDOW as usize + update_len(&client.frames(&mut rig), 1);
+    while window >= piece.len() {
+        client.send(&mut rig, &frame(DATA, 0, 1, &piece));
+        sent_len += piece.len();
+        window = window - piece.len() + update_len(&client.frames(&mut rig), 1);
+        let bound = REQUEST_PENDING_LEN_MAX + HTTP2_STREAM_WINDOW as usize + piece.len();
+        assert!(sent_len <= bound, "the window opens though nothing is passed on");
+    }
+    rig.upstream_takes_on();
+    assert!(update_len(&client.frames(&mut rig), 1) > 0, "the window opens again");
+    client.send(&mut rig, &frame(DATA, END_STREAM, 1, b"end"));
+    rig.respond(OK);
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    assert_eq!(rig.records[0].request_len, sent_len as u64 + 3);
+    client.leave(rig);
+}
+
+/// Returns the sum of the WINDOW_UPDATEs of a stream.
+fn update_len(frames: &[Frame], stream: u32) -> usize {
+    let updates = frames.iter().filter(|frame| frame.kind == 8 && frame.stream == stream);
+    updates.map(|frame| u32::from_be_bytes(frame.payload[..].try_into().unwrap()) as usize).sum()
+}
+
+#[test]
+fn requests_that_are_cancelled_without_end_close_the_connection() {
+    let mut rig = Rig::with(|config| config.limits.stream_reset_count_max = 5);
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    for stream in (3..).step_by(2).take(5) {
+        client.send(&mut rig, &[request(stream, "GET", END_STREAM), cancel(stream)].concat());
+    }
+    assert!(rig.incidents.is_empty());
+    client.send(&mut rig, &[request(13, "GET", END_STREAM), cancel(13)].concat());
+    assert_eq!(goaway_code(&client.frames(&mut rig)), ENHANCE_YOUR_CALM);
+    let [Incident::Closed { cause, .. }] = &rig.incidents[..] else {
+        panic!("{:?}", rig.incidents);
+    };
+    assert_eq!(cause.outcome, Outcome::ExcessiveLoad);
+    let ends = rig.records.iter().filter(|record| record.outcome == Outcome::ExcessiveLoad);
+    assert_eq!(ends.count(), 1, "the request that was not cancelled");
+    client.leave(rig);
+}
+
+#[test]
+fn a_connection_that_breaks_a_rule_is_closed_with_an_incident() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    // RFC 9113 6.1: DATA belongs to a stream.
+    client.send(&mut rig, &frame(DATA, 0, 0, b"x"));
+    assert_ne!(goaway_code(&client.frames(&mut rig)), 0);
+    assert!(matches!(rig.incidents[..], [Incident::Closed { .. }]), "{:?}", rig.incidents);
+    assert_eq!(rig.records.len(), 1);
+    assert_eq!(rig.records[0].delivered, None);
+    client.leave(rig);
+}
+
+#[test]
+fn a_request_is_refused_while_memory_is_short() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    rig.gateway.shared.pressure = Pressure::High;
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    let frames = client.frames(&mut rig);
+    let reset = frames.iter().find(|frame| frame.kind == RST_STREAM).expect("it is refused");
+    assert_eq!(reset.payload, 7_u32.to_be_bytes(), "REFUSED_STREAM: it may be sent again");
+    rig.gateway.shared.pressure = Pressure::None;
+    assert!(rig.wires.is_empty());
+    client.leave(rig);
+}
+
+#[test]
+fn a_response_that_breaks_off_is_reset() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    rig.respond(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no");
+    let key = rig.wires[0].key;
+    rig.gateway.handle_upstream(rig.now, key, UpstreamEvent::Failed(TransportFault::Reset));
+    rig.settle();
+    let frames = client.frames(&mut rig);
+    let last = frames.last().expect("a response");
+    assert_eq!((last.kind, last.stream), (RST_STREAM, 1), "{frames:?}");
+    assert_ne!(last.payload, CANCEL.to_be_bytes());
+    assert_eq!(rig.records.len(), 1);
+    assert_ne!(rig.records[0].outcome, Outcome::Complete);
+    client.leave(rig);
+}
+
+#[test]
+fn an_idle_connection_gets_a_goaway() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    let timeout = rig.gateway.shared.settings.tcp[SECURE].idle_timeout;
+    rig.pass(timeout);
+    assert_eq!(goaway_code(&client.frames(&mut rig)), 0);
+    assert!(rig.sockets[client.tls.socket()].is_shut);
+    rig.pass(TCP_LINGER_TIMEOUT);
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn a_drain_lets_a_request_finish() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    rig.gateway.drain(rig.now, rig.now + Duration::from_secs(30));
+    rig.settle();
+    let frames = client.frames(&mut rig);
+    assert_eq!(goaway_code(&frames), 0);
+    let ping = frames.iter().find(|frame| frame.kind == PING).expect("a PING behind the GOAWAY");
+    client.send(&mut rig, &frame(PING, 1, 0, &ping.payload));
+    rig.respond(OK);
+    let frames = client.frames(&mut rig);
+    assert!(frames.iter().any(|frame| frame.kind == DATA && frame.payload == b"ok"), "{frames:?}");
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    assert!(rig.sockets[client.tls.socket()].is_shut);
+    client.leave(rig);
+}
+
+#[test]
+fn requests_that_are_served_pay_for_some_that_are_cancelled() {
+    let mut rig = Rig::with(|config| config.limits.stream_reset_count_max = 5);
+    let mut client = Client::connect(&mut rig);
+    for stream in (1..).step_by(4).take(20) {
+        let both = [request(stream, "GET", END_STREAM), request(stream + 2, "GET", END_STREAM)];
+        client.send(&mut rig, &[both.concat(), cancel(stream)].concat());
+        rig.respond(OK);
+        client.frames(&mut rig);
+    }
+    assert!(rig.incidents.is_empty(), "{:?}", rig.incidents);
+    client.leave(rig);
+}
