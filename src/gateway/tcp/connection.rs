@@ -277,11 +277,16 @@ impl Connection {
         }
         let mut pieces = VecDeque::new();
         self.session.output(&mut pieces, TCP_WRITE_LEN_MAX);
-        let finished = self.session.take_finished();
-        let len = match self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX) {
-            Ok(len) => len,
-            Err(_fault) => return self.break_off(Outcome::ConnectionError.into(), cx),
-        };
+        let mut finished = self.session.take_finished();
+        let len = self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX).unwrap_or_else(|fault| {
+            if self.phase == Phase::Open {
+                self.handle_fault(fault, cx);
+            }
+            // Only the alert is left to send.
+            pieces.clear();
+            finished.clear();
+            0
+        });
         debug_assert!(pieces.is_empty(), "a session writes after the handshake");
         if self.phase == Phase::Ending && !self.session.has_output() {
             self.stream.close();
