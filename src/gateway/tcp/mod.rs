@@ -131,8 +131,9 @@ impl TcpClients {
         let stream = match &settings.tls {
             None => ByteStream::plain(),
             Some(tls) => {
+                let stream = tls.accept().ok()?;
                 cx.shared.tcp.handshaking += 1;
-                ByteStream::Tls(Box::new(tls.accept().ok()?))
+                ByteStream::Tls(Box::new(stream))
             }
         };
         shares.take(address.ip().into());
