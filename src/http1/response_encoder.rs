@@ -145,11 +145,16 @@ impl ResponseEncoder {
         self.state == State::UntilClose
     }
 
+    /// Returns whether a final response with this status has content, which may be empty. Without,
+    /// a content-length would be that of the content that is left out (RFC 9110 8.6).
+    pub fn has_content(&self, status: StatusCode) -> bool {
+        !self.to_head && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
     /// Returns how the content is delimited (RFC 9112 6.3).
     fn framing(&self, status: StatusCode, content_length: Option<u64>) -> State {
-        let never_has_content = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         match (content_length, self.version) {
-            _ if self.to_head || never_has_content => State::NoContent,
+            _ if !self.has_content(status) => State::NoContent,
             (Some(remaining), _) => State::Length { remaining },
             (None, Version::Http11) => State::Chunked,
             (None, Version::Http10) => State::UntilClose,

@@ -348,7 +348,8 @@ impl Response {
                 encoder.interim(status, &fields, &mut out);
             }
             DownstreamCommand::Head { status, fields, content_length, ended, .. } => {
-                let length = content_length.or(ended.then_some(0));
+                let is_empty = ended && encoder.has_content(status);
+                let length = content_length.or(is_empty.then_some(0));
                 let kept = encoder.begin(status, &fields, length, persistence, &mut out);
                 persists = kept == Persistence::KeepAlive;
                 if ended {
