@@ -43,8 +43,8 @@ pub(super) struct Http1 {
     /// Since when the current state lasts: the end of the last response, or the first byte of a
     /// head.
     since: Instant,
-    /// The response that the last output has completed.
-    finished: Option<u64>,
+    /// Responses that are complete with the last output.
+    finished: Vec<u64>,
 }
 
 /// The response to the current request.
@@ -59,6 +59,8 @@ struct Response {
     /// Body bytes queued and not yet reported to the proxy as taken.
     body_untold_len: usize,
     has_ended: bool,
+    /// It is among the finished ones, or was.
+    is_noted: bool,
 }
 
 impl Http1 {
@@ -73,7 +75,7 @@ impl Http1 {
             is_last: false,
             has_ended: false,
             since: now,
-            finished: None,
+            finished: Vec::new(),
         }
     }
 
@@ -141,6 +143,7 @@ impl Http1 {
             if !is_over || self.response.pending_len > 0 || !self.persists() {
                 return Ok(());
             }
+            self.note_finished();
             self.start_next(cx.now);
         }
     }
@@ -294,8 +297,16 @@ impl Http1 {
                 queue.pop_front();
             }
         }
-        let is_whole = self.response.has_ended && queue.is_empty() && !out.is_empty();
-        self.finished = is_whole.then_some(self.number);
+        self.note_finished();
+    }
+
+    /// Notes once that the response is output. Its end may come after its last byte.
+    fn note_finished(&mut self) {
+        let response = &mut self.response;
+        if response.has_ended && response.queue.is_empty() && !response.is_noted {
+            response.is_noted = true;
+            self.finished.push(self.number);
+        }
     }
 
     /// Returns whether there are bytes for the client.
@@ -305,7 +316,7 @@ impl Http1 {
 
     /// Takes the number of the request whose response the last output has completed.
     pub(super) fn take_finished(&mut self) -> Vec<u64> {
-        self.finished.take().into_iter().collect()
+        std::mem::take(&mut self.finished)
     }
 
     /// Notes that the kernel has taken `len` bytes of the output.
