@@ -93,6 +93,12 @@ def has_curl():
 
 
 @pytest.fixture
+def has_curl_with_http2():
+    if curl.command_with_http2() is None:
+        pytest.skip("no curl with HTTP/2")
+
+
+@pytest.fixture
 def has_ngtcp2():
     if ngtcp2.command() is None:
         pytest.skip("no ngtcp2 client: `scripts/trixie make` as root fetches one")

@@ -89,6 +89,18 @@ fn responses_without_content_have_the_length_of_what_is_left_out() {
 
 /// HTTP/1.0 has no chunks, and does not persist by itself.
 #[test]
+fn responses_to_head_and_some_statuses_have_no_content() {
+    let to_get = ResponseEncoder::new(Http11, &Method::GET);
+    let to_head = ResponseEncoder::new(Http11, &Method::HEAD);
+    for (status, to_get_has) in [(200, true), (204, false), (205, true), (304, false), (404, true)]
+    {
+        let status = StatusCode::from_u16(status).unwrap();
+        assert_eq!(to_get.has_content(status), to_get_has, "{status}");
+        assert!(!to_head.has_content(status), "{status}");
+    }
+}
+
+#[test]
 fn a_client_of_http_1_0_gets_no_chunks() {
     let (to, hello) = (&(Http10, Method::GET), &["hello"]);
     let rest = "content-length: 5\r\nconnection: keep-alive\r\n\r\nhello";

@@ -28,15 +28,23 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-class Curl:
-    """Runs curl against one gateway."""
+@functools.cache
+def command_with_http2() -> tuple[str, ...] | None:
+    """Returns the command for a curl with HTTP/2; `None` when there is none."""
+    own = shutil.which("curl")
+    return (own,) if own and "HTTP2" in output(own, "--version") else command()
 
-    def __init__(self, gateway, host: str = "127.0.0.1"):
+
+class Curl:
+    """Runs curl against one gateway, over HTTP/3 unless told another protocol."""
+
+    def __init__(self, gateway, host: str = "127.0.0.1", protocol: str = "--http3-only"):
         self.gateway = gateway
         bracketed = f"[{host}]" if ":" in host else host
         self.base = f"https://{AUTHORITY}:{gateway.port}"
+        program = command() if protocol == "--http3-only" else command_with_http2()
         self.arguments = [
-            *command(), "--http3-only", "--silent", "--show-error", "--noproxy", "*",
+            *program, protocol, "--silent", "--show-error", "--noproxy", "*",
             "--cacert", str(gateway.authority),
             "--resolve", f"{AUTHORITY}:{gateway.port}:{bracketed}",
         ]

@@ -31,8 +31,9 @@ def debug_binary() -> pathlib.Path:
 
 
 def free_ports() -> tuple[int, int]:
-    """A UDP port that is free on both stacks, and a free TCP port. Ports below the range that the
-    kernel hands out to clients, so that no client's socket takes them in between."""
+    """A UDP port that is free on both stacks, for TCP too, and a free TCP port. Ports below the
+    range that the kernel hands out to clients, so that no client's socket takes them in
+    between."""
     low = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
     def is_free(kind, port):
@@ -45,11 +46,14 @@ def free_ports() -> tuple[int, int]:
                     return False
         return True
 
-    def pick(kind):
+    def pick(*kinds):
         candidates = range(min(20_000, low - 4_000), low)
-        return next(port for port in random.sample(candidates, 200) if is_free(kind, port))
+        return next(
+            port for port in random.sample(candidates, 200)
+            if all(is_free(kind, port) for kind in kinds)
+        )
 
-    return pick(socket.SOCK_DGRAM), pick(socket.SOCK_STREAM)
+    return pick(socket.SOCK_DGRAM, socket.SOCK_STREAM), pick(socket.SOCK_STREAM)
 
 
 CONFIGURATION = """
@@ -74,11 +78,15 @@ access = {{ path = "{access_log}", format = "json" }}
 name = "edge"
 address = ["127.0.0.1:{port}", "[::1]:{port}"]
 trusted_proxies = {trusted_proxies}
+{listener}
 
   [listeners.quic]
   max_connections = {max_connections}
   idle_timeout = "{idle_timeout}"
   retry = "{retry}"
+
+  [listeners.tcp]
+  {tcp}
 
 [[certificates]]
 hosts = ["e2e.test", "small.test", "localhost"]
@@ -147,6 +155,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
+            "listener": "", "tcp": "",
             "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
             "log_level": "info",
             "tls_keys": "off",
