@@ -5,6 +5,7 @@ mod ejection;
 mod failures;
 mod flows;
 mod random_schedules;
+mod reload;
 mod request_heads;
 mod response_fields;
 mod shares;
