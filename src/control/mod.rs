@@ -1,4 +1,4 @@
-//! The control thread: the admin endpoint, the access log, signals and shutdown.
+//! The control thread: the admin endpoint, the access log, signals, reloads and shutdown.
 //!
 //! It runs tokio-uring on the main thread and is never on the path of a packet. It reaches workers
 //! through their mailboxes only, so a full disk, a blocked pipe or a scraper that does not read
@@ -9,11 +9,14 @@
 //!   worker events --+--> supervise (one task) -+
 //!                         |  shares State with
 //!   admin endpoint <------+----------------------> Command::Report --> workers
+//!   reload task <---------+----------------------> Command::Apply --> workers
 //!   access batches --> access log task --> file (io_uring) or stdout (own thread)
 //! ```
 
 mod access;
 mod admin;
+pub(crate) mod client;
+mod reload;
 mod shutdown;
 mod signals;
 mod state;
@@ -22,6 +25,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
@@ -30,13 +34,15 @@ use tokio::time::timeout_at;
 use crate::account::UserIds;
 use crate::config::{AccessLog, AdminAddress};
 use crate::host::signals::{end_of_start, take_reopen_wish};
-use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, WorkerEvent};
+use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, Snapshot, WorkerEvent};
 
-use access::Reopener;
+use access::LogHandle;
 use shutdown::{Shutdown, Step};
 use signals::Signal;
 use state::{Facts, State};
 
+pub(crate) use reload::ReloadReport;
+pub use reload::{Candidate, Refusal, ReloadResult, Source};
 pub use shutdown::ShutdownSettings;
 
 /// Batches of access records that may wait for the log. A worker sends at most one per turn.
@@ -55,13 +61,23 @@ pub struct ControlSettings {
     /// The account that the process is about to become, which gets a new access log.
     pub log_owner: Option<UserIds>,
     pub shutdown: ShutdownSettings,
-    /// Names of endpoints, for the metrics.
-    pub endpoint_names: u64,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
     pub version: &'static str,
     /// Reads both clocks at the same moment.
     pub clock: fn() -> (Instant, SystemTime),
+}
+
+/// The control thread's ends of the channels to the workers, and what they run with.
+pub struct Links {
+    /// In the order of the workers' indices.
+    pub workers: Vec<MailboxSender>,
+    pub access: mpsc::Receiver<AccessBatch>,
+    /// The workers' threads report on them here.
+    pub events: mpsc::UnboundedReceiver<WorkerEvent>,
+    pub running: Arc<Snapshot>,
+    /// The source of the configurations of reloads. The demonstration has none.
+    pub source: Option<Box<dyn Source>>,
 }
 
 /// Reason why the program ends.
@@ -133,41 +149,40 @@ impl Control {
         self.admin.as_ref().map(admin::Bound::address)
     }
 
-    /// Catches signals, and runs on the calling thread until no worker is left. `workers` are in
-    /// the order of their indices, and their threads report on them through `events`. Fails at once
-    /// if the access log cannot be started.
-    pub fn run(
-        self,
-        workers: Vec<MailboxSender>,
-        access: mpsc::Receiver<AccessBatch>,
-        events: mpsc::UnboundedReceiver<WorkerEvent>,
-    ) -> Result<ExitReason, ControlError> {
+    /// Catches signals, and runs on the calling thread until no worker is left. Fails at once if
+    /// the access log cannot be started.
+    pub fn run(self, links: Links) -> Result<ExitReason, ControlError> {
         let Control { settings, runtime, admin, log, inputs, sender } = self;
-        let log = runtime.block_on(async {
+        let Links { workers, access, events, running, source } = links;
+        let (log, lines) = runtime.block_on(async {
             signals::catch(&sender).map_err(ControlError::Signals)?;
             end_of_start();
-            log.map(access::Output::start).transpose()
+            LogHandle::start(log)
         })?;
-        let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
-        let reopener = log.as_ref().map(access::Sink::reopener);
+        let log = Rc::new(log);
         if take_reopen_wish() {
-            reopen(reopener.as_ref());
+            log.reopen();
         }
-        let facts = Facts {
-            version: settings.version,
-            started: (settings.clock)().1,
-            endpoint_names: settings.endpoint_names,
-        };
-        let state = Rc::new(State::new(workers, facts, counts));
+        let clock = settings.clock;
+        let facts = Facts { version: settings.version, started: clock().1, clock };
+        let (reloads, requests) = mpsc::channel(reload::WAITING_COUNT_MAX);
+        let reloads = source.is_some().then_some(reloads);
+        let counts = log.counts();
+        let state = State::new(workers, facts, counts, running, settings.shutdown, reloads);
+        let state = Rc::new(state);
         runtime.block_on(async {
             tokio_uring::spawn(forward(events, sender));
             if let Some(admin) = admin {
                 tokio_uring::spawn(admin::serve(admin, Rc::clone(&state)));
             }
-            let log = tokio_uring::spawn(access::run(access, log, settings.clock));
-            let reason = supervise(&settings, &state, inputs, reopener).await;
+            if let Some(source) = source {
+                let (state, log) = (Rc::clone(&state), Rc::clone(&log));
+                tokio_uring::spawn(reload::run(state, log, source, requests));
+            }
+            let lines = tokio_uring::spawn(lines.run(access, clock));
+            let reason = supervise(&settings, &state, inputs, &log).await;
             // The workers' ends of the channel are gone, so the log ends by itself.
-            if tokio::time::timeout(LOG_END_TIMEOUT, log).await.is_err() {
+            if tokio::time::timeout(LOG_END_TIMEOUT, lines).await.is_err() {
                 tracing::warn!("the last lines of the access log could not be written in time");
             }
             Ok(reason)
@@ -213,7 +228,7 @@ async fn supervise(
     settings: &ControlSettings,
     state: &State,
     mut inputs: mpsc::UnboundedReceiver<Input>,
-    reopener: Option<Reopener>,
+    log: &LogHandle,
 ) -> ExitReason {
     let mut shutdown = Shutdown::new(settings.shutdown);
     let mut invitation = settings.invitation.as_deref();
@@ -236,8 +251,10 @@ async fn supervise(
                 Step::Stay
             }
             Ok(Some(Input::Signal(signal))) => {
+                shutdown.configure(state.shutdown_settings());
                 match signal {
-                    Signal::Reopen => reopen(reopener.as_ref()),
+                    Signal::Reopen => log.reopen(),
+                    Signal::Reload => state.reload_unasked("SIGHUP"),
                     Signal::Unsupported(name) => {
                         tracing::warn!("{name} is not supported yet; ignored");
                     }
@@ -265,14 +282,6 @@ async fn supervise(
     shutdown.reason()
 }
 
-/// Has the access log's file opened again, if there is a log.
-fn reopen(reopener: Option<&Reopener>) {
-    match reopener {
-        Some(reopener) => reopener.reopen(),
-        None => tracing::info!("there is no access log to open again"),
-    }
-}
-
 /// Prints the invitation once every worker accepts.
 fn invite(invitation: &mut Option<&str>, state: &State) {
     if let Some(text) = invitation.take_if(|_| state.ready().is_ok()) {
@@ -290,11 +299,7 @@ impl fmt::Display for ControlError {
                  /proc/sys/kernel/io_uring_disabled and the container's seccomp profile"
             ),
             Self::Admin(address, error) => {
-                write!(f, "the admin endpoint cannot listen on ")?;
-                match address {
-                    AdminAddress::Tcp(address) => write!(f, "{address}: {error}")?,
-                    AdminAddress::Unix(path) => write!(f, "unix:{}: {error}", path.display())?,
-                }
+                write!(f, "the admin endpoint cannot listen on {address}: {error}")?;
                 match error.kind() {
                     io::ErrorKind::AddrInUse => {
                         write!(f, "; another process listens there, choose another admin.listen")

@@ -51,6 +51,8 @@ pub struct EndpointReport {
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
     pub worker: u16,
+    /// The number of the configuration that it uses.
+    pub generation: u64,
     pub counters: Counters,
     pub gauges: Gauges,
     pub endpoints: Vec<EndpointReport>,

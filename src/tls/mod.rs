@@ -118,6 +118,13 @@ impl ServerTls {
         self.shared.certificates.entries.iter().map(Entry::summary).collect()
     }
 
+    /// Returns the lines of the certificates that `earlier` did not have.
+    pub fn summaries_since(&self, earlier: &ServerTls) -> Vec<String> {
+        let known = &earlier.shared.certificates.entries;
+        let is_new = |entry: &&Entry| known.iter().all(|known| known.key.cert != entry.key.cert);
+        self.shared.certificates.entries.iter().filter(is_new).map(Entry::summary).collect()
+    }
+
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
     /// (lower case, no port; an IPv6 address in brackets).
     pub fn covers(&self, server_name: Option<&str>, host: &str) -> bool {

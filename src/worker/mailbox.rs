@@ -19,15 +19,20 @@ use crate::tls::ServerTls;
 /// The configuration of a worker and the TLS objects made from it, replaced as a whole.
 #[derive(Clone)]
 pub struct Snapshot {
+    /// The number of the configuration: 1 at the start, and one more with each reload.
+    pub generation: u64,
     pub config: Arc<Config>,
     /// Certificates, tickets and the TLS settings made from it.
     pub tls: ServerTls,
 }
 
+/// Reports whether a snapshot is applied, or why not.
+pub type Applied = oneshot::Sender<Result<(), String>>;
+
 /// A command to a worker.
 pub enum Command {
     /// Use this snapshot for new exchanges and connections. Those in progress keep the old one.
-    Apply(Arc<Snapshot>),
+    Apply { snapshot: Arc<Snapshot>, done: Applied },
     /// Send GOAWAY, finish exchanges in flight, and close what remains at the deadline.
     Drain { deadline: Instant },
     /// Close all connections and end.

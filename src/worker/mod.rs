@@ -218,7 +218,11 @@ impl WorkerSetup {
         loop {
             let left = end.saturating_duration_since(clock::now());
             match self.mailbox.commands.recv_timeout(left) {
-                Ok(Command::Apply(snapshot)) => self.snapshot = snapshot,
+                Ok(Command::Apply { snapshot, done }) => {
+                    self.snapshot = snapshot;
+                    // Fails if control has stopped waiting.
+                    let _ = done.send(Ok(()));
+                }
                 Ok(Command::Drain { .. } | Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     return false;
                 }

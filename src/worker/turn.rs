@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::mailbox::Command;
+use super::mailbox::{Command, Snapshot};
 use super::{Phase, Worker, upstreams};
 use crate::gateway::Output;
 use crate::host::clock;
@@ -133,18 +133,9 @@ impl Worker<'_> {
         while let Ok(command) = self.setup.mailbox.commands.try_recv() {
             self.counters.commands += 1;
             match command {
-                Command::Apply(snapshot) => {
-                    let config = Arc::clone(&snapshot.config);
-                    match self.gateway.apply(now, config, &snapshot.tls) {
-                        Ok(()) => self.snapshot = snapshot,
-                        Err(error) => {
-                            tracing::error!(
-                                worker = self.setup.index,
-                                %error,
-                                "the new configuration is not applied"
-                            );
-                        }
-                    }
+                Command::Apply { snapshot, done } => {
+                    // Fails if control has stopped waiting.
+                    let _ = done.send(self.apply(now, snapshot));
                 }
                 // A drain while closing has no effect.
                 Command::Drain { .. } if matches!(self.phase, Phase::Closing(_)) => {}
@@ -165,6 +156,14 @@ impl Worker<'_> {
                 Command::KeepBuffers => self.teardown_timeout = Duration::ZERO,
             }
         }
+    }
+
+    /// Uses another snapshot for new exchanges and connections. Returns why it cannot be used.
+    fn apply(&mut self, now: Instant, snapshot: Arc<Snapshot>) -> Result<(), String> {
+        let config = Arc::clone(&snapshot.config);
+        self.gateway.apply(now, config, &snapshot.tls).map_err(|error| error.to_string())?;
+        self.snapshot = snapshot;
+        Ok(())
     }
 
     /// Carries out the gateway's outputs, up to this turn's send budget. Returns when to run next:

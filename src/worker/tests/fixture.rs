@@ -80,7 +80,7 @@ impl Process {
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
         let group = SocketGroup::bind(address, worker_count, keys.cid_mask).unwrap();
-        let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
+        let snapshot = Arc::new(Snapshot { generation: 1, config: Arc::new(config), tls });
         Process { snapshot, keys, group: Arc::new(group) }
     }
 }
@@ -134,6 +134,14 @@ pub(super) fn start_worker(region: RegionHandle, process: &Process, index: u16) 
 impl Running {
     pub(super) fn tell(&self, command: Command) {
         assert!(self.mailbox.send(command).is_ok(), "the worker is running");
+    }
+
+    /// Has the worker apply a configuration.
+    pub(super) async fn apply(&self, config: Arc<Config>) {
+        let snapshot = Arc::new(Snapshot { generation: 2, config, tls: self.tls.clone() });
+        let (done, applied) = oneshot::channel();
+        self.tell(Command::Apply { snapshot, done });
+        assert_eq!(applied.await.expect("a live worker responds"), Ok(()));
     }
 
     pub(super) async fn report(&self) -> WorkerReport {

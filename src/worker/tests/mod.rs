@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Worker;
-use super::mailbox::{Command, Snapshot, WorkerEvent, WorkerOutcome};
+use super::mailbox::{Command, WorkerEvent, WorkerOutcome};
 use crate::address::{EndpointAddress, NamedAddresses};
 use crate::config::testing::minimal;
 use crate::host::clock;
@@ -284,7 +284,7 @@ async fn a_restarted_worker_keeps_the_last_snapshot() {
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     let nobody = "127.0.0.1:1".parse().unwrap();
     let config = Arc::new(minimal(nobody));
-    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    running.apply(config).await;
     assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502);
     running.tell(Command::Panic);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
@@ -346,7 +346,7 @@ async fn a_worker_waiting_to_restart_obeys_commands() {
     let (sender, receiver) = oneshot::channel();
     running.tell(Command::Report(sender));
     let config = Arc::new(minimal("127.0.0.1:1".parse().unwrap()));
-    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    running.apply(config).await;
     assert!(receiver.await.is_err(), "no worker is running that could report");
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     assert_eq!(
