@@ -1,4 +1,4 @@
-//! What differs between two configurations, in words: the tables of their keys are compared, so
+//! The differences between two configurations, in words: the tables of their keys are compared, so
 //! that no key can be forgotten.
 
 use std::collections::BTreeSet;

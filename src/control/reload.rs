@@ -53,7 +53,7 @@ pub trait Source: Send {
 /// A configuration that can replace the running one.
 pub struct Candidate {
     pub snapshot: Snapshot,
-    /// What is different, in words. If nothing is, the candidate is not applied.
+    /// The differences from what is running, in words. Without any it is not applied.
     pub changes: Vec<String>,
     /// Problems that an operator should fix although the configuration can be used.
     pub warnings: Vec<String>,
