@@ -4,6 +4,7 @@
 mod reload;
 mod sizing;
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
@@ -14,7 +15,8 @@ use std::thread;
 
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::cli::{self, Command, Exit};
+use crate::cid::CidMask;
+use crate::cli::{self, Command, Exit, LevelHandle};
 use crate::config::{self, Account, Accounts, AdminAddress, Config, EndpointAddress, Log, Runtime};
 use crate::control::{
     self, Control, ControlSettings, ExitReason, Links, ReloadResult, ShutdownSettings, Source,
@@ -22,14 +24,16 @@ use crate::control::{
 use crate::demo::Demonstration;
 use crate::host::capacity::Capacity;
 use crate::host::probe::{self, HostFacts};
-use crate::host::socket::SocketGroup;
 use crate::host::socket::offload::Offload;
+use crate::host::socket::{BindError, SocketGroup};
 use crate::host::{accounts, clock, cpu, eventfd, files, privileges, signals};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
-use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
-use crate::worker::{self, EdgeSocket, ProcessKeys, WorkerSetup};
+use crate::worker::mailbox::{
+    AccessBatch, Edge, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox,
+};
+use crate::worker::{self, ProcessKeys, WorkerSetup};
 use reload::FileSource;
 use sizing::Sizes;
 
@@ -266,7 +270,7 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
         .map(Demonstration::start)
         .transpose()
         .map_err(|error| refuse(&format!("the built-in origin cannot start: {error}")))?;
-    let source = file.map(|path| Box::new(FileSource { path, log_level }) as Box<dyn Source>);
+    let source = file.map(|path| process.source(path, log_level));
     let reason = process.run(control, workers, source).map_err(|why| refuse(&why))?;
     tracing::info!(?reason, "ended");
     match reason {
@@ -321,9 +325,6 @@ struct Process {
     sizes: Sizes,
     regions: Regions,
     keys: ProcessKeys,
-    /// The sockets of each address, and the index of their listener. Never closed: that would
-    /// renumber the reuseport group that the steering program selects from.
-    groups: Vec<(usize, SocketGroup)>,
 }
 
 /// Workers that are ready to start, and the control thread's ends of their channels.
@@ -352,22 +353,24 @@ impl Process {
         }
         let regions = Regions::reserve(usize::from(worker_count), sizes.plan())
             .map_err(|error| error.to_string())?;
-        let mut groups = Vec::new();
+        let mut edges = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
             for address in &listener.addresses {
-                groups.push((index, bind_group(*address, worker_count, &keys)?));
+                let group = bind_group(*address, worker_count, keys.cid_mask);
+                let group = Arc::new(group.map_err(|error| error.to_string())?);
+                edges.push(Edge { address: *address, listener: index, group });
             }
         }
-        if let Some(refusal) = groups.iter().find_map(|(_, group)| group.filter_refusal.as_ref()) {
+        if let Some(refusal) = edges.iter().find_map(|edge| edge.group.filter_refusal.as_ref()) {
             tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
         }
         // A property of the host, not of an address: logged once.
-        let offload = groups.iter().map(|(_, group)| group.offload).reduce(Offload::and);
+        let offload = edges.iter().map(|edge| edge.group.offload).reduce(Offload::and);
         if let Some(advice) = offload.and_then(Offload::advice) {
             tracing::warn!("{advice}");
         }
-        let snapshot = Arc::new(Snapshot { generation: 1, config: Arc::new(config), tls });
-        Ok(Self { snapshot, cores, sizes, regions, keys, groups })
+        let snapshot = Arc::new(Snapshot { generation: 1, config: Arc::new(config), tls, edges });
+        Ok(Self { snapshot, cores, sizes, regions, keys })
     }
 
     /// Maps the workers' memory and duplicates their sockets. Starts no thread that stays.
@@ -385,9 +388,15 @@ impl Process {
         Ok(Workers { setups, mailboxes, access_batches, worker_events })
     }
 
+    /// Returns the source of the configurations of reloads.
+    fn source(&self, path: PathBuf, log_level: LevelHandle) -> Box<dyn Source> {
+        let (worker_count, mask) = (self.sizes.worker_count, self.keys.cid_mask);
+        Box::new(FileSource { path, log_level, worker_count, mask, groups: Vec::new() })
+    }
+
     /// Starts the workers, runs the control thread until they have ended, and joins their threads.
     fn run(
-        &self,
+        self,
         control: Control,
         workers: Workers,
         source: Option<Box<dyn Source>>,
@@ -403,7 +412,7 @@ impl Process {
             workers: mailboxes,
             access: access_batches,
             events: worker_events,
-            running: Arc::clone(&self.snapshot),
+            running: self.snapshot,
             source,
         };
         let reason = control.run(links).map_err(|error| error.to_string())?;
@@ -420,21 +429,13 @@ impl Process {
         events: UnboundedSender<WorkerEvent>,
     ) -> Result<WorkerSetup, String> {
         let core = self.cores.get(usize::from(index)).copied().filter(|_| self.sizes.is_pinned);
-        let mut sockets = Vec::with_capacity(self.groups.len());
-        for (listener, group) in &self.groups {
-            let socket = group.sockets[usize::from(index)].try_clone().map_err(|error| {
-                format!("{}: cannot duplicate the socket: {error}", group.address)
-            })?;
-            sockets.push(EdgeSocket { socket, listener: *listener });
-        }
         Ok(WorkerSetup {
             index,
             count: self.sizes.worker_count,
             core,
             region: self.lend_region(core)?,
             heap_len_max: self.sizes.heap_len_max(),
-            sockets,
-            snapshot: Arc::clone(&self.snapshot),
+            snapshot: RefCell::new(Arc::clone(&self.snapshot)),
             keys: self.keys.clone(),
             random: tls::fill_random,
             mailbox,
@@ -464,10 +465,9 @@ impl Process {
 fn bind_group(
     address: SocketAddr,
     worker_count: u16,
-    keys: &ProcessKeys,
-) -> Result<SocketGroup, String> {
-    let group = SocketGroup::bind(address, worker_count, keys.cid_mask)
-        .map_err(|error| error.to_string())?;
+    mask: CidMask,
+) -> Result<SocketGroup, BindError> {
+    let group = SocketGroup::bind(address, worker_count, mask)?;
     tracing::info!(
         address = %group.address,
         receive_buffer = group.granted.receive_len,

@@ -10,5 +10,5 @@ use crate::worker::mailbox::Snapshot;
 pub fn snapshot() -> Arc<Snapshot> {
     let config = demo::config("127.0.0.1:1".parse().expect("an address"));
     let tls = ServerTls::load(&config.certificates, config.tls).expect("made in memory");
-    Arc::new(Snapshot { generation: 1, config: Arc::new(config), tls })
+    Arc::new(Snapshot { generation: 1, config: Arc::new(config), tls, edges: Vec::new() })
 }

@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import json
 import signal
+import socket
 import subprocess
+import time
 import tomllib
 import urllib.error
 import urllib.request
@@ -13,7 +15,7 @@ import urllib.request
 import pytest
 
 from harness import bodies, certificates, h3, load
-from harness.gateway import Gateway, binary
+from harness.gateway import Gateway, binary, free_ports
 
 # Downloads that run for as long as the test reloads, and have an upstream of their own.
 DRIPS = """
@@ -27,6 +29,13 @@ max_connections = 4096
 max_connections_per_address = "100%"
 timeout = {{ response = "{response}" }}
 """
+
+LISTENER = """
+[[listeners]]
+name = "second"
+address = "127.0.0.1:{port}"
+"""
+
 
 def ringway(*arguments) -> subprocess.CompletedProcess:
     command = [str(binary()), *map(str, arguments)]
@@ -182,6 +191,60 @@ async def test_routes_certificates_and_logs_change(start, renewed):
 
 
 @h3.run
+async def test_a_listener_comes_and_goes(start, origin):
+    gateway = start(workers=2)
+    port = free_ports()[0]
+    other = dataclasses.make_dataclass("Other", ["port", "authority"])(port, gateway.authority)
+    first = gateway.configure().read_text()
+    file = gateway.folder / "ringway.toml"
+    file.write_text(first + LISTENER.format(port=port))
+    status, report = post_reload(gateway)
+    assert (status, report["changes"]) == (200, ["listeners[second]: added"]), report
+    async with h3.connection(other) as client:
+        # A download runs while the listener is removed.
+        exchange = client.open("GET", "/drip/60000?piece=2000&pause=0.05")
+        await exchange.received(4000)
+        file.write_text(first)
+        status, report = post_reload(gateway)
+        assert (status, report["changes"]) == (200, ["listeners[second]: removed"]), report
+        response = await exchange.wait()
+        assert (response.end, response.sha256) == ("clean", bodies.digest(60000))
+        async with asyncio.timeout(20):
+            while client.closed is None:
+                await asyncio.sleep(0.05)
+        assert client.closed.error_code == 0x100, "H3_NO_ERROR: it was told to go"
+    # Nobody is there any more, and another process may have the port.
+    await asyncio.to_thread(wait_until_free, port)
+    with pytest.raises((ConnectionError, TimeoutError)):
+        async with h3.connection(other, idle_timeout=2.0):
+            pass
+    # It comes back, and its old sockets are not in the way.
+    file.write_text(first + LISTENER.format(port=port))
+    assert post_reload(gateway)[0] == 200
+    async with h3.connection(other) as client:
+        assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
+    # An address that cannot be bound refuses the whole reload.
+    text = first.replace('body_timeout = "30s"', 'body_timeout = "7s"')
+    file.write_text(text + LISTENER.format(port=port).replace("127.0.0.1", "192.0.2.1"))
+    status, report = post_reload(gateway)
+    assert (status, report["result"]) == (422, "host_refused"), report
+    assert "192.0.2.1" in report["errors"][0]
+    running = tomllib.loads(ringway("config", "-c", file, "--running").stdout)
+    assert running["limits"]["body_timeout"] == "30s"
+
+
+def wait_until_free(port: int):
+    end = time.monotonic() + 15
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            try:
+                return one.bind(("127.0.0.1", port))
+            except OSError:
+                assert time.monotonic() < end, "the port is still bound"
+        time.sleep(0.1)
+
+
+@h3.run
 async def test_upstream_connections_stay_open(start, origin):
     gateway = start()
     async with h3.connection(gateway) as client:
@@ -203,6 +266,7 @@ class Variants:
 
     def __init__(self, gateway: Gateway, renewed, origin):
         self.gateway, self.renewed, self.origin = gateway, renewed, origin
+        self.port = free_ports()[0]
 
     def write(self, number: int):
         settings = self.gateway.settings
@@ -212,7 +276,8 @@ class Variants:
         settings["upstream_idle"] = f"{30 + number % 2}s"
         drips = DRIPS.format(origin=self.origin, response=f"{60 + number % 5}s")
         routes = '[[routes]]\nmatch = { host = "x%d.test" }\nupstream = "drips"\n' % (number % 7)
-        settings["extra"] = drips + routes
+        listener = LISTENER.format(port=self.port) if number % 4 < 2 else ""
+        settings["extra"] = drips + routes + listener
         return self.gateway.configure()
 
 

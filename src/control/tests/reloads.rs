@@ -23,6 +23,7 @@ impl Source for Scripted {
                 generation: running.generation + 1,
                 config: Arc::new(config),
                 tls: running.tls.clone(),
+                edges: running.edges.clone(),
             },
             changes: changes.into_iter().map(str::to_owned).collect(),
             warnings: vec!["mind this".to_owned()],

@@ -92,8 +92,8 @@ impl Health {
         self.ejected_until.is_some()
     }
 
-    /// Continues the health that the endpoint had under other bounds. A trial in progress counts for
-    /// the configuration that it began with, so the next request is one.
+    /// Continues the health that the endpoint had under other bounds. A trial in progress counts
+    /// for the configuration that it began with, so the next request is one.
     pub(super) fn inherit(&mut self, earlier: Health) {
         let bounds = self.bounds;
         let backoff = earlier.backoff.map(|backoff| backoff.min(bounds.pause_max));

@@ -2,6 +2,7 @@
 //! (quinn and h3) and an origin over loopback.
 
 mod fixture;
+mod listeners;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -371,7 +372,7 @@ fn a_worker_sleeps_until_its_next_deadline_or_retry() {
     assert_eq!(worker.sleep(now, deadline), Wait::Forever);
 
     // A socket whose receive has failed is armed again after a pause.
-    let (socket, reason) = (worker.sockets[0], std::io::ErrorKind::Other);
+    let (socket, reason) = (worker.edges.get(0).unwrap(), std::io::ErrorKind::Other);
     worker.handle_completion(now, Completion::ReceiveStopped { socket, reason });
     let Wait::Until(again) = worker.sleep(now, None) else { panic!("it is retried") };
     assert!(again >= now + Duration::from_millis(100), "{:?}", again - now);
