@@ -115,7 +115,7 @@ fn request() -> Request {
         },
         client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
         server_name: None,
-        listener: 0,
+        listener: Arc::new(configuration().listeners[0].clone()),
         misdirected: false,
     }
 }

@@ -102,12 +102,14 @@ fn check_parts(head: &Head) {
 /// Gives the request to a proxy with one upstream. Returns the bytes that the upstream is sent.
 fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
     let now = testing::epoch();
-    let mut proxy = Proxy::new(configuration(is_trusted), 1);
+    let config = configuration(is_trusted);
+    let listener = Arc::new(config.listeners[0].clone());
+    let mut proxy = Proxy::new(config, 1);
     let request = Request {
         head,
         client: SocketAddr::from(([192, 0, 2, 9], 40_000)),
         server_name: None,
-        listener: 0,
+        listener,
         misdirected: false,
     };
     let downstream = Downstream { connection: 1, stream: 0 };

@@ -12,6 +12,7 @@ use super::keep_alive::KeepAlive;
 use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
+use crate::config::Listener;
 use crate::http3::{Code, ConnectionError};
 use crate::message::{AccessRecord, Authority, Bound, Ending, Handover, Incident, Outcome};
 use crate::metrics::StreamShed;
@@ -48,7 +49,10 @@ pub(super) struct Client {
     /// The last address that was seen to be validated.
     pub(super) address: SocketAddr,
     pub(super) server_name: Option<Arc<str>>,
-    pub(super) listener: usize,
+    /// The listener, as configured when the connection was opened.
+    pub(super) listener: Arc<Listener>,
+    /// Number of the socket on which it was opened.
+    pub(super) socket: u16,
     /// The certificates that the connection was opened with.
     tls: ServerTls,
     /// The last authority that they cover: a client rarely requests more than one.
@@ -74,13 +78,15 @@ impl Connection {
         let control = ControlStream::open(key, cx)?;
         let address = cx.engine.client_address(key).expect("an open connection has an address");
         let settings = &cx.shared.settings;
-        let listener = cx.shared.socket_listeners[usize::from(socket)];
+        let edge = &cx.shared.sockets[usize::from(socket)];
+        let (listener, drain_end) = (Arc::clone(&edge.listener), edge.drain_end);
         let mut connection = Self {
             client: Client {
                 key,
                 address,
                 server_name: server_name.map(Arc::from),
-                listener,
+                listener: Arc::clone(&listener),
+                socket,
                 tls: settings.tls.clone(),
                 covered: None,
                 waiting_len: 0,
@@ -89,14 +95,14 @@ impl Connection {
                 deliveries: Deliveries::default(),
             },
             drain: Drain::default(),
-            keep_alive: KeepAlive::new(settings.idle_timeouts[listener]),
+            keep_alive: KeepAlive::new(listener.quic.idle_timeout),
             next_request: 0,
             control,
             streams: BTreeMap::new(),
             closed_for: None,
         };
-        if cx.shared.drain_end.is_some() {
-            connection.begin_drain(cx);
+        if let Some(end) = cx.shared.drain_end.or(drain_end) {
+            connection.begin_drain(end, cx);
         }
         Ok(connection)
     }

@@ -1,6 +1,7 @@
 //! The surroundings of a connection, lent to it while it handles an event.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use super::counters::GatewayCounters;
 use super::{Owner, StreamRef};
 use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::http3::{Code, ConnectionError, LocalSettings};
 use crate::message::{AccessRecord, Incident};
 use crate::metrics::Ledger;
@@ -30,8 +31,8 @@ pub(super) struct Context<'a> {
 /// State that all connections of one gateway share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    /// Index of each socket's listener, by socket number.
-    pub(super) socket_listeners: Vec<usize>,
+    /// The sockets, by number. One that has been removed keeps its place until another takes it.
+    pub(super) sockets: Vec<Edge>,
     pub(super) timers: Timers<Owner>,
     pub(super) responses: ResponseBudget,
     /// Scratch space for body pieces that are read together; empty between events.
@@ -53,6 +54,13 @@ pub(super) struct Shared {
     pub(super) drain_end: Option<Instant>,
 }
 
+/// A socket of the gateway.
+pub(super) struct Edge {
+    pub(super) listener: Arc<Listener>,
+    /// When the last connections of a removed listener are closed; `None` while it accepts.
+    pub(super) drain_end: Option<Instant>,
+}
+
 /// The settings of connections, replaced as a whole by a reload.
 pub(super) struct Settings {
     pub(super) http3: LocalSettings,
@@ -60,8 +68,6 @@ pub(super) struct Settings {
     /// Capacity of each connection's budget of resets.
     pub(super) reset_count_max: u32,
     pub(super) head_timeout: Duration,
-    /// The idle timeout of connections, by listener.
-    pub(super) idle_timeouts: Vec<Duration>,
 }
 
 impl Settings {
@@ -75,7 +81,6 @@ impl Settings {
             tls: tls.clone(),
             reset_count_max: limits.stream_reset_count_max,
             head_timeout: limits.request_head_timeout,
-            idle_timeouts: config.listeners.iter().map(|one| one.quic.idle_timeout).collect(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One request stream: passes its request to the proxy (head, body, trailers, end), and writes the
 //! proxy's response.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -239,7 +241,7 @@ impl Stream {
             head,
             client: address,
             server_name: client.server_name.clone(),
-            listener: client.listener,
+            listener: Arc::clone(&client.listener),
         };
         let downstream = downstream_of(self.at(client));
         let exchange = cx.proxy.handle_request(cx.now, downstream, request, ended);

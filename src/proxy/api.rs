@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use crate::base::slab::slab_key;
-use crate::config::EndpointAddress;
+use crate::config::{EndpointAddress, Listener};
 use crate::message::{AccessRecord, Fields, Head, Incident, Outcome};
 use crate::metrics::ProxyCounters;
 
@@ -40,8 +40,8 @@ pub struct Request {
     pub client: SocketAddr,
     /// The server name (SNI) of the client's TLS handshake.
     pub server_name: Option<Arc<str>>,
-    /// Index into the configuration's listeners.
-    pub listener: usize,
+    /// The listener of the client's connection, as configured when that was opened.
+    pub listener: Arc<Listener>,
     /// The connection's certificate does not cover the authority (RFC 9110 15.5.20).
     pub misdirected: bool,
 }

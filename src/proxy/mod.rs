@@ -54,7 +54,7 @@ use http::Method;
 use crate::base::shares::Shares;
 use crate::base::slab::Slab;
 use crate::base::timers::Timers;
-use crate::config::{AccessFormat, Config};
+use crate::config::{AccessFormat, Config, Listener};
 use crate::http1::{ConnectionOptions, Framing};
 use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme};
 use crate::metrics::EndpointReport;
@@ -144,13 +144,13 @@ impl Proxy {
             record.request.provenance = Some(Provenance::of(&request.head.fields));
         }
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
-        exchange.trusted = self.is_trusted(&request);
+        exchange.trusted = is_trusted(&request);
         let admitted = self.admit(&request, &exchange, ended);
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         if !exchange.trusted {
-            self.drop_proxy_fields(request.listener, &mut request.head.fields);
+            self.drop_proxy_fields(&request.listener, &mut request.head.fields);
             // QUIC is always secured, whatever `:scheme` says.
             request.head.set_scheme(Scheme::Https);
         }
@@ -179,7 +179,7 @@ impl Proxy {
         if let Some(trailers) = &mut trailers
             && let Some(listener) = self.exchanges.get(key).and_then(Exchange::strangers_listener)
         {
-            self.drop_proxy_fields(listener, trailers);
+            self.drop_proxy_fields(&listener, trailers);
         }
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
@@ -462,20 +462,15 @@ impl Proxy {
     }
 
     /// Drops the fields that only a trusted proxy may send.
-    fn drop_proxy_fields(&mut self, listener: usize, fields: &mut Fields) {
-        if let Some(listener) = self.config.listeners.get(listener) {
-            let dropped = &mut self.counters.exported.proxy_fields_dropped;
-            drop_proxy_fields(fields, &listener.proxy_fields, dropped);
-        }
+    fn drop_proxy_fields(&mut self, listener: &Listener, fields: &mut Fields) {
+        let dropped = &mut self.counters.exported.proxy_fields_dropped;
+        drop_proxy_fields(fields, &listener.proxy_fields, dropped);
     }
+}
 
-    fn is_trusted(&self, request: &Request) -> bool {
-        let client = request.client.ip().to_canonical();
-        let listener = self.config.listeners.get(request.listener);
-        listener.is_some_and(|listener| {
-            listener.trusted_proxies.iter().any(|network| network.contains(&client))
-        })
-    }
+fn is_trusted(request: &Request) -> bool {
+    let client = request.client.ip().to_canonical();
+    request.listener.trusted_proxies.iter().any(|network| network.contains(&client))
 }
 
 /// The text of a request that its record keeps for the access log.

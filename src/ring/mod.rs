@@ -127,7 +127,7 @@ impl Ring {
 
     /// Adds a bound UDP socket, in blocking mode.
     pub fn add_socket(&mut self, socket: UdpSocket) -> Result<SocketIndex, RingError> {
-        let place = self.machine.sockets.len();
+        let place = self.machine.next_socket_file();
         if place >= usize::from(self.machine.sockets_max) {
             let reason = format!("it has {place} sockets already, as many as it may");
             return Err(RingError::Socket(io::Error::other(reason)));
@@ -137,6 +137,12 @@ impl Ring {
         let file = OwnedFd::from(socket);
         self.kernel.register_file(place as u32, &file).map_err(RingError::Socket)?;
         Ok(self.machine.add_socket(place as u32, offload))
+    }
+
+    /// Removes a socket, on which nothing is to be sent any more. It is closed once its operations
+    /// have ended, and its index may then be that of another.
+    pub fn remove_socket(&mut self, socket: SocketIndex) {
+        self.machine.remove_socket(socket);
     }
 
     /// Watches an eventfd in non-blocking mode: each write to it causes a [`Completion::Woken`].
@@ -219,6 +225,10 @@ impl Ring {
     /// Runs one turn: provides free slots to the kernel, submits the operations since the last
     /// turn, and waits for a completion as told. It may return early.
     pub fn submit_and_wait(&mut self, wait: Wait) -> Result<(), RingError> {
+        while let Some(file) = self.machine.pop_left() {
+            // Should it fail, the file is closed when the next socket takes its place.
+            let _ = self.kernel.clear_file(file);
+        }
         self.machine.replenish();
         if self.kernel.overflows() {
             self.machine.stats.cq_overflows += 1;

@@ -16,10 +16,12 @@ pub mod forger;
 pub mod http3;
 pub mod internal;
 pub mod origin;
+mod snapshot;
 mod time;
 
 pub use certificate::TestCertificate;
 pub use child::in_child;
 pub use client_tls::{ClientTls, quic_client};
 pub use engine::{CID_MASK, engine_settings};
+pub use snapshot::snapshot;
 pub use time::{FrozenClock, clocks, epoch, sleep};

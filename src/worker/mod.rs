@@ -20,6 +20,7 @@
 //!                                                                 +--> Finished (drained, stopped)
 //! ```
 
+mod edges;
 mod incidents;
 mod keys;
 pub mod mailbox;
@@ -32,8 +33,8 @@ mod upstreams;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::io;
-use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ use crate::metrics::{PoolCounters, WorkerCounters};
 use crate::planted;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
-use crate::ring::{Ring, RingSettings, SocketIndex};
+use crate::ring::{Ring, RingSettings};
 use incidents::Incidents;
 use mailbox::{Command, Mailbox, Snapshot, WorkerEvent, WorkerOutcome};
 use restart::{Cause, RestartPolicy};
@@ -72,10 +73,9 @@ pub(crate) struct WorkerSetup {
     pub region: RegionHandle,
     /// Bytes of the heap that the whole process may have in use.
     pub heap_len_max: usize,
-    /// The worker's sockets, one per address.
-    pub sockets: Vec<EdgeSocket>,
-    /// The configuration and TLS objects to start with.
-    pub snapshot: Arc<Snapshot>,
+    /// The last snapshot applied, or the one to start with. A worker that restarts uses it; it
+    /// keeps no sockets of removed listeners open.
+    pub snapshot: RefCell<Arc<Snapshot>>,
     /// Keys that all workers of the process share.
     pub keys: ProcessKeys,
     /// Source of the worker's own keys and seeds.
@@ -86,13 +86,6 @@ pub(crate) struct WorkerSetup {
     /// Records where bulk payload lies.
     #[cfg(test)]
     pub witness: Arc<tests::Witness>,
-}
-
-/// A bound UDP socket and the listener that its address belongs to.
-pub(crate) struct EdgeSocket {
-    /// A duplicate of the socket; the process keeps the original open until it ends.
-    pub socket: UdpSocket,
-    pub listener: usize,
 }
 
 /// Starts a worker on a thread of its own, which sends its end as an event.
@@ -125,9 +118,6 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
         let Err(Death { cause, why }) = live(&setup, policy.restart_count(), &mut life) else {
             return WorkerOutcome::Finished;
         };
-        if let Some(snapshot) = life.snapshot.take() {
-            setup.snapshot = snapshot;
-        }
         has_accepted |= life.accepted_at.is_some();
         if !has_accepted || life.was_leaving() {
             return WorkerOutcome::Failed(why);
@@ -156,8 +146,6 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
 /// The known facts of one life of a worker, even if it ended in a panic.
 #[derive(Default)]
 struct Life {
-    /// The last snapshot applied.
-    snapshot: Option<Arc<Snapshot>>,
     /// When its sockets began to receive.
     accepted_at: Option<Instant>,
     /// Its loop ended while it was neither draining nor closing.
@@ -199,7 +187,6 @@ fn live(setup: &WorkerSetup, restarts: u64, life: &mut Life) -> Result<(), Death
         let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
         let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
         life.was_serving = worker.phase == Phase::Serving;
-        life.snapshot = Some(Arc::clone(&worker.snapshot));
         worker.tear_down()?;
         match outcome {
             Ok(outcome) => outcome.map_err(Death::failure),
@@ -218,7 +205,11 @@ impl WorkerSetup {
         loop {
             let left = end.saturating_duration_since(clock::now());
             match self.mailbox.commands.recv_timeout(left) {
-                Ok(Command::Apply(snapshot)) => self.snapshot = snapshot,
+                Ok(Command::Apply { snapshot, done }) => {
+                    *self.snapshot.get_mut() = snapshot;
+                    // Fails if control has stopped waiting.
+                    let _ = done.send(Ok(()));
+                }
                 Ok(Command::Drain { .. } | Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     return false;
                 }
@@ -239,8 +230,7 @@ struct Worker<'a> {
     gateway: Gateway,
     ring: Ring,
     pool: Rc<Pool>,
-    /// The sockets' indices in the ring, in the setup's order.
-    sockets: Vec<SocketIndex>,
+    edges: edges::Edges,
     upstreams: upstreams::Upstreams,
     slot_policy: slot_policy::SlotPolicy,
     transmit: turn::TransmitState,
@@ -274,33 +264,30 @@ impl<'a> Worker<'a> {
         let pool = Rc::new(Pool::attach(setup.region.clone()));
         let ring = Ring::new(ring_settings(&pool), Rc::clone(&pool));
         let mut ring = ring.map_err(|error| error.to_string())?;
-        let mut sockets = Vec::with_capacity(setup.sockets.len());
-        for edge in &setup.sockets {
-            let socket = edge.socket.try_clone().map_err(|error| {
-                format!("worker {}: cannot duplicate its socket: {error}", setup.index)
-            })?;
-            let socket = ring.add_socket(socket).map_err(|error| error.to_string())?;
+        let snapshot = Arc::clone(&setup.snapshot.borrow());
+        let mut edges = edges::Edges::default();
+        for edge in &snapshot.edges {
+            let socket = edges.open(&mut ring, &edge.group, setup.index)?;
             ring.receive_datagrams(socket);
-            sockets.push(socket);
         }
         ring.watch_wake(Arc::clone(&setup.mailbox.wake));
         let engine = Engine::new(setup.engine_settings()).map_err(|error| error.to_string())?;
         let gateway = Gateway::new(GatewaySettings {
-            config: Arc::clone(&setup.snapshot.config),
+            config: Arc::clone(&snapshot.config),
             engine,
-            tls: setup.snapshot.tls.clone(),
-            socket_listeners: setup.sockets.iter().map(|edge| edge.listener).collect(),
+            tls: snapshot.tls.clone(),
+            socket_listeners: snapshot.edges.iter().map(|edge| edge.listener).collect(),
             worker_count: setup.count,
             responses_len_max: pool.plan().slots_len() / RESPONSES_SHARE,
         });
         Ok(Self {
             setup,
-            snapshot: Arc::clone(&setup.snapshot),
+            snapshot,
             gateway,
             ring,
             slot_policy: slot_policy::SlotPolicy::default(),
             pool,
-            sockets,
+            edges,
             upstreams: upstreams::Upstreams::default(),
             transmit: turn::TransmitState::default(),
             records: Vec::new(),

@@ -1,5 +1,6 @@
 //! Workers in threads, a client of another stack (quinn and h3), and an origin over loopback.
 
+use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::mailbox::{
-    Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
+    Command, Edge, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
 };
-use super::super::{EdgeSocket, ProcessKeys, WorkerSetup, run};
+use super::super::{ProcessKeys, WorkerSetup, run};
 use crate::config::Config;
 use crate::config::testing::minimal;
 use crate::host::eventfd;
@@ -55,7 +56,7 @@ pub(super) struct Running {
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
     /// Keeps the sockets open, as main does.
-    pub(super) _group: Arc<SocketGroup>,
+    pub(super) group: Arc<SocketGroup>,
 }
 
 pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
@@ -80,8 +81,11 @@ impl Process {
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
         let group = SocketGroup::bind(address, worker_count, keys.cid_mask).unwrap();
-        let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
-        Process { snapshot, keys, group: Arc::new(group) }
+        let group = Arc::new(group);
+        let edges = vec![Edge { address, listener: 0, group: Arc::clone(&group) }];
+        let config = Arc::new(config);
+        let snapshot = Arc::new(Snapshot { generation: 1, config, tls, edges });
+        Process { snapshot, keys, group }
     }
 }
 
@@ -91,7 +95,6 @@ pub(super) fn setup_in(
     process: &Process,
     index: u16,
 ) -> (WorkerSetup, MailboxSender, mpsc::UnboundedReceiver<WorkerEvent>) {
-    let socket = process.group.sockets[usize::from(index)].try_clone().unwrap();
     let (access, mut batches) = mpsc::channel(64);
     let (events, receiver) = mpsc::unbounded_channel();
     let (sender, mailbox) = mailbox(eventfd::eventfd().unwrap(), access);
@@ -108,8 +111,7 @@ pub(super) fn setup_in(
         core: None,
         region,
         heap_len_max: 1 << 30,
-        sockets: vec![EdgeSocket { socket, listener: 0 }],
-        snapshot: Arc::clone(&process.snapshot),
+        snapshot: RefCell::new(Arc::clone(&process.snapshot)),
         keys: process.keys.clone(),
         random: fill_random,
         mailbox,
@@ -126,14 +128,33 @@ pub(super) fn start_in(region: RegionHandle, config: Config) -> Running {
 pub(super) fn start_worker(region: RegionHandle, process: &Process, index: u16) -> Running {
     let (setup, mailbox, events) = setup_in(region, process, index);
     let (address, witness) = (process.group.address, Arc::clone(&setup.witness));
-    let tls = setup.snapshot.tls.clone();
+    let tls = setup.snapshot.borrow().tls.clone();
     let thread = thread::spawn(move || run(setup));
-    Running { address, mailbox, events, thread, tls, witness, _group: Arc::clone(&process.group) }
+    Running { address, mailbox, events, thread, tls, witness, group: Arc::clone(&process.group) }
 }
 
 impl Running {
     pub(super) fn tell(&self, command: Command) {
         assert!(self.mailbox.send(command).is_ok(), "the worker is running");
+    }
+
+    /// Has the worker apply a configuration.
+    pub(super) async fn apply(&self, config: Arc<Config>) {
+        self.apply_with(config, vec![self.edge()]).await;
+    }
+
+    /// Returns the socket that the worker has from the start, for the first listener.
+    pub(super) fn edge(&self) -> Edge {
+        Edge { address: self.address, listener: 0, group: Arc::clone(&self.group) }
+    }
+
+    /// Has the worker apply a configuration with these sockets.
+    pub(super) async fn apply_with(&self, config: Arc<Config>, edges: Vec<Edge>) {
+        let tls = self.tls.clone();
+        let snapshot = Arc::new(Snapshot { generation: 2, config, tls, edges });
+        let (done, applied) = oneshot::channel();
+        self.tell(Command::Apply { snapshot, done });
+        assert_eq!(applied.await.expect("a live worker responds"), Ok(()));
     }
 
     pub(super) async fn report(&self) -> WorkerReport {
@@ -164,13 +185,21 @@ impl Running {
     }
 
     pub(super) async fn client(&self) -> Client {
+        self.client_of(self.address).await.expect("a connection")
+    }
+
+    /// Returns a client that is connected to this address, or why it is not.
+    pub(super) async fn client_of(
+        &self,
+        address: SocketAddr,
+    ) -> Result<Client, quinn::ConnectionError> {
         let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         endpoint.set_default_client_config(ClientTls::trusting_server(&self.tls).quic());
-        let connection = endpoint.connect(self.address, "localhost").unwrap().await.unwrap();
+        let connection = endpoint.connect(address, "localhost").unwrap().await?;
         let quic = h3_quinn::Connection::new(connection);
         let (mut driver, requests) = h3::client::new(quic).await.unwrap();
         tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-        Client { requests, _endpoint: endpoint }
+        Ok(Client { requests, _endpoint: endpoint })
     }
 }
 

@@ -2,6 +2,7 @@
 //! (quinn and h3) and an origin over loopback.
 
 mod fixture;
+mod listeners;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Worker;
-use super::mailbox::{Command, Snapshot, WorkerEvent, WorkerOutcome};
+use super::mailbox::{Command, WorkerEvent, WorkerOutcome};
 use crate::address::{EndpointAddress, NamedAddresses};
 use crate::config::testing::minimal;
 use crate::host::clock;
@@ -284,7 +285,7 @@ async fn a_restarted_worker_keeps_the_last_snapshot() {
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     let nobody = "127.0.0.1:1".parse().unwrap();
     let config = Arc::new(minimal(nobody));
-    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    running.apply(config).await;
     assert_eq!(running.client().await.fetch("/bytes/1000", 0).await.0, 502);
     running.tell(Command::Panic);
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
@@ -346,7 +347,7 @@ async fn a_worker_waiting_to_restart_obeys_commands() {
     let (sender, receiver) = oneshot::channel();
     running.tell(Command::Report(sender));
     let config = Arc::new(minimal("127.0.0.1:1".parse().unwrap()));
-    running.tell(Command::Apply(Arc::new(Snapshot { config, tls: running.tls.clone() })));
+    running.apply(config).await;
     assert!(receiver.await.is_err(), "no worker is running that could report");
     assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
     assert_eq!(
@@ -371,7 +372,7 @@ fn a_worker_sleeps_until_its_next_deadline_or_retry() {
     assert_eq!(worker.sleep(now, deadline), Wait::Forever);
 
     // A socket whose receive has failed is armed again after a pause.
-    let (socket, reason) = (worker.sockets[0], std::io::ErrorKind::Other);
+    let (socket, reason) = (worker.edges.get(0).unwrap(), std::io::ErrorKind::Other);
     worker.handle_completion(now, Completion::ReceiveStopped { socket, reason });
     let Wait::Until(again) = worker.sleep(now, None) else { panic!("it is retried") };
     assert!(again >= now + Duration::from_millis(100), "{:?}", again - now);
