@@ -111,7 +111,7 @@ fn log(log: &Log) -> Value {
     };
     section([
         ("level", word(choices::LOG_LEVEL, &log.level).into()),
-        ("tls_keys", log.tls_keys.as_deref().map_or_else(|| "".into(), path)),
+        ("tls_keys", log.tls_keys.as_deref().map_or_else(|| "off".into(), path)),
         (
             "access",
             section([("path", target), ("format", word(choices::ACCESS_FORMAT, &format).into())]),
