@@ -218,11 +218,15 @@ async fn panics_under_load_leak_no_slot() {
         running.tell(Command::Panic);
         assert!(matches!(running.events.recv().await, Some(WorkerEvent::Restarting { .. })));
         assert!(matches!(running.events.recv().await, Some(WorkerEvent::Accepting { .. })));
-        let report = running.report().await;
-        assert_eq!(report.counters.worker.restarts, restarts);
-        let slots = &report.gauges.pool_slots;
-        assert!(slots.owned + slots.in_kernel <= 1, "{slots:?} after {restarts} panics");
         transfers.iter().for_each(tokio::task::JoinHandle::abort);
+        assert_eq!(running.report().await.counters.worker.restarts, restarts);
+        // Until the clients are gone, their packets are responded to with stateless resets, each of
+        // which takes a slot for a moment. One stays with the worker for its next batch.
+        running
+            .report_when(|report| {
+                report.gauges.pool_slots.owned + report.gauges.pool_slots.in_kernel <= 1
+            })
+            .await;
     }
     running.stop();
 }
