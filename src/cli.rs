@@ -21,6 +21,10 @@ pub(crate) enum Command {
     Run { config: PathBuf },
     /// Check this file and its certificates, and exit.
     Check { config: PathBuf },
+    /// Have the process that runs with this file reload it.
+    Reload { config: PathBuf },
+    /// Print the effective configuration of this file, or of the process that runs with it.
+    Config { config: PathBuf, running: bool },
     /// Print the version and exit.
     Version,
 }
@@ -60,9 +64,9 @@ Without a command, ringway runs a demonstration on https://localhost:4433 with a
 certificate and a built-in origin.
 
 Signals: QUIT finishes requests in flight and exits; TERM does so for a few seconds; INT and a
-second TERM exit at once; USR1 opens the access log again.
-Exit codes: 0 success; 1 bad configuration; 2 bad usage; 3 the host or an address cannot be used,
-or a worker cannot go on.";
+second TERM exit at once; HUP reloads the configuration; USR1 opens the access log again.
+Exit codes: 0 success; 1 bad configuration; 2 bad usage; 3 the host, an address or the running
+process cannot be used, or a worker cannot go on.";
 
 /// HTTP/3 edge gateway.
 #[derive(Debug, Parser)]
@@ -84,6 +88,10 @@ enum Verb {
     Run(ConfigArgument),
     /// Check a configuration and its certificates, and exit
     Check(ConfigArgument),
+    /// Reload the configuration of the process that runs with it, and print what changed
+    Reload(ConfigArgument),
+    /// Print a configuration with all keys and their values
+    Config(EffectiveArguments),
     /// Print the version
     Version,
 }
@@ -93,6 +101,15 @@ struct ConfigArgument {
     /// The configuration (TOML)
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct EffectiveArguments {
+    #[command(flatten)]
+    file: ConfigArgument,
+    /// Ask the process that runs with it, which may not have reloaded it
+    #[arg(long)]
+    running: bool,
 }
 
 /// Parses arguments; the first is the program's name.
@@ -114,6 +131,12 @@ where
         (Some(Verb::Run(argument)), false, None) => Ok(Command::Run { config: argument.config }),
         (Some(Verb::Check(argument)), false, None) => {
             Ok(Command::Check { config: argument.config })
+        }
+        (Some(Verb::Reload(argument)), false, None) => {
+            Ok(Command::Reload { config: argument.config })
+        }
+        (Some(Verb::Config(EffectiveArguments { file, running })), false, None) => {
+            Ok(Command::Config { config: file.config, running })
         }
         (Some(Verb::Version), false, None) => Ok(Command::Version),
         _ => conflict("options go behind the command, and -t is a command by itself"),
@@ -142,8 +165,33 @@ pub(crate) fn refuse(exit: Exit, why: &dyn Display) -> Exit {
     exit
 }
 
+/// The right to change the level of the process log.
+pub(crate) struct LevelHandle(Box<dyn Fn(EnvFilter) + Send>);
+
+impl LevelHandle {
+    pub(crate) fn set(&self, level: LogLevel) {
+        (self.0)(filter(level));
+    }
+}
+
 /// Sends the process log to standard error. Later calls have no effect.
-pub(crate) fn init_log(level: LogLevel) {
+pub(crate) fn init_log(level: LogLevel) -> LevelHandle {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level))
+        .with_writer(Mutex::new(LogWriter::new(std::io::stderr())))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    // Fails for a second call in tests: the first subscriber stays.
+    let _ = tracing::subscriber::set_global_default(builder.finish());
+    LevelHandle(Box::new(move |filter| {
+        // Fails if the subscriber is gone, and with it the log.
+        let _ = handle.reload(filter);
+    }))
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
     let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -153,14 +201,7 @@ pub(crate) fn init_log(level: LogLevel) {
     // Libraries log at most warnings. Those of quinn-proto and h2 are about packets and frames,
     // which strangers send.
     let others = if level == "error" { "error" } else { "warn" };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{others},quinn_proto=off,h2=off,ringway={level}")))
-        .with_writer(Mutex::new(LogWriter::new(std::io::stderr())))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .finish();
-    // Fails for a second call in tests: the first subscriber stays.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    EnvFilter::new(format!("{others},quinn_proto=off,h2=off,ringway={level}"))
 }
 
 #[cfg(test)]
@@ -181,6 +222,12 @@ mod tests {
             ("check --config=a.toml", Command::Check { config: config.clone() }),
             ("-t --config a.toml", Command::Check { config: config.clone() }),
             ("-t -c a.toml", Command::Check { config: config.clone() }),
+            ("reload -c a.toml", Command::Reload { config: config.clone() }),
+            ("config -c a.toml", Command::Config { config: config.clone(), running: false }),
+            (
+                "config --config a.toml --running",
+                Command::Config { config: config.clone(), running: true },
+            ),
             ("version", Command::Version),
         ] {
             assert_eq!(parsed(line).unwrap(), command, "{line}");

@@ -1,32 +1,41 @@
 //! The process: parses arguments, loads the configuration, checks the host, binds, starts the
 //! workers and runs the control thread until they have ended.
 
+mod reload;
 mod sizing;
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::mpsc::{self, UnboundedSender};
 
-use crate::cli::{self, Command, Exit};
-use crate::config::{self, Account, Accounts, Config, EndpointAddress, Listener, Log, Runtime};
-use crate::control::{self, Control, ControlSettings, ExitReason, ShutdownSettings};
+use crate::cli::{self, Command, Exit, LevelHandle};
+use crate::config::{
+    self, Account, Accounts, AdminAddress, Config, EndpointAddress, Listener, Log, Runtime,
+};
+use crate::control::{
+    self, Control, ControlSettings, ExitReason, Links, ReloadResult, ShutdownSettings, Source,
+};
 use crate::demo::Demonstration;
 use crate::host::capacity::Capacity;
 use crate::host::probe::{self, HostFacts};
 use crate::host::socket::offload::Offload;
-use crate::host::socket::{EdgeGroup, Transports};
+use crate::host::socket::{EdgeGroup, ListenerGroup, SocketGroup, Transports};
 use crate::host::{accounts, clock, cpu, eventfd, files, privileges, signals};
 use crate::limits::REGION_COUNT_MAX;
 use crate::pool::{RegionHandle, Regions};
 use crate::tls::{self, ServerTls};
-use crate::worker::mailbox::{AccessBatch, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox};
-use crate::worker::{self, EdgeListener, EdgeSocket, ProcessKeys, WorkerSetup};
+use crate::worker::mailbox::{
+    AccessBatch, Edge, ListeningEdge, Mailbox, MailboxSender, Snapshot, WorkerEvent, mailbox,
+};
+use crate::worker::{self, ProcessKeys, WorkerSetup};
+use reload::FileSource;
 use sizing::Sizes;
 
 /// The environment variable that makes other programs log the secrets of connections.
@@ -45,6 +54,8 @@ pub fn run() -> ExitCode {
         }
         Command::Check { config } => check(&config),
         Command::Run { config } => load(&config).and_then(|loaded| serve(loaded, None)),
+        Command::Reload { config } => reload_running(&config),
+        Command::Config { config, running } => print_config(&config, running),
         Command::Demonstration => demonstrate(),
     });
     outcome.err().unwrap_or(Exit::Success).into()
@@ -52,21 +63,72 @@ pub fn run() -> ExitCode {
 
 /// The configuration and what its files hold.
 struct Loaded {
+    /// The file, which a reload reads again. The demonstration has none.
+    file: Option<PathBuf>,
     config: Config,
     tls: ServerTls,
     keys: ProcessKeys,
 }
 
+/// The accounts of this host.
+const ACCOUNTS: Accounts = Accounts { user: accounts::find_user, group: accounts::find_group };
+
 fn load(path: &Path) -> Result<Loaded, Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
-    let accounts = Accounts { user: accounts::find_user, group: accounts::find_group };
-    let config = config::load(path, accounts).map_err(|errors| refuse(&errors))?;
+    let config = config::load(path, ACCOUNTS).map_err(|errors| refuse(&errors))?;
     let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
     let mut keys = ProcessKeys::generate(tls::fill_random);
     if let Some(path) = &config.runtime.token_key {
         keys.token_key = tls::token_key(path).map_err(|error| refuse(&error))?;
     }
-    Ok(Loaded { config, tls, keys })
+    Ok(Loaded { file: Some(path.to_owned()), config, tls, keys })
+}
+
+/// Returns the address of the admin endpoint that a file names, for the process that runs with it.
+fn admin_address(path: &Path) -> Result<AdminAddress, Exit> {
+    let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
+    let address = config::admin_address(path).map_err(|errors| refuse(&errors))?;
+    address.ok_or_else(|| {
+        let path = path.display();
+        refuse(&format!(
+            "{path}: admin.listen is \"off\", so the process cannot be asked; send it SIGHUP"
+        ))
+    })
+}
+
+/// Has the process that runs with this file reload it, and prints what changed.
+fn reload_running(path: &Path) -> Result<(), Exit> {
+    let address = admin_address(path)?;
+    let report =
+        control::client::reload(&address).map_err(|error| cli::refuse(Exit::Host, &error))?;
+    for change in &report.changes {
+        println!("{change}");
+    }
+    for warning in &report.warnings {
+        eprintln!("ringway: warning: {warning}");
+    }
+    let refuse = |exit| Err(cli::refuse(exit, &report.errors.join("\n")));
+    match report.result {
+        ReloadResult::Applied => println!("ringway: generation {} runs", report.generation),
+        ReloadResult::Unchanged => println!("ringway: nothing has changed"),
+        ReloadResult::ConfigurationRefused => return refuse(Exit::Configuration),
+        ReloadResult::HostRefused | ReloadResult::Incomplete => return refuse(Exit::Host),
+    }
+    Ok(())
+}
+
+/// Prints the effective configuration of a file, or of the process that runs with it.
+fn print_config(path: &Path, of_running: bool) -> Result<(), Exit> {
+    if of_running {
+        let address = admin_address(path)?;
+        let text = control::client::running_config(&address);
+        print!("{}", text.map_err(|error| cli::refuse(Exit::Host, &error))?);
+        return Ok(());
+    }
+    let config = config::load(path, ACCOUNTS);
+    let config = config.map_err(|errors| cli::refuse(Exit::Configuration, &errors))?;
+    print!("{}", config.effective());
+    Ok(())
 }
 
 fn check(path: &Path) -> Result<(), Exit> {
@@ -97,7 +159,7 @@ fn fixed_names(config: &Config) -> Vec<String> {
         let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         format!(
             "the endpoint {name} is {}: names are looked up when the configuration is loaded, and \
-             not again until the next start",
+             not again until the next start or reload",
             addresses.join(", ")
         )
     });
@@ -201,14 +263,14 @@ fn demonstrate() -> Result<(), Exit> {
     let tls = ServerTls::load(&config.certificates, config.tls)
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
     let keys = ProcessKeys::generate(tls::fill_random);
-    serve(Loaded { config, tls, keys }, Some(demonstration))
+    serve(Loaded { file: None, config, tls, keys }, Some(demonstration))
 }
 
 /// Serves until a signal ends the process. A demonstration has an origin, and an invitation that is
 /// printed once it serves; it runs without an admin endpoint if the endpoint's address is in use.
 fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exit> {
-    let Loaded { config, tls, keys } = loaded;
-    cli::init_log(config.log.level);
+    let Loaded { file, config, tls, keys } = loaded;
+    let log_level = cli::init_log(config.log.level);
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Host, why);
     check_host().map_err(|why| refuse(&why))?;
     let (capacity, sizes) = sizes(&config.runtime)?;
@@ -234,7 +296,6 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
             drain_timeout: config.runtime.drain_timeout,
             stop_timeout: config.runtime.stop_timeout,
         },
-        endpoint_names: config.names().len() as u64,
         invitation: demonstration.as_ref().map(Demonstration::invitation),
         version: env!("CARGO_PKG_VERSION"),
         clock: || (clock::now(), clock::wall()),
@@ -242,14 +303,15 @@ fn serve(loaded: Loaded, demonstration: Option<Demonstration>) -> Result<(), Exi
     .map_err(|error| refuse(&error))?;
     let process = Process::bind(config, tls, keys, capacity, sizes).map_err(|why| refuse(&why))?;
     let workers = process.prepare_workers().map_err(|why| refuse(&why))?;
-    give_up_privileges(&process.config.runtime, demonstration.is_none())
+    give_up_privileges(&process.snapshot.config.runtime, demonstration.is_none())
         .map_err(|why| refuse(&why))?;
-    warn_of_closed_certificates(&process.config, &process.tls);
+    warn_of_closed_certificates(&process.snapshot.config, &process.snapshot.tls);
     let _origin = demonstration
         .map(Demonstration::start)
         .transpose()
         .map_err(|error| refuse(&format!("the built-in origin cannot start: {error}")))?;
-    let reason = process.run(control, workers).map_err(|why| refuse(&why))?;
+    let source = file.map(|path| process.source(path, log_level));
+    let reason = process.run(control, workers, source).map_err(|why| refuse(&why))?;
     tracing::info!(?reason, "ended");
     match reason {
         ExitReason::Stopped | ExitReason::Drained => Ok(()),
@@ -298,15 +360,11 @@ fn check_host() -> Result<(), String> {
 
 /// The resources that live as long as the process: sockets, memory and keys.
 struct Process {
-    config: Arc<Config>,
-    tls: ServerTls,
+    snapshot: Arc<Snapshot>,
     cores: Vec<usize>,
     sizes: Sizes,
     regions: Regions,
     keys: ProcessKeys,
-    /// The sockets of each address, and the index of their listener. Never closed: that would
-    /// renumber the reuseport group that the steering program selects from.
-    groups: Vec<(usize, EdgeGroup)>,
 }
 
 /// Workers that are ready to start, and the control thread's ends of their channels.
@@ -335,25 +393,36 @@ impl Process {
         }
         let regions = Regions::reserve(usize::from(worker_count), sizes.plan())
             .map_err(|error| error.to_string())?;
-        let mut groups = Vec::new();
-        for (index, listener) in config.listeners.iter().enumerate() {
-            for address in &listener.addresses {
-                groups.push((index, bind_group(*address, listener, worker_count, &keys)?));
+        let (mut edges, mut listening) = (Vec::new(), Vec::new());
+        for (listener, found) in config.listeners.iter().enumerate() {
+            let transports = transports(found);
+            for &address in &found.addresses {
+                let group = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask);
+                let EdgeGroup { udp, tcp, .. } = group.map_err(|error| error.to_string())?;
+                if let Some(group) = udp {
+                    log_bound(&group);
+                    edges.push(Edge { address, listener, group: Arc::new(group) });
+                }
+                if let Some(group) = tcp {
+                    log_listening(&group);
+                    listening.push(ListeningEdge { address, listener, group: Arc::new(group) });
+                }
             }
         }
-        let udp = || groups.iter().filter_map(|(_, group)| group.udp.as_ref());
-        if let Some(refusal) = udp().find_map(|group| group.filter_refusal.as_ref()) {
+        if let Some(refusal) = edges.iter().find_map(|edge| edge.group.filter_refusal.as_ref()) {
             tracing::warn!("datagrams too short for QUIC are not dropped by the kernel: {refusal}");
         }
         if let Some(advice) = places_advice(&config, worker_count) {
             tracing::warn!("{advice}");
         }
         // A property of the host, not of an address: logged once.
-        let offload = udp().map(|group| group.offload).reduce(Offload::and);
+        let offload = edges.iter().map(|edge| edge.group.offload).reduce(Offload::and);
         if let Some(advice) = offload.and_then(Offload::advice) {
             tracing::warn!("{advice}");
         }
-        Ok(Self { config: Arc::new(config), tls, cores, sizes, regions, keys, groups })
+        let config = Arc::new(config);
+        let snapshot = Arc::new(Snapshot { generation: 1, config, tls, edges, listening });
+        Ok(Self { snapshot, cores, sizes, regions, keys })
     }
 
     /// Maps the workers' memory and duplicates their sockets. Starts no thread that stays.
@@ -371,8 +440,26 @@ impl Process {
         Ok(Workers { setups, mailboxes, access_batches, worker_events })
     }
 
+    /// Returns the source of the configurations of reloads.
+    fn source(&self, path: PathBuf, log_level: LevelHandle) -> Box<dyn Source> {
+        let (worker_count, mask) = (self.sizes.worker_count, self.keys.cid_mask);
+        Box::new(FileSource {
+            path,
+            log_level,
+            worker_count,
+            mask,
+            udp: Vec::new(),
+            tcp: Vec::new(),
+        })
+    }
+
     /// Starts the workers, runs the control thread until they have ended, and joins their threads.
-    fn run(&self, mut control: Control, workers: Workers) -> Result<ExitReason, String> {
+    fn run(
+        self,
+        control: Control,
+        workers: Workers,
+        source: Option<Box<dyn Source>>,
+    ) -> Result<ExitReason, String> {
         let Workers { setups, mailboxes, access_batches, worker_events } = workers;
         let mut threads = Vec::new();
         for setup in setups {
@@ -380,19 +467,18 @@ impl Process {
         }
         let (workers, admin) = (self.sizes.worker_count, control.admin_address());
         tracing::info!(workers, ?admin, "serving");
-        control.keep_certificates(self.snapshot());
-        let reason = control
-            .run(mailboxes, access_batches, worker_events)
-            .map_err(|error| error.to_string())?;
+        let links = Links {
+            workers: mailboxes,
+            access: access_batches,
+            events: worker_events,
+            running: self.snapshot,
+            source,
+        };
+        let reason = control.run(links).map_err(|error| error.to_string())?;
         if reason != ExitReason::WorkersHang {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
         Ok(reason)
-    }
-
-    /// Returns what workers start with.
-    fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::new(Snapshot { config: Arc::clone(&self.config), tls: self.tls.clone() })
     }
 
     fn worker_setup(
@@ -402,28 +488,13 @@ impl Process {
         events: UnboundedSender<WorkerEvent>,
     ) -> Result<WorkerSetup, String> {
         let core = self.cores.get(usize::from(index)).copied().filter(|_| self.sizes.is_pinned);
-        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
-        for &(listener, ref group) in &self.groups {
-            let refused =
-                |error| format!("{}: cannot duplicate the socket: {error}", group.address);
-            if let Some(udp) = &group.udp {
-                let socket = udp.sockets[usize::from(index)].try_clone().map_err(refused)?;
-                sockets.push(EdgeSocket { socket, listener });
-            }
-            if let Some(tcp) = &group.tcp {
-                let socket = tcp.sockets[usize::from(index)].try_clone().map_err(refused)?;
-                listeners.push(EdgeListener { socket, listener });
-            }
-        }
         Ok(WorkerSetup {
             index,
             count: self.sizes.worker_count,
             core,
             region: self.lend_region(core)?,
             heap_len_max: self.sizes.heap_len_max(),
-            sockets,
-            listeners,
-            snapshot: self.snapshot(),
+            snapshot: RefCell::new(Arc::clone(&self.snapshot)),
             keys: self.keys.clone(),
             random: tls::fill_random,
             mailbox,
@@ -438,7 +509,7 @@ impl Process {
         let lent = thread::scope(|scope| {
             let lend = || {
                 let _near = core.map(cpu::pin_to);
-                self.regions.lend(self.config.runtime.hugepages)
+                self.regions.lend(self.snapshot.config.runtime.hugepages)
             };
             scope.spawn(lend).join().expect("mapping memory does not panic")
         });
@@ -473,28 +544,23 @@ fn places_advice(config: &Config, worker_count: u16) -> Option<String> {
     ))
 }
 
-fn bind_group(
-    address: SocketAddr,
-    listener: &Listener,
-    worker_count: u16,
-    keys: &ProcessKeys,
-) -> Result<EdgeGroup, String> {
-    let transports = Transports { udp: listener.protocols.h3, tcp: listener.protocols.use_tcp() };
-    let group = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask)
-        .map_err(|error| error.to_string())?;
-    if let Some(udp) = &group.udp {
-        tracing::info!(
-            transport = "udp",
-            address = %udp.address,
-            receive_buffer = udp.granted.receive_len,
-            send_buffer = udp.granted.send_len,
-            coalescing = udp.offload.is_coalescing,
-            segmenting = udp.offload.is_segmenting,
-            "bound"
-        );
-    }
-    if let Some(tcp) = &group.tcp {
-        tracing::info!(transport = "tcp", address = %tcp.address, "bound");
-    }
-    Ok(group)
+/// Returns the transports that the protocols of a listener need.
+fn transports(listener: &Listener) -> Transports {
+    Transports { udp: listener.protocols.h3, tcp: listener.protocols.use_tcp() }
+}
+
+fn log_bound(group: &SocketGroup) {
+    tracing::info!(
+        transport = "udp",
+        address = %group.address,
+        receive_buffer = group.granted.receive_len,
+        send_buffer = group.granted.send_len,
+        coalescing = group.offload.is_coalescing,
+        segmenting = group.offload.is_segmenting,
+        "bound"
+    );
+}
+
+fn log_listening(group: &ListenerGroup) {
+    tracing::info!(transport = "tcp", address = %group.address, "bound");
 }

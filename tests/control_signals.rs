@@ -6,11 +6,11 @@ use std::fs::File;
 use std::process::Command as Program;
 use std::time::Duration;
 
-use ringway::testing::clocks;
 use ringway::testing::internal::control::{
-    ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason, ShutdownSettings,
+    ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason, Links, ShutdownSettings,
 };
 use ringway::testing::internal::worker::mailbox::{Command, WorkerEvent, WorkerOutcome, mailbox};
+use ringway::testing::{clocks, snapshot};
 use tokio::sync::mpsc;
 
 fn kill(signal: &str) {
@@ -48,7 +48,6 @@ fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
             drain_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(8),
         },
-        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,
@@ -73,7 +72,14 @@ fn quit_starts_a_drain_and_other_signals_are_not_fatal() {
         let outcome = WorkerOutcome::Finished;
         events.send(WorkerEvent::Ended { worker: 0, outcome }).unwrap();
     });
-    let reason = control.run(vec![sender], access_receiver, event_receiver).unwrap();
+    let links = Links {
+        workers: vec![sender],
+        access: access_receiver,
+        events: event_receiver,
+        running: snapshot(),
+        source: None,
+    };
+    let reason = control.run(links).unwrap();
     worker.join().unwrap();
     assert_eq!(reason, ExitReason::Drained);
 }

@@ -120,7 +120,7 @@ fn request() -> Request {
             server_name: None,
             protocol: Protocol::Http3,
         },
-        listener: 0,
+        listener: Arc::new(configuration().listeners[0].clone()),
         misdirected: false,
     }
 }

@@ -102,7 +102,9 @@ fn check_parts(head: &Head) {
 /// Gives the request to a proxy with one upstream. Returns the bytes that the upstream is sent.
 fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
     let now = testing::epoch();
-    let mut proxy = Proxy::new(configuration(is_trusted), 1);
+    let config = configuration(is_trusted);
+    let listener = Arc::new(config.listeners[0].clone());
+    let mut proxy = Proxy::new(config, 1);
     let request = Request {
         head,
         sender: Sender {
@@ -110,7 +112,7 @@ fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
             server_name: None,
             protocol: Protocol::Http3,
         },
-        listener: 0,
+        listener,
         misdirected: false,
     };
     let downstream = Downstream { connection: 1, stream: 0 };

@@ -14,7 +14,10 @@
 //! docs/decisions/configuration-by-hand.md says why no derive reads it.
 
 mod bounds;
+mod changes;
 mod checks;
+mod choices;
+mod effective;
 mod environment;
 mod error;
 mod model;
@@ -30,6 +33,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+pub(crate) use changes::Change;
 pub use error::ConfigErrors;
 pub use model::*;
 
@@ -68,13 +72,25 @@ const TCP_CONGESTIONS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control
 /// Reads and validates a file, with the environment and the resolver of this host.
 pub(crate) fn load(path: &Path, accounts: Accounts) -> Result<Config, ConfigErrors> {
     let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
-    let surroundings = Surroundings {
+    parse(&text, path, &of_this_host(accounts))
+}
+
+/// Reads the address of the admin endpoint from a file, and nothing else: the rest may need the
+/// environment of the process that serves. `None` if there is no endpoint.
+pub(crate) fn admin_address(path: &Path) -> Result<Option<AdminAddress>, ConfigErrors> {
+    let text = read(path).map_err(|message| ConfigErrors::whole(path, message))?;
+    let surroundings = of_this_host(Accounts::NONE);
+    let read = |mut root: Section| sections::admin(root.section("admin"));
+    Ok(parse_with(&text, path, &surroundings, read)?.0)
+}
+
+fn of_this_host(accounts: Accounts) -> Surroundings<'static> {
+    Surroundings {
         env: &|name| std::env::var(name).ok(),
         resolve: &|name, port| (name, port).to_socket_addrs().map(Iterator::collect),
         tcp_congestions: &|| std::fs::read_to_string(TCP_CONGESTIONS).ok(),
         accounts,
-    };
-    parse(&text, path, &surroundings)
+    }
 }
 
 /// Validates the text of a file. `origin` is the path of the file: refusals name it, and relative
@@ -84,15 +100,16 @@ pub fn parse(
     origin: &Path,
     surroundings: &Surroundings,
 ) -> Result<Config, ConfigErrors> {
-    parse_noting_absent(text, origin, surroundings).map(|parsed| parsed.0)
+    parse_with(text, origin, surroundings, sections::read).map(|parsed| parsed.0)
 }
 
-/// Like [`parse`], and also returns the keys that are not in the file.
-fn parse_noting_absent(
+/// Reads the text of a file by `read`. Also returns the keys that it asked for in vain.
+fn parse_with<T>(
     text: &str,
     origin: &Path,
     surroundings: &Surroundings,
-) -> Result<(Config, Vec<String>), ConfigErrors> {
+    read: impl FnOnce(Section) -> T,
+) -> Result<(T, Vec<String>), ConfigErrors> {
     let reader = Reader::new(text, origin, surroundings);
     let (table, syntax) = DeTable::parse_recoverable(text);
     for error in &syntax {
@@ -103,10 +120,10 @@ fn parse_noting_absent(
         }
     }
     // The content of a file with syntax errors would only be misread.
-    let config = syntax.is_empty().then(|| sections::read(Section::root(&table, &reader)));
+    let found = syntax.is_empty().then(|| read(Section::root(&table, &reader)));
     let (errors, absent) = reader.into_parts();
-    match config {
-        Some(config) if errors.is_empty() => Ok((config, absent)),
+    match found {
+        Some(found) if errors.is_empty() => Ok((found, absent)),
         _ => Err(ConfigErrors::new(origin, errors)),
     }
 }

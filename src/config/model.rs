@@ -107,6 +107,15 @@ impl AdminAddress {
     }
 }
 
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
@@ -415,7 +424,7 @@ pub struct Health {
 }
 
 /// `upstreams.NAME.host`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostPolicy {
     /// The authority of the client's request.
     Preserve,

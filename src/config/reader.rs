@@ -406,7 +406,7 @@ pub(super) fn quoted(names: &[&str], last: &str) -> String {
 }
 
 /// Returns a size as it is written in the file.
-fn size_text(size: u64) -> String {
+pub(super) fn size_text(size: u64) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
         if size >= 1 << shift && size.is_multiple_of(1 << shift) {
             return format!("{}{unit}", size >> shift);
@@ -416,6 +416,6 @@ fn size_text(size: u64) -> String {
 }
 
 /// Returns a duration as it is written in the file.
-fn duration_text(duration: Duration) -> String {
+pub(super) fn duration_text(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }

@@ -2,6 +2,7 @@
 
 use super::bounds as b;
 use super::checks::{self, Found, NamedRoute, Reference};
+use super::choices;
 use super::model::*;
 use super::names::{self, CertificateHost};
 use super::reader::{Item, Section};
@@ -66,10 +67,7 @@ fn runtime(mut section: Section) -> Runtime {
     let pool_len = pool.item("per_worker").filter(|item| !item.is_str("auto"));
     let pool_len = pool_len
         .and_then(|item| item.size(&b::POOL_PER_WORKER).map(|size| whole_pages(&item, size)));
-    let hugepages = pool.choice(
-        "hugepages",
-        &[("try", Hugepages::Try), ("require", Hugepages::Require), ("off", Hugepages::Off)],
-    );
+    let hugepages = pool.choice("hugepages", choices::HUGEPAGES);
     pool.finish();
     let mut memory = section.section("memory");
     let heap_len_max = memory.item("per_worker").filter(|item| !item.is_str("auto"));
@@ -116,7 +114,8 @@ fn whole_pages(item: &Item, size: u64) -> u64 {
     size
 }
 
-fn admin(mut section: Section) -> Option<AdminAddress> {
+/// Reads `[admin]`.
+pub(super) fn admin(mut section: Section) -> Option<AdminAddress> {
     let default = AdminAddress::Tcp(b::ADMIN_ADDRESS);
     let allow_remote = section.flag("allow_remote");
     let address = match section.item("listen") {
@@ -140,15 +139,7 @@ fn admin(mut section: Section) -> Option<AdminAddress> {
 }
 
 fn log(mut section: Section) -> Log {
-    let level = section.choice(
-        "level",
-        &[
-            ("info", LogLevel::Info),
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("debug", LogLevel::Debug),
-        ],
-    );
+    let level = section.choice("level", choices::LOG_LEVEL);
     let tls_keys = section.item("tls_keys").filter(|item| !item.is_str("off"));
     let tls_keys = tls_keys.and_then(|item| item.path());
     let mut access = section.section("access");
@@ -157,14 +148,7 @@ fn log(mut section: Section) -> Log {
         Some(item) => item.parsed(|text| names::log_target(text, item.reader().folder)),
     };
     let target = target.unwrap_or(AccessTarget::Stdout);
-    let format = access.choice(
-        "format",
-        &[
-            ("json", Some(AccessFormat::Json)),
-            ("combined", Some(AccessFormat::Combined)),
-            ("off", None),
-        ],
-    );
+    let format = access.choice("format", choices::ACCESS_FORMAT);
     access.finish();
     section.finish();
     Log { level, tls_keys, access: format.map(|format| AccessLog { target, format }) }
@@ -325,14 +309,8 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
 }
 
 fn quic(mut section: Section) -> Quic {
-    let retry = section.choice(
-        "retry",
-        &[("adaptive", Retry::Adaptive), ("never", Retry::Never), ("always", Retry::Always)],
-    );
-    let congestion = section.choice(
-        "congestion",
-        &[("cubic", Congestion::Cubic), ("bbr", Congestion::Bbr), ("newreno", Congestion::NewReno)],
-    );
+    let retry = section.choice("retry", choices::RETRY);
+    let congestion = section.choice("congestion", choices::CONGESTION);
     let quic = Quic {
         retry,
         congestion,
@@ -387,10 +365,7 @@ fn certificate(mut section: Section) -> Option<Certificate> {
 }
 
 fn tls(mut section: Section) -> Tls {
-    let unknown_server_name = section.choice(
-        "unknown_server_name",
-        &[("default", UnknownServerName::Default), ("refuse", UnknownServerName::Refuse)],
-    );
+    let unknown_server_name = section.choice("unknown_server_name", choices::UNKNOWN_SERVER_NAME);
     section.finish();
     Tls { unknown_server_name }
 }
@@ -430,11 +405,9 @@ fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {
 }
 
 fn upstream(mut section: Section, name: String) -> Upstream {
-    // One option each, for now.
-    section.choice("protocol", &[("http/1.1", ())]);
-    section.choice("balance", &[("round-robin", ())]);
-    let host = section.choice("host", &[("preserve", true), ("upstream", false)]);
-    let host = if host { HostPolicy::Preserve } else { HostPolicy::Upstream };
+    section.choice("protocol", choices::UPSTREAM_PROTOCOL);
+    section.choice("balance", choices::BALANCE);
+    let host = section.choice("host", choices::HOST);
     let max_connections = section.integer("max_connections", &b::UPSTREAM_MAX_CONNECTIONS);
     let connections_per_address =
         section.percent("max_connections_per_address", &b::UPSTREAM_CONNECTIONS_PER_ADDRESS);
@@ -449,14 +422,7 @@ fn upstream(mut section: Section, name: String) -> Upstream {
     let response_timeout = timeout.duration("response", &b::RESPONSE_TIMEOUT);
     let idle_timeout = timeout.duration("idle", &b::UPSTREAM_IDLE_TIMEOUT);
     timeout.finish();
-    let retry = section.choice(
-        "retry",
-        &[
-            ("connect", RetryOn::Connect),
-            ("broken", RetryOn::Broken),
-            ("timeout", RetryOn::Timeout),
-        ],
-    );
+    let retry = section.choice("retry", choices::RETRY_ON);
     let health = health(section.section("health"));
     section.finish();
     Upstream {

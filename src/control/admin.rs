@@ -1,5 +1,6 @@
-//! The admin endpoint: `/healthz`, `/readyz` and `/metrics` over plain HTTP/1.1, for probes and
-//! scrapers on this host. Connections, their heads and their duration are bounded.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/config` and `/reload` over plain
+//! HTTP/1.1, for probes, scrapers and operators on this host. Connections, their heads and their
+//! duration are bounded.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -26,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::config::AdminAddress;
 use crate::metrics::plain_text;
 
+use super::reload::ReloadResult;
 use super::state::State;
 
 /// Concurrent connections, enough for a few scrapers and probes. More wait in the kernel's queue.
@@ -149,6 +153,9 @@ where
 
 /// Responds to one request. Request bodies are ignored.
 async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    if request.uri().path() == "/reload" {
+        return reload(request, state).await;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n".into());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -172,8 +179,46 @@ async fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<By
             response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n".into()),
+        "/config" => {
+            let effective = state.running().config.effective().to_string();
+            let mut response = text(StatusCode::OK, effective);
+            let content_type = HeaderValue::from_static("application/toml");
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            response
+        }
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "try /healthz, /readyz, /metrics, /config, or POST /reload\n".into(),
+        ),
     }
+}
+
+/// Reloads the configuration and responds with the report, as JSON.
+async fn reload(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
+    if *request.method() != Method::POST {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "POST only\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
+    // Browsers add it to each POST: a page that its user visits has no business here.
+    if request.headers().contains_key(ORIGIN) {
+        return text(StatusCode::FORBIDDEN, "a web page may not reload\n".into());
+    }
+    let report = match state.reload("POST /reload").await {
+        Ok(report) => report,
+        Err(why) => return text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    };
+    let status = match report.result {
+        ReloadResult::Applied | ReloadResult::Unchanged => StatusCode::OK,
+        ReloadResult::ConfigurationRefused | ReloadResult::HostRefused => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ReloadResult::Incomplete => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let json = serde_json::to_string(&report).expect("a report is plain text");
+    let mut response = text(status, format!("{json}\n"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Returns whether `accept` names plain text, and OpenMetrics not at all or with a lower weight

@@ -1,4 +1,5 @@
-//! The control thread: the admin endpoint, the access log, certificate files, signals and shutdown.
+//! The control thread: the admin endpoint, the access log, certificate files, signals, reloads and
+//! shutdown.
 //!
 //! It runs tokio-uring on the main thread and is never on the path of a packet. It reaches workers
 //! through their mailboxes only, so a full disk, a blocked pipe or a scraper that does not read
@@ -10,12 +11,15 @@
 //!                         |  shares State with
 //!   certificate files -->-+  (their keeper)
 //!   admin endpoint <------+----------------------> Command::Report --> workers
+//!   reload task <---------+----------------------> Command::Apply --> workers
 //!   access batches --> access log task --> file (io_uring) or stdout (own thread)
 //! ```
 
 mod access;
 mod admin;
 mod certificates;
+pub(crate) mod client;
+mod reload;
 mod shutdown;
 mod signals;
 mod state;
@@ -35,11 +39,13 @@ use crate::config::{AccessLog, AdminAddress};
 use crate::host::signals::{end_of_start, take_reopen_wish};
 use crate::worker::mailbox::{AccessBatch, Command, MailboxSender, Snapshot, WorkerEvent};
 
-use access::Reopener;
+use access::LogHandle;
 use shutdown::{Shutdown, Step};
 use signals::Signal;
 use state::{Facts, State};
 
+pub(crate) use reload::ReloadReport;
+pub use reload::{Candidate, Refusal, ReloadResult, Source};
 pub use shutdown::ShutdownSettings;
 
 /// Batches of access records that may wait for the log. A worker sends at most one per turn.
@@ -58,13 +64,23 @@ pub struct ControlSettings {
     /// The account that the process is about to become, which gets a new access log.
     pub log_owner: Option<UserIds>,
     pub shutdown: ShutdownSettings,
-    /// Names of endpoints, for the metrics.
-    pub endpoint_names: u64,
     /// Printed once, when every worker accepts connections.
     pub invitation: Option<String>,
     pub version: &'static str,
     /// Reads both clocks at the same moment.
     pub clock: fn() -> (Instant, SystemTime),
+}
+
+/// The control thread's ends of the channels to the workers, and what they run with.
+pub struct Links {
+    /// In the order of the workers' indices.
+    pub workers: Vec<MailboxSender>,
+    pub access: mpsc::Receiver<AccessBatch>,
+    /// The workers' threads report on them here.
+    pub events: mpsc::UnboundedReceiver<WorkerEvent>,
+    pub running: Arc<Snapshot>,
+    /// The source of the configurations of reloads. The demonstration has none.
+    pub source: Option<Box<dyn Source>>,
 }
 
 /// Reason why the program ends.
@@ -106,8 +122,6 @@ pub struct Control {
     log: Option<access::Output>,
     inputs: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::UnboundedSender<Input>,
-    /// The configuration and certificates of the workers, if the latter are to follow their files.
-    snapshot: Option<Arc<Snapshot>>,
 }
 
 /// An input of [`supervise`].
@@ -130,7 +144,7 @@ impl Control {
             let log = settings.access.as_ref().map(open).transpose()?;
             Ok((admin, log))
         })?;
-        Ok(Control { settings, runtime, admin, log, inputs, sender, snapshot: None })
+        Ok(Control { settings, runtime, admin, log, inputs, sender })
     }
 
     /// Returns the address of the admin endpoint, if there is one.
@@ -138,47 +152,41 @@ impl Control {
         self.admin.as_ref().map(admin::Bound::address)
     }
 
-    /// Has the certificates of `snapshot`, with which the workers start, follow their files.
-    pub fn keep_certificates(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = Some(snapshot);
-    }
-
-    /// Catches signals, and runs on the calling thread until no worker is left. `workers` are in
-    /// the order of their indices, and their threads report on them through `events`. Fails at once
-    /// if the access log cannot be started.
-    pub fn run(
-        self,
-        workers: Vec<MailboxSender>,
-        access: mpsc::Receiver<AccessBatch>,
-        events: mpsc::UnboundedReceiver<WorkerEvent>,
-    ) -> Result<ExitReason, ControlError> {
-        let Control { settings, runtime, admin, log, inputs, sender, snapshot } = self;
-        let log = runtime.block_on(async {
+    /// Catches signals, and runs on the calling thread until no worker is left. Fails at once if
+    /// the access log cannot be started.
+    pub fn run(self, links: Links) -> Result<ExitReason, ControlError> {
+        let Control { settings, runtime, admin, log, inputs, sender } = self;
+        let Links { workers, access, events, running, source } = links;
+        let (log, lines) = runtime.block_on(async {
             signals::catch(&sender).map_err(ControlError::Signals)?;
             end_of_start();
-            log.map(access::Output::start).transpose()
+            LogHandle::start(log)
         })?;
-        let counts = log.as_ref().map(access::Sink::counts).unwrap_or_default();
-        let reopener = log.as_ref().map(access::Sink::reopener);
+        let log = Rc::new(log);
         if take_reopen_wish() {
-            reopen(reopener.as_ref());
+            log.reopen();
         }
-        let facts = Facts {
-            version: settings.version,
-            started: (settings.clock)().1,
-            endpoint_names: settings.endpoint_names,
-        };
-        let state = Rc::new(State::new(workers, facts, counts, snapshot));
+        let clock = settings.clock;
+        let facts = Facts { version: settings.version, started: clock().1, clock };
+        let (reloads, requests) = mpsc::channel(reload::WAITING_COUNT_MAX);
+        let reloads = source.is_some().then_some(reloads);
+        let counts = log.counts();
+        let state = State::new(workers, facts, counts, running, settings.shutdown, reloads);
+        let state = Rc::new(state);
         runtime.block_on(async {
             tokio_uring::spawn(forward(events, sender));
             if let Some(admin) = admin {
                 tokio_uring::spawn(admin::serve(admin, Rc::clone(&state)));
             }
-            tokio_uring::spawn(certificates::keep(Rc::clone(&state), settings.clock));
-            let log = tokio_uring::spawn(access::run(access, log, settings.clock));
-            let reason = supervise(&settings, &state, inputs, reopener).await;
+            if let Some(source) = source {
+                let (state, log) = (Rc::clone(&state), Rc::clone(&log));
+                tokio_uring::spawn(reload::run(state, log, source, requests));
+            }
+            tokio_uring::spawn(certificates::keep(Rc::clone(&state), clock));
+            let lines = tokio_uring::spawn(lines.run(access, clock));
+            let reason = supervise(&settings, &state, inputs, &log).await;
             // The workers' ends of the channel are gone, so the log ends by itself.
-            if tokio::time::timeout(LOG_END_TIMEOUT, log).await.is_err() {
+            if tokio::time::timeout(LOG_END_TIMEOUT, lines).await.is_err() {
                 tracing::warn!("the last lines of the access log could not be written in time");
             }
             Ok(reason)
@@ -224,7 +232,7 @@ async fn supervise(
     settings: &ControlSettings,
     state: &State,
     mut inputs: mpsc::UnboundedReceiver<Input>,
-    reopener: Option<Reopener>,
+    log: &LogHandle,
 ) -> ExitReason {
     let mut shutdown = Shutdown::new(settings.shutdown);
     let mut invitation = settings.invitation.as_deref();
@@ -247,8 +255,10 @@ async fn supervise(
                 Step::Stay
             }
             Ok(Some(Input::Signal(signal))) => {
+                shutdown.configure(state.shutdown_settings());
                 match signal {
-                    Signal::Reopen => reopen(reopener.as_ref()),
+                    Signal::Reopen => log.reopen(),
+                    Signal::Reload => state.reload_unasked("SIGHUP"),
                     Signal::Unsupported(name) => {
                         tracing::warn!("{name} is not supported yet; ignored");
                     }
@@ -276,14 +286,6 @@ async fn supervise(
     shutdown.reason()
 }
 
-/// Has the access log's file opened again, if there is a log.
-fn reopen(reopener: Option<&Reopener>) {
-    match reopener {
-        Some(reopener) => reopener.reopen(),
-        None => tracing::info!("there is no access log to open again"),
-    }
-}
-
 /// Prints the invitation once every worker accepts.
 fn invite(invitation: &mut Option<&str>, state: &State) {
     if let Some(text) = invitation.take_if(|_| state.ready().is_ok()) {
@@ -301,11 +303,7 @@ impl fmt::Display for ControlError {
                  /proc/sys/kernel/io_uring_disabled and the container's seccomp profile"
             ),
             Self::Admin(address, error) => {
-                write!(f, "the admin endpoint cannot listen on ")?;
-                match address {
-                    AdminAddress::Tcp(address) => write!(f, "{address}: {error}")?,
-                    AdminAddress::Unix(path) => write!(f, "unix:{}: {error}", path.display())?,
-                }
+                write!(f, "the admin endpoint cannot listen on {address}: {error}")?;
                 match error.kind() {
                     io::ErrorKind::AddrInUse => {
                         write!(f, "; another process listens there, choose another admin.listen")

@@ -76,6 +76,11 @@ impl Shutdown {
         Self { settings, phase: Phase::Running, reason: ExitReason::WorkersGone }
     }
 
+    /// Sets the durations of a shutdown. One that has begun keeps its deadline.
+    pub(super) fn configure(&mut self, settings: ShutdownSettings) {
+        self.settings = settings;
+    }
+
     /// Returns why the process ends, once all workers have ended.
     pub(super) fn reason(&self) -> ExitReason {
         self.reason
@@ -94,7 +99,7 @@ impl Shutdown {
     pub(super) fn handle_signal(&mut self, now: Instant, signal: Signal) -> Step {
         let ShutdownSettings { drain_timeout, stop_timeout, .. } = self.settings;
         match (signal, self.phase) {
-            (Signal::Reopen | Signal::Unsupported(_), _) => Step::Stay,
+            (Signal::Reopen | Signal::Reload | Signal::Unsupported(_), _) => Step::Stay,
             (Signal::Drain, Phase::Running) => self.leave(now, drain_timeout),
             // The drain has begun, or it is too late for one.
             (Signal::Drain, _) => Step::Stay,

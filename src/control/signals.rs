@@ -19,6 +19,8 @@ pub(super) enum Signal {
     Drain,
     /// USR1: open log files again.
     Reopen,
+    /// HUP: reload the configuration.
+    Reload,
     /// A signal whose meaning in nginx is not supported yet.
     Unsupported(&'static str),
 }
@@ -28,7 +30,7 @@ const SIGNALS: [(fn() -> SignalKind, Signal); 6] = [
     (SignalKind::terminate, Signal::Terminate),
     (SignalKind::interrupt, Signal::Stop),
     (SignalKind::quit, Signal::Drain),
-    (SignalKind::hangup, Signal::Unsupported("SIGHUP (reload)")),
+    (SignalKind::hangup, Signal::Reload),
     (SignalKind::user_defined1, Signal::Reopen),
     (SignalKind::user_defined2, Signal::Unsupported("SIGUSR2 (upgrade)")),
 ];

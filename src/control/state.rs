@@ -4,13 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout_at;
 
 use crate::metrics::{CertificateReport, ProcessFacts, WorkerReport, exposition};
 use crate::worker::mailbox::{Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome};
 
 use super::access::LogCounts;
+use super::reload::{self, ReloadReport};
+use super::shutdown::ShutdownSettings;
 
 /// Time that a worker has to report its counters. A turn of its loop takes microseconds.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,16 +24,31 @@ pub(super) struct State {
     leaves: Cell<bool>,
     facts: Facts,
     log: Arc<LogCounts>,
-    /// The snapshot that the workers use, or were last told to.
-    snapshot: RefCell<Option<Arc<Snapshot>>>,
+    running: RefCell<Arc<Snapshot>>,
+    /// Held by whoever is about to replace what is running, from the look at it on.
+    turns: tokio::sync::Mutex<()>,
     certificates: RefCell<CertificateReport>,
+    /// Some workers did not apply what is running.
+    is_uneven: Cell<bool>,
+    shutdown: Cell<ShutdownSettings>,
+    /// `None` if there is no file to reload.
+    reload_wishes: Option<mpsc::Sender<reload::Request>>,
+    reloads: Cell<ReloadCounts>,
+    last_load: Cell<SystemTime>,
+}
+
+/// Reloads since the start.
+#[derive(Debug, Clone, Copy, Default)]
+struct ReloadCounts {
+    succeeded: u64,
+    failed: u64,
 }
 
 /// Facts about the process that do not change.
 pub(super) struct Facts {
     pub(super) version: &'static str,
     pub(super) started: SystemTime,
-    pub(super) endpoint_names: u64,
+    pub(super) clock: fn() -> (Instant, SystemTime),
 }
 
 struct Worker {
@@ -51,17 +68,25 @@ impl State {
         mailboxes: Vec<MailboxSender>,
         facts: Facts,
         log: Arc<LogCounts>,
-        snapshot: Option<Arc<Snapshot>>,
+        running: Arc<Snapshot>,
+        shutdown: ShutdownSettings,
+        reload_wishes: Option<mpsc::Sender<reload::Request>>,
     ) -> State {
         let worker = |mailbox| Worker { mailbox, life: Life::Starting };
         let workers = RefCell::new(mailboxes.into_iter().map(worker).collect());
         State {
             workers,
             leaves: Cell::new(false),
-            facts,
             log,
-            snapshot: RefCell::new(snapshot),
+            running: RefCell::new(running),
+            turns: tokio::sync::Mutex::default(),
             certificates: RefCell::default(),
+            is_uneven: Cell::new(false),
+            shutdown: Cell::new(shutdown),
+            reload_wishes,
+            reloads: Cell::default(),
+            last_load: Cell::new(facts.started),
+            facts,
         }
     }
 
@@ -127,20 +152,95 @@ impl State {
         }
     }
 
-    /// Returns what the workers use, or were last told to; `None` if that is not known.
-    pub(super) fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.snapshot.borrow().clone()
+    /// Sends each worker a command with a place for its response. If a worker has ended, its
+    /// response fails.
+    pub(super) fn ask_all<T>(
+        &self,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Vec<oneshot::Receiver<T>> {
+        let workers = self.workers.borrow();
+        let ask = |worker: &Worker| {
+            let (sender, response) = oneshot::channel();
+            let _ = worker.mailbox.send(command(sender));
+            response
+        };
+        workers.iter().map(ask).collect()
     }
 
-    /// Has all workers use `snapshot` from now on.
-    pub(super) fn apply(&self, snapshot: Arc<Snapshot>) {
-        self.tell_all(|| Command::Apply(Arc::clone(&snapshot)));
-        *self.snapshot.borrow_mut() = Some(snapshot);
+    /// Waits until nobody else is about to replace what is running.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turns.lock().await
     }
 
     /// Sets what the metrics say about certificates.
     pub(super) fn publish_certificates(&self, report: CertificateReport) {
         *self.certificates.borrow_mut() = report;
+    }
+
+    /// Returns the snapshot that workers use, or are about to.
+    pub(super) fn running(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.running.borrow())
+    }
+
+    pub(super) fn set_running(&self, snapshot: Arc<Snapshot>) {
+        *self.running.borrow_mut() = snapshot;
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.running.borrow().generation
+    }
+
+    pub(super) fn is_uneven(&self) -> bool {
+        self.is_uneven.get()
+    }
+
+    pub(super) fn set_uneven(&self, is_uneven: bool) {
+        self.is_uneven.set(is_uneven);
+    }
+
+    pub(super) fn shutdown_settings(&self) -> ShutdownSettings {
+        self.shutdown.get()
+    }
+
+    pub(super) fn set_shutdown_settings(&self, settings: ShutdownSettings) {
+        self.shutdown.set(settings);
+    }
+
+    /// Reloads once those that wait are over, and returns the report. Returns why there is none.
+    pub(super) async fn reload(&self, origin: &'static str) -> Result<ReloadReport, &'static str> {
+        let (reply, report) = oneshot::channel();
+        self.wish_for_reload(reload::Request { origin, reply: Some(reply) })?;
+        report.await.map_err(|_| "the process ends")
+    }
+
+    /// Reloads once those that wait are over. The log has the report.
+    pub(super) fn reload_unasked(&self, origin: &'static str) {
+        if let Err(why) = self.wish_for_reload(reload::Request { origin, reply: None }) {
+            tracing::warn!("{origin} is ignored: {why}");
+        }
+    }
+
+    fn wish_for_reload(&self, request: reload::Request) -> Result<(), &'static str> {
+        let wishes = self.reload_wishes.as_ref();
+        let wishes = wishes.ok_or("the demonstration has no file to reload")?;
+        wishes.try_send(request).map_err(|_| "too many reloads are waiting")
+    }
+
+    /// Counts a reload.
+    pub(super) fn note_reload(&self, has_succeeded: bool) {
+        let mut counts = self.reloads.get();
+        if has_succeeded {
+            counts.succeeded += 1;
+            self.last_load.set((self.facts.clock)().1);
+        } else {
+            counts.failed += 1;
+        }
+        self.reloads.set(counts);
+    }
+
+    /// Returns whether the process drains, or is about to.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaves.get()
     }
 
     /// Reports from now on that the process is not ready.
@@ -169,16 +269,7 @@ impl State {
     /// Collects the workers' reports and returns them as OpenMetrics text. A worker that does not
     /// report in time is marked as down.
     pub(super) async fn metrics(&self) -> String {
-        let responses: Vec<oneshot::Receiver<Box<WorkerReport>>> = {
-            let workers = self.workers.borrow();
-            let ask = |worker: &Worker| {
-                let (sender, response) = oneshot::channel();
-                // If the worker has ended, the sender is dropped and the response fails.
-                let _ = worker.mailbox.send(Command::Report(sender));
-                response
-            };
-            workers.iter().map(ask).collect()
-        };
+        let responses: Vec<oneshot::Receiver<Box<WorkerReport>>> = self.ask_all(Command::Report);
         let deadline = tokio::time::Instant::now() + REPORT_TIMEOUT;
         let mut reports = Vec::with_capacity(responses.len());
         let mut workers = Vec::with_capacity(responses.len());
@@ -192,7 +283,11 @@ impl State {
         let process = ProcessFacts {
             version: self.facts.version,
             started: self.facts.started,
-            endpoint_names: self.facts.endpoint_names,
+            endpoint_names: self.running().config.names().len() as u64,
+            generation: self.generation(),
+            last_load: self.last_load.get(),
+            reloads_succeeded: self.reloads.get().succeeded,
+            reloads_failed: self.reloads.get().failed,
             workers,
             draining: self.leaves.get(),
             access_lines_written,

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::metrics::WorkerReport;
-use crate::testing::clocks;
+use crate::testing::{clocks, snapshot};
 use crate::worker::mailbox::{Mailbox, WorkerOutcome, mailbox};
 
 fn settings(admin: Option<AdminAddress>) -> ControlSettings {
@@ -25,7 +25,6 @@ fn settings(admin: Option<AdminAddress>) -> ControlSettings {
             drain_timeout: Duration::from_secs(20),
             stop_timeout: Duration::from_secs(8),
         },
-        endpoint_names: 0,
         invitation: None,
         version: "0.0.1",
         clock: clocks,
@@ -47,6 +46,8 @@ enum Habit {
     Hangs,
     /// Fails when it is told to report.
     Fails,
+    /// Refuses each configuration.
+    Refuses,
 }
 
 /// Starts a worker's thread, which accepts connections once `accept` receives.
@@ -57,7 +58,7 @@ fn worker(
     events: mpsc::UnboundedSender<WorkerEvent>,
     accept: std_mpsc::Receiver<()>,
 ) {
-    let (mut drains, mut replies) = (0, Vec::new());
+    let (mut drains, mut generation, mut replies) = (0, 1, Vec::new());
     let mut outcome = WorkerOutcome::Finished;
     std::thread::spawn(move || {
         if accept.recv().is_ok() {
@@ -76,14 +77,19 @@ fn worker(
                     let mut report = WorkerReport { worker: index, ..WorkerReport::default() };
                     report.counters.worker.loop_turns = 7 + u64::from(index);
                     report.counters.worker.commands = drains;
+                    report.generation = generation;
                     let _ = reply.send(Box::new(report));
                 }
                 (Command::Drain { .. }, Habit::Stays) => drains += 1,
                 (Command::Drain { .. } | Command::Stop, _) => break,
-                (
-                    Command::Apply(_) | Command::Panic | Command::LoseSend | Command::KeepBuffers,
-                    _,
-                ) => {}
+                (Command::Apply { done, .. }, Habit::Refuses) => {
+                    let _ = done.send(Err("told to".to_owned()));
+                }
+                (Command::Apply { snapshot, done }, _) => {
+                    generation = snapshot.generation;
+                    let _ = done.send(Ok(()));
+                }
+                (Command::Panic | Command::LoseSend | Command::KeepBuffers, _) => {}
             }
         }
         let _ = events.send(WorkerEvent::Ended { worker: index, outcome });
@@ -102,6 +108,14 @@ struct Bench {
 
 impl Bench {
     fn start(settings: ControlSettings, habits: &[Habit]) -> Bench {
+        Bench::with_source(settings, habits, None)
+    }
+
+    fn with_source(
+        settings: ControlSettings,
+        habits: &[Habit],
+        source: Option<Box<dyn Source>>,
+    ) -> Bench {
         let (access, access_receiver) = mpsc::channel(ACCESS_BATCH_COUNT_MAX);
         let (events, event_receiver) = mpsc::unbounded_channel();
         let mut mailboxes = Vec::new();
@@ -117,7 +131,14 @@ impl Bench {
         let thread = std::thread::spawn(move || {
             let control = Control::prepare(settings).unwrap();
             tell.send((control.admin_address(), control.sender.clone())).unwrap();
-            control.run(mailboxes, access_receiver, event_receiver).unwrap()
+            let links = Links {
+                workers: mailboxes,
+                access: access_receiver,
+                events: event_receiver,
+                running: snapshot(),
+                source,
+            };
+            control.run(links).unwrap()
         });
         let (admin, inputs) = told.recv().unwrap();
         Bench { admin, inputs, events, accepts, access, thread }
@@ -290,7 +311,14 @@ fn the_process_ends_when_no_worker_is_left() {
     let (sender, _theirs) = test_mailbox(&access);
     drop((events, access));
     let control = Control::prepare(settings(None)).unwrap();
-    let reason = control.run(vec![sender], receiver, event_receiver).unwrap();
+    let links = Links {
+        workers: vec![sender],
+        access: receiver,
+        events: event_receiver,
+        running: snapshot(),
+        source: None,
+    };
+    let reason = control.run(links).unwrap();
     assert_eq!(reason, ExitReason::WorkersGone);
 }
 
@@ -323,7 +351,7 @@ fn a_lame_duck_is_not_ready_and_its_workers_go_on() {
 fn a_second_stop_ends_the_process_at_once() {
     let bench = Bench::started(&[Habit::Hangs]);
     let begun = clocks().0;
-    bench.signal(Signal::Unsupported("SIGHUP (reload)"));
+    bench.signal(Signal::Unsupported("SIGUSR2 (upgrade)"));
     bench.signal(Signal::Stop);
     bench.signal(Signal::Stop);
     assert_eq!(bench.end(), ExitReason::WorkersHang);
@@ -408,6 +436,8 @@ fn the_last_access_lines_are_written_before_the_end() {
     assert_eq!(bench.end(), ExitReason::Stopped);
     assert_eq!(line_count(&path), 2);
 }
+
+mod reloads;
 
 fn line_count(path: &Path) -> usize {
     std::fs::read_to_string(path).unwrap().lines().count()

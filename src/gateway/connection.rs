@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::budget::{Backlog, Waiting};
 use super::context::Context;
@@ -13,6 +14,7 @@ use super::keep_alive::KeepAlive;
 use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::base::pressure::Pressure;
+use crate::config::Listener;
 use crate::http3::{Code, ConnectionError};
 use crate::message::{AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender};
 use crate::metrics::StreamShed;
@@ -47,7 +49,10 @@ pub(super) struct Client {
     pub(super) key: ConnectionKey,
     /// The last address that was seen to be validated.
     pub(super) address: SocketAddr,
-    pub(super) listener: usize,
+    /// The listener, as configured when the connection was opened.
+    pub(super) listener: Arc<Listener>,
+    /// Number of the socket on which it was opened.
+    pub(super) socket: u16,
     pub(super) coverage: Coverage,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting: Waiting,
@@ -70,12 +75,14 @@ impl Connection {
         let control = ControlStream::open(key, cx)?;
         let address = cx.engine.client_address(key).expect("an open connection has an address");
         let settings = &cx.shared.settings;
-        let listener = cx.shared.socket_listeners[usize::from(socket)];
+        let edge = &cx.shared.sockets[usize::from(socket)];
+        let (listener, drain_end) = (Arc::clone(&edge.listener), edge.drain_end);
         let mut connection = Self {
             client: Client {
                 key,
                 address,
-                listener,
+                listener: Arc::clone(&listener),
+                socket,
                 coverage: Coverage::new(server_name, settings.tls.clone()),
                 waiting: Waiting::default(),
                 unacknowledged_count: 0,
@@ -83,14 +90,14 @@ impl Connection {
                 deliveries: Deliveries::default(),
             },
             drain: Drain::default(),
-            keep_alive: KeepAlive::new(settings.idle_timeouts[listener]),
+            keep_alive: KeepAlive::new(listener.quic.idle_timeout),
             next_request: 0,
             control,
             streams: BTreeMap::new(),
             closed_for: None,
         };
-        if cx.shared.drain_end.is_some() {
-            connection.begin_drain(cx);
+        if let Some(end) = cx.shared.drain_end.or(drain_end) {
+            connection.begin_drain(end, cx);
         }
         Ok(connection)
     }

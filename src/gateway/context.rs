@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use super::tcp::TcpShared;
 use super::{Owner, StreamRef};
 use crate::base::pressure::Pressure;
 use crate::base::timers::Timers;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Listener};
 use crate::http2;
 use crate::http3::{Code, ConnectionError, LocalSettings};
 use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
@@ -35,8 +36,8 @@ pub(super) struct Context<'a> {
 /// State that all connections of one gateway share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
-    /// Index of each socket's listener, by socket number.
-    pub(super) socket_listeners: Vec<usize>,
+    /// The sockets, by number. One that has been removed keeps its place until another takes it.
+    pub(super) sockets: Vec<Edge>,
     pub(super) timers: Timers<Owner>,
     pub(super) responses: ResponseBudget,
     /// Scratch space for body pieces that are read together; empty between events.
@@ -59,6 +60,13 @@ pub(super) struct Shared {
     pub(super) drain_end: Option<Instant>,
 }
 
+/// A socket of the gateway.
+pub(super) struct Edge {
+    pub(super) listener: Arc<Listener>,
+    /// When the last connections of a removed listener are closed; `None` while it accepts.
+    pub(super) drain_end: Option<Instant>,
+}
+
 /// The settings of connections, replaced as a whole by a reload.
 pub(super) struct Settings {
     pub(super) http3: LocalSettings,
@@ -66,33 +74,35 @@ pub(super) struct Settings {
     /// Capacity of each connection's budget of resets.
     pub(super) reset_count_max: u32,
     pub(super) head_timeout: Duration,
-    /// The idle timeout of connections, by listener.
-    pub(super) idle_timeouts: Vec<Duration>,
     /// The settings of TCP connections, by listener.
-    pub(super) tcp: Vec<TcpSettings>,
+    pub(super) tcp: Vec<Arc<TcpSettings>>,
 }
 
-/// The settings of a listener's TCP connections.
+/// The settings of a listener's TCP connections. A connection keeps those that it was opened with.
 pub(super) struct TcpSettings {
+    pub(super) listener: Arc<Listener>,
     /// TLS with the listener's protocols; `None` for plain bytes.
     pub(super) tls: Option<TcpServerTls>,
     /// Connections that this worker may have.
     pub(super) connections_max: usize,
     /// Those of them that one client address may have.
     pub(super) connections_per_address: usize,
-    pub(super) idle_timeout: Duration,
     pub(super) http2: http2::LocalSettings,
     /// The offer of HTTP/3 in responses (RFC 7838).
     pub(super) alt_svc: Option<HeaderValue>,
 }
 
 impl Settings {
-    pub(super) fn new(config: &Config, tls: &ServerTls, worker_count: u16) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        listeners: &[Arc<Listener>],
+        tls: &ServerTls,
+        worker_count: u16,
+    ) -> Self {
         let limits = &config.limits;
-        let tcp = config
-            .listeners
+        let tcp = listeners
             .iter()
-            .map(|listener| TcpSettings::new(listener, limits, tls, worker_count));
+            .map(|listener| Arc::new(TcpSettings::new(listener, limits, tls, worker_count)));
         Self {
             http3: LocalSettings {
                 field_section_len_max: limits.field_section_len_max,
@@ -101,7 +111,6 @@ impl Settings {
             tls: tls.clone(),
             reset_count_max: limits.stream_reset_count_max,
             head_timeout: limits.request_head_timeout,
-            idle_timeouts: config.listeners.iter().map(|one| one.quic.idle_timeout).collect(),
             tcp: tcp.collect(),
         }
     }
@@ -109,12 +118,12 @@ impl Settings {
 
 impl TcpSettings {
     fn new(
-        listener: &config::Listener,
+        listener: &Arc<Listener>,
         limits: &config::Limits,
         tls: &ServerTls,
         worker_count: u16,
     ) -> Self {
-        let config::Tcp { max_connections, connections_per_address, idle_timeout, max_streams } =
+        let config::Tcp { max_connections, connections_per_address, max_streams, .. } =
             listener.tcp;
         let connections_max = max_connections.div_ceil(worker_count.max(1).into()) as usize;
         let share = (connections_max * usize::from(connections_per_address)).div_ceil(100);
@@ -132,6 +141,7 @@ impl TcpSettings {
             HeaderValue::from_str(&offer).ok()
         });
         Self {
+            listener: Arc::clone(listener),
             alt_svc,
             tls: listener.tls.then(|| {
                 let tls = tls.config_tcp(&alpn, TlsVersion::Tls12);
@@ -139,7 +149,6 @@ impl TcpSettings {
             }),
             connections_max,
             connections_per_address: share,
-            idle_timeout,
             http2: http2::LocalSettings {
                 fields: FieldLimits {
                     field_section_len_max: limits.field_section_len_max,

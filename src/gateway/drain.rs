@@ -12,7 +12,7 @@
 //! late is rejected and may be sent elsewhere. Closing at once would lose both the GOAWAY and the
 //! requests under way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Owner;
 use super::connection::Connection;
@@ -26,6 +26,8 @@ use crate::quic::ConnectionKey;
 pub(super) struct Drain {
     phase: Phase,
     timer: Timer,
+    /// When everything left is closed.
+    end: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,15 +60,16 @@ impl Drain {
 
     fn await_step(&mut self, key: ConnectionKey, cx: &mut Context<'_>) {
         let rtt = cx.engine.rtt(key).unwrap_or_default();
-        let end = cx.shared.drain_end;
-        let left = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(cx.now));
+        let left = self.end.map_or(Duration::ZERO, |end| end.saturating_duration_since(cx.now));
         cx.shared.timers.set(&mut self.timer, cx.now + grace(rtt, left), Owner::Drain(key));
     }
 }
 
 impl Connection {
-    /// Sends the first GOAWAY, unless the drain has begun already.
-    pub(super) fn begin_drain(&mut self, cx: &mut Context<'_>) {
+    /// Sends the first GOAWAY, unless the drain has begun already. What is left is closed at `end`,
+    /// or earlier.
+    pub(super) fn begin_drain(&mut self, end: Instant, cx: &mut Context<'_>) {
+        self.drain.end = Some(self.drain.end.map_or(end, |earlier| earlier.min(end)));
         if self.drain.phase == Phase::Serving {
             self.drain.phase = Phase::Warned;
             self.control.send_goaway(self.client.key, STREAM_ID_LARGEST, cx);

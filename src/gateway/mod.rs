@@ -31,6 +31,7 @@ mod delivery;
 mod drain;
 mod keep_alive;
 mod relief;
+mod reload;
 mod reset_budget;
 mod response_queue;
 mod stream;
@@ -43,20 +44,18 @@ use std::time::{Duration, Instant};
 use crate::base::pressure::Pressure;
 use crate::base::slab::KeyMap;
 use crate::base::timers::Timers;
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::http3::Code;
 use crate::message::{AccessRecord, Incident, Outcome};
 use crate::metrics::{CopyReason, Ledger};
 use crate::proxy::{self, Downstream, Proxy, UpstreamCommand, UpstreamEvent, UpstreamKey};
-use crate::quic::{
-    ConnectionKey, Datagram, Engine, EngineError, Event, FailedHandshake, StreamId, Transmit,
-};
+use crate::quic::{ConnectionKey, Datagram, Engine, Event, FailedHandshake, StreamId, Transmit};
 use crate::tls::ServerTls;
 
 use admission::Admission;
 use budget::ResponseBudget;
 use connection::Connection;
-use context::{Context, Settings, Shared};
+use context::{Context, Edge, Settings, Shared};
 use stream::{Stream, Verdict};
 use tcp::{TcpClients, TcpShared};
 pub use tcp::{TcpCommand, TcpEvent, TcpKey};
@@ -70,6 +69,8 @@ pub struct Gateway {
     connections: KeyMap<ConnectionKey, Connection>,
     tcp: TcpClients,
     shared: Shared,
+    /// Of the configuration, in its order.
+    listeners: Vec<Arc<Listener>>,
     outputs: VecDeque<Output>,
     worker_count: u16,
 }
@@ -139,12 +140,22 @@ pub struct GatewaySettings {
 
 impl Gateway {
     pub fn new(settings: GatewaySettings) -> Self {
+        let listeners = listeners(&settings.config);
+        let accepting = |listener: &usize| Edge {
+            listener: Arc::clone(&listeners[*listener]),
+            drain_end: None,
+        };
         Self {
             engine: settings.engine,
-            tcp: TcpClients::new(settings.config.listeners.len()),
+            tcp: TcpClients::new(),
             shared: Shared {
-                settings: Settings::new(&settings.config, &settings.tls, settings.worker_count),
-                socket_listeners: settings.socket_listeners,
+                settings: Settings::new(
+                    &settings.config,
+                    &listeners,
+                    &settings.tls,
+                    settings.worker_count,
+                ),
+                sockets: settings.socket_listeners.iter().map(accepting).collect(),
                 timers: Timers::new(),
                 responses: ResponseBudget::new(settings.responses_len_max),
                 body: Vec::new(),
@@ -161,6 +172,7 @@ impl Gateway {
             },
             proxy: Proxy::new(settings.config, settings.worker_count),
             connections: KeyMap::default(),
+            listeners,
             outputs: VecDeque::new(),
             worker_count: settings.worker_count,
         }
@@ -259,23 +271,6 @@ impl Gateway {
         deadlines.into_iter().flatten().min()
     }
 
-    /// Applies a new configuration. Exchanges in progress end under the one that they began with.
-    /// Listeners cannot change. Returns an error, with nothing changed, if the engine cannot use
-    /// the configuration.
-    pub fn apply(
-        &mut self,
-        now: Instant,
-        config: Arc<Config>,
-        tls: &ServerTls,
-    ) -> Result<(), EngineError> {
-        self.engine.set_tls(tls.config())?;
-        let listeners = config.listeners.iter().map(|listener| listener.quic.clone());
-        self.engine.set_quic(listeners.collect())?;
-        self.shared.settings = Settings::new(&config, tls, self.worker_count);
-        self.proxy.apply(now, config);
-        Ok(())
-    }
-
     /// Refuses new connections, sends GOAWAY to clients, and finishes requests that have begun or
     /// are in flight (RFC 9114 5.2). At `end` the caller closes the rest.
     pub fn drain(&mut self, now: Instant, end: Instant) {
@@ -285,7 +280,7 @@ impl Gateway {
         let (connections, mut cx) = self.lend(now);
         // Visits all of them, once per drain.
         for connection in connections.values_mut() {
-            connection.begin_drain(&mut cx);
+            connection.begin_drain(end, &mut cx);
         }
         let (clients, mut cx) = self.lend_tcp(now);
         clients.drain(&mut cx);
@@ -477,6 +472,10 @@ impl Gateway {
         let Self { engine, proxy, connections, shared, .. } = self;
         (connections, Context { now, engine, proxy, shared })
     }
+}
+
+fn listeners(config: &Config) -> Vec<Arc<Listener>> {
+    config.listeners.iter().cloned().map(Arc::new).collect()
 }
 
 /// Returns the origin that a request was given to the proxy with.

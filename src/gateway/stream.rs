@@ -1,6 +1,8 @@
 //! One request stream: passes its request to the proxy (head, body, trailers, end), and writes the
 //! proxy's response.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -238,7 +240,7 @@ impl Stream {
             misdirected: client.coverage.misdirects(head.authority()),
             head,
             sender: client.sender(address),
-            listener: client.listener,
+            listener: Arc::clone(&client.listener),
         };
         let downstream = downstream_of(self.at(client));
         let exchange = cx.proxy.handle_request(cx.now, downstream, request, ended);

@@ -26,6 +26,12 @@ pub(crate) struct ProcessFacts {
     pub draining: bool,
     /// Endpoints that the configuration has by name.
     pub endpoint_names: u64,
+    /// The number of the running configuration.
+    pub generation: u64,
+    /// When the configuration was last read with success.
+    pub last_load: SystemTime,
+    pub reloads_succeeded: u64,
+    pub reloads_failed: u64,
     pub access_lines_written: u64,
     /// Access log lines dropped because the file or pipe could not take them.
     pub access_lines_dropped: u64,
@@ -223,6 +229,40 @@ impl Everything {
         Ok(())
     }
 
+    fn encode_reloads(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let process = &self.process;
+        let help = "Reloads of the configuration, by result";
+        let mut metric = encoder.encode_descriptor("reloads", help, None, MetricType::Counter)?;
+        for (result, count) in
+            [("success", process.reloads_succeeded), ("failure", process.reloads_failed)]
+        {
+            metric
+                .encode_family(&[("result", result)])?
+                .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+        }
+
+        let help = "Number of the running configuration: 1 at the start, one more with each change";
+        encoder
+            .encode_descriptor("config_generation", help, None, MetricType::Gauge)?
+            .encode_gauge(&process.generation)?;
+
+        let at = process.last_load.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (help, unit) = ("When the configuration was last read with success", Unit::Seconds);
+        encoder
+            .encode_descriptor("config_last_success_time", help, Some(&unit), MetricType::Gauge)?
+            .encode_gauge(&at.as_secs_f64())?;
+
+        // One that is behind has not applied the last reload.
+        let help = "Number of the configuration that the worker uses";
+        let mut metric =
+            encoder.encode_descriptor("worker_config_generation", help, None, MetricType::Gauge)?;
+        for report in &self.reports {
+            let labels = worker_labels(report, &[]);
+            metric.encode_family(&labels)?.encode_gauge(&report.generation)?;
+        }
+        Ok(())
+    }
+
     fn encode_process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let process = &self.process;
         encoder
@@ -257,7 +297,9 @@ impl Everything {
             metric.encode_family(&labels)?.encode_gauge(&u64::from(*answered))?;
         }
 
-        let help = "Names of endpoints, whose addresses are those of the start until the next one";
+        self.encode_reloads(encoder)?;
+
+        let help = "Names of endpoints, whose addresses are those of the last start or reload";
         encoder
             .encode_descriptor("upstream_fixed_names", help, None, MetricType::Gauge)?
             .encode_gauge(&process.endpoint_names)?;

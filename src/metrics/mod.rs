@@ -72,6 +72,8 @@ pub(crate) struct CertificateFacts {
 #[derive(Debug, Clone, Default)]
 pub struct WorkerReport {
     pub worker: u16,
+    /// The number of the configuration that it uses.
+    pub generation: u64,
     pub counters: Counters,
     pub gauges: Gauges,
     pub endpoints: Vec<EndpointReport>,

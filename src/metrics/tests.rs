@@ -34,6 +34,10 @@ fn facts() -> ProcessFacts {
         workers: vec![(0, true), (1, true), (2, false)],
         draining: false,
         endpoint_names: 3,
+        generation: 5,
+        last_load: UNIX_EPOCH + Duration::from_secs(1_700_000_009),
+        reloads_succeeded: 4,
+        reloads_failed: 6,
         access_lines_written: 7,
         access_lines_dropped: 8,
         certificates: CertificateReport {

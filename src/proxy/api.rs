@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
 use crate::base::slab::slab_key;
-use crate::config::EndpointAddress;
+use crate::config::{EndpointAddress, Listener};
 use crate::message::{AccessRecord, Fields, Head, Incident, Outcome, Sender};
 use crate::metrics::ProxyCounters;
 
@@ -37,8 +37,8 @@ slab_key! {
 pub struct Request {
     pub head: Head,
     pub sender: Sender,
-    /// Index into the configuration's listeners.
-    pub listener: usize,
+    /// The listener of the client's connection, as configured when that was opened.
+    pub listener: Arc<Listener>,
     /// The connection's certificate does not cover the authority (RFC 9110 15.5.20).
     pub misdirected: bool,
 }

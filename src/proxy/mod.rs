@@ -53,7 +53,7 @@ use http::Method;
 use crate::base::shares::Shares;
 use crate::base::slab::Slab;
 use crate::base::timers::Timers;
-use crate::config::{AccessFormat, Config};
+use crate::config::{AccessFormat, Config, Listener};
 use crate::http1::{ConnectionOptions, Framing};
 use crate::message::{
     AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme, Sender,
@@ -142,15 +142,15 @@ impl Proxy {
             record.request.provenance = Some(Provenance::of(&request.head.fields));
         }
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
-        exchange.trusted = self.is_trusted(&request);
+        exchange.trusted = is_trusted(&request);
         let admitted = self.admit(&request, &exchange, ended);
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
         if !exchange.trusted {
-            self.drop_proxy_fields(request.listener, &mut request.head.fields);
+            self.drop_proxy_fields(&request.listener, &mut request.head.fields);
             // Whatever the request says of its scheme, the connection is secured or not.
-            request.head.set_scheme(self.scheme_of(request.listener));
+            request.head.set_scheme(scheme_of(&request.listener));
         }
         let awaits_continue = !ended && expects_continue(&request.head.fields);
         exchange.request = Some(request);
@@ -177,7 +177,7 @@ impl Proxy {
         if let Some(trailers) = &mut trailers
             && let Some(listener) = self.exchanges.get(key).and_then(Exchange::strangers_listener)
         {
-            self.drop_proxy_fields(listener, trailers);
+            self.drop_proxy_fields(&listener, trailers);
         }
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
@@ -416,7 +416,7 @@ impl Proxy {
             let reason = "this gateway does not tunnel: CONNECT is not implemented";
             return Err(Fault::NotImplemented(reason));
         }
-        if let Some(port) = self.redirect_port(*listener) {
+        if let Some(port) = listener.redirect_to_https {
             return Err(Fault::Redirect(port));
         }
         // RFC 9110 9.3.8: an echo would reveal the fields that the gateway adds for the upstream.
@@ -458,33 +458,20 @@ impl Proxy {
     }
 
     /// Drops the fields that only a trusted proxy may send.
-    fn drop_proxy_fields(&mut self, listener: usize, fields: &mut Fields) {
-        if let Some(listener) = self.config.listeners.get(listener) {
-            let dropped = &mut self.counters.exported.proxy_fields_dropped;
-            drop_proxy_fields(fields, &listener.proxy_fields, dropped);
-        }
+    fn drop_proxy_fields(&mut self, listener: &Listener, fields: &mut Fields) {
+        let dropped = &mut self.counters.exported.proxy_fields_dropped;
+        drop_proxy_fields(fields, &listener.proxy_fields, dropped);
     }
+}
 
-    /// Returns the port of `https` that a listener redirects its requests to, if it does.
-    fn redirect_port(&self, listener: usize) -> Option<u16> {
-        self.config.listeners.get(listener)?.redirect_to_https
-    }
+/// Returns the scheme of a listener's connections.
+fn scheme_of(listener: &Listener) -> Scheme {
+    if listener.tls { Scheme::Https } else { Scheme::Http }
+}
 
-    /// Returns the scheme of a listener's connections.
-    fn scheme_of(&self, listener: usize) -> Scheme {
-        match self.config.listeners.get(listener) {
-            Some(listener) if !listener.tls => Scheme::Http,
-            _ => Scheme::Https,
-        }
-    }
-
-    fn is_trusted(&self, request: &Request) -> bool {
-        let client = request.sender.address.ip().to_canonical();
-        let listener = self.config.listeners.get(request.listener);
-        listener.is_some_and(|listener| {
-            listener.trusted_proxies.iter().any(|network| network.contains(&client))
-        })
-    }
+fn is_trusted(request: &Request) -> bool {
+    let client = request.sender.address.ip().to_canonical();
+    request.listener.trusted_proxies.iter().any(|network| network.contains(&client))
 }
 
 /// The text of a request that its record keeps for the access log.

@@ -62,8 +62,15 @@ impl Engine {
         let socket = arrival.local.socket;
         let listener = self.listener_of(socket);
         self.stats.connection_attempts += 1;
-        let ignored = match self.judge(now, &incoming, arrival, listener) {
-            Verdict::Accept => return self.accept(now, incoming, response, arrival, listener),
+        let verdict = match listener {
+            Some(listener) => self.judge(now, &incoming, arrival, listener),
+            None => Verdict::Refuse(ConnectionRefusal::Draining),
+        };
+        let ignored = match verdict {
+            Verdict::Accept => {
+                let listener = listener.expect("only a listener accepts");
+                return self.accept(now, incoming, response, arrival, listener);
+            }
             Verdict::Refuse(reason) => {
                 self.stats.connections_refused.count(reason, 1);
                 let transmit = self.endpoint.refuse(incoming, &mut response);
@@ -185,7 +192,7 @@ impl Engine {
         let connection = Connection {
             marks: Marks::new(arrival.remote, congestion::acknowledged(&proto)),
             proto,
-            listener: index,
+            listener: Some(index),
             phase: Phase::Handshaking {
                 deadline: now + HANDSHAKE_TIMEOUT,
                 last_deadline: now + SLOW_HANDSHAKE_TIMEOUT,

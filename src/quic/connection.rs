@@ -44,7 +44,7 @@ pub(super) enum Phase {
 /// A connection of quinn-proto and what the engine keeps beside it.
 pub(super) struct Connection {
     pub(super) proto: quinn_proto::Connection,
-    pub(super) listener: usize,
+    pub(super) listener: Option<usize>,
     pub(super) phase: Phase,
     /// The destination id of the client's first Initial, which the client chose.
     pub(super) first_destination: ConnectionId,

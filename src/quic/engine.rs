@@ -14,7 +14,7 @@ use super::failed_handshake::{FailedHandshake, reason_of};
 use super::first_packets::FirstPackets;
 use super::recent::Recent;
 use super::responses::Responses;
-use super::settings::{EngineError, EngineSettings, Listener};
+use super::settings::{EngineChange, EngineError, EngineSettings, Listener};
 use super::table::{ConnectionKey, Table};
 use super::translation::translate;
 use super::types::{CloseReason, ConnectionCounts, Event, Path, Transmit};
@@ -24,7 +24,6 @@ use crate::base::shares::Shares;
 use crate::base::stream_share::StreamShare;
 use crate::base::timers::Timers;
 use crate::base::token_bucket::TokenBucket;
-use crate::config;
 use crate::limits::{DATAGRAM_LEN_MAX, HALF_OPEN_RETRY_COUNT, SEGMENT_COUNT_MAX};
 use crate::metrics::{HandshakeFailure, QuicCounters};
 
@@ -35,6 +34,8 @@ pub struct Engine {
     /// Recognizes our ids; the endpoint has its own copy, which generates them.
     pub(super) ids: WorkerIds,
     pub(super) listeners: Vec<Listener>,
+    /// The listener of each socket, by the socket's number; `None` if a reload has removed it.
+    sockets: Vec<Option<usize>>,
     pub(super) table: Table,
     timers: Timers<ConnectionKey>,
     events: VecDeque<(ConnectionKey, Event)>,
@@ -88,6 +89,7 @@ impl Engine {
             stream_share: StreamShare::default(),
             endpoint,
             listeners,
+            sockets: settings.sockets.iter().copied().map(Some).collect(),
             settings,
             table: Table::default(),
             timers: Timers::new(),
@@ -109,37 +111,31 @@ impl Engine {
         })
     }
 
-    /// Sets the TLS settings of new connections; existing connections keep theirs.
-    pub fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) -> Result<(), EngineError> {
+    /// Sets the listeners and settings of new connections; existing connections keep theirs.
+    /// Returns an error, with nothing changed, if the settings cannot be used.
+    pub fn apply(&mut self, change: EngineChange) -> Result<(), EngineError> {
+        let EngineChange { tls, listeners, continued, sockets } = change;
         let before = std::mem::replace(&mut self.settings.tls, tls);
-        let listeners = std::mem::take(&mut self.settings.listeners);
-        let result = self.set_listeners(&listeners);
-        self.settings.listeners = listeners;
-        if result.is_err() {
-            self.settings.tls = before;
-        }
-        result
-    }
-
-    /// Sets the QUIC settings of new connections, one for each listener. The number of listeners
-    /// can't change.
-    pub fn set_quic(&mut self, listeners: Vec<config::Quic>) -> Result<(), EngineError> {
-        assert_eq!(listeners.len(), self.listeners.len(), "listeners live as long as the process");
-        self.set_listeners(&listeners)?;
-        self.settings.listeners = listeners;
-        Ok(())
-    }
-
-    fn set_listeners(&mut self, listeners: &[config::Quic]) -> Result<(), EngineError> {
         let made = listeners
             .iter()
             .map(|quic| Listener::new(&self.settings, quic, &self.used_tokens))
-            .collect::<Result<Vec<_>, _>>()?;
-        self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
-        for (listener, made) in self.listeners.iter_mut().zip(made) {
-            let connections = std::mem::take(&mut listener.connections);
-            *listener = Listener { connections, ..made };
+            .collect::<Result<Vec<_>, _>>();
+        let mut made = made.inspect_err(|_| self.settings.tls = before)?;
+        for (listener, earlier) in made.iter_mut().zip(&continued) {
+            if let Some(earlier) = earlier {
+                listener.connections = std::mem::take(&mut self.listeners[*earlier].connections);
+            }
         }
+        for key in self.table.keys() {
+            let connection = self.table.get_mut(key).expect("it has just been listed");
+            let earlier = connection.listener;
+            connection.listener =
+                earlier.and_then(|earlier| continued.iter().position(|one| *one == Some(earlier)));
+        }
+        self.endpoint.set_server_config(made.first().map(|made| Arc::clone(&made.over_ipv4)));
+        self.listeners = made;
+        self.settings.listeners = listeners;
+        self.sockets = sockets;
         Ok(())
     }
 
@@ -293,9 +289,16 @@ impl Engine {
         self.window_budget
     }
 
-    pub(super) fn listener_of(&self, socket: u16) -> usize {
-        let listener = self.settings.sockets.get(usize::from(socket));
-        *listener.expect("datagrams come from the sockets that the engine was made with")
+    /// Returns the listener that accepts connections on a socket.
+    pub(super) fn listener_of(&self, socket: u16) -> Option<usize> {
+        self.sockets.get(usize::from(socket)).copied().flatten()
+    }
+
+    /// Returns whether a connection, closing ones included, sends from this socket. Looks at all
+    /// connections.
+    pub fn uses_socket(&self, socket: u16) -> bool {
+        let mut connections = self.table.keys().into_iter().filter_map(|key| self.table.get(key));
+        connections.any(|connection| connection.local.socket == socket)
     }
 
     pub(super) fn push_event(&mut self, key: ConnectionKey, event: Event) {
@@ -399,7 +402,9 @@ impl Engine {
         connection.count(&mut self.stats);
         self.window_budget += connection.windows.taken;
         let address = connection.address;
-        self.listeners[connection.listener].connections.give_back(address);
+        if let Some(listener) = connection.listener {
+            self.listeners[listener].connections.give_back(address);
+        }
         match phase {
             Phase::Handshaking { .. } => {
                 self.half_open.give_back(address);

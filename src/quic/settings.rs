@@ -76,6 +76,17 @@ pub struct EngineSettings {
     pub time_source: Arc<dyn TimeSource>,
 }
 
+/// Listeners and settings that replace those of an [`super::Engine`].
+pub struct EngineChange {
+    pub tls: Arc<rustls::ServerConfig>,
+    pub listeners: Vec<config::Quic>,
+    /// For each listener, the index of the one before that it continues: their connections count
+    /// together.
+    pub continued: Vec<Option<usize>>,
+    /// The listener of each socket, by the socket's number. `None` accepts no connections.
+    pub sockets: Vec<Option<usize>>,
+}
+
 /// The reason why an engine cannot be made: a bug of the program or of its configuration checks.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EngineError {

@@ -265,6 +265,18 @@ impl Engine {
         }
     }
 
+    /// Closes every connection that sends from this socket, or is about to be open on it.
+    pub fn close_on_socket(&mut self, now: Instant, socket: u16, code: u64) {
+        for key in self.table.keys() {
+            let connection = self.table.get(key).filter(|one| one.local.socket == socket);
+            match connection.map(|connection| connection.phase) {
+                Some(Phase::Open) => self.close(now, key, code, b""),
+                Some(Phase::Handshaking { .. }) => self.close_handshaking(now, key, code),
+                Some(Phase::Failed | Phase::Closed { .. }) | None => {}
+            }
+        }
+    }
+
     /// Returns the client's last validated address. After a move, that is the old one until path
     /// validation of the new one succeeds (RFC 9000 8.2).
     pub fn client_address(&self, key: ConnectionKey) -> Option<SocketAddr> {

@@ -24,7 +24,7 @@ pub(super) fn translate(
     events: &mut VecDeque<(ConnectionKey, Event)>,
 ) {
     match event {
-        quinn_proto::Event::Connected => {
+        quinn_proto::Event::Connected if matches!(connection.phase, Phase::Handshaking { .. }) => {
             connection.phase = Phase::Open;
             connection.paths.prove();
             connection.paths.permit_free();
@@ -49,6 +49,8 @@ pub(super) fn translate(
         quinn_proto::Event::Stream(event) if connection.is_open() => {
             translate_stream(key, connection, event, events);
         }
+        // It was closed before it was seen to be connected.
+        quinn_proto::Event::Connected => {}
         // Stream events are dropped after a close; unreliable datagrams are not offered.
         quinn_proto::Event::Stream(_)
         | quinn_proto::Event::HandshakeDataReady

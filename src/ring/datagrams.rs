@@ -37,7 +37,7 @@ use super::completion::{
 use super::machine::{Event, Machine};
 use super::message::{self, HEADER_LEN, Unusable};
 use super::send::{Backoff, Method, SendOp};
-use super::table::{Op, OpKey};
+use super::table::{CANCEL, Op, OpKey};
 use crate::host::socket::offload::Offload;
 use crate::limits::{DATAGRAM_LEN_MAX, SEGMENT_COUNT_MAX};
 use crate::metrics::SocketOffload;
@@ -72,6 +72,10 @@ pub(super) struct Socket {
     /// The receive is to be armed with the next submission.
     is_wanted: bool,
     was_armed: bool,
+    /// It is being removed: nothing is received on it any more.
+    is_leaving: bool,
+    /// Batches in flight.
+    send_count: u32,
     failures: u32,
     /// One receive may carry many datagrams (UDP_GRO).
     is_coalescing: bool,
@@ -84,6 +88,11 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// Returns whether no operation uses it any more.
+    fn has_left(&self) -> bool {
+        self.is_leaving && self.receive.is_none() && self.send_count == 0
+    }
+
     /// Remembers what the kernel refused on the way to a batch that was sent by `method`.
     fn learn(&mut self, method: Method) {
         match method {
@@ -100,23 +109,59 @@ impl Socket {
 
 impl Machine {
     pub(super) fn add_socket(&mut self, file: u32, offload: Offload) -> SocketIndex {
-        self.sockets.push(Socket {
+        let socket = Socket {
             file,
             receive: None,
             is_wanted: false,
             was_armed: false,
+            is_leaving: false,
+            send_count: 0,
             failures: 0,
             is_coalescing: offload.is_coalescing,
             unsegmented: if offload.is_segmenting { 0 } else { UNSEGMENTED_BATCHES },
             is_zero_copy: self.has_zero_copy,
             header: message::receive_header(),
-        });
-        SocketIndex((self.sockets.len() - 1) as u16)
+        };
+        // Its file replaces that of the one that has left, if that is still in the table.
+        self.leaving.retain(|left| *left != file);
+        let place = self.sockets.iter().position(|place| place.file == file);
+        let place = place.unwrap_or(self.sockets.len());
+        match self.sockets.get_mut(place) {
+            Some(left) => *left = socket,
+            None => self.sockets.push(socket),
+        }
+        SocketIndex(place as u16)
+    }
+
+    /// Returns the file of the next socket: that of one that has left, or else a new one.
+    pub(super) fn next_socket_file(&self) -> usize {
+        self.sockets.iter().position(Socket::has_left).unwrap_or(self.sockets.len())
+    }
+
+    /// Begins to remove a socket: its receive is cancelled.
+    pub(super) fn remove_socket(&mut self, socket: SocketIndex) {
+        let socket = &mut self.sockets[socket.index()];
+        socket.is_leaving = true;
+        socket.is_wanted = false;
+        if let Some(receive) = socket.receive {
+            let cancel = opcode::AsyncCancel::new(receive.0).build();
+            self.outbox.push_back(cancel.user_data(CANCEL));
+        }
+        self.leaving.push(socket.file);
+    }
+
+    /// Returns the file of a socket that no operation uses any more, once.
+    pub(super) fn pop_left(&mut self) -> Option<u32> {
+        let sockets = &self.sockets;
+        let has_left =
+            |file: &u32| sockets.iter().any(|socket| socket.file == *file && socket.has_left());
+        let index = self.leaving.iter().position(has_left)?;
+        Some(self.leaving.swap_remove(index))
     }
 
     pub(super) fn socket_offload(&self) -> SocketOffload {
         let mut counts = SocketOffload::default();
-        for socket in &self.sockets {
+        for socket in self.sockets.iter().filter(|socket| !socket.is_leaving) {
             *(if socket.is_coalescing { &mut counts.gro_on } else { &mut counts.gro_off }) += 1;
             let is_segmenting = socket.unsegmented == 0;
             *(if is_segmenting { &mut counts.gso_on } else { &mut counts.gso_off }) += 1;
@@ -135,7 +180,7 @@ impl Machine {
 
     pub(super) fn receive_datagrams(&mut self, socket: SocketIndex) {
         let socket = &mut self.sockets[socket.index()];
-        socket.is_wanted = socket.receive.is_none();
+        socket.is_wanted = socket.receive.is_none() && !socket.is_leaving;
     }
 
     /// Arms the wanted receives once there are buffers. All sockets share these and the first may
@@ -215,14 +260,14 @@ impl Machine {
     fn receive_ended(&mut self, index: SocketIndex, result: i32) -> Option<Completion> {
         let socket = &mut self.sockets[index.index()];
         socket.receive = None;
-        socket.is_wanted = !self.is_ending;
+        socket.is_wanted = !self.is_ending && !socket.is_leaving;
         if result >= 0 {
             return None;
         }
         match Failure::from_result(result) {
             Failure::NoBuffers => self.stats.no_buffers_datagrams += 1,
             Failure::NoMemory => self.rest_for_memory(),
-            Failure::Cancelled if self.is_ending => {}
+            Failure::Cancelled if self.is_ending || socket.is_leaving => {}
             Failure::Cancelled | Failure::Again | Failure::Final(_) => {
                 self.stats.receive_failures += 1;
                 socket.failures += 1;
@@ -255,6 +300,7 @@ impl Machine {
             "a batch has at most 64 segments"
         );
         let socket = &mut self.sockets[index.index()];
+        socket.send_count += 1;
         if op.is_batch() && socket.unsegmented > 0 {
             socket.unsegmented -= 1;
             op.method = Method::Split;
@@ -390,6 +436,7 @@ impl Machine {
             unreachable!("it was there a moment ago");
         };
         self.sends_in_flight -= 1;
+        self.sockets[op.socket.index()].send_count -= 1;
         if is_planted(Bug::EarlyBatchReturn) && op.buffer.is_none() {
             self.spare_sends.push(op);
             return None;

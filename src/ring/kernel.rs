@@ -169,6 +169,11 @@ impl Kernel {
         self.ring.submitter().register_files_update(place, &[file.as_raw_fd()]).map(drop)
     }
 
+    /// Takes a file out of the file table, which closes it unless others have it open.
+    pub(super) fn clear_file(&mut self, place: u32) -> io::Result<()> {
+        self.ring.submitter().register_files_update(place, &[-1]).map(drop)
+    }
+
     /// Closes all files of the table.
     pub(super) fn unregister_files(&mut self) -> io::Result<()> {
         self.ring.submitter().unregister_files()

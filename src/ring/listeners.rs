@@ -46,6 +46,10 @@ enum State {
     #[default]
     Resting,
     Accepting,
+    /// It is being removed: it closes once no accept is armed.
+    Leaving,
+    /// It is closed; its place is free.
+    Left,
 }
 
 /// An accept in flight, with the memory in which the kernel writes the client's address.
@@ -96,11 +100,30 @@ impl AcceptOp {
 }
 
 impl Machine {
+    /// Returns the place of the next listening socket: that of one that has left, or a new one.
+    pub(super) fn next_listener_place(&self) -> usize {
+        let left = self.listeners.iter().position(|listener| listener.state == State::Left);
+        left.unwrap_or(self.listeners.len())
+    }
+
     /// Adds a listening socket, which is at its place of the file table.
-    pub(super) fn add_listener(&mut self) -> ListenerIndex {
-        assert!(self.listeners.len() < usize::from(self.listeners_max), "it has a place");
-        self.listeners.push(Listener::default());
-        ListenerIndex((self.listeners.len() - 1) as u16)
+    pub(super) fn add_listener(&mut self, index: ListenerIndex) {
+        match self.listeners.get_mut(index.index()) {
+            Some(left) => *left = Listener::default(),
+            None => self.listeners.push(Listener::default()),
+        }
+    }
+
+    pub(super) fn remove_listener(&mut self, listener: ListenerIndex) {
+        self.set_accepting(listener, false);
+        self.listeners[listener.index()].state = State::Leaving;
+    }
+
+    /// Returns the file of a listening socket that no operation uses any more, once.
+    pub(super) fn pop_left_listener(&mut self) -> Option<u32> {
+        let place = self.listeners.iter().position(Listener::has_left)?;
+        self.listeners[place].state = State::Left;
+        Some(self.listener_file(ListenerIndex(place as u16)))
     }
 
     /// Returns a listening socket's index in the file table, which ends with them.
@@ -111,6 +134,9 @@ impl Machine {
     /// Begins or ends accepting. What the kernel has accepted by then is reported nevertheless.
     pub(super) fn set_accepting(&mut self, listener: ListenerIndex, is_accepting: bool) {
         let listener = &mut self.listeners[listener.index()];
+        if matches!(listener.state, State::Leaving | State::Left) {
+            return;
+        }
         let state = if is_accepting { State::Accepting } else { State::Resting };
         if mem::replace(&mut listener.state, state) == state || is_accepting {
             return;
@@ -200,6 +226,10 @@ impl Machine {
 }
 
 impl Listener {
+    fn has_left(&self) -> bool {
+        self.state == State::Leaving && self.armed.is_empty() && self.pause.is_none()
+    }
+
     fn is_to_arm(&self) -> bool {
         self.state == State::Accepting && self.pause.is_none() && self.armed.len() < ACCEPTS_ARMED
     }

@@ -55,6 +55,8 @@ pub(super) struct Machine {
 
     pub(super) sockets: Vec<Socket>,
     pub(super) sockets_max: u16,
+    /// Files of sockets that are being removed.
+    pub(super) leaving: Vec<u32>,
     /// The first socket whose receive is armed.
     pub(super) first_to_arm: usize,
     pub(super) has_zero_copy: bool,
@@ -99,6 +101,7 @@ impl Machine {
             stream_buffers: group(1, settings.stream_buffers, 0)?,
             sockets: Vec::new(),
             sockets_max: settings.sockets_max,
+            leaving: Vec::new(),
             first_to_arm: 0,
             has_zero_copy: true,
             sends_in_flight: 0,

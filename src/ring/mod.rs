@@ -125,7 +125,7 @@ impl Ring {
 
     /// Adds a bound UDP socket, in blocking mode.
     pub fn add_socket(&mut self, socket: UdpSocket) -> Result<SocketIndex, RingError> {
-        let place = self.machine.sockets.len();
+        let place = self.machine.next_socket_file();
         if place >= usize::from(self.machine.sockets_max) {
             let reason = format!("it has {place} sockets already, as many as it may");
             return Err(RingError::Socket(io::Error::other(reason)));
@@ -139,16 +139,17 @@ impl Ring {
 
     /// Adds a listening TCP socket, in blocking mode. It accepts nothing yet.
     pub fn add_listener(&mut self, listener: TcpListener) -> Result<ListenerIndex, RingError> {
-        let place = self.machine.listeners.len();
+        let place = self.machine.next_listener_place();
         if place >= usize::from(self.machine.listeners_max) {
             let reason = format!("it has {place} listening sockets already, as many as it may");
             return Err(RingError::Socket(io::Error::other(reason)));
         }
-        let index = self.machine.add_listener();
+        let index = ListenerIndex(place as u16);
         let file = OwnedFd::from(listener);
         self.kernel
             .register_file(self.machine.listener_file(index), &file)
             .map_err(RingError::Socket)?;
+        self.machine.add_listener(index);
         Ok(index)
     }
 
@@ -162,6 +163,18 @@ impl Ring {
     /// Gives an accepted stream the tag of its completions.
     pub fn set_tag(&mut self, stream: StreamKey, tag: u64) {
         self.machine.set_tag(stream, tag);
+    }
+
+    /// Removes a listening socket. It is closed once no accept is armed on it, and its index may
+    /// then be that of another. What the kernel has accepted by then is reported nevertheless.
+    pub fn remove_listener(&mut self, listener: ListenerIndex) {
+        self.machine.remove_listener(listener);
+    }
+
+    /// Removes a socket, on which nothing is to be sent any more. It is closed once its operations
+    /// have ended, and its index may then be that of another.
+    pub fn remove_socket(&mut self, socket: SocketIndex) {
+        self.machine.remove_socket(socket);
     }
 
     /// Watches an eventfd in non-blocking mode: each write to it causes a [`Completion::Woken`].
@@ -250,6 +263,11 @@ impl Ring {
     /// Runs one turn: provides free slots to the kernel, submits the operations since the last
     /// turn, and waits for a completion as told. It may return early.
     pub fn submit_and_wait(&mut self, wait: Wait) -> Result<(), RingError> {
+        while let Some(file) = self.machine.pop_left().or_else(|| self.machine.pop_left_listener())
+        {
+            // Should it fail, the file is closed when the next socket takes its place.
+            let _ = self.kernel.clear_file(file);
+        }
         self.machine.replenish();
         if self.kernel.overflows() {
             self.machine.stats.cq_overflows += 1;

@@ -23,7 +23,8 @@ pub mod config {
 
 pub mod control {
     pub use crate::control::{
-        ACCESS_BATCH_COUNT_MAX, Control, ControlSettings, ExitReason, ShutdownSettings,
+        ACCESS_BATCH_COUNT_MAX, Candidate, Control, ControlSettings, ExitReason, Links, Refusal,
+        ReloadResult, ShutdownSettings, Source,
     };
 }
 

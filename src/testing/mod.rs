@@ -17,6 +17,7 @@ pub mod http3;
 pub mod internal;
 pub mod origin;
 mod sender;
+mod snapshot;
 mod time;
 
 pub use certificate::TestCertificate;
@@ -24,4 +25,5 @@ pub use child::in_child;
 pub use client_tls::{ClientTls, quic_client};
 pub use engine::{CID_MASK, engine_settings};
 pub use sender::sender;
+pub use snapshot::snapshot;
 pub use time::{FrozenClock, clocks, epoch, sleep};

@@ -156,6 +156,20 @@ impl ServerTls {
         Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) }
     }
 
+    /// Returns the lines of the certificates that `earlier` did not have.
+    pub fn summaries_since(&self, earlier: &ServerTls) -> Vec<String> {
+        let known = &earlier.shared.certificates.entries;
+        let is_new =
+            |entry: &&Arc<Entry>| known.iter().all(|known| known.key.cert != entry.key.cert);
+        self.shared
+            .certificates
+            .entries
+            .iter()
+            .filter(is_new)
+            .map(|entry| entry.summary())
+            .collect()
+    }
+
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
     /// (lower case, no port; an IPv6 address in brackets). If there are several, with different
     /// keys, each of them has to be: which one a client got is not kept.

@@ -2,17 +2,27 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::mailbox::{ListeningEdge, Snapshot};
 use super::streams::StreamOwner;
 use super::{Phase, Worker};
 use crate::gateway::TcpCommand;
 use crate::host::socket;
-use crate::ring::{ListenerIndex, StreamKey};
+use crate::host::socket::ListenerGroup;
+use crate::ring::{ListenerIndex, Ring, StreamKey};
 
-/// A listening socket of a worker.
-pub(super) struct EdgeListening {
+/// The listening sockets of one worker, by their index in the ring.
+#[derive(Default)]
+pub(super) struct Listening {
+    places: Vec<Option<Place>>,
+}
+
+struct Place {
     index: ListenerIndex,
+    /// Keeps the sockets of all workers open.
+    group: Arc<ListenerGroup>,
     /// Index of the listener in the configuration.
     listener: usize,
     accepting: Accepting,
@@ -27,9 +37,30 @@ enum Accepting {
     Failed(Instant),
 }
 
-impl EdgeListening {
-    pub(super) fn new(index: ListenerIndex, listener: usize) -> EdgeListening {
-        EdgeListening { index, listener, accepting: Accepting::Off }
+impl Listening {
+    /// Adds this worker's socket of a group to the ring. It accepts nothing yet.
+    pub(super) fn open(
+        &mut self,
+        ring: &mut Ring,
+        edge: &ListeningEdge,
+        worker: u16,
+    ) -> Result<ListenerIndex, String> {
+        let ListeningEdge { address, listener, group } = edge;
+        let socket = group.sockets[usize::from(worker)].try_clone();
+        let socket = socket
+            .map_err(|error| format!("{address}: cannot duplicate the TCP socket: {error}"))?;
+        let index = ring.add_listener(socket).map_err(|error| error.to_string())?;
+        let (group, accepting) = (Arc::clone(group), Accepting::Off);
+        let place = Some(Place { index, group, listener: *listener, accepting });
+        match self.places.get_mut(index.index()) {
+            Some(free) => *free = place,
+            None => self.places.push(place),
+        }
+        Ok(index)
+    }
+
+    fn has(&self, edge: &ListeningEdge) -> bool {
+        self.places.iter().flatten().any(|place| Arc::ptr_eq(&place.group, &edge.group))
     }
 }
 
@@ -45,7 +76,11 @@ impl Worker<'_> {
         // A connection that the gateway has given up is closed first: the new one may get its key's
         // index.
         self.handle_outputs(now);
-        let listener = self.listeners[index.index()].listener;
+        let Some(place) = &self.listening.places[index.index()] else {
+            // A reload has removed the listener.
+            return self.ring.close(stream);
+        };
+        let listener = place.listener;
         match self.gateway.accept(now, listener, client) {
             Some(key) => {
                 let owner = StreamOwner::Client(key);
@@ -64,7 +99,9 @@ impl Worker<'_> {
     ) {
         let socket = index.index();
         tracing::error!(socket, %reason, "the TCP socket has stopped accepting, retrying");
-        self.listeners[socket].accepting = Accepting::Failed(now + super::turn::RECEIVE_REST);
+        if let Some(place) = &mut self.listening.places[socket] {
+            place.accepting = Accepting::Failed(now + super::turn::RECEIVE_REST);
+        }
     }
 
     pub(super) fn act_tcp(&mut self, now: Instant, command: TcpCommand) {
@@ -80,9 +117,50 @@ impl Worker<'_> {
         }
     }
 
+    /// Adds the listening sockets of a snapshot that are new. If one cannot be added, none is.
+    pub(super) fn open_listening(
+        &mut self,
+        snapshot: &Snapshot,
+    ) -> Result<Vec<ListenerIndex>, String> {
+        let mut added = Vec::new();
+        for edge in snapshot.listening.iter() {
+            if self.listening.has(edge) {
+                continue;
+            }
+            match self.listening.open(&mut self.ring, edge, self.setup.index) {
+                Ok(index) => added.push(index),
+                Err(why) => {
+                    self.close_listening(&added);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    pub(super) fn close_listening(&mut self, sockets: &[ListenerIndex]) {
+        for index in sockets {
+            self.ring.remove_listener(*index);
+            self.listening.places[index.index()] = None;
+        }
+    }
+
+    /// Takes the listeners of the sockets from a snapshot, and closes the sockets that it has not.
+    pub(super) fn settle_listening(&mut self, snapshot: &Snapshot) {
+        let mut removed = Vec::new();
+        for place in self.listening.places.iter_mut().flatten() {
+            let mut edges = snapshot.listening.iter();
+            match edges.find(|edge| Arc::ptr_eq(&edge.group, &place.group)) {
+                Some(edge) => place.listener = edge.listener,
+                None => removed.push(place.index),
+            }
+        }
+        self.close_listening(&removed);
+    }
+
     /// Begins or ends accepting, as the gateway wants it by now.
     pub(super) fn update_accepting(&mut self, now: Instant) {
-        for listening in &mut self.listeners {
+        for listening in self.listening.places.iter_mut().flatten() {
             let is_serving = self.phase == Phase::Serving;
             let accepts = is_serving && self.gateway.accepts(listening.listener);
             let wanted = match (accepts, listening.accepting) {
@@ -99,7 +177,8 @@ impl Worker<'_> {
 
     /// Returns when to try again to accept on a socket that failed.
     pub(super) fn accept_retry(&self) -> Option<Instant> {
-        let retries = self.listeners.iter().filter_map(|listening| match listening.accepting {
+        let places = self.listening.places.iter().flatten();
+        let retries = places.filter_map(|listening| match listening.accepting {
             Accepting::Failed(until) => Some(until),
             Accepting::Off | Accepting::On => None,
         });
@@ -108,9 +187,10 @@ impl Worker<'_> {
 
     /// Returns the number of connections that wait to be accepted.
     pub(super) fn waiting_count(&self) -> u64 {
-        let counts = self.setup.listeners.iter().map(|edge| {
+        let counts = self.listening.places.iter().flatten().map(|place| {
             // The kernel knows it of each socket that listens.
-            socket::waiting_count(&edge.socket).map_or(0, u64::from)
+            let socket = &place.group.sockets[usize::from(self.setup.index)];
+            socket::waiting_count(socket).map_or(0, u64::from)
         });
         counts.sum()
     }

@@ -32,11 +32,12 @@ impl WorkerSetup {
     /// Settings of this worker's engine. Each call draws a new seed and a new key of connection
     /// ids: a worker that begins anew must not repeat the ids of the one before.
     pub(super) fn engine_settings(&self) -> EngineSettings {
-        let config = &self.snapshot.config;
+        let snapshot = self.snapshot.borrow();
+        let config = &snapshot.config;
         EngineSettings {
             listeners: config.listeners.iter().map(|listener| listener.quic.clone()).collect(),
-            sockets: self.sockets.iter().map(|edge| edge.listener).collect(),
-            tls: self.snapshot.tls.config(),
+            sockets: snapshot.edges.iter().map(|edge| edge.listener).collect(),
+            tls: snapshot.tls.config(),
             worker: self.index,
             worker_count: self.count,
             generation: false,

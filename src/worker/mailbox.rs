@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
+use crate::host::socket::{ListenerGroup, SocketGroup};
 use crate::message::AccessRecord;
 use crate::metrics::WorkerReport;
 use crate::tls::ServerTls;
@@ -19,15 +21,44 @@ use crate::tls::ServerTls;
 /// The configuration of a worker and the TLS objects made from it, replaced as a whole.
 #[derive(Clone)]
 pub struct Snapshot {
+    /// The number of the configuration: 1 at the start, and one more with each reload.
+    pub generation: u64,
     pub config: Arc<Config>,
     /// Certificates, tickets and the TLS settings made from it.
     pub tls: ServerTls,
+    /// The sockets of each address. A worker that drains one keeps it open for all: closing one
+    /// would renumber the reuseport group that the steering program selects from.
+    pub edges: Vec<Edge>,
+    /// The listening TCP sockets of each address.
+    pub listening: Vec<ListeningEdge>,
 }
+
+/// An address, its listener, and its sockets.
+#[derive(Clone)]
+pub struct Edge {
+    /// As configured; a port of 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Index into the configuration's listeners.
+    pub listener: usize,
+    pub group: Arc<SocketGroup>,
+}
+
+/// An address, its listener, and its listening TCP sockets.
+#[derive(Clone)]
+pub struct ListeningEdge {
+    pub address: SocketAddr,
+    /// Index into the configuration's listeners.
+    pub listener: usize,
+    pub group: Arc<ListenerGroup>,
+}
+
+/// Reports whether a snapshot is applied, or why not.
+pub type Applied = oneshot::Sender<Result<(), String>>;
 
 /// A command to a worker.
 pub enum Command {
     /// Use this snapshot for new exchanges and connections. Those in progress keep the old one.
-    Apply(Arc<Snapshot>),
+    Apply { snapshot: Arc<Snapshot>, done: Applied },
     /// Send GOAWAY, finish exchanges in flight, and close what remains at the deadline.
     Drain { deadline: Instant },
     /// Close all connections and end.

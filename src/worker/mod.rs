@@ -21,6 +21,7 @@
 //! ```
 
 mod clients;
+mod edges;
 mod incidents;
 mod keys;
 pub mod mailbox;
@@ -34,8 +35,8 @@ mod upstreams;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ use crate::metrics::{PoolCounters, WorkerCounters};
 use crate::planted;
 use crate::pool::{Pool, RegionHandle};
 use crate::quic::Engine;
-use crate::ring::{Ring, RingSettings, SocketIndex};
+use crate::ring::{Ring, RingSettings};
 use incidents::Incidents;
 use mailbox::{Command, Mailbox, Snapshot, WorkerEvent, WorkerOutcome};
 use restart::{Cause, RestartPolicy};
@@ -74,12 +75,9 @@ pub(crate) struct WorkerSetup {
     pub region: RegionHandle,
     /// Bytes of the heap that the whole process may have in use.
     pub heap_len_max: usize,
-    /// The worker's UDP sockets, one per address with HTTP/3.
-    pub sockets: Vec<EdgeSocket>,
-    /// Its listening sockets, one per address with protocols over TCP.
-    pub listeners: Vec<EdgeListener>,
-    /// The configuration and TLS objects to start with.
-    pub snapshot: Arc<Snapshot>,
+    /// The last snapshot applied, or the one to start with. A worker that restarts uses it; it
+    /// keeps no sockets of removed listeners open.
+    pub snapshot: RefCell<Arc<Snapshot>>,
     /// Keys that all workers of the process share.
     pub keys: ProcessKeys,
     /// Source of the worker's own keys and seeds.
@@ -90,20 +88,6 @@ pub(crate) struct WorkerSetup {
     /// Records where bulk payload lies.
     #[cfg(test)]
     pub witness: Arc<tests::Witness>,
-}
-
-/// A bound UDP socket and the listener that its address belongs to.
-pub(crate) struct EdgeSocket {
-    /// A duplicate of the socket; the process keeps the original open until it ends.
-    pub socket: UdpSocket,
-    pub listener: usize,
-}
-
-/// A listening TCP socket and the listener that its address belongs to.
-pub(crate) struct EdgeListener {
-    /// A duplicate of the socket, as above.
-    pub socket: TcpListener,
-    pub listener: usize,
 }
 
 /// Returns the most TCP connections of clients that one worker holds. The limit of open files may
@@ -142,9 +126,6 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
         let Err(Death { cause, why }) = live(&setup, policy.restart_count(), &mut life) else {
             return WorkerOutcome::Finished;
         };
-        if let Some(snapshot) = life.snapshot.take() {
-            setup.snapshot = snapshot;
-        }
         has_accepted |= life.accepted_at.is_some();
         if !has_accepted || life.was_leaving() {
             return WorkerOutcome::Failed(why);
@@ -173,8 +154,6 @@ fn run(mut setup: WorkerSetup) -> WorkerOutcome {
 /// The known facts of one life of a worker, even if it ended in a panic.
 #[derive(Default)]
 struct Life {
-    /// The last snapshot applied.
-    snapshot: Option<Arc<Snapshot>>,
     /// When its sockets began to receive.
     accepted_at: Option<Instant>,
     /// Its loop ended while it was neither draining nor closing.
@@ -216,7 +195,6 @@ fn live(setup: &WorkerSetup, restarts: u64, life: &mut Life) -> Result<(), Death
         let _ = setup.events.send(WorkerEvent::Accepting { worker: setup.index });
         let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
         life.was_serving = worker.phase == Phase::Serving;
-        life.snapshot = Some(Arc::clone(&worker.snapshot));
         worker.tear_down()?;
         match outcome {
             Ok(outcome) => outcome.map_err(Death::failure),
@@ -235,7 +213,11 @@ impl WorkerSetup {
         loop {
             let left = end.saturating_duration_since(clock::now());
             match self.mailbox.commands.recv_timeout(left) {
-                Ok(Command::Apply(snapshot)) => self.snapshot = snapshot,
+                Ok(Command::Apply { snapshot, done }) => {
+                    *self.snapshot.get_mut() = snapshot;
+                    // Fails if control has stopped waiting.
+                    let _ = done.send(Ok(()));
+                }
                 Ok(Command::Drain { .. } | Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     return false;
                 }
@@ -256,10 +238,9 @@ struct Worker<'a> {
     gateway: Gateway,
     ring: Ring,
     pool: Rc<Pool>,
-    /// The sockets' indices in the ring, in the setup's order.
-    sockets: Vec<SocketIndex>,
-    /// The listening sockets, in the setup's order.
-    listeners: Vec<clients::EdgeListening>,
+    edges: edges::Edges,
+    /// The listening sockets, by their index in the ring.
+    listening: clients::Listening,
     streams: streams::Streams,
     connects: upstreams::Connects,
     slot_policy: slot_policy::SlotPolicy,
@@ -294,42 +275,35 @@ impl<'a> Worker<'a> {
         let pool = Rc::new(Pool::attach(setup.region.clone()));
         let ring = Ring::new(ring_settings(&pool), Rc::clone(&pool));
         let mut ring = ring.map_err(|error| error.to_string())?;
-        let mut sockets = Vec::with_capacity(setup.sockets.len());
-        for edge in &setup.sockets {
-            let socket = edge.socket.try_clone().map_err(|error| {
-                format!("worker {}: cannot duplicate its socket: {error}", setup.index)
-            })?;
-            let socket = ring.add_socket(socket).map_err(|error| error.to_string())?;
+        let snapshot = Arc::clone(&setup.snapshot.borrow());
+        let mut edges = edges::Edges::default();
+        for edge in &snapshot.edges {
+            let socket = edges.open(&mut ring, &edge.group, setup.index)?;
             ring.receive_datagrams(socket);
-            sockets.push(socket);
         }
-        let mut listeners = Vec::with_capacity(setup.listeners.len());
-        for edge in &setup.listeners {
-            let socket = edge.socket.try_clone().map_err(|error| {
-                format!("worker {}: cannot duplicate its TCP socket: {error}", setup.index)
-            })?;
-            let index = ring.add_listener(socket).map_err(|error| error.to_string())?;
-            listeners.push(clients::EdgeListening::new(index, edge.listener));
+        let mut listening = clients::Listening::default();
+        for edge in &snapshot.listening {
+            listening.open(&mut ring, edge, setup.index)?;
         }
         ring.watch_wake(Arc::clone(&setup.mailbox.wake));
         let engine = Engine::new(setup.engine_settings()).map_err(|error| error.to_string())?;
         let gateway = Gateway::new(GatewaySettings {
-            config: Arc::clone(&setup.snapshot.config),
+            config: Arc::clone(&snapshot.config),
             engine,
-            tls: setup.snapshot.tls.clone(),
-            socket_listeners: setup.sockets.iter().map(|edge| edge.listener).collect(),
+            tls: snapshot.tls.clone(),
+            socket_listeners: snapshot.edges.iter().map(|edge| edge.listener).collect(),
             worker_count: setup.count,
             responses_len_max: pool.plan().slots_len() / RESPONSES_SHARE,
         });
         Ok(Self {
             setup,
-            snapshot: Arc::clone(&setup.snapshot),
+            snapshot,
             gateway,
             ring,
             slot_policy: slot_policy::SlotPolicy::default(),
             pool,
-            sockets,
-            listeners,
+            edges,
+            listening,
             streams: streams::Streams::default(),
             connects: upstreams::Connects::default(),
             transmit: turn::TransmitState::default(),

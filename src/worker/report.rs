@@ -72,6 +72,7 @@ impl Worker<'_> {
         let counts = self.gateway.counters();
         WorkerReport {
             worker: self.setup.index,
+            generation: self.snapshot.generation,
             counters: Counters {
                 quic: self.gateway.engine().stats().clone(),
                 connections_closed: counts.connections_closed.clone(),

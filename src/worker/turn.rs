@@ -1,6 +1,5 @@
 //! One turn of the loop: handles completions, then carries out outputs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -41,6 +40,7 @@ impl Worker<'_> {
             self.handle_commands(now);
             self.gateway.handle_timeout(now);
             self.receive_again(now);
+            self.close_left_edges(now);
             self.pool.take_returns();
             let memory_low = self.pool.is_low();
             self.note_memory(memory_low);
@@ -74,7 +74,8 @@ impl Worker<'_> {
         // wake the loop.
         let lacks_slot = self.transmit.buffer.is_none() && self.transmit.in_flight == 0;
         let retry = lacks_slot.then(|| now + SLOT_RETRY);
-        let times = [deadline, phase_end, retry, self.receive_again, self.accept_retry()];
+        let (edges, accept) = (self.edges.deadline(), self.accept_retry());
+        let times = [deadline, phase_end, retry, self.receive_again, edges, accept];
         times.into_iter().flatten().min().map_or(Wait::Forever, Wait::Until)
     }
 
@@ -123,7 +124,7 @@ impl Worker<'_> {
     pub(super) fn receive_again(&mut self, now: Instant) {
         if self.receive_again.is_some_and(|at| at <= now) {
             self.receive_again = None;
-            self.sockets.iter().for_each(|socket| self.ring.receive_datagrams(*socket));
+            self.edges.iter().for_each(|socket| self.ring.receive_datagrams(socket));
         }
     }
 
@@ -131,18 +132,9 @@ impl Worker<'_> {
         while let Ok(command) = self.setup.mailbox.commands.try_recv() {
             self.counters.commands += 1;
             match command {
-                Command::Apply(snapshot) => {
-                    let config = Arc::clone(&snapshot.config);
-                    match self.gateway.apply(now, config, &snapshot.tls) {
-                        Ok(()) => self.snapshot = snapshot,
-                        Err(error) => {
-                            tracing::error!(
-                                worker = self.setup.index,
-                                %error,
-                                "the new configuration is not applied"
-                            );
-                        }
-                    }
+                Command::Apply { snapshot, done } => {
+                    // Fails if control has stopped waiting.
+                    let _ = done.send(self.apply(now, snapshot));
                 }
                 // A drain while closing has no effect.
                 Command::Drain { .. } if matches!(self.phase, Phase::Closing(_)) => {}
@@ -233,7 +225,13 @@ impl Worker<'_> {
     }
 
     fn send(&mut self, transmit: Transmit, buffer: Vec<u8>) {
-        let socket = self.sockets[usize::from(transmit.socket)];
+        let Some(socket) = self.edges.get(transmit.socket) else {
+            // A response to a stranger, on a socket that is gone.
+            let mut buffer = buffer;
+            buffer.clear();
+            self.transmit.buffer = Some(buffer);
+            return;
+        };
         let send = DatagramSend {
             buffer,
             destination: transmit.destination,
@@ -243,6 +241,11 @@ impl Worker<'_> {
             segment_len: transmit.segment_len.map(|len| len as u16),
         };
         self.send_or_keep(socket, send);
+    }
+
+    /// Gives up the batch that waits for room in the ring, if it is for this socket.
+    pub(super) fn forget_unsent(&mut self, socket: SocketIndex) {
+        self.transmit.unsent.take_if(|(place, _)| *place == socket);
     }
 
     fn send_unsent(&mut self) {

@@ -64,7 +64,7 @@ pub fn client_tls() -> quinn_proto::ClientConfig {
 pub fn reload(now: Instant, gateway: &mut Gateway, scenario: &Scenario) {
     let mut config = scenario.config.clone();
     config.upstreams[0].idle_timeout += Duration::from_millis(1);
-    gateway.apply(now, Arc::new(config), &tls().server).unwrap();
+    gateway.apply(now, Arc::new(config), &tls().server, &[Some(0)]).unwrap();
 }
 
 fn seed_bytes(seed: u64, salt: u8) -> [u8; 32] {

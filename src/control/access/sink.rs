@@ -46,11 +46,11 @@ impl LogCounts {
     }
 }
 
-pub(in crate::control) struct Sink {
+pub(super) struct Sink {
     pub(super) format: AccessFormat,
     /// At most one chunk waits while another is written.
     chunks: mpsc::Sender<Chunk>,
-    pub(super) counts: Arc<LogCounts>,
+    counts: Arc<LogCounts>,
     /// The file is to be opened again before the next write.
     reopen_wish: Arc<AtomicBool>,
     /// Closes when the writer has ended.
@@ -59,14 +59,14 @@ pub(in crate::control) struct Sink {
 
 /// The right to have the log's file opened again. It does not keep the writer alive.
 #[derive(Clone)]
-pub(in crate::control) struct Reopener {
+pub(super) struct Reopener {
     wish: Arc<AtomicBool>,
     chunks: mpsc::WeakSender<Chunk>,
 }
 
 impl Reopener {
     /// Has the writer open the file by its path again before it writes more lines.
-    pub(in crate::control) fn reopen(&self) {
+    pub(super) fn reopen(&self) {
         self.wish.store(true, Relaxed);
         if let Some(chunks) = self.chunks.upgrade() {
             // Wakes a writer that has nothing to do. A busy one sees the wish by itself.
@@ -87,62 +87,58 @@ struct WriterEnd {
 
 impl Output {
     /// Starts the writer. Must be called inside the runtime.
-    pub(in crate::control) fn start(self) -> Result<Sink, ControlError> {
+    pub(super) fn start(self, counts: &Arc<LogCounts>) -> Result<Sink, ControlError> {
         let Output { format, target } = self;
         let standard = |fd: BorrowedFd| {
             // Not by `io::stdout`, which keeps lines that it could not write.
             let out = fd.try_clone_to_owned().map(File::from);
-            let started = out.and_then(|out| Sink::with_thread(format, out));
+            let started = out.and_then(|out| Sink::with_thread(format, out, counts));
             started.map_err(ControlError::Thread)
         };
         match target {
             Target::Stdout => standard(io::stdout().as_fd()),
             Target::Stderr => standard(io::stderr().as_fd()),
-            Target::File(path, file) => Ok(Sink::with_ring(format, path, file)),
+            Target::File(path, file) => Ok(Sink::with_ring(format, path, file, counts)),
         }
     }
 }
 
 impl Sink {
-    fn new(format: AccessFormat) -> (Sink, WriterEnd) {
+    fn new(format: AccessFormat, counts: &Arc<LogCounts>) -> (Sink, WriterEnd) {
         let (chunks, receiver) = mpsc::channel(1);
         let (_end, ended) = oneshot::channel();
-        let counts = Arc::new(LogCounts::default());
         let reopen_wish = Arc::new(AtomicBool::new(false));
         let writer = WriterEnd {
             chunks: receiver,
-            counts: Arc::clone(&counts),
+            counts: Arc::clone(counts),
             reopen_wish: Arc::clone(&reopen_wish),
             unfinished: UnfinishedLine::default(),
             failure: WriteFailure::default(),
             _end,
         };
-        (Sink { format, chunks, counts, reopen_wish, ended }, writer)
+        (Sink { format, chunks, counts: Arc::clone(counts), reopen_wish, ended }, writer)
     }
 
     /// Returns a sink that writes on a thread of its own, which may block.
     pub(super) fn with_thread(
         format: AccessFormat,
         out: impl io::Write + Send + 'static,
+        counts: &Arc<LogCounts>,
     ) -> io::Result<Sink> {
-        let (sink, writer) = Sink::new(format);
+        let (sink, writer) = Sink::new(format, counts);
         let thread = std::thread::Builder::new().name("access-log".to_owned());
         thread.spawn(move || writer.write_blocking(out))?;
         Ok(sink)
     }
 
     /// Returns a sink that writes through this thread's io_uring.
-    fn with_ring(format: AccessFormat, path: PathBuf, file: File) -> Sink {
-        let (sink, writer) = Sink::new(format);
+    fn with_ring(format: AccessFormat, path: PathBuf, file: File, counts: &Arc<LogCounts>) -> Sink {
+        let (sink, writer) = Sink::new(format, counts);
         tokio_uring::spawn(writer.write_ring(path, tokio_uring::fs::File::from_std(file)));
         sink
     }
 
-    pub(in crate::control) fn counts(&self) -> Arc<LogCounts> {
-        Arc::clone(&self.counts)
-    }
-
-    pub(in crate::control) fn reopener(&self) -> Reopener {
+    pub(super) fn reopener(&self) -> Reopener {
         Reopener { wish: Arc::clone(&self.reopen_wish), chunks: self.chunks.downgrade() }
     }
 

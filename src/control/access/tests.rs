@@ -37,17 +37,20 @@ fn numbers(text: &[u8]) -> Vec<usize> {
 /// Runs the log over these batches to its end, and returns what it counted.
 fn run_over(log: &AccessLog, batches: Vec<AccessBatch>) -> (u64, u64) {
     tokio_uring::start(async {
-        let sink = open(log, None).unwrap().start().unwrap();
-        let counts = sink.counts();
+        let (handle, lines) = start(log);
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
         for batch in batches {
             sender.send(batch).await.unwrap();
         }
         drop(sender);
         task.await.unwrap();
-        counts.get()
+        handle.counts.get()
     })
+}
+
+fn start(log: &AccessLog) -> (LogHandle, Lines) {
+    LogHandle::start(Some(open(log, None).unwrap())).unwrap()
 }
 
 fn file_log(path: &Path) -> AccessLog {
@@ -75,9 +78,9 @@ fn a_line_is_written_without_waiting_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     tokio_uring::start(async {
-        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
+        let (_handle, lines) = start(&file_log(&path));
         let (sender, receiver) = mpsc::channel(1);
-        tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        tokio_uring::spawn(lines.run(receiver, clocks));
         sender.send(vec![record(1)]).await.unwrap();
         let begun = clocks().0;
         while std::fs::read(&path).unwrap().is_empty() {
@@ -147,10 +150,11 @@ fn a_blocked_pipe_loses_lines_and_nothing_else() {
     let gate = Gate::default();
     let (state, changed) = &*gate.0;
     let (written, dropped) = tokio_uring::start(async {
-        let sink = Sink::with_thread(AccessFormat::Json, gate.clone()).unwrap();
-        let counts = sink.counts();
+        let counts = Arc::default();
+        let sink = Sink::with_thread(AccessFormat::Json, gate.clone(), &counts).unwrap();
+        let (_handle, lines) = LogHandle::with(Some(sink), Arc::clone(&counts));
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
         for batch in 0..BATCHES {
             let records = (0..LINES).map(|number| record(batch * LINES + number));
             // Sending never waits longer than formatting takes: the log puts no backpressure on its
@@ -203,8 +207,8 @@ impl Write for SmallDisk {
 fn a_full_disk_cuts_no_line_and_the_counts_are_those_of_the_file() {
     let disk = SmallDisk::default();
     let (written, dropped) = tokio_uring::start(async {
-        let mut sink = Sink::with_thread(AccessFormat::Json, disk.clone()).unwrap();
-        let counts = sink.counts();
+        let counts = Arc::default();
+        let mut sink = Sink::with_thread(AccessFormat::Json, disk.clone(), &counts).unwrap();
         for chunk in 0..100 {
             // Room for a line and a half, then for none, in turns that never meet the lines' ends.
             disk.0.lock().unwrap().0 += [333, 0, 7, 1111][chunk % 4];
@@ -231,14 +235,14 @@ fn a_file_that_was_moved_away_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
     tokio_uring::start(async {
-        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
-        let (reopener, counts) = (sink.reopener(), sink.counts());
+        let (handle, lines) = start(&file_log(&path));
+        let counts = handle.counts();
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
         sender.send(vec![record(1)]).await.unwrap();
         wait_for_lines(&counts, 1).await;
         std::fs::rename(&path, &moved).unwrap();
-        reopener.reopen();
+        handle.reopen();
         // Without a line to write too.
         while !path.exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -257,17 +261,17 @@ fn a_file_that_cannot_be_opened_again_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
     tokio_uring::start(async {
-        let sink = open(&file_log(&path), None).unwrap().start().unwrap();
-        let (reopener, counts) = (sink.reopener(), sink.counts());
+        let (handle, lines) = start(&file_log(&path));
+        let counts = handle.counts();
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, Some(sink), clocks));
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
         std::fs::rename(&path, &moved).unwrap();
         std::fs::create_dir(&path).unwrap();
-        reopener.reopen();
+        handle.reopen();
         sender.send(vec![record(1)]).await.unwrap();
         wait_for_lines(&counts, 1).await;
         std::fs::remove_dir(&path).unwrap();
-        reopener.reopen();
+        handle.reopen();
         sender.send(vec![record(2)]).await.unwrap();
         drop(sender);
         task.await.unwrap();
@@ -300,11 +304,44 @@ fn a_line_that_an_earlier_process_did_not_finish_is_ended() {
 fn without_a_sink_records_are_discarded() {
     tokio_uring::start(async {
         let (sender, receiver) = mpsc::channel(1);
-        let task = tokio_uring::spawn(run(receiver, None, clocks));
+        let (_handle, lines) = LogHandle::start(None).unwrap();
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
         for _ in 0..10 {
             sender.send(vec![record(1)]).await.unwrap();
         }
         drop(sender);
         task.await.unwrap();
     });
+}
+
+/// Each line is in the log of its time, in its format, and none is lost.
+#[test]
+fn a_log_that_is_replaced_ends_with_its_last_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<_> = (0..4).map(|log| folder.path().join(log.to_string())).collect();
+    tokio_uring::start(async {
+        let (handle, lines) = start(&file_log(&paths[0]));
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio_uring::spawn(lines.run(receiver, clocks));
+        for (log, path) in paths.iter().enumerate() {
+            if log > 0 {
+                handle.replace(Some(open(&file_log(path), None).unwrap())).unwrap();
+            }
+            sender.send((0..100).map(|line| record(log * 100 + line)).collect()).await.unwrap();
+            // The channel of batches has one place, so that this one has been taken by then.
+            sender.send(Vec::new()).await.unwrap();
+            sender.send(Vec::new()).await.unwrap();
+        }
+        handle.replace(None).unwrap();
+        sender.send(Vec::new()).await.unwrap();
+        sender.send(Vec::new()).await.unwrap();
+        sender.send(vec![record(9999)]).await.unwrap();
+        drop(sender);
+        task.await.unwrap();
+        assert_eq!(handle.counts.get(), (400, 0), "the last one is not logged");
+    });
+    for (log, path) in paths.iter().enumerate() {
+        let expected: Vec<usize> = (log * 100..(log + 1) * 100).collect();
+        assert_eq!(numbers(&std::fs::read(path).unwrap()), expected);
+    }
 }

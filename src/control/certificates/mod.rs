@@ -41,8 +41,10 @@ const RING_PAUSE: Duration = Duration::from_millis(100);
 /// Keeps the certificates of a process like their files, until the process ends.
 pub(super) async fn keep(state: Rc<State>, clock: fn() -> (Instant, SystemTime)) {
     let (_, wall) = clock();
-    let Some(tls) = state.snapshot().map(|snapshot| snapshot.tls.clone()) else { return };
+    let running = state.running();
+    let tls = &running.tls;
     let mut keeper = Keeper {
+        generation: running.generation,
         schedule: Schedule::new(tls.files().clone()),
         expiries: Expiries::begin(&tls.expiries(), wall),
         bell: bell(),
@@ -50,22 +52,24 @@ pub(super) async fn keep(state: Rc<State>, clock: fn() -> (Instant, SystemTime))
         refused: BTreeMap::new(),
         report: CertificateReport::default(),
     };
-    keeper.publish(&state, &tls);
+    keeper.publish(&state, tls);
     loop {
         let (now, wall) = clock();
+        keeper.follow(&state);
         keeper.look(now);
         if keeper.schedule.is_due(now) {
             keeper.load(&state, clock).await;
         }
-        if let Some(snapshot) = state.snapshot() {
-            snapshot.tls.note_time(wall);
-            keeper.expiries.log(&snapshot.tls.expiries(), wall);
-        }
+        let tls = state.running().tls.clone();
+        tls.note_time(wall);
+        keeper.expiries.log(&tls.expiries(), wall);
         keeper.wait(now).await;
     }
 }
 
 struct Keeper {
+    /// The generation of the snapshot whose files it watches.
+    generation: u64,
     schedule: Schedule,
     expiries: Expiries,
     bell: Option<FolderWatch>,
@@ -77,6 +81,17 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Takes the files of a configuration that a reload has brought.
+    fn follow(&mut self, state: &State) {
+        let running = state.running();
+        if running.generation != self.generation {
+            self.generation = running.generation;
+            self.schedule = Schedule::new(running.tls.files().clone());
+            self.refused.clear();
+            self.publish(state, &running.tls);
+        }
+    }
+
     /// Looks at the files, and watches the folders on the way to each of them.
     fn look(&mut self, now: Instant) {
         let files = self.schedule.files();
@@ -113,7 +128,8 @@ impl Keeper {
     /// Reads the files on a thread of its own, since a network's file system may block, and hands
     /// what is new to the workers.
     async fn load(&mut self, state: &State, clock: fn() -> (Instant, SystemTime)) {
-        let Some(snapshot) = state.snapshot() else { return };
+        let _turn = state.turn().await;
+        let snapshot = state.running();
         let read = Arc::clone(&snapshot);
         let (sender, receiver) = oneshot::channel();
         let thread = std::thread::Builder::new().name("certificates".to_owned());
@@ -127,7 +143,7 @@ impl Keeper {
         };
         let (now, wall) = clock();
         match refreshed {
-            Ok(refreshed) => self.take(state, &snapshot, refreshed, now, wall),
+            Ok(refreshed) => self.take(state, &snapshot, refreshed, now, wall).await,
             Err(why) => {
                 tracing::error!("changed certificates could not be read: {why}");
                 self.schedule.handle_outcome(now, false);
@@ -135,7 +151,7 @@ impl Keeper {
         }
     }
 
-    fn take(
+    async fn take(
         &mut self,
         state: &State,
         snapshot: &Snapshot,
@@ -152,8 +168,17 @@ impl Keeper {
             tls.warnings(wall).iter().for_each(|warning| tracing::warn!("{warning}"));
             // An expired statement is never stapled.
             tls.note_time(wall);
-            let config = Arc::clone(&snapshot.config);
-            state.apply(Arc::new(Snapshot { config, tls: tls.clone() }));
+            self.generation = snapshot.generation + 1;
+            let next = Snapshot {
+                config: Arc::clone(&snapshot.config),
+                tls: tls.clone(),
+                generation: self.generation,
+                edges: snapshot.edges.clone(),
+                listening: snapshot.listening.clone(),
+            };
+            for failure in state.swap(Arc::new(next)).await {
+                tracing::error!("{failure}");
+            }
         }
         let verdict = self.schedule.handle_outcome(now, refused.is_empty());
         if verdict == Verdict::Report {

@@ -1,9 +1,11 @@
 //! The client of a TCP connection: the state that all of its requests share.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::TcpKey;
 use crate::gateway::budget::Waiting;
+use crate::gateway::context::TcpSettings;
 use crate::gateway::coverage::Coverage;
 use crate::gateway::delivery::Deliveries;
 use crate::message::{Authority, Protocol, Sender};
@@ -11,7 +13,8 @@ use crate::message::{Authority, Protocol, Sender};
 pub(super) struct Client {
     pub(super) key: TcpKey,
     pub(super) address: SocketAddr,
-    pub(super) listener: usize,
+    /// The settings of its listener, as configured when it was accepted.
+    pub(super) settings: Arc<TcpSettings>,
     pub(super) protocol: Protocol,
     /// The names that the certificate covers; `None` without TLS.
     pub(super) coverage: Option<Coverage>,
@@ -22,11 +25,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(key: TcpKey, address: SocketAddr, listener: usize) -> Self {
+    pub(super) fn new(key: TcpKey, address: SocketAddr, settings: Arc<TcpSettings>) -> Self {
         Self {
             key,
             address,
-            listener,
+            settings,
             protocol: Protocol::Http11,
             coverage: None,
             waiting: Waiting::default(),

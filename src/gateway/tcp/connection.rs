@@ -42,6 +42,7 @@ pub(super) struct Connection {
     is_receiving: bool,
     writing: Option<Writing>,
     timer: Timer,
+    draining: Option<Draining>,
     /// The start of the phase, or of the session's own.
     since: Instant,
     /// Requests whose responses the kernel has taken whole, and whose records are about to come.
@@ -64,6 +65,13 @@ enum Phase {
     Lingering,
     /// Nothing more is done.
     Over,
+}
+
+/// The drain of a connection.
+struct Draining {
+    since: Instant,
+    /// When it is closed; `None` if that of the whole gateway closes it.
+    end: Option<Instant>,
 }
 
 /// A write in flight.
@@ -97,6 +105,7 @@ impl Connection {
             is_receiving: false,
             writing: None,
             timer: Timer::default(),
+            draining: None,
             since: now,
             delivered: Vec::new(),
             has_failed: false,
@@ -168,7 +177,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) {
         if let DownstreamCommand::Head { fields, .. } = &mut command
-            && let Some(offer) = &cx.shared.settings.tcp[self.client.listener].alt_svc
+            && let Some(offer) = &self.client.settings.alt_svc
             && fields.iter().all(|(name, _)| name != ALT_SVC)
         {
             fields.push((ALT_SVC, offer.clone()));
@@ -238,7 +247,7 @@ impl Connection {
         let tls = cx.shared.settings.tls.clone();
         self.client.coverage = Some(Coverage::new(handshaken.server_name, tls));
         self.session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
-        if cx.shared.drain_end.is_some() {
+        if self.draining.is_some() || cx.shared.drain_end.is_some() {
             self.session.drain();
         }
     }
@@ -364,7 +373,8 @@ impl Connection {
     }
 
     /// Lets the connection end once its requests are served.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, end: Option<Instant>, now: Instant) {
+        self.draining.get_or_insert(Draining { since: now, end });
         self.session.drain();
     }
 
@@ -403,6 +413,7 @@ impl Connection {
                 self.end_our_side(cx);
             }
             Patience::Linger => self.phase = Phase::Over,
+            Patience::Drain => self.break_off(Outcome::GatewayClosed.into(), cx),
         }
     }
 
@@ -432,15 +443,20 @@ impl Connection {
                 Some((self.session.since(self.since) + settings.head_timeout, Patience::Head))
             }
             Phase::Open if self.session.is_idle() => {
-                let timeout = settings.tcp[self.client.listener].idle_timeout;
-                // A request that is on its way when the drain begins is still served.
-                let timeout = cx.shared.drain_end.map_or(timeout, |_| TCP_LINGER_TIMEOUT);
-                Some((self.session.since(self.since) + timeout, Patience::Idle))
+                let since = self.session.since(self.since);
+                let due = match &self.draining {
+                    // A request that is on its way when the drain begins is still served.
+                    Some(draining) => since.max(draining.since) + TCP_LINGER_TIMEOUT,
+                    None => since + self.client.settings.listener.tcp.idle_timeout,
+                };
+                Some((due, Patience::Idle))
             }
             Phase::Lingering => Some((self.since + TCP_LINGER_TIMEOUT, Patience::Linger)),
             Phase::Open | Phase::Ending | Phase::Over => None,
         };
-        [write, other].into_iter().flatten().min_by_key(|(due, _)| *due)
+        let drain = self.draining.as_ref().and_then(|draining| draining.end);
+        let drain = drain.map(|end| (end, Patience::Drain));
+        [write, other, drain].into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
     /// Returns what waits for the client of the response in this stream.
@@ -458,8 +474,8 @@ impl Connection {
         fixed + self.stream.held_len() + self.client.waiting.len() + self.session.held_len(proxy)
     }
 
-    pub(super) fn listener(&self) -> usize {
-        self.client.listener
+    pub(super) fn listener_name(&self) -> &str {
+        &self.client.settings.listener.name
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -479,6 +495,8 @@ enum Patience {
     Write,
     /// The client closes its side.
     Linger,
+    /// The end of a drain.
+    Drain,
 }
 
 fn log_delivered(mut record: Box<AccessRecord>, cx: &mut Context<'_>) {

@@ -121,7 +121,7 @@ impl Http1 {
     /// Returns whether our side is to be closed: the last response is complete, or will never be.
     pub(super) fn is_closing(&self) -> bool {
         let is_served = self.response.has_ended && self.response.pending_len == 0;
-        let ends_idle = self.request.is_in_head() && (self.has_ended || self.is_last);
+        let ends_idle = self.request.is_in_head() && self.has_ended;
         is_served && !self.persists() || ends_idle && self.is_idle()
     }
 

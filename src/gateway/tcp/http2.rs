@@ -54,7 +54,7 @@ struct Response {
 
 impl Http2 {
     pub(super) fn new(client: &Client, cx: &Context<'_>) -> Self {
-        let connection = http2::Connection::new(&cx.shared.settings.tcp[client.listener].http2);
+        let connection = http2::Connection::new(&client.settings.http2);
         Self {
             connection,
             streams: BTreeMap::new(),

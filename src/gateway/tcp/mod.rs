@@ -19,8 +19,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -93,20 +94,13 @@ pub(super) struct TcpShared {
 /// The connections of one gateway.
 pub(super) struct TcpClients {
     connections: Slab<TcpKey, Box<Connection>>,
-    /// Connections of each listener.
-    counts: Vec<Count>,
-}
-
-/// The connections of one listener.
-#[derive(Default)]
-struct Count {
-    shares: Shares,
+    /// Connections of each listener, by its name: a reload may change its place.
+    counts: BTreeMap<String, Shares>,
 }
 
 impl TcpClients {
-    pub(super) fn new(listener_count: usize) -> Self {
-        let counts = (0..listener_count).map(|_| Count::default()).collect();
-        Self { connections: Slab::new(), counts }
+    pub(super) fn new() -> Self {
+        Self { connections: Slab::new(), counts: BTreeMap::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -120,8 +114,8 @@ impl TcpClients {
         address: SocketAddr,
         cx: &mut Context<'_>,
     ) -> Option<TcpKey> {
-        let settings = &cx.shared.settings.tcp[listener];
-        let shares = &mut self.counts[listener].shares;
+        let settings = Arc::clone(&cx.shared.settings.tcp[listener]);
+        let shares = self.counts.entry(settings.listener.name.clone()).or_default();
         let is_refused = cx.shared.drain_end.is_some()
             || cx.shared.pressure != Pressure::None
             || shares.total() >= settings.connections_max
@@ -141,7 +135,7 @@ impl TcpClients {
         shares.take(address.ip().into());
         cx.shared.counters.tcp.connections_accepted += 1;
         let key = self.connections.insert_with(|key| {
-            Box::new(Connection::new(Client::new(key, address, listener), stream, cx.now))
+            Box::new(Connection::new(Client::new(key, address, settings), stream, cx.now))
         });
         cx.shared.tcp.unsettled.push(key);
         Some(key)
@@ -209,8 +203,8 @@ impl TcpClients {
 
     fn remove(&mut self, key: TcpKey, cx: &mut Context<'_>) {
         let connection = self.connections.remove(key).expect("the caller has just seen it");
-        let (listener, address) = (connection.listener(), connection.address());
-        self.counts[listener].shares.give_back(address.ip().into());
+        let shares = self.counts.get_mut(connection.listener_name());
+        shares.expect("it was counted").give_back(connection.address().ip().into());
         cx.shared.counters.tcp.connections_closed += 1;
         connection.remove(cx);
     }
@@ -232,10 +226,30 @@ impl TcpClients {
         })
     }
 
+    /// Returns the number of connections of a listener.
+    fn count(&self, listener: &str) -> usize {
+        self.counts.get(listener).map_or(0, Shares::total)
+    }
+
+    /// Lets the connections of listeners that have no TCP any more end once their requests are
+    /// served, or at `end`.
+    pub(super) fn drain_removed(&mut self, end: Instant, cx: &mut Context<'_>) {
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let name = connection.listener_name();
+            let is_kept = cx.shared.settings.tcp.iter().any(|settings| {
+                settings.listener.name == name && settings.listener.protocols.use_tcp()
+            });
+            if !is_kept {
+                self.on(key, cx, |connection, cx| connection.drain(Some(end), cx.now));
+            }
+        }
+    }
+
     /// Lets all connections end once their requests are served.
     pub(super) fn drain(&mut self, cx: &mut Context<'_>) {
         for key in self.connections.keys() {
-            self.on(key, cx, |connection, _| connection.drain());
+            self.on(key, cx, |connection, cx| connection.drain(None, cx.now));
         }
     }
 
@@ -270,6 +284,6 @@ impl Gateway {
         self.shared.drain_end.is_none()
             && self.shared.pressure == Pressure::None
             && self.shared.tcp.handshaking < TCP_HANDSHAKES_MAX
-            && self.tcp.counts[listener].shares.total() < settings.connections_max
+            && self.tcp.count(&settings.listener.name) < settings.connections_max
     }
 }

@@ -1,5 +1,7 @@
 //! One request of a TCP connection, on its way to the proxy.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::client::Client;
@@ -100,7 +102,7 @@ impl Request {
             misdirected: client.misdirects(head.authority()),
             head,
             sender: client.sender(),
-            listener: client.listener,
+            listener: Arc::clone(&client.settings.listener),
         };
         let exchange = cx.proxy.handle_request(cx.now, self.downstream(client), request, ended);
         self.phase = Phase::Begun(exchange);

@@ -22,6 +22,7 @@ mod stage;
 mod to_upstream;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,7 +39,7 @@ use super::fields::clean_trailers;
 use super::upstream::{Avoid, GroupKey, Upstreams};
 use crate::base::shares::ClientAddress;
 use crate::base::timers::{Timer, Timers};
-use crate::config::Limits;
+use crate::config::{Limits, Listener};
 use crate::http1::Framing;
 use crate::limits::{EXCHANGE_LEN, RESPONSE_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT};
 use crate::message::{AccessRecord, Bound, Ending, Fields, Handover, Incident, Understood};
@@ -241,9 +242,9 @@ impl Exchange {
     }
 
     /// Returns the listener that an accepted request came from, unless it is a trusted proxy's.
-    pub(super) fn strangers_listener(&self) -> Option<usize> {
+    pub(super) fn strangers_listener(&self) -> Option<Arc<Listener>> {
         let request = self.request.as_ref().filter(|_| !self.trusted)?;
-        Some(request.listener)
+        Some(Arc::clone(&request.listener))
     }
 
     /// Returns the number of bytes that it holds for its request.

@@ -5,6 +5,7 @@ mod ejection;
 mod failures;
 mod flows;
 mod random_schedules;
+mod reload;
 mod request_heads;
 mod response_fields;
 mod shares;
@@ -151,7 +152,7 @@ pub(super) fn request(method: Method, path: &str) -> Request {
     Request {
         head: Head { method, target, fields: Fields::new(), content_length: None },
         sender: sender(),
-        listener: 0,
+        listener: Arc::new(config(1, 1, 0).listeners[0].clone()),
         misdirected: false,
     }
 }
@@ -217,11 +218,13 @@ pub(super) struct Rig {
     /// Whether receives are paused while something waits for the client.
     pub pauses: bool,
     streams: u64,
+    listener: Arc<Listener>,
 }
 
 impl Rig {
     pub(super) fn new(config: Config) -> Self {
         Self {
+            listener: Arc::new(config.listeners[0].clone()),
             proxy: Proxy::new(Arc::new(config), 1),
             now: crate::testing::epoch(),
             seen: BTreeMap::new(),
@@ -236,7 +239,8 @@ impl Rig {
         }
     }
 
-    pub(super) fn request(&mut self, request: Request, ended: bool) -> ExchangeKey {
+    pub(super) fn request(&mut self, mut request: Request, ended: bool) -> ExchangeKey {
+        request.listener = Arc::clone(&self.listener);
         self.streams += 4;
         let downstream = Downstream { connection: 1, stream: self.streams };
         let key = self.proxy.handle_request(self.now, downstream, request, ended);

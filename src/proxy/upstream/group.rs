@@ -88,6 +88,14 @@ pub(crate) struct Endpoint {
     open_max: usize,
 }
 
+/// The health of an endpoint, and its counters.
+pub(super) struct EndpointStanding {
+    health: Health,
+    responded: Option<Instant>,
+    ejection_count: u64,
+    restoration_count: u64,
+}
+
 /// The failure of a request at an endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failed {
@@ -308,6 +316,25 @@ impl Endpoint {
         }
     }
 
+    /// Returns what is known about it, for the endpoint that continues it.
+    pub(super) fn standing(&self) -> EndpointStanding {
+        let Self { health, responded, ejection_count, restoration_count, .. } = self;
+        EndpointStanding {
+            health: health.clone(),
+            responded: *responded,
+            ejection_count: *ejection_count,
+            restoration_count: *restoration_count,
+        }
+    }
+
+    /// Continues the endpoint of which this is known.
+    pub(super) fn inherit(&mut self, standing: EndpointStanding) {
+        self.health.inherit(standing.health);
+        self.responded = standing.responded;
+        self.ejection_count = standing.ejection_count;
+        self.restoration_count = standing.restoration_count;
+    }
+
     /// Returns its counters.
     pub(super) fn report(&self) -> EndpointReport {
         EndpointReport {
@@ -380,7 +407,7 @@ impl Endpoint {
     }
 
     /// Returns whether another connection may be opened.
-    fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.open_count < self.open_max
     }
 }

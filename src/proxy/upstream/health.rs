@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::config;
 
 /// The health of one endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Health {
     bounds: config::Health,
     /// Failed responses in a row.
@@ -90,6 +90,14 @@ impl Health {
     /// Returns whether it is ejected, or on trial.
     pub(super) fn is_ejected(&self) -> bool {
         self.ejected_until.is_some()
+    }
+
+    /// Continues the health that the endpoint had under other bounds. A trial in progress counts
+    /// for the configuration that it began with, so the next request is one.
+    pub(super) fn inherit(&mut self, earlier: Health) {
+        let bounds = self.bounds;
+        let backoff = earlier.backoff.map(|backoff| backoff.min(bounds.pause_max));
+        *self = Self { bounds, backoff, on_trial: false, ..earlier };
     }
 
     /// Notes that the trial ended without a result: the next request is the trial.

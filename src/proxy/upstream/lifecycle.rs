@@ -188,8 +188,15 @@ impl Upstreams {
     pub(super) fn keep_or_close(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {
         let connection = connection(&mut self.connections, key);
         let (group_key, endpoint) = (connection.group, connection.endpoint);
-        if self.is_draining || group(&mut self.groups, group_key).retired {
+        if self.is_draining {
             return self.close(cx, key);
+        }
+        if group(&mut self.groups, group_key).retired {
+            let heir = self.heir_of(group_key, endpoint);
+            return match heir.filter(|heir| self.can_keep_for(*heir, group_key)) {
+                Some(heir) => self.keep_for(cx, key, heir),
+                None => self.close(cx, key),
+            };
         }
         self.set_idle_timer(cx, key);
         let group = group(&mut self.groups, group_key);
@@ -262,6 +269,17 @@ impl Upstreams {
         let mut spares = self.connections.keys();
         spares.retain(|key| self.connections.get(*key).is_some_and(is_spare));
         spares.into_iter().for_each(|spare| self.close(cx, spare));
+    }
+
+    /// Takes an idle connection out of its list. It must be kept or closed next.
+    pub(super) fn take_from_idle(&mut self, key: UpstreamKey) {
+        let idle = connection(&mut self.connections, key);
+        let (group_key, endpoint) = (idle.group, idle.endpoint);
+        let earlier = std::mem::replace(&mut idle.state, State::Finishing);
+        let State::Idle(links) = earlier else { unreachable!("only idle ones are in the list") };
+        let endpoint = &mut group(&mut self.groups, group_key).endpoints[endpoint];
+        endpoint.idle.remove(&mut self.connections, links);
+        self.idle_count -= 1;
     }
 
     pub(super) fn set_idle_timer(&mut self, cx: &mut Context<'_>, key: UpstreamKey) {

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! A group is created from one version of its configuration. A reload that changes it creates a new
-//! group and retires the old one, which accepts no new exchange, keeps no idle connection and is
-//! removed with its last user.
+//! group and retires the old one, which accepts no new exchange, hands over what its successor can
+//! use ([`succession`]) and is removed with its last user.
 
 mod balance;
 mod connection_states;
@@ -29,6 +29,7 @@ mod idle_list;
 mod lifecycle;
 mod slot;
 mod standing;
+mod succession;
 
 use std::time::Duration;
 
@@ -147,13 +148,15 @@ impl Upstreams {
         new
     }
 
-    /// Applies a changed configuration. Groups that did not change keep their connections.
+    /// Applies a changed configuration. Groups that did not change stay as they are; endpoints that
+    /// did not change keep their connections and their health.
     pub(super) fn apply(&mut self, cx: &mut Context<'_>, upstreams: &[config::Upstream]) {
         let earlier = std::mem::take(&mut self.current);
         self.set_up_groups(upstreams, &earlier);
         for key in earlier {
             if !self.current.contains(&key) {
                 group(&mut self.groups, key).retired = true;
+                self.hand_over(cx, key);
                 self.close_idle_of(cx, key);
                 self.remove_if_unused(key);
             }

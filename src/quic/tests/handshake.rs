@@ -370,12 +370,42 @@ fn streams_we_may_not_use_are_reported_as_gone() {
     assert!(engine.is_open(key));
 }
 
+/// Connections of a listener that continues count against it under its new index, and those of one
+/// that is removed against none.
+#[test]
+fn listeners_are_added_moved_and_removed() {
+    let mut pair = Pair::new(quic());
+    let (_, old) = pair.connected();
+    let tls = server_tls();
+    let change = |pair: &mut Pair, continued: Vec<Option<usize>>, sockets| {
+        let listeners = continued.iter().map(|_| quic()).collect();
+        let change = EngineChange { tls: tls.config(), listeners, continued, sockets };
+        pair.engine.apply(change).unwrap();
+        pair.engine.listeners.iter().map(|one| one.connections.total()).collect::<Vec<_>>()
+    };
+    let both = vec![Some(1), Some(0)];
+    assert_eq!(change(&mut pair, vec![None, Some(0)], both), [0, 1], "another comes first");
+    assert_eq!(change(&mut pair, vec![Some(0)], vec![None, Some(0)]), [0], "it is removed");
+    assert!(pair.engine.is_open(old) && pair.engine.uses_socket(0));
+    // A new connection to its socket is refused.
+    let refused = pair.engine.stats().connections_refused.draining;
+    let client = pair.connect();
+    pair.run(Duration::from_secs(5), |pair| !pair.clients.contains_key(&client));
+    assert!(pair.engine.stats().connections_refused.draining > refused);
+    let now = pair.now;
+    pair.engine.close_on_socket(now, 1, 0);
+    assert!(pair.engine.is_open(old), "that is another socket");
+    pair.engine.close_on_socket(now, 0, 0);
+    pair.run(Duration::from_secs(20), |pair| !pair.engine.uses_socket(0));
+    assert!(!pair.engine.uses_socket(0) && !pair.engine.is_open(old));
+}
+
 #[test]
 fn new_tls_settings_apply_to_new_connections_only() {
     let mut pair = Pair::new(quic());
     let (_, old) = pair.connected();
     let next = server_tls();
-    pair.engine.set_tls(next.config()).unwrap();
+    pair.set_tls(next.config()).unwrap();
     // The client trusts the old certificate only.
     let client = pair.connect();
     pair.run(Duration::from_secs(5), |pair| !pair.clients.contains_key(&client));
@@ -454,7 +484,7 @@ fn a_client_without_a_group_of_ours_shares_no_parameters() {
         .with_no_client_auth()
         .with_cert_resolver(resolver);
     config.alpn_protocols = tls.config().alpn_protocols.clone();
-    pair.engine.set_tls(Arc::new(config)).unwrap();
+    pair.set_tls(Arc::new(config)).unwrap();
     fail(&mut pair);
     assert_failed_once(&mut pair, HandshakeFailure::NoSharedParameters);
 }
@@ -467,7 +497,7 @@ fn a_client_that_asks_for_an_unknown_name_is_told_so() {
     let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
     let tls = ServerTls::load(&[certificate], refuse).unwrap();
     let mut pair = Pair::new(quic());
-    pair.engine.set_tls(tls.config()).unwrap();
+    pair.set_tls(tls.config()).unwrap();
     fail(&mut pair);
     assert_failed_once(&mut pair, HandshakeFailure::UnknownServerName);
 }

@@ -63,6 +63,18 @@ pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
     EngineSettings { sockets: vec![0, 0], worker: 3, ..testing::engine_settings(quic, tls) }
 }
 
+impl Pair {
+    /// Sets the TLS settings of new connections.
+    pub(super) fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) -> Result<(), EngineError> {
+        self.engine.apply(EngineChange {
+            tls,
+            listeners: vec![self.engine.listeners[0].quic.clone()],
+            continued: vec![Some(0)],
+            sockets: vec![Some(0), Some(0)],
+        })
+    }
+}
+
 /// A datagram in flight.
 struct Flight {
     at: Instant,

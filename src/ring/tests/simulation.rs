@@ -32,6 +32,7 @@ use super::OFFLOAD;
 use crate::host::eventfd;
 use crate::planted::{self, Bug};
 use crate::pool::Pool;
+use crate::ring::ListenerIndex;
 use crate::ring::completion::{Completion, SocketIndex};
 use crate::ring::machine::Machine;
 use caller::Caller;
@@ -57,7 +58,8 @@ impl Simulation {
             machine.receive_datagrams(SocketIndex(place));
         }
         for _ in 0..scenario.listeners {
-            machine.add_listener();
+            let place = machine.next_listener_place();
+            machine.add_listener(ListenerIndex(place as u16));
         }
         machine.watch_wake(Arc::new(eventfd::eventfd().unwrap()));
         let random = |salt: u64| SmallRng::seed_from_u64(seed ^ salt << 48);

@@ -1,5 +1,6 @@
 //! Workers in threads, a client of another stack (quinn and h3), and an origin over loopback.
 
+use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::mailbox::{
-    Command, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
+    Command, Edge, ListeningEdge, MailboxSender, Snapshot, WorkerEvent, WorkerOutcome, mailbox,
 };
 use super::super::streams::StreamOwner;
-use super::super::{EdgeListener, EdgeSocket, ProcessKeys, WorkerSetup, run};
+use super::super::{ProcessKeys, WorkerSetup, run};
 use crate::config::Config;
 use crate::config::testing::minimal;
 use crate::host::eventfd;
-use crate::host::socket::{EdgeGroup, Transports};
+use crate::host::socket::{EdgeGroup, ListenerGroup, SocketGroup, Transports};
 use crate::limits::SLOT_LEN;
 use crate::metrics::WorkerReport;
 use crate::pool::{Hugepages, Pool, PoolPlan, RegionHandle, Regions};
@@ -59,7 +60,8 @@ pub(super) struct Running {
     pub(super) tls: ServerTls,
     pub(super) witness: Arc<Witness>,
     /// Keeps the sockets open, as main does.
-    pub(super) _group: Arc<EdgeGroup>,
+    pub(super) group: Arc<SocketGroup>,
+    pub(super) tcp: Arc<ListenerGroup>,
 }
 
 pub(super) fn start(origin: SocketAddr, slot_count: usize) -> Running {
@@ -75,7 +77,8 @@ pub(super) fn region(slot_count: usize) -> RegionHandle {
 pub(super) struct Process {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) keys: ProcessKeys,
-    pub(super) group: Arc<EdgeGroup>,
+    pub(super) group: Arc<SocketGroup>,
+    pub(super) tcp: Arc<ListenerGroup>,
 }
 
 impl Process {
@@ -84,9 +87,13 @@ impl Process {
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
         let transports = Transports { udp: true, tcp: true };
-        let group = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask).unwrap();
-        let snapshot = Arc::new(Snapshot { config: Arc::new(config), tls });
-        Process { snapshot, keys, group: Arc::new(group) }
+        let bound = EdgeGroup::bind(address, transports, worker_count, keys.cid_mask).unwrap();
+        let (group, tcp) = (Arc::new(bound.udp.unwrap()), Arc::new(bound.tcp.unwrap()));
+        let edges = vec![Edge { address, listener: 0, group: Arc::clone(&group) }];
+        let listening = vec![ListeningEdge { address, listener: 0, group: Arc::clone(&tcp) }];
+        let config = Arc::new(config);
+        let snapshot = Arc::new(Snapshot { generation: 1, config, tls, edges, listening });
+        Process { snapshot, keys, group, tcp }
     }
 }
 
@@ -96,9 +103,6 @@ pub(super) fn setup_in(
     process: &Process,
     index: u16,
 ) -> (WorkerSetup, MailboxSender, mpsc::UnboundedReceiver<WorkerEvent>) {
-    let (udp, tcp) = (process.group.udp.as_ref().unwrap(), process.group.tcp.as_ref().unwrap());
-    let socket = udp.sockets[usize::from(index)].try_clone().unwrap();
-    let listener = tcp.sockets[usize::from(index)].try_clone().unwrap();
     let (access, mut batches) = mpsc::channel(64);
     let (events, receiver) = mpsc::unbounded_channel();
     let (sender, mailbox) = mailbox(eventfd::eventfd().unwrap(), access);
@@ -111,13 +115,11 @@ pub(super) fn setup_in(
     });
     let setup = WorkerSetup {
         index,
-        count: udp.sockets.len() as u16,
+        count: process.group.sockets.len() as u16,
         core: None,
         region,
         heap_len_max: 1 << 30,
-        sockets: vec![EdgeSocket { socket, listener: 0 }],
-        listeners: vec![EdgeListener { socket: listener, listener: 0 }],
-        snapshot: Arc::clone(&process.snapshot),
+        snapshot: RefCell::new(Arc::clone(&process.snapshot)),
         keys: process.keys.clone(),
         random: fill_random,
         mailbox,
@@ -134,14 +136,36 @@ pub(super) fn start_in(region: RegionHandle, config: Config) -> Running {
 pub(super) fn start_worker(region: RegionHandle, process: &Process, index: u16) -> Running {
     let (setup, mailbox, events) = setup_in(region, process, index);
     let (address, witness) = (process.group.address, Arc::clone(&setup.witness));
-    let tls = setup.snapshot.tls.clone();
+    let tls = setup.snapshot.borrow().tls.clone();
     let thread = thread::spawn(move || run(setup));
-    Running { address, mailbox, events, thread, tls, witness, _group: Arc::clone(&process.group) }
+    let (group, tcp) = (Arc::clone(&process.group), Arc::clone(&process.tcp));
+    Running { address, mailbox, events, thread, tls, witness, group, tcp }
 }
 
 impl Running {
     pub(super) fn tell(&self, command: Command) {
         assert!(self.mailbox.send(command).is_ok(), "the worker is running");
+    }
+
+    /// Has the worker apply a configuration.
+    pub(super) async fn apply(&self, config: Arc<Config>) {
+        self.apply_with(config, vec![self.edge()]).await;
+    }
+
+    /// Returns the socket that the worker has from the start, for the first listener.
+    pub(super) fn edge(&self) -> Edge {
+        Edge { address: self.address, listener: 0, group: Arc::clone(&self.group) }
+    }
+
+    /// Has the worker apply a configuration with these sockets.
+    pub(super) async fn apply_with(&self, config: Arc<Config>, edges: Vec<Edge>) {
+        let tls = self.tls.clone();
+        let group = Arc::clone(&self.tcp);
+        let listening = vec![ListeningEdge { address: self.address, listener: 0, group }];
+        let snapshot = Arc::new(Snapshot { generation: 2, config, tls, edges, listening });
+        let (done, applied) = oneshot::channel();
+        self.tell(Command::Apply { snapshot, done });
+        assert_eq!(applied.await.expect("a live worker responds"), Ok(()));
     }
 
     pub(super) async fn report(&self) -> WorkerReport {
@@ -172,13 +196,21 @@ impl Running {
     }
 
     pub(super) async fn client(&self) -> Client {
+        self.client_of(self.address).await.expect("a connection")
+    }
+
+    /// Returns a client that is connected to this address, or why it is not.
+    pub(super) async fn client_of(
+        &self,
+        address: SocketAddr,
+    ) -> Result<Client, quinn::ConnectionError> {
         let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         endpoint.set_default_client_config(ClientTls::trusting_server(&self.tls).quic());
-        let connection = endpoint.connect(self.address, "localhost").unwrap().await.unwrap();
+        let connection = endpoint.connect(address, "localhost").unwrap().await?;
         let quic = h3_quinn::Connection::new(connection);
         let (mut driver, requests) = h3::client::new(quic).await.unwrap();
         tokio::spawn(async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await });
-        Client { requests, _endpoint: endpoint }
+        Ok(Client { requests, _endpoint: endpoint })
     }
 }
 

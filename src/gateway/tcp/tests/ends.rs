@@ -168,7 +168,7 @@ fn an_idle_connection_is_closed_without_a_record() {
     for phase in [Phase::New, Phase::Kept] {
         let mut rig = Rig::new();
         let client = phase.enter(&mut rig);
-        let timeout = rig.gateway.shared.settings.tcp[PLAIN].idle_timeout;
+        let timeout = rig.gateway.shared.settings.tcp[PLAIN].listener.tcp.idle_timeout;
         rig.pass(timeout - Duration::from_millis(1));
         assert!(!rig.sockets[client].is_shut);
         rig.pass(Duration::from_millis(1));

@@ -178,7 +178,7 @@ fn a_response_that_breaks_off_is_reset() {
 fn an_idle_connection_gets_a_goaway() {
     let mut rig = Rig::new();
     let mut client = Client::connect(&mut rig);
-    let timeout = rig.gateway.shared.settings.tcp[SECURE].idle_timeout;
+    let timeout = rig.gateway.shared.settings.tcp[SECURE].listener.tcp.idle_timeout;
     rig.pass(timeout);
     assert_eq!(goaway_code(&client.frames(&mut rig)), 0);
     assert!(rig.sockets[client.tls.socket()].is_shut);
