@@ -131,11 +131,8 @@ fn listener(listener: &Listener) -> Value {
     let advertise = listener.advertise.map_or_else(
         || "off".into(),
         |advertise| {
-            let mut keys = table([("max_age", duration(advertise.max_age))]);
-            if let Some(port) = advertise.port {
-                keys.insert("port".to_owned(), i64::from(port).into());
-            }
-            Value::Table(keys)
+            let port = advertise.port.map_or("auto".into(), |port| i64::from(port).into());
+            section([("port", port), ("max_age", duration(advertise.max_age))])
         },
     );
     section([

@@ -273,7 +273,8 @@ fn redirect_to_https(item: Item, has_tls: bool) -> Option<u16> {
 }
 
 fn advertise(mut section: Section) -> Advertise {
-    let port = section.item("port").and_then(|item| item.integer(&b::HTTPS_PORT));
+    let port = section.item("port").filter(|item| !item.is_str("auto"));
+    let port = port.and_then(|item| item.integer(&b::HTTPS_PORT));
     let max_age = section.duration("max_age", &b::ADVERTISE_MAX_AGE);
     section.finish();
     Advertise { port: port.map(narrow), max_age }

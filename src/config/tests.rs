@@ -318,14 +318,14 @@ fn listener_errors_are_refused() {
         ("address = \"edge:443\"", "listeners[0].address", &["\"edge:443\"", "not an IP"]),
         ("address = [\"[::]:1\", 5]", "listeners[0].address[1]", &["must be a string"]),
         (
-            "address = \"[::]:1\"\nprotocols = [\"h3\", \"h2\"]",
+            "address = \"[::]:1\"\ntls = false\nprotocols = [\"http/1.1\", \"h2\"]",
             "listeners[0].protocols[1]",
-            &["\"h2\"", "not supported yet"],
+            &["\"h2\"", "needs TLS", "tls = false"],
         ),
         (
-            "address = \"[::]:1\"\nprotocols = [\"http/1.1\"]",
-            "listeners[0].protocols[0]",
-            &["\"http/1.1\"", "not supported yet"],
+            "address = \"[::]:1\"\nredirect_to_https = true",
+            "listeners[0].redirect_to_https",
+            &["listeners without TLS", "tls = false"],
         ),
         (
             "address = \"[::]:1\"\nprotocols = [\"spdy\"]",
@@ -492,7 +492,7 @@ fn one_run_reports_all_errors() {
 workers = 1000
 [[listeners]]
 address = \"nowhere\"
-protocols = [\"h2\"]
+protocols = [\"h4\"]
 [[certificates]]
 hosts = []
 [[routes]]

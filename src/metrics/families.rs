@@ -113,6 +113,7 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "unknown_server_name"} counters.tcp.handshake_failures.unknown_server_name,
         {reason = "certificate_rejected"} counters.tcp.handshake_failures.certificate_rejected,
         {reason = "no_shared_parameters"} counters.tcp.handshake_failures.no_shared_parameters,
+        {reason = "transport_parameters"} counters.tcp.handshake_failures.transport_parameters,
         {reason = "timed_out"} counters.tcp.handshake_failures.timed_out,
         {reason = "client"} counters.tcp.handshake_failures.client,
         {reason = "other"} counters.tcp.handshake_failures.other),
