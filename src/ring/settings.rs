@@ -38,10 +38,14 @@ impl RingSettings {
     /// Returns the settings with as many streams as a file table may have that is not longer than
     /// the limit of open files.
     pub fn within(self, files_max: u64) -> RingSettings {
-        let sockets = u64::from(self.sockets_max) + u64::from(self.listeners_max);
+        // Half of a small table is left to streams.
+        let quarter = u16::try_from(files_max / 4).unwrap_or(u16::MAX).max(1);
+        let sockets_max = self.sockets_max.min(quarter);
+        let listeners_max = self.listeners_max.min(quarter);
+        let sockets = u64::from(sockets_max) + u64::from(listeners_max);
         let room = files_max.saturating_sub(sockets).max(1);
         let streams_max = u32::try_from(room).unwrap_or(u32::MAX).min(self.streams_max);
-        RingSettings { streams_max, ..self }
+        RingSettings { sockets_max, listeners_max, streams_max, ..self }
     }
 
     /// Returns the most streams that clients may have, armed accepts included. As many are left for
@@ -73,7 +77,7 @@ mod tests {
     fn streams_fit_the_limit_of_open_files() {
         let all = RingSettings::default();
         assert_eq!(all.within(u64::MAX), all);
-        for (files_max, streams_max) in [(20_000, 20_000 - 128), (129, 1), (10, 1), (0, 1)] {
+        for (files_max, streams_max) in [(20_000, 20_000 - 128), (96, 48), (10, 6), (0, 1)] {
             assert_eq!(all.within(files_max).streams_max, streams_max);
         }
         assert_eq!(all.within(1024).file_count(), 1024);
