@@ -198,10 +198,13 @@ fn a_drain_ends_idle_connections_and_lets_requests_finish() {
         let client = phase.enter(&mut rig);
         rig.gateway.drain(rig.now, rig.now + Duration::from_secs(30));
         rig.settle();
-        assert_eq!(rig.sockets[client].is_shut, phase.open_count() == 0, "{phase:?}");
+        assert!(!rig.sockets[client].is_shut, "a request may be on its way: {phase:?}");
         assert_eq!(rig.try_connect(PLAIN), None, "a drain takes no connection");
         let text = match phase {
-            Phase::New | Phase::Kept => String::new(),
+            Phase::New | Phase::Kept => {
+                rig.pass(TCP_LINGER_TIMEOUT);
+                String::new()
+            }
             Phase::InHead => {
                 rig.send(client, b"TP/1.1\r\nhost: localhost\r\n\r\n");
                 rig.respond(OK);

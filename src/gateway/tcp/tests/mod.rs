@@ -96,6 +96,7 @@ impl Rig {
         secure.tcp.max_connections = CONNECTIONS_MAX;
         secure.tcp.connections_per_address = 100;
         let mut plain = secure.clone();
+        "plain".clone_into(&mut plain.name);
         (plain.protocols, plain.tls) = (Protocols::PLAIN, false);
         config.listeners = vec![plain, secure];
         change(&mut config);
