@@ -18,11 +18,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::client::Client;
-use super::request::{Request, ended_by};
+use super::request::Request;
 use crate::gateway::context::Context;
 use crate::http1::{Persistence, RequestDecoder, ResponseEncoder, Version};
 use crate::limits::UPSTREAM_WRITE_PIECES_MAX;
-use crate::message::{Ending, Outcome, Protocol, Refusal, RequestEvent, Scheme};
+use crate::message::{Ending, Head, Outcome, Protocol, Refusal, RequestEvent, Scheme};
 use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 
 /// The HTTP/1.1 side of a connection.
@@ -210,12 +210,12 @@ impl Http1 {
             return Ok(());
         }
         let (_, understood) = (self.decoder.handle_end(), self.decoder.take_understood());
-        let ending = ended_by(Outcome::ClientClosed);
+        let ending = Ending::from(Outcome::ClientClosed);
         self.request.end(ending, understood, client, cx);
         Err(ending)
     }
 
-    fn take_head(&mut self, head: crate::message::Head, client: &mut Client) {
+    fn take_head(&mut self, head: Head, client: &mut Client) {
         let version = self.decoder.version();
         client.protocol = match version {
             Version::Http10 => Protocol::Http10,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::client::Client;
 use crate::gateway::context::Context;
 use crate::gateway::{TcpStreamRef, downstream_of_tcp};
-use crate::message::{AccessRecord, Ending, Fields, Handover, Head, Outcome, Refusal, Understood};
+use crate::message::{AccessRecord, Ending, Fields, Handover, Head, Refusal, Understood};
 use crate::proxy::{self, ExchangeKey, Proxy};
 
 /// A request whose stream is not over.
@@ -181,9 +181,4 @@ impl Request {
     fn downstream(&self, client: &Client) -> proxy::Downstream {
         downstream_of_tcp(TcpStreamRef { connection: client.key, stream: self.number })
     }
-}
-
-/// Returns the end of a request by `outcome` alone.
-pub(super) fn ended_by(outcome: Outcome) -> Ending {
-    outcome.into()
 }
