@@ -29,7 +29,7 @@ use crate::limits::{
     TCP_WRITE_LEN_MAX,
 };
 use crate::message::{AccessRecord, Ending, Handover, Incident, Outcome};
-use crate::metrics::CopyReason;
+use crate::metrics::{CopyReason, HandshakeFailure};
 use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
 use crate::tls::{ByteStream, Handshaken, TlsEvent, TlsFault};
 
@@ -254,10 +254,7 @@ impl Connection {
 
     fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
         if matches!(self.session, Session::Handshake) {
-            let (client, reason) = (self.client.address, fault.reason());
-            let incident = Incident::HandshakeFailed { client, reason };
-            cx.shared.incidents.push_back(Box::new(incident));
-            cx.shared.counters.tcp.handshake_failures.count(reason, 1);
+            self.note_failed_handshake(fault.reason(), cx);
         }
         if fault == TlsFault::PlainHttp {
             return self.refuse_plain(cx);
@@ -268,6 +265,13 @@ impl Connection {
         self.closed_for.get_or_insert(ending);
         // The alert is in the output.
         self.end_our_side(cx);
+    }
+
+    /// Counts a handshake that has failed, and reports it.
+    fn note_failed_handshake(&self, reason: HandshakeFailure, cx: &mut Context<'_>) {
+        let incident = Incident::HandshakeFailed { client: self.client.address, reason };
+        cx.shared.incidents.push_back(Box::new(incident));
+        cx.shared.counters.tcp.handshake_failures.count(reason, 1);
     }
 
     /// Responds in plain HTTP to a client that speaks it to a TLS port.
@@ -400,7 +404,10 @@ impl Connection {
         let expired = self.patience(cx).filter(|(due, _)| *due <= cx.now);
         let Some((_, patience)) = expired else { return };
         match patience {
-            Patience::Handshake => self.break_off(Outcome::IdleTimeout.into(), cx),
+            Patience::Handshake => {
+                self.note_failed_handshake(HandshakeFailure::TimedOut, cx);
+                self.break_off(Outcome::IdleTimeout.into(), cx);
+            }
             Patience::Write => self.break_off(Outcome::ResponseStalled.into(), cx),
             Patience::Head => {
                 if let Err(ending) = self.session.handle_head_timeout(&mut self.client, cx) {

@@ -117,6 +117,8 @@ fn a_handshake_that_does_not_come_is_given_up() {
     rig.pass(HANDSHAKE_TIMEOUT - Duration::from_millis(1));
     assert!(!rig.sockets[client].is_closed);
     rig.pass(Duration::from_millis(1));
+    let failures = &rig.gateway.counters().tcp.handshake_failures;
+    assert_eq!((failures.timed_out, rig.incidents.len()), (1, 1), "the operator is told");
     rig.assert_nothing_left();
 }
 
