@@ -16,6 +16,9 @@ BEGIN, END = "<!-- figures: written by scripts/bench --write -->", "<!-- end of 
 NO_CUBIC = ("This kernel does not allow cubic for TCP, so ringway's upstream connections have the "
             "system's congestion control (tcp_allowed_congestion_control).")
 
+IDLE = {"idle": "h3", "idle-tcp": "h2"}
+"""Rows of silent connections, and their protocols."""
+
 NEAR = 1.3
 """How far from an aim counts as near it."""
 
@@ -43,7 +46,9 @@ def aims() -> dict:
     found = {row.name: (f"{row.title}, CPU {row.unit}", row.figure_max, row.ratio_max)
              for row in rows.ROWS}
     return found | {
-        "idle": ("idle connection, KiB resident", rows.IDLE_KIB_MAX, None),
+        name: (f"idle {protocol} connection, KiB resident", rows.IDLE_KIB_MAX[protocol], None)
+        for name, protocol in IDLE.items()
+    } | {
         "crowd": (f"1 KiB GET, 10 x 10, beside {rows.CROWD_COUNT:,} silent connections, "
                   f"CPU {small.unit}", None, None),
         "workers1": (f"1 KiB GET, 20 x 10, on the load's cores, one worker, CPU {small.unit}",

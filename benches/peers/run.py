@@ -45,7 +45,7 @@ CONNECTIONS_MAX = {"haproxy": 9000}
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    names = [row.name for row in rows.ROWS] + ["idle", "crowd", "workers"]
+    names = [row.name for row in rows.ROWS] + [*report.IDLE, "crowd", "workers"]
     parser.add_argument("--rows", type=lambda text: [name for name in text.split(",") if name],
                         default=names, help=f"of {','.join(names)}")
     parser.add_argument("--peers", type=lambda text: [name for name in text.split(",") if name],
@@ -102,9 +102,9 @@ class Bench:
 
         found = [Step(row.name, peer, measure(row, peer))
                  for row in rows.ROWS if row.name in names for peer in peers]
-        if "idle" in names:
-            found += [Step("idle", peer, lambda pid: rows.idle(pid, self.others))
-                      for peer in peers]
+        found += [Step(name, peer, lambda pid, protocol=protocol: rows.idle(
+            protocol, pid, self.others))
+            for name, protocol in report.IDLE.items() if name in names for peer in peers]
         if "crowd" in names:
             found += [Step("crowd", peer, lambda pid, peer=peer: rows.crowd(
                 peer.name, pid, self.core, self.others))

@@ -43,6 +43,7 @@ access = {{ format = "off" }}
 listen = "127.0.0.1:{admin}"
 [[listeners]]
 address = ["127.0.0.1:{port}"]
+protocols = ["h3", "h2", "http/1.1"]
 [[certificates]]
 hosts = ["{name}"]
 cert = "{cert}"
@@ -76,6 +77,9 @@ http {{
     upstream sink {{ server 127.0.0.1:{sink}; keepalive 1100; keepalive_requests 1000000000; }}
     server {{
         listen 127.0.0.1:{port} quic reuseport;
+        listen 127.0.0.1:{port} ssl reuseport backlog=4096;
+        http2 on; http2_max_concurrent_streams 256; http2_body_preread_size 1m;
+        http2_chunk_size 64k;
         quic_gso on; http3_stream_buffer_size 1m; http3_max_concurrent_streams 256;
         ssl_certificate {cert}; ssl_certificate_key {key};
         proxy_http_version 1.1; proxy_set_header Connection "";
@@ -100,6 +104,8 @@ global
     tune.quic.frontend.max-streams-bidi 256
     tune.quic.frontend.max-idle-timeout 120s
     tune.quic.max-frame-loss 1000
+    tune.h2.fe.max-concurrent-streams 256
+    tune.h2.fe.initial-window-size 1048576
 defaults
     mode http
     timeout connect 5s
@@ -108,6 +114,7 @@ defaults
     http-reuse always
 frontend edge
     bind quic4@127.0.0.1:{port} ssl crt {pem} alpn h3 quic-cc-algo cubic(64m)
+    bind 127.0.0.1:{port} ssl crt {pem} alpn h2,http/1.1 backlog 4096
     use_backend sink if {{ path_beg /upload }}
     default_backend origin
 backend origin
@@ -121,7 +128,7 @@ CADDY_CONFIG = """
     admin off
     auto_https off
     servers {{
-        protocols h3
+        protocols h1 h2 h3
     }}
     log {{
         level ERROR

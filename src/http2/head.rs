@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::LocalSettings;
 use crate::message::{
@@ -64,6 +64,9 @@ pub(super) fn read_trailers(
 }
 
 /// Returns the fields of a response, or `None` if there are more than `h2` can take.
+///
+/// Values are copied: `h2` keeps them in its compression table (RFC 7541 2.3.2) for as long as the
+/// connection is open, and one that lies in a slot of the pool would pin the slot.
 pub(super) fn field_map(fields: Fields) -> Option<HeaderMap> {
     let mut map = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields {
@@ -71,15 +74,21 @@ pub(super) fn field_map(fields: Fields) -> Option<HeaderMap> {
             !crate::message::is_connection_specific(&name),
             "{name} is connection-specific and was to be removed"
         );
-        map.try_append(name, value).ok()?;
+        map.try_append(name, copy_of(&value)).ok()?;
     }
     Some(map)
+}
+
+fn copy_of(value: &HeaderValue) -> HeaderValue {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a field");
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 fn for_each_field(
     fields: HeaderMap,
     section: &mut SectionLength,
-    mut take: impl FnMut(http::HeaderName, http::HeaderValue) -> Result<(), FieldError>,
+    mut take: impl FnMut(HeaderName, HeaderValue) -> Result<(), FieldError>,
 ) -> Result<(), FieldError> {
     // The map names a field once, with the first of its values.
     let mut last_name = None;

@@ -1,9 +1,10 @@
 //! Requests and responses, frame by frame.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::header::{CONTENT_LENGTH, DATE, ETAG, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::super::{Closure, Code, ConnectionError, Event, LocalSettings};
@@ -48,6 +49,40 @@ fn payload_leaves_as_the_memory_that_was_written() {
     assert!(own_len >= body.len() - 2 * 256, "{own_len} bytes were not copied");
     let payload_len = out.concat().iter().filter(|byte| **byte == 7).count();
     assert!(payload_len >= body.len(), "{payload_len}");
+}
+
+/// Memory that tells whether it is still referred to, as a slot of the pool would be.
+struct Slot(#[expect(dead_code, reason = "its count is asked for")] Arc<()>, Vec<u8>);
+
+impl AsRef<[u8]> for Slot {
+    fn as_ref(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+#[test]
+fn memory_of_a_response_is_let_go_of_when_it_was_taken() {
+    for len in [1, 255, 256, 1024, 16 * 1024, 60_000] {
+        let mut client = Client::new(&SETTINGS);
+        client.exchange(&request(1, &GET, END_STREAM));
+        let held = Arc::new(());
+        let slot = Bytes::from_owner(Slot(Arc::clone(&held), vec![b'7'; len]));
+        // Fields that the compression table takes and does not take, RFC 7541 2.3.2.
+        let value = HeaderValue::from_maybe_shared(slot.slice(..1)).expect("a digit");
+        let fields = [DATE, ETAG, CONTENT_LENGTH, HeaderName::from_static("x-own")];
+        let fields = fields.map(|name| (name, value.clone())).to_vec();
+        client.connection.respond(1, StatusCode::OK, fields, false);
+        let mut pieces = VecDeque::from([slot]);
+        client.connection.write(1, &mut pieces);
+        drop((value, pieces));
+        assert_eq!(client.events(), []);
+        client.connection.finish(1, None);
+        assert_eq!(client.events(), []);
+        // One take, as of one write to the socket: nobody asks again when nothing is left.
+        assert!(client.connection.take_output(&mut Vec::new(), 1 << 20) > len);
+        assert!(!client.connection.has_output());
+        assert_eq!(Arc::strong_count(&held), 1, "{len} bytes");
+    }
 }
 
 #[test]
