@@ -16,7 +16,7 @@ BEGIN, END = "<!-- figures: written by scripts/bench --write -->", "<!-- end of 
 NO_CUBIC = ("This kernel does not allow cubic for TCP, so ringway's upstream connections have the "
             "system's congestion control (tcp_allowed_congestion_control).")
 
-IDLE = {"idle": "h3", "idle-tcp": "h2"}
+IDLE = {"idle": "h3", "h2-idle": "h2", "h1-idle": "http/1.1"}
 """Rows of silent connections, and their protocols."""
 
 NEAR = 1.3
@@ -46,7 +46,7 @@ def aims() -> dict:
     found = {row.name: (f"{row.title}, CPU {row.unit}", row.figure_max, row.ratio_max)
              for row in rows.ROWS}
     return found | {
-        name: (f"idle {protocol} connection, KiB resident", rows.IDLE_KIB_MAX[protocol], None)
+        name: (f"idle connection, {protocol}, KiB resident", rows.IDLE_KIB_MAX[protocol], None)
         for name, protocol in IDLE.items()
     } | {
         "crowd": (f"1 KiB GET, 10 x 10, beside {rows.CROWD_COUNT:,} silent connections, "

@@ -95,12 +95,12 @@ SLOW = {"haproxy": 0.3, "caddy": 0.1}
 SETUP_COUNT = 100
 """From so many connections on, their handshakes are measured by themselves and taken off."""
 IDLE_COUNT = 2000
-IDLE_SECONDS = {"h3": 5, "h2": 10}
+IDLE_SECONDS = {"h3": 5, "h2": 10, "http/1.1": 10}
 """From when all are open, or from the start of the first: the time that they are silent."""
 IDLE_SAMPLES_MAX = 240
 """Four a second: a server that leaves a client without a response is not waited for."""
 CROWD_COUNT = 10_000
-IDLE_KIB_MAX = {"h3": 30, "h2": 40}
+IDLE_KIB_MAX = {"h3": 30, "h2": 40, "http/1.1": 40}
 CROWD_RATIO_MAX = 1.3
 """A request beside the crowd, against one without it."""
 WORKERS_RATIO_MAX = 1.1
