@@ -200,6 +200,7 @@ impl Machine {
             Some(Op::Scatter(_)) => self.scattered(key, event),
             Some(Op::Write(_)) => self.wrote(key, event.result),
             Some(&mut Op::ShutDown(stream)) => self.stream_was_shut_down(key, stream),
+            Some(&mut Op::Reset(stream)) => self.stream_was_reset(key, stream),
             Some(&mut Op::Close(stream)) => self.closed(key, stream, event.result),
             Some(Op::Accept(_)) => self.accepted(key, event.result),
             Some(&mut Op::AcceptPause(listener)) => {

@@ -260,6 +260,12 @@ impl Ring {
         self.machine.close(stream);
     }
 
+    /// Closes a stream in any state, as [`close`](Self::close) does, but so that the peer of a TCP
+    /// connection gets a reset instead of the end. What it has not received is dropped.
+    pub fn reset(&mut self, stream: StreamKey) {
+        self.machine.reset(stream);
+    }
+
     /// Runs one turn: provides free slots to the kernel, submits the operations since the last
     /// turn, and waits for a completion as told. It may return early.
     pub fn submit_and_wait(&mut self, wait: Wait) -> Result<(), RingError> {
@@ -324,9 +330,10 @@ impl Ring {
         self.machine.table.in_flight()
     }
 
-    /// Shuts the ring down: cancels all operations, waits until the kernel holds none, and returns
-    /// all slots to the pool. If the kernel does not finish in time, the ring's memory is leaked,
-    /// and the slots that the kernel holds stay out of the pool.
+    /// Shuts the ring down: resets the clients that are not closed, cancels all operations, waits
+    /// until the kernel holds none, and returns all slots to the pool. If the kernel does not finish
+    /// in time, the ring's memory is leaked, and the slots that the kernel holds stay out of the
+    /// pool.
     pub fn shut_down(mut self, deadline: Instant) -> Result<(), StillBusy> {
         if self.quiesce(deadline) {
             return Ok(());
@@ -344,6 +351,7 @@ impl Ring {
     /// Cancels all operations and waits for the last. Returns whether the kernel holds nothing.
     fn quiesce(&mut self, deadline: Instant) -> bool {
         const ROUND: Duration = Duration::from_millis(20);
+        self.machine.reset_clients();
         self.machine.is_ending = true;
         self.machine.cancel_each();
         let mut before = usize::MAX;

@@ -61,7 +61,7 @@ impl RingSettings {
 
     /// Returns the most operations in flight at once: one receive per socket, one pause per
     /// listening socket, the batches, two per stream (receive and write, or receive and shutdown,
-    /// or accept, or connect, or close), the wake-up.
+    /// or accept, or connect, or reset, or close), the wake-up.
     pub(super) fn operation_count(&self) -> usize {
         let per_socket = usize::from(self.sockets_max) + usize::from(self.listeners_max);
         let per_stream = 2 * self.streams_max as usize;

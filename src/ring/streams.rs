@@ -3,8 +3,9 @@
 //! ```text
 //!  connect --> Connecting --> Open --> Closing --> (Closed, the key ends)
 //!                  |  connected  | receive, write    ^
-//!                  +-------------+------ close ------+  cancel what is in flight, wait for it,
-//!                                ^                      then close the descriptor
+//!                  +-------------+-- close, reset ---+  cancel what is in flight, wait for it,
+//!                                ^                      reset the connection if asked to, then
+//!                                |                      close the descriptor
 //!  accept armed --> Reserved ----+ accepted
 //! ```
 //!
@@ -33,6 +34,11 @@ use crate::pool::Provided;
 /// From linux/io_uring.h (IORING_RECVSEND_POLL_FIRST): wait for bytes before the first try.
 const POLL_FIRST: u16 = 1;
 
+/// An address of no family. A connect to it ends a TCP connection by a reset (connect(2)). The
+/// kernel reads it when the operation is submitted.
+static NO_ADDRESS: libc::sockaddr =
+    libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+
 /// The tag of a stream to which the caller has given none.
 const NO_TAG: u64 = u64::MAX;
 
@@ -41,7 +47,17 @@ enum Phase {
     /// It waits for a client, and the caller does not know it.
     Reserved,
     Live,
-    Closing,
+    /// It closes once its operations are over.
+    Closing(StreamEnding),
+}
+
+/// The way in which a stream closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StreamEnding {
+    /// The peer gets all that was written, and the end.
+    Orderly,
+    /// The peer of a TCP connection gets a reset, and what it has not received is dropped.
+    Reset,
 }
 
 pub(super) struct Stream {
@@ -49,6 +65,7 @@ pub(super) struct Stream {
     phase: Phase,
     /// Its entry in the file table is in use.
     has_file: bool,
+    /// A connect, or a reset.
     connect: Option<OpKey>,
     receive: Option<OpKey>,
     /// A write, or the end of our side.
@@ -279,8 +296,16 @@ impl Machine {
     }
 
     pub(super) fn close(&mut self, key: StreamKey) {
+        self.begin_close(key, StreamEnding::Orderly);
+    }
+
+    pub(super) fn reset(&mut self, key: StreamKey) {
+        self.begin_close(key, StreamEnding::Reset);
+    }
+
+    fn begin_close(&mut self, key: StreamKey, ending: StreamEnding) {
         let Some(stream) = self.live_stream(key) else { return };
-        stream.phase = Phase::Closing;
+        stream.phase = Phase::Closing(ending);
         stream.starves = false;
         let tag = stream.tag;
         for op in [stream.connect, stream.receive, stream.write].into_iter().flatten() {
@@ -296,12 +321,29 @@ impl Machine {
         }
     }
 
+    /// Resets the connections of clients that the caller has not closed, before the ring ends: a
+    /// response that stops there must not look complete.
+    pub(super) fn reset_clients(&mut self) {
+        for key in self.streams.keys() {
+            let stream = self.stream_mut(key);
+            if stream.is_client && stream.phase == Phase::Live {
+                self.reset(key);
+            }
+        }
+    }
+
     /// Closes the descriptor of a closing stream once none of its operations is in flight.
     fn settle_close(&mut self, key: StreamKey) -> Option<Completion> {
         let stream = self.stream_mut(key);
         let is_idle =
             stream.connect.is_none() && stream.receive.is_none() && stream.write.is_none();
-        if stream.phase != Phase::Closing || !is_idle {
+        let Phase::Closing(ending) = stream.phase else { return None };
+        if !is_idle {
+            return None;
+        }
+        if ending == StreamEnding::Reset && stream.has_file {
+            stream.phase = Phase::Closing(StreamEnding::Orderly);
+            self.issue_reset(key);
             return None;
         }
         let tag = stream.tag;
@@ -315,6 +357,23 @@ impl Machine {
         Some(Completion::Closed { tag })
     }
 
+    fn issue_reset(&mut self, key: StreamKey) {
+        let op_key = self.table.insert(Op::Reset(key));
+        self.stream_mut(key).connect = Some(op_key);
+        let file = Fixed(self.stream_file(key));
+        let len = size_of_val(&NO_ADDRESS) as libc::socklen_t;
+        let entry = opcode::Connect::new(file, &raw const NO_ADDRESS, len).build();
+        self.outbox.push_back(entry.user_data(op_key.0));
+    }
+
+    /// Forgets the reset of a closing stream. It fails only on a connection that is over, or on a
+    /// unix socket, which has no reset.
+    pub(super) fn stream_was_reset(&mut self, op_key: OpKey, key: StreamKey) -> Option<Completion> {
+        self.table.remove(op_key);
+        self.stream_mut(key).connect = None;
+        self.settle_close(key)
+    }
+
     fn remove_stream(&mut self, key: StreamKey) {
         let stream = self.streams.remove(key);
         self.clients -= usize::from(stream.is_some_and(|stream| stream.is_client));
@@ -326,7 +385,7 @@ impl Machine {
         };
         let stream = self.stream_mut(op.stream);
         stream.connect = None;
-        if stream.phase == Phase::Closing {
+        if matches!(stream.phase, Phase::Closing(_)) {
             return self.settle_close(op.stream);
         }
         let outcome = match result {
@@ -374,7 +433,7 @@ impl Machine {
         let stream = self.stream_mut(key);
         stream.receive = None;
         stream.has_more = cqueue::sock_nonempty(event.flags);
-        if stream.phase == Phase::Closing {
+        if matches!(stream.phase, Phase::Closing(_)) {
             pieces.for_each(drop);
             return self.settle_close(key);
         }
@@ -443,7 +502,7 @@ impl Machine {
             },
         };
         let len = op.written;
-        let is_closing = self.is_ending || self.stream_mut(key).phase == Phase::Closing;
+        let is_closing = self.is_ending || matches!(self.stream_mut(key).phase, Phase::Closing(_));
         if outcome.is_none() && !is_closing {
             self.issue_write(op_key);
             return None;

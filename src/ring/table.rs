@@ -63,6 +63,8 @@ pub(super) enum Op {
     Write(Box<WriteOp>),
     /// The end of our side of a stream.
     ShutDown(StreamKey),
+    /// The reset of a stream's connection.
+    Reset(StreamKey),
     /// The closing of a stream's descriptor.
     Close(StreamKey),
     /// An accept, with the client's address.

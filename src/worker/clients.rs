@@ -114,6 +114,7 @@ impl Worker<'_> {
                 }
             }
             TcpCommand::Close { key } => self.close(key.into()),
+            TcpCommand::Reset { key } => self.reset(key.into()),
         }
     }
 

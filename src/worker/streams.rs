@@ -175,6 +175,12 @@ impl Worker<'_> {
             self.ring.close(stream);
         }
     }
+
+    pub(super) fn reset(&mut self, owner: StreamOwner) {
+        if let Some(stream) = self.streams.remove(owner) {
+            self.ring.reset(stream);
+        }
+    }
 }
 
 #[cfg(test)]

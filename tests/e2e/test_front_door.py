@@ -136,10 +136,7 @@ def test_http10_gets_a_body_that_the_end_of_the_connection_ends(door, kind):
     assert door.gateway.access_lines(1)[0]["protocol"] == "HTTP/1.0"
 
 
-UNNOTICED = pytest.mark.xfail(strict=True, reason="the connection is closed and not reset")
-
-
-@pytest.mark.parametrize("kind", ["die", pytest.param("die-chunked", marks=UNNOTICED)])
+@pytest.mark.parametrize("kind", ["die", "die-chunked"])
 def test_http10_notices_a_body_that_is_cut(door, kind):
     done = door.run(f"/{kind}/50000", "--http1.0", "--no-alpn")
     assert done.returncode in (18, 56), done

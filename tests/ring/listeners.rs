@@ -1,6 +1,6 @@
 //! Clients over TCP: accepting them, with their addresses, on sockets of the program.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
@@ -165,17 +165,48 @@ fn clients_that_wait_outlive_a_ring() {
     bench.end();
 }
 
+/// A ring whose caller is gone cannot tell whether a response is whole.
 #[test]
-fn an_accepted_client_learns_that_its_ring_has_ended() {
+fn an_accepted_client_is_reset_when_its_ring_ends() {
     let mut bench = Bench::new(settings());
     let (_, group) = listening(&mut bench, "127.0.0.1:0");
-    let mut client = connect(&group);
-    let (_, stream, _) = accepted(&mut bench);
-    bench.ring.set_tag(stream, TAG);
-    bench.ring.receive(stream, 1);
+    let mut clients = [connect(&group), connect(&group)];
+    for _ in 0..2 {
+        let (_, stream, _) = accepted(&mut bench);
+        bench.ring.set_tag(stream, TAG);
+        bench.ring.receive(stream, 1);
+    }
     bench.ring.submit_and_wait(Wait::No).unwrap();
     bench.end();
-    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+    for client in &mut clients {
+        assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+/// More than the socket's buffers hold, so that a write is in flight when the reset is asked for.
+#[test]
+fn a_reset_drops_what_the_client_has_not_received() {
+    for len in [5, 16 << 20] {
+        let mut bench = Bench::new(settings());
+        let (_, group) = listening(&mut bench, "127.0.0.1:0");
+        let mut client = connect(&group);
+        let (_, stream, _) = accepted(&mut bench);
+        bench.ring.set_tag(stream, TAG);
+        bench.ring.receive(stream, 1);
+        bench.ring.write(stream, vec![Bytes::from(vec![7; len])]).unwrap();
+        bench.linger(Duration::from_millis(20));
+        bench.ring.reset(stream);
+        bench.until(|_, completion| match completion {
+            Completion::Closed { tag: TAG } => Break(()),
+            other => panic!("{other:?}"),
+        });
+        let mut got = Vec::new();
+        let end = client.read_to_end(&mut got);
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(len == 5 || got.len() < len, "{} of {len} bytes", got.len());
+        assert_eq!(bench.ring.stats().closes_failed, 0);
+        bench.end();
+    }
 }
 
 /// More than the socket's buffers hold, so that the write is in flight when its end is asked for.

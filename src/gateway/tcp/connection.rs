@@ -64,7 +64,16 @@ enum Phase {
     /// last response (RFC 9112 9.6).
     Lingering,
     /// Nothing more is done.
-    Over,
+    Over(Parting),
+}
+
+/// The way in which a connection that is over is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parting {
+    /// The client gets all that the kernel has taken, and the end.
+    Close,
+    /// The client gets a reset: a response is not whole, or the client does not take it.
+    Reset,
 }
 
 /// The drain of a connection.
@@ -144,7 +153,7 @@ impl Connection {
     fn handle_end(&mut self, cx: &mut Context<'_>) {
         self.is_receiving = false;
         if self.phase == Phase::Lingering {
-            self.phase = Phase::Over;
+            self.phase = Phase::Over(Parting::Close);
         }
         if matches!(self.session, Session::Handshake) {
             // There will be no handshake, and each further receive would return the end again.
@@ -218,7 +227,7 @@ impl Connection {
         }
         self.write(cx);
         self.count_copies(cx);
-        if self.phase == Phase::Over {
+        if matches!(self.phase, Phase::Over(_)) {
             return Progress::Over;
         }
         self.receive_more(cx);
@@ -293,7 +302,7 @@ impl Connection {
 
     /// Hands bytes to the kernel, as many as one write takes.
     fn write(&mut self, cx: &mut Context<'_>) {
-        if self.writing.is_some() || matches!(self.phase, Phase::Lingering | Phase::Over) {
+        if self.writing.is_some() || matches!(self.phase, Phase::Lingering | Phase::Over(_)) {
             return;
         }
         let mut written = (0, Vec::new());
@@ -352,7 +361,7 @@ impl Connection {
         let wants = match self.phase {
             Phase::Open => self.session.wants_input(cx.proxy),
             Phase::Lingering => true,
-            Phase::Ending | Phase::Over => false,
+            Phase::Ending | Phase::Over(_) => false,
         };
         if wants && !self.is_receiving {
             self.is_receiving = true;
@@ -363,8 +372,9 @@ impl Connection {
 
     /// Ends the connection at once, so that nothing looks complete that is not.
     fn break_off(&mut self, ending: Ending, cx: &mut Context<'_>) {
-        if self.phase != Phase::Over {
-            self.phase = Phase::Over;
+        if !matches!(self.phase, Phase::Over(_)) {
+            let is_cut = self.writing.is_some() || self.session.has_request();
+            self.phase = Phase::Over(if is_cut { Parting::Reset } else { Parting::Close });
             self.closed_for.get_or_insert(ending);
         }
         let ending = self.closed_for.unwrap_or(ending);
@@ -392,7 +402,11 @@ impl Connection {
         self.session.end(ending, &mut self.client, cx);
         cx.shared.responses.forget(&mut self.client.waiting);
         self.client.deliveries.end(ending, cx);
-        cx.shared.tcp.commands.push_back(TcpCommand::Close { key: self.client.key });
+        let key = self.client.key;
+        cx.shared.tcp.commands.push_back(match self.phase {
+            Phase::Over(Parting::Reset) => TcpCommand::Reset { key },
+            _ => TcpCommand::Close { key },
+        });
     }
 
     /// Handles the timer of the connection.
@@ -419,7 +433,7 @@ impl Connection {
                 self.session.close();
                 self.end_our_side(cx);
             }
-            Patience::Linger => self.phase = Phase::Over,
+            Patience::Linger => self.phase = Phase::Over(Parting::Close),
             Patience::Drain => self.break_off(Outcome::GatewayClosed.into(), cx),
         }
     }
@@ -459,7 +473,7 @@ impl Connection {
                 Some((due, Patience::Idle))
             }
             Phase::Lingering => Some((self.since + TCP_LINGER_TIMEOUT, Patience::Linger)),
-            Phase::Open | Phase::Ending | Phase::Over => None,
+            Phase::Open | Phase::Ending | Phase::Over(_) => None,
         };
         let drain = self.draining.as_ref().and_then(|draining| draining.end);
         let drain = drain.map(|end| (end, Patience::Drain));

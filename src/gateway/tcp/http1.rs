@@ -97,6 +97,16 @@ impl Http1 {
         self.request.is_in_head() && !self.decoder.has_begun() && self.decoder.held_len() == 0
     }
 
+    /// Returns whether a request has begun whose response is not whole.
+    pub(super) fn has_request(&self) -> bool {
+        !self.is_idle() && !self.is_served()
+    }
+
+    /// Returns whether the kernel has taken the whole response.
+    fn is_served(&self) -> bool {
+        self.response.has_ended && self.response.pending_len == 0
+    }
+
     /// Returns whether a request's head is incomplete.
     pub(super) fn is_in_head(&self) -> bool {
         self.request.is_in_head() && !self.is_idle()
@@ -120,9 +130,8 @@ impl Http1 {
 
     /// Returns whether our side is to be closed: the last response is complete, or will never be.
     pub(super) fn is_closing(&self) -> bool {
-        let is_served = self.response.has_ended && self.response.pending_len == 0;
         let ends_idle = self.request.is_in_head() && self.has_ended;
-        is_served && !self.persists() || ends_idle && self.is_idle()
+        self.is_served() && !self.persists() || ends_idle && self.is_idle()
     }
 
     /// Lets the current request be the last one.
@@ -348,8 +357,7 @@ impl Http1 {
 
     /// Ends the request of a connection that is gone.
     pub(super) fn end(&mut self, ending: Ending, client: &mut Client, cx: &mut Context<'_>) {
-        let is_served = self.response.has_ended && self.response.pending_len == 0;
-        if !self.is_idle() && !is_served {
+        if self.has_request() {
             let understood = self.decoder.take_understood();
             self.request.end(ending, understood, client, cx);
         }

@@ -87,6 +87,11 @@ impl Http2 {
         self.streams.is_empty() && !self.is_over
     }
 
+    /// Returns whether a request is open, or a part of a response is not written.
+    pub(super) fn has_request(&self) -> bool {
+        !self.streams.is_empty() || self.connection.has_output()
+    }
+
     pub(super) fn since(&self) -> Instant {
         self.since
     }

@@ -40,8 +40,9 @@ use client::Client;
 use connection::{Connection, Progress};
 
 slab_key! {
-    /// One client's TCP connection, from its acceptance to [`TcpCommand::Close`]. From then on the
-    /// key is dead, and later events are ignored, so the worker need not filter them.
+    /// One client's TCP connection, from its acceptance to [`TcpCommand::Close`] or
+    /// [`TcpCommand::Reset`]. From then on the key is dead, and later events are ignored, so the
+    /// worker need not filter them.
     pub TcpKey
 }
 
@@ -77,8 +78,12 @@ pub enum TcpCommand {
     Receive { key: TcpKey, slot_count_max: usize },
     /// Close our side once the writes before it are done, so that the client gets the end.
     ShutDown { key: TcpKey },
-    /// Close the connection, whatever its state. The key is dead from then on.
+    /// Close the connection, whatever its state. The client still gets what was written. The key is
+    /// dead from then on.
     Close { key: TcpKey },
+    /// Break the connection off, whatever its state, so that the client gets a reset: what it has
+    /// got is not all. The key is dead from then on.
+    Reset { key: TcpKey },
 }
 
 /// The state that all connections share with the gateway.

@@ -148,6 +148,15 @@ impl Session {
         }
     }
 
+    /// Returns whether a request is open: its response is not whole.
+    pub(super) fn has_request(&self) -> bool {
+        match self {
+            Self::Handshake => false,
+            Self::Http1(http1) => http1.has_request(),
+            Self::Http2(http2) => http2.has_request(),
+        }
+    }
+
     /// Returns whether the connection waits for the rest of a head.
     pub(super) fn is_in_head(&self) -> bool {
         match self {

@@ -285,6 +285,26 @@ fn a_close_that_the_kernel_refuses_is_counted_and_ends_the_stream() {
     bench.assert_idle();
 }
 
+/// The reset waits for the operations in flight, and the descriptor is closed behind it, whatever
+/// the kernel thinks of the reset.
+#[test]
+fn a_reset_comes_before_the_close() {
+    for result in [0, -libc::ENOTCONN] {
+        let mut bench = Bench::new();
+        let key = bench.stream(5);
+        bench.machine.receive(key, 1);
+        let receive = bench.one_submitted(opcode::Recv::CODE);
+        bench.machine.reset(key);
+        assert_eq!(bench.one_submitted(opcode::AsyncCancel::CODE), CANCEL);
+        assert!(bench.fails(receive, libc::ECANCELED).is_none());
+        let reset = bench.one_submitted(opcode::Connect::CODE);
+        assert!(bench.event(reset, result, 0).is_none());
+        let close = bench.one_submitted(opcode::Close::CODE);
+        assert!(matches!(bench.event(close, 0, 0), Some(Completion::Closed { tag: 5 })));
+        bench.assert_idle();
+    }
+}
+
 #[test]
 fn a_closing_stream_reports_nothing_but_its_close_in_every_order() {
     // A receive with bytes, a short write and the completions of both cancels, in all orders.

@@ -128,7 +128,9 @@ fn closing_the_gateway_ends_every_request() {
         let client = phase.enter(&mut rig);
         rig.gateway.close(rig.now);
         rig.settle();
-        assert!(rig.sockets[client].is_closed);
+        let socket = &rig.sockets[client];
+        let is_cut = phase.open_count() > 0;
+        assert_eq!((socket.is_closed, socket.is_reset), (true, is_cut), "{phase:?}");
         assert_recorded(&rig, phase, Outcome::GatewayClosed);
         rig.assert_nothing_left();
     }
@@ -186,7 +188,8 @@ fn a_write_that_stalls_ends_the_connection() {
     rig.pass(RESPONSE_STALL_TIMEOUT - Duration::from_millis(1));
     assert!(!rig.sockets[client].is_closed);
     rig.pass(Duration::from_millis(1));
-    assert!(rig.sockets[client].is_closed);
+    // The kernel keeps nothing for a client that takes nothing.
+    assert!(rig.sockets[client].is_closed && rig.sockets[client].is_reset);
     assert_recorded(&rig, Phase::Unwritten, Outcome::ResponseStalled);
     rig.assert_nothing_left();
 }
@@ -251,6 +254,7 @@ fn a_client_that_never_closes_is_closed_after_a_while() {
     rig.send(client, b"more");
     rig.pass(TCP_LINGER_TIMEOUT / 2);
     assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    assert!(!rig.sockets[client].is_reset, "it may still read its response");
     rig.assert_nothing_left();
 }
 
@@ -303,7 +307,8 @@ fn an_upstream_that_breaks_off_leaves_no_response_that_looks_complete() {
     let key = rig.wires[0].key;
     rig.gateway.handle_upstream(rig.now, key, UpstreamEvent::Failed(TransportFault::Reset));
     rig.settle();
-    assert!(rig.sockets[client].is_closed && !rig.sockets[client].is_shut);
+    let socket = &rig.sockets[client];
+    assert!(socket.is_closed && socket.is_reset && !socket.is_shut);
     assert_eq!(rig.records.len(), 1);
     assert_ne!(rig.records[0].outcome, Outcome::Complete);
     assert_eq!(rig.records[0].delivered, None);

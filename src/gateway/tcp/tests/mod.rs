@@ -52,6 +52,8 @@ struct Socket {
     reading: Reading,
     is_shut: bool,
     is_closed: bool,
+    /// It was closed by a reset.
+    is_reset: bool,
 }
 
 /// A connection to the upstream.
@@ -134,6 +136,7 @@ impl Rig {
             reading: Reading::Eager,
             is_shut: false,
             is_closed: false,
+            is_reset: false,
         });
         self.settle();
         Some(self.sockets.len() - 1)
@@ -247,7 +250,8 @@ impl Rig {
         let (TcpCommand::Write { key, .. }
         | TcpCommand::Receive { key, .. }
         | TcpCommand::ShutDown { key }
-        | TcpCommand::Close { key }) = &command;
+        | TcpCommand::Close { key }
+        | TcpCommand::Reset { key }) = &command;
         let key = *key;
         let socket = self.sockets.iter_mut().find(|socket| socket.key == key);
         let socket = socket.expect("a key that was returned");
@@ -274,6 +278,7 @@ impl Rig {
                 assert!(!std::mem::replace(&mut socket.is_shut, true), "shut down twice");
             }
             TcpCommand::Close { .. } => socket.is_closed = true,
+            TcpCommand::Reset { .. } => (socket.is_closed, socket.is_reset) = (true, true),
         }
     }
 

@@ -28,6 +28,10 @@ struct Stream {
     /// Length of the write in flight, and the bytes that the peer had received before.
     writing: Option<(usize, u64)>,
     is_closing: bool,
+    /// It closes by a reset.
+    resets: bool,
+    /// It has a socket.
+    has_socket: bool,
     /// Our side has ended, or will after the write in flight.
     has_ended: bool,
     /// The connect failed.
@@ -46,6 +50,8 @@ impl Stream {
             is_receiving: false,
             writing: None,
             is_closing: false,
+            resets: false,
+            has_socket: true,
             has_ended: false,
             has_failed: false,
             got: 0,
@@ -175,7 +181,8 @@ impl Caller {
             false => machine.connect(key, SockAddr::from(address)),
         }
         wire.open(file, tag);
-        self.streams.insert(tag, Stream { is_connecting: true, ..Stream::new(key, file) });
+        let stream = Stream { is_connecting: true, has_socket: !refused, ..Stream::new(key, file) };
+        self.streams.insert(tag, stream);
     }
 
     /// Begins or ends accepting on a listening socket.
@@ -268,10 +275,17 @@ impl Caller {
     }
 
     fn close(&mut self, machine: &mut Machine, tag: u64) {
+        let resets = self.chance(3);
         let stream = self.streams.get_mut(&tag).unwrap();
-        self.stale_calls += u64::from(stream.is_closing);
-        stream.is_closing = true;
-        machine.close(stream.key);
+        if stream.is_closing {
+            self.stale_calls += 1;
+        } else {
+            (stream.is_closing, stream.resets) = (true, resets);
+        }
+        match resets {
+            true => machine.reset(stream.key),
+            false => machine.close(stream.key),
+        }
         self.gone.push(stream.key);
         if self.gone.len() > 8 {
             self.gone.remove(0);
@@ -284,11 +298,12 @@ impl Caller {
             return;
         }
         let key = self.gone[self.random.random_range(0..self.gone.len())];
-        self.stale_calls += 4;
+        self.stale_calls += 5;
         machine.receive(key, 1);
         machine.shut_down(key);
         machine.write(key, vec![Bytes::from_static(b"lost")]).unwrap();
         machine.close(key);
+        machine.reset(key);
     }
 
     /// Releases a received buffer and asserts that it was not written to meanwhile.
@@ -366,6 +381,8 @@ impl Caller {
             Completion::Closed { tag } => {
                 let stream = self.streams.remove(&tag).expect("closed once");
                 assert!(stream.is_closing, "a close must have been requested");
+                let is_reset = stream.resets && stream.has_socket;
+                assert_eq!(wire.peer(stream.file).has_reset, is_reset, "as it was closed");
             }
             Completion::Woken => {}
         }
@@ -429,6 +446,14 @@ impl Caller {
                 true => assert!(armed == ACCEPTS_ARMED || is_full, "{armed} are armed"),
                 false => assert_eq!(armed, 0, "it does not accept"),
             }
+        }
+    }
+
+    /// Asserts that the ring's end has reset the clients that were not closed.
+    pub(super) fn assert_clients_reset(&self, wire: &mut Wire) {
+        for (tag, stream) in self.streams.iter().filter(|(_, stream)| !stream.is_closing) {
+            let peer = wire.peer(stream.file);
+            assert_eq!(peer.has_reset, peer.client.is_some(), "the end of stream {tag}");
         }
     }
 

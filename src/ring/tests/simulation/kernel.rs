@@ -64,6 +64,7 @@ enum Work {
     Write(u32, Vec<Span>),
     Accept(Accept),
     ShutDown(u32),
+    Reset(u32),
     Close,
     Rest,
     Poll,
@@ -74,6 +75,16 @@ impl Work {
     /// Returns whether it waits for an event that may never occur.
     fn may_wait_for_ever(&self) -> bool {
         matches!(self, Work::ReceiveDatagrams | Work::Poll | Work::Accept(_))
+    }
+
+    /// Returns whether it uses the stream at this index of the file table.
+    fn is_on(&self, file: u32) -> bool {
+        match self {
+            Work::Connect(of) | Work::Receive(of) | Work::Write(of, _) | Work::ShutDown(of) => {
+                *of == file
+            }
+            _ => false,
+        }
     }
 }
 
@@ -153,6 +164,7 @@ impl Kernel {
                 }
             }
             opcode::Recv::CODE => Work::Receive(file),
+            opcode::Connect::CODE if submission.names_no_address() => Work::Reset(file),
             opcode::Connect::CODE => Work::Connect(file),
             opcode::Accept::CODE => Work::Accept(submission.accept()),
             opcode::Shutdown::CODE => Work::ShutDown(file),
@@ -338,6 +350,13 @@ impl Kernel {
                 let result = self.may_fail(0);
                 self.post(user_data, result, 0);
             }
+            Work::Reset(file) => {
+                assert!(!self.jobs.iter().any(|job| job.work.is_on(file)), "a reset comes last");
+                self.mark("connections reset");
+                self.wire.peer(file).has_reset = true;
+                let result = self.may_fail(0);
+                self.post(user_data, result, 0);
+            }
             Work::Close => {
                 let result = self.may_fail(0);
                 self.post(user_data, result, 0);
@@ -498,7 +517,10 @@ impl Kernel {
 
     fn cancel(&mut self, target: u64) {
         let place = self.jobs.iter().position(|job| job.user_data == target);
-        let is_running = |work: &Work| matches!(work, Work::Notify { .. } | Work::Scattered { .. });
+        // A reset is done when it is submitted.
+        let is_running = |work: &Work| {
+            matches!(work, Work::Notify { .. } | Work::Scattered { .. } | Work::Reset(_))
+        };
         // An accept only waits, so nothing holds its cancellation up.
         let is_waiting = |work: &Work| matches!(work, Work::Accept(_));
         let result = match place {

@@ -50,6 +50,16 @@ impl Submission {
         Accept { listener: self.file, place, address: self.address, address_len: self.offset }
     }
 
+    /// Returns whether the address that it points to is of no family.
+    pub(super) fn names_no_address(&self) -> bool {
+        // SAFETY: the op table holds the address, or it is a constant, and this is the moment of
+        // submission. Every address begins with its family.
+        let family = unsafe {
+            with_exposed_provenance::<libc::sa_family_t>(self.address as usize).read_unaligned()
+        };
+        i32::from(family) == libc::AF_UNSPEC
+    }
+
     /// Returns the message header that it points to.
     pub(super) fn message(&self) -> Message {
         // SAFETY: the op table holds the header and all that it points to until the completion,

@@ -36,6 +36,8 @@ pub(super) struct Peer {
     pub(super) has_ended: bool,
     /// Our side has ended.
     pub(super) has_our_end: bool,
+    /// The connection was reset by us.
+    pub(super) has_reset: bool,
     /// Its address, if it has connected to us.
     pub(super) client: Option<SocketAddr>,
     /// Bytes received so far.
@@ -48,7 +50,7 @@ impl Peer {
     /// Takes written bytes and asserts that none is lost, duplicated or moved.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         assert!(self.is_connected, "a write on a stream that is not connected");
-        assert!(!self.has_our_end, "a write after the end");
+        assert!(!self.has_our_end && !self.has_reset, "a write after the end");
         // Only the kernel splits a write.
         let expected = pattern(origin(self.tag) + self.taken, bytes.len());
         assert!(bytes == expected, "wrong bytes are written to stream {}", self.tag);
