@@ -306,7 +306,7 @@ impl Connection {
         if is_finished {
             // The response was finished but not acknowledged: RFC 9000 3.5 requires a reset.
             let _gone = cx.engine.reset(self.client.key, id, code);
-            self.client.deliveries.stopped(id.into(), cx);
+            let _finished = self.client.deliveries.stopped(id.into(), cx);
             self.handle_acknowledged(cx);
         }
     }

@@ -64,10 +64,19 @@ impl Deliveries {
         }
     }
 
-    /// Notes that the client has stopped a response that was finished.
-    pub(super) fn stopped(&mut self, id: u64, cx: &mut Context<'_>) {
-        if let Some(Delivery::Awaited(record)) = self.take(id) {
-            log_ended(record, Outcome::ClientCancelled.into(), cx);
+    /// Notes that the client has stopped a response. Returns whether it was finished, and not
+    /// acknowledged.
+    pub(super) fn stopped(&mut self, id: u64, cx: &mut Context<'_>) -> bool {
+        match self.take(id) {
+            Some(Delivery::Awaited(record)) => {
+                log_ended(record, Outcome::ClientCancelled.into(), cx);
+                true
+            }
+            Some(cut @ Delivery::Cut(_)) => {
+                self.awaited.push((id, cut));
+                false
+            }
+            None => false,
         }
     }
 

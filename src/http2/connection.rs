@@ -15,7 +15,7 @@ use super::payload::Payload;
 use super::stream::{Progress, Stream};
 use super::wakers::Wakers;
 use super::wire::{Io, SharedWire};
-use super::{LocalSettings, head};
+use super::{LocalSettings, error, head};
 use crate::limits;
 use crate::message::{FieldError, Fields, Head, Refusal, Understood};
 
@@ -60,6 +60,11 @@ pub struct Connection {
     events: VecDeque<Event>,
     /// Streams whose responses wait for room in the connection's queue, in turn.
     waiting: VecDeque<u32>,
+    /// Resets that may be those of a connection that fails: it cannot say so before its GOAWAY has
+    /// room.
+    doubtful: Vec<Event>,
+    /// Streams whose responses have been output whole since they were last taken.
+    ended: Vec<u32>,
     /// Bytes of all bodies that were handed out and not released.
     unreleased_len: usize,
 }
@@ -90,6 +95,8 @@ impl Connection {
             streams: BTreeMap::new(),
             events: VecDeque::new(),
             waiting: VecDeque::new(),
+            doubtful: Vec::new(),
+            ended: Vec::new(),
             unreleased_len: 0,
         };
         // Our SETTINGS are sent without waiting for the client's (RFC 9113 3.4).
@@ -131,6 +138,9 @@ impl Connection {
             } else {
                 // A reset makes room too.
                 self.offer_room();
+                if !self.wire.borrow().is_blocked() {
+                    self.events.extend(self.doubtful.drain(..));
+                }
                 if self.events.is_empty() {
                     return None;
                 }
@@ -150,8 +160,18 @@ impl Connection {
             self.drive();
         }
         let len = self.wire.borrow_mut().take_output(out, len_max);
+        let ended = self.wire.borrow_mut().take_ended();
+        for number in &ended {
+            self.act(*number, Stream::note_output);
+        }
+        self.ended.extend(ended);
         self.offer_room();
         len
+    }
+
+    /// Takes the numbers of the streams whose responses the output taken so far has completed.
+    pub fn take_ended(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ended)
     }
 
     /// Returns whether there are bytes for the client, or may be.
@@ -270,6 +290,17 @@ impl Connection {
         self.unreleased_len += stream.unreleased_len() - before_len;
         if progress == Progress::Over {
             self.forget(number);
+            self.doubt_reset();
+        }
+    }
+
+    /// Keeps the last event back if it is a reset that may be the connection's failure. Those of a
+    /// failure are as many as there are streams at most.
+    fn doubt_reset(&mut self) {
+        let Some(Event::Reset { code, .. }) = self.events.back() else { return };
+        let may_be_failure = error::ends_connections(*code) && self.wire.borrow().is_blocked();
+        if may_be_failure && self.doubtful.len() < self.settings.stream_count_max as usize {
+            self.doubtful.extend(self.events.pop_back());
         }
     }
 
@@ -323,6 +354,7 @@ impl Connection {
         self.state = State::Closed;
         self.streams.clear();
         self.waiting.clear();
+        self.doubtful.clear();
         self.unreleased_len = 0;
         self.events.push_back(Event::Closed(closure));
     }
@@ -331,8 +363,10 @@ impl Connection {
         let number = respond.stream_id().as_u32();
         let waker = self.wakers.of_stream(number);
         if let Poll::Ready(reset) = respond.poll_reset(&mut Context::from_waker(&waker.waker)) {
-            let reason = reset.unwrap_or(h2::Reason::CANCEL);
-            self.events.push_back(Event::Reset { stream: number, code: reason.into() });
+            // An error is the connection's, which its own event reports.
+            let reset = reset.ok().map(u32::from);
+            self.events.extend(reset.map(|code| Event::Reset { stream: number, code }));
+            self.doubt_reset();
             return;
         }
         let (parts, body) = request.into_parts();

@@ -105,6 +105,12 @@ impl Closure {
     }
 }
 
+/// Returns whether `h2` may end a connection with this code. Clients cancel requests with others.
+pub(super) fn ends_connections(code: u32) -> bool {
+    let (cancelled, unneeded) = (Code::Cancel.value(), Code::NoError.value());
+    code != cancelled && code != unneeded && code != Code::RefusedStream.value()
+}
+
 /// Returns the rule whose breach `h2` reports by `code`.
 fn rule_of(code: Code, output_tail: &[u8]) -> &'static str {
     match code {

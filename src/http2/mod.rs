@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod ends;
 mod error;
 mod head;
 mod payload;

@@ -46,6 +46,9 @@ enum Receiving {
 enum Sending {
     Head(SendResponse<Payload>),
     Body(SendStream<Payload>),
+    /// The response is complete, and its last frame has not been output: the client may still reset
+    /// it.
+    Leaving(SendStream<Payload>),
     Over,
 }
 
@@ -103,8 +106,9 @@ impl Stream {
         if self.read(&mut cx, events, settings) == Progress::Over {
             return Progress::Over;
         }
-        if let Some(code) = self.reset_code(&mut cx) {
-            events.push_back(Event::Reset { stream: self.number, code });
+        if let Poll::Ready(reset) = self.poll_reset(&mut cx) {
+            let stream = self.number;
+            events.extend(reset.map(|code| Event::Reset { stream, code }));
             return Progress::Over;
         }
         if self.wait == Wait::Window
@@ -117,18 +121,15 @@ impl Stream {
         self.progress()
     }
 
-    /// Returns the code of the stream's reset, if the response cannot go on.
-    fn reset_code(&mut self, cx: &mut Context<'_>) -> Option<u32> {
+    /// Returns the code of the stream's reset, once the response cannot go on, or `None` within if
+    /// the connection has failed, which its own event reports.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Option<u32>> {
         let polled = match &mut self.sending {
             Sending::Head(respond) => respond.poll_reset(cx),
-            Sending::Body(send) => send.poll_reset(cx),
-            Sending::Over => return None,
+            Sending::Body(send) | Sending::Leaving(send) => send.poll_reset(cx),
+            Sending::Over => return Poll::Pending,
         };
-        match polled {
-            Poll::Pending => None,
-            Poll::Ready(Ok(reason)) => Some(reason.into()),
-            Poll::Ready(Err(error)) => Some(error.reason().unwrap_or(Reason::CANCEL).into()),
-        }
+        polled.map(|outcome| outcome.ok().map(u32::from))
     }
 
     fn progress(&self) -> Progress {
@@ -180,11 +181,15 @@ impl Stream {
         }
     }
 
-    /// Handles an error of the request's side: a reset, or a message that `h2` found malformed.
+    /// Handles an error of the request's side: a reset, a message that `h2` found malformed, or the
+    /// failure of the connection, which its own event reports.
     fn fail(&mut self, error: &h2::Error, events: &mut VecDeque<Event>) -> Progress {
+        if !error.is_reset() {
+            return Progress::Over;
+        }
         let stream = self.number;
         let reason = error.reason().unwrap_or(Reason::CANCEL);
-        events.push_back(if error.is_reset() && error.is_library() {
+        events.push_back(if error.is_library() {
             let rule = error::stream_rule(reason);
             Event::Malformed { stream, rule, understood: Understood::default() }
         } else {
@@ -246,7 +251,8 @@ impl Stream {
         }
         let send =
             respond.send_response(response, ended).expect("the first head of an open stream");
-        self.sending = if ended { Sending::Over } else { Sending::Body(send) };
+        self.sending = if ended { Sending::Leaving(send) } else { Sending::Body(send) };
+        self.watch_reset();
         self.progress()
     }
 
@@ -263,7 +269,7 @@ impl Stream {
                 // Its event reports it.
                 return 0;
             }
-            Sending::Over => panic!("a body ends once"),
+            Sending::Leaving(_) | Sending::Over => panic!("a body ends once"),
         };
         let mut written_len = 0;
         while let Some(first) = pieces.front_mut() {
@@ -326,13 +332,31 @@ impl Stream {
                 Ok(())
             }
         };
+        self.sending = Sending::Leaving(send);
+        self.watch_reset();
+        self.progress()
+    }
+
+    /// Has the stream's waker called when the client resets a response that is leaving.
+    fn watch_reset(&mut self) {
+        let waker = self.waker.waker.clone();
+        if let Sending::Leaving(send) = &mut self.sending {
+            // A reset that has come already was noted by its own waker.
+            let _ = send.poll_reset(&mut Context::from_waker(&waker));
+        }
+    }
+
+    /// Notes that the last frame of the response has been output.
+    pub(super) fn note_output(&mut self) -> Progress {
+        self.sending = Sending::Over;
         self.progress()
     }
 
     /// Resets the stream, with all of its response that was not written. Once the response has
     /// ended, NO_ERROR leaves that as it is: the reset follows it (RFC 9113 8.1).
     pub(super) fn reset(&mut self, code: Code) {
-        let follows_response = code == Code::NoError && matches!(self.sending, Sending::Over);
+        let is_responded = matches!(self.sending, Sending::Leaving(_) | Sending::Over);
+        let follows_response = code == Code::NoError && is_responded;
         if !follows_response {
             self.send_reset(code);
         }
@@ -341,7 +365,7 @@ impl Stream {
     fn send_reset(&mut self, code: Code) {
         match &mut self.sending {
             Sending::Head(respond) => respond.send_reset(code.reason()),
-            Sending::Body(send) => send.send_reset(code.reason()),
+            Sending::Body(send) | Sending::Leaving(send) => send.send_reset(code.reason()),
             // Dropping the last part of a stream resets it, with NO_ERROR if the response is over.
             Sending::Over => {}
         }

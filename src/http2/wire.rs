@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ends::StreamEnds;
 use super::error::FLOOD_NAME_LEN_MAX;
 
 /// The state that a connection shares with the parts of it that `h2` owns: its transport, and the
@@ -39,6 +40,9 @@ pub(super) struct Wire {
     queued_len: usize,
     /// The last bytes that were written.
     tail: [u8; FLOOD_NAME_LEN_MAX],
+    ends: StreamEnds,
+    /// Bytes that were taken so far.
+    taken_len: u64,
 }
 
 impl Wire {
@@ -87,6 +91,7 @@ impl Wire {
         self.flush_copied();
         let len = self.output_len.min(len_max);
         self.output_len -= len;
+        self.taken_len += len as u64;
         if self.output_len == 0 {
             out.append(&mut self.output);
             return len;
@@ -103,6 +108,11 @@ impl Wire {
             }
         }
         len
+    }
+
+    /// Takes the streams that have ended in the bytes that were taken.
+    pub(super) fn take_ended(&mut self) -> Vec<u32> {
+        self.ends.take_until(self.taken_len)
     }
 
     /// Returns the last bytes that were written.
@@ -148,6 +158,7 @@ impl Wire {
         if bytes.is_empty() {
             return;
         }
+        self.ends.read(bytes);
         if is_within(bytes, &self.payload) {
             self.flush_copied();
             self.output_len += bytes.len();

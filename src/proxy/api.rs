@@ -159,7 +159,8 @@ pub enum DownstreamCommand {
     Reset(Outcome),
     /// Stop reading the request's body. The response continues or is complete.
     StopRequest,
-    /// Resume reading the request: `body_room` was 0 and no longer is.
+    /// Resume reading the request: `body_room` was 0 and no longer is. A request that has ended may
+    /// still hold flow control credit for its body.
     BodyRoom,
 }
 

@@ -20,8 +20,6 @@ use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 pub(super) struct Http2 {
     connection: http2::Connection,
     streams: BTreeMap<u32, Stream>,
-    /// Responses that were written to their end, and perhaps not output.
-    unfinished: Vec<u64>,
     /// Requests that the client may cancel or break.
     resets: ResetBudget,
     /// When it had a request last.
@@ -58,7 +56,6 @@ impl Http2 {
         Self {
             connection,
             streams: BTreeMap::new(),
-            unfinished: Vec::new(),
             resets: ResetBudget::default(),
             since: cx.now,
             is_over: false,
@@ -111,7 +108,6 @@ impl Http2 {
         client: &mut Client,
         cx: &mut Context<'_>,
     ) -> Result<(), Ending> {
-        self.release(cx);
         while !self.is_over
             && let Some(event) = self.connection.poll()
         {
@@ -152,10 +148,13 @@ impl Http2 {
                 }
                 self.charge_reset(Cost::Whole, client, cx);
             }
-            Event::Body { stream, piece } => {
-                if let Some(stream) = self.streams.get_mut(&stream) {
+            Event::Body { stream: number, piece } => {
+                if let Some(stream) = self.streams.get_mut(&number) {
                     stream.unreleased_len += piece.len();
                     stream.request.handle_body([piece], client, cx);
+                    if stream.request.body_room(cx.proxy) > 0 {
+                        self.release(number);
+                    }
                 }
             }
             Event::Trailers { stream, fields } => {
@@ -170,11 +169,15 @@ impl Http2 {
                 }
                 self.forget_if_over(stream);
             }
-            Event::Reset { stream, .. } => {
+            Event::Reset { stream: number, .. } => {
                 let mut cost = Cost::Whole;
-                if let Some(stream) = self.streams.remove(&stream) {
+                if let Some(stream) = self.streams.remove(&number) {
                     cost = stream.cost_of_cancel();
                     stream.end(Outcome::ClientCancelled.into(), client, cx);
+                }
+                // The response may have been written, and not output.
+                if client.deliveries.stopped(number.into(), cx) {
+                    cost = Cost::Quarter;
                 }
                 self.charge_reset(cost, client, cx);
             }
@@ -204,12 +207,12 @@ impl Http2 {
         }
     }
 
-    /// Gives credit for bytes that the proxy has passed on.
-    fn release(&mut self, cx: &Context<'_>) {
-        for (number, stream) in &mut self.streams {
-            if stream.unreleased_len > 0 && stream.request.body_room(cx.proxy) > 0 {
-                let len = std::mem::take(&mut stream.unreleased_len);
-                self.connection.release(*number, len);
+    /// Gives credit for the bytes of a request's body that it has none for: the proxy has room.
+    fn release(&mut self, number: u32) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            let len = std::mem::take(&mut stream.unreleased_len);
+            if len > 0 {
+                self.connection.release(number, len);
             }
         }
     }
@@ -257,10 +260,11 @@ impl Http2 {
             }
             DownstreamCommand::StopRequest => {
                 stream.has_ended = true;
+                self.release(number);
                 self.connection.stop_request(number);
                 self.forget_if_over(number);
             }
-            DownstreamCommand::BodyRoom => {}
+            DownstreamCommand::BodyRoom => self.release(number),
         }
     }
 
@@ -291,7 +295,6 @@ impl Http2 {
             if stream.response.source == Some(ResponseSource::Upstream) {
                 self.resets.give_back(cx.shared.settings.reset_count_max);
             }
-            self.unfinished.push(number.into());
         }
         self.forget_if_over(number);
     }
@@ -314,13 +317,9 @@ impl Http2 {
         self.connection.has_output()
     }
 
-    /// Takes the numbers of the requests whose responses the last output has completed: those that
-    /// were written, once nothing is left to output.
+    /// Takes the numbers of the requests whose responses the last output has completed.
     pub(super) fn take_finished(&mut self) -> Vec<u64> {
-        match self.connection.has_output() {
-            true => Vec::new(),
-            false => std::mem::take(&mut self.unfinished),
-        }
+        self.connection.take_ended().into_iter().map(u64::from).collect()
     }
 
     pub(super) fn stream_count(&self) -> usize {

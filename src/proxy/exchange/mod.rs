@@ -447,6 +447,9 @@ impl Exchange {
             cx.command(self.downstream, DownstreamCommand::StopRequest);
         }
         self.body.stop();
+        if self.body.is_ended() && self.body.has_room_again() {
+            cx.command(self.downstream, DownstreamCommand::BodyRoom);
+        }
         self.body_timer.disarm();
     }
 

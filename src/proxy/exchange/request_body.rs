@@ -38,6 +38,8 @@ enum Intake {
     Full,
     /// The client has sent all of it.
     Ended,
+    /// It has, and there was no room left. No room has been announced since.
+    EndedFull,
 }
 
 /// The state of the upstream's side of the body.
@@ -92,14 +94,17 @@ impl RequestBody {
         }
         self.pending_len += piece.len();
         self.pending.push_back(piece);
-        if self.intake != Intake::Ended {
+        if !self.is_ended() {
             self.intake = if self.room() == 0 { Intake::Full } else { Intake::Open };
         }
     }
 
     /// Notes that the client has sent the whole body.
     pub(super) fn end(&mut self) {
-        self.intake = Intake::Ended;
+        self.intake = match self.intake {
+            Intake::Open | Intake::Ended => Intake::Ended,
+            Intake::Full | Intake::EndedFull => Intake::EndedFull,
+        };
     }
 
     /// Sets the trailer fields, which are not empty.
@@ -109,7 +114,7 @@ impl RequestBody {
 
     /// Returns whether the client has sent the whole body.
     pub(super) fn is_ended(&self) -> bool {
-        self.intake == Intake::Ended
+        matches!(self.intake, Intake::Ended | Intake::EndedFull)
     }
 
     /// Returns whether the whole body was passed to writes.
@@ -132,13 +137,20 @@ impl RequestBody {
         if self.sending == Sending::Open { RequestState::Unfinished } else { RequestState::Out }
     }
 
-    /// Returns true once when there is room again after there was none.
+    /// Returns true once when there is room again after there was none, unless the rest of the body
+    /// is not wanted.
     pub(super) fn has_room_again(&mut self) -> bool {
-        let again = self.intake == Intake::Full && !self.is_stopped() && self.room() > 0;
-        if again {
-            self.intake = Intake::Open;
+        let next = match self.intake {
+            Intake::Full => Intake::Open,
+            Intake::EndedFull => Intake::Ended,
+            Intake::Open | Intake::Ended => return false,
+        };
+        let is_wanted = !self.is_stopped() || self.is_ended();
+        let has_room = is_wanted && self.room() > 0;
+        if has_room {
+            self.intake = next;
         }
-        again
+        has_room
     }
 
     /// Drops the body, and the rest of it as it arrives.

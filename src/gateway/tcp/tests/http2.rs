@@ -102,6 +102,12 @@ fn an_upstream_that_does_not_read_closes_the_window() {
     client.leave(rig);
 }
 
+/// Returns a response of the upstream with a body of `len` bytes.
+fn long_response(len: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n");
+    [head.as_bytes(), &vec![b'x'; len]].concat()
+}
+
 /// Returns the sum of the WINDOW_UPDATEs of a stream.
 fn update_len(frames: &[Frame], stream: u32) -> usize {
     let updates = frames.iter().filter(|frame| frame.kind == 8 && frame.stream == stream);
@@ -128,18 +134,30 @@ fn requests_that_are_cancelled_without_end_close_the_connection() {
     client.leave(rig);
 }
 
+/// The requests end by the connection's error, whether they are complete or not, and whether there
+/// is room for the GOAWAY or not.
 #[test]
 fn a_connection_that_breaks_a_rule_is_closed_with_an_incident() {
-    let mut rig = Rig::new();
-    let mut client = Client::connect(&mut rig);
-    client.send(&mut rig, &request(1, "GET", END_STREAM));
-    // RFC 9113 6.1: DATA belongs to a stream.
-    client.send(&mut rig, &frame(DATA, 0, 0, b"x"));
-    assert_ne!(goaway_code(&client.frames(&mut rig)), 0);
-    assert!(matches!(rig.incidents[..], [Incident::Closed { .. }]), "{:?}", rig.incidents);
-    assert_eq!(rig.records.len(), 1);
-    assert_eq!(rig.records[0].delivered, None);
-    client.leave(rig);
+    for reading in [Reading::Eager, Reading::Never] {
+        let mut rig = Rig::new();
+        let mut client = Client::connect(&mut rig);
+        client.send(&mut rig, &[request(1, "GET", END_STREAM), request(3, "POST", 0)].concat());
+        let socket = client.tls.socket();
+        if reading == Reading::Never {
+            rig.sockets[socket].reading = reading;
+            client.send(&mut rig, &frame(PING, 0, 0, &[0; 8]));
+        }
+        // RFC 9113 6.1: DATA belongs to a stream.
+        client.send(&mut rig, &frame(DATA, 0, 0, b"x"));
+        if reading == Reading::Never {
+            rig.take_all(socket);
+        }
+        assert_ne!(goaway_code(&client.frames(&mut rig)), 0);
+        assert!(matches!(rig.incidents[..], [Incident::Closed { .. }]), "{:?}", rig.incidents);
+        assert_eq!(rig.outcomes(), [(Outcome::ConnectionError, false); 2], "{reading:?}");
+        assert!(rig.records.iter().all(|record| record.rule.is_some()));
+        client.leave(rig);
+    }
 }
 
 #[test]
@@ -153,6 +171,86 @@ fn a_request_is_refused_while_memory_is_short() {
     assert_eq!(reset.payload, 7_u32.to_be_bytes(), "REFUSED_STREAM: it may be sent again");
     rig.gateway.shared.pressure = Pressure::None;
     assert!(rig.wires.is_empty());
+    client.leave(rig);
+}
+
+/// The records of responses that have left do not wait for those that have not.
+#[test]
+fn a_response_is_delivered_though_others_still_leave() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    rig.sockets[client.tls.socket()].reading = Reading::Never;
+    client.send(&mut rig, &[request(1, "GET", END_STREAM), request(3, "GET", END_STREAM)].concat());
+    let wire = rig.wires.len() - 1;
+    rig.respond(OK);
+    // The other response is longer than a write.
+    rig.respond_on(wire - 1, &long_response(200_000));
+    assert_eq!(rig.outcomes(), []);
+    rig.take_write(client.tls.socket());
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)], "the short one has left");
+    assert!(rig.sockets[client.tls.socket()].writing.is_some(), "the long one has not");
+    rig.take_all(client.tls.socket());
+    client.frames(&mut rig);
+    client.leave(rig);
+}
+
+/// Nobody waits for the end of a response that the client has reset behind its last byte.
+#[test]
+fn a_response_that_is_reset_before_it_leaves_is_cancelled() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    let socket = client.tls.socket();
+    rig.sockets[socket].reading = Reading::Never;
+    // A response that fills the write in flight and the buffer behind it.
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    rig.respond(&long_response(200_000));
+    client.send(&mut rig, &request(3, "GET", END_STREAM));
+    rig.respond(OK);
+    client.send(&mut rig, &cancel(3));
+    assert_eq!(rig.outcomes(), [(Outcome::ClientCancelled, false)]);
+    rig.take_all(socket);
+    assert!(client.frames(&mut rig).iter().all(|frame| frame.stream != 3));
+    assert_eq!(rig.outcomes()[1..], []);
+    client.send(&mut rig, &cancel(1));
+    client.leave(rig);
+}
+
+#[test]
+fn payload_is_counted() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    client.send(&mut rig, &[request(1, "POST", 0), frame(DATA, END_STREAM, 1, b"12345")].concat());
+    rig.respond(OK);
+    let ledger = rig.gateway.ledger();
+    assert_eq!((ledger.request.payload_bytes, ledger.response.payload_bytes), (5, 2));
+    client.frames(&mut rig);
+    client.leave(rig);
+}
+
+/// All of a body's credit comes back, also of one that was complete while its upstream did not
+/// read: the connection's window is for all of its requests.
+#[test]
+fn credit_for_a_whole_body_comes_back() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    rig.upstream = Reading::Never;
+    client.send(&mut rig, &request(1, "POST", 0));
+    let piece = [b'x'; 16_384];
+    let (mut sent_len, mut released_len) = (0, 0);
+    while sent_len < REQUEST_PENDING_LEN_MAX {
+        client.send(&mut rig, &frame(DATA, 0, 1, &piece));
+        sent_len += piece.len();
+        released_len += update_len(&client.frames(&mut rig), 0);
+    }
+    client.send(&mut rig, &frame(DATA, END_STREAM, 1, b""));
+    rig.upstream_takes_on();
+    rig.settle();
+    released_len += update_len(&client.frames(&mut rig), 0);
+    // h2 tells the client when half of the window is used.
+    let window = crate::limits::HTTP2_CONNECTION_WINDOW as usize;
+    assert!(sent_len - released_len <= window / 2, "{released_len} of {sent_len}");
+    rig.respond(OK);
+    client.frames(&mut rig);
     client.leave(rig);
 }
 

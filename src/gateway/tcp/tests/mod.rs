@@ -185,7 +185,12 @@ impl Rig {
 
     /// Sends bytes of the upstream on its newest connection.
     fn respond(&mut self, bytes: &[u8]) {
-        let wire = self.wires.last_mut().expect("the gateway has connected");
+        self.respond_on(self.wires.len() - 1, bytes);
+    }
+
+    /// Sends bytes of the upstream on one of its connections.
+    fn respond_on(&mut self, wire: usize, bytes: &[u8]) {
+        let wire = self.wires.get_mut(wire).expect("the gateway has connected");
         assert!(std::mem::take(&mut wire.is_receiving), "the gateway receives no response");
         let (key, event) = (wire.key, UpstreamEvent::Received(BytesMut::from(bytes)));
         self.gateway.handle_upstream(self.now, key, event);

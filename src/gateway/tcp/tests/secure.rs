@@ -13,6 +13,8 @@ use crate::tls::ALPN_HTTP1;
 pub(super) struct TlsClient {
     socket: usize,
     tls: rustls::ClientConnection,
+    /// Plaintext that has come since it was last taken.
+    plaintext: Vec<u8>,
 }
 
 impl TlsClient {
@@ -31,7 +33,7 @@ impl TlsClient {
         let config = ClientTls { alpn: vec![alpn.to_vec()], ..trusting }.tls13();
         let name = ServerName::try_from("localhost").expect("a name");
         let tls = rustls::ClientConnection::new(Arc::new(config), name).expect("good settings");
-        Self { socket: rig.connect(SECURE), tls }
+        Self { socket: rig.connect(SECURE), tls, plaintext: Vec::new() }
     }
 
     pub(super) fn socket(&self) -> usize {
@@ -46,6 +48,8 @@ impl TlsClient {
             while !left.is_empty() {
                 self.tls.read_tls(&mut left).expect("bytes in memory");
                 self.tls.process_new_packets().expect("the gateway speaks TLS");
+                // WouldBlock: nothing more has come. Otherwise the gateway has ended its side.
+                let _end = self.tls.reader().read_to_end(&mut self.plaintext);
             }
             let mut out = Vec::new();
             while self.tls.wants_write() {
@@ -66,10 +70,7 @@ impl TlsClient {
     /// Takes the plaintext that has come.
     pub(super) fn received(&mut self, rig: &mut Rig) -> Vec<u8> {
         self.flush(rig);
-        let mut plaintext = Vec::new();
-        // WouldBlock: nothing more has come. Otherwise the gateway has ended its side.
-        let _end = self.tls.reader().read_to_end(&mut plaintext);
-        plaintext
+        std::mem::take(&mut self.plaintext)
     }
 }
 
