@@ -160,6 +160,12 @@ impl TlsStream {
         }
     }
 
+    /// Returns whether no byte of the peer's handshake has come.
+    pub(crate) fn is_untouched(&self) -> bool {
+        matches!(&self.phase, Phase::Handshake(hello) if hello.is_untouched())
+            && self.records.is_empty()
+    }
+
     /// Returns the next event, or `None` if more input is needed. A fault is returned again by each
     /// later call.
     pub(crate) fn poll(&mut self) -> Result<Option<TlsEvent>, TlsFault> {

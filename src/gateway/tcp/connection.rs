@@ -191,6 +191,9 @@ impl Connection {
         {
             fields.push((ALT_SVC, offer.clone()));
         }
+        if let DownstreamCommand::Body(piece) = &command {
+            cx.shared.ledger.response_moved(piece.len());
+        }
         if let Err(ending) = self.session.handle(stream, command, &mut self.client, cx) {
             self.break_off(ending, cx);
         }
@@ -274,6 +277,21 @@ impl Connection {
         self.closed_for.get_or_insert(ending);
         // The alert is in the output.
         self.end_our_side(cx);
+    }
+
+    /// Notes the end of a handshake that is broken off. A client that leaves before its first byte
+    /// has begun none: many check so that a port is open.
+    fn note_broken_handshake(&self, outcome: Outcome, cx: &mut Context<'_>) {
+        if !matches!(self.session, Session::Handshake) || self.has_failed {
+            return;
+        }
+        let reason = match outcome {
+            Outcome::IdleTimeout => HandshakeFailure::TimedOut,
+            Outcome::ClientClosed | Outcome::ClientReset if self.stream.is_untouched() => return,
+            Outcome::ClientClosed | Outcome::ClientReset => HandshakeFailure::Client,
+            _ => HandshakeFailure::Other,
+        };
+        self.note_failed_handshake(reason, cx);
     }
 
     /// Counts a handshake that has failed, and reports it.
@@ -373,6 +391,7 @@ impl Connection {
     /// Ends the connection at once, so that nothing looks complete that is not.
     fn break_off(&mut self, ending: Ending, cx: &mut Context<'_>) {
         if !matches!(self.phase, Phase::Over(_)) {
+            self.note_broken_handshake(ending.outcome, cx);
             let is_cut = self.writing.is_some() || self.session.has_request();
             self.phase = Phase::Over(if is_cut { Parting::Reset } else { Parting::Close });
             self.closed_for.get_or_insert(ending);
@@ -418,10 +437,7 @@ impl Connection {
         let expired = self.patience(cx).filter(|(due, _)| *due <= cx.now);
         let Some((_, patience)) = expired else { return };
         match patience {
-            Patience::Handshake => {
-                self.note_failed_handshake(HandshakeFailure::TimedOut, cx);
-                self.break_off(Outcome::IdleTimeout.into(), cx);
-            }
+            Patience::Handshake => self.break_off(Outcome::IdleTimeout.into(), cx),
             Patience::Write => self.break_off(Outcome::ResponseStalled.into(), cx),
             Patience::Head => {
                 if let Err(ending) = self.session.handle_head_timeout(&mut self.client, cx) {

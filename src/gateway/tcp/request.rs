@@ -78,6 +78,8 @@ impl Request {
     ) {
         self.begin(false, client, cx);
         if let Phase::Begun(exchange) = self.phase {
+            let ledger = &mut cx.shared.ledger;
+            let pieces = pieces.into_iter().inspect(|piece| ledger.request_moved(piece.len()));
             cx.proxy.handle_body(cx.now, exchange, pieces);
         }
     }

@@ -37,6 +37,14 @@ impl ByteStream {
         }
     }
 
+    /// Returns whether no byte of a TLS handshake has come.
+    pub(crate) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(tls) => tls.is_untouched(),
+        }
+    }
+
     /// Returns the next event, or `None` if more input is needed.
     pub(crate) fn poll(&mut self) -> Result<Option<TlsEvent>, TlsFault> {
         match self {

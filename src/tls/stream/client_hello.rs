@@ -39,6 +39,10 @@ impl ClientHello {
         }
     }
 
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self, Self::Incomplete(message) if message.is_empty())
+    }
+
     pub(super) fn held_len(&self) -> usize {
         match self {
             Self::Incomplete(message) => message.capacity(),

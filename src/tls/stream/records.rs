@@ -120,6 +120,10 @@ impl Records {
         *self = Self { copied_len: self.copied_len, ..Self::default() };
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.received.is_empty() && self.joined.is_empty()
+    }
+
     pub(super) fn held_len(&self) -> usize {
         self.received.iter().map(BytesMut::len).sum::<usize>() + self.joined.capacity()
     }

@@ -133,7 +133,40 @@ fn a_client_that_leaves_before_its_handshake_is_closed_at_once() {
         assert!(!rig.sockets[client].is_receiving, "a receive after the end returns at once");
         rig.assert_nothing_left();
         assert_eq!(rig.outcomes(), []);
+        assert!(rig.incidents.is_empty(), "a look at the port is no handshake");
     }
+}
+
+#[test]
+fn a_client_that_leaves_within_its_handshake_is_an_incident() {
+    for event in [TcpEvent::End, TcpEvent::Failed(TransportFault::Reset)] {
+        for first_len in [1, usize::MAX] {
+            let mut rig = Rig::new();
+            let mut client = TlsClient::unready(&mut rig, ALPN_HTTP1);
+            let mut hello = Vec::new();
+            client.tls.write_tls(&mut hello).unwrap();
+            rig.send(client.socket, &hello[..hello.len().min(first_len)]);
+            let event = match event {
+                TcpEvent::End => TcpEvent::End,
+                _ => TcpEvent::Failed(TransportFault::Reset),
+            };
+            rig.report(client.socket, event);
+            let failures = &rig.gateway.counters().tcp.handshake_failures;
+            assert_eq!((failures.client, rig.incidents.len()), (1, 1), "after {first_len} bytes");
+            rig.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_handshake_that_the_gateway_breaks_off_is_counted_once() {
+    let mut rig = Rig::new();
+    rig.connect(SECURE);
+    rig.gateway.close(rig.now);
+    rig.settle();
+    let failures = &rig.gateway.counters().tcp.handshake_failures;
+    assert_eq!((failures.other, rig.incidents.len()), (1, 1));
+    rig.assert_nothing_left();
 }
 
 #[test]
