@@ -13,7 +13,6 @@ use super::drain::Drain;
 use super::keep_alive::KeepAlive;
 use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
-use crate::base::pressure::Pressure;
 use crate::config::Listener;
 use crate::http3::{Code, ConnectionError};
 use crate::message::{AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender};
@@ -256,11 +255,8 @@ impl Connection {
         if self.drain.refuses(id.into()) {
             return self.shed_request(id, StreamShed::Draining, cx);
         }
-        if cx.shared.pressure != Pressure::None {
-            return self.shed_request(id, StreamShed::Memory, cx);
-        }
-        if cx.shared.admission.is_shedding() {
-            return self.shed_request(id, StreamShed::Load, cx);
+        if let Some(reason) = cx.shed_reason() {
+            return self.shed_request(id, reason, cx);
         }
         self.streams.insert(id, Box::new(Stream::new(id)));
         cx.shared.counters.http3.streams_opened += 1;

@@ -20,7 +20,7 @@ use crate::http2;
 use crate::http3::{Code, ConnectionError, LocalSettings};
 use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
 use crate::message::{AccessRecord, FieldLimits, Incident};
-use crate::metrics::Ledger;
+use crate::metrics::{Ledger, StreamShed};
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
 use crate::tls::{ALPN_H2, ALPN_HTTP1, ServerTls, TcpServerTls, TlsVersion};
@@ -174,6 +174,14 @@ impl Context<'_> {
     /// Writes a record to the access log.
     pub(super) fn log(&mut self, record: Box<AccessRecord>) {
         self.shared.log(record);
+    }
+
+    /// Returns why a new request is not processed, if the worker is short of memory or time.
+    pub(super) fn shed_reason(&self) -> Option<StreamShed> {
+        if self.shared.pressure != Pressure::None {
+            return Some(StreamShed::Memory);
+        }
+        self.shared.admission.is_shedding().then_some(StreamShed::Load)
     }
 
     /// Sends STOP_SENDING on a stream. Does nothing if the stream is gone.

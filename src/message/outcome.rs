@@ -96,6 +96,9 @@ outcomes! {
     Misdirected: "misdirected", error "http_request_error";
     /// The client's address has as many requests in flight as it may.
     TooManyRequests: "too_many_requests", error "http_request_denied";
+    /// The worker had no time or no memory left for the request. Over HTTP/2 and HTTP/3 such
+    /// requests have no record: their streams are rejected.
+    Overloaded: "overloaded", error "proxy_internal_error";
     /// No route matches. RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for
     /// example, it may not be configured". The status is still 404, which clients know.
     NoRoute: "no_route", error "destination_not_found";

@@ -120,7 +120,7 @@ pub(super) const COUNTERS: &[Family] = &[
 
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),
-    family!("http3_streams_shed", "Request streams rejected before they were processed, by reason",
+    family!("http3_streams_shed", "Requests rejected before they were processed, by reason",
         {reason = "draining"} counters.http3.streams_shed.draining,
         {reason = "memory"} counters.http3.streams_shed.memory,
         {reason = "load"} counters.http3.streams_shed.load),

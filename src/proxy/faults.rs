@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Misdirected,
     /// The client's address has as many requests in flight as it may.
     TooManyRequests(Bound),
+    /// The worker has no time or no memory left for the request.
+    Overloaded,
     /// The request was refused before its head was accepted (400, 408, 431).
     Refused(StatusCode, Ending),
     /// No endpoint could be connected to, or none in time.
@@ -87,9 +89,10 @@ impl Fault {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused(status, _) => status,
-            Self::QueueFull | Self::QueueTimeout | Self::Connect(TransportFault::Exhausted(_)) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Overloaded
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::Connect(TransportFault::Exhausted(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Connect(TransportFault::TimedOut)
             | Self::ResponseTimeout
             | Self::WriteTimeout
@@ -114,6 +117,7 @@ impl Fault {
             Self::NotImplemented(_) => Outcome::NotImplemented,
             Self::Misdirected => Outcome::Misdirected,
             Self::TooManyRequests(_) => Outcome::TooManyRequests,
+            Self::Overloaded => Outcome::Overloaded,
             Self::Refused(_, ending) => ending.outcome,
             Self::Connect(TransportFault::Refused) => Outcome::ConnectRefused,
             Self::Connect(TransportFault::Unreachable) => Outcome::ConnectUnreachable,
@@ -176,6 +180,7 @@ impl Fault {
                 "the request body paused too long or came too slowly; send it again"
             }
             Self::NotImplemented(reason) => reason,
+            Self::Overloaded => "the gateway has more to do than it can; try again later",
             Self::Misdirected => {
                 "the certificate of this connection is not for this host; ask on another connection"
             }

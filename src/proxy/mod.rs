@@ -56,7 +56,7 @@ use crate::base::timers::Timers;
 use crate::config::{AccessFormat, Config, Listener};
 use crate::http1::{ConnectionOptions, Framing};
 use crate::message::{
-    AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme, Sender,
+    AccessRecord, Bound, Ending, Fields, Handover, Provenance, Refusal, Scheme, Sender, Understood,
 };
 use crate::metrics::EndpointReport;
 use crate::planted::{Bug, is_planted};
@@ -228,6 +228,31 @@ impl Proxy {
     ) -> ExchangeKey {
         let fault = Fault::Refused(refusal.status, refusal.ending());
         let record = AccessRecord { request: refusal.understood, ..AccessRecord::new(now, sender) };
+        self.respond_at_once(now, downstream, record, fault, ended)
+    }
+
+    /// Responds with 503 to a request that the owner of the proxy has no time or no memory for, and
+    /// logs it as any other; `ended` when the client sends nothing more.
+    pub(crate) fn shed(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        sender: Sender,
+        understood: Understood,
+        ended: bool,
+    ) -> ExchangeKey {
+        let record = AccessRecord { request: understood, ..AccessRecord::new(now, sender) };
+        self.respond_at_once(now, downstream, record, Fault::Overloaded, ended)
+    }
+
+    fn respond_at_once(
+        &mut self,
+        now: Instant,
+        downstream: Downstream,
+        record: AccessRecord,
+        fault: Fault,
+        ended: bool,
+    ) -> ExchangeKey {
         let mut exchange = Exchange::new(downstream, &self.config.limits, record);
         exchange.body = RequestBody::new(ended);
         let key = self.insert(exchange, None);

@@ -23,6 +23,7 @@ use crate::gateway::context::Context;
 use crate::http1::{Persistence, RequestDecoder, ResponseEncoder, Version};
 use crate::limits::UPSTREAM_WRITE_PIECES_MAX;
 use crate::message::{Ending, Head, Outcome, Protocol, Refusal, RequestEvent, Scheme};
+use crate::metrics::StreamShed;
 use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 
 /// The HTTP/1.1 side of a connection.
@@ -181,7 +182,13 @@ impl Http1 {
                 break Ok(());
             }
             match self.decoder.poll(&cx.shared.settings.http3) {
-                Ok(Some(RequestEvent::Head(head))) => self.take_head(head, client),
+                Ok(Some(RequestEvent::Head(head))) => {
+                    self.take_head(head, client);
+                    if let Some(reason) = cx.shed_reason() {
+                        self.shed(reason, client, cx);
+                        break Ok(());
+                    }
+                }
                 Ok(Some(RequestEvent::Body(piece))) => {
                     room = room.saturating_sub(piece.len());
                     body.push(piece);
@@ -197,6 +204,9 @@ impl Http1 {
         cx.shared.body = body;
         if let Err(refusal) = outcome {
             return self.refuse(*refusal, client, cx);
+        }
+        if self.is_passed || self.is_stopped {
+            return Ok(());
         }
         if self.decoder.is_done() {
             if self.decoder.asks_for_websocket() && !self.request.has_begun() {
@@ -232,6 +242,17 @@ impl Http1 {
         };
         self.response.encoder = Some(ResponseEncoder::new(version, &head.method));
         self.request.set_head(head);
+    }
+
+    /// Responds with 503 to a request that there is no time or no memory for. A connection persists
+    /// unless memory is short or a body follows: another handshake would be more to do.
+    fn shed(&mut self, reason: StreamShed, client: &Client, cx: &mut Context<'_>) {
+        cx.shared.counters.http3.streams_shed.count(reason, 1);
+        let ended = self.decoder.is_done();
+        self.is_passed = ended;
+        self.is_stopped = !ended;
+        self.is_last |= reason == StreamShed::Memory;
+        self.request.shed(ended, client, cx);
     }
 
     /// Responds to a request that breaks a rule, and reads nothing more.

@@ -7,13 +7,11 @@ use bytes::Bytes;
 
 use super::client::Client;
 use super::request::Request;
-use crate::base::pressure::Pressure;
 use crate::gateway::context::Context;
 use crate::gateway::reset_budget::{Cost, ResetBudget};
 use crate::http2::{self, Closure, Code, ConnectionError, Event};
 use crate::limits::STREAM_LEN;
 use crate::message::{Bound, Ending, Fields, Incident, Outcome, Understood};
-use crate::metrics::StreamShed;
 use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 
 /// The HTTP/2 side of a connection.
@@ -122,7 +120,7 @@ impl Http2 {
     fn handle_event(&mut self, event: Event, client: &mut Client, cx: &mut Context<'_>) {
         match event {
             Event::Request { stream, head, ended } => {
-                if let Some(reason) = refusal_by_load(cx) {
+                if let Some(reason) = cx.shed_reason() {
                     cx.shared.counters.http3.streams_shed.count(reason, 1);
                     return self.connection.reset(stream, Code::RefusedStream);
                 }
@@ -372,14 +370,6 @@ impl Stream {
 fn note_closed(client: &Client, cause: Ending, cx: &mut Context<'_>) {
     let incident = Incident::Closed { client: client.address, cause };
     cx.shared.incidents.push_back(Box::new(incident));
-}
-
-/// Returns the reason to refuse a request because of the gateway's load, if there is one.
-fn refusal_by_load(cx: &Context<'_>) -> Option<StreamShed> {
-    if cx.shared.pressure != Pressure::None {
-        return Some(StreamShed::Memory);
-    }
-    cx.shared.admission.is_shedding().then_some(StreamShed::Load)
 }
 
 /// Returns the end of the requests of a connection that ended like this.

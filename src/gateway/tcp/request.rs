@@ -133,6 +133,17 @@ impl Request {
         Ok(())
     }
 
+    /// Has the proxy respond with 503 to a request whose head is complete, and for which there is
+    /// no time or no memory; `ended` when the request ends with its head.
+    pub(super) fn shed(&mut self, ended: bool, client: &Client, cx: &mut Context<'_>) {
+        let Phase::Decoded(head) = std::mem::replace(&mut self.phase, Phase::Over) else {
+            unreachable!("the caller has just set the head");
+        };
+        let (downstream, sender) = (self.downstream(client), client.sender());
+        let exchange = cx.proxy.shed(cx.now, downstream, sender, head.understood(), ended);
+        self.phase = Phase::Begun(exchange);
+    }
+
     /// Reports `len` bytes of the response's body that the client's connection has taken.
     pub(super) fn handle_response_taken(&self, len: usize, cx: &mut Context<'_>) {
         if let (Phase::Begun(exchange), 1..) = (&self.phase, len) {

@@ -234,3 +234,67 @@ fn the_rest_of_a_body_that_is_not_read_is_not_kept() {
     rig.send_end(client);
     rig.assert_nothing_left();
 }
+
+#[test]
+fn a_request_is_refused_while_memory_is_short() {
+    let mut rig = Rig::new();
+    let client = rig.connect(PLAIN);
+    rig.gateway.shared.pressure = Pressure::High;
+    rig.send(client, GET);
+    let text = rig.text(client);
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("retry-after: "), "{text}");
+    assert!(text.contains("connection: close"), "the connection is memory too: {text}");
+    assert!(rig.wires.is_empty(), "no upstream sees it");
+    assert_eq!(rig.outcomes(), [(Outcome::Overloaded, true)]);
+    assert_eq!(rig.gateway.counters().http3.streams_shed.memory, 1);
+    rig.gateway.shared.pressure = Pressure::None;
+    rig.send_end(client);
+    rig.assert_nothing_left();
+}
+
+/// A connection without a body in flight is kept: to open another one would be more to do.
+#[test]
+fn requests_are_refused_under_load_and_served_after_it() {
+    let mut rig = Rig::new();
+    let client = rig.connect(PLAIN);
+    let posting = rig.connect(PLAIN);
+    let (mut now, long) = (rig.now, 2 * crate::limits::TURN_TIME_MAX);
+    while !rig.gateway.shared.admission.is_shedding() {
+        now += long;
+        rig.gateway.note_turn(now, long);
+    }
+    for _ in 0..2 {
+        rig.send(client, GET);
+        let text = rig.text(client);
+        assert!(text.starts_with("HTTP/1.1 503 ") && !text.contains("connection: close"), "{text}");
+    }
+    rig.send(posting, b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n");
+    let text = rig.text(posting);
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("connection: close"), "{text}");
+    assert_eq!(rig.gateway.counters().http3.streams_shed.load, 3);
+    assert!(rig.wires.is_empty(), "no upstream sees them");
+    let short = long / 8;
+    while rig.gateway.shared.admission.is_shedding() {
+        now += short;
+        rig.gateway.note_turn(now, short);
+    }
+    rig.send(client, GET);
+    rig.respond(OK);
+    assert!(rig.text(client).ends_with("ok"));
+    for client in [client, posting] {
+        rig.report(client, TcpEvent::Failed(TransportFault::Reset));
+    }
+    rig.assert_nothing_left();
+}
+
+#[test]
+fn payload_is_counted() {
+    let mut rig = Rig::new();
+    let client = rig.connect(PLAIN);
+    rig.send(client, b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n12345");
+    rig.respond(OK);
+    let ledger = rig.gateway.ledger();
+    assert_eq!((ledger.request.payload_bytes, ledger.response.payload_bytes), (5, 2));
+    rig.report(client, TcpEvent::Failed(TransportFault::Reset));
+    rig.assert_nothing_left();
+}
