@@ -44,6 +44,7 @@ mod http1;
 mod http2;
 mod http3;
 mod proxy;
+mod proxy_protocol;
 mod quic;
 
 // Where both sides meet, the control thread, the command line, the demonstration, and the process.

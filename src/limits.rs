@@ -314,6 +314,11 @@ const _: () = assert!(UPSTREAM_WRITE_PIECES_MAX >= 8 && UPSTREAM_WRITE_PIECES_MA
 /// kernel.
 pub(crate) const TCP_HANDSHAKES_MAX: usize = HALF_OPEN_COUNT_MAX;
 
+/// Bytes of a PROXY header of version 2, extensions included. They are held for the time of a
+/// handshake. Proxies send some tens to hundreds of bytes; with a client's certificate it is a few
+/// thousand.
+pub(crate) const PROXY_HEADER_LEN_MAX: usize = 4096;
+
 /// Bytes received over TCP that are copied, in bytes, so that a small piece does not pin a slot.
 pub(crate) const TCP_COPY_LEN_MAX: usize = 4 * 1024;
 

@@ -90,6 +90,10 @@ pub mod proxy {
     };
 }
 
+pub mod proxy_protocol {
+    pub use crate::proxy_protocol::{Announced, HeaderReader, Malformed};
+}
+
 pub mod quic {
     pub use crate::quic::{
         ConnectionKey, Datagram, Engine, EngineSettings, Event, MTU_MAX_DEFAULT, StreamId,

@@ -32,14 +32,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     // The module where both sides meet.
     ("worker", &["gateway", "ring", "pool", "host", "config", "tls", "quic", "proxy"]),
-    // The protocol side. `quic`, `http3`, `http2`, `http1` and `proxy` never name each other, with
-    // one exception: the proxy is a client of upstreams and uses their protocol's codec. The
-    // gateway hands new TLS settings on to the engine.
-    ("gateway", &["quic", "http3", "http2", "http1", "proxy", "config", "tls"]),
+    // The protocol side. `quic`, `http3`, `http2`, `http1`, `proxy_protocol` and `proxy` never name
+    // each other, with one exception: the proxy is a client of upstreams and uses their protocol's
+    // codec. The gateway hands new TLS settings on to the engine.
+    ("gateway", &["quic", "http3", "http2", "http1", "proxy_protocol", "proxy", "config", "tls"]),
     ("quic", &["tls", "config"]),
     ("http1", &[]),
     ("http2", &[]),
     ("http3", &[]),
+    ("proxy_protocol", &[]),
     ("proxy", &["http1", "config"]),
     // The kernel side.
     ("ring", &["pool", "host"]),
@@ -107,7 +108,7 @@ const HOMELESS: &[&str] = &["bytes", "http", "tracing"];
 /// State machines independent of the kernel: no unsafe code, clock, randomness, files, threads or
 /// locks.
 pub const PROTOCOL_SIDE: &[&str] =
-    &["quic", "http3", "http2", "http1", "proxy", "gateway", "message", "base"];
+    &["quic", "http3", "http2", "http1", "proxy_protocol", "proxy", "gateway", "message", "base"];
 
 /// Modules that may contain unsafe code.
 pub const KERNEL_SIDE: &[&str] = &["host", "pool", "ring"];
