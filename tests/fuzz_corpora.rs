@@ -73,6 +73,7 @@ replays!(
     http1_request,
     http1_response,
     http2,
+    proxy_header,
     qpack,
     request_head
 );

@@ -11,6 +11,7 @@
 //! | `http1_request` | a client's bytes over HTTP/1.1 | the same result however they are cut; another parser finds the same requests, and a simple reader their bodies |
 //! | `http1_response` | an upstream's bytes | the same result however they are cut, and the body that a simple reader finds |
 //! | `http2` | HTTP/2: raw bytes, or frames behind a handshake | what is held is bounded; no event of a stream without a request, and none after the end |
+//! | `proxy_header` | the first bytes of a proxy's connection | the same result however they are cut, and the client that a simple reader finds; bytes behind the header stay |
 //! | `datagram` | datagrams of strangers, sealed Initials among them | before Retry, three times what came is sent at most; nothing is left after a while |
 //! | `gateway_inputs` | clients' streams, damaged datagrams, upstream events, time, memory, drain | the books of `books.rs` at each step; nothing is left at the end |
 //! | `canary` | as `http1_response` | nothing: it has a planted bug, which must be found |
@@ -26,6 +27,7 @@ pub mod http1_request;
 pub mod http1_response;
 pub mod http2;
 mod lines;
+pub mod proxy_header;
 pub mod qpack;
 pub mod request_head;
 pub mod seeds;
@@ -35,7 +37,7 @@ mod world;
 type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("canary", canary::run),
     ("config", config::run),
     ("datagram", datagram::run),
@@ -44,6 +46,7 @@ pub const TARGETS: [Target; 10] = [
     ("http1_request", http1_request::run),
     ("http1_response", http1_response::run),
     ("http2", http2::run),
+    ("proxy_header", proxy_header::run),
     ("qpack", qpack::run),
     ("request_head", request_head::run),
 ];

@@ -30,6 +30,10 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         add("http1_request", &[&[0], requests.as_bytes()]);
         add("http1_request", &[&[3, 1, 20, 7], requests.as_bytes()]);
     }
+    for header in PROXY_HEADERS {
+        add("proxy_header", &[&[0], header, b"GET / HTTP/1.1\r\n"]);
+        add("proxy_header", &[&[3, 1, 12, 5], header, b"\x16\x03\x01"]);
+    }
     for response in RESPONSES {
         // Without flags or cuts; byte by byte is checked anyway.
         add("http1_response", &[&[0, 0], response.as_bytes()]);
@@ -69,6 +73,17 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     }
     seeds
 }
+
+/// PROXY headers of both versions.
+const PROXY_HEADERS: &[&[u8]] = &[
+    b"PROXY TCP4 192.0.2.1 198.51.100.1 40000 443\r\n",
+    b"PROXY TCP6 2001:db8::1 2001:db8::2 40000 443\r\n",
+    b"PROXY UNKNOWN 1 2 3\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x9c\x40\x01\xbb",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x28\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\
+      \x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x02\x9c\x40\x01\xbb\x04\0\x01\0",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+];
 
 /// Requests as clients and proxies before us send them over HTTP/1.1, and such as smuggle.
 const REQUESTS: &[&str] = &[
