@@ -69,7 +69,7 @@ pub(super) const LAME_DUCK: Bound<Duration> = bound(secs(0), secs(0), secs(3600)
 pub(super) const MAX_CONNECTIONS: Bound<u64> = bound(100_000, 1, 10_000_000);
 /// A tenth: 10,000 of the default, which serves the users of a large carrier's NAT.
 pub(super) const CONNECTIONS_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
-/// A tenth of a worker's: 102 handshakes at once.
+/// A tenth of a worker's: 103 handshakes at once.
 pub(super) const HALF_OPEN_PER_ADDRESS: Bound<u64> = bound(10, 1, 100);
 /// RFC 9000 10.1; NAT bindings for UDP live about 30 s.
 pub(super) const IDLE_TIMEOUT: Bound<Duration> = bound(secs(30), secs(1), secs(600));

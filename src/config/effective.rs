@@ -142,6 +142,7 @@ fn listener(listener: &Listener) -> Value {
         ("tls", listener.tls.into()),
         ("redirect_to_https", redirect),
         ("advertise", advertise),
+        ("proxy_protocol", texts(&listener.proxy_protocol)),
         ("trusted_proxies", texts(&listener.trusted_proxies)),
         ("proxy_fields", section([("add", texts(add)), ("pass", texts(pass))])),
         (
@@ -164,6 +165,7 @@ fn listener(listener: &Listener) -> Value {
             section([
                 ("max_connections", i64::from(tcp.max_connections).into()),
                 ("max_connections_per_address", percent(tcp.connections_per_address)),
+                ("max_half_open_per_address", percent(tcp.half_open_per_address)),
                 ("idle_timeout", duration(tcp.idle_timeout)),
                 ("max_streams", i64::from(tcp.max_streams).into()),
             ]),

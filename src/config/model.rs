@@ -180,6 +180,8 @@ pub struct Listener {
     pub redirect_to_https: Option<u16>,
     /// How HTTP/3 is offered to clients of the other protocols; `None` withholds it.
     pub advertise: Option<Advertise>,
+    /// Peers whose connections over TCP begin with a PROXY header.
+    pub proxy_protocol: Vec<ipnet::IpNet>,
     /// Peers whose proxy fields (X-Forwarded-* and others) are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     pub proxy_fields: ProxyFields,
@@ -257,6 +259,8 @@ pub struct Tcp {
     pub max_connections: u32,
     /// Part of `max_connections` that one client address may have, in percent.
     pub connections_per_address: u8,
+    /// Part of a worker's TLS handshakes in progress that one client address may have, in percent.
+    pub half_open_per_address: u8,
     /// Time without a request after which a connection is closed.
     pub idle_timeout: Duration,
     /// Maximum number of concurrent request streams of an HTTP/2 connection.

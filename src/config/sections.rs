@@ -200,8 +200,9 @@ fn listener(mut section: Section, index: usize) -> Listener {
         Some(item) => item.section().map(advertise),
         None => Some(Advertise { port: None, max_age: b::ADVERTISE_MAX_AGE.default }),
     };
-    let proxies = section.item("trusted_proxies").map(|item| item.list()).unwrap_or_default();
-    let trusted_proxies = proxies.iter().filter_map(|item| item.parsed(network)).collect();
+    let proxy_protocol = section.item("proxy_protocol");
+    let proxy_protocol = proxy_protocol.map(|item| proxy_protocol_peers(&item, protocols));
+    let trusted_proxies = section.item("trusted_proxies").map(|item| networks(&item));
     let proxy_fields = proxy_fields(section.section("proxy_fields"));
     let quic = quic(section.section("quic"));
     let tcp = tcp(section.section("tcp"));
@@ -213,7 +214,8 @@ fn listener(mut section: Section, index: usize) -> Listener {
         tls: has_tls,
         redirect_to_https,
         advertise,
-        trusted_proxies,
+        proxy_protocol: proxy_protocol.unwrap_or_default(),
+        trusted_proxies: trusted_proxies.unwrap_or_default(),
         proxy_fields,
         quic,
         tcp,
@@ -286,11 +288,31 @@ fn tcp(mut section: Section) -> Tcp {
         connections_per_address: narrow(
             section.percent("max_connections_per_address", &b::CONNECTIONS_PER_ADDRESS),
         ),
+        half_open_per_address: narrow(
+            section.percent("max_half_open_per_address", &b::HALF_OPEN_PER_ADDRESS),
+        ),
         idle_timeout: section.duration("idle_timeout", &b::TCP_IDLE_TIMEOUT),
         max_streams: narrow(section.integer("max_streams", &b::TCP_MAX_STREAMS)),
     };
     section.finish();
     tcp
+}
+
+/// Reads the peers whose connections begin with a PROXY header.
+fn proxy_protocol_peers(item: &Item, protocols: Protocols) -> Vec<ipnet::IpNet> {
+    let peers = networks(item);
+    if !peers.is_empty() && !protocols.use_tcp() {
+        item.refuse(
+            "is for connections over TCP, which this listener has not; add \"h2\" or \"http/1.1\" \
+             to protocols, or remove it",
+        );
+    }
+    peers
+}
+
+/// Reads a list of networks.
+fn networks(item: &Item) -> Vec<ipnet::IpNet> {
+    item.list().iter().filter_map(|item| item.parsed(network)).collect()
 }
 
 /// Parses a network in CIDR form, or a single address.

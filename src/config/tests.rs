@@ -339,6 +339,16 @@ fn listener_errors_are_refused() {
             &["write \"10.0.0.0/8\""],
         ),
         (
+            "address = \"[::]:1\"\nprotocols = [\"h2\"]\nproxy_protocol = [\"10.0.0.1/8\"]",
+            "listeners[0].proxy_protocol[0]",
+            &["write \"10.0.0.0/8\""],
+        ),
+        (
+            "address = \"[::]:1\"\nprotocols = [\"h3\"]\nproxy_protocol = [\"10.0.0.1\"]",
+            "listeners[0].proxy_protocol",
+            &["over TCP", "\"h2\"", "remove it"],
+        ),
+        (
             "address = \"[::]:1\"\nproxy_fields.add = [\"x-a\", \"x b\"]",
             "listeners[0].proxy_fields.add[1]",
             &["\"x b\"", "\"x-tenant\""],

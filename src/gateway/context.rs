@@ -1,7 +1,7 @@
 //! The surroundings of a connection, lent to it while it handles an event.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::base::timers::Timers;
 use crate::config::{self, Config, Listener};
 use crate::http2;
 use crate::http3::{Code, ConnectionError, LocalSettings};
-use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW};
+use crate::limits::{HTTP2_CONNECTION_WINDOW, HTTP2_STREAM_WINDOW, TCP_HANDSHAKES_MAX};
 use crate::message::{AccessRecord, FieldLimits, Incident};
 use crate::metrics::{Ledger, StreamShed};
 use crate::proxy::Proxy;
@@ -87,6 +87,8 @@ pub(super) struct TcpSettings {
     pub(super) connections_max: usize,
     /// Those of them that one client address may have.
     pub(super) connections_per_address: usize,
+    /// Handshakes of this worker that one client address may have.
+    pub(super) half_open_per_address: usize,
     pub(super) http2: http2::LocalSettings,
     /// The offer of HTTP/3 in responses (RFC 7838).
     pub(super) alt_svc: Option<HeaderValue>,
@@ -123,10 +125,9 @@ impl TcpSettings {
         tls: &ServerTls,
         worker_count: u16,
     ) -> Self {
-        let config::Tcp { max_connections, connections_per_address, max_streams, .. } =
-            listener.tcp;
+        let config::Tcp { max_connections, max_streams, .. } = listener.tcp;
         let connections_max = max_connections.div_ceil(worker_count.max(1).into()) as usize;
-        let share = (connections_max * usize::from(connections_per_address)).div_ceil(100);
+        let share = |percent: u8, of: usize| (of * usize::from(percent)).div_ceil(100);
         let mut alpn = Vec::new();
         if listener.protocols.h2 {
             alpn.push(ALPN_H2);
@@ -148,7 +149,8 @@ impl TcpSettings {
                 tls.expect("our cryptography has suites of both versions")
             }),
             connections_max,
-            connections_per_address: share,
+            connections_per_address: share(listener.tcp.connections_per_address, connections_max),
+            half_open_per_address: share(listener.tcp.half_open_per_address, TCP_HANDSHAKES_MAX),
             http2: http2::LocalSettings {
                 fields: FieldLimits {
                     field_section_len_max: limits.field_section_len_max,
@@ -159,6 +161,14 @@ impl TcpSettings {
                 connection_window: HTTP2_CONNECTION_WINDOW,
             },
         }
+    }
+}
+
+impl TcpSettings {
+    /// Returns whether connections of this peer begin with a PROXY header.
+    pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.listener.proxy_protocol.iter().any(|network| network.contains(&peer))
     }
 }
 

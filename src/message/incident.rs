@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ending, Understood};
-use crate::metrics::HandshakeFailure;
+use crate::metrics::{HandshakeFailure, ProxyHeaderFailure};
 
 /// An event for the process log. Whoever sends packets can cause as many as they like, so their
 /// lines are limited in number (`src/worker/incidents.rs`).
@@ -29,6 +29,13 @@ pub enum Incident {
     Violation { client: SocketAddr, code: u64, reason: String },
     /// A client's handshake has failed.
     HandshakeFailed { client: SocketAddr, reason: HandshakeFailure },
+    /// A proxy's connection was closed, since it does not begin with a whole PROXY header.
+    ProxyHeader {
+        peer: SocketAddr,
+        failure: ProxyHeaderFailure,
+        /// The rule that a malformed header broke.
+        rule: Option<&'static str>,
+    },
 }
 
 /// An endpoint, as logs and metrics name it.

@@ -63,6 +63,8 @@ pub struct TcpCounters {
     pub handshakes_completed: u64,
     /// TLS handshakes that failed, by reason.
     pub handshake_failures: HandshakeFailures,
+    /// PROXY headers that did not come or are none, by reason.
+    pub proxy_header_failures: ProxyHeaderFailures,
 }
 
 /// Counters of the QUIC engine: connections and datagrams.
@@ -147,6 +149,20 @@ kinds! {
         Client: client,
         /// Any other violation of QUIC or TLS, or the gateway stopped.
         Other: other,
+    }
+}
+
+kinds! {
+    /// The reason why a proxy's connection was closed before its client was known.
+    ProxyHeaderFailure,
+    /// Such connections, by reason.
+    ProxyHeaderFailures {
+        /// The first bytes are no PROXY header, or a malformed one.
+        Malformed: malformed,
+        /// The connection ended within the header.
+        CutOff: cut_off,
+        /// The header did not come in time.
+        TimedOut: timed_out,
     }
 }
 

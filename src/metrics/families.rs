@@ -117,6 +117,11 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "timed_out"} counters.tcp.handshake_failures.timed_out,
         {reason = "client"} counters.tcp.handshake_failures.client,
         {reason = "other"} counters.tcp.handshake_failures.other),
+    family!("tcp_proxy_header_failures",
+        "TCP connections of proxies closed for want of a PROXY header, by reason",
+        {reason = "malformed"} counters.tcp.proxy_header_failures.malformed,
+        {reason = "cut_off"} counters.tcp.proxy_header_failures.cut_off,
+        {reason = "timed_out"} counters.tcp.proxy_header_failures.timed_out),
 
     family!("http3_streams_opened", "Request streams opened by clients",
         {} counters.http3.streams_opened),

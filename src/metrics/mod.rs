@@ -23,13 +23,13 @@ pub use counters::LossReason;
 pub(crate) use counters::{
     AcceptFailure, ConnectFailure, ConnectionRefusal, ConnectionsClosed, CopyReason, Counters,
     Gauges, HandshakeFailure, Http3Counters, Ledger, PoolCounters, PoolSlots, ProxyCounters,
-    ProxyField, ProxyFieldsDropped, QuicCounters, RingCounters, SocketOffload, StreamShed,
-    TcpCounters, UpstreamFailure, WorkerCounters,
+    ProxyField, ProxyFieldsDropped, ProxyHeaderFailure, QuicCounters, RingCounters, SocketOffload,
+    StreamShed, TcpCounters, UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
 pub(crate) use counters::{
     AcceptFailures, ConnectFailures, ConnectionsRefused, Copied, Flow, FlowBlocked,
-    HandshakeFailures, OwnResponses, SendsLost, StreamsShed, UpstreamFailures,
+    HandshakeFailures, OwnResponses, ProxyHeaderFailures, SendsLost, StreamsShed, UpstreamFailures,
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;

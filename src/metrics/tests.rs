@@ -334,9 +334,12 @@ fn fill_tcp(tcp: &mut TcpCounters, next: &mut u64) {
         connections_closed: c,
         handshakes_completed: d,
         handshake_failures,
+        proxy_header_failures,
     } = tcp;
     number!(next, a, b, c, d);
     fill_failures(handshake_failures, next);
+    let ProxyHeaderFailures { malformed, cut_off, timed_out } = proxy_header_failures;
+    number!(next, malformed, cut_off, timed_out);
 }
 
 fn fill_closed(closed: &mut ConnectionsClosed, next: &mut u64) {

@@ -331,9 +331,9 @@ impl Ring {
     }
 
     /// Shuts the ring down: resets the clients that are not closed, cancels all operations, waits
-    /// until the kernel holds none, and returns all slots to the pool. If the kernel does not finish
-    /// in time, the ring's memory is leaked, and the slots that the kernel holds stay out of the
-    /// pool.
+    /// until the kernel holds none, and returns all slots to the pool. If the kernel does not
+    /// finish in time, the ring's memory is leaked, and the slots that the kernel holds stay out of
+    /// the pool.
     pub fn shut_down(mut self, deadline: Instant) -> Result<(), StillBusy> {
         if self.quiesce(deadline) {
             return Ok(());

@@ -1,5 +1,5 @@
 //! The lines of the process log about endpoints, about connections that were closed for their
-//! client's behaviour, and about handshakes that failed.
+//! client's behaviour, about handshakes that failed, and about proxies without a PROXY header.
 //!
 //! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
 //! the next line says how many there were. The log itself drops lines rather than wait.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Worker;
 use crate::base::token_bucket::TokenBucket;
 use crate::message::{Ending, EndpointName, Incident, Outcome, Understood};
-use crate::metrics::HandshakeFailure;
+use crate::metrics::{HandshakeFailure, ProxyHeaderFailure};
 use crate::quic::transport_error_name;
 
 /// Lines of one kind that a worker writes at once, and again within [`FILL_TIME`].
@@ -27,6 +27,7 @@ pub(super) struct Incidents {
     of_endpoints: LineBudget,
     of_clients: LineBudget,
     of_handshakes: LineBudget,
+    of_proxies: LineBudget,
 }
 
 /// The budget of one kind of lines.
@@ -58,6 +59,7 @@ impl Worker<'_> {
             }
             Incident::Closed { .. } | Incident::Violation { .. } => &mut self.incidents.of_clients,
             Incident::HandshakeFailed { .. } => &mut self.incidents.of_handshakes,
+            Incident::ProxyHeader { .. } => &mut self.incidents.of_proxies,
         };
         let Some(omitted) = budget.take(now) else { return };
         match incident {
@@ -84,6 +86,13 @@ impl Worker<'_> {
             Incident::HandshakeFailed { client, reason } => {
                 let reason = failure_text(*reason);
                 tracing::debug!(worker, %client, reason, omitted, "a handshake has failed");
+            }
+            Incident::ProxyHeader { peer, failure, rule } => {
+                let reason = rule.unwrap_or(header_failure_text(*failure));
+                tracing::warn!(
+                    worker, %peer, reason, omitted,
+                    "a connection of a proxy (listeners.proxy_protocol) was closed"
+                );
             }
         }
     }
@@ -121,6 +130,14 @@ fn failure_text(reason: HandshakeFailure) -> &'static str {
         HandshakeFailure::TimedOut => "the client fell silent",
         HandshakeFailure::Client => "the client closed the connection",
         HandshakeFailure::Other => "the client broke another rule, or the gateway stopped",
+    }
+}
+
+fn header_failure_text(failure: ProxyHeaderFailure) -> &'static str {
+    match failure {
+        ProxyHeaderFailure::Malformed => "its PROXY header is malformed",
+        ProxyHeaderFailure::CutOff => "it ended within its PROXY header",
+        ProxyHeaderFailure::TimedOut => "its PROXY header did not come in time",
     }
 }
 

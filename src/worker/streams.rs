@@ -9,11 +9,12 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::Worker;
 use crate::base::slab::KeyMap;
 use crate::gateway::{TcpEvent, TcpKey};
+use crate::limits::TCP_COPY_LEN_MAX;
 use crate::proxy::{Resource, TransportFault, UpstreamEvent, UpstreamKey};
 use crate::ring::{ReceiveOutcome, StreamError, StreamKey};
 
@@ -129,7 +130,26 @@ impl Worker<'_> {
     pub(super) fn handle_received(&mut self, now: Instant, tag: u64, outcome: ReceiveOutcome) {
         match StreamOwner::from_tag(tag) {
             StreamOwner::Upstream(key) => self.gateway.handle_upstream(now, key, outcome.into()),
-            StreamOwner::Client(key) => self.gateway.handle_tcp(now, key, outcome.into()),
+            StreamOwner::Client(key) => {
+                let outcome = match outcome {
+                    ReceiveOutcome::Bytes(bytes) => ReceiveOutcome::Bytes(self.keep(key, bytes)),
+                    ReceiveOutcome::Part(bytes) => ReceiveOutcome::Part(self.keep(key, bytes)),
+                    other => other,
+                };
+                self.gateway.handle_tcp(now, key, outcome.into());
+            }
+        }
+    }
+
+    /// Returns bytes of a client in their slot, or copied if its address has too many slots. Few
+    /// bytes are the gateway's to copy.
+    fn keep(&mut self, key: TcpKey, bytes: BytesMut) -> BytesMut {
+        match self.gateway.tcp_client_address(key) {
+            Some(client) if bytes.len() > TCP_COPY_LEN_MAX => {
+                let ledger = self.gateway.ledger_mut();
+                self.slot_policy.keep(&self.pool, ledger, client, bytes)
+            }
+            _ => bytes,
         }
     }
 

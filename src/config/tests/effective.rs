@@ -22,7 +22,10 @@ const UNUSUAL: &str = r#"
     unknown_server_name = "refuse"
     [[listeners]]
     address = "[::1]:443"
+    protocols = ["h3", "h2"]
+    proxy_protocol = ["192.0.2.0/24", "2001:db8::1"]
     trusted_proxies = ["10.0.0.0/8", "::1"]
+    tcp = { max_half_open_per_address = "3%" }
     proxy_fields = { add = ["x-own"], pass = ["x-original-url"] }
     quic = { retry = "always", congestion = "bbr", max_streams = 7, idle_timeout = "1m 1s" }
     [[certificates]]

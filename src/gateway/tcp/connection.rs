@@ -6,8 +6,12 @@
 //!   Write   <--  ByteStream <--plain bytes-- Session <----------------'
 //! ```
 //!
+//! Behind a proxy, the bytes begin with a PROXY header, which names the client.
+//!
 //! One receive and one write are in flight at most. Bytes leave the session only when a write can
 //! take them, so what a client does not take stays where it is charged to it.
+
+mod opening;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,25 +21,28 @@ use bytes::BytesMut;
 use http::header::ALT_SVC;
 
 use super::client::Client;
+use super::places::Stage;
 use super::session::Session;
 use super::{TcpCommand, TcpEvent};
 use crate::base::timers::Timer;
 use crate::gateway::Owner;
 use crate::gateway::budget::Backlog;
 use crate::gateway::context::Context;
-use crate::gateway::coverage::Coverage;
 use crate::limits::{
     HANDSHAKE_TIMEOUT, RESPONSE_STALL_TIMEOUT, TCP_COPY_LEN_MAX, TCP_LINGER_TIMEOUT,
     TCP_WRITE_LEN_MAX,
 };
-use crate::message::{AccessRecord, Ending, Handover, Incident, Outcome};
-use crate::metrics::{CopyReason, HandshakeFailure};
+use crate::message::{AccessRecord, Ending, Handover, Outcome};
+use crate::metrics::CopyReason;
 use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
-use crate::tls::{ByteStream, Handshaken, TlsEvent, TlsFault};
+use crate::proxy_protocol::HeaderReader;
+use crate::tls::{ByteStream, TlsEvent, TlsFault};
 
 /// A client's connection over TCP.
 pub(super) struct Connection {
     pub(super) client: Client,
+    /// The reader of the PROXY header that is awaited, before anything else.
+    header: Option<Box<HeaderReader>>,
     stream: ByteStream,
     session: Session,
     phase: Phase,
@@ -51,6 +58,13 @@ pub(super) struct Connection {
     has_failed: bool,
     /// Why the gateway has closed the connection.
     closed_for: Option<Ending>,
+}
+
+/// The layers through which the bytes of a new connection go.
+pub(super) struct Opening {
+    pub(super) stream: ByteStream,
+    /// The reader of the PROXY header that the connection begins with.
+    pub(super) header: Option<HeaderReader>,
 }
 
 /// The phase of a connection.
@@ -101,13 +115,15 @@ pub(super) enum Progress {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, stream: ByteStream, now: Instant) -> Self {
-        let session = match &stream {
-            ByteStream::Plain(_) => Session::plain(now),
-            ByteStream::Tls(_) => Session::Handshake,
+    pub(super) fn new(client: Client, opening: Opening, now: Instant) -> Self {
+        let Opening { stream, header } = opening;
+        let session = match (&stream, &header) {
+            (ByteStream::Plain(_), None) => Session::plain(now),
+            _ => Session::Handshake,
         };
         Self {
             client,
+            header: header.map(Box::new),
             stream,
             session,
             phase: Phase::Open,
@@ -139,8 +155,9 @@ impl Connection {
     }
 
     /// Takes in bytes. Small pieces are copied, so that they do not pin their slots.
-    fn receive(&mut self, bytes: BytesMut, cx: &mut Context<'_>) {
-        if self.phase != Phase::Open {
+    fn receive(&mut self, mut bytes: BytesMut, cx: &mut Context<'_>) {
+        self.read_header(&mut bytes, cx);
+        if self.phase != Phase::Open || bytes.is_empty() {
             return;
         }
         if bytes.len() > TCP_COPY_LEN_MAX {
@@ -242,73 +259,12 @@ impl Connection {
     fn read(&mut self, cx: &mut Context<'_>) {
         loop {
             match self.stream.poll() {
-                Ok(Some(TlsEvent::Handshaken(handshaken))) => self.begin(handshaken, cx),
+                Ok(Some(TlsEvent::Handshaken(handshaken))) => self.begin_secure(handshaken, cx),
                 Ok(Some(TlsEvent::Data(bytes))) => self.session.handle_data(bytes, cx),
                 Ok(Some(TlsEvent::Closed)) => self.session.handle_end(),
                 Ok(None) => return,
                 Err(fault) => return self.handle_fault(fault, cx),
             }
-        }
-    }
-
-    /// Begins the session that the handshake has chosen.
-    fn begin(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
-        cx.shared.tcp.handshaking -= 1;
-        cx.shared.counters.tcp.handshakes_completed += 1;
-        self.since = cx.now;
-        let tls = cx.shared.settings.tls.clone();
-        self.client.coverage = Some(Coverage::new(handshaken.server_name, tls));
-        self.session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
-        if self.draining.is_some() || cx.shared.drain_end.is_some() {
-            self.session.drain();
-        }
-    }
-
-    fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
-        if matches!(self.session, Session::Handshake) {
-            self.note_failed_handshake(fault.reason(), cx);
-        }
-        if fault == TlsFault::PlainHttp {
-            return self.refuse_plain(cx);
-        }
-        self.has_failed = true;
-        let ending = Ending::from(Outcome::ConnectionError);
-        self.session.end(ending, &mut self.client, cx);
-        self.closed_for.get_or_insert(ending);
-        // The alert is in the output.
-        self.end_our_side(cx);
-    }
-
-    /// Notes the end of a handshake that is broken off. A client that leaves before its first byte
-    /// has begun none: many check so that a port is open.
-    fn note_broken_handshake(&self, outcome: Outcome, cx: &mut Context<'_>) {
-        if !matches!(self.session, Session::Handshake) || self.has_failed {
-            return;
-        }
-        let reason = match outcome {
-            Outcome::IdleTimeout => HandshakeFailure::TimedOut,
-            Outcome::ClientClosed | Outcome::ClientReset if self.stream.is_untouched() => return,
-            Outcome::ClientClosed | Outcome::ClientReset => HandshakeFailure::Client,
-            _ => HandshakeFailure::Other,
-        };
-        self.note_failed_handshake(reason, cx);
-    }
-
-    /// Counts a handshake that has failed, and reports it.
-    fn note_failed_handshake(&self, reason: HandshakeFailure, cx: &mut Context<'_>) {
-        let incident = Incident::HandshakeFailed { client: self.client.address, reason };
-        cx.shared.incidents.push_back(Box::new(incident));
-        cx.shared.counters.tcp.handshake_failures.count(reason, 1);
-    }
-
-    /// Responds in plain HTTP to a client that speaks it to a TLS port.
-    fn refuse_plain(&mut self, cx: &mut Context<'_>) {
-        cx.shared.tcp.handshaking -= 1;
-        self.stream = ByteStream::plain();
-        self.session = Session::plain(cx.now);
-        let rule = "this port speaks TLS, and the request came without; use https";
-        if let Err(ending) = self.session.refuse(rule, &mut self.client, cx) {
-            self.break_off(ending, cx);
         }
     }
 
@@ -414,9 +370,12 @@ impl Connection {
     /// Ends what is left of a connection that is removed.
     pub(super) fn remove(mut self, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.timer);
-        if matches!(self.session, Session::Handshake) {
-            cx.shared.tcp.handshaking -= 1;
-        }
+        let stage = match self.session {
+            Session::Handshake => Stage::Handshake,
+            Session::Http1(_) | Session::Http2(_) => Stage::Session,
+        };
+        let address = self.client.address.ip().into();
+        cx.shared.tcp.places.give_back(&self.client.settings, stage, address);
         let ending = self.closed_for.unwrap_or(Outcome::ClientClosed.into());
         self.session.end(ending, &mut self.client, cx);
         cx.shared.responses.forget(&mut self.client.waiting);
@@ -507,7 +466,8 @@ impl Connection {
 
     /// Returns the number of bytes that are charged to it.
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
-        let fixed = size_of::<Self>() + self.client.deliveries.held_len();
+        let header_len = self.header.as_ref().map_or(0, |header| header.held_len());
+        let fixed = size_of::<Self>() + header_len + self.client.deliveries.held_len();
         fixed + self.stream.held_len() + self.client.waiting.len() + self.session.held_len(proxy)
     }
 

@@ -6,6 +6,7 @@
 //!   session.rs     its protocol: http1.rs or http2.rs
 //!   request.rs     one request on its way to the proxy
 //!   client.rs      what all requests of a connection share
+//!   places.rs      who has how many connections and handshakes
 //! ```
 //!
 //! The proxy behind them is the one of HTTP/3: routes, limits, upstreams and records are the same.
@@ -14,13 +15,14 @@ mod client;
 mod connection;
 mod http1;
 mod http2;
+mod places;
 mod request;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,14 +32,15 @@ use super::budget::Backlog;
 use super::context::Context;
 use super::{Gateway, TcpStreamRef};
 use crate::base::pressure::Pressure;
-use crate::base::shares::{ClientAddress, Shares};
+use crate::base::shares::ClientAddress;
 use crate::base::slab::{Slab, slab_key};
-use crate::limits::TCP_HANDSHAKES_MAX;
 use crate::message::{AccessRecord, Ending, Outcome};
 use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
+use crate::proxy_protocol::HeaderReader;
 use crate::tls::ByteStream;
 use client::Client;
-use connection::{Connection, Progress};
+use connection::{Connection, Opening, Progress};
+use places::{Places, Stage};
 
 slab_key! {
     /// One client's TCP connection, from its acceptance to [`TcpCommand::Close`] or
@@ -92,55 +95,54 @@ pub(super) struct TcpShared {
     pub(super) commands: VecDeque<TcpCommand>,
     /// Connections that something happened to since they were last advanced.
     pub(super) unsettled: Vec<TcpKey>,
-    /// Connections in a TLS handshake.
-    pub(super) handshaking: usize,
+    places: Places,
 }
 
 /// The connections of one gateway.
 pub(super) struct TcpClients {
     connections: Slab<TcpKey, Box<Connection>>,
-    /// Connections of each listener, by its name: a reload may change its place.
-    counts: BTreeMap<String, Shares>,
 }
 
 impl TcpClients {
     pub(super) fn new() -> Self {
-        Self { connections: Slab::new(), counts: BTreeMap::new() }
+        Self { connections: Slab::new() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
 
-    /// Takes a connection, unless its client has as many as it may.
+    /// Takes a connection, unless its client has as many as it may. That of a proxy is judged when
+    /// it has announced its client.
     fn accept(
         &mut self,
         listener: usize,
-        address: SocketAddr,
+        peer: SocketAddr,
         cx: &mut Context<'_>,
     ) -> Option<TcpKey> {
         let settings = Arc::clone(&cx.shared.settings.tcp[listener]);
-        let shares = self.counts.entry(settings.listener.name.clone()).or_default();
+        let header = settings.is_proxy(peer.ip()).then(HeaderReader::default);
+        let needs_handshake = header.is_some() || settings.tls.is_some();
+        let stage = if needs_handshake { Stage::Handshake } else { Stage::Session };
+        let address = peer.ip().into();
+        let places = &cx.shared.tcp.places;
         let is_refused = cx.shared.drain_end.is_some()
             || cx.shared.pressure != Pressure::None
-            || shares.total() >= settings.connections_max
-            || shares.is_at(settings.connections_per_address, address.ip().into());
+            || places.are_taken(&settings)
+            || header.is_none() && places.are_at_share(&settings, stage, address);
         if is_refused {
             cx.shared.counters.tcp.connections_refused += 1;
             return None;
         }
         let stream = match &settings.tls {
             None => ByteStream::plain(),
-            Some(tls) => {
-                let stream = tls.accept().ok()?;
-                cx.shared.tcp.handshaking += 1;
-                ByteStream::Tls(Box::new(stream))
-            }
+            Some(tls) => ByteStream::Tls(Box::new(tls.accept().ok()?)),
         };
-        shares.take(address.ip().into());
+        cx.shared.tcp.places.take(&settings, stage, address);
         cx.shared.counters.tcp.connections_accepted += 1;
         let key = self.connections.insert_with(|key| {
-            Box::new(Connection::new(Client::new(key, address, settings), stream, cx.now))
+            let client = Client::new(key, peer, settings);
+            Box::new(Connection::new(client, Opening { stream, header }, cx.now))
         });
         cx.shared.tcp.unsettled.push(key);
         Some(key)
@@ -208,8 +210,6 @@ impl TcpClients {
 
     fn remove(&mut self, key: TcpKey, cx: &mut Context<'_>) {
         let connection = self.connections.remove(key).expect("the caller has just seen it");
-        let shares = self.counts.get_mut(connection.listener_name());
-        shares.expect("it was counted").give_back(connection.address().ip().into());
         cx.shared.counters.tcp.connections_closed += 1;
         connection.remove(cx);
     }
@@ -231,9 +231,9 @@ impl TcpClients {
         })
     }
 
-    /// Returns the number of connections of a listener.
-    fn count(&self, listener: &str) -> usize {
-        self.counts.get(listener).map_or(0, Shares::total)
+    /// Returns the address of a client, as far as it is known.
+    fn client_address(&self, key: TcpKey) -> Option<IpAddr> {
+        Some(self.connections.get(key)?.address().ip())
     }
 
     /// Lets the connections of listeners that have no TCP any more end once their requests are
@@ -271,9 +271,9 @@ impl TcpClients {
 impl Gateway {
     /// Takes a connection that a client has opened to a TCP socket of the listener with this index.
     /// Returns `None` if it is to be closed at once.
-    pub fn accept(&mut self, now: Instant, listener: usize, client: SocketAddr) -> Option<TcpKey> {
+    pub fn accept(&mut self, now: Instant, listener: usize, peer: SocketAddr) -> Option<TcpKey> {
         let (clients, mut cx) = self.lend_tcp(now);
-        clients.accept(listener, client, &mut cx)
+        clients.accept(listener, peer, &mut cx)
     }
 
     /// Handles an event on a connection. An event for a dead key is ignored.
@@ -282,13 +282,17 @@ impl Gateway {
         clients.on(key, &mut cx, |connection, cx| connection.handle(event, cx));
     }
 
+    /// Returns the address that a connection is charged to; `None` for a dead key.
+    pub(crate) fn tcp_client_address(&self, key: TcpKey) -> Option<IpAddr> {
+        self.tcp.client_address(key)
+    }
+
     /// Returns whether the worker should accept connections at the sockets of this listener: it may
     /// have more, and is not draining. Otherwise they wait in the kernel.
     pub fn accepts(&self, listener: usize) -> bool {
         let settings = &self.shared.settings.tcp[listener];
         self.shared.drain_end.is_none()
             && self.shared.pressure == Pressure::None
-            && self.shared.tcp.handshaking < TCP_HANDSHAKES_MAX
-            && self.tcp.count(&settings.listener.name) < settings.connections_max
+            && self.shared.tcp.places.are_left(settings)
     }
 }

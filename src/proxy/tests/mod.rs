@@ -76,6 +76,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
         listeners: vec![Listener {
             name: "edge".into(),
             addresses: vec![([0, 0, 0, 0], 443).into()],
+            proxy_protocol: Vec::new(),
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_fields: ProxyFields::default(),
             quic: quic(),
@@ -86,6 +87,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             tcp: Tcp {
                 max_connections: 1000,
                 connections_per_address: 100,
+                half_open_per_address: 100,
                 idle_timeout: Duration::from_secs(60),
                 max_streams: 100,
             },

@@ -40,7 +40,7 @@ impl ByteStream {
     /// Returns whether no byte of a TLS handshake has come.
     pub(crate) fn is_untouched(&self) -> bool {
         match self {
-            Self::Plain(_) => false,
+            Self::Plain(_) => true,
             Self::Tls(tls) => tls.is_untouched(),
         }
     }

@@ -4,7 +4,9 @@ mod ends;
 mod exchanges;
 mod frames;
 mod http2;
+mod proxied;
 mod secure;
+mod shares;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,8 +128,12 @@ impl Rig {
 
     /// Opens a connection. Returns `None` if it is refused.
     fn try_connect(&mut self, listener: usize) -> Option<usize> {
-        let client = ([192, 0, 2, 1], 40_000).into();
-        let key = self.gateway.accept(self.now, listener, client)?;
+        self.try_connect_from([192, 0, 2, 1], listener)
+    }
+
+    /// Opens a connection from an address.
+    fn try_connect_from(&mut self, address: [u8; 4], listener: usize) -> Option<usize> {
+        let key = self.gateway.accept(self.now, listener, (address, 40_000).into())?;
         self.sockets.push(Socket {
             key,
             is_receiving: false,
@@ -343,7 +349,7 @@ impl Rig {
         assert_eq!(self.gateway.proxy().gauges().exchanges, 0, "an exchange is left");
         assert_eq!(self.gateway.shared.timers.next(), None, "a timer is left");
         assert_eq!(self.gateway.responses_waiting_len(), 0);
-        assert_eq!(self.gateway.shared.tcp.handshaking, 0);
+        assert_eq!(self.gateway.shared.tcp.places.handshake_count(), 0);
         assert_eq!(self.gateway.shared.tcp.unsettled, []);
         let counters = &self.gateway.counters().tcp;
         assert_eq!(counters.connections_accepted, counters.connections_closed);

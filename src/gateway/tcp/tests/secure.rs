@@ -28,12 +28,18 @@ impl TlsClient {
     }
 
     /// Opens a connection on which nothing was sent.
-    fn unready(rig: &mut Rig, alpn: &[u8]) -> Self {
+    pub(super) fn unready(rig: &mut Rig, alpn: &[u8]) -> Self {
+        let socket = rig.connect(SECURE);
+        Self::on(socket, rig, alpn)
+    }
+
+    /// Begins TLS on a connection.
+    pub(super) fn on(socket: usize, rig: &Rig, alpn: &[u8]) -> Self {
         let trusting = ClientTls::trusting_server(&rig.tls);
         let config = ClientTls { alpn: vec![alpn.to_vec()], ..trusting }.tls13();
         let name = ServerName::try_from("localhost").expect("a name");
         let tls = rustls::ClientConnection::new(Arc::new(config), name).expect("good settings");
-        Self { socket: rig.connect(SECURE), tls, plaintext: Vec::new() }
+        Self { socket, tls, plaintext: Vec::new() }
     }
 
     pub(super) fn socket(&self) -> usize {
@@ -41,7 +47,7 @@ impl TlsClient {
     }
 
     /// Sends what TLS has to send, and reads what comes back, until both are silent.
-    fn flush(&mut self, rig: &mut Rig) {
+    pub(super) fn flush(&mut self, rig: &mut Rig) {
         loop {
             let received = rig.received(self.socket);
             let mut left = &received[..];
@@ -78,7 +84,7 @@ impl TlsClient {
 fn requests_are_served_behind_tls() {
     let mut rig = Rig::new();
     let mut client = TlsClient::connect(&mut rig, ALPN_HTTP1);
-    assert_eq!(rig.gateway.shared.tcp.handshaking, 0);
+    assert_eq!(rig.gateway.shared.tcp.places.handshake_count(), 0);
     for _ in 0..2 {
         client.send(&mut rig, GET);
         rig.respond(OK);
@@ -100,12 +106,12 @@ fn a_handshake_may_come_byte_by_byte() {
     let mut hello = Vec::new();
     client.tls.write_tls(&mut hello).unwrap();
     for byte in hello {
-        assert_eq!(rig.gateway.shared.tcp.handshaking, 1);
+        assert_eq!(rig.gateway.shared.tcp.places.handshake_count(), 1);
         rig.send(client.socket, &[byte]);
     }
     client.flush(&mut rig);
     assert!(!client.tls.is_handshaking());
-    assert_eq!(rig.gateway.shared.tcp.handshaking, 0);
+    assert_eq!(rig.gateway.shared.tcp.places.handshake_count(), 0);
     rig.report(client.socket, TcpEvent::Failed(TransportFault::Reset));
     assert_eq!(rig.outcomes(), []);
     rig.assert_nothing_left();
@@ -161,7 +167,8 @@ fn a_client_that_leaves_within_its_handshake_is_an_incident() {
 #[test]
 fn a_handshake_that_the_gateway_breaks_off_is_counted_once() {
     let mut rig = Rig::new();
-    rig.connect(SECURE);
+    let client = rig.connect(SECURE);
+    rig.send(client, b"\x16\x03\x01");
     rig.gateway.close(rig.now);
     rig.settle();
     let failures = &rig.gateway.counters().tcp.handshake_failures;

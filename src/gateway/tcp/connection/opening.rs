@@ -1,0 +1,148 @@
+//! The opening of a connection: the PROXY header, then the TLS handshake, up to the session.
+
+use bytes::BytesMut;
+
+use super::super::client::Client;
+use super::super::places::Stage;
+use super::super::session::Session;
+use super::Connection;
+use crate::gateway::context::Context;
+use crate::gateway::coverage::Coverage;
+use crate::message::{Ending, Incident, Outcome};
+use crate::metrics::{HandshakeFailure, ProxyHeaderFailure};
+use crate::proxy_protocol::{Announced, Malformed};
+use crate::tls::{ByteStream, Handshaken, TlsFault};
+
+impl Connection {
+    /// Reads the PROXY header, if it is awaited, and takes it off the front of `bytes`.
+    pub(super) fn read_header(&mut self, bytes: &mut BytesMut, cx: &mut Context<'_>) {
+        let Some(header) = &mut self.header else { return };
+        match header.read(bytes) {
+            Ok(None) => {}
+            Ok(Some(announced)) => {
+                self.header = None;
+                self.admit(announced, cx);
+            }
+            Err(Malformed(rule)) => {
+                self.note_failed_header(ProxyHeaderFailure::Malformed, Some(rule), cx);
+                self.header = None;
+                self.break_off(Outcome::ConnectionError.into(), cx);
+            }
+        }
+    }
+
+    /// Charges the connection to the client that a proxy has announced, from which on it is that
+    /// client's. It is closed if the client's address has its share already.
+    fn admit(&mut self, announced: Announced, cx: &mut Context<'_>) {
+        let stage = match &self.stream {
+            ByteStream::Plain(_) => Stage::Session,
+            ByteStream::Tls(_) => Stage::Handshake,
+        };
+        let Client { settings, address, .. } = &mut self.client;
+        let places = &mut cx.shared.tcp.places;
+        let mut is_refused = false;
+        places.give_back(settings, Stage::Handshake, address.ip().into());
+        if let Announced::Client(client) = announced {
+            *address = client;
+            is_refused = places.are_at_share(settings, stage, client.ip().into());
+        }
+        places.take(settings, stage, address.ip().into());
+        if stage == Stage::Session {
+            self.begin(Session::plain(cx.now), cx);
+        }
+        if is_refused {
+            cx.shared.counters.tcp.connections_refused += 1;
+            self.break_off(Outcome::GatewayClosed.into(), cx);
+        }
+    }
+
+    /// Begins the session that the handshake has chosen.
+    pub(super) fn begin_secure(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
+        self.end_handshake(cx);
+        cx.shared.counters.tcp.handshakes_completed += 1;
+        let tls = cx.shared.settings.tls.clone();
+        self.client.coverage = Some(Coverage::new(handshaken.server_name, tls));
+        let session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
+        self.begin(session, cx);
+    }
+
+    fn begin(&mut self, session: Session, cx: &Context<'_>) {
+        self.session = session;
+        self.since = cx.now;
+        if self.draining.is_some() || cx.shared.drain_end.is_some() {
+            self.session.drain();
+        }
+    }
+
+    fn end_handshake(&self, cx: &mut Context<'_>) {
+        cx.shared.tcp.places.end_handshake(self.client.address.ip().into());
+    }
+
+    pub(super) fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
+        if matches!(self.session, Session::Handshake) {
+            self.note_failed_handshake(fault.reason(), cx);
+        }
+        if fault == TlsFault::PlainHttp {
+            return self.refuse_plain(cx);
+        }
+        self.has_failed = true;
+        let ending = Ending::from(Outcome::ConnectionError);
+        self.session.end(ending, &mut self.client, cx);
+        self.closed_for.get_or_insert(ending);
+        // The alert is in the output.
+        self.end_our_side(cx);
+    }
+
+    /// Notes the end of a handshake, or of a PROXY header, that is broken off. A client that leaves
+    /// before its first byte has begun none: many check so that a port is open.
+    pub(super) fn note_broken_handshake(&self, outcome: Outcome, cx: &mut Context<'_>) {
+        if !matches!(self.session, Session::Handshake) || self.has_failed {
+            return;
+        }
+        if let Some(header) = &self.header {
+            let failure = match outcome {
+                Outcome::IdleTimeout => ProxyHeaderFailure::TimedOut,
+                _ if header.has_begun() => ProxyHeaderFailure::CutOff,
+                _ => return,
+            };
+            return self.note_failed_header(failure, None, cx);
+        }
+        let reason = match outcome {
+            Outcome::IdleTimeout => HandshakeFailure::TimedOut,
+            _ if self.stream.is_untouched() => return,
+            Outcome::ClientClosed | Outcome::ClientReset => HandshakeFailure::Client,
+            _ => HandshakeFailure::Other,
+        };
+        self.note_failed_handshake(reason, cx);
+    }
+
+    /// Counts a PROXY header that did not come or is none, and reports it.
+    fn note_failed_header(
+        &self,
+        failure: ProxyHeaderFailure,
+        rule: Option<&'static str>,
+        cx: &mut Context<'_>,
+    ) {
+        let peer = self.client.address;
+        cx.shared.incidents.push_back(Box::new(Incident::ProxyHeader { peer, failure, rule }));
+        cx.shared.counters.tcp.proxy_header_failures.count(failure, 1);
+    }
+
+    /// Counts a handshake that has failed, and reports it.
+    fn note_failed_handshake(&self, reason: HandshakeFailure, cx: &mut Context<'_>) {
+        let incident = Incident::HandshakeFailed { client: self.client.address, reason };
+        cx.shared.incidents.push_back(Box::new(incident));
+        cx.shared.counters.tcp.handshake_failures.count(reason, 1);
+    }
+
+    /// Responds in plain HTTP to a client that speaks it to a TLS port.
+    fn refuse_plain(&mut self, cx: &mut Context<'_>) {
+        self.end_handshake(cx);
+        self.stream = ByteStream::plain();
+        self.session = Session::plain(cx.now);
+        let rule = "this port speaks TLS, and the request came without; use https";
+        if let Err(ending) = self.session.refuse(rule, &mut self.client, cx) {
+            self.break_off(ending, cx);
+        }
+    }
+}
