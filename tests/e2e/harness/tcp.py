@@ -51,8 +51,10 @@ class _Kept:
 class Client:
     """A connection to a port of the gateway on 127.0.0.1; with `tls` a secure one."""
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None, seconds: float = 15):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, seconds: float = 15,
+                 source: str = "127.0.0.1"):
+        address, own = ("127.0.0.1", port), (source, 0)
+        self.socket = socket.create_connection(address, timeout=seconds, source_address=own)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             try:
