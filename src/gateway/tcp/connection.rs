@@ -45,6 +45,7 @@ pub(super) struct Connection {
     header: Option<Box<HeaderReader>>,
     stream: ByteStream,
     session: Session,
+    stage: Stage,
     phase: Phase,
     is_receiving: bool,
     writing: Option<Writing>,
@@ -115,27 +116,30 @@ pub(super) enum Progress {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, opening: Opening, now: Instant) -> Self {
+    pub(super) fn new(client: Client, opening: Opening, cx: &mut Context<'_>) -> Self {
         let Opening { stream, header } = opening;
-        let session = match (&stream, &header) {
-            (ByteStream::Plain(_), None) => Session::plain(now),
-            _ => Session::Handshake,
-        };
-        Self {
+        let mut connection = Self {
             client,
             header: header.map(Box::new),
             stream,
-            session,
+            session: Session::Handshake,
+            stage: Stage::Handshake,
             phase: Phase::Open,
             is_receiving: false,
             writing: None,
             timer: Timer::default(),
             draining: None,
-            since: now,
+            since: cx.now,
             delivered: Vec::new(),
             has_failed: false,
             closed_for: None,
+        };
+        match connection.header {
+            // It names the client, whose share counts then.
+            Some(_) => cx.shared.tcp.places.take_handshake(connection.client.address.ip().into()),
+            None => connection.open(cx),
         }
+        connection
     }
 
     /// Handles an event, up to what [`advance`](Self::advance) does.
@@ -235,6 +239,9 @@ impl Connection {
 
     /// Does all that can be done now: reads requests, writes responses, receives, closes.
     pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Progress {
+        if self.stage == Stage::Waiting {
+            self.begin_handshake(cx);
+        }
         if self.phase == Phase::Open {
             self.read(cx);
         }
@@ -333,7 +340,7 @@ impl Connection {
 
     fn receive_more(&mut self, cx: &mut Context<'_>) {
         let wants = match self.phase {
-            Phase::Open => self.session.wants_input(cx.proxy),
+            Phase::Open => self.stage != Stage::Waiting && self.session.wants_input(cx.proxy),
             Phase::Lingering => true,
             Phase::Ending | Phase::Over(_) => false,
         };
@@ -370,12 +377,7 @@ impl Connection {
     /// Ends what is left of a connection that is removed.
     pub(super) fn remove(mut self, cx: &mut Context<'_>) {
         cx.shared.timers.clear(&mut self.timer);
-        let stage = match self.session {
-            Session::Handshake => Stage::Handshake,
-            Session::Http1(_) | Session::Http2(_) => Stage::Session,
-        };
-        let address = self.client.address.ip().into();
-        cx.shared.tcp.places.give_back(&self.client.settings, stage, address);
+        self.leave(cx);
         let ending = self.closed_for.unwrap_or(Outcome::ClientClosed.into());
         self.session.end(ending, &mut self.client, cx);
         cx.shared.responses.forget(&mut self.client.waiting);

@@ -40,7 +40,7 @@ use crate::proxy_protocol::HeaderReader;
 use crate::tls::ByteStream;
 use client::Client;
 use connection::{Connection, Opening, Progress};
-use places::{Places, Stage};
+use places::Places;
 
 slab_key! {
     /// One client's TCP connection, from its acceptance to [`TcpCommand::Close`] or
@@ -122,14 +122,12 @@ impl TcpClients {
     ) -> Option<TcpKey> {
         let settings = Arc::clone(&cx.shared.settings.tcp[listener]);
         let header = settings.is_proxy(peer.ip()).then(HeaderReader::default);
-        let needs_handshake = header.is_some() || settings.tls.is_some();
-        let stage = if needs_handshake { Stage::Handshake } else { Stage::Session };
         let address = peer.ip().into();
         let places = &cx.shared.tcp.places;
         let is_refused = cx.shared.drain_end.is_some()
             || cx.shared.pressure != Pressure::None
             || places.are_taken(&settings)
-            || header.is_none() && places.are_at_share(&settings, stage, address);
+            || header.is_none() && places.are_at_share(&settings, address);
         if is_refused {
             cx.shared.counters.tcp.connections_refused += 1;
             return None;
@@ -138,11 +136,11 @@ impl TcpClients {
             None => ByteStream::plain(),
             Some(tls) => ByteStream::Tls(Box::new(tls.accept().ok()?)),
         };
-        cx.shared.tcp.places.take(&settings, stage, address);
+        cx.shared.tcp.places.take(&settings, address);
         cx.shared.counters.tcp.connections_accepted += 1;
         let key = self.connections.insert_with(|key| {
             let client = Client::new(key, peer, settings);
-            Box::new(Connection::new(client, Opening { stream, header }, cx.now))
+            Box::new(Connection::new(client, Opening { stream, header }, cx))
         });
         cx.shared.tcp.unsettled.push(key);
         Some(key)

@@ -34,25 +34,45 @@ impl Connection {
     /// Charges the connection to the client that a proxy has announced, from which on it is that
     /// client's. It is closed if the client's address has its share already.
     fn admit(&mut self, announced: Announced, cx: &mut Context<'_>) {
-        let stage = match &self.stream {
-            ByteStream::Plain(_) => Stage::Session,
-            ByteStream::Tls(_) => Stage::Handshake,
-        };
+        self.end_handshake(cx);
         let Client { settings, address, .. } = &mut self.client;
         let places = &mut cx.shared.tcp.places;
         let mut is_refused = false;
-        places.give_back(settings, Stage::Handshake, address.ip().into());
         if let Announced::Client(client) = announced {
+            places.give_back(settings, address.ip().into());
             *address = client;
-            is_refused = places.are_at_share(settings, stage, client.ip().into());
+            is_refused = places.are_at_share(settings, client.ip().into());
+            places.take(settings, client.ip().into());
         }
-        places.take(settings, stage, address.ip().into());
-        if stage == Stage::Session {
-            self.begin(Session::plain(cx.now), cx);
-        }
+        self.open(cx);
         if is_refused {
             cx.shared.counters.tcp.connections_refused += 1;
             self.break_off(Outcome::GatewayClosed.into(), cx);
+        }
+    }
+
+    /// Begins what comes behind a PROXY header, or without one: the handshake, as soon as the
+    /// address has a place for it, or the session.
+    pub(super) fn open(&mut self, cx: &mut Context<'_>) {
+        match &self.stream {
+            ByteStream::Plain(_) => self.begin(Session::plain(cx.now), cx),
+            ByteStream::Tls(_) => {
+                self.stage = Stage::Waiting;
+                self.begin_handshake(cx);
+                if self.stage == Stage::Waiting {
+                    cx.shared.tcp.places.wait(self.client.address.ip().into(), self.client.key);
+                }
+            }
+        }
+    }
+
+    /// Begins the handshake of a connection that waits, if its address has a place for it.
+    pub(super) fn begin_handshake(&mut self, cx: &mut Context<'_>) {
+        let Client { settings, address, key, .. } = &self.client;
+        let address = address.ip().into();
+        if cx.shared.tcp.places.begin_handshake(settings, address, *key) {
+            self.stage = Stage::Handshake;
+            cx.shared.tcp.unsettled.extend(cx.shared.tcp.places.next_waiting(address));
         }
     }
 
@@ -67,6 +87,7 @@ impl Connection {
     }
 
     fn begin(&mut self, session: Session, cx: &Context<'_>) {
+        self.stage = Stage::Session;
         self.session = session;
         self.since = cx.now;
         if self.draining.is_some() || cx.shared.drain_end.is_some() {
@@ -74,8 +95,22 @@ impl Connection {
         }
     }
 
+    /// Gives back the place of the handshake, to a connection of the same address that waits.
     fn end_handshake(&self, cx: &mut Context<'_>) {
-        cx.shared.tcp.places.end_handshake(self.client.address.ip().into());
+        let address = self.client.address.ip().into();
+        cx.shared.tcp.places.end_handshake(address);
+        cx.shared.tcp.unsettled.extend(cx.shared.tcp.places.next_waiting(address));
+    }
+
+    /// Gives back all places of a connection that ends.
+    pub(super) fn leave(&self, cx: &mut Context<'_>) {
+        let address = self.client.address.ip().into();
+        match self.stage {
+            Stage::Waiting => cx.shared.tcp.places.stop_waiting(address, self.client.key),
+            Stage::Handshake => self.end_handshake(cx),
+            Stage::Session => {}
+        }
+        cx.shared.tcp.places.give_back(&self.client.settings, address);
     }
 
     pub(super) fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
@@ -139,7 +174,7 @@ impl Connection {
     fn refuse_plain(&mut self, cx: &mut Context<'_>) {
         self.end_handshake(cx);
         self.stream = ByteStream::plain();
-        self.session = Session::plain(cx.now);
+        self.begin(Session::plain(cx.now), cx);
         let rule = "this port speaks TLS, and the request came without; use https";
         if let Err(ending) = self.session.refuse(rule, &mut self.client, cx) {
             self.break_off(ending, cx);

@@ -203,6 +203,11 @@ impl Rig {
         self.settle();
     }
 
+    /// Returns whether the gateway reads from a client.
+    fn reads(&self, client: usize) -> bool {
+        self.sockets[client].is_receiving
+    }
+
     /// Returns whether the gateway reads the response on its newest upstream connection.
     fn reads_response(&self) -> bool {
         self.wires.last().is_some_and(|wire| wire.is_receiving)
