@@ -19,6 +19,13 @@ pub const RESPONSE_PIECE_LEN_MIN: usize = 16 * 1024;
 /// 20 KiB; a log or a device that is named by mistake is not read to its end.
 pub(crate) const CERTIFICATE_FILE_LEN_MAX: usize = 1 << 20;
 
+/// Longest file of revocation lists, in bytes: those of large authorities have a few MiB.
+pub(crate) const REVOCATION_FILE_LEN_MAX: usize = 32 << 20;
+
+/// Longest field of a request that tells an upstream about a client's certificate, in bytes. A
+/// certificate has 1 to 2 KiB, a third more in base64, and servers take 8 to 64 KiB of fields.
+pub(crate) const CLIENT_FIELD_LEN_MAX: usize = 16 * 1024;
+
 /// Bytes of TLS records that are kept for a handshake message which is not whole. rustls refuses
 /// messages of more than 64 KiB; the rest is room for headers and tags, if the records have a few
 /// hundred bytes each.

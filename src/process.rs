@@ -76,7 +76,9 @@ const ACCOUNTS: Accounts = Accounts { user: accounts::find_user, group: accounts
 fn load(path: &Path) -> Result<Loaded, Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
     let config = config::load(path, ACCOUNTS).map_err(|errors| refuse(&errors))?;
-    let tls = ServerTls::load(&config.certificates, config.tls).map_err(|error| refuse(&error))?;
+    let tls = ServerTls::load(&config.certificates, config.tls)
+        .and_then(|tls| tls.with_client_auth(&config.listeners))
+        .map_err(|error| refuse(&error))?;
     let mut keys = ProcessKeys::generate(tls::fill_random);
     if let Some(path) = &config.runtime.token_key {
         keys.token_key = tls::token_key(path).map_err(|error| refuse(&error))?;

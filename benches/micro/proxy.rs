@@ -42,6 +42,7 @@ impl World {
                 path_prefix: format!("/area-{}", index % 10),
                 upstream,
                 request_timeout: None,
+                needs_certificate: false,
             })
             .collect();
         let host = Some(HostPattern::Exact("localhost".to_owned()));
@@ -50,6 +51,7 @@ impl World {
             path_prefix: "/assets".to_owned(),
             upstream,
             request_timeout: None,
+            needs_certificate: false,
         });
         let proxy = Proxy::new(Arc::new(config), 1);
         let (now, request) = (testing::epoch(), request());
@@ -118,6 +120,7 @@ fn request() -> Request {
         sender: Sender {
             address: SocketAddr::from(([192, 0, 2, 9], 40_000)),
             server_name: None,
+            certificate: None,
             protocol: Protocol::Http3,
         },
         listener: Arc::new(configuration().listeners[0].clone()),

@@ -110,6 +110,7 @@ fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
         sender: Sender {
             address: SocketAddr::from(([192, 0, 2, 9], 40_000)),
             server_name: None,
+            certificate: None,
             protocol: Protocol::Http3,
         },
         listener,

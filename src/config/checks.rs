@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::bounds::ADDRESS_COUNT_MAX;
-use super::model::{Config, HostPattern, Listener, Route, Upstream};
+use super::model::{ClientAuthDemand, Config, HostPattern, Listener, Route, Upstream};
 use super::reader::{Item, nearest};
 
 /// A value and its item in the file.
@@ -28,6 +28,7 @@ pub(super) struct NamedRoute {
     pub(super) path_prefix: String,
     pub(super) upstream: Reference,
     pub(super) request_timeout: Option<Duration>,
+    pub(super) needs_certificate: bool,
 }
 
 /// Checks that names and addresses are distinct over all listeners.
@@ -73,11 +74,18 @@ pub(super) fn routes(routes: Vec<Found<NamedRoute>>, upstreams: &[Found<Upstream
     let names: Vec<&str> = upstreams.iter().map(|found| found.value.name.as_str()).collect();
     let mut resolved = Vec::new();
     for found in routes {
-        let NamedRoute { host, path_prefix, upstream, request_timeout } = found.value;
+        let NamedRoute { host, path_prefix, upstream, request_timeout, needs_certificate } =
+            found.value;
         let Reference { name, span, key } = upstream;
         match names.binary_search(&name.as_str()) {
             Ok(upstream) => {
-                resolved.push(Route { host, path_prefix, upstream, request_timeout });
+                resolved.push(Route {
+                    host,
+                    path_prefix,
+                    upstream,
+                    request_timeout,
+                    needs_certificate,
+                });
             }
             Err(_) => {
                 let way_out = match nearest(&name, &names) {
@@ -115,6 +123,35 @@ impl Config {
             warnings.push(
                 "limits.max_body_size is 0, so every request with a body is answered with 413. \
                  For no limit, which 0 is in nginx, write \"unlimited\""
+                    .to_owned(),
+            );
+        }
+        let asks = |listener: &&Listener| listener.client_auth().is_some();
+        let requires = |listener: &&Listener| {
+            let auth = listener.client_auth();
+            auth.is_some_and(|auth| auth.demand == ClientAuthDemand::Require)
+        };
+        let serves = |listener: &&Listener| listener.redirect_to_https.is_none();
+        let open = self.listeners.iter().filter(serves).find(|listener| !requires(listener));
+        let guarded = self.listeners.iter().find(requires);
+        let is_open = |route: &Route| !route.needs_certificate;
+        if let (Some(open), Some(guarded)) = (open, guarded)
+            && self.routes.iter().any(is_open)
+        {
+            warnings.push(format!(
+                "the listener {:?} requires certificates of its clients, and {:?} does not: all \
+                 routes are served on both. Set client_auth = \"require\" in the routes that only \
+                 clients with a certificate may use",
+                guarded.name, open.name
+            ));
+        }
+        if self.routes.iter().any(|route| route.needs_certificate)
+            && !self.listeners.iter().any(|listener| asks(&listener))
+        {
+            warnings.push(
+                "a route has client_auth = \"require\", but no listener asks its clients for \
+                 certificates, so its requests are answered with 403; set client_auth.mode of \
+                 [listeners.tls]"
                     .to_owned(),
             );
         }

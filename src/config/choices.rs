@@ -28,6 +28,27 @@ pub(super) const RETRY: &Choices<Retry> =
 pub(super) const CONGESTION: &Choices<Congestion> =
     &[("cubic", Congestion::Cubic), ("bbr", Congestion::Bbr), ("newreno", Congestion::NewReno)];
 
+pub(super) const TLS_VERSION: &Choices<TlsVersion> =
+    &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+
+pub(super) const CLIENT_AUTH: &Choices<Option<ClientAuthDemand>> = &[
+    ("off", None),
+    ("optional", Some(ClientAuthDemand::Optional)),
+    ("require", Some(ClientAuthDemand::Require)),
+];
+
+/// `client_auth` of a route: whether it needs a certificate.
+pub(super) const ROUTE_CLIENT_AUTH: &Choices<bool> = &[("off", false), ("require", true)];
+
+/// The keys of `client_auth.headers`.
+pub(super) const CLIENT_FACTS: &Choices<ClientFact> = &[
+    ("subject", ClientFact::Subject),
+    ("san", ClientFact::AlternativeNames),
+    ("serial", ClientFact::Serial),
+    ("fingerprint", ClientFact::Fingerprint),
+    ("certificate", ClientFact::Certificate),
+];
+
 pub(super) const UNKNOWN_SERVER_NAME: &Choices<UnknownServerName> =
     &[("default", UnknownServerName::Default), ("refuse", UnknownServerName::Refuse)];
 

@@ -58,6 +58,7 @@ impl Config {
         let mut written = table([
             ("match", Value::Table(matching)),
             ("upstream", text(&self.upstreams[route.upstream].name)),
+            ("client_auth", word(choices::ROUTE_CLIENT_AUTH, &route.needs_certificate).into()),
         ]);
         if let Some(limit) = route.request_timeout {
             written.insert("timeout".to_owned(), section([("request", duration(limit))]));
@@ -139,7 +140,7 @@ fn listener(listener: &Listener) -> Value {
         ("name", text(&listener.name)),
         ("address", texts(&listener.addresses)),
         ("protocols", Value::Array(protocols)),
-        ("tls", listener.tls.into()),
+        ("tls", listener.tls.as_ref().map_or_else(|| false.into(), listener_tls)),
         ("redirect_to_https", redirect),
         ("advertise", advertise),
         ("proxy_protocol", texts(&listener.proxy_protocol)),
@@ -168,6 +169,31 @@ fn listener(listener: &Listener) -> Value {
                 ("max_half_open_per_address", percent(tcp.half_open_per_address)),
                 ("idle_timeout", duration(tcp.idle_timeout)),
                 ("max_streams", i64::from(tcp.max_streams).into()),
+            ]),
+        ),
+    ])
+}
+
+fn listener_tls(tls: &ListenerTls) -> Value {
+    let auth = tls.client_auth.as_ref();
+    let field = |fact: &ClientFact| {
+        let mut fields = auth.iter().flat_map(|auth| &auth.fields);
+        let name = fields.find(|(named, _)| named == fact).map(|(_, name)| text(name));
+        name.unwrap_or_else(|| "".into())
+    };
+    let headers = choices::CLIENT_FACTS;
+    let headers = headers.iter().map(|(key, fact)| ((*key).to_owned(), field(fact))).collect();
+    let crls = auth.iter().flat_map(|auth| &auth.crls);
+    let demand = auth.map(|auth| auth.demand);
+    section([
+        ("min_version", word(choices::TLS_VERSION, &tls.version_min).into()),
+        (
+            "client_auth",
+            section([
+                ("mode", word(choices::CLIENT_AUTH, &demand).into()),
+                ("ca", auth.map_or_else(|| "".into(), |auth| path(&auth.ca))),
+                ("crl", Value::Array(crls.map(|file| path(file)).collect())),
+                ("headers", Value::Table(headers)),
             ]),
         ),
     ])

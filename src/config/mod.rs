@@ -20,6 +20,7 @@ mod choices;
 mod effective;
 mod environment;
 mod error;
+mod listener_tls;
 mod model;
 mod names;
 mod reader;

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use super::listener_tls::{
+    ClientAuth, ClientAuthDemand, ClientFact, ListenerTls, TlsVersion,
+};
 pub(crate) use crate::account::Account;
 pub use crate::address::EndpointAddress;
 pub(crate) use crate::address::NamedAddresses;
@@ -174,8 +177,8 @@ pub struct Listener {
     /// protocols need.
     pub addresses: Vec<SocketAddr>,
     pub protocols: Protocols,
-    /// Connections are secured by TLS. Without it there is HTTP/1.1 only.
-    pub tls: bool,
+    /// Connections are secured by TLS; `None` is plain, with HTTP/1.1 only.
+    pub tls: Option<ListenerTls>,
     /// Requests are redirected to `https` at this port; only without TLS.
     pub redirect_to_https: Option<u16>,
     /// How HTTP/3 is offered to clients of the other protocols; `None` withholds it.
@@ -187,6 +190,13 @@ pub struct Listener {
     pub proxy_fields: ProxyFields,
     pub quic: Quic,
     pub tcp: Tcp,
+}
+
+impl Listener {
+    /// Returns what its clients are asked for; `None` asks for no certificates.
+    pub fn client_auth(&self) -> Option<&ClientAuth> {
+        self.tls.as_ref()?.client_auth.as_ref()
+    }
 }
 
 /// `listeners.advertise`: the Alt-Svc of responses (RFC 7838).
@@ -372,6 +382,8 @@ pub struct Route {
     pub upstream: usize,
     /// `timeout.request`: from the request's head to the end of its response; `None` is no limit.
     pub request_timeout: Option<Duration>,
+    /// `client_auth`: a request without a verified certificate of its client is refused.
+    pub needs_certificate: bool,
 }
 
 /// `[upstreams.NAME]`

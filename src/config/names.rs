@@ -109,6 +109,40 @@ pub(super) fn passed_field_name(text: &str) -> Result<String, String> {
     Ok(name)
 }
 
+/// Parses the name of a field that the gateway writes for an upstream, which must have no other
+/// meaning.
+pub(super) fn written_field_name(text: &str) -> Result<String, String> {
+    const TAKEN: [&str; 20] = [
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ];
+    let name = field_name(text)?;
+    if TAKEN.contains(&name.as_str()) {
+        return Err(format!(
+            "is {text:?}, which means something else; choose a name like \"x-client-subject\""
+        ));
+    }
+    Ok(name)
+}
+
 /// Parses `/` or `/one/two`: whole segments of visible ASCII, as clients send them.
 pub(super) fn path_prefix(text: &str) -> Result<String, String> {
     let refusal = if !text.starts_with('/') {

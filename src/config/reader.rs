@@ -127,6 +127,16 @@ impl<'a> Item<'a> {
         if self.value.get_ref().is_array() { self.filled_list(what) } else { vec![self] }
     }
 
+    /// Returns the items of a list, which may be empty, or the item itself if it is not a list.
+    pub(super) fn items(self) -> Vec<Item<'a>> {
+        if self.value.get_ref().is_array() { self.list() } else { vec![self] }
+    }
+
+    /// Returns true if the value is a table.
+    pub(super) fn is_table(&self) -> bool {
+        self.value.get_ref().is_table()
+    }
+
     /// Returns the items of a list. An empty one is refused: it must hold at least one `what`.
     pub(super) fn filled_list(&self, what: &str) -> Vec<Item<'a>> {
         let items = self.list();

@@ -3,6 +3,7 @@
 use super::bounds as b;
 use super::checks::{self, Found, NamedRoute, Reference};
 use super::choices;
+use super::listener_tls;
 use super::model::*;
 use super::names::{self, CertificateHost};
 use super::reader::{Item, Section};
@@ -187,7 +188,8 @@ fn listener(mut section: Section, index: usize) -> Listener {
         let items = item.one_or_many("address");
         items.iter().filter_map(|item| item.parsed(names::socket_address)).collect()
     });
-    let has_tls = section.item("tls").is_none_or(|item| item.flag().unwrap_or(true));
+    let tls = listener_tls::read(&mut section);
+    let has_tls = tls.is_some();
     let protocols = match section.item("protocols") {
         Some(item) => protocols(item, has_tls),
         None if has_tls => Protocols::H3,
@@ -211,7 +213,7 @@ fn listener(mut section: Section, index: usize) -> Listener {
         name: name.unwrap_or_else(|| format!("listener-{index}")),
         addresses: addresses.unwrap_or_default(),
         protocols,
-        tls: has_tls,
+        tls,
         redirect_to_https,
         advertise,
         proxy_protocol: proxy_protocol.unwrap_or_default(),
@@ -402,12 +404,13 @@ fn route(mut section: Section) -> Option<NamedRoute> {
     let request = timeout.item("request");
     let request_timeout = request.and_then(|item| item.duration(&b::ROUTE_TIMEOUT));
     timeout.finish();
+    let needs_certificate = section.choice("client_auth", choices::ROUTE_CLIENT_AUTH);
     let upstream = section.required("upstream", "name one of [upstreams.NAME]");
     section.finish();
     let item = upstream?;
     let upstream = Reference { name: item.string()?, span: item.span(), key: item.key.clone() };
     let path_prefix = path_prefix.unwrap_or_else(|| "/".to_owned());
-    Some(NamedRoute { host, path_prefix, upstream, request_timeout })
+    Some(NamedRoute { host, path_prefix, upstream, request_timeout, needs_certificate })
 }
 
 fn all_upstreams(item: Item<'_>) -> Vec<Found<'_, Upstream>> {

@@ -7,6 +7,7 @@ use super::*;
 
 mod effective;
 mod least_privilege;
+mod listener_tls;
 
 fn parse_here(text: &str) -> Result<(Config, Vec<String>), ConfigErrors> {
     let env = |name: &str| match name {
@@ -66,7 +67,13 @@ fn the_minimal_file_is_valid() {
     assert_eq!(config.listeners[0].quic.idle_timeout, Duration::from_secs(30));
     assert_eq!(
         config.routes,
-        [Route { host: None, path_prefix: "/".to_owned(), upstream: 0, request_timeout: None }]
+        [Route {
+            host: None,
+            path_prefix: "/".to_owned(),
+            upstream: 0,
+            request_timeout: None,
+            needs_certificate: false
+        }]
     );
     assert_eq!(config.upstreams[0].endpoints[0].weight, 1);
     assert_eq!(config.log.access.unwrap().target, AccessTarget::Stdout);
@@ -83,6 +90,7 @@ fn the_full_file_has_every_key_with_its_default() {
     assert_eq!(full.log, minimal.log);
     assert_eq!(full.limits, minimal.limits);
     assert_eq!(full.tls, minimal.tls);
+    assert_eq!(full.listeners[0].tls, minimal.listeners[0].tls);
     assert_eq!(full.listeners[0].quic, minimal.listeners[0].quic);
     assert_eq!(full.listeners[0].trusted_proxies, minimal.listeners[0].trusted_proxies);
     assert_eq!(full.listeners[0].proxy_fields, minimal.listeners[0].proxy_fields);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::budget::{Backlog, Waiting};
 use super::context::Context;
 use super::control_stream::ControlStream;
@@ -15,10 +17,13 @@ use super::reset_budget::{Cost, ResetBudget};
 use super::stream::{Fault, Stream, Verdict};
 use crate::config::Listener;
 use crate::http3::{Code, ConnectionError};
-use crate::message::{AccessRecord, Bound, Ending, Handover, Incident, Outcome, Protocol, Sender};
+use crate::message::{
+    AccessRecord, Bound, ClientCertificate, Ending, Handover, Incident, Outcome, Protocol, Sender,
+};
 use crate::metrics::StreamShed;
 use crate::proxy::Proxy;
 use crate::quic::{CloseReason, ConnectionKey, Event, StreamId};
+use crate::tls;
 
 /// A connection whose handshake is complete.
 pub(super) struct Connection {
@@ -53,6 +58,8 @@ pub(super) struct Client {
     /// Number of the socket on which it was opened.
     pub(super) socket: u16,
     pub(super) coverage: Coverage,
+    /// The certificate that it has proved to be its own, if it has shown one.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting: Waiting,
     /// Finished responses that the client has not fully acknowledged.
@@ -68,6 +75,7 @@ impl Connection {
     pub(super) fn open(
         key: ConnectionKey,
         server_name: Option<String>,
+        certificate: Option<Bytes>,
         socket: u16,
         cx: &mut Context<'_>,
     ) -> Result<Self, ConnectionError> {
@@ -83,6 +91,7 @@ impl Connection {
                 listener: Arc::clone(&listener),
                 socket,
                 coverage: Coverage::new(server_name, settings.tls.clone()),
+                certificate: tls::identify(certificate.as_deref(), &listener).map(Arc::new),
                 waiting: Waiting::default(),
                 unacknowledged_count: 0,
                 resets: ResetBudget::default(),
@@ -367,7 +376,8 @@ impl Client {
     /// Returns the client as the sender of a request from `address`.
     pub(super) fn sender(&self, address: SocketAddr) -> Sender {
         let server_name = self.coverage.server_name.clone();
-        Sender { address, server_name, protocol: Protocol::Http3 }
+        let certificate = self.certificate.clone();
+        Sender { address, server_name, certificate, protocol: Protocol::Http3 }
     }
 }
 

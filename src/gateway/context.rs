@@ -23,7 +23,7 @@ use crate::message::{AccessRecord, FieldLimits, Incident};
 use crate::metrics::{Ledger, StreamShed};
 use crate::proxy::Proxy;
 use crate::quic::{ConnectionKey, Engine, StreamId};
-use crate::tls::{ALPN_H2, ALPN_HTTP1, ServerTls, TcpServerTls, TlsVersion};
+use crate::tls::{ALPN_H2, ALPN_HTTP1, ServerTls, TcpServerTls};
 
 /// The surroundings of a connection, lent to it for one event.
 pub(super) struct Context<'a> {
@@ -144,10 +144,7 @@ impl TcpSettings {
         Self {
             listener: Arc::clone(listener),
             alt_svc,
-            tls: listener.tls.then(|| {
-                let tls = tls.config_tcp(&alpn, TlsVersion::Tls12);
-                tls.expect("our cryptography has suites of both versions")
-            }),
+            tls: tls.config_tcp_of(listener, &alpn),
             connections_max,
             connections_per_address: share(listener.tcp.connections_per_address, connections_max),
             half_open_per_address: share(listener.tcp.half_open_per_address, TCP_HANDSHAKES_MAX),

@@ -368,8 +368,8 @@ impl Gateway {
     fn handle_engine_event(&mut self, now: Instant, key: ConnectionKey, event: Event) {
         let (connections, mut cx) = self.lend(now);
         match event {
-            Event::Connected { server_name, socket } => {
-                match Connection::open(key, server_name, socket, &mut cx) {
+            Event::Connected { server_name, socket, client_certificate } => {
+                match Connection::open(key, server_name, client_certificate, socket, &mut cx) {
                     Ok(connection) => connections.insert(key, connection),
                     Err(error) => cx.close(key, error),
                 }

@@ -10,7 +10,7 @@ use super::context::{Edge, Settings};
 use super::{Gateway, listeners};
 use crate::config::Config;
 use crate::http3::Code;
-use crate::quic::{EngineChange, EngineError};
+use crate::quic::{EngineChange, EngineError, ListenerSettings};
 use crate::tls::ServerTls;
 
 impl Gateway {
@@ -28,8 +28,7 @@ impl Gateway {
         let next = listeners(&config);
         let earlier = |name: &str| self.listeners.iter().position(|one| one.name == name);
         self.engine.apply(EngineChange {
-            tls: tls.config(),
-            listeners: next.iter().map(|listener| listener.quic.clone()).collect(),
+            listeners: next.iter().map(|listener| ListenerSettings::of(listener, tls)).collect(),
             continued: next.iter().map(|listener| earlier(&listener.name)).collect(),
             sockets: sockets.to_vec(),
         })?;

@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod client_certificate;
 mod field_limits;
 mod field_lines;
 mod head;
@@ -28,6 +29,7 @@ mod target;
 
 use http::{HeaderName, HeaderValue};
 
+pub(crate) use client_certificate::ClientCertificate;
 pub use field_limits::FieldLimits;
 pub(crate) use field_limits::{Excess, FieldCount, LINE_OVERHEAD_LEN};
 pub use field_lines::Pseudo;

@@ -99,6 +99,8 @@ outcomes! {
     /// The worker had no time or no memory left for the request. Over HTTP/2 and HTTP/3 such
     /// requests have no record: their streams are rejected.
     Overloaded: "overloaded", error "proxy_internal_error";
+    /// The route needs a certificate of the client, and the connection has none.
+    ClientCertificateRequired: "client_certificate_required", error "http_request_denied";
     /// No route matches. RFC 9209 2.3.3: a gateway that cannot determine the next hop, "for
     /// example, it may not be configured". The status is still 404, which clients know.
     NoRoute: "no_route", error "destination_not_found";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::{LoggedText, Outcome, Protocol, Sender, Understood};
+use super::{ClientCertificate, LoggedText, Outcome, Protocol, Sender, Understood};
 
 /// One line of the access log: the account of one request stream.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct AccessRecord {
     pub client: SocketAddr,
     /// The server name (SNI) of the client's TLS handshake.
     pub server_name: Option<Arc<str>>,
+    /// The client's certificate, if it has shown one.
+    pub client_certificate: Option<Arc<ClientCertificate>>,
     /// Method, authority and path, as far as they were parsed.
     pub request: Understood,
     /// Status of the response; `None` when there was none.
@@ -100,10 +102,11 @@ impl Ending {
 impl AccessRecord {
     /// Creates a record of a request of which only the client is known.
     pub fn new(start: Instant, sender: Sender) -> Self {
-        let Sender { address, server_name, protocol } = sender;
+        let Sender { address, server_name, certificate, protocol } = sender;
         Self {
             client: address,
             server_name,
+            client_certificate: certificate,
             request: Understood::default(),
             status: None,
             is_own: false,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Protocol;
+use super::{ClientCertificate, Protocol};
 
 /// The client that a request came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,5 +11,7 @@ pub struct Sender {
     pub address: SocketAddr,
     /// The server name (SNI) of its TLS handshake.
     pub server_name: Option<Arc<str>>,
+    /// The certificate that it has proved to be its own, if it has shown one.
+    pub certificate: Option<Arc<ClientCertificate>>,
     pub protocol: Protocol,
 }

@@ -139,6 +139,16 @@ kinds! {
         UnknownServerName: unknown_server_name,
         /// The client does not accept our certificate.
         CertificateRejected: certificate_rejected,
+        /// The client shows no certificate, and its listener requires one.
+        ClientCertificateMissing: client_certificate_missing,
+        /// The client's certificate, or an authority between, has expired or is not valid yet.
+        ClientCertificateExpired: client_certificate_expired,
+        /// The client's certificate is revoked.
+        ClientCertificateRevoked: client_certificate_revoked,
+        /// No authority of the listener issued it, or no valid revocation list covers it.
+        ClientCertificateUntrusted: client_certificate_untrusted,
+        /// The client's certificate is not for clients, or cannot be read.
+        ClientCertificateInvalid: client_certificate_invalid,
         /// There is no version, cipher suite or group of TLS that both sides have.
         NoSharedParameters: no_shared_parameters,
         /// QUIC's transport parameters are missing or break a rule.
@@ -275,6 +285,8 @@ impl ProxyCounters {
 pub struct OwnResponses {
     /// 400: the request cannot be forwarded as it is.
     pub bad_request: u64,
+    /// 403: the route needs a certificate of the client.
+    pub no_client_certificate: u64,
     /// 404: no route matches.
     pub no_route: u64,
     /// 408: the request's head or body stalled.
@@ -303,6 +315,7 @@ impl OwnResponses {
     pub fn count(&mut self, status: Option<u16>) {
         *match status {
             Some(400) => &mut self.bad_request,
+            Some(403) => &mut self.no_client_certificate,
             Some(404) => &mut self.no_route,
             Some(408) => &mut self.request_timeout,
             Some(413) => &mut self.body_too_large,

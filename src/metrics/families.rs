@@ -56,6 +56,16 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "no_shared_protocol"} counters.quic.handshake_failures.no_shared_protocol,
         {reason = "unknown_server_name"} counters.quic.handshake_failures.unknown_server_name,
         {reason = "certificate_rejected"} counters.quic.handshake_failures.certificate_rejected,
+        {reason = "client_certificate_missing"}
+            counters.quic.handshake_failures.client_certificate_missing,
+        {reason = "client_certificate_expired"}
+            counters.quic.handshake_failures.client_certificate_expired,
+        {reason = "client_certificate_revoked"}
+            counters.quic.handshake_failures.client_certificate_revoked,
+        {reason = "client_certificate_untrusted"}
+            counters.quic.handshake_failures.client_certificate_untrusted,
+        {reason = "client_certificate_invalid"}
+            counters.quic.handshake_failures.client_certificate_invalid,
         {reason = "no_shared_parameters"} counters.quic.handshake_failures.no_shared_parameters,
         {reason = "transport_parameters"} counters.quic.handshake_failures.transport_parameters,
         {reason = "timed_out"} counters.quic.handshake_failures.timed_out,
@@ -112,6 +122,16 @@ pub(super) const COUNTERS: &[Family] = &[
         {reason = "no_shared_protocol"} counters.tcp.handshake_failures.no_shared_protocol,
         {reason = "unknown_server_name"} counters.tcp.handshake_failures.unknown_server_name,
         {reason = "certificate_rejected"} counters.tcp.handshake_failures.certificate_rejected,
+        {reason = "client_certificate_missing"}
+            counters.tcp.handshake_failures.client_certificate_missing,
+        {reason = "client_certificate_expired"}
+            counters.tcp.handshake_failures.client_certificate_expired,
+        {reason = "client_certificate_revoked"}
+            counters.tcp.handshake_failures.client_certificate_revoked,
+        {reason = "client_certificate_untrusted"}
+            counters.tcp.handshake_failures.client_certificate_untrusted,
+        {reason = "client_certificate_invalid"}
+            counters.tcp.handshake_failures.client_certificate_invalid,
         {reason = "no_shared_parameters"} counters.tcp.handshake_failures.no_shared_parameters,
         {reason = "transport_parameters"} counters.tcp.handshake_failures.transport_parameters,
         {reason = "timed_out"} counters.tcp.handshake_failures.timed_out,
@@ -143,6 +163,7 @@ pub(super) const COUNTERS: &[Family] = &[
     family!("requests", "Requests started", {} counters.proxy.requests),
     family!("responses_own", "Responses made by the gateway itself, by status",
         {status = "400"} counters.proxy.own_responses.bad_request,
+        {status = "403"} counters.proxy.own_responses.no_client_certificate,
         {status = "404"} counters.proxy.own_responses.no_route,
         {status = "408"} counters.proxy.own_responses.request_timeout,
         {status = "413"} counters.proxy.own_responses.body_too_large,

@@ -321,9 +321,14 @@ fn fill_failures(failures: &mut HandshakeFailures, next: &mut u64) {
     #[rustfmt::skip]
     let HandshakeFailures {
         no_shared_protocol, unknown_server_name, certificate_rejected, no_shared_parameters,
-        transport_parameters, timed_out, client, other,
+        transport_parameters, timed_out, client, other, client_certificate_missing,
+        client_certificate_expired, client_certificate_revoked, client_certificate_untrusted,
+        client_certificate_invalid,
     } = failures;
     number!(next, no_shared_protocol, unknown_server_name, certificate_rejected);
+    number!(next, client_certificate_missing, client_certificate_expired);
+    number!(next, client_certificate_revoked, client_certificate_untrusted);
+    number!(next, client_certificate_invalid);
     number!(next, no_shared_parameters, transport_parameters, timed_out, client, other);
 }
 
@@ -363,9 +368,9 @@ fn fill_proxy(proxy: &mut ProxyCounters, next: &mut u64) {
     let OwnResponses {
         bad_request: a, no_route: b, request_timeout: c, body_too_large: d, misdirected: e,
         fields_too_large: f, not_implemented: g, bad_gateway: h, overloaded: i,
-        gateway_timeout: j, too_many_requests: k,
+        gateway_timeout: j, too_many_requests: k, no_client_certificate: l,
     } = own_responses;
-    number!(next, a, b, c, d, e, f, g, h, i, j, k);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k, l);
     #[rustfmt::skip]
     let UpstreamFailures {
         connect_refused: a, connect_timeout: b, connect_failed: c, response_timeout: d,
@@ -403,7 +408,7 @@ fn fill_ring(ring: &mut RingCounters, next: &mut u64) {
 #[test]
 fn own_responses_and_failures_are_counted_by_kind() {
     let mut own = OwnResponses::default();
-    for status in [400, 404, 408, 413, 421, 429, 431, 501, 502, 503, 504, 500] {
+    for status in [400, 403, 404, 408, 413, 421, 429, 431, 501, 502, 503, 504, 500] {
         own.count(Some(status));
     }
     own.count(None);
@@ -411,7 +416,7 @@ fn own_responses_and_failures_are_counted_by_kind() {
     let each_once = OwnResponses {
         bad_request: 1, no_route: 1, request_timeout: 1, body_too_large: 1, misdirected: 1,
         fields_too_large: 1, not_implemented: 1, bad_gateway: 1, overloaded: 1,
-        gateway_timeout: 1, too_many_requests: 1,
+        gateway_timeout: 1, too_many_requests: 1, no_client_certificate: 1,
     };
     assert_eq!(own, each_once);
     let mut failures = UpstreamFailures::default();

@@ -30,7 +30,9 @@ impl Source for FileSource {
         let config = config::load(&self.path, ACCOUNTS)
             .map_err(|errors| Refusal::of_configuration(lines(errors)))?;
         let changes = config.changes_since(&running.config);
-        let (tls, mut errors) = match running.tls.reload(&config.certificates, config.tls) {
+        let tls = running.tls.reload(&config.certificates, config.tls);
+        let tls = tls.and_then(|tls| tls.with_client_auth(&config.listeners));
+        let (tls, mut errors) = match tls {
             Ok(tls) => (Some(tls), Vec::new()),
             Err(error) => (None, lines(error)),
         };

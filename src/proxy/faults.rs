@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     Redirect(u16),
     /// No route matches.
     NoRoute,
+    /// The route needs a certificate of the client, and the connection has none.
+    NoClientCertificate,
     /// The client's body paused too long, or came too slowly.
     RequestTimeout,
     /// The body is longer than allowed.
@@ -83,6 +85,7 @@ impl Fault {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Redirect(_) => StatusCode::PERMANENT_REDIRECT,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoClientCertificate => StatusCode::FORBIDDEN,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RequestTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
@@ -112,6 +115,7 @@ impl Fault {
             Self::BadRequest(_) => Outcome::RequestMalformed,
             Self::Redirect(_) => Outcome::Redirected,
             Self::NoRoute => Outcome::NoRoute,
+            Self::NoClientCertificate => Outcome::ClientCertificateRequired,
             Self::RequestTimeout => Outcome::RequestTimeout,
             Self::RequestTooLarge(_) => Outcome::RequestTooLarge,
             Self::NotImplemented(_) => Outcome::NotImplemented,
@@ -176,6 +180,7 @@ impl Fault {
             Self::BadRequest(rule) | Self::Protocol(rule) => rule,
             Self::Redirect(_) => "this address redirects to https",
             Self::NoRoute => "no route matches this host and path",
+            Self::NoClientCertificate => "this needs a certificate of the client; connect with one",
             Self::RequestTimeout => {
                 "the request body paused too long or came too slowly; send it again"
             }
@@ -334,6 +339,7 @@ mod tests {
             Fault::Refused(refused, rule),
             Fault::BadRequest("a rule"),
             Fault::NoRoute,
+            Fault::NoClientCertificate,
             Fault::RequestTimeout,
             Fault::NotImplemented("a reason"),
             Fault::Misdirected,

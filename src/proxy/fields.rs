@@ -42,7 +42,9 @@ fn head_len_estimate(request: &Request) -> usize {
     let line_len = |(name, value): &(http::HeaderName, http::HeaderValue)| {
         name.as_str().len() + value.len() + b": \r\n".len()
     };
-    let fields_len: usize = request.head.fields.iter().map(line_len).sum();
+    let certificate = request.sender.certificate.iter();
+    let own = certificate.flat_map(|certificate| &certificate.fields);
+    let fields_len: usize = request.head.fields.iter().chain(own).map(line_len).sum();
     request.head.path().len() + fields_len + 3 * request.head.authority().as_bytes().len() + 320
 }
 
@@ -124,6 +126,11 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
         put_joined_line(out, request, "cookie", b"; ");
     }
     put_forwarding(out, request, trusted);
+    if let Some(certificate) = &request.sender.certificate {
+        for (name, value) in &certificate.fields {
+            put_field(out, name.as_str(), value.as_bytes());
+        }
+    }
 }
 
 /// Writes one field line with all values of `name`.

@@ -64,7 +64,7 @@ use context::{Context, TimerOwner};
 use exchange::{Exchange, ExchangeContext, Progress, RequestBody, body_len_bound};
 use faults::Fault;
 use fields::{expects_continue, max_forwards};
-use proxy_fields::drop_proxy_fields;
+use proxy_fields::{drop_client_fields, drop_proxy_fields};
 use routes::RouteTable;
 use upstream::{GroupKey, Notice, Upstreams};
 
@@ -147,6 +147,7 @@ impl Proxy {
         exchange.body = RequestBody::new(ended);
         let head = &request.head;
         exchange.framing = Framing::of(&head.method, head.content_length, ended);
+        self.drop_client_fields(&request.listener, exchange.trusted, &mut request.head.fields);
         if !exchange.trusted {
             self.drop_proxy_fields(&request.listener, &mut request.head.fields);
             // Whatever the request says of its scheme, the connection is secured or not.
@@ -175,9 +176,12 @@ impl Proxy {
 
     pub fn handle_end(&mut self, now: Instant, key: ExchangeKey, mut trailers: Option<Fields>) {
         if let Some(trailers) = &mut trailers
-            && let Some(listener) = self.exchanges.get(key).and_then(Exchange::strangers_listener)
+            && let Some((listener, trusted)) = self.exchanges.get(key).and_then(Exchange::listener)
         {
-            self.drop_proxy_fields(&listener, trailers);
+            self.drop_client_fields(&listener, trusted, trailers);
+            if !trusted {
+                self.drop_proxy_fields(&listener, trailers);
+            }
         }
         self.update(now, key, |exchange, cx| exchange.handle_end(cx, trailers));
     }
@@ -432,7 +436,7 @@ impl Proxy {
 
     fn admit(
         &self,
-        Request { head, misdirected, listener, .. }: &Request,
+        Request { head, misdirected, listener, sender }: &Request,
         exchange: &Exchange,
         ended: bool,
     ) -> Result<Admitted, Fault> {
@@ -478,6 +482,9 @@ impl Proxy {
         }
         let route = self.routes.find(head.authority().host(), head.path()).ok_or(Fault::NoRoute)?;
         let route = &self.config.routes[route];
+        if route.needs_certificate && sender.certificate.is_none() {
+            return Err(Fault::NoClientCertificate);
+        }
         let group = self.upstreams.current[route.upstream];
         Ok(Admitted { group, time_limit: route.request_timeout })
     }
@@ -487,11 +494,23 @@ impl Proxy {
         let dropped = &mut self.counters.exported.proxy_fields_dropped;
         drop_proxy_fields(fields, &listener.proxy_fields, dropped);
     }
+
+    /// Drops the fields about clients' certificates, which only the gateway itself may send.
+    fn drop_client_fields(&mut self, listener: &Listener, trusted: bool, fields: &mut Fields) {
+        let dropped = &mut self.counters.exported.proxy_fields_dropped;
+        drop_client_fields(fields, listener, dropped);
+        // An upstream behind several listeners cannot tell which one a request came by.
+        if !trusted {
+            for other in &self.config.listeners {
+                drop_client_fields(fields, other, dropped);
+            }
+        }
+    }
 }
 
 /// Returns the scheme of a listener's connections.
 fn scheme_of(listener: &Listener) -> Scheme {
-    if listener.tls { Scheme::Https } else { Scheme::Http }
+    if listener.tls.is_some() { Scheme::Https } else { Scheme::Http }
 }
 
 fn is_trusted(request: &Request) -> bool {

@@ -22,6 +22,23 @@ pub(super) fn drop_proxy_fields(
     });
 }
 
+/// Drops the fields that tell upstreams about certificates of clients of `listener`, also where a
+/// client has shown none.
+pub(super) fn drop_client_fields(
+    fields: &mut Fields,
+    listener: &config::Listener,
+    dropped: &mut ProxyFieldsDropped,
+) {
+    let Some(auth) = listener.client_auth().filter(|auth| !auth.fields.is_empty()) else { return };
+    fields.retain(|(name, _)| {
+        let is_own = auth.fields.iter().any(|(_, own)| own == name.as_str());
+        if is_own {
+            dropped.count(ProxyField::Identity, 1);
+        }
+        !is_own
+    });
+}
+
 /// Returns the kind of a proxy field, or `None` for all other fields.
 fn kind_of(name: &str, configured: &config::ProxyFields) -> Option<ProxyField> {
     let is_in = |names: &[String]| names.iter().any(|known| known == name);

@@ -76,6 +76,7 @@ mod tests {
             path_prefix: prefix.to_owned(),
             upstream,
             request_timeout: None,
+            needs_certificate: false,
         };
         let routes = [
             route(Some(HostPattern::Exact("a.example".into())), "/api", 0),
@@ -115,7 +116,8 @@ mod tests {
                         _ => Some(HostPattern::Wildcard(name)),
                     };
                     let path_prefix = PREFIXES[dice.random_range(0..PREFIXES.len())].to_owned();
-                    Route { host, path_prefix, upstream, request_timeout: None }
+                    let request_timeout = None;
+                    Route { host, path_prefix, upstream, request_timeout, needs_certificate: false }
                 })
                 .collect();
             let table = RouteTable::new(&routes);

@@ -77,7 +77,7 @@ impl Engine {
         let listeners = settings
             .listeners
             .iter()
-            .map(|quic| Listener::new(&settings, quic, &used_tokens))
+            .map(|listener| Listener::new(&settings, listener, &used_tokens))
             .collect::<Result<Vec<_>, _>>()?;
         // The settings used before a listener is known (tokens, Initial keys) are the same in all.
         let server = listeners.first().map(|listener| Arc::clone(&listener.over_ipv4));
@@ -114,13 +114,11 @@ impl Engine {
     /// Sets the listeners and settings of new connections; existing connections keep theirs.
     /// Returns an error, with nothing changed, if the settings cannot be used.
     pub fn apply(&mut self, change: EngineChange) -> Result<(), EngineError> {
-        let EngineChange { tls, listeners, continued, sockets } = change;
-        let before = std::mem::replace(&mut self.settings.tls, tls);
-        let made = listeners
+        let EngineChange { listeners, continued, sockets } = change;
+        let mut made = listeners
             .iter()
-            .map(|quic| Listener::new(&self.settings, quic, &self.used_tokens))
-            .collect::<Result<Vec<_>, _>>();
-        let mut made = made.inspect_err(|_| self.settings.tls = before)?;
+            .map(|listener| Listener::new(&self.settings, listener, &self.used_tokens))
+            .collect::<Result<Vec<_>, _>>()?;
         for (listener, earlier) in made.iter_mut().zip(&continued) {
             if let Some(earlier) = earlier {
                 listener.connections = std::mem::take(&mut self.listeners[*earlier].connections);

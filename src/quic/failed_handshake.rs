@@ -98,13 +98,13 @@ mod tests {
         for (alert, by_us, by_client) in [
             (10, Other, Client),
             (40, NoSharedParameters, NoSharedParameters),
-            (42, Other, CertificateRejected),
-            (43, Other, CertificateRejected),
-            (44, Other, CertificateRejected),
-            (45, Other, CertificateRejected),
-            (46, Other, CertificateRejected),
+            (42, ClientCertificateInvalid, CertificateRejected),
+            (43, ClientCertificateInvalid, CertificateRejected),
+            (44, ClientCertificateRevoked, CertificateRejected),
+            (45, ClientCertificateExpired, CertificateRejected),
+            (46, ClientCertificateInvalid, CertificateRejected),
             (47, Other, Client),
-            (48, Other, CertificateRejected),
+            (48, ClientCertificateUntrusted, CertificateRejected),
             (49, UnknownServerName, Client),
             (51, Other, CertificateRejected),
             (70, NoSharedParameters, NoSharedParameters),
@@ -112,6 +112,7 @@ mod tests {
             (90, Other, Client),
             (109, TransportParameters, TransportParameters),
             (112, UnknownServerName, Client),
+            (116, ClientCertificateMissing, Client),
             (120, NoSharedProtocol, NoSharedProtocol),
         ] {
             assert_eq!(ours(TransportErrorCode::crypto(alert)), by_us, "alert {alert} of ours");

@@ -56,6 +56,7 @@ mod windows;
 pub use engine::Engine;
 pub(crate) use failed_handshake::FailedHandshake;
 pub(crate) use quinn_proto::TimeSource;
+pub(crate) use settings::ListenerSettings;
 pub(crate) use settings::{EngineChange, EngineError};
 pub use settings::{EngineSettings, MTU_MAX_DEFAULT};
 pub use streams::WriteError;

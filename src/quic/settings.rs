@@ -20,6 +20,7 @@ use crate::base::shares::Shares;
 use crate::cid::{CidMask, WORKER_INDEX_MAX};
 use crate::config;
 use crate::limits;
+use crate::tls::ServerTls;
 
 /// Longest UDP payload over IPv4 on a 1500-byte link: the default upper bound of MTU discovery.
 pub const MTU_MAX_DEFAULT: u16 = 1472;
@@ -48,10 +49,9 @@ const NEW_TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Settings of an [`super::Engine`]. Time and randomness are among them, so that the same settings
 /// and inputs give the same run.
 pub struct EngineSettings {
-    pub listeners: Vec<config::Quic>,
+    pub listeners: Vec<ListenerSettings>,
     /// Index of the listener of each socket, by the socket's number.
     pub sockets: Vec<usize>,
-    pub tls: Arc<rustls::ServerConfig>,
     /// Index of this worker, at most [`WORKER_INDEX_MAX`].
     pub worker: u16,
     /// Number of workers that share [`config::Quic::max_connections`], at least one.
@@ -76,10 +76,23 @@ pub struct EngineSettings {
     pub time_source: Arc<dyn TimeSource>,
 }
 
+/// The settings of one listener.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    pub quic: config::Quic,
+    pub tls: Arc<rustls::ServerConfig>,
+}
+
+impl ListenerSettings {
+    /// Returns the settings of `listener`.
+    pub(crate) fn of(listener: &config::Listener, tls: &ServerTls) -> Self {
+        Self { quic: listener.quic.clone(), tls: tls.config_of(listener) }
+    }
+}
+
 /// Listeners and settings that replace those of an [`super::Engine`].
 pub struct EngineChange {
-    pub tls: Arc<rustls::ServerConfig>,
-    pub listeners: Vec<config::Quic>,
+    pub listeners: Vec<ListenerSettings>,
     /// For each listener, the index of the one before that it continues: their connections count
     /// together.
     pub continued: Vec<Option<usize>>,
@@ -139,13 +152,18 @@ pub(super) struct Listener {
 impl Listener {
     pub(super) fn new(
         settings: &EngineSettings,
-        quic: &config::Quic,
+        listener: &ListenerSettings,
         used_tokens: &Arc<UsedTokens>,
     ) -> Result<Self, EngineError> {
+        let quic = &listener.quic;
         let count_max = share(quic.max_connections, settings.worker_count);
         Ok(Self {
-            over_ipv4: settings.server(quic, settings.mtu_max, used_tokens)?,
-            over_ipv6: settings.server(quic, settings.mtu_max - IPV6_HEADER_EXTRA, used_tokens)?,
+            over_ipv4: settings.server(listener, settings.mtu_max, used_tokens)?,
+            over_ipv6: settings.server(
+                listener,
+                settings.mtu_max - IPV6_HEADER_EXTRA,
+                used_tokens,
+            )?,
             count_max,
             count_per_address_max: percent(quic.connections_per_address, count_max),
             half_open_per_address_max: percent(
@@ -200,11 +218,11 @@ impl EngineSettings {
     /// Returns quinn-proto's settings for one listener over paths of at most `mtu_max`.
     fn server(
         &self,
-        quic: &config::Quic,
+        listener: &ListenerSettings,
         mtu_max: u16,
         used_tokens: &Arc<UsedTokens>,
     ) -> Result<Arc<ServerConfig>, EngineError> {
-        let crypto = QuicServerConfig::try_from(Arc::clone(&self.tls))
+        let crypto = QuicServerConfig::try_from(Arc::clone(&listener.tls))
             .map_err(|_| EngineError::InitialCipherSuite)?;
         let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&self.token_key);
         let crypto = without_padding(Arc::new(crypto));
@@ -212,7 +230,7 @@ impl EngineSettings {
         let mut validation = ValidationTokenConfig::default();
         validation.sent(1).lifetime(NEW_TOKEN_LIFETIME).log(Arc::clone(used_tokens) as _);
         server
-            .transport_config(Arc::new(self.transport(quic, mtu_max)?))
+            .transport_config(Arc::new(self.transport(&listener.quic, mtu_max)?))
             .validation_token_config(validation)
             .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
             .migration(true)

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{Dir, StreamEvent};
+use rustls::pki_types::CertificateDer;
 
 use super::connection::{Connection, Phase};
 use super::table::ConnectionKey;
@@ -33,6 +35,7 @@ pub(super) fn translate(
                 Event::Connected {
                     server_name: server_name(connection),
                     socket: connection.local.socket,
+                    client_certificate: client_certificate(connection),
                 },
             ));
         }
@@ -99,4 +102,10 @@ fn translate_stream(
 fn server_name(connection: &Connection) -> Option<String> {
     let data = connection.proto.crypto_session().handshake_data()?;
     data.downcast::<HandshakeData>().ok()?.server_name
+}
+
+fn client_certificate(connection: &Connection) -> Option<Bytes> {
+    let chain = connection.proto.crypto_session().peer_identity()?;
+    let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.first().map(|leaf| Bytes::copy_from_slice(leaf))
 }

@@ -74,6 +74,8 @@ pub enum Event {
         server_name: Option<String>,
         /// Number of the socket that received it.
         socket: u16,
+        /// The certificate that the client has proved to be its own, in DER.
+        client_certificate: Option<Bytes>,
     },
     /// The client opened a stream; it may be readable already.
     StreamOpened(StreamId),

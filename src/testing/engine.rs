@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::FrozenClock;
 use crate::cid::CidMask;
 use crate::config;
-use crate::quic::{EngineSettings, MTU_MAX_DEFAULT};
+use crate::quic::{EngineSettings, ListenerSettings, MTU_MAX_DEFAULT};
 use crate::tls::ServerTls;
 
 /// The mask of [`engine_settings`].
@@ -15,9 +15,8 @@ pub const CID_MASK: CidMask = CidMask { k1: 0x5a, k2: 0x77, k3: 0xc1 };
 /// that stands still. Tests override fields by struct update.
 pub fn engine_settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
     EngineSettings {
-        listeners: vec![quic],
+        listeners: vec![ListenerSettings { quic, tls: tls.config() }],
         sockets: vec![0],
-        tls: tls.config(),
         worker: 0,
         worker_count: 1,
         generation: false,

@@ -19,6 +19,17 @@ pub(crate) fn reason_of_server(alert: u8) -> Option<HandshakeFailure> {
     match alert {
         // access_denied, which rustls sends for want of a certificate, and unrecognized_name
         49 | 112 => Some(HandshakeFailure::UnknownServerName),
+        // About the client's certificate: bad_certificate, unsupported_certificate and
+        // certificate_unknown
+        42 | 43 | 46 => Some(HandshakeFailure::ClientCertificateInvalid),
+        // certificate_revoked
+        44 => Some(HandshakeFailure::ClientCertificateRevoked),
+        // certificate_expired
+        45 => Some(HandshakeFailure::ClientCertificateExpired),
+        // unknown_ca, which rustls also sends if it cannot tell whether it is revoked
+        48 => Some(HandshakeFailure::ClientCertificateUntrusted),
+        // certificate_required
+        116 => Some(HandshakeFailure::ClientCertificateMissing),
         _ => reason_of(alert),
     }
 }

@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 
 use super::chain::{self, Judgement, Located};
 use super::error::{Content, Kind, TlsError};
-use super::expiry::Expiry;
+use super::expiry::{Expiring, Expiry};
 use super::files;
 use super::names::CertificateNames;
 use super::ocsp::Staple;
@@ -152,7 +152,12 @@ impl Entry {
     /// Returns the last day of a chain from a file.
     pub(super) fn expiry(&self) -> Option<Expiry> {
         let (not_before, not_after) = self.judgement.as_ref()?.validity();
-        Some(Expiry { certificate: self.origin(), not_before, not_after })
+        Some(Expiry {
+            certificate: self.origin(),
+            kind: Expiring::Certificate,
+            not_before,
+            not_after,
+        })
     }
 
     /// Returns the place of the chain, for messages.
@@ -205,7 +210,7 @@ impl Entry {
 }
 
 /// Returns a time in seconds since 1970.
-fn seconds(time: SystemTime) -> i64 {
+pub(super) fn seconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 

@@ -90,7 +90,7 @@ pub(super) fn judge(
 }
 
 fn read(located: &Located) -> Result<Certificate<'_>, ChainFault> {
-    Certificate::read(&located.der).map_err(|error| fault(located.line, Kind::Unreadable(error)))
+    Certificate::read(&located.der).map_err(|error| ChainFault::unreadable(located.line, error))
 }
 
 /// A certificate and its issuer, as indices into the chain.
@@ -402,6 +402,13 @@ fn fetched_from(certificate: &Certificate<'_>) -> String {
 
 fn fault(line: usize, kind: Kind) -> ChainFault {
     ChainFault { line, kind }
+}
+
+impl ChainFault {
+    /// A certificate in `line` that cannot be read.
+    pub(super) fn unreadable(line: usize, error: Unreadable) -> Self {
+        fault(line, Kind::Unreadable(error))
+    }
 }
 
 impl fmt::Display for ChainFault {

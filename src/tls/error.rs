@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::chain::ChainFault;
+use super::client_authorities::AuthorityFault;
 use super::ocsp::StapleFault;
 use super::pem::PemFault;
-use crate::limits::CERTIFICATE_FILE_LEN_MAX;
 
 /// An error of the TLS settings.
 #[derive(Debug)]
@@ -23,11 +23,12 @@ pub struct TlsError {
 pub(super) enum Kind {
     None,
     Unreadable(io::Error),
-    TooLong,
+    TooLong { len_max: usize },
     NotPem(Form),
     Pem(PemFault),
     Content(Content),
     Chain(ChainFault),
+    Authority(AuthorityFault),
     Staple(StapleFault),
     SelfSigned(String),
     KeyLog(io::Error),
@@ -85,6 +86,12 @@ pub(super) enum Content {
     },
 }
 
+impl From<AuthorityFault> for Kind {
+    fn from(fault: AuthorityFault) -> Self {
+        Self::Authority(fault)
+    }
+}
+
 impl From<Content> for Kind {
     fn from(content: Content) -> Self {
         Self::Content(content)
@@ -101,6 +108,7 @@ pub(super) enum Form {
     Pkcs7,
     Pkcs12,
     JavaKeyStore,
+    DerList,
     Binary,
 }
 
@@ -143,14 +151,14 @@ impl fmt::Display for TlsError {
                 "cannot be read ({error}); check the path, and that the user of this process may \
                  read it"
             ),
-            Kind::TooLong => write!(
+            Kind::TooLong { len_max } => write!(
                 f,
-                "has more than {CERTIFICATE_FILE_LEN_MAX} bytes, which no certificate or key \
-                 needs; correct the path"
+                "has more than {len_max} bytes, which no file of its kind needs; correct the path"
             ),
             Kind::NotPem(form) => write_form(f, *form, &file),
             Kind::Pem(fault) => fault.fmt(f),
             Kind::Chain(fault) => fault.fmt(f),
+            Kind::Authority(fault) => fault.fmt(f),
             Kind::Staple(fault) => fault.fmt(f),
             Kind::SelfSigned(error) => {
                 write!(f, "no self-signed certificate could be generated for `hosts` ({error})")
@@ -304,6 +312,11 @@ fn write_form(f: &mut fmt::Formatter<'_>, form: Form, file: &impl fmt::Display) 
             f,
             "is a key store of Java; convert it with `keytool -importkeystore -srckeystore {file} \
              -destkeystore {file}.p12 -deststoretype pkcs12`, and that with `openssl pkcs12`"
+        ),
+        Form::DerList => write!(
+            f,
+            "is a revocation list in binary form (DER); convert it with `openssl crl -inform der \
+             -in {file} -out {file}.pem`"
         ),
         Form::Binary => f.write_str(
             "is binary, but neither a certificate nor a key that is known here; write it in PEM \

@@ -2,14 +2,54 @@
 
 use super::validity::DAY;
 
-/// The last day of a certificate that is served.
+/// The last day of a file: of a certificate that is served, of authorities or of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expiry {
-    /// The path of the chain.
+    /// The path of the file.
     pub(crate) certificate: String,
+    pub(crate) kind: Expiring,
     /// When it became valid, and when it or its issuer in the file expires, in seconds since 1970.
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
+}
+
+/// The content of a file that expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expiring {
+    /// A certificate that is served.
+    Certificate,
+    /// An authority of clients.
+    ClientAuthority,
+    /// A list of revoked certificates of clients.
+    RevocationList,
+}
+
+impl Expiring {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "the certificate",
+            Self::ClientAuthority => "an authority of clients",
+            Self::RevocationList => "the revocation list",
+        }
+    }
+
+    /// Returns what to do before it expires, or when it has.
+    pub(crate) fn way_out(self) -> &'static str {
+        match self {
+            Self::Certificate => "renew it",
+            Self::ClientAuthority => "replace it by its current certificate",
+            Self::RevocationList => "fetch the current one",
+        }
+    }
+
+    /// Returns the consequence of its end.
+    pub(crate) fn consequence(self) -> &'static str {
+        match self {
+            Self::Certificate => "clients refuse it",
+            Self::ClientAuthority => "the clients that it vouches for are refused",
+            Self::RevocationList => "the clients of its authority are refused",
+        }
+    }
 }
 
 /// Milestones on the way to the end, in order. Each has a line in the process log.
@@ -46,12 +86,13 @@ impl Expiry {
 
     /// Returns the days that are left at `now`, in words.
     pub(crate) fn text(&self, now: i64) -> String {
-        let (certificate, left) = (&self.certificate, self.not_after - now);
+        let (file, subject) = (&self.certificate, self.kind.name());
+        let left = self.not_after - now;
         match left / DAY {
-            _ if left < 0 => format!("{certificate}: the certificate has expired"),
-            0 => format!("{certificate}: the certificate expires within a day"),
-            1 => format!("{certificate}: the certificate expires in 1 day"),
-            days => format!("{certificate}: the certificate expires in {days} days"),
+            _ if left < 0 => format!("{file}: {subject} has expired"),
+            0 => format!("{file}: {subject} expires within a day"),
+            1 => format!("{file}: {subject} expires in 1 day"),
+            days => format!("{file}: {subject} expires in {days} days"),
         }
     }
 }
@@ -65,6 +106,7 @@ mod tests {
         let at = |life_days: i64, left_seconds: i64| {
             let expiry = Expiry {
                 certificate: "a.pem".to_owned(),
+                kind: Expiring::Certificate,
                 not_before: 1_000_000,
                 not_after: 1_000_000 + life_days * DAY,
             };

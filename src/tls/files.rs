@@ -1,5 +1,6 @@
-//! The files of a certificate: its chain, and its private key. Both are PEM ([`super::pem`]); what
-//! else a file may be by mistake is named, with the command that converts it.
+//! The files of a certificate: its chain, and its private key; and those about clients'
+//! certificates: authorities, and revocation lists. All are PEM ([`super::pem`]); what else a file
+//! may be by mistake is named, with the command that converts it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -8,11 +9,13 @@ use std::path::Path;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::chain::Located;
+use super::client_authorities::AuthorityFault;
 use super::error::{Content, Form, Kind, TlsError};
 use super::pem::{self, Block};
-use crate::limits::CERTIFICATE_FILE_LEN_MAX;
+use crate::limits::{CERTIFICATE_FILE_LEN_MAX, REVOCATION_FILE_LEN_MAX};
 
 /// Mode bits that the file of a private key may have.
 const KEY_MODE: u32 = 0o700;
@@ -23,7 +26,7 @@ const KEY_MODE_OF_ROOT: u32 = 0o740;
 /// Reads a chain: every certificate of the file, in its order. `key_path` may be the same file,
 /// which then holds the key as well.
 pub(super) fn read_chain(path: &Path, key_path: &Path) -> Result<Vec<Located>, TlsError> {
-    let bytes = open(path).and_then(|file| read(path, file))?;
+    let bytes = open(path).and_then(|file| read(path, file, CERTIFICATE_FILE_LEN_MAX))?;
     let blocks = pem_blocks(path, &bytes)?;
     let keys = blocks.iter().filter(|block| is_key(&block.label)).count();
     let certificates = blocks.iter().filter(|block| is_certificate(&block.label)).count();
@@ -81,9 +84,47 @@ pub(super) fn read_private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Tl
     }
 }
 
+/// Reads the authorities of clients: every certificate of the file.
+pub(super) fn read_authorities(path: &Path) -> Result<Vec<Located>, TlsError> {
+    let bytes = open(path).and_then(|file| read(path, file, CERTIFICATE_FILE_LEN_MAX))?;
+    let mut authorities = Vec::new();
+    for block in pem_blocks(path, &bytes)? {
+        if !is_certificate(&block.label) {
+            let wanted = "certificates of authorities";
+            let content = Content::StrangeBlock { label: block.label, wanted };
+            return Err(TlsError::at(path, block.line, content));
+        }
+        authorities.push(Located { line: block.line, der: CertificateDer::from(block.der) });
+    }
+    if authorities.is_empty() {
+        return Err(TlsError::of(path, AuthorityFault::NoAuthority));
+    }
+    Ok(authorities)
+}
+
+/// Reads the revocation lists of a file, each with its line.
+pub(super) fn read_revocation_lists(path: &Path) -> Result<Vec<(usize, Vec<u8>)>, TlsError> {
+    let bytes = open(path).and_then(|file| read(path, file, REVOCATION_FILE_LEN_MAX))?;
+    if CertificateRevocationList::from_der(&bytes).is_ok() {
+        return Err(TlsError::of(path, Kind::NotPem(Form::DerList)));
+    }
+    let mut lists = Vec::new();
+    for block in pem_blocks(path, &bytes)? {
+        if block.label != "X509 CRL" {
+            let content = Content::StrangeBlock { label: block.label, wanted: "revocation lists" };
+            return Err(TlsError::at(path, block.line, content));
+        }
+        lists.push((block.line, block.der));
+    }
+    if lists.is_empty() {
+        return Err(TlsError::of(path, AuthorityFault::NoList));
+    }
+    Ok(lists)
+}
+
 /// Reads a file in binary form.
 pub(super) fn read_der(path: &Path) -> Result<Vec<u8>, TlsError> {
-    open(path).and_then(|file| read(path, file))
+    open(path).and_then(|file| read(path, file, CERTIFICATE_FILE_LEN_MAX))
 }
 
 /// Reads a file with a secret, unless it is open to others: the secret is to be replaced then,
@@ -96,20 +137,20 @@ pub(super) fn read_secret(path: &Path) -> Result<Vec<u8>, TlsError> {
     if mode & !permitted != 0 {
         return Err(TlsError::of(path, Content::KeyMode { mode, is_roots }));
     }
-    read(path, file)
+    read(path, file, CERTIFICATE_FILE_LEN_MAX)
 }
 
 fn open(path: &Path) -> Result<File, TlsError> {
     File::open(path).map_err(|error| unreadable(path, error))
 }
 
-/// Reads a file as far as a certificate or key can reach.
-fn read(path: &Path, file: File) -> Result<Vec<u8>, TlsError> {
+/// Reads a file, unless it is longer than `len_max`.
+fn read(path: &Path, file: File, len_max: usize) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
-    let len_max = CERTIFICATE_FILE_LEN_MAX as u64;
-    file.take(len_max + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
-    if bytes.len() > CERTIFICATE_FILE_LEN_MAX {
-        return Err(TlsError::of(path, Kind::TooLong));
+    let mut most = file.take(len_max as u64 + 1);
+    most.read_to_end(&mut bytes).map_err(|error| unreadable(path, error))?;
+    if bytes.len() > len_max {
+        return Err(TlsError::of(path, Kind::TooLong { len_max }));
     }
     Ok(bytes)
 }

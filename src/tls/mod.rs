@@ -23,6 +23,10 @@
 pub(crate) mod alerts;
 mod certificate;
 mod chain;
+mod client_authorities;
+mod client_identity;
+mod client_verifier;
+mod distinguished_name;
 mod error;
 mod expiry;
 mod files;
@@ -31,7 +35,9 @@ mod names;
 mod ocsp;
 mod pem;
 mod refresh;
+mod revocation;
 mod selection;
+mod settings;
 mod stream;
 mod tcp;
 #[cfg(test)]
@@ -46,18 +52,23 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ProducesTickets, ResolvesServerCert};
+use rustls::server::ProducesTickets;
 
 use crate::config::{self, UnknownServerName};
 
+pub(crate) use crate::config::TlsVersion;
 use certificate::Entry;
+use client_authorities::ClientAuthorities;
+pub(crate) use client_identity::identify;
 use error::Kind;
 pub(crate) use error::TlsError;
+#[cfg(test)]
+pub(crate) use expiry::Expiring;
 pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
 pub(crate) use refresh::{CertificateFiles, Refreshed};
 use selection::{Certificates, without_last_dot};
-pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault, TlsVersion};
+pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault};
 pub(crate) use tcp::TcpServerTls;
 pub(crate) use token_key::token_key;
 
@@ -68,20 +79,19 @@ pub(crate) const ALPN_H2: &[u8] = b"h2";
 /// ALPN identifier of HTTP/1.1 (RFC 7301 6).
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
-/// packet and a key derivation (rustls sends two by default).
-const TICKETS_PER_HANDSHAKE: usize = 1;
-
 /// Certificates, ticket keys and the rustls settings made from them. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerTls {
     shared: Arc<Shared>,
 }
 
+#[derive(Clone)]
 struct Shared {
     certificates: Arc<Certificates>,
-    config: Arc<rustls::ServerConfig>,
+    /// The authorities of clients, of each listener that has any.
+    client_authorities: Vec<Arc<ClientAuthorities>>,
     ticketer: Arc<dyn ProducesTickets>,
+    key_log: Arc<dyn rustls::KeyLog>,
     /// The files of the certificates, in the state in which they were read.
     files: CertificateFiles,
 }
@@ -98,14 +108,7 @@ impl ServerTls {
     pub(crate) fn log_keys(self, path: &Path) -> Result<Self, TlsError> {
         let key_log =
             KeyLog::open(path).map_err(|error| TlsError::of(path, Kind::KeyLog(error)))?;
-        let mut config = (*self.shared.config).clone();
-        config.key_log = Arc::new(key_log);
-        let shared = Shared {
-            certificates: Arc::clone(&self.shared.certificates),
-            config: Arc::new(config),
-            ticketer: Arc::clone(&self.shared.ticketer),
-            files: self.shared.files.clone(),
-        };
+        let shared = Shared { key_log: Arc::new(key_log), ..Shared::clone(&self.shared) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -116,25 +119,37 @@ impl ServerTls {
         certificates: &[config::Certificate],
         tls: config::Tls,
     ) -> Result<Self, TlsError> {
-        let Shared { ticketer, config, .. } = &*self.shared;
-        let key_log = Arc::clone(&config.key_log);
-        Self::build(certificates, tls.unknown_server_name, Arc::clone(ticketer), key_log)
+        let Shared { ticketer, key_log, .. } = &*self.shared;
+        let (ticketer, key_log) = (Arc::clone(ticketer), Arc::clone(key_log));
+        Self::build(certificates, tls.unknown_server_name, ticketer, key_log)
     }
 
-    /// Returns the rustls settings for QUIC connections.
-    pub fn config(&self) -> Arc<rustls::ServerConfig> {
-        Arc::clone(&self.shared.config)
+    /// Reads and checks the authorities of those `listeners` that ask their clients for
+    /// certificates.
+    pub fn with_client_auth(self, listeners: &[config::Listener]) -> Result<Self, TlsError> {
+        let asking = listeners.iter().filter_map(config::Listener::client_auth);
+        let paths = asking.flat_map(|auth| std::iter::once(&auth.ca).chain(&auth.crls));
+        let files = self.shared.files.clone().and(paths.cloned());
+        let client_authorities = ClientAuthorities::load_all(listeners, &Arc::new(provider()))?;
+        let shared = Shared { client_authorities, files, ..Shared::clone(&self.shared) };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Returns problems that an operator should fix although the program can run: certificates and
     /// links of chains that some clients refuse, or soon will.
     pub fn warnings(&self, now: SystemTime) -> Vec<String> {
-        self.shared.certificates.entries.iter().flat_map(|entry| entry.warnings(now)).collect()
+        let Shared { certificates, client_authorities, .. } = &*self.shared;
+        let of_certificates = certificates.entries.iter().flat_map(|entry| entry.warnings(now));
+        let of_authorities = client_authorities.iter().flat_map(|one| one.warnings(now));
+        of_certificates.chain(of_authorities).collect()
     }
 
-    /// Returns a line for each certificate: its names, its issuers, and its last day.
+    /// Returns a line for each certificate: its names, its issuers, and its last day; and one for
+    /// the authorities of each listener's clients.
     pub fn summaries(&self) -> Vec<String> {
-        self.shared.certificates.entries.iter().map(|entry| entry.summary()).collect()
+        let Shared { certificates, client_authorities, .. } = &*self.shared;
+        let of_certificates = certificates.entries.iter().map(|entry| entry.summary());
+        of_certificates.chain(client_authorities.iter().map(|one| one.summary())).collect()
     }
 
     /// Takes in what time it is: statements of authorities that have expired are not stapled any
@@ -143,31 +158,35 @@ impl ServerTls {
         self.shared.certificates.entries.iter().for_each(|entry| entry.note_time(now));
     }
 
-    /// Returns the last day of each certificate from a file.
+    /// Returns the last day of each file with certificates or revocation lists.
     pub(crate) fn expiries(&self) -> Vec<Expiry> {
-        self.shared.certificates.entries.iter().filter_map(|entry| entry.expiry()).collect()
+        let Shared { certificates, client_authorities, .. } = &*self.shared;
+        let mut expiries: Vec<Expiry> =
+            certificates.entries.iter().filter_map(|entry| entry.expiry()).collect();
+        for expiry in client_authorities.iter().flat_map(|one| one.expiries()) {
+            // Listeners may share a file.
+            if !expiries.contains(&expiry) {
+                expiries.push(expiry);
+            }
+        }
+        expiries
     }
 
-    /// Returns the same settings with other certificates, for new connections.
-    fn with_certificates(&self, certificates: Arc<Certificates>, files: CertificateFiles) -> Self {
-        let mut config = (*self.shared.config).clone();
-        config.cert_resolver = Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>;
-        let (config, ticketer) = (Arc::new(config), Arc::clone(&self.shared.ticketer));
-        Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) }
-    }
-
-    /// Returns the lines of the certificates that `earlier` did not have.
+    /// Returns the lines of the certificates and authorities that `earlier` did not have.
     pub fn summaries_since(&self, earlier: &ServerTls) -> Vec<String> {
         let known = &earlier.shared.certificates.entries;
         let is_new =
             |entry: &&Arc<Entry>| known.iter().all(|known| known.key.cert != entry.key.cert);
-        self.shared
-            .certificates
-            .entries
-            .iter()
-            .filter(is_new)
-            .map(|entry| entry.summary())
-            .collect()
+        let certificates = self.shared.certificates.entries.iter().filter(is_new);
+        let before = &earlier.shared.client_authorities;
+        let authorities = self.shared.client_authorities.iter().filter(|one| {
+            let is_same = |earlier: &Arc<ClientAuthorities>| {
+                earlier.listener == one.listener && earlier.accepts_the_same(one)
+            };
+            !before.iter().any(is_same)
+        });
+        let certificates = certificates.map(|entry| entry.summary());
+        certificates.chain(authorities.map(|one| one.summary())).collect()
     }
 
     /// Returns true if the certificate for clients that send `server_name` is also valid for `host`
@@ -214,19 +233,14 @@ impl ServerTls {
             .iter()
             .map(|certificate| Entry::load(certificate, &provider).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
-        let certificates = Arc::new(Certificates::new(entries, unknown)?);
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![ALPN_H3.to_vec()];
-        config.ticketer = Arc::clone(&ticketer);
-        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-        config.max_early_data_size = 0;
-        config.key_log = key_log;
-        let config = Arc::new(config);
-        Ok(Self { shared: Arc::new(Shared { certificates, config, ticketer, files }) })
+        let shared = Shared {
+            certificates: Arc::new(Certificates::new(entries, unknown)?),
+            client_authorities: Vec::new(),
+            ticketer,
+            key_log,
+            files,
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 

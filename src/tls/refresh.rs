@@ -8,9 +8,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
+
 use super::certificate::Entry;
+use super::client_authorities::ClientAuthorities;
 use super::selection::Certificates;
-use super::{ServerTls, TlsError, provider};
+use super::{ServerTls, Shared, TlsError, provider};
 use crate::config::{self, CertificateSource};
 
 /// The state of the file at the end of all links, as the file system tells it. A file that is
@@ -40,7 +43,7 @@ impl State {
     }
 }
 
-/// The files of all certificates, each with its state at one moment.
+/// The files of all certificates, and of clients' authorities, each with its state at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CertificateFiles {
     states: Vec<(PathBuf, Option<State>)>,
@@ -62,6 +65,17 @@ impl CertificateFiles {
         Self { states: states.collect() }
     }
 
+    /// Looks at these files too.
+    pub(super) fn and(mut self, paths: impl Iterator<Item = PathBuf>) -> Self {
+        for path in paths {
+            if self.states.iter().all(|(known, _)| *known != path) {
+                let state = State::of(&path);
+                self.states.push((path, state));
+            }
+        }
+        self
+    }
+
     /// Looks at the same files again.
     pub(crate) fn look_again(&self) -> Self {
         let again = self.paths().map(|path| (path.to_owned(), State::of(path)));
@@ -81,17 +95,17 @@ impl CertificateFiles {
 
 /// The outcome of reading the files again.
 pub(crate) struct Refreshed {
-    /// Every certificate in its newest form that is valid.
+    /// Everything in its newest form that is valid.
     pub(crate) tls: ServerTls,
-    /// Summaries of those that are new.
+    /// Summaries of what is new.
     pub(crate) renewed: Vec<String>,
     /// Those that stay as they were, although their files have changed.
     pub(crate) refused: Vec<Refusal>,
 }
 
-/// A certificate whose files are not valid.
+/// A certificate, or the authorities of clients, whose files are not valid.
 pub(crate) struct Refusal {
-    /// The path of the chain.
+    /// The path of the chain, or of the authorities.
     pub(crate) certificate: String,
     pub(crate) error: TlsError,
 }
@@ -107,7 +121,9 @@ impl ServerTls {
     /// others are renewed. Ticket keys and the key log stay.
     pub(crate) fn refresh(&self, certificates: &[config::Certificate]) -> Refreshed {
         // Before the files are read: what changes meanwhile is noticed the next time.
-        let files = CertificateFiles::of(certificates);
+        let authorities = self.shared.client_authorities.iter();
+        let paths = authorities.flat_map(|one| one.paths().map(Path::to_owned));
+        let files = CertificateFiles::of(certificates).and(paths);
         let before = &self.shared.certificates;
         assert_eq!(before.entries.len(), certificates.len(), "the configuration is the same");
         let provider = provider();
@@ -124,23 +140,47 @@ impl ServerTls {
             entries.push(entry.map_or_else(
                 || Arc::clone(old),
                 |new| {
-                    refreshed.renewed.push(new.summary());
+                    refreshed.renewed.push(format!("new certificate: {}", new.summary()));
                     Arc::new(new)
                 },
             ));
         }
-        match Certificates::new(entries, before.unknown) {
-            Ok(certificates) => {
-                refreshed.tls = self.with_certificates(Arc::new(certificates), files);
-            }
+        let certificates = match Certificates::new(entries, before.unknown) {
+            Ok(certificates) => Arc::new(certificates),
             // The kinds of two keys are the same now.
             Err(error) => {
                 refreshed.renewed.clear();
                 let certificate = error.file().unwrap_or(Path::new("")).display().to_string();
                 refreshed.refused.push(Refusal { certificate, error });
-                refreshed.tls = self.with_certificates(Arc::clone(before), files);
+                Arc::clone(before)
             }
-        }
+        };
+        let client_authorities = self.refresh_authorities(&Arc::new(provider), &mut refreshed);
+        let shared =
+            Shared { certificates, client_authorities, files, ..Shared::clone(&self.shared) };
+        refreshed.tls = Self { shared: Arc::new(shared) };
         refreshed
+    }
+
+    /// Reads the authorities of clients again. Those of a listener stay as they were if one of its
+    /// files is not valid.
+    fn refresh_authorities(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        refreshed: &mut Refreshed,
+    ) -> Vec<Arc<ClientAuthorities>> {
+        let refresh = |old: &Arc<ClientAuthorities>| match old.reload(provider) {
+            Ok(new) if new.accepts_the_same(old) => Arc::clone(old),
+            Ok(new) => {
+                refreshed.renewed.push(format!("read again: {}", new.summary()));
+                Arc::new(new)
+            }
+            Err(error) => {
+                let certificate = old.settings.ca.display().to_string();
+                refreshed.refused.push(Refusal { certificate, error });
+                Arc::clone(old)
+            }
+        };
+        self.shared.client_authorities.iter().map(refresh).collect()
     }
 }

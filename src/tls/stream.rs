@@ -33,6 +33,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
+use crate::config::TlsVersion;
 use crate::limits::TLS_HANDSHAKE_HELD_LEN_MAX;
 
 pub(crate) use byte_stream::ByteStream;
@@ -49,13 +50,6 @@ const HTTP_BEGINNINGS: [&[u8; 4]; 10] =
 /// Returns true if a byte stream that begins with `first` is plain HTTP.
 pub(crate) fn begins_like_http(first: &[u8]) -> bool {
     first.first_chunk().is_some_and(|first| HTTP_BEGINNINGS.contains(&first))
-}
-
-/// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum TlsVersion {
-    Tls12,
-    Tls13,
 }
 
 /// An output of a stream.
@@ -80,6 +74,8 @@ pub(crate) struct Handshaken {
     pub(crate) version: TlsVersion,
     /// The session is continued from an earlier connection.
     pub(crate) resumed: bool,
+    /// The certificate that a client has proved to be its own, in DER.
+    pub(crate) client_certificate: Option<Bytes>,
 }
 
 /// The way in which a connection's bytes ended.
@@ -360,12 +356,15 @@ impl TlsStream {
             _ => TlsVersion::Tls13,
         };
         let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
+        let chain = state.peer_certificates().filter(|_| self.session.is_server());
+        let client_certificate = chain.and_then(|chain| chain.first());
+        let client_certificate = client_certificate.map(|leaf| Bytes::copy_from_slice(leaf));
         let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
         let server_name = match mem::replace(&mut self.phase, Phase::Open) {
             Phase::Handshake(hello) => hello.into_server_name(),
             _ => None,
         };
-        Some(Handshaken { alpn, server_name, version, resumed })
+        Some(Handshaken { alpn, server_name, version, resumed, client_certificate })
     }
 
     /// Takes the plaintext of one record off `pieces`: a slice of the first one if it is long

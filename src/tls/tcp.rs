@@ -8,12 +8,13 @@
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::{SupportedProtocolVersion, version};
 
-use super::error::{Kind, TlsError};
-use super::stream::{TlsFault, TlsStream, TlsVersion};
-use super::{ServerTls, TICKETS_PER_HANDSHAKE, provider};
+use super::client_authorities::ClientAuthorities;
+use super::error::TlsError;
+use super::stream::{TlsFault, TlsStream};
+use super::{ServerTls, TlsVersion, provider};
+use crate::config::Listener;
 
 /// The settings of a listener for TLS over TCP. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,33 +23,32 @@ pub(crate) struct TcpServerTls {
 }
 
 impl ServerTls {
-    /// Returns the settings for TCP connections that speak one of the protocols `alpn`, in the
-    /// order of our preference, by `version_min` or a newer one. A client that offers other
+    /// Returns the settings for TCP connections of `listener` that speak one of the protocols
+    /// `alpn`, in the order of our preference; `None` if it has no TLS. A client that offers other
     /// protocols gets the alert no_application_protocol (RFC 7301 3.2); one that offers none is
     /// served.
-    pub(crate) fn config_tcp(
+    pub(crate) fn config_tcp_of(
+        &self,
+        listener: &Listener,
+        alpn: &[&[u8]],
+    ) -> Option<TcpServerTls> {
+        let version_min = listener.tls.as_ref()?.version_min;
+        let config = self.config_tcp(alpn, version_min, self.client_authorities(listener));
+        Some(config.expect("our cryptography has suites of both versions"))
+    }
+
+    pub(super) fn config_tcp(
         &self,
         alpn: &[&[u8]],
         version_min: TlsVersion,
+        authorities: Option<&ClientAuthorities>,
     ) -> Result<TcpServerTls, TlsError> {
         let versions: &[&SupportedProtocolVersion] = match version_min {
             TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
             TlsVersion::Tls13 => &[&version::TLS13],
         };
-        let resolver = Arc::clone(&self.shared.certificates);
-        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider_tcp()))
-            .with_protocol_versions(versions)
-            .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver as Arc<dyn ResolvesServerCert>);
+        let mut config = self.settings(provider_tcp(), versions, authorities)?;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        config.ticketer = Arc::clone(&self.shared.ticketer);
-        // Clients of TLS 1.2 without tickets are not resumed: a store of sessions would be shared
-        // by all workers, behind a lock.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-        config.max_early_data_size = 0;
-        config.key_log = Arc::clone(&self.shared.config.key_log);
         Ok(TcpServerTls { config: Arc::new(config) })
     }
 }

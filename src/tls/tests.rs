@@ -1,5 +1,6 @@
 //! Certificates from files and memory, checked by what a rustls client sees.
 
+mod client_authority;
 mod fixtures;
 mod handshake;
 mod refresh;

@@ -15,6 +15,8 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
+use super::distinguished_name;
+
 /// Arc of the policies by which publicly trusted authorities mark their certificates (CA/Browser
 /// Forum, Baseline Requirements 7.1.6.1).
 const PUBLIC_POLICY: &str = "2.23.140.1.2.";
@@ -85,6 +87,11 @@ impl<'a> Certificate<'a> {
         short_name(self.parsed.subject())
     }
 
+    /// Returns the whole name of the subject, as text that no other name has.
+    pub(super) fn full_subject(&self) -> String {
+        distinguished_name::text(self.parsed.subject())
+    }
+
     /// Returns the name of the issuer for messages.
     pub(super) fn issuer(&self) -> String {
         short_name(self.parsed.issuer())
@@ -101,6 +108,11 @@ impl<'a> Certificate<'a> {
     /// Returns true if `issuer` has the name that this certificate gives for its issuer.
     pub(super) fn names_as_issuer(&self, issuer: &Certificate<'_>) -> bool {
         self.parsed.issuer().as_raw() == issuer.parsed.subject().as_raw()
+    }
+
+    /// Returns true if `name` is the name of this certificate's subject.
+    pub(super) fn is_named(&self, name: &X509Name<'_>) -> bool {
+        self.parsed.subject().as_raw() == name.as_raw()
     }
 
     pub(super) fn is_self_issued(&self) -> bool {
@@ -127,13 +139,26 @@ impl<'a> Certificate<'a> {
         issuer: &Certificate<'_>,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Signature {
-        let spki = issuer.parsed.public_key();
-        let parts = algorithm_of_key(spki.raw).zip(algorithm_of_signature(self.parsed.as_raw()));
+        let message = self.parsed.tbs_certificate.as_ref();
+        let signature = &self.parsed.signature_value.data;
+        issuer.check_signed(self.parsed.as_raw(), message, signature, algorithms)
+    }
+
+    /// Checks the signature of `whole`, a certificate or a revocation list in DER, with the public
+    /// key of this certificate: that `signature` is one of `message`.
+    pub(super) fn check_signed(
+        &self,
+        whole: &[u8],
+        message: &[u8],
+        signature: &[u8],
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Signature {
+        let spki = self.parsed.public_key();
+        let parts = algorithm_of_key(spki.raw).zip(algorithm_of_signature(whole));
         let Some((key_algorithm, signature_algorithm)) = parts else {
             return Signature::Unchecked;
         };
-        let (key, signature) = (&spki.subject_public_key.data, &self.parsed.signature_value.data);
-        let message: &[u8] = self.parsed.tbs_certificate.as_ref();
+        let key = &spki.subject_public_key.data;
         let mut outcome = Signature::Unchecked;
         for algorithm in algorithms.all {
             if *algorithm.public_key_alg_id() == *key_algorithm
@@ -145,7 +170,7 @@ impl<'a> Certificate<'a> {
                 outcome = Signature::Invalid;
             }
         }
-        if issuer.has_short_key().is_some() { Signature::Unchecked } else { outcome }
+        if self.has_short_key().is_some() { Signature::Unchecked } else { outcome }
     }
 
     pub(super) fn has_broken_hash(&self) -> bool {
@@ -241,7 +266,7 @@ impl<'a> Certificate<'a> {
 }
 
 /// Returns the common name, or all of the name if it has none.
-fn short_name(name: &X509Name<'_>) -> String {
+pub(super) fn short_name(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().last().and_then(|name| name.as_str().ok());
     common.map_or_else(|| name.to_string(), str::to_owned)
 }
@@ -252,10 +277,11 @@ fn algorithm_of_key(spki: &[u8]) -> Option<&[u8]> {
     Some(Any::from_der(spki.data).ok()?.1.data)
 }
 
-/// Returns the content of the AlgorithmIdentifier behind the signed part of a certificate.
-fn algorithm_of_signature(certificate: &[u8]) -> Option<&[u8]> {
-    let (_, certificate) = Any::from_der(certificate).ok()?;
-    let (behind, _signed) = Any::from_der(certificate.data).ok()?;
+/// Returns the content of the AlgorithmIdentifier behind the signed part of a certificate or a
+/// revocation list.
+fn algorithm_of_signature(whole: &[u8]) -> Option<&[u8]> {
+    let (_, whole) = Any::from_der(whole).ok()?;
+    let (behind, _signed) = Any::from_der(whole.data).ok()?;
     Some(Any::from_der(behind).ok()?.1.data)
 }
 

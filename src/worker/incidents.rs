@@ -125,6 +125,15 @@ fn failure_text(reason: HandshakeFailure) -> &'static str {
         HandshakeFailure::NoSharedProtocol => "the client does not offer h3 (ALPN)",
         HandshakeFailure::UnknownServerName => "no certificate is for the name it asks for",
         HandshakeFailure::CertificateRejected => "the client does not accept the certificate",
+        HandshakeFailure::ClientCertificateMissing => {
+            "the client shows no certificate, which listeners.tls.client_auth requires"
+        }
+        HandshakeFailure::ClientCertificateExpired => "the client's certificate has expired",
+        HandshakeFailure::ClientCertificateRevoked => "the client's certificate is revoked",
+        HandshakeFailure::ClientCertificateUntrusted => {
+            "none of the listener's authorities vouches for the client's certificate"
+        }
+        HandshakeFailure::ClientCertificateInvalid => "the client's certificate is not valid here",
         HandshakeFailure::NoSharedParameters => "no version, cipher suite or group is shared",
         HandshakeFailure::TransportParameters => "the transport parameters are missing or wrong",
         HandshakeFailure::TimedOut => "the client fell silent",

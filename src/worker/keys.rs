@@ -7,7 +7,7 @@ use super::WorkerSetup;
 use crate::cid::CidMask;
 use crate::host::clock;
 use crate::limits::WINDOW_BUDGET_LEN;
-use crate::quic::{EngineSettings, MTU_MAX_DEFAULT, TimeSource};
+use crate::quic::{EngineSettings, ListenerSettings, MTU_MAX_DEFAULT, TimeSource};
 
 /// Secrets that all workers share: any of them reads what another has written.
 #[derive(Clone)]
@@ -33,11 +33,10 @@ impl WorkerSetup {
     /// ids: a worker that begins anew must not repeat the ids of the one before.
     pub(super) fn engine_settings(&self) -> EngineSettings {
         let snapshot = self.snapshot.borrow();
-        let config = &snapshot.config;
+        let listeners = snapshot.config.listeners.iter();
         EngineSettings {
-            listeners: config.listeners.iter().map(|listener| listener.quic.clone()).collect(),
+            listeners: listeners.map(|one| ListenerSettings::of(one, &snapshot.tls)).collect(),
             sockets: snapshot.edges.iter().map(|edge| edge.listener).collect(),
-            tls: snapshot.tls.config(),
             worker: self.index,
             worker_count: self.count,
             generation: false,

@@ -72,7 +72,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libmimalloc_sys", &["pool"]),
     ("smallvec", &["gateway", "proxy", "quic"]),
     ("quinn_proto", &["quic"]),
-    ("aws_lc_rs", &["quic"]),
+    ("aws_lc_rs", &["quic", "tls"]),
     // quinn-proto's settings are made from a `rustls::ServerConfig`, which `tls` provides.
     ("rustls", &["tls", "quic"]),
     ("x509_parser", &["tls"]),

@@ -260,7 +260,7 @@ async def test_a_changed_certificate_that_is_refused_leaves_the_one_before(start
     before = own.cert.read_bytes()
     gateway = start(cert=own.cert, key=own.key)
     own.cert.write_bytes(other.cert.read_bytes())
-    await asyncio.to_thread(await_log, gateway, "the certificate before it stays in use")
+    await asyncio.to_thread(await_log, gateway, "what was read before it stays in use")
     assert f"{own.key}: this private key does not belong to any certificate" in gateway.text()
     metrics = gateway.metrics()
     assert metrics.sum("certificate_changes_total", outcome="refused") == 1

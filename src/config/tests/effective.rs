@@ -28,11 +28,21 @@ const UNUSUAL: &str = r#"
     tcp = { max_half_open_per_address = "3%" }
     proxy_fields = { add = ["x-own"], pass = ["x-original-url"] }
     quic = { retry = "always", congestion = "bbr", max_streams = 7, idle_timeout = "1m 1s" }
+    [listeners.tls]
+    min_version = "1.3"
+    client_auth.mode = "optional"
+    client_auth.ca = "clients $${ca}.pem"
+    client_auth.crl = ["a.crl", "/etc/b.crl"]
+    client_auth.headers = { subject = "X-Subject", certificate = "client-cert" }
+    [[listeners]]
+    address = "[::1]:80"
+    tls = false
     [[certificates]]
     hosts = ["*.a.example", "192.0.2.1"]
     cert = "a.pem"
     key = "/etc/a.key"
     [[routes]]
+    client_auth = "require"
     match = { host = "*.a.example", path_prefix = "/b" }
     timeout = { request = "1500ms" }
     upstream = "two"

@@ -38,6 +38,8 @@ struct Values<'a> {
     time: SystemTime,
     client: SocketAddr,
     sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_subject: Option<Cow<'a, str>>,
     method: Option<&'a str>,
     host: Option<Cow<'a, str>>,
     path: Option<Cow<'a, str>>,
@@ -73,6 +75,7 @@ impl<'a> Values<'a> {
             time: wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
             client: record.client,
             sni: record.server_name.as_deref(),
+            client_subject: record.client_certificate.as_ref().map(|one| shown(&one.subject)),
             method: record.request.method.as_ref().map(Method::as_str),
             host: record.request.authority.as_ref().map(shown),
             path: record.request.path.as_ref().map(shown),
@@ -201,7 +204,9 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::message::{Bound, Ending, LOGGED_LEN_MAX, Outcome, Provenance, Understood};
+    use crate::message::{
+        Bound, ClientCertificate, Ending, LOGGED_LEN_MAX, Outcome, Provenance, Understood,
+    };
 
     /// The same moment on both clocks; 2026-02-03T04:05:06.000007Z.
     fn clocks() -> (Instant, SystemTime) {
@@ -247,6 +252,19 @@ mod tests {
              \"upstream\":\"127.0.0.1:8080\",\"upstream_us\":900,\"protocol\":\"HTTP/3\",\
              \"outcome\":\"complete\"}\n"
         );
+    }
+
+    #[test]
+    fn the_subject_of_a_verified_certificate_is_a_key_of_its_own() {
+        let now = clocks();
+        let mut record = record(now.0);
+        let written = line(&record, AccessFormat::Json, now);
+        assert!(!written.contains("client_subject"), "{written}");
+        let subject = LoggedText::new(b"CN=\\\"a\\\",O=b");
+        let fields = Vec::new();
+        record.client_certificate = Some(Arc::new(ClientCertificate { subject, fields }));
+        let read: Value = serde_json::from_str(&line(&record, AccessFormat::Json, now)).unwrap();
+        assert_eq!(read["client_subject"], "CN=\\\"a\\\",O=b");
     }
 
     #[test]

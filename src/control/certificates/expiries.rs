@@ -24,10 +24,11 @@ impl Expiries {
     pub(super) fn log(&mut self, expiries: &[Expiry], now: SystemTime) {
         for (expiry, nearness) in self.news(expiries, now) {
             let text = expiry.text(seconds(now));
+            let (way_out, consequence) = (expiry.kind.way_out(), expiry.kind.consequence());
             match nearness {
                 Nearness::Month => tracing::info!("{text}"),
-                Nearness::Week | Nearness::Day => tracing::warn!("{text}; renew it"),
-                Nearness::Expired => tracing::error!("{text}, and clients refuse it; renew it"),
+                Nearness::Week | Nearness::Day => tracing::warn!("{text}; {way_out}"),
+                Nearness::Expired => tracing::error!("{text}, and {consequence}; {way_out}"),
             }
         }
     }
@@ -58,12 +59,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::tls::Expiring;
 
     const DAY: i64 = 86_400;
 
     fn expiry(name: &str, end_day: i64) -> Expiry {
         let not_after = end_day * DAY;
-        Expiry { certificate: name.to_owned(), not_before: not_after - 90 * DAY, not_after }
+        let kind = Expiring::Certificate;
+        let (certificate, not_before) = (name.to_owned(), not_after - 90 * DAY);
+        Expiry { certificate, kind, not_before, not_after }
     }
 
     fn on(day: i64) -> SystemTime {

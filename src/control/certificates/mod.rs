@@ -161,7 +161,7 @@ impl Keeper {
     ) {
         let Refreshed { tls, renewed, refused } = refreshed;
         for summary in &renewed {
-            tracing::info!("new certificate: {summary}");
+            tracing::info!("{summary}");
         }
         self.report.loaded_count += renewed.len() as u64;
         if !renewed.is_empty() {
@@ -184,7 +184,7 @@ impl Keeper {
         if verdict == Verdict::Report {
             self.report.refused_count += refused.len() as u64;
             for refusal in &refused {
-                tracing::error!("{}; the certificate before it stays in use", refusal.error);
+                tracing::error!("{}; what was read before it stays in use", refusal.error);
             }
             self.refused =
                 refused.into_iter().map(|refusal| (refusal.certificate, refusal.error)).collect();

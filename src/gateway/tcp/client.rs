@@ -8,7 +8,7 @@ use crate::gateway::budget::Waiting;
 use crate::gateway::context::TcpSettings;
 use crate::gateway::coverage::Coverage;
 use crate::gateway::delivery::Deliveries;
-use crate::message::{Authority, Protocol, Sender};
+use crate::message::{Authority, ClientCertificate, Protocol, Sender};
 
 pub(super) struct Client {
     pub(super) key: TcpKey,
@@ -18,6 +18,8 @@ pub(super) struct Client {
     pub(super) protocol: Protocol,
     /// The names that the certificate covers; `None` without TLS.
     pub(super) coverage: Option<Coverage>,
+    /// The certificate that it has proved to be its own, if it has shown one.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
     /// Bytes of responses that wait for this connection to take them.
     pub(super) waiting: Waiting,
     /// The records of responses that the kernel has not taken whole.
@@ -32,6 +34,7 @@ impl Client {
             settings,
             protocol: Protocol::Http11,
             coverage: None,
+            certificate: None,
             waiting: Waiting::default(),
             deliveries: Deliveries::default(),
         }
@@ -40,7 +43,8 @@ impl Client {
     /// Returns the client as the sender of a request.
     pub(super) fn sender(&self) -> Sender {
         let server_name = self.coverage.as_ref().and_then(|coverage| coverage.server_name.clone());
-        Sender { address: self.address, server_name, protocol: self.protocol }
+        let certificate = self.certificate.clone();
+        Sender { address: self.address, server_name, certificate, protocol: self.protocol }
     }
 
     /// Returns whether a request for `authority` belongs on another connection. Without TLS none

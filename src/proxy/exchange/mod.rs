@@ -241,10 +241,10 @@ impl Exchange {
         self.request.as_ref().and_then(|request| request.head.content_length)
     }
 
-    /// Returns the listener that an accepted request came from, unless it is a trusted proxy's.
-    pub(super) fn strangers_listener(&self) -> Option<Arc<Listener>> {
-        let request = self.request.as_ref().filter(|_| !self.trusted)?;
-        Some(Arc::clone(&request.listener))
+    /// Returns the listener of an accepted request, and true if a trusted proxy has sent it.
+    pub(super) fn listener(&self) -> Option<(Arc<Listener>, bool)> {
+        let request = self.request.as_ref()?;
+        Some((Arc::clone(&request.listener), self.trusted))
     }
 
     /// Returns the number of bytes that it holds for its request.

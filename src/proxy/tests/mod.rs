@@ -22,8 +22,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use super::*;
 use crate::config::{
     AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
-    Hugepages, Limits, Listener, Log, LogLevel, Protocols, ProxyFields, Quic, Retry, RetryOn,
-    Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
+    Hugepages, Limits, Listener, ListenerTls, Log, LogLevel, Protocols, ProxyFields, Quic, Retry,
+    RetryOn, Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome,
@@ -81,7 +81,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             proxy_fields: ProxyFields::default(),
             quic: quic(),
             protocols: Protocols::H3,
-            tls: true,
+            tls: Some(ListenerTls::default()),
             redirect_to_https: None,
             advertise: None,
             tcp: Tcp {
@@ -99,6 +99,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             path_prefix: "/".into(),
             upstream: 0,
             request_timeout: None,
+            needs_certificate: false,
         }],
         upstreams: vec![Upstream {
             name: "app".into(),

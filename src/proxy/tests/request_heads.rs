@@ -3,6 +3,8 @@
 use http::Method;
 
 use super::*;
+use crate::config::{ClientAuth, ClientAuthDemand, ClientFact};
+use crate::message::ClientCertificate;
 
 /// Returns the head that the upstream received for `request`.
 fn head_of(config: Config, request: Request, ended: bool) -> String {
@@ -132,6 +134,92 @@ fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
         from_proxy.sender.address = "192.0.2.1:1".parse().unwrap();
         let head = head_of(config(1, 1, 0), from_proxy, true);
         assert!(!head.contains("198.51.100.7"), "{head}");
+    }
+}
+
+/// The fields about a client's certificate are the gateway's own: neither a client with one nor a
+/// trusted proxy nor a client without can write them, in a head or in trailers.
+#[test]
+fn what_upstreams_are_told_of_a_certificate_is_from_the_handshake_only() {
+    let mut config = config(1, 1, 0);
+    config.listeners[0].tls.as_mut().unwrap().client_auth = Some(ClientAuth {
+        demand: ClientAuthDemand::Optional,
+        ca: "clients.pem".into(),
+        crls: Vec::new(),
+        fields: vec![
+            (ClientFact::Subject, "x-subject".to_owned()),
+            (ClientFact::Certificate, "client-cert".to_owned()),
+        ],
+    });
+    config.listeners[0].proxy_fields.pass = vec!["client-cert".to_owned()];
+    let said: Fields =
+        ["x-subject", "client-cert", "x-other"].map(|name| field(name, "lie")).into();
+    let certificate = ClientCertificate {
+        subject: LoggedText::new(b"CN=a"),
+        fields: vec![field("x-subject", "CN=a"), field("client-cert", ":AA==:")],
+    };
+    let mut other = config.listeners[0].clone();
+    other.tls = Some(ListenerTls::default());
+    let (guarded, other) = (Arc::new(config.listeners[0].clone()), Arc::new(other));
+    for (client, listener, certificate) in [
+        ("192.0.2.1:1", &guarded, None),
+        ("10.1.2.3:1", &guarded, None),
+        ("192.0.2.1:1", &guarded, Some(Arc::new(certificate))),
+        // It has the same upstreams.
+        ("192.0.2.1:1", &other, None),
+    ] {
+        let mut rig = Rig::new(config.clone());
+        let mut asked = request(Method::POST, "/");
+        asked.sender.address = client.parse().unwrap();
+        asked.sender.certificate = certificate.clone();
+        asked.listener = Arc::clone(listener);
+        asked.head.fields = said.clone();
+        let exchange = rig.request(asked, false);
+        let upstream = rig.connected();
+        rig.wrote(upstream);
+        rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
+        rig.run();
+        let written = rig.written(upstream);
+        let told = |line: &str| written.matches(line).count();
+        assert_eq!(told("x-other: lie\r\n"), 2, "{written}");
+        assert_eq!((told("x-subject: lie"), told("client-cert: lie")), (0, 0), "{written}");
+        let own = usize::from(certificate.is_some());
+        assert_eq!(told("x-subject: CN=a\r\n"), own, "{written}");
+        assert_eq!(told("client-cert: :AA==:\r\n"), own, "{written}");
+        assert_eq!(rig.proxy.counters().exported.proxy_fields_dropped.identity, 4);
+    }
+}
+
+#[test]
+fn a_route_may_need_a_certificate() {
+    let mut config = config(1, 1, 0);
+    config.routes.insert(
+        0,
+        Route { path_prefix: "/own".into(), needs_certificate: true, ..config.routes[0].clone() },
+    );
+    let certificate =
+        Arc::new(ClientCertificate { subject: LoggedText::new(b"CN=a"), fields: Vec::new() });
+    for (path, certificate, is_served) in [
+        ("/own/a", None, false),
+        ("/own/a", Some(Arc::clone(&certificate)), true),
+        ("/owner", None, true),
+        ("/a", Some(certificate), true),
+    ] {
+        let mut rig = Rig::new(config.clone());
+        let mut asked = request(Method::GET, path);
+        asked.sender.certificate = certificate;
+        let exchange = rig.request(asked, true);
+        rig.run();
+        match is_served {
+            true => {
+                let upstream = rig.connected();
+                assert!(rig.written(upstream).starts_with("GET "));
+            }
+            false => {
+                assert_eq!(rig.status(exchange), 403);
+                assert_eq!(rig.record().outcome, Outcome::ClientCertificateRequired);
+            }
+        }
     }
 }
 

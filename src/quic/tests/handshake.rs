@@ -24,7 +24,7 @@ fn a_new_connection_is_reported() {
     let (key, event) = pair.events.pop_front().unwrap();
     let remote = pair.client_address;
     let server_name = Some(HOST.to_owned());
-    assert_eq!(event, Event::Connected { server_name, socket: 0 });
+    assert_eq!(event, Event::Connected { server_name, socket: 0, client_certificate: None });
     assert_eq!(pair.engine.counts(), ConnectionCounts { open: 1, handshaking: 0, closing: 0 });
     assert_eq!(pair.engine.remote_address(key), Some(remote));
     assert_eq!(pair.engine.client_address(key), Some(remote));
@@ -378,8 +378,9 @@ fn listeners_are_added_moved_and_removed() {
     let (_, old) = pair.connected();
     let tls = server_tls();
     let change = |pair: &mut Pair, continued: Vec<Option<usize>>, sockets| {
-        let listeners = continued.iter().map(|_| quic()).collect();
-        let change = EngineChange { tls: tls.config(), listeners, continued, sockets };
+        let settings = || ListenerSettings { quic: quic(), tls: tls.config() };
+        let listeners = continued.iter().map(|_| settings()).collect();
+        let change = EngineChange { listeners, continued, sockets };
         pair.engine.apply(change).unwrap();
         pair.engine.listeners.iter().map(|one| one.connections.total()).collect::<Vec<_>>()
     };
@@ -516,7 +517,7 @@ fn settings_that_cannot_work_are_refused() {
         Some(EngineError::UnknownListener { socket: 2, listener: 1 })
     );
     assert_eq!(
-        with(|settings| settings.listeners[0].idle_timeout = Duration::MAX),
+        with(|settings| settings.listeners[0].quic.idle_timeout = Duration::MAX),
         Some(EngineError::IdleTimeout)
     );
 }

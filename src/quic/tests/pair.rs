@@ -66,9 +66,9 @@ pub(super) fn settings(quic: config::Quic, tls: &ServerTls) -> EngineSettings {
 impl Pair {
     /// Sets the TLS settings of new connections.
     pub(super) fn set_tls(&mut self, tls: Arc<rustls::ServerConfig>) -> Result<(), EngineError> {
+        let quic = self.engine.listeners[0].quic.clone();
         self.engine.apply(EngineChange {
-            tls,
-            listeners: vec![self.engine.listeners[0].quic.clone()],
+            listeners: vec![ListenerSettings { quic, tls }],
             continued: vec![Some(0)],
             sockets: vec![Some(0), Some(0)],
         })

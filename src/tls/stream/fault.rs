@@ -42,6 +42,12 @@ impl TlsFault {
             Error::NoApplicationProtocol => {
                 alerts::reason_of_server(AlertDescription::NoApplicationProtocol.into())
             }
+            Error::NoCertificatesPresented => {
+                alerts::reason_of_server(AlertDescription::CertificateRequired.into())
+            }
+            Error::InvalidCertificate(error) => {
+                alerts::reason_of_server(AlertDescription::from(error.clone()).into())
+            }
             Error::General(text) if text == NO_CERTIFICATE => {
                 alerts::reason_of_server(AlertDescription::AccessDenied.into())
             }

@@ -73,6 +73,10 @@ impl Session {
         }
     }
 
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self, Self::Server(_))
+    }
+
     pub(super) fn state(&self) -> &CommonState {
         match self {
             Self::Server(server) => server,

@@ -30,7 +30,7 @@ fn each_certificate_is_renewed_by_itself() {
     let ticket = tls.config().ticketer.encrypt(b"session").unwrap();
     let refreshed = tls.refresh(&certificates);
     assert!(refreshed.refused.is_empty());
-    assert!(refreshed.renewed[0].starts_with(&files_b.cert.display().to_string()));
+    assert!(refreshed.renewed[0].contains(&files_b.cert.display().to_string()));
     assert_eq!(chains(&refreshed.tls), [[a.der.clone()], [new_b.der.clone()]]);
     // Connections with the earlier settings keep them, and tickets are good in both.
     assert_eq!(chains(&tls), [[a.der.clone()], [b.der.clone()]]);

@@ -100,3 +100,82 @@ def make(
     ))
     made.key.chmod(0o600)
     return made
+
+
+@dataclasses.dataclass
+class Identity:
+    """A client's certificate, and PEM files with its chain and its key."""
+
+    leaf: x509.Certificate
+    cert: pathlib.Path
+    key: pathlib.Path
+
+    @property
+    def der(self) -> bytes:
+        return self.leaf.public_bytes(serialization.Encoding.DER)
+
+
+class ClientAuthority:
+    """An authority that issues clients' certificates, and lists of those that it has revoked."""
+
+    def __init__(self, folder: pathlib.Path, common: str):
+        self.folder, self.common, self.key = folder, common, ecdsa_key()
+        self.root = (
+            builder(common, common, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+        self.pem = folder / f"{common}.pem"
+        self.pem.write_bytes(self.root.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, common: str, days: float = 30) -> Identity:
+        """Issues a certificate that expires in so many days."""
+        key = ecdsa_key()
+        now = datetime.datetime.now(datetime.UTC)
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([
+                x509.NameAttribute(NameOID.COUNTRY_NAME, "CH"),
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Clients, Inc."),
+                x509.NameAttribute(NameOID.COMMON_NAME, common),
+            ]))
+            .issuer_name(name(self.common)).public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(
+                x509.SubjectAlternativeName([
+                    x509.DNSName(f"{common}.clients.test"),
+                    x509.UniformResourceIdentifier(f"spiffe://clients.test/{common}"),
+                ]),
+                critical=False,
+            )
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+        made = Identity(leaf, self.folder / f"{common}.pem", self.folder / f"{common}.key")
+        made.cert.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+        made.key.write_bytes(key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ))
+        made.key.chmod(0o600)
+        return made
+
+    def revoke(self, *revoked: Identity, days: float = 7) -> bytes:
+        """Returns the list of these, which expires in so many days."""
+        now = datetime.datetime.now(datetime.UTC)
+        lists = (
+            x509.CertificateRevocationListBuilder().issuer_name(name(self.common))
+            .last_update(now - datetime.timedelta(days=60))
+            .next_update(now + datetime.timedelta(days=days))
+            .add_extension(x509.CRLNumber(1), critical=False)
+        )
+        for identity in revoked:
+            lists = lists.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(identity.leaf.serial_number)
+                .revocation_date(now).build()
+            )
+        return lists.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

@@ -1,5 +1,7 @@
 //! The opening of a connection: the PROXY header, then the TLS handshake, up to the session.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::super::client::Client;
@@ -11,7 +13,7 @@ use crate::gateway::coverage::Coverage;
 use crate::message::{Ending, Incident, Outcome};
 use crate::metrics::{HandshakeFailure, ProxyHeaderFailure};
 use crate::proxy_protocol::{Announced, Malformed};
-use crate::tls::{ByteStream, Handshaken, TlsFault};
+use crate::tls::{self, ByteStream, Handshaken, TlsFault};
 
 impl Connection {
     /// Reads the PROXY header, if it is awaited, and takes it off the front of `bytes`.
@@ -80,8 +82,11 @@ impl Connection {
     pub(super) fn begin_secure(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
         self.end_handshake(cx);
         cx.shared.counters.tcp.handshakes_completed += 1;
-        let tls = cx.shared.settings.tls.clone();
-        self.client.coverage = Some(Coverage::new(handshaken.server_name, tls));
+        let certificates = cx.shared.settings.tls.clone();
+        self.client.coverage = Some(Coverage::new(handshaken.server_name, certificates));
+        let certificate = handshaken.client_certificate.as_deref();
+        let listener = &self.client.settings.listener;
+        self.client.certificate = tls::identify(certificate, listener).map(Arc::new);
         let session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
         self.begin(session, cx);
     }

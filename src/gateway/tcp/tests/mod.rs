@@ -101,7 +101,7 @@ impl Rig {
         secure.tcp.connections_per_address = 100;
         let mut plain = secure.clone();
         "plain".clone_into(&mut plain.name);
-        (plain.protocols, plain.tls) = (Protocols::PLAIN, false);
+        (plain.protocols, plain.tls) = (Protocols::PLAIN, None);
         config.listeners = vec![plain, secure];
         change(&mut config);
         let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed one");

@@ -1,0 +1,87 @@
+//! The rustls settings of each listener, for QUIC and, with what [`super::tcp`] adds, for TCP.
+//!
+//! A listener that asks its clients for certificates resumes no sessions. rustls resumes without a
+//! look at the verifier, so that a ticket would go around another listener's authorities, a
+//! revocation, and the end of the certificate
+//! (docs/decisions/client-certificates.md).
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{SupportedProtocolVersion, version};
+
+use super::client_authorities::ClientAuthorities;
+use super::error::{Kind, TlsError};
+use super::{ALPN_H3, ServerTls, provider};
+use crate::config::Listener;
+
+/// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
+/// packet and a key derivation (rustls sends two by default).
+const TICKETS_PER_HANDSHAKE: usize = 1;
+
+impl ServerTls {
+    /// Returns the rustls settings for QUIC connections of a listener that asks its clients for no
+    /// certificates.
+    pub fn config(&self) -> Arc<rustls::ServerConfig> {
+        Arc::new(self.config_quic(None))
+    }
+
+    /// Returns the rustls settings for QUIC connections of `listener`.
+    pub fn config_of(&self, listener: &Listener) -> Arc<rustls::ServerConfig> {
+        Arc::new(self.config_quic(self.client_authorities(listener)))
+    }
+
+    fn config_quic(&self, authorities: Option<&ClientAuthorities>) -> rustls::ServerConfig {
+        let settings = self.settings(provider(), &[&version::TLS13], authorities);
+        let mut config = settings.expect("our cryptography has suites of TLS 1.3");
+        config.alpn_protocols = vec![ALPN_H3.to_vec()];
+        config
+    }
+
+    /// Returns the authorities of a listener's clients; `None` if it asks for no certificates.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it asks for them and its authorities have not been read: to serve it without them
+    /// would let everybody in.
+    pub(super) fn client_authorities(&self, listener: &Listener) -> Option<&ClientAuthorities> {
+        let auth = listener.client_auth()?;
+        let mut read = self.shared.client_authorities.iter();
+        let read = read.find(|one| one.listener == listener.name && one.settings == *auth);
+        Some(read.expect("each listener's authorities are read with the certificates"))
+    }
+
+    /// Returns settings for connections that speak one of these versions, without protocols above
+    /// TLS.
+    pub(super) fn settings(
+        &self,
+        provider: CryptoProvider,
+        versions: &[&'static SupportedProtocolVersion],
+        authorities: Option<&ClientAuthorities>,
+    ) -> Result<rustls::ServerConfig, TlsError> {
+        let shared = &self.shared;
+        let verifier: Arc<dyn ClientCertVerifier> = match authorities {
+            Some(authorities) => Arc::clone(&authorities.verifier) as _,
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let resolver = Arc::clone(&shared.certificates) as Arc<dyn ResolvesServerCert>;
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(resolver);
+        // Sessions are resumed by tickets only: a store of sessions would be shared by all workers,
+        // behind a lock.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if authorities.is_none() {
+            config.ticketer = Arc::clone(&shared.ticketer);
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        }
+        config.max_early_data_size = 0;
+        config.key_log = Arc::clone(&shared.key_log);
+        Ok(config)
+    }
+}
