@@ -55,6 +55,8 @@ impl ClientTls {
             .with_no_client_auth();
         config.alpn_protocols = self.alpn;
         config.resumption = self.resumption;
+        // A certificate comes as it is, so that lengths do not depend on how well it compresses.
+        config.cert_decompressors = Vec::new();
         config
     }
 

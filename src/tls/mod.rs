@@ -51,6 +51,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::compress::CompressionCache;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::ProducesTickets;
 
@@ -68,6 +69,7 @@ pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
 pub(crate) use refresh::{CertificateFiles, Refreshed};
 use selection::{Certificates, without_last_dot};
+use settings::COMPRESSORS;
 pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault};
 pub(crate) use tcp::TcpServerTls;
 pub(crate) use token_key::token_key;
@@ -92,6 +94,8 @@ struct Shared {
     client_authorities: Vec<Arc<ClientAuthorities>>,
     ticketer: Arc<dyn ProducesTickets>,
     key_log: Arc<dyn rustls::KeyLog>,
+    /// The compressed form of certificates that have been sent in it.
+    compressions: Arc<CompressionCache>,
     /// The files of the certificates, in the state in which they were read.
     files: CertificateFiles,
 }
@@ -233,11 +237,14 @@ impl ServerTls {
             .iter()
             .map(|certificate| Entry::load(certificate, &provider).map(Arc::new))
             .collect::<Result<Vec<_>, _>>()?;
+        // Each may be sent with a stapled statement and without.
+        let compressions = CompressionCache::new(2 * entries.len() * COMPRESSORS.len());
         let shared = Shared {
             certificates: Arc::new(Certificates::new(entries, unknown)?),
             client_authorities: Vec::new(),
             ticketer,
             key_log,
+            compressions: Arc::new(compressions),
             files,
         };
         Ok(Self { shared: Arc::new(shared) })

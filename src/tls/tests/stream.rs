@@ -2,6 +2,7 @@
 //! end of the same bytes.
 
 mod clients;
+mod compression;
 mod faults;
 
 use std::collections::VecDeque;
@@ -58,6 +59,7 @@ impl Site {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+        config.cert_decompressors = Vec::new();
         config
     }
 
