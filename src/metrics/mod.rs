@@ -12,6 +12,7 @@ mod exposition;
 mod families;
 mod histogram;
 mod outcomes;
+mod own_responses;
 mod plain_text;
 
 use std::collections::BTreeMap;
@@ -29,11 +30,12 @@ pub(crate) use counters::{
 #[cfg(test)]
 pub(crate) use counters::{
     AcceptFailures, ConnectFailures, ConnectionsRefused, Copied, Flow, FlowBlocked,
-    HandshakeFailures, OwnResponses, ProxyHeaderFailures, SendsLost, StreamsShed, UpstreamFailures,
+    HandshakeFailures, ProxyHeaderFailures, SendsLost, StreamsShed, UpstreamFailures,
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
 pub(crate) use histogram::Histogram;
 pub(crate) use outcomes::Outcomes;
+pub(crate) use own_responses::OwnResponses;
 pub(crate) use plain_text::plain_text;
 
 /// The counters of one endpoint of the configuration.
