@@ -84,8 +84,7 @@ fn percent_encoded(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b',' | b'"' | b'\\' => text.push_str(&format!("%{byte:02X}")),
-            b'!'..=b'~' => text.push(char::from(byte)),
+            b'!'..=b'~' if !b",\"\\".contains(&byte) => text.push(char::from(byte)),
             _ => text.push_str(&format!("%{byte:02X}")),
         }
     }

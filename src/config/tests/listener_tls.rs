@@ -21,6 +21,12 @@ fn tls_is_a_boolean_or_a_table() {
 }
 
 #[test]
+fn the_full_file_has_the_defaults() {
+    let tls = |text: &str| parse_here(text).unwrap().0.listeners[0].tls.clone();
+    assert_eq!(tls(FULL), tls(MINIMAL));
+}
+
+#[test]
 fn paths_start_at_the_files_directory_and_fields_are_in_lower_case() {
     let found = tls_of(
         "tls.min_version = \"1.3\"\ntls.client_auth = { mode = \"require\", ca = \"a.pem\", \
