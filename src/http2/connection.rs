@@ -1,6 +1,6 @@
 //! One connection: bytes in, events out; responses in, bytes out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -63,6 +63,8 @@ pub struct Connection {
     /// Resets that may be those of a connection that fails: it cannot say so before its GOAWAY has
     /// room.
     doubtful: Vec<Event>,
+    /// Streams whose responses have been written to their end, and not been output.
+    leaving: BTreeSet<u32>,
     /// Streams whose responses have been output whole since they were last taken.
     ended: Vec<u32>,
     /// Bytes of all bodies that were handed out and not released.
@@ -96,6 +98,7 @@ impl Connection {
             events: VecDeque::new(),
             waiting: VecDeque::new(),
             doubtful: Vec::new(),
+            leaving: BTreeSet::new(),
             ended: Vec::new(),
             unreleased_len: 0,
         };
@@ -161,10 +164,17 @@ impl Connection {
         }
         let len = self.wire.borrow_mut().take_output(out, len_max);
         let ended = self.wire.borrow_mut().take_ended();
-        for number in &ended {
-            self.act(*number, Stream::note_output);
+        for number in ended {
+            // Others are responses that `h2` makes by itself.
+            if self.leaving.remove(&number) {
+                self.act(number, Stream::note_output);
+                self.ended.push(number);
+            }
         }
-        self.ended.extend(ended);
+        // A stream that is let go of calls the connection's waker, mostly for nothing.
+        if self.wakers.is_connection_woken() {
+            self.drive();
+        }
         self.offer_room();
         len
     }
@@ -191,6 +201,7 @@ impl Connection {
     /// nothing follows. The caller has removed connection-specific fields (RFC 9113 8.2.2).
     pub fn respond(&mut self, stream: u32, status: StatusCode, fields: Fields, ended: bool) {
         self.act(stream, |stream| stream.respond(status, fields, ended));
+        self.note_leaving(stream);
     }
 
     /// Writes pieces of a response's body, as many bytes as there is room for. Returns their
@@ -211,6 +222,7 @@ impl Connection {
     pub fn finish(&mut self, stream: u32, trailers: Option<Fields>) {
         let wire = SharedWire::clone(&self.wire);
         self.act(stream, |stream| stream.finish(trailers, &wire));
+        self.note_leaving(stream);
     }
 
     /// Drops the rest of a request. When its response is over and the request is not, the stream is
@@ -304,7 +316,14 @@ impl Connection {
         }
     }
 
+    fn note_leaving(&mut self, number: u32) {
+        if self.streams.get(&number).is_some_and(Stream::is_leaving) {
+            self.leaving.insert(number);
+        }
+    }
+
     fn forget(&mut self, number: u32) {
+        self.leaving.remove(&number);
         if let Some(stream) = self.streams.remove(&number) {
             self.unreleased_len -= stream.unreleased_len();
         }

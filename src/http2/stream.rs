@@ -346,6 +346,11 @@ impl Stream {
         }
     }
 
+    /// Returns whether the response is complete, and its last frame has not been output.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.sending, Sending::Leaving(_))
+    }
+
     /// Notes that the last frame of the response has been output.
     pub(super) fn note_output(&mut self) -> Progress {
         self.sending = Sending::Over;

@@ -117,3 +117,18 @@ fn a_body_that_differs_from_content_length_is_malformed() {
         assert!(matches!(events[..], [Event::Malformed { stream: 1, .. }]), "{events:?}");
     }
 }
+
+/// Of `h2`'s own response to a head that is much too long nobody has a record.
+#[test]
+fn only_responses_to_requests_that_were_handed_out_end() {
+    let long = "x".repeat(5_000);
+    let (mut client, events) = events_with(&[("a", &long), ("b", &long)]);
+    assert_eq!(events, []);
+    let heads = client.frames_of(HEADERS);
+    assert_eq!((heads[0].stream, heads[0].flags & END_STREAM), (1, END_STREAM));
+    client.exchange(&request(3, &GET, END_STREAM));
+    client.connection.respond(3, StatusCode::OK, Vec::new(), true);
+    assert_eq!(client.connection.take_ended(), [0_u32; 0], "it has not been output");
+    assert_eq!(client.frames_of(HEADERS).len(), 1);
+    assert_eq!(client.connection.take_ended(), [3]);
+}
