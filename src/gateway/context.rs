@@ -159,9 +159,7 @@ impl TcpSettings {
             },
         }
     }
-}
 
-impl TcpSettings {
     /// Returns whether connections of this peer begin with a PROXY header.
     pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
