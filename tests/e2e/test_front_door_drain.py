@@ -91,3 +91,23 @@ def test_a_client_that_reads_nothing_does_not_hold_up_the_end(start):
         gateway.wait(15)
         assert 1 < time.monotonic() - begin < 10
     assert gateway.access_lines(1)[0]["outcome"] != "complete"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_a_stop_resets_a_response_that_is_not_whole_and_ends_the_others(gateway, origin, secure):
+    """To a client of HTTP/1.0 the end of the connection would be that of the response."""
+    port, settings = gateway.plain, None
+    if secure:
+        port, settings = gateway.port, tcp.context(gateway)
+    with tcp.Client(port, settings) as client, tcp.Client(port, settings) as idle:
+        assert idle.ask(head("GET", "/bytes/1")).status == 200
+        client.send(head("GET", f"/drip/{LENGTH}?piece=100&pause=0.05", version="1.0"))
+        assert client.line() == b"HTTP/1.1 200 OK\r\n"
+        gateway.signal(signal.SIGINT)
+        with pytest.raises(ConnectionResetError):
+            # Below TLS, for which Python reports no more than an end.
+            while socket.socket.recv(client.socket, 65536):
+                pass
+        assert idle.rest() == b""
+    assert gateway.wait(15) == 0
+    assert gateway.access_lines(2)[-1]["outcome"] == "gateway_closed"

@@ -101,9 +101,10 @@ def test_a_broken_chunk_ends_the_connection(door, recorder):
         with tcp.Client(door.plain) as client:
             client.send((POST + "transfer-encoding: chunked\r\n\r\n" + body).encode())
             client.send(head("GET", "/smuggled"))
-            answer = client.rest()
-            assert not answer.startswith(b"HTTP/1.1 2"), (body, answer)
-            assert answer.count(b"HTTP/1.1 ") <= 1, (body, answer)
+            with contextlib.suppress(ConnectionResetError):
+                answer = client.rest()
+                assert not answer.startswith(b"HTTP/1.1 2"), (body, answer)
+                assert answer.count(b"HTTP/1.1 ") <= 1, (body, answer)
     assert b"smuggled" not in recorder.raw()
     assert all(not request.whole for request in recorder.requests)
 
