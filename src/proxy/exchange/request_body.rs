@@ -239,4 +239,31 @@ mod tests {
         body.take_pieces(Framing::Chunked, &mut pieces);
         assert!(pieces.is_empty(), "the end is told once");
     }
+
+    /// The client's side may hold credit that room gives back, also once the body is complete.
+    #[test]
+    fn room_is_announced_once_after_there_was_none() {
+        let full = || Bytes::from(vec![b'x'; REQUEST_PENDING_LEN_MAX]);
+        for ends in [false, true] {
+            let mut body = RequestBody::new(false);
+            body.push(full());
+            if ends {
+                body.end();
+            }
+            assert!(body.room() == 0 && !body.has_room_again());
+            body.take_pieces(Framing::Chunked, &mut Vec::new());
+            assert!(!body.has_room_again(), "the write is in flight");
+            body.wrote();
+            assert!(body.has_room_again() && !body.has_room_again(), "once, ended: {ends}");
+
+            let mut body = RequestBody::new(false);
+            body.push(full());
+            if ends {
+                body.end();
+            }
+            body.stop();
+            assert_eq!(body.has_room_again(), ends, "what is not wanted is not read on");
+            assert!(!body.has_room_again());
+        }
+    }
 }

@@ -227,33 +227,6 @@ fn payload_is_counted() {
     client.leave(rig);
 }
 
-/// All of a body's credit comes back, also of one that was complete while its upstream did not
-/// read: the connection's window is for all of its requests.
-#[test]
-fn credit_for_a_whole_body_comes_back() {
-    let mut rig = Rig::new();
-    let mut client = Client::connect(&mut rig);
-    rig.upstream = Reading::Never;
-    client.send(&mut rig, &request(1, "POST", 0));
-    let piece = [b'x'; 16_384];
-    let (mut sent_len, mut released_len) = (0, 0);
-    while sent_len < REQUEST_PENDING_LEN_MAX {
-        client.send(&mut rig, &frame(DATA, 0, 1, &piece));
-        sent_len += piece.len();
-        released_len += update_len(&client.frames(&mut rig), 0);
-    }
-    client.send(&mut rig, &frame(DATA, END_STREAM, 1, b""));
-    rig.upstream_takes_on();
-    rig.settle();
-    released_len += update_len(&client.frames(&mut rig), 0);
-    // h2 tells the client when half of the window is used.
-    let window = crate::limits::HTTP2_CONNECTION_WINDOW as usize;
-    assert!(sent_len - released_len <= window / 2, "{released_len} of {sent_len}");
-    rig.respond(OK);
-    client.frames(&mut rig);
-    client.leave(rig);
-}
-
 #[test]
 fn a_response_that_breaks_off_is_reset() {
     let mut rig = Rig::new();
