@@ -1,8 +1,8 @@
 """The cases of h2spec (RFC 9113 and RFC 7541), by its numbers and titles, with frames of our own.
 
-h2spec itself is a program in Go, which nothing else here needs. It takes a closed connection for any error; here
-the code has to be the one that the RFC names, in RST_STREAM or GOAWAY. Its cases of `h2c` are left
-out: there is no HTTP/2 without TLS.
+h2spec itself is a program in Go, which nothing else here needs. It takes a closed connection for
+any error; here the code has to be the one that the RFC names, in RST_STREAM or GOAWAY. Its case of
+`h2c` is left out: there is no HTTP/2 without TLS.
 """
 
 import dataclasses
@@ -260,7 +260,7 @@ case("http2/4.2", "Sends a large size HEADERS frame that exceeds the SETTINGS_MA
      closes(FRAME_SIZE_ERROR))
 
 case("http2/4.3", "Sends invalid header block fragment",
-     headers(1, bytes.fromhex("40fefffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff0")),
+     headers(1, b"\x40\xfe" + b"\xff" * 29 + b"\xf0"),
      closes(COMPRESSION_ERROR))
 case("http2/4.3", "Sends a PRIORITY frame while sending the header blocks",
      frame(HEADERS, END_STREAM, 1, block()) + priority(1), closes(PROTOCOL_ERROR))

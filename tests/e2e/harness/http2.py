@@ -2,6 +2,7 @@
 Responses are decoded by the `hpack` package."""
 
 import dataclasses
+import select
 import ssl
 import struct
 import time
@@ -120,7 +121,8 @@ class Client:
     def __init__(self, gateway, own_settings=((INITIAL_WINDOW_SIZE, WINDOW_MAX),), *,
                  preface: bytes | None = None, seconds: float = 10):
         self._transport = tcp.Client(gateway.port, tcp.context(gateway, "h2"), seconds)
-        self._received = b""
+        self._seconds = seconds
+        self._received, self._taken_len = b"", 0
         self._decoder = hpack.Decoder(max_header_list_size=1 << 20)
         self._block = b""
         self.responses: dict[int, Response] = {}
@@ -153,27 +155,67 @@ class Client:
         except OSError:
             pass
 
+    def pump(self, data: bytes, seconds: float = 10) -> bool:
+        """Sends bytes and handles the frames that come meanwhile. Returns false once the connection
+        has ended."""
+        end = time.monotonic() + seconds
+        waiting = memoryview(data)
+        while waiting and not self.has_ended:
+            assert time.monotonic() < end, f"{len(waiting)} bytes are not taken in {seconds} s"
+            self.socket.settimeout(0)
+            taken = 0
+            try:
+                taken = self.socket.send(waiting)
+                waiting = waiting[taken:]
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                pass
+            except OSError:
+                waiting = memoryview(b"")
+            has_received = self._receive(seconds=0)
+            self.socket.settimeout(seconds)
+            while self._take() is not None:
+                pass
+            if not taken and not has_received:
+                select.select([self.socket], [self.socket], [], 1)
+        return not self.has_ended
+
     def frames(self) -> Iterator[Frame]:
         """Yields the gateway's frames until it closes the connection."""
         while (one := self._next()) is not None:
             yield one
 
     def _next(self) -> Frame | None:
-        while True:
-            length = int.from_bytes(self._received[:3], "big")
-            if len(self._received) >= 9 + length:
-                break
-            try:
-                piece = self.socket.recv(256 * 1024)
-            except (ConnectionError, ssl.SSLEOFError):
-                piece = b""
-            if not piece:
-                self._finish_all()
+        while (one := self._take()) is None:
+            if self.has_ended:
                 return None
-            self._received += piece
-        kind, flags, stream = struct.unpack(">BBI", self._received[3:9])
-        one = Frame(kind, flags, stream, self._received[9:9 + length])
-        self._received = self._received[9 + length:]
+            self._receive(self._seconds)
+        return one
+
+    def _receive(self, seconds: float) -> bool:
+        """Receives bytes. Returns false if there are none yet."""
+        self.socket.settimeout(seconds)
+        try:
+            piece = self.socket.recv(256 * 1024)
+        except ssl.SSLWantReadError:
+            return False
+        except (ConnectionError, ssl.SSLEOFError):
+            piece = b""
+        if not piece:
+            self._finish_all()
+        self._received = self._received[self._taken_len:] + piece
+        self._taken_len = 0
+        return True
+
+    def _take(self) -> Frame | None:
+        """Takes the next frame of what was received."""
+        begin = self._taken_len
+        head = self._received[begin:begin + 9]
+        length = int.from_bytes(head[:3], "big")
+        if len(head) < 9 or len(self._received) < begin + 9 + length:
+            return None
+        kind, flags, stream = struct.unpack(">BBI", head[3:])
+        self._taken_len += 9 + length
+        one = Frame(kind, flags, stream, self._received[begin + 9:begin + 9 + length])
         self._note(one)
         return one
 
