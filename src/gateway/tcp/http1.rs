@@ -24,7 +24,7 @@ use crate::http1::{Persistence, RequestDecoder, ResponseEncoder, Version};
 use crate::limits::UPSTREAM_WRITE_PIECES_MAX;
 use crate::message::{Ending, Head, Outcome, Protocol, Refusal, RequestEvent, Scheme};
 use crate::metrics::StreamShed;
-use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
+use crate::proxy::{DownstreamCommand, Proxy};
 
 /// The HTTP/1.1 side of a connection.
 pub(super) struct Http1 {
@@ -300,11 +300,11 @@ impl Http1 {
             DownstreamCommand::StopRequest => self.is_stopped |= !self.decoder.is_done(),
             DownstreamCommand::BodyRoom => {}
             part => {
-                // The gateway's own response to a request that is not complete ends the connection:
-                // nobody takes the rest of the request.
-                if let DownstreamCommand::Head { source, .. } = &part {
-                    let is_own = *source != ResponseSource::Upstream;
-                    self.is_last |= is_own && !self.decoder.is_done();
+                // A response that does not wait for the end of its request is the last one: perhaps
+                // nobody takes the rest of the request, and the client is told before it sends
+                // another one (RFC 9112 9.6).
+                if let DownstreamCommand::Head { .. } = &part {
+                    self.is_last |= !self.decoder.is_done();
                 }
                 let before = self.response.pending_len;
                 let persistence =

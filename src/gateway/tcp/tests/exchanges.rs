@@ -219,6 +219,20 @@ fn a_response_before_the_end_of_the_request_ends_the_connection() {
 }
 
 #[test]
+fn a_response_of_the_upstream_before_the_end_of_the_request_says_that_it_is_the_last() {
+    let mut rig = Rig::new();
+    let client = rig.connect(PLAIN);
+    rig.send(client, b"POST /a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n\r\nabc");
+    rig.respond(OK);
+    let text = rig.text(client);
+    assert!(text.contains("\r\nconnection: close\r\n") && text.ends_with("ok"), "{text}");
+    assert!(rig.sockets[client].is_shut && !rig.sockets[client].is_closed);
+    rig.send_end(client);
+    assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    rig.assert_nothing_left();
+}
+
+#[test]
 fn the_rest_of_a_body_that_is_not_read_is_not_kept() {
     let mut rig = Rig::with(|config| config.limits.request_body_len_max = 1000);
     let client = rig.connect(PLAIN);
