@@ -16,8 +16,8 @@ use super::connection_options::ConnectionOptions;
 use super::{Persistence, Version};
 use crate::message::{
     Authority, BrokenRule, Excess, FieldCount, FieldLimits, Fields, Head, LINE_OVERHEAD_LEN,
-    Refusal, Scheme, Target, Understood, belongs_to_head, check_field_name, check_method_case,
-    is_connection_specific, parse_content_length,
+    Refusal, Scheme, Target, Understood, belongs_to_head, check_expectation, check_field_name,
+    check_method_case, is_connection_specific, parse_content_length,
 };
 
 /// A request's head, with the facts that concern its connection.
@@ -298,15 +298,6 @@ impl HeadFields {
         let rule = "a transfer coding other than chunked is not implemented";
         Err(refusal(StatusCode::NOT_IMPLEMENTED, rule))
     }
-}
-
-/// Refuses an expectation other than 100-continue (RFC 9110 10.1.1).
-fn check_expectation(value: &HeaderValue) -> Result<(), Box<Refusal>> {
-    if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-        let rule = "an expectation other than 100-continue";
-        return Err(refusal(StatusCode::EXPECTATION_FAILED, rule));
-    }
-    Ok(())
 }
 
 /// Returns whether `upgrade` lists the protocol `websocket`, in any version (RFC 9110 7.8).

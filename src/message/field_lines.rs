@@ -12,8 +12,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::method::Method;
 
 use super::head::{
-    belongs_to_head, check_field_name, check_method_case, is_connection_specific,
-    parse_content_length,
+    belongs_to_head, check_expectation, check_field_name, check_method_case,
+    is_connection_specific, parse_content_length,
 };
 use super::{
     Authority, BrokenRule, FieldCount, FieldLimits, Fields, Head, LoggedText, Refusal, Scheme,
@@ -49,7 +49,8 @@ impl Pseudo {
 pub(crate) enum FieldError {
     /// The message is malformed: a stream error (RFC 9113 8.1.1, RFC 9114 4.1.2).
     Malformed(&'static str),
-    /// The section is well-formed, but over a limit (431) or invalid in HTTP (400).
+    /// The section is well-formed, but over a limit (431), invalid in HTTP (400), or expects what
+    /// is not to be had (417).
     Refused(Box<Refusal>),
 }
 
@@ -231,6 +232,9 @@ impl HeadLines {
             }
             self.content_length = Some(len);
         } else {
+            if name == header::EXPECT {
+                check_expectation(&value).map_err(FieldError::Refused)?;
+            }
             self.fields.push((name, value));
         }
         Ok(())

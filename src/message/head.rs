@@ -1,9 +1,9 @@
 //! A request's head.
 
-use http::{HeaderName, Method, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::target::{Authority, BrokenRule, Scheme, Target};
-use super::{Fields, Understood};
+use super::{Fields, Refusal, Understood};
 
 /// The head of a request, whichever protocol it came over.
 ///
@@ -102,6 +102,16 @@ pub(crate) fn check_field_name(name: &HeaderName) -> Result<(), BrokenRule> {
         return Err(BrokenRule(
             "a field name holds an underscore, which upstreams take for a hyphen; rename the field",
         ));
+    }
+    Ok(())
+}
+
+/// Refuses an expectation other than 100-continue (RFC 9110 10.1.1). No upstream would see it: the
+/// gateway meets expectations itself.
+pub(crate) fn check_expectation(value: &HeaderValue) -> Result<(), Box<Refusal>> {
+    if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        let rule = "an expectation other than 100-continue";
+        return Err(Box::new(Refusal::new(StatusCode::EXPECTATION_FAILED, rule)));
     }
     Ok(())
 }

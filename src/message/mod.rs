@@ -36,8 +36,8 @@ pub use field_lines::Pseudo;
 pub(crate) use field_lines::{FieldError, HeadLines, TrailerLines, check_blanks, check_token};
 pub use head::Head;
 pub(crate) use head::{
-    belongs_to_head, check_field_name, check_method_case, is_connection_specific, is_safe,
-    parse_content_length,
+    belongs_to_head, check_expectation, check_field_name, check_method_case,
+    is_connection_specific, is_safe, parse_content_length,
 };
 pub(crate) use incident::{EndpointName, Incident};
 pub(crate) use logged::{LOGGED_LEN_MAX, LoggedText};

@@ -10,7 +10,7 @@ use super::{Bound, Ending, Excess, FieldLimits, Fields, LoggedText, Outcome};
 /// response and the log need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
-    /// Status of the response: 400, 408 or 431; over HTTP/1.1 also 414, 417, 501 or 505.
+    /// Status of the response: 400, 408, 417 or 431; over HTTP/1.1 also 414, 501 or 505.
     pub status: StatusCode,
     /// The broken rule, for the response, the log and a counter.
     pub rule: &'static str,

@@ -322,6 +322,10 @@ fn malformed_request_heads_are_refused() {
         (&[(":authority", b"[fe80::1%25eth0]")], bad),
         // CONNECT.
         (&[(":method", b"CONNECT"), (":authority", b"example.com:443")], malformed),
+        // Expectations.
+        (&[("expect", b"200-ok")], "417"),
+        (&[("expect", b"100-continue, x")], "417"),
+        (&[("expect", b"")], "417"),
         // Field names.
         (&[("", b"x")], malformed),
         (&[("X-Upper", b"x")], malformed),

@@ -21,9 +21,10 @@ fn heads_that_http_does_not_allow_are_refused_with_a_status() {
     let long = "x".repeat(SETTINGS.fields.field_section_len_max as usize);
     let many: Vec<String> = (0..21).map(|index| format!("x-{index}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
-    let cases: [(Lines<'_>, StatusCode, &str); 5] = [
+    let cases: [(Lines<'_>, StatusCode, &str); 6] = [
         (&[("x_y", "1")], StatusCode::BAD_REQUEST, "underscore"),
         (&[("host", "a.example"), ("host", "a.example")], StatusCode::BAD_REQUEST, "host"),
+        (&[("expect", "200-ok")], StatusCode::EXPECTATION_FAILED, "expectation"),
         (&[("content-length", "0, 0")], StatusCode::BAD_REQUEST, "content-length"),
         (&[("x", &long)], StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "longer"),
         (&many, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "more fields"),
