@@ -70,6 +70,7 @@ pub(super) fn read_head(
     let target = section.slice_ref(target.as_bytes());
     let mut left = SectionLength::new(limits);
     left.charge(":method".len() + method.len())?;
+    left.charge(":scheme".len() + scheme.as_str().len())?;
     left.charge(":path".len() + target.len())?;
     let method =
         Method::from_bytes(method.as_bytes()).map_err(|_| bad("the method is no token"))?;
@@ -150,8 +151,8 @@ fn field_line_count(section: &[u8], limits: &FieldLimits) -> Result<usize, Box<R
     Ok(count)
 }
 
-/// The length that a section may still have, counted as in HTTP/3: the request line as `:method`
-/// and `:path`.
+/// The length that a section may still have, counted as in HTTP/3: the request line as `:method`,
+/// `:scheme` and `:path`, and `host` as `:authority`.
 struct SectionLength<'a> {
     left: u64,
     limits: &'a FieldLimits,
@@ -208,8 +209,12 @@ impl HeadFields {
         let mut count = FieldCount::new(limits);
         for line in lines {
             let (name, value) = field(section, line)?;
-            left.charge(name.as_str().len() + value.len())?;
-            count.add(&name).map_err(|excess| too_large(excess, limits))?;
+            if name == header::HOST {
+                left.charge(":authority".len() + value.len())?;
+            } else {
+                left.charge(name.as_str().len() + value.len())?;
+                count.add(&name).map_err(|excess| too_large(excess, limits))?;
+            }
             check_field_name(&name)?;
             if name == header::HOST {
                 let host = section.slice_ref(line.value);

@@ -8,8 +8,8 @@ pub struct FieldLimits {
     /// Maximum decoded length of one field section as RFC 9114 4.2.2 counts it (each field's name,
     /// value and 32 bytes more). HTTP/3 sends it to the peer as SETTINGS_MAX_FIELD_SECTION_SIZE.
     pub field_section_len_max: u32,
-    /// Maximum number of fields in one section. Pseudo-header fields do not count, and all lines of
-    /// `cookie` count as one.
+    /// Maximum number of fields in one section. Pseudo-header fields and the `host` of HTTP/1.1 do
+    /// not count, and all lines of `cookie` count as one.
     pub field_count_max: u32,
 }
 
