@@ -15,7 +15,7 @@ import pytest
 from harness import bodies, http2, tcp
 from harness.bodies import KIB, MIB
 from harness.http2 import (
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, HEADERS,
+    CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, HEADERS,
     INITIAL_WINDOW_SIZE, PING, PRIORITY, PROTOCOL_ERROR, REFUSED_STREAM, WINDOW_MAX,
     frame, headers, number, pseudo, request, rst_stream, section, settings, window_update,
 )

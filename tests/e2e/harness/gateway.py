@@ -113,6 +113,7 @@ upstream = "origin"
 max_body_size = "{max_body_size}"
 header_timeout = "{header_timeout}"
 body_timeout = "{body_timeout}"
+{limits}
 
 [upstreams.origin]
 endpoints = [{{ address = "{origin}" }}]
@@ -155,7 +156,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "listener": "", "tcp": "",
+            "listener": "", "tcp": "", "limits": "",
             "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
             "log_level": "info",
             "tls_keys": "off",

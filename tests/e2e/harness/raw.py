@@ -63,6 +63,8 @@ class Exchange:
     """`clean`, `reset CODE` or `closed CODE`."""
     stopped: int | None = None
     status: list[int] = dataclasses.field(default_factory=list)
+    sections: list[list[tuple[bytes, bytes]]] = dataclasses.field(default_factory=list)
+    """All field sections, with those of interim responses."""
     fields: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
     trailers: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
     body: bytes = b""
@@ -86,6 +88,7 @@ class Exchange:
                 self.body += payload
             elif kind == HEADERS:
                 _, fields = decoder.feed_header(self.stream, payload)
+                self.sections.append(fields)
                 if fields and fields[0][0] == b":status":
                     self.status.append(int(fields[0][1]))
                     self.fields = fields[1:]
