@@ -1,5 +1,6 @@
 """Fixtures, and a hook that turns skipped tests into failures when CI is set."""
 
+import dataclasses
 import os
 import platform
 
@@ -73,6 +74,17 @@ def start(tmp_path, origin, certificate):
 @pytest.fixture
 def gateway(start) -> Gateway:
     return start()
+
+
+@pytest.fixture
+def renewed(tmp_path, certificate):
+    """The certificate of the session and another one, and an authority file that has both roots."""
+    folder = tmp_path / "renewed"
+    folder.mkdir()
+    other = certificates.make(folder)
+    both = folder / "both.pem"
+    both.write_bytes(certificate.authority.read_bytes() + other.authority.read_bytes())
+    return [dataclasses.replace(one, authority=both) for one in (certificate, other)]
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"], ids=["ipv4", "ipv6"])

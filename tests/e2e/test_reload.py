@@ -1,34 +1,17 @@
 """Reload without loss: what runs goes on, what is new applies, and what is wrong changes nothing."""
 
 import asyncio
-import contextlib
 import dataclasses
-import json
 import signal
 import socket
 import subprocess
 import time
 import tomllib
-import urllib.error
-import urllib.request
 
 import pytest
 
-from harness import bodies, certificates, h3, load
+from harness import bodies, h3
 from harness.gateway import Gateway, binary, free_ports
-
-# Downloads that run for as long as the test reloads, and have an upstream of their own.
-DRIPS = """
-[[routes]]
-match = {{ host = "localhost" }}
-upstream = "drips"
-
-[upstreams.drips]
-endpoints = [{{ address = "{origin}" }}]
-max_connections = 4096
-max_connections_per_address = "100%"
-timeout = {{ response = "{response}" }}
-"""
 
 LISTENER = """
 [[listeners]]
@@ -42,29 +25,8 @@ def ringway(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def post_reload(gateway: Gateway) -> tuple[int, dict]:
-    """Returns the status and the report."""
-    request = urllib.request.Request(gateway.admin_url + "/reload", method="POST")
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as refusal:
-        return refusal.code, json.load(refusal)
-
-
 def generation(gateway: Gateway) -> int:
     return int(gateway.metrics().sum("config_generation"))
-
-
-@pytest.fixture
-def renewed(tmp_path, certificate):
-    """The certificate of the session and another one, and an authority file that has both roots."""
-    folder = tmp_path / "renewed"
-    folder.mkdir()
-    other = certificates.make(folder)
-    both = folder / "both.pem"
-    both.write_bytes(certificate.authority.read_bytes() + other.authority.read_bytes())
-    return [dataclasses.replace(one, authority=both) for one in (certificate, other)]
 
 
 def test_each_verb_reloads_and_says_what_changed(start):
@@ -84,7 +46,7 @@ def test_each_verb_reloads_and_says_what_changed(start):
     # The admin endpoint.
     gateway.settings["idle_timeout"] = "20s"
     gateway.configure()
-    status, report = post_reload(gateway)
+    status, report = gateway.reload()
     assert (status, report["result"], report["generation"]) == (200, "applied", 3)
     assert report["changes"] == ['listeners[edge].quic.idle_timeout: "30s" -> "20s"']
     # The signal, and the level of the process log.
@@ -173,7 +135,7 @@ async def test_routes_certificates_and_logs_change(start, renewed):
         gateway.settings["access_log"] = second_log = gateway.folder / "second.log"
         file = gateway.configure()
         file.write_text(file.read_text().replace('path_prefix = "/down"', 'path_prefix = "/bytes"'))
-        status, report = post_reload(gateway)
+        status, report = gateway.reload()
         assert status == 200, report
         assert any(line.startswith("certificate read: ") for line in report["changes"]), report
         # The connection that was there keeps its certificate and gets the new route.
@@ -198,14 +160,14 @@ async def test_a_listener_comes_and_goes(start, origin):
     first = gateway.configure().read_text()
     file = gateway.folder / "ringway.toml"
     file.write_text(first + LISTENER.format(port=port))
-    status, report = post_reload(gateway)
+    status, report = gateway.reload()
     assert (status, report["changes"]) == (200, ["listeners[second]: added"]), report
     async with h3.connection(other) as client:
         # A download runs while the listener is removed.
         exchange = client.open("GET", "/drip/60000?piece=2000&pause=0.05")
         await exchange.received(4000)
         file.write_text(first)
-        status, report = post_reload(gateway)
+        status, report = gateway.reload()
         assert (status, report["changes"]) == (200, ["listeners[second]: removed"]), report
         response = await exchange.wait()
         assert (response.end, response.sha256) == ("clean", bodies.digest(60000))
@@ -220,13 +182,13 @@ async def test_a_listener_comes_and_goes(start, origin):
             pass
     # It comes back, and its old sockets are not in the way.
     file.write_text(first + LISTENER.format(port=port))
-    assert post_reload(gateway)[0] == 200
+    assert gateway.reload()[0] == 200
     async with h3.connection(other) as client:
         assert (await client.get("/bytes/1000")).sha256 == bodies.digest(1000)
     # An address that cannot be bound refuses the whole reload.
     text = first.replace('body_timeout = "30s"', 'body_timeout = "7s"')
     file.write_text(text + LISTENER.format(port=port).replace("127.0.0.1", "192.0.2.1"))
-    status, report = post_reload(gateway)
+    status, report = gateway.reload()
     assert (status, report["result"]) == (422, "host_refused"), report
     assert "192.0.2.1" in report["errors"][0]
     running = tomllib.loads(ringway("config", "-c", file, "--running").stdout)
@@ -256,86 +218,6 @@ async def test_upstream_connections_stay_open(start, origin):
             file = gateway.configure()
             text = file.read_text().replace("max_waiting = 2", f"max_waiting = {3 + number}")
             file.write_text(text)
-            assert post_reload(gateway)[1]["result"] == "applied"
+            assert gateway.reload()[1]["result"] == "applied"
             assert (await client.get("/bytes/10")).status == 200
         assert gateway.metrics().sum("upstream_connects_total") == opened
-
-
-class Variants:
-    """The files of a hundred reloads: each differs from the one before."""
-
-    def __init__(self, gateway: Gateway, renewed, origin):
-        self.gateway, self.renewed, self.origin = gateway, renewed, origin
-        self.port = free_ports()[0]
-
-    def write(self, number: int):
-        settings = self.gateway.settings
-        certificate = self.renewed[number // 2 % 2]
-        settings |= {"cert": certificate.cert, "key": certificate.key}
-        settings["max_body_size"] = f"{4 + number % 3}GiB"
-        settings["upstream_idle"] = f"{30 + number % 2}s"
-        drips = DRIPS.format(origin=self.origin, response=f"{60 + number % 5}s")
-        routes = '[[routes]]\nmatch = { host = "x%d.test" }\nupstream = "drips"\n' % (number % 7)
-        listener = LISTENER.format(port=self.port) if number % 4 < 2 else ""
-        settings["extra"] = drips + routes + listener
-        return self.gateway.configure()
-
-
-@h3.run
-async def test_a_hundred_reloads_lose_nothing(start, origin, renewed):
-    gateway = start(workers=2, extra=DRIPS.format(origin=origin.address, response="60s"))
-    gateway.authority = renewed[0].authority
-    variants = Variants(gateway, renewed, origin.address)
-    reloaded = asyncio.Event()
-    # 1,000 downloads that take as long as the reloads do.
-    length, piece = 40_000, 1_000
-    path = f"/drip/{length}?piece={piece}&pause=1"
-    async with contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(h3.connection(gateway)) for _ in range(20)]
-        downloads = []
-        for client in clients:
-            downloads += [client.open("GET", path, authority="localhost") for _ in range(50)]
-            await asyncio.sleep(0.05)
-        for download in downloads:
-            await download.received(piece)
-        assert len(downloads) == 1000
-        steady = await asyncio.create_subprocess_exec(
-            str(load.client()), "--connect", f"127.0.0.1:{gateway.port}", "--host", h3.AUTHORITY,
-            "--path", "/bytes/10000", "--connections", "4", "--streams", "10",
-            "--rate", "100", "--requests", "3000",
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        newcomers = asyncio.create_task(come_and_go(gateway, reloaded))
-        for number in range(100):
-            variants.write(number)
-            status, report = await asyncio.to_thread(post_reload, gateway)
-            assert (status, report["result"]) == (200, "applied"), report
-            assert report["changes"] and report["generation"] == number + 2
-            await asyncio.sleep(0.2)
-        running = sum(not download._done.done() for download in downloads)
-        reloaded.set()
-        print(f"{running} of 1000 downloads still ran after the last reload")
-        assert running > 900, "the downloads were to run during all reloads"
-        for download in downloads:
-            response = await download.wait(90)
-            assert (response.status, response.end) == (200, "clean")
-            assert response.sha256 == bodies.digest(length)
-        output, _ = await steady.communicate()
-        assert steady.returncode == 0, output.decode()
-        print(output.decode())
-        assert await newcomers > 10
-    metrics = gateway.metrics()
-    assert metrics.sum("reloads_total", result="success") == 100
-    assert metrics.sum("worker_config_generation") == 2 * 101
-    gateway.assert_alive()
-
-
-async def come_and_go(gateway: Gateway, end: asyncio.Event) -> int:
-    """Downloads over new connections until the end. Returns how many."""
-    count = 0
-    while not end.is_set():
-        async with h3.connection(gateway) as client:
-            response = await client.get("/bytes/20000")
-            assert (response.status, response.sha256) == (200, bodies.digest(20_000))
-        count += 1
-    return count

@@ -211,6 +211,15 @@ class Gateway:
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
 
+    def reload(self) -> tuple[int, dict]:
+        """Asks for a reload. Returns status and report."""
+        request = urllib.request.Request(self.admin_url + "/reload", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, json.load(refusal)
+
     def metrics(self) -> Metrics:
         status, text = self.admin_get("/metrics")
         assert status == 200, text
