@@ -52,7 +52,76 @@ REFUSED = {
     "no version": "GET /x\r\nhost: e2e.test\r\n\r\n",
     "a version in small letters": "GET /x http/1.1\r\nhost: e2e.test\r\n\r\n",
     "no method": " /x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "two equal lengths": POST + "content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+    "two equal lengths in one field": POST + "content-length: 5, 5\r\n\r\nhello",
+    "length with a minus": POST + "content-length: -0\r\n\r\nhello",
+    "length with a fraction": POST + "content-length: 5.0\r\n\r\nhello",
+    "length with a space inside": POST + "content-length: 1 5\r\n\r\nhello",
+    "length with an underscore": POST + "content-length: 1_0\r\n\r\nhello",
+    "a folded length": POST + "content-length:\r\n 5\r\n\r\nhello",
+    "a length as content_length": POST + "content_length: 5\r\n\r\nhello",
+    "a coding that only ends like chunked": POST + "transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "identity": POST + "transfer-encoding: identity\r\ncontent-length: 5\r\n\r\nhello",
+    "an empty coding": POST + "transfer-encoding: \r\n\r\n",
+    "an empty coding and a length": POST + "transfer-encoding:\r\ncontent-length: 5\r\n\r\nhello",
+    "two codings in two fields":
+        POST + "transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n",
+    "chunked in two fields":
+        POST + "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a coding after a comma": POST + "transfer-encoding: , chunked\r\n\r\n0\r\n\r\n",
+    "a coding as transfer_encoding": POST + "transfer_encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a form feed before the coding": POST + "transfer-encoding:\x0cchunked\r\n\r\n0\r\n\r\n",
+    "a NUL behind the coding": POST + "transfer-encoding: chunked\0\r\n\r\n0\r\n\r\n",
+    "a line of a bare CR": POST + "\rtransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a space before a name": POST + "a: b\r\n transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "an empty host": "GET /x HTTP/1.1\r\nhost: \r\n\r\n",
+    "a host with port 0": "GET /x HTTP/1.1\r\nhost: e2e.test:0\r\n\r\n",
+    "a host with a port of 17 bits": "GET /x HTTP/1.1\r\nhost: e2e.test:65536\r\n\r\n",
+    "a host with an empty port": "GET /x HTTP/1.1\r\nhost: e2e.test:\r\n\r\n",
+    "two hosts in one field": "GET /x HTTP/1.1\r\nhost: e2e.test, a.test\r\n\r\n",
+    "a host with escapes": "GET /x HTTP/1.1\r\nhost: %65\r\n\r\n",
+    "a host that is not closed": "GET /x HTTP/1.1\r\nhost: [::1\r\n\r\n",
+    "user information in the target":
+        "GET http://a@e2e.test/x HTTP/1.1\r\nhost: a@e2e.test\r\n\r\n",
+    "another scheme": "GET ftp://e2e.test/x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "an asterisk with GET": "GET * HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a dot segment": "GET /a/../x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "an escaped dot segment": "GET /a/%2e%2e/x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a dot segment behind a backslash": "GET /a\\..\\x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "an escaped NUL": "GET /%00 HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a byte above 127 in the target": "GET /\xe4 HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a space in the target": "GET /a b HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a tab behind the method": "GET\t/x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a space behind the version": "GET /x HTTP/1.1 \r\nhost: e2e.test\r\n\r\n",
+    "a method in small letters": "get /x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a method that is no token": "G(T /x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+    "a length with CONNECT":
+        "CONNECT e2e.test:1 HTTP/1.1\r\nhost: e2e.test:1\r\ncontent-length: 5\r\n\r\nhello",
+    "three empty lines before": "\r\n\r\n\r\nGET /x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+} | {
+    f"byte {byte:#04x} in {where}": text.replace("?", chr(byte), 1)
+    for byte in (*range(9), *range(11, 13), *range(14, 32), 127)
+    for where, text in {
+        "the method": "G?T /x HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+        "the target": "GET /x?y HTTP/1.1\r\nhost: e2e.test\r\n\r\n",
+        "the host": "GET /x HTTP/1.1\r\nhost: e2e?.test\r\n\r\n",
+        "a name": "GET /x HTTP/1.1\r\nhost: e2e.test\r\na?b: c\r\n\r\n",
+        "a value": "GET /x HTTP/1.1\r\nhost: e2e.test\r\na: b?c\r\n\r\n",
+        "a cookie": "GET /x HTTP/1.1\r\nhost: e2e.test\r\ncookie: b?c\r\n\r\n",
+    }.items()
 }
+"""Heads that get 400, after which nothing of the connection is read."""
+
+OTHERWISE_REFUSED = {
+    "another coding": (501, POST + "transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "another expectation": (417, POST + "expect: x\r\ncontent-length: 5\r\n\r\nhello"),
+    "a tunnel": (501, "CONNECT e2e.test:1 HTTP/1.1\r\nhost: e2e.test:1\r\n\r\n"),
+    "version 1.2": (505, "GET /x HTTP/1.2\r\nhost: e2e.test\r\n\r\n"),
+    "version 2.0": (505, "GET /x HTTP/2.0\r\nhost: e2e.test\r\n\r\n"),
+    "a target of 64 KiB": (414, f"GET /{'x' * 65536} HTTP/1.1\r\nhost: e2e.test\r\n\r\n"),
+    "a field of 64 KiB": (431, f"GET /x HTTP/1.1\r\nhost: e2e.test\r\na: {'x' * 65536}\r\n\r\n"),
+}
+"""Heads that get another status, after which nothing is read either."""
 
 BROKEN_CHUNKS = {
     "no size": "\r\nhello\r\n0\r\n\r\n",
@@ -62,6 +131,23 @@ BROKEN_CHUNKS = {
     "a body longer than its size": "4\r\nhello\r\n0\r\n\r\n",
     "a size of 65 bits": "10000000000000005\r\nhello\r\n0\r\n\r\n",
     "a space after the size": "5 \r\nhello\r\n0\r\n\r\n",
+    "a space before the size": " 5\r\nhello\r\n0\r\n\r\n",
+    "a minus": "-5\r\nhello\r\n0\r\n\r\n",
+    "an underscore": "0_5\r\nhello\r\n0\r\n\r\n",
+    "a letter that is no digit": "5g\r\nhello\r\n0\r\n\r\n",
+    "a bare LF within an extension": "5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "a bare CR within an extension": "5;a\rb\r\nhello\r\n0\r\n\r\n",
+    "a bare LF behind an extension": "5;a\nhello\r\n0\r\n\r\n",
+    "a NUL within an extension": "5;a\0\r\nhello\r\n0\r\n\r\n",
+    "a bare LF behind the data": "5\r\nhello\n0\r\n\r\n",
+    "a body shorter than its size": "6\r\nhello\r\n0\r\n\r\n",
+    "a bare LF behind the last size": "5\r\nhello\r\n0\n\r\n",
+    "a length in the trailers": "5\r\nhello\r\n0\r\ncontent-length: 5\r\n\r\n",
+    "a coding in the trailers": "5\r\nhello\r\n0\r\ntransfer-encoding: chunked\r\n\r\n",
+    "a host in the trailers": "5\r\nhello\r\n0\r\nhost: a.test\r\n\r\n",
+    "a folded line in the trailers": "5\r\nhello\r\n0\r\na: b\r\n c: d\r\n\r\n",
+    "a bare LF in the trailers": "5\r\nhello\r\n0\r\na: b\nc: d\r\n\r\n",
+    "a request line as trailers": "5\r\nhello\r\n0\r\nGET /smuggled HTTP/1.1\r\n\r\n",
 }
 
 
@@ -93,6 +179,41 @@ def test_a_malformed_head_is_refused_and_no_upstream_sees_it(door, recorder):
                 wrong[name] = seen
     assert wrong == {}
     assert recorder.raw() == b""
+
+
+def test_a_head_that_is_refused_otherwise_ends_its_connection_too(door, recorder):
+    smuggled = "GET /smuggled HTTP/1.1\r\nhost: e2e.test\r\n\r\n"
+    seen = {}
+    for name, (_, request) in OTHERWISE_REFUSED.items():
+        with tcp.Client(door.plain) as client:
+            client.send((request + smuggled).encode("latin-1"))
+            response = client.response()
+            seen[name] = (response.status, response.values("connection"), client.rest())
+    assert seen == {
+        name: (status, ["close"], b"") for name, (status, _) in OTHERWISE_REFUSED.items()}
+    assert recorder.raw() == b""
+
+
+FRAMED = {
+    "a length": "content-length: 38\r\n\r\n",
+    "a chunk": "transfer-encoding: chunked\r\n\r\n26\r\n",
+}
+"""Ways to say that what looks like a request is a body of 38 bytes."""
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE", "OPTIONS", "X"])
+@pytest.mark.parametrize("framing", FRAMED)
+def test_a_body_that_looks_like_a_request_stays_a_body(door, recorder, method, framing):
+    body = "GET /smuggled HTTP/1.1\r\nhost: a.b\r\n\r\n"
+    assert len(body) == 0x26
+    end = "\r\n0\r\n\r\n" if framing == "a chunk" else ""
+    with tcp.Client(door.plain) as client:
+        for _ in range(3):
+            data = f"{method} /x HTTP/1.1\r\nhost: e2e.test\r\n{FRAMED[framing]}{body}{end}"
+            client.send(data.encode())
+            assert client.response().body == b"ok"
+    assert [one.line for one in recorder.requests] == [f"{method} /x HTTP/1.1"] * 3
+    assert {one.body for one in recorder.requests} == {body.encode()} and recorder.wrong == []
 
 
 def test_a_broken_chunk_ends_the_connection(door, recorder):
