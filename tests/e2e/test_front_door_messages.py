@@ -204,7 +204,7 @@ FRAMED = {
 @pytest.mark.parametrize("method", ["POST", "GET", "DELETE", "OPTIONS", "X"])
 @pytest.mark.parametrize("framing", FRAMED)
 def test_a_body_that_looks_like_a_request_stays_a_body(door, recorder, method, framing):
-    body = "GET /smuggled HTTP/1.1\r\nhost: a.b\r\n\r\n"
+    body = "GET /smuggled HTTP/1.1\r\nhost: a.bc\r\n\r\n"
     assert len(body) == 0x26
     end = "\r\n0\r\n\r\n" if framing == "a chunk" else ""
     with tcp.Client(door.plain) as client:
@@ -221,11 +221,12 @@ def test_a_broken_chunk_ends_the_connection(door, recorder):
     for body in BROKEN_CHUNKS.values():
         with tcp.Client(door.plain) as client:
             client.send((POST + "transfer-encoding: chunked\r\n\r\n" + body).encode())
-            client.send(head("GET", "/smuggled"))
-            with contextlib.suppress(ConnectionResetError):
+            answer = b""
+            with contextlib.suppress(ConnectionError):
+                client.send(head("GET", "/smuggled"))
                 answer = client.rest()
-                assert not answer.startswith(b"HTTP/1.1 2"), (body, answer)
-                assert answer.count(b"HTTP/1.1 ") <= 1, (body, answer)
+            assert not answer.startswith(b"HTTP/1.1 2"), (body, answer)
+            assert answer.count(b"HTTP/1.1 ") <= 1, (body, answer)
     assert b"smuggled" not in recorder.raw()
     assert all(not request.whole for request in recorder.requests)
 
