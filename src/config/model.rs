@@ -197,6 +197,11 @@ impl Listener {
     pub fn client_auth(&self) -> Option<&ClientAuth> {
         self.tls.as_ref()?.client_auth.as_ref()
     }
+
+    /// Returns how its clients over TCP are offered HTTP/3, if they are.
+    pub fn http3_offer(&self) -> Option<Advertise> {
+        self.advertise.filter(|_| self.protocols.h3 && self.protocols.use_tcp())
+    }
 }
 
 /// `listeners.advertise`: the Alt-Svc of responses (RFC 7838).

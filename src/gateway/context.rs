@@ -1,7 +1,7 @@
 //! The surroundings of a connection, lent to it while it handles an event.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::admission::Admission;
+use super::alt_svc::{Evidence, Remembered};
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
 use super::tcp::TcpShared;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     /// The sockets, by number. One that has been removed keeps its place until another takes it.
     pub(super) sockets: Vec<Edge>,
+    /// Listeners whose clients may remember HTTP/3.
+    pub(super) remembered: Remembered,
     pub(super) timers: Timers<Owner>,
     pub(super) responses: ResponseBudget,
     /// Scratch space for body pieces that are read together; empty between events.
@@ -65,6 +68,17 @@ pub(super) struct Edge {
     pub(super) listener: Arc<Listener>,
     /// When the last connections of a removed listener are closed; `None` while it accepts.
     pub(super) drain_end: Option<Instant>,
+    /// The evidence of whether it receives; `None` before its first probe is over.
+    pub(super) evidence: Option<Evidence>,
+    /// The offer of HTTP/3 on it.
+    pub(super) alt_svc: Option<HeaderValue>,
+}
+
+impl Edge {
+    pub(super) fn new(listener: &Arc<Listener>) -> Self {
+        let listener = Arc::clone(listener);
+        Self { listener, drain_end: None, evidence: None, alt_svc: None }
+    }
 }
 
 /// The settings of connections, replaced as a whole by a reload.
@@ -90,8 +104,6 @@ pub(super) struct TcpSettings {
     /// Handshakes of this worker that one client address may have.
     pub(super) half_open_per_address: usize,
     pub(super) http2: http2::LocalSettings,
-    /// The offer of HTTP/3 in responses (RFC 7838).
-    pub(super) alt_svc: Option<HeaderValue>,
 }
 
 impl Settings {
@@ -135,15 +147,8 @@ impl TcpSettings {
         if listener.protocols.http1 {
             alpn.push(ALPN_HTTP1);
         }
-        let alt_svc = listener.advertise.filter(|_| listener.protocols.h3).and_then(|advertise| {
-            let own = || listener.addresses.first().map(SocketAddr::port);
-            let port = advertise.port.or_else(own)?;
-            let offer = format!("h3=\":{port}\"; ma={}", advertise.max_age.as_secs());
-            HeaderValue::from_str(&offer).ok()
-        });
         Self {
             listener: Arc::clone(listener),
-            alt_svc,
             tls: tls.config_tcp_of(listener, &alpn),
             connections_max,
             connections_per_address: share(listener.tcp.connections_per_address, connections_max),

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod alt_svc;
 mod budget;
 mod connection;
 mod context;
@@ -53,6 +54,8 @@ use crate::quic::{ConnectionKey, Datagram, Engine, Event, FailedHandshake, Strea
 use crate::tls::ServerTls;
 
 use admission::Admission;
+pub(crate) use alt_svc::ProbeOutcome;
+use alt_svc::Remembered;
 use budget::ResponseBudget;
 use connection::Connection;
 use context::{Context, Edge, Settings, Shared};
@@ -141,10 +144,7 @@ pub struct GatewaySettings {
 impl Gateway {
     pub fn new(settings: GatewaySettings) -> Self {
         let listeners = listeners(&settings.config);
-        let accepting = |listener: &usize| Edge {
-            listener: Arc::clone(&listeners[*listener]),
-            drain_end: None,
-        };
+        let accepting = |listener: &usize| Edge::new(&listeners[*listener]);
         Self {
             engine: settings.engine,
             tcp: TcpClients::new(),
@@ -156,6 +156,7 @@ impl Gateway {
                     settings.worker_count,
                 ),
                 sockets: settings.socket_listeners.iter().map(accepting).collect(),
+                remembered: Remembered::new(&listeners),
                 timers: Timers::new(),
                 responses: ResponseBudget::new(settings.responses_len_max),
                 body: Vec::new(),
@@ -369,6 +370,7 @@ impl Gateway {
         let (connections, mut cx) = self.lend(now);
         match event {
             Event::Connected { server_name, socket, client_certificate } => {
+                cx.shared.note_connection(now, socket);
                 match Connection::open(key, server_name, client_certificate, socket, &mut cx) {
                     Ok(connection) => connections.insert(key, connection),
                     Err(error) => cx.close(key, error),

@@ -34,6 +34,7 @@ impl Gateway {
         })?;
         self.listeners = next;
         self.shared.settings = Settings::new(&config, &self.listeners, tls, self.worker_count);
+        self.shared.remembered.replace(now, &self.listeners);
         self.set_sockets(sockets, now + config.runtime.drain_timeout);
         let drain_end = now + config.runtime.drain_timeout;
         self.proxy.apply(now, config);
@@ -54,14 +55,21 @@ impl Gateway {
             let known = self.shared.sockets.get_mut(number);
             match (listener, known) {
                 (Some(listener), known) => {
-                    let listener = Arc::clone(&self.listeners[*listener]);
-                    let edge = Edge { listener, drain_end: None };
+                    let mut edge = Edge::new(&self.listeners[*listener]);
                     match known {
-                        Some(known) => *known = edge,
+                        Some(known) => {
+                            edge.evidence = known.evidence.take();
+                            edge.renew_offer();
+                            *known = edge;
+                        }
                         None => self.shared.sockets.push(edge),
                     }
                 }
-                (None, Some(known)) => known.drain_end = known.drain_end.or(Some(drain_end)),
+                (None, Some(known)) => {
+                    known.drain_end = known.drain_end.or(Some(drain_end));
+                    // Its number may become that of another socket.
+                    known.evidence = None;
+                }
                 (None, None) => unreachable!("a socket has a listener first"),
             }
         }

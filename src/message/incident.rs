@@ -36,6 +36,10 @@ pub enum Incident {
         /// The rule that a malformed header broke.
         rule: Option<&'static str>,
     },
+    /// HTTP/3 is not offered any more, since nothing arrives at the UDP socket of this address.
+    Http3Withheld { address: SocketAddr },
+    /// HTTP/3 is offered again.
+    Http3Offered { address: SocketAddr },
 }
 
 /// An endpoint, as logs and metrics name it.

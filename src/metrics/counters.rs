@@ -448,6 +448,10 @@ pub struct WorkerCounters {
     pub access_records_dropped: u64,
     /// Addresses of a name that could not be connected to, so that another one was tried.
     pub connect_fallbacks: u64,
+    /// Probes of the worker's own UDP sockets that came back.
+    pub probes_returned: u64,
+    /// Those that did not.
+    pub probes_lost: u64,
 }
 
 /// The ledger: payload bytes moved, and those that user space copied.
@@ -529,6 +533,8 @@ pub struct Gauges {
     pub ring_operations: u64,
     /// TCP connections of clients that wait in the kernel to be accepted.
     pub tcp_connections_waiting: u64,
+    /// UDP sockets for which HTTP/3 is not offered, since nothing arrives there.
+    pub http3_withheld: u64,
     pub socket_offload: SocketOffload,
 }
 

@@ -293,6 +293,10 @@ pub(super) const COUNTERS: &[Family] = &[
         "Addresses of a name that refused a connection, so that its next one was tried",
         {} counters.worker.connect_fallbacks),
 
+    family!("http3_probes", "Probes of UDP sockets before HTTP/3 is offered, by outcome",
+        {outcome = "returned"} counters.worker.probes_returned,
+        {outcome = "lost"} counters.worker.probes_lost),
+
     family!("responses", "Final responses, by status class",
         {class = "1xx"} counters.proxy.responses[0],
         {class = "2xx"} counters.proxy.responses[1],
@@ -327,6 +331,9 @@ pub(super) const GAUGES: &[Family] = &[
     family!("tcp_connections_waiting",
         "TCP connections of clients that wait in the kernel to be accepted",
         {} gauges.tcp_connections_waiting),
+    family!("http3_withheld",
+        "UDP sockets for which HTTP/3 is not offered, since nothing arrives there",
+        {} gauges.http3_withheld),
     family!("socket_offload", "UDP sockets, by offload and whether it is in use",
         {offload = "gro", state = "on"} gauges.socket_offload.gro_on,
         {offload = "gro", state = "off"} gauges.socket_offload.gro_off,

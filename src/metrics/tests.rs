@@ -274,9 +274,9 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
     #[rustfmt::skip]
     let WorkerCounters {
         loop_turns: a, sleeps: b, commands: c, restarts: d, access_records_dropped: e,
-        connect_fallbacks: f,
+        connect_fallbacks: f, probes_returned: g, probes_lost: h,
     } = worker;
-    number!(next, a, b, c, d, e, f);
+    number!(next, a, b, c, d, e, f, g, h);
     let Ledger { request, response } = ledger;
     for flow in [request, response] {
         let Flow { payload_bytes, copied_bytes } = flow;
@@ -288,9 +288,9 @@ fn fill(report: &mut WorkerReport, next: &mut u64) {
         connections_open: a, connections_handshaking: b, exchanges_active: c,
         requests_waiting: d, upstream_connections_open: e, upstream_connections_idle: f,
         responses_waiting_bytes: g, pool_slots, ring_operations: h, socket_offload,
-        tcp_connections_open: i, tcp_connections_waiting: j,
+        tcp_connections_open: i, tcp_connections_waiting: j, http3_withheld: k,
     } = &mut report.gauges;
-    number!(next, a, b, c, d, e, f, g, h, i, j);
+    number!(next, a, b, c, d, e, f, g, h, i, j, k);
     let SocketOffload { gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off } =
         socket_offload;
     number!(next, gro_on, gro_off, gso_on, gso_off, zero_copy_on, zero_copy_off);

@@ -10,6 +10,7 @@
 //! The number of a socket is its index in the ring, in the engine and in the gateway. It becomes
 //! free when the socket is gone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,19 @@ impl Edges {
         self.places.iter().flatten().any(|place| Arc::ptr_eq(&place.group, &edge.group))
     }
 
+    /// Returns the sockets of a snapshot's listeners, with the addresses that they are bound to and
+    /// the indices of their listeners.
+    pub(super) fn bound(
+        &self,
+        snapshot: &Snapshot,
+    ) -> impl Iterator<Item = (SocketIndex, SocketAddr, usize)> {
+        let places = self.places.iter().zip(self.listeners(snapshot));
+        places.filter_map(|(place, listener)| {
+            let Place { socket, group, .. } = place.as_ref()?;
+            Some((*socket, group.address, listener?))
+        })
+    }
+
     /// Returns the index of each socket's listener, by number.
     fn listeners(&self, snapshot: &Snapshot) -> Vec<Option<usize>> {
         let listener = |place: &Option<Place>| {
@@ -117,6 +131,7 @@ impl Worker<'_> {
         self.settle_listening(&snapshot);
         *self.setup.snapshot.borrow_mut() = Arc::clone(&snapshot);
         self.snapshot = snapshot;
+        self.watch_sockets(now);
         Ok(())
     }
 

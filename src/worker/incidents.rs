@@ -1,5 +1,6 @@
 //! The lines of the process log about endpoints, about connections that were closed for their
-//! client's behaviour, about handshakes that failed, and about proxies without a PROXY header.
+//! client's behaviour, about handshakes that failed, about proxies without a PROXY header, and about
+//! sockets at which nothing arrives.
 //!
 //! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
 //! the next line says how many there were. The log itself drops lines rather than wait.
@@ -28,6 +29,7 @@ pub(super) struct Incidents {
     of_clients: LineBudget,
     of_handshakes: LineBudget,
     of_proxies: LineBudget,
+    of_sockets: LineBudget,
 }
 
 /// The budget of one kind of lines.
@@ -60,6 +62,9 @@ impl Worker<'_> {
             Incident::Closed { .. } | Incident::Violation { .. } => &mut self.incidents.of_clients,
             Incident::HandshakeFailed { .. } => &mut self.incidents.of_handshakes,
             Incident::ProxyHeader { .. } => &mut self.incidents.of_proxies,
+            Incident::Http3Withheld { .. } | Incident::Http3Offered { .. } => {
+                &mut self.incidents.of_sockets
+            }
         };
         let Some(omitted) = budget.take(now) else { return };
         match incident {
@@ -92,6 +97,19 @@ impl Worker<'_> {
                 tracing::warn!(
                     worker, %peer, reason, omitted,
                     "a connection of a proxy (listeners.proxy_protocol) was closed"
+                );
+            }
+            Incident::Http3Withheld { address } => {
+                tracing::warn!(
+                    worker, %address, omitted,
+                    "HTTP/3 is not offered to clients over TCP, since this worker's probes do not \
+                     arrive at its UDP socket; look for a rule that drops them (`nft list ruleset`)"
+                );
+            }
+            Incident::Http3Offered { address } => {
+                tracing::info!(
+                    worker, %address, omitted,
+                    "the UDP socket receives, and HTTP/3 is offered to clients over TCP again"
                 );
             }
         }

@@ -25,6 +25,7 @@ mod edges;
 mod incidents;
 mod keys;
 pub mod mailbox;
+mod probes;
 mod report;
 mod restart;
 mod slot_policy;
@@ -239,6 +240,7 @@ struct Worker<'a> {
     ring: Ring,
     pool: Rc<Pool>,
     edges: edges::Edges,
+    probes: probes::Probes,
     /// The listening sockets, by their index in the ring.
     listening: clients::Listening,
     streams: streams::Streams,
@@ -303,6 +305,7 @@ impl<'a> Worker<'a> {
             slot_policy: slot_policy::SlotPolicy::default(),
             pool,
             edges,
+            probes: probes::Probes::default(),
             listening,
             streams: streams::Streams::default(),
             connects: upstreams::Connects::default(),

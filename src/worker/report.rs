@@ -116,6 +116,7 @@ impl Worker<'_> {
             },
             ring_operations: self.ring.operations_in_flight() as u64,
             tcp_connections_waiting: self.waiting_count(),
+            http3_withheld: self.gateway.withheld_count() as u64,
             socket_offload: self.ring.socket_offload(),
         }
     }

@@ -29,6 +29,7 @@ impl Worker<'_> {
     /// Runs turns until the worker is drained or stopped.
     pub(super) fn run(&mut self) -> Result<(), RingError> {
         let mut wait = Wait::No;
+        self.watch_sockets(clock::now());
         loop {
             self.ring.submit_and_wait(wait)?;
             let now = clock::now();
@@ -41,6 +42,7 @@ impl Worker<'_> {
             self.gateway.handle_timeout(now);
             self.receive_again(now);
             self.close_left_edges(now);
+            self.send_probes(now);
             self.pool.take_returns();
             let memory_low = self.pool.is_low();
             self.note_memory(memory_low);
@@ -75,7 +77,8 @@ impl Worker<'_> {
         let lacks_slot = self.transmit.buffer.is_none() && self.transmit.in_flight == 0;
         let retry = lacks_slot.then(|| now + SLOT_RETRY);
         let (edges, accept) = (self.edges.deadline(), self.accept_retry());
-        let times = [deadline, phase_end, retry, self.receive_again, edges, accept];
+        let probes = self.probes.deadline();
+        let times = [deadline, phase_end, retry, self.receive_again, edges, accept, probes];
         times.into_iter().flatten().min().map_or(Wait::Forever, Wait::Until)
     }
 
@@ -86,6 +89,9 @@ impl Worker<'_> {
                 let split =
                     self.slot_policy.split(&self.pool, ledger, source, payload, segment_len);
                 for payload in split {
+                    if self.take_probe(now, socket, &payload) {
+                        continue;
+                    }
                     let datagram = Datagram {
                         socket: socket.index() as u16,
                         remote: source,
@@ -255,10 +261,20 @@ impl Worker<'_> {
     }
 
     fn send_or_keep(&mut self, socket: SocketIndex, send: DatagramSend) {
-        match self.ring.send_datagrams(socket, send) {
-            Ok(()) => self.transmit.in_flight += 1,
-            Err((_, send)) => self.transmit.unsent = Some((socket, send)),
+        if let Err(send) = self.try_send(socket, send) {
+            self.transmit.unsent = Some((socket, send));
         }
+    }
+
+    /// Hands a batch to the ring, which gives it back if it has no room.
+    pub(super) fn try_send(
+        &mut self,
+        socket: SocketIndex,
+        send: DatagramSend,
+    ) -> Result<(), DatagramSend> {
+        self.ring.send_datagrams(socket, send).map_err(|(_, send)| send)?;
+        self.transmit.in_flight += 1;
+        Ok(())
     }
 
     fn logs_access(&self) -> bool {

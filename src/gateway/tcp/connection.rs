@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use http::StatusCode;
 use http::header::ALT_SVC;
 
 use super::client::Client;
@@ -32,7 +33,7 @@ use crate::limits::{
     HANDSHAKE_TIMEOUT, RESPONSE_STALL_TIMEOUT, TCP_COPY_LEN_MAX, TCP_LINGER_TIMEOUT,
     TCP_WRITE_LEN_MAX,
 };
-use crate::message::{AccessRecord, Ending, Handover, Outcome};
+use crate::message::{AccessRecord, Ending, Fields, Handover, Outcome};
 use crate::metrics::CopyReason;
 use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
 use crate::proxy_protocol::HeaderReader;
@@ -206,17 +207,25 @@ impl Connection {
         mut command: DownstreamCommand,
         cx: &mut Context<'_>,
     ) {
-        if let DownstreamCommand::Head { fields, .. } = &mut command
-            && let Some(offer) = &self.client.settings.alt_svc
-            && fields.iter().all(|(name, _)| name != ALT_SVC)
-        {
-            fields.push((ALT_SVC, offer.clone()));
+        if let DownstreamCommand::Head { status, fields, .. } = &mut command {
+            self.add_alt_svc(*status, fields, cx);
         }
         if let DownstreamCommand::Body(piece) = &command {
             cx.shared.ledger.response_moved(piece.len());
         }
         if let Err(ending) = self.session.handle(stream, command, &mut self.client, cx) {
             self.break_off(ending, cx);
+        }
+    }
+
+    /// Adds the offer of HTTP/3 to the fields of a response, unless the upstream makes its own. It
+    /// is for clients whose connection is secure, and means nothing with 421 (RFC 7838 2.1, 6).
+    fn add_alt_svc(&self, status: StatusCode, fields: &mut Fields, cx: &Context<'_>) {
+        let is_heard = self.client.coverage.is_some() && status != StatusCode::MISDIRECTED_REQUEST;
+        if is_heard && fields.iter().all(|(name, _)| name != ALT_SVC) {
+            let Client { settings, address, .. } = &self.client;
+            let value = cx.shared.alt_svc(cx.now, &settings.listener, address.ip());
+            fields.extend(value.map(|value| (ALT_SVC, value)));
         }
     }
 

@@ -4,6 +4,7 @@
 mod clients;
 mod fixture;
 mod listeners;
+mod probes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

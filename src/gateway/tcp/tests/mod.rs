@@ -1,5 +1,6 @@
 //! Tests of TCP clients in memory and virtual time, against a scripted upstream.
 
+mod alt_svc;
 mod ends;
 mod exchanges;
 mod frames;
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::*;
-use crate::config::{Config, Protocols};
+use crate::config::{self, Config, Protocols};
 use crate::gateway::{GatewaySettings, Output};
 use crate::message::Incident;
 use crate::proxy::{UpstreamCommand, UpstreamEvent, UpstreamKey};
-use crate::quic::Engine;
+use crate::quic::{Engine, ListenerSettings};
 use crate::testing;
 use crate::testing::internal::demo;
 use crate::tls::ServerTls;
@@ -81,6 +82,21 @@ struct Rig {
     incidents: Vec<Incident>,
 }
 
+/// Returns the configuration of a rig, with a change.
+fn configuration(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = demo::config(([127, 0, 0, 1], 1).into());
+    let mut secure = config.listeners[0].clone();
+    secure.protocols = Protocols { h3: true, h2: true, http1: true };
+    secure.tcp.max_connections = CONNECTIONS_MAX;
+    secure.tcp.connections_per_address = 100;
+    let mut plain = secure.clone();
+    "plain".clone_into(&mut plain.name);
+    (plain.protocols, plain.tls) = (Protocols::PLAIN, None);
+    config.listeners = vec![plain, secure];
+    change(&mut config);
+    config
+}
+
 /// An event that follows from a command.
 enum Reply {
     Tcp(TcpKey, TcpEvent),
@@ -94,18 +110,14 @@ impl Rig {
 
     /// Creates a rig with a changed configuration.
     fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = demo::config(([127, 0, 0, 1], 1).into());
-        let mut secure = config.listeners[0].clone();
-        secure.protocols = Protocols { h3: true, h2: true, http1: true };
-        secure.tcp.max_connections = CONNECTIONS_MAX;
-        secure.tcp.connections_per_address = 100;
-        let mut plain = secure.clone();
-        "plain".clone_into(&mut plain.name);
-        (plain.protocols, plain.tls) = (Protocols::PLAIN, None);
-        config.listeners = vec![plain, secure];
-        change(&mut config);
+        let config = configuration(change);
         let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed one");
-        let engine = testing::engine_settings(config.listeners[SECURE].quic.clone(), &tls);
+        let mut engine = testing::engine_settings(config.listeners[SECURE].quic.clone(), &tls);
+        let settings =
+            |quic: &config::Quic| ListenerSettings { quic: quic.clone(), tls: tls.config() };
+        engine.listeners =
+            config.listeners.iter().map(|listener| settings(&listener.quic)).collect();
+        engine.sockets = vec![SECURE];
         let gateway = Gateway::new(GatewaySettings {
             config: Arc::new(config),
             engine: Engine::new(engine).expect("good settings"),
