@@ -223,7 +223,7 @@ pub struct Protocols {
 
 impl Protocols {
     /// The default where there is TLS.
-    pub const H3: Self = Self { h3: true, h2: false, http1: false };
+    pub const SECURE: Self = Self { h3: true, h2: true, http1: true };
     /// The one that needs no TLS.
     pub const PLAIN: Self = Self { h3: false, h2: false, http1: true };
 

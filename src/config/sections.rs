@@ -192,7 +192,7 @@ fn listener(mut section: Section, index: usize) -> Listener {
     let has_tls = tls.is_some();
     let protocols = match section.item("protocols") {
         Some(item) => protocols(item, has_tls),
-        None if has_tls => Protocols::H3,
+        None if has_tls => Protocols::SECURE,
         None => Protocols::PLAIN,
     };
     let redirect_to_https =

@@ -80,7 +80,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             proxy_fields: ProxyFields::default(),
             quic: quic(),
-            protocols: Protocols::H3,
+            protocols: Protocols::SECURE,
             tls: Some(ListenerTls::default()),
             redirect_to_https: None,
             advertise: None,

@@ -86,7 +86,7 @@ struct Rig {
 fn configuration(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = demo::config(([127, 0, 0, 1], 1).into());
     let mut secure = config.listeners[0].clone();
-    secure.protocols = Protocols { h3: true, h2: true, http1: true };
+    secure.protocols = Protocols::SECURE;
     secure.tcp.max_connections = CONNECTIONS_MAX;
     secure.tcp.connections_per_address = 100;
     let mut plain = secure.clone();
