@@ -36,6 +36,14 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture
+def network():
+    """A network namespace of the test's own, with loopback only. A test that uses it must name it
+    before everything that starts a process in it."""
+    with own_network():
+        yield
+
+
+@pytest.fixture
 def ipv6_addresses():
     """Addresses on a loopback interface in a namespace of the test's own. A test that uses it must
     name it before `gateway`, so that the gateway starts in the namespace."""

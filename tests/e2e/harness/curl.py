@@ -42,7 +42,8 @@ class Curl:
         self.gateway = gateway
         bracketed = f"[{host}]" if ":" in host else host
         self.base = f"https://{AUTHORITY}:{gateway.port}"
-        program = command() if protocol == "--http3-only" else command_with_http2()
+        with_http3 = protocol in ("--http3-only", "--alt-svc")
+        program = command() if with_http3 else command_with_http2()
         self.arguments = [
             *program, protocol, "--silent", "--show-error", "--noproxy", "*",
             "--cacert", str(gateway.authority),

@@ -93,6 +93,8 @@ hosts = ["e2e.test", "small.test", "localhost"]
 cert = "{cert}"
 key = "{key}"
 
+{routes}
+
 [[routes]]
 match = {{ path_prefix = "/down" }}
 upstream = "down"
@@ -156,7 +158,7 @@ class Gateway:
             "port": self.port, "admin": self.admin, "access_log": self.access_log,
             "cert": certificate.cert, "key": certificate.key, "origin": origin,
             "closed_port": closed_port(), "retry": "adaptive", "extra": "",
-            "listener": "", "tcp": "", "limits": "",
+            "listener": "", "tcp": "", "limits": "", "routes": "",
             "hugepages": "off", "trusted_proxies": [], "user": "", "core_dumps": "false",
             "log_level": "info",
             "tls_keys": "off",
@@ -291,6 +293,13 @@ class Gateway:
     def assert_alive(self):
         assert self.process.poll() is None, f"the gateway ended:\n{self.text()}"
         assert "panicked" not in self.text(), self.text()
+
+    def reload(self, generation: int, **settings):
+        """Changes settings, and waits until the configuration with this number runs."""
+        self.settings.update(settings)
+        self.configure()
+        self.signal(signal.SIGHUP)
+        self.settle_count("config_generation", generation)
 
     def signal(self, number: int):
         self.process.send_signal(number)
