@@ -6,7 +6,7 @@
 //!   HTTP/3 is off since a reload, and clients may remember it         clear
 //! ```
 //!
-//! Evidence that a socket receives are the worker's probes, and connections that clients
+//! That a socket receives is shown by the worker's probes, and by connections that clients have
 //! established there. See docs/decisions/alt-svc.md.
 
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ use crate::message::Incident;
 /// Probes lost in a row until HTTP/3 is not offered any more. One may be lost in a full buffer.
 const PROBES_LOST_MAX: u32 = 3;
 
-/// Time for which a client's new connection is evidence that the socket receives.
-const CONNECTION_EVIDENCE: Duration = Duration::from_secs(60);
+/// Time for which a client's new connection outweighs probes that are lost.
+const CONNECTION_COUNTS_FOR: Duration = Duration::from_secs(60);
 
 /// The outcome of a worker's probe of its own UDP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +34,9 @@ pub(crate) enum ProbeOutcome {
     Lost,
 }
 
-/// The evidence about one UDP socket.
+/// The reception of one UDP socket.
 #[derive(Debug)]
-pub(super) struct Evidence {
+pub(super) struct Reception {
     /// The socket's address, with the port that the kernel chose where 0 was asked for.
     address: SocketAddr,
     verdict: Verdict,
@@ -54,7 +54,7 @@ enum Verdict {
     Silent,
 }
 
-impl Evidence {
+impl Reception {
     fn new(address: SocketAddr) -> Self {
         Self { address, verdict: Verdict::Open, lost_count: 0, connected_at: None }
     }
@@ -69,7 +69,7 @@ impl Evidence {
             ProbeOutcome::Lost => {
                 self.lost_count = self.lost_count.saturating_add(1);
                 match connected {
-                    Some(age) if age < CONNECTION_EVIDENCE => Verdict::Receives,
+                    Some(age) if age < CONNECTION_COUNTS_FOR => Verdict::Receives,
                     _ if self.lost_count < PROBES_LOST_MAX => self.verdict,
                     _ => Verdict::Silent,
                 }
@@ -99,18 +99,18 @@ impl Evidence {
 impl Edge {
     /// Returns the offer of HTTP/3 for a client with this address, if the socket can serve it.
     fn offer(&self, listener: &Listener, client: IpAddr) -> Option<&HeaderValue> {
-        let is_near = self.drain_end.is_none() && self.listener.name == listener.name;
-        let evidence = self.evidence.as_ref().filter(|_| is_near)?;
-        let receives = evidence.verdict == Verdict::Receives;
-        let is_of_family = evidence.address.is_ipv4() == client.is_ipv4();
+        let is_its = self.drain_end.is_none() && self.listener.name == listener.name;
+        let reception = self.reception.as_ref().filter(|_| is_its)?;
+        let receives = reception.verdict == Verdict::Receives;
+        let is_of_family = reception.address.is_ipv4() == client.is_ipv4();
         self.alt_svc.as_ref().filter(|_| receives && is_of_family)
     }
 
-    /// Forms the offer anew, after the listener or the evidence has changed.
+    /// Forms the offer anew, after the listener or the socket has changed.
     pub(super) fn renew_offer(&mut self) {
-        self.alt_svc = self.listener.http3_offer().zip(self.evidence.as_ref()).and_then(
-            |(advertise, evidence)| {
-                let port = advertise.port.unwrap_or(evidence.address.port());
+        self.alt_svc = self.listener.http3_offer().zip(self.reception.as_ref()).and_then(
+            |(advertise, reception)| {
+                let port = advertise.port.unwrap_or(reception.address.port());
                 let offer = format!("h3=\":{port}\"; ma={}", advertise.max_age.as_secs());
                 HeaderValue::from_str(&offer).ok()
             },
@@ -119,10 +119,10 @@ impl Edge {
 
     /// Returns whether the listener would offer HTTP/3, but nothing arrives at the socket.
     fn is_withheld(&self) -> bool {
-        let is_silent = |evidence: &Evidence| evidence.verdict == Verdict::Silent;
+        let is_silent = |reception: &Reception| reception.verdict == Verdict::Silent;
         self.drain_end.is_none()
             && self.listener.http3_offer().is_some()
-            && self.evidence.as_ref().is_some_and(is_silent)
+            && self.reception.as_ref().is_some_and(is_silent)
     }
 }
 
@@ -135,7 +135,7 @@ pub(super) struct Remembered {
 /// The memory of a listener's clients.
 #[derive(Debug)]
 struct Memory {
-    /// The longest age of the offers of the running configuration; `None` if it has none.
+    /// How long they remember an offer of the running configuration; `None` if it has none.
     max_age: Option<Duration>,
     /// HTTP/3 is served.
     has_http3: bool,
@@ -189,8 +189,8 @@ impl Shared {
 
     /// Notes that a client has established a connection on a socket.
     pub(super) fn note_connection(&mut self, now: Instant, socket: u16) {
-        let evidence = &mut self.sockets[usize::from(socket)].evidence;
-        let incident = evidence.as_mut().and_then(|evidence| evidence.note_connection(now));
+        let reception = &mut self.sockets[usize::from(socket)].reception;
+        let incident = reception.as_mut().and_then(|reception| reception.note_connection(now));
         self.incidents.extend(incident.map(Box::new));
     }
 }
@@ -205,12 +205,12 @@ impl Gateway {
         outcome: ProbeOutcome,
     ) {
         let edge = &mut self.shared.sockets[usize::from(socket)];
-        if edge.evidence.as_ref().is_none_or(|evidence| evidence.address != address) {
-            edge.evidence = Some(Evidence::new(address));
+        if edge.reception.as_ref().is_none_or(|reception| reception.address != address) {
+            edge.reception = Some(Reception::new(address));
             edge.renew_offer();
         }
-        let evidence = edge.evidence.as_mut();
-        let incident = evidence.and_then(|evidence| evidence.note_probe(now, outcome));
+        let reception = edge.reception.as_mut();
+        let incident = reception.and_then(|reception| reception.note_probe(now, outcome));
         self.shared.incidents.extend(incident.map(Box::new));
     }
 
@@ -227,8 +227,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn evidence() -> Evidence {
-        Evidence::new(([192, 0, 2, 1], 443).into())
+    fn reception() -> Reception {
+        Reception::new(([192, 0, 2, 1], 443).into())
     }
 
     /// Names what a step is to log.
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_socket_is_silent_after_three_lost_probes_and_receives_after_one() {
         use ProbeOutcome::{Lost, Returned};
-        let (mut evidence, mut now) = (evidence(), epoch());
+        let (mut reception, mut now) = (reception(), epoch());
         let steps = [
             (Returned, "", Verdict::Receives),
             (Lost, "", Verdict::Receives),
@@ -258,29 +258,29 @@ mod tests {
         ];
         for (index, (outcome, line, verdict)) in steps.into_iter().enumerate() {
             now += SECOND;
-            assert_eq!(logged(evidence.note_probe(now, outcome)), line, "step {index}");
-            assert_eq!(evidence.verdict, verdict, "step {index}");
+            assert_eq!(logged(reception.note_probe(now, outcome)), line, "step {index}");
+            assert_eq!(reception.verdict, verdict, "step {index}");
         }
     }
 
     #[test]
     fn nothing_is_known_of_a_socket_before_its_first_probe_returns() {
-        let mut evidence = evidence();
-        assert_eq!(evidence.verdict, Verdict::Open);
-        assert_eq!(logged(evidence.note_probe(epoch(), ProbeOutcome::Lost)), "");
-        assert_eq!(evidence.verdict, Verdict::Open);
+        let mut reception = reception();
+        assert_eq!(reception.verdict, Verdict::Open);
+        assert_eq!(logged(reception.note_probe(epoch(), ProbeOutcome::Lost)), "");
+        assert_eq!(reception.verdict, Verdict::Open);
     }
 
     #[test]
     fn a_connection_outweighs_lost_probes_for_a_minute() {
-        let (mut evidence, start) = (evidence(), epoch());
-        assert_eq!(logged(evidence.note_connection(start)), "");
+        let (mut reception, start) = (reception(), epoch());
+        assert_eq!(logged(reception.note_connection(start)), "");
         for second in 1..60 {
             let now = start + second * SECOND;
-            assert_eq!(logged(evidence.note_probe(now, ProbeOutcome::Lost)), "");
+            assert_eq!(logged(reception.note_probe(now, ProbeOutcome::Lost)), "");
         }
-        let late = start + CONNECTION_EVIDENCE;
-        assert_eq!(logged(evidence.note_probe(late, ProbeOutcome::Lost)), "withheld");
-        assert_eq!(logged(evidence.note_connection(late + SECOND)), "offered");
+        let late = start + CONNECTION_COUNTS_FOR;
+        assert_eq!(logged(reception.note_probe(late, ProbeOutcome::Lost)), "withheld");
+        assert_eq!(logged(reception.note_connection(late + SECOND)), "offered");
     }
 }

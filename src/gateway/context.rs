@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use super::admission::Admission;
-use super::alt_svc::{Evidence, Remembered};
+use super::alt_svc::{Reception, Remembered};
 use super::budget::ResponseBudget;
 use super::counters::GatewayCounters;
 use super::tcp::TcpShared;
@@ -68,8 +68,8 @@ pub(super) struct Edge {
     pub(super) listener: Arc<Listener>,
     /// When the last connections of a removed listener are closed; `None` while it accepts.
     pub(super) drain_end: Option<Instant>,
-    /// The evidence of whether it receives; `None` before its first probe is over.
-    pub(super) evidence: Option<Evidence>,
+    /// Whether datagrams arrive at it; `None` before its first probe is over.
+    pub(super) reception: Option<Reception>,
     /// The offer of HTTP/3 on it.
     pub(super) alt_svc: Option<HeaderValue>,
 }
@@ -77,7 +77,7 @@ pub(super) struct Edge {
 impl Edge {
     pub(super) fn new(listener: &Arc<Listener>) -> Self {
         let listener = Arc::clone(listener);
-        Self { listener, drain_end: None, evidence: None, alt_svc: None }
+        Self { listener, drain_end: None, reception: None, alt_svc: None }
     }
 }
 

@@ -58,7 +58,7 @@ impl Gateway {
                     let mut edge = Edge::new(&self.listeners[*listener]);
                     match known {
                         Some(known) => {
-                            edge.evidence = known.evidence.take();
+                            edge.reception = known.reception.take();
                             edge.renew_offer();
                             *known = edge;
                         }
@@ -68,7 +68,7 @@ impl Gateway {
                 (None, Some(known)) => {
                     known.drain_end = known.drain_end.or(Some(drain_end));
                     // Its number may become that of another socket.
-                    known.evidence = None;
+                    known.reception = None;
                 }
                 (None, None) => unreachable!("a socket has a listener first"),
             }

@@ -82,3 +82,16 @@ def test_the_printed_command_works(demonstration, has_curl):
                           capture_output=True, timeout=20)
     assert done.returncode == 0, (words, done.stderr.decode())
     assert done.stdout.startswith(b"HTTP/3 200"), done.stdout[:500]
+
+
+@pytest.mark.parametrize("protocol, first", [("--http2", "HTTP/2 200"), ("--http1.1", "HTTP/1.1 200")])
+def test_the_demonstration_serves_over_tcp_and_offers_http3(
+    demonstration, has_curl_with_http2, protocol, first
+):
+    line = [*curl.command_with_http2(), protocol, "--insecure", "--silent", "--include",
+            "--noproxy", "*", f"https://localhost:{demonstration.port}/"]
+    done = subprocess.run(line, capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().split("\r\n")
+    assert lines[0].startswith(first), lines
+    assert f'alt-svc: h3=":{demonstration.port}"; ma=86400' in lines, lines
