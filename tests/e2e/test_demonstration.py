@@ -84,7 +84,9 @@ def test_the_printed_command_works(demonstration, has_curl):
     assert done.stdout.startswith(b"HTTP/3 200"), done.stdout[:500]
 
 
-@pytest.mark.parametrize("protocol, first", [("--http2", "HTTP/2 200"), ("--http1.1", "HTTP/1.1 200")])
+@pytest.mark.parametrize("protocol, first", [
+    ("--http2", "HTTP/2 200"), ("--http1.1", "HTTP/1.1 200"),
+])
 def test_the_demonstration_serves_over_tcp_and_offers_http3(
     demonstration, has_curl_with_http2, protocol, first
 ):

@@ -37,6 +37,17 @@ impl Default for Settings {
     }
 }
 
+/// Returns an address of loopback that is free for UDP and TCP.
+fn free_address() -> SocketAddr {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = udp.local_addr().unwrap();
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
 pub struct Gateway {
     pub address: SocketAddr,
     pub certificate: CertificateDer<'static>,
@@ -56,7 +67,7 @@ impl Gateway {
         let folder = tempfile::tempdir().unwrap();
         let made = TestCertificate::new(&["localhost"]);
         made.write(folder.path());
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let file = folder.path().join("ringway.toml");
         std::fs::write(&file, configuration(&settings, upstreams, address, admin)).unwrap();
