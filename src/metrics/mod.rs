@@ -10,6 +10,7 @@ mod broken_rules;
 mod counters;
 mod exposition;
 mod families;
+mod gauges;
 mod histogram;
 mod outcomes;
 mod own_responses;
@@ -23,9 +24,9 @@ pub(crate) use broken_rules::{BrokenRules, Outcome as BrokenRuleOutcome};
 pub use counters::LossReason;
 pub(crate) use counters::{
     AcceptFailure, ConnectFailure, ConnectionRefusal, ConnectionsClosed, CopyReason, Counters,
-    Gauges, HandshakeFailure, Http3Counters, Ledger, PoolCounters, PoolSlots, ProxyCounters,
-    ProxyField, ProxyFieldsDropped, ProxyHeaderFailure, QuicCounters, RingCounters, SocketOffload,
-    StreamShed, TcpCounters, UpstreamFailure, WorkerCounters,
+    HandshakeFailure, Http3Counters, Ledger, PoolCounters, ProxyCounters, ProxyField,
+    ProxyFieldsDropped, ProxyHeaderFailure, QuicCounters, RingCounters, StreamShed, TcpCounters,
+    UpstreamFailure, WorkerCounters,
 };
 #[cfg(test)]
 pub(crate) use counters::{
@@ -33,6 +34,7 @@ pub(crate) use counters::{
     HandshakeFailures, ProxyHeaderFailures, SendsLost, StreamsShed, UpstreamFailures,
 };
 pub(crate) use exposition::{ProcessFacts, exposition};
+pub(crate) use gauges::{Gauges, PoolSlots, SocketOffload};
 pub(crate) use histogram::Histogram;
 pub(crate) use outcomes::Outcomes;
 pub(crate) use own_responses::OwnResponses;

@@ -1,6 +1,6 @@
 //! The lines of the process log about endpoints, about connections that were closed for their
-//! client's behaviour, about handshakes that failed, about proxies without a PROXY header, and about
-//! sockets at which nothing arrives.
+//! client's behaviour, about handshakes that failed, about proxies without a PROXY header, and
+//! about sockets at which nothing arrives.
 //!
 //! Clients and upstreams cause them, so each kind has a budget. Lines beyond it are counted, and
 //! the next line says how many there were. The log itself drops lines rather than wait.
