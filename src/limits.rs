@@ -31,6 +31,13 @@ pub(crate) const CLIENT_FIELD_LEN_MAX: usize = 16 * 1024;
 /// hundred bytes each.
 pub(crate) const TLS_HANDSHAKE_HELD_LEN_MAX: usize = 72 * 1024;
 
+/// Keys of session tickets that are read from a file. With a rotation each hour, they are those of
+/// a ticket's whole lifetime.
+pub(crate) const TICKET_KEY_COUNT_MAX: usize = 16;
+
+/// Time for which a ticket under a key of a file is good, as under keys that rustls draws.
+pub(crate) const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// Bytes of one response that may wait for the client's connection before its upstream is no longer
 /// read (backpressure).
 pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;

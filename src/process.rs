@@ -76,7 +76,7 @@ const ACCOUNTS: Accounts = Accounts { user: accounts::find_user, group: accounts
 fn load(path: &Path) -> Result<Loaded, Exit> {
     let refuse = |why: &dyn std::fmt::Display| cli::refuse(Exit::Configuration, why);
     let config = config::load(path, ACCOUNTS).map_err(|errors| refuse(&errors))?;
-    let tls = ServerTls::load(&config.certificates, config.tls)
+    let tls = ServerTls::load(&config.certificates, config.tls.clone())
         .and_then(|tls| tls.with_client_auth(&config.listeners))
         .map_err(|error| refuse(&error))?;
     let mut keys = ProcessKeys::generate(tls::fill_random);
@@ -176,7 +176,7 @@ fn closed_certificates(config: &Config, tls: &ServerTls) -> Vec<String> {
     let closed = tls.files().paths().filter_map(obstacle).map(|(path, obstacle)| {
         let (path, mode) = (path.display(), if obstacle.is_dir() { "rx" } else { "r" });
         format!(
-            "{path} is closed to the user {}, so a changed certificate is used from the next start \
+            "{path} is closed to the user {}, so a change of it is used from the next start \
              on only; open it with `chgrp {} {at}` and `chmod g+{mode} {at}`",
             account.name,
             account.gid,
@@ -194,8 +194,8 @@ fn warn_of_closed_certificates(config: &Config, tls: &ServerTls) {
     }
     for (path, error) in unreadable {
         tracing::warn!(
-            "{} cannot be read after privileges were given up ({error}): a changed certificate is \
-             used from the next start on only",
+            "{} cannot be read after privileges were given up ({error}): a change of it is used \
+             from the next start on only",
             path.display()
         );
     }
@@ -262,7 +262,7 @@ fn demonstrate() -> Result<(), Exit> {
         cli::refuse(Exit::Host, &format!("the built-in origin cannot be bound: {error}"))
     })?;
     let config = demonstration.config.clone();
-    let tls = ServerTls::load(&config.certificates, config.tls)
+    let tls = ServerTls::load(&config.certificates, config.tls.clone())
         .map_err(|error| cli::refuse(Exit::Configuration, &error))?;
     let keys = ProcessKeys::generate(tls::fill_random);
     serve(Loaded { file: None, config, tls, keys }, Some(demonstration))

@@ -290,7 +290,7 @@ mod tests {
         for addition in [
             "runtime = { drain_timeout = '1s', lame_duck = '2s', stop_timeout = '3s' }",
             "log = { level = 'debug', access = { format = 'off' } }",
-            "tls = { unknown_server_name = 'refuse' }",
+            "tls = { unknown_server_name = 'refuse', ticket_keys = 'tickets.keys' }",
             "limits = { max_header_count = 50 }",
         ] {
             assert!(!fixed(addition), "{addition}");

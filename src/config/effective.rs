@@ -38,10 +38,16 @@ impl Config {
             ("certificates", list(&self.certificates, certificate)),
             (
                 "tls",
-                section([(
-                    "unknown_server_name",
-                    word(choices::UNKNOWN_SERVER_NAME, &self.tls.unknown_server_name).into(),
-                )]),
+                section([
+                    (
+                        "unknown_server_name",
+                        word(choices::UNKNOWN_SERVER_NAME, &self.tls.unknown_server_name).into(),
+                    ),
+                    (
+                        "ticket_keys",
+                        self.tls.ticket_keys.as_deref().map_or_else(|| "".into(), path),
+                    ),
+                ]),
             ),
             ("routes", list(&self.routes, |route| self.route(route))),
             ("upstreams", Value::Table(self.upstreams.iter().map(upstream).collect())),

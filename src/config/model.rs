@@ -360,10 +360,12 @@ impl fmt::Display for HostPattern {
 }
 
 /// `[tls]`: settings for all certificates.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate for a client that sends no server name, or one that no certificate serves.
     pub unknown_server_name: UnknownServerName,
+    /// File of the keys of session tickets; `None` draws them.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 /// `tls.unknown_server_name`

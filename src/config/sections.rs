@@ -391,8 +391,10 @@ fn certificate(mut section: Section) -> Option<Certificate> {
 
 fn tls(mut section: Section) -> Tls {
     let unknown_server_name = section.choice("unknown_server_name", choices::UNKNOWN_SERVER_NAME);
+    let ticket_keys = section.item("ticket_keys").filter(|item| !item.is_str(""));
+    let ticket_keys = ticket_keys.and_then(|item| item.path());
     section.finish();
-    Tls { unknown_server_name }
+    Tls { unknown_server_name, ticket_keys }
 }
 
 fn route(mut section: Section) -> Option<NamedRoute> {

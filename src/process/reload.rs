@@ -30,7 +30,7 @@ impl Source for FileSource {
         let config = config::load(&self.path, ACCOUNTS)
             .map_err(|errors| Refusal::of_configuration(lines(errors)))?;
         let changes = config.changes_since(&running.config);
-        let tls = running.tls.reload(&config.certificates, config.tls);
+        let tls = running.tls.reload(&config.certificates, config.tls.clone());
         let tls = tls.and_then(|tls| tls.with_client_auth(&config.listeners));
         let (tls, mut errors) = match tls {
             Ok(tls) => (Some(tls), Vec::new()),
@@ -137,11 +137,14 @@ fn refusal<G>(groups: &Groups<G>, address: SocketAddr, error: BindError) -> Refu
     }
 }
 
-/// Returns the changes of keys, and the certificates whose files hold others than before.
+/// Returns the changes of keys, and the files of certificates and ticket keys that hold others than
+/// before.
 fn all_changes(changes: &[Change], tls: &ServerTls, running: &Snapshot) -> Vec<String> {
     let renewed = tls.summaries_since(&running.tls);
     let renewed = renewed.into_iter().map(|summary| format!("certificate read: {summary}"));
-    changes.iter().map(Change::to_string).chain(renewed).collect()
+    let ticket_keys = tls.ticket_keys_since(&running.tls);
+    let ticket_keys = ticket_keys.map(|summary| format!("ticket keys read: {summary}"));
+    changes.iter().map(Change::to_string).chain(renewed).chain(ticket_keys).collect()
 }
 
 fn lines(text: impl ToString) -> Vec<String> {

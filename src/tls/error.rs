@@ -9,6 +9,7 @@ use super::chain::ChainFault;
 use super::client_authorities::AuthorityFault;
 use super::ocsp::StapleFault;
 use super::pem::PemFault;
+use super::tickets::TicketKeyFault;
 
 /// An error of the TLS settings.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(super) enum Kind {
     SelfSigned(String),
     KeyLog(io::Error),
     TokenKeyTooShort { len: usize },
+    TicketKey(TicketKeyFault),
     Settings(rustls::Error),
 }
 
@@ -173,6 +175,7 @@ impl fmt::Display for TlsError {
                 "holds {len} bytes, but a key of tokens needs 64 random ones; make them with \
                  `head -c 64 /dev/urandom > FILE`"
             ),
+            Kind::TicketKey(fault) => fault.fmt(f),
             Kind::Settings(error) => write!(f, "TLS could not be set up ({error})"),
             Kind::Content(content) => write_content(f, content, &file),
         }

@@ -10,10 +10,11 @@
 //!            --signature schemes--> of the entries for one host, one that the client verifies
 //! ```
 //!
-//! A [`ServerTls`] is built from a configuration and does not change. A reload builds the next one
-//! with the same ticket keys, so that clients can resume across it. All errors of a file are found
-//! here, before a worker uses it, and name the file, the line and the way out. `check`, the start,
-//! a reload and a change of the files ([`refresh`]) judge certificates by this one code.
+//! A [`ServerTls`] is built from a configuration and does not change, but for the ticket keys of a
+//! file. A reload builds the next one with the same ticket keys, or those of their file, so that
+//! clients can resume across it. All errors of a file are found here, before a worker uses it, and
+//! name the file, the line and the way out. `check`, the start, a reload and a change of the files
+//! ([`refresh`]) judge certificates by this one code.
 //!
 //! QUIC uses TLS 1.3 only (RFC 9001 4.2), and quinn-proto carries it. Over TCP it is TLS 1.2 too,
 //! with the settings of [`tcp`], and [`stream`] carries it. There is no early data: a request in it
@@ -42,6 +43,7 @@ mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod token_key;
 mod validity;
 mod x509;
@@ -53,9 +55,8 @@ use std::time::SystemTime;
 
 use rustls::compress::CompressionCache;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::ProducesTickets;
 
-use crate::config::{self, UnknownServerName};
+use crate::config;
 
 pub(crate) use crate::config::TlsVersion;
 use certificate::Entry;
@@ -72,6 +73,7 @@ use selection::{Certificates, without_last_dot};
 use settings::COMPRESSORS;
 pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault};
 pub(crate) use tcp::TcpServerTls;
+use tickets::Tickets;
 pub(crate) use token_key::token_key;
 
 /// ALPN identifier of HTTP/3, the only protocol over QUIC (RFC 9114 3.1).
@@ -92,20 +94,19 @@ struct Shared {
     certificates: Arc<Certificates>,
     /// The authorities of clients, of each listener that has any.
     client_authorities: Vec<Arc<ClientAuthorities>>,
-    ticketer: Arc<dyn ProducesTickets>,
+    tickets: Tickets,
     key_log: Arc<dyn rustls::KeyLog>,
     /// The compressed form of certificates that have been sent in it.
     compressions: Arc<CompressionCache>,
-    /// The files of the certificates, in the state in which they were read.
+    /// The files of certificates and ticket keys, in the state in which they were read.
     files: CertificateFiles,
 }
 
 impl ServerTls {
-    /// Reads and checks `certificates`.
+    /// Reads and checks `certificates`, and the ticket keys.
     pub fn load(certificates: &[config::Certificate], tls: config::Tls) -> Result<Self, TlsError> {
-        let ticketer =
-            aws_lc_rs::Ticketer::new().map_err(|error| TlsError::nowhere(Kind::Settings(error)))?;
-        Self::build(certificates, tls.unknown_server_name, ticketer, Arc::new(rustls::NoKeyLog))
+        let tickets = Tickets::load(tls.ticket_keys.as_deref())?;
+        Self::build(certificates, &tls, tickets, Arc::new(rustls::NoKeyLog))
     }
 
     /// Writes the secrets of all connections to the file `path` from now on.
@@ -116,16 +117,15 @@ impl ServerTls {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Reads and checks `certificates`, and keeps the ticket keys and the key log: tickets issued
-    /// before stay valid.
+    /// Reads and checks `certificates` and the file of ticket keys. Keys that were drawn are kept,
+    /// so that tickets issued before stay valid, and so is the key log.
     pub fn reload(
         &self,
         certificates: &[config::Certificate],
         tls: config::Tls,
     ) -> Result<Self, TlsError> {
-        let Shared { ticketer, key_log, .. } = &*self.shared;
-        let (ticketer, key_log) = (Arc::clone(ticketer), Arc::clone(key_log));
-        Self::build(certificates, tls.unknown_server_name, ticketer, key_log)
+        let tickets = self.shared.tickets.reload(tls.ticket_keys.as_deref())?;
+        Self::build(certificates, &tls, tickets, Arc::clone(&self.shared.key_log))
     }
 
     /// Reads and checks the authorities of those `listeners` that ask their clients for
@@ -174,6 +174,11 @@ impl ServerTls {
             }
         }
         expiries
+    }
+
+    /// Returns a description of the ticket keys if they are not those of `earlier`.
+    pub(crate) fn ticket_keys_since(&self, earlier: &ServerTls) -> Option<String> {
+        self.shared.tickets.summary_since(&earlier.shared.tickets)
     }
 
     /// Returns the lines of the certificates and authorities that `earlier` did not have.
@@ -226,12 +231,12 @@ impl ServerTls {
 
     fn build(
         certificates: &[config::Certificate],
-        unknown: UnknownServerName,
-        ticketer: Arc<dyn ProducesTickets>,
+        tls: &config::Tls,
+        tickets: Tickets,
         key_log: Arc<dyn rustls::KeyLog>,
     ) -> Result<Self, TlsError> {
         // Before they are read: what changes meanwhile is noticed later.
-        let files = CertificateFiles::of(certificates);
+        let files = CertificateFiles::of(certificates, tls);
         let provider = Arc::new(provider());
         let entries = certificates
             .iter()
@@ -240,9 +245,9 @@ impl ServerTls {
         // Each may be sent with a stapled statement and without.
         let compressions = CompressionCache::new(2 * entries.len() * COMPRESSORS.len());
         let shared = Shared {
-            certificates: Arc::new(Certificates::new(entries, unknown)?),
+            certificates: Arc::new(Certificates::new(entries, tls.unknown_server_name)?),
             client_authorities: Vec::new(),
-            ticketer,
+            tickets,
             key_log,
             compressions: Arc::new(compressions),
             files,

@@ -1,5 +1,5 @@
-//! The files of certificates while the process runs: their states, by which a change is noticed,
-//! and the step from the certificates of now to those of the files.
+//! The files of certificates and of ticket keys while the process runs: their states, by which a
+//! change is noticed, and the step from what is in use to what the files hold.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,16 +43,17 @@ impl State {
     }
 }
 
-/// The files of all certificates, and of clients' authorities, each with its state at one moment.
+/// The files of all certificates, of clients' authorities and of the ticket keys, each with its state
+/// at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CertificateFiles {
     states: Vec<(PathBuf, Option<State>)>,
 }
 
 impl CertificateFiles {
-    /// Looks at all files that `certificates` name.
-    pub(crate) fn of(certificates: &[config::Certificate]) -> Self {
-        let mut paths = BTreeSet::new();
+    /// Looks at all files that `certificates` and `tls` name.
+    pub(crate) fn of(certificates: &[config::Certificate], tls: &config::Tls) -> Self {
+        let mut paths: BTreeSet<PathBuf> = tls.ticket_keys.iter().cloned().collect();
         for certificate in certificates {
             if let CertificateSource::Files { cert, key, ocsp } = &certificate.source {
                 paths.extend([Some(cert), Some(key), ocsp.as_ref()].into_iter().flatten().cloned());
@@ -101,6 +102,8 @@ pub(crate) struct Refreshed {
     pub(crate) renewed: Vec<String>,
     /// Those that stay as they were, although their files have changed.
     pub(crate) refused: Vec<Refusal>,
+    /// A summary of the ticket keys if they are new, or why those before them stay.
+    pub(crate) ticket_keys: Result<Option<String>, TlsError>,
 }
 
 /// A certificate, or the authorities of clients, whose files are not valid.
@@ -111,23 +114,33 @@ pub(crate) struct Refusal {
 }
 
 impl ServerTls {
-    /// Returns the files of all certificates, in the state in which they were read.
+    /// Returns the files of all certificates and of the ticket keys, in the state in which they
+    /// were read.
     pub(crate) fn files(&self) -> &CertificateFiles {
         &self.shared.files
     }
 
-    /// Reads the files of `certificates` again, which are those that this was loaded from. Each
-    /// certificate is replaced by itself: one whose files are not valid stays as it was, and the
-    /// others are renewed. Ticket keys and the key log stay.
-    pub(crate) fn refresh(&self, certificates: &[config::Certificate]) -> Refreshed {
+    /// Reads the files of `certificates` and of the ticket keys again, which are those that this
+    /// was loaded from. Each certificate is replaced by itself: one whose files are not valid stays
+    /// as it was, and the others are renewed. New ticket keys are in use at once, in all settings.
+    pub(crate) fn refresh(
+        &self,
+        certificates: &[config::Certificate],
+        tls: &config::Tls,
+    ) -> Refreshed {
         // Before the files are read: what changes meanwhile is noticed the next time.
         let authorities = self.shared.client_authorities.iter();
         let paths = authorities.flat_map(|one| one.paths().map(Path::to_owned));
-        let files = CertificateFiles::of(certificates).and(paths);
+        let files = CertificateFiles::of(certificates, tls).and(paths);
         let before = &self.shared.certificates;
         assert_eq!(before.entries.len(), certificates.len(), "the configuration is the same");
         let provider = provider();
-        let mut refreshed = Refreshed { tls: self.clone(), renewed: vec![], refused: vec![] };
+        let mut refreshed = Refreshed {
+            tls: self.clone(),
+            renewed: vec![],
+            refused: vec![],
+            ticket_keys: self.shared.tickets.refresh(tls.ticket_keys.as_deref()),
+        };
         let mut entries = Vec::with_capacity(certificates.len());
         for (certificate, old) in certificates.iter().zip(&before.entries) {
             let is_file = matches!(certificate.source, CertificateSource::Files { .. });

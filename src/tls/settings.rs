@@ -101,7 +101,7 @@ impl ServerTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if authorities.is_none() {
-            config.ticketer = Arc::clone(&shared.ticketer);
+            config.ticketer = shared.tickets.ticketer();
             config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         }
         config.max_early_data_size = 0;

@@ -11,7 +11,7 @@ mod uses;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Certificate, CertificateSource, HostPattern, Tls};
+use crate::config::{Certificate, CertificateSource, HostPattern, Tls, UnknownServerName};
 use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {
@@ -102,8 +102,8 @@ fn exact_names_win_over_wildcards_and_unknown_names_get_the_first_certificate() 
 #[test]
 fn unknown_names_are_refused_if_configured() {
     let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
-    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
-    let tls = ServerTls::load(&certificates, refuse).unwrap();
+    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse, ..Tls::default() };
+    let tls = ServerTls::load(&certificates, refuse.clone()).unwrap();
     assert!(tls.chain(None).is_empty() && tls.chain(Some("stranger.test")).is_empty());
     assert!(!tls.chain(Some("a.example.com")).is_empty());
     assert!(tls.reload(&certificates, refuse).unwrap().chain(None).is_empty());
@@ -153,7 +153,9 @@ fn clients_without_a_server_name_get_the_certificate_with_addresses() {
     };
     let certificates = [in_memory(&[exact("example.com")]), for_addresses];
     for policy in [UnknownServerName::Default, UnknownServerName::Refuse] {
-        let tls = ServerTls::load(&certificates, Tls { unknown_server_name: policy }).unwrap();
+        let tls =
+            ServerTls::load(&certificates, Tls { unknown_server_name: policy, ..Tls::default() })
+                .unwrap();
         let chain_of = |index: usize| tls.shared.certificates.entries[index].key.cert.clone();
         assert_eq!(tls.chain(None), chain_of(1));
         assert_eq!(tls.chain(Some("example.com")), chain_of(0));

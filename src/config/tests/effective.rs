@@ -20,6 +20,7 @@ const UNUSUAL: &str = r#"
     access = { path = "access.log", format = "combined" }
     [tls]
     unknown_server_name = "refuse"
+    ticket_keys = "tickets.keys"
     [[listeners]]
     address = "[::1]:443"
     protocols = ["h3", "h2"]

@@ -1,4 +1,4 @@
-//! The watch of certificates' files, and of their last days.
+//! The watch of the files of certificates and of ticket keys, and of the last days of certificates.
 //!
 //! ```text
 //!  inotify ---rings--+
@@ -101,7 +101,7 @@ impl Keeper {
             for (folder, error) in bell.watch(&folders) {
                 if self.refused_folders.insert(folder.clone()) {
                     tracing::warn!(
-                        "{} cannot be watched ({error}): a changed certificate in it is noticed \
+                        "{} cannot be watched ({error}): a changed file in it is noticed \
                          once a minute only",
                         folder.display()
                     );
@@ -135,7 +135,7 @@ impl Keeper {
         let thread = std::thread::Builder::new().name("certificates".to_owned());
         let spawned = thread.spawn(move || {
             // Fails if the process ends meanwhile.
-            let _ = sender.send(read.tls.refresh(&read.config.certificates));
+            let _ = sender.send(read.tls.refresh(&read.config.certificates, &read.config.tls));
         });
         let refreshed = match spawned {
             Ok(_) => receiver.await.map_err(|_| "the thread that read them has died".to_owned()),
@@ -159,7 +159,10 @@ impl Keeper {
         now: Instant,
         wall: SystemTime,
     ) {
-        let Refreshed { tls, renewed, refused } = refreshed;
+        let Refreshed { tls, renewed, refused, ticket_keys } = refreshed;
+        if let Ok(Some(summary)) = &ticket_keys {
+            tracing::info!("new ticket keys: {summary}");
+        }
         for summary in &renewed {
             tracing::info!("{summary}");
         }
@@ -180,9 +183,12 @@ impl Keeper {
                 tracing::error!("{failure}");
             }
         }
-        let verdict = self.schedule.handle_outcome(now, refused.is_empty());
+        let verdict = self.schedule.handle_outcome(now, refused.is_empty() && ticket_keys.is_ok());
         if verdict == Verdict::Report {
             self.report.refused_count += refused.len() as u64;
+            if let Err(error) = &ticket_keys {
+                tracing::error!("{error}; the ticket keys before it stay in use");
+            }
             for refusal in &refused {
                 tracing::error!("{}; what was read before it stays in use", refusal.error);
             }

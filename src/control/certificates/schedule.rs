@@ -92,7 +92,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Certificate, CertificateSource};
+    use crate::config::{Certificate, CertificateSource, Tls};
     use crate::tls::CertificateFiles;
 
     struct Bench {
@@ -110,7 +110,7 @@ mod tests {
                 ocsp: None,
             };
             let certificate = Certificate { hosts: vec![], addresses: vec![], source };
-            let schedule = Schedule::new(CertificateFiles::of(&[certificate]));
+            let schedule = Schedule::new(CertificateFiles::of(&[certificate], &Tls::default()));
             let (start, _) = crate::testing::clocks();
             Self { folder, schedule, start }
         }

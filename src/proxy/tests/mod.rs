@@ -23,7 +23,7 @@ use super::*;
 use crate::config::{
     AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
     Hugepages, Limits, Listener, ListenerTls, Log, LogLevel, Protocols, ProxyFields, Quic, Retry,
-    RetryOn, Route, Runtime, Tcp, Tls, UnknownServerName, Upstream,
+    RetryOn, Route, Runtime, Tcp, Tls, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome,
@@ -93,7 +93,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             },
         }],
         certificates: Vec::new(),
-        tls: Tls { unknown_server_name: UnknownServerName::Default },
+        tls: Tls::default(),
         routes: vec![Route {
             host: None,
             path_prefix: "/".into(),

@@ -495,7 +495,7 @@ fn a_client_that_asks_for_an_unknown_name_is_told_so() {
     let hosts = vec![HostPattern::Exact("other.test".to_owned())];
     let source = CertificateSource::SelfSigned;
     let certificate = Certificate { hosts, addresses: Vec::new(), source };
-    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
+    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse, ..Tls::default() };
     let tls = ServerTls::load(&[certificate], refuse).unwrap();
     let mut pair = Pair::new(quic());
     pair.set_tls(tls.config()).unwrap();

@@ -21,14 +21,14 @@ fn each_certificate_is_renewed_by_itself() {
         [files_a.certificate(&[exact("a.test")]), files_b.certificate(&[exact("b.test")])];
     let tls = ServerTls::load(&certificates, Tls::default()).unwrap();
     let chains = |tls: &ServerTls| [tls.chain(Some("a.test")), tls.chain(Some("b.test"))];
-    let refreshed = tls.refresh(&certificates);
+    let refreshed = tls.refresh(&certificates, &Tls::default());
     assert!(refreshed.renewed.is_empty() && refreshed.refused.is_empty());
     assert_eq!(chains(&refreshed.tls), [[a.der.clone()], [b.der.clone()]]);
 
     let new_b = TestCertificate::new(&["b.test"]);
     renew(&files_b, &new_b);
     let ticket = tls.config().ticketer.encrypt(b"session").unwrap();
-    let refreshed = tls.refresh(&certificates);
+    let refreshed = tls.refresh(&certificates, &Tls::default());
     assert!(refreshed.refused.is_empty());
     assert!(refreshed.renewed[0].contains(&files_b.cert.display().to_string()));
     assert_eq!(chains(&refreshed.tls), [[a.der.clone()], [new_b.der.clone()]]);
@@ -40,7 +40,7 @@ fn each_certificate_is_renewed_by_itself() {
     let new_a = TestCertificate::new(&["a.test"]);
     renew(&files_a, &new_a);
     std::fs::write(&files_b.cert, "hello").unwrap();
-    let refreshed = refreshed.tls.refresh(&certificates);
+    let refreshed = refreshed.tls.refresh(&certificates, &Tls::default());
     assert_eq!((refreshed.renewed.len(), refreshed.refused.len()), (1, 1));
     let refusal = &refreshed.refused[0];
     assert_eq!(refusal.certificate, files_b.cert.display().to_string());
@@ -48,7 +48,7 @@ fn each_certificate_is_renewed_by_itself() {
     assert_eq!(chains(&refreshed.tls), [[new_a.der.clone()], [new_b.der.clone()]]);
     // What is repaired is taken.
     renew(&files_b, &b);
-    let refreshed = refreshed.tls.refresh(&certificates);
+    let refreshed = refreshed.tls.refresh(&certificates, &Tls::default());
     assert!(refreshed.refused.is_empty());
     assert_eq!(chains(&refreshed.tls), [[new_a.der.clone()], [b.der.clone()]]);
 }
@@ -60,7 +60,7 @@ fn a_new_certificate_has_to_serve_what_the_one_before_did() {
     let tls = ServerTls::load(&certificates, Tls::default()).unwrap();
     let other = TestCertificate::new(&["b.test"]);
     let refuse = |words: &str| {
-        let refreshed = tls.refresh(&certificates);
+        let refreshed = tls.refresh(&certificates, &Tls::default());
         assert_eq!(refreshed.tls.chain(None), std::slice::from_ref(&a.der));
         let message = refreshed.refused[0].error.to_string();
         assert!(refreshed.renewed.is_empty() && message.contains(words), "{message}");
@@ -82,7 +82,7 @@ fn a_new_kind_of_key_must_not_be_that_of_another_certificate() {
     let certificates = files.each_ref().map(|files| files.certificate(&[exact("a.test")]));
     let tls = ServerTls::load(&certificates, Tls::default()).unwrap();
     renew(&files[1], &TestCertificate::new(&["a.test"]));
-    let refreshed = tls.refresh(&certificates);
+    let refreshed = tls.refresh(&certificates, &Tls::default());
     let message = refreshed.refused[0].error.to_string();
     assert!(message.contains("with an ECDSA key, as "), "{message}");
     assert!(refreshed.renewed.is_empty());
@@ -104,4 +104,40 @@ fn a_last_day_is_that_of_the_leaf_or_of_its_issuer() {
     assert_eq!(expiry.not_after, rcgen::date_time_ymd(2024, 3, 31).unix_timestamp());
     let paths: Vec<&Path> = tls.files().paths().collect();
     assert_eq!(paths, [&files.cert, &files.key]);
+}
+
+#[test]
+fn ticket_keys_follow_their_file_beside_certificates() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (a, files) = made(&["a.test"]);
+    let certificates = [files.certificate(&[exact("a.test")])];
+    let path = files.cert.with_file_name("tickets.keys");
+    let write = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write(&"01".repeat(32));
+    let settings = Tls { ticket_keys: Some(path.clone()), ..Tls::default() };
+    let tls = ServerTls::load(&certificates, settings.clone()).unwrap();
+    assert!(tls.files().paths().any(|watched| watched == path));
+    let ticket = tls.config().ticketer.encrypt(b"session").unwrap();
+
+    // A bad file holds up no certificate.
+    write("hello");
+    let renewed = TestCertificate::new(&["a.test"]);
+    renew(&files, &renewed);
+    let refreshed = tls.refresh(&certificates, &settings);
+    assert_eq!((refreshed.renewed.len(), refreshed.refused.len()), (1, 0));
+    assert!(refreshed.ticket_keys.unwrap_err().to_string().contains("tickets.keys:1: "));
+    assert_eq!(refreshed.tls.chain(None), [renewed.der]);
+    assert!(refreshed.tls.config().ticketer.decrypt(&ticket).is_some());
+
+    // New keys hold for all settings, those of earlier connections too.
+    write(&"02".repeat(32));
+    renew(&files, &a);
+    let refreshed = refreshed.tls.refresh(&certificates, &settings);
+    assert!(refreshed.ticket_keys.unwrap().is_some());
+    for tls in [&tls, &refreshed.tls] {
+        assert_eq!(tls.config().ticketer.decrypt(&ticket), None);
+    }
 }

@@ -147,7 +147,7 @@ fn a_second_certificate_with_the_same_kind_of_key_is_refused() {
 #[test]
 fn one_dot_at_the_end_of_a_server_name_is_ignored() {
     let certificates = [in_memory(&[exact("first.test")]), in_memory(&[wildcard("example.com")])];
-    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse };
+    let refuse = Tls { unknown_server_name: UnknownServerName::Refuse, ..Tls::default() };
     let tls = ServerTls::load(&certificates, refuse).unwrap();
     for name in ["first.test", "www.example.com"] {
         let dotted = format!("{name}.");

@@ -83,7 +83,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn new(config: Config, worker_count: u16) -> Process {
-        let tls = ServerTls::load(&config.certificates, config.tls).unwrap();
+        let tls = ServerTls::load(&config.certificates, config.tls.clone()).unwrap();
         let keys = ProcessKeys::generate(fill_random);
         let address = config.listeners[0].addresses[0];
         let transports = Transports { udp: true, tcp: true };

@@ -111,7 +111,8 @@ impl Rig {
     /// Creates a rig with a changed configuration.
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let config = configuration(change);
-        let tls = ServerTls::load(&config.certificates, config.tls).expect("a self-signed one");
+        let tls =
+            ServerTls::load(&config.certificates, config.tls.clone()).expect("a self-signed one");
         let mut engine = testing::engine_settings(config.listeners[SECURE].quic.clone(), &tls);
         let settings =
             |quic: &config::Quic| ListenerSettings { quic: quic.clone(), tls: tls.config() };

@@ -57,7 +57,7 @@ impl Door {
 
     fn refresh(&mut self) -> (usize, Vec<String>) {
         let certificates = [self.site.files.certificate(&[exact(HOST)])];
-        let refreshed = self.site.tls.refresh(&certificates);
+        let refreshed = self.site.tls.refresh(&certificates, &config::Tls::default());
         self.take(refreshed.tls);
         let refused = refreshed.refused.iter().map(|refusal| refusal.error.to_string());
         (refreshed.renewed.len(), refused.collect())

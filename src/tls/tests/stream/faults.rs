@@ -130,7 +130,8 @@ fn an_old_version_is_refused_if_configured() {
 
 #[test]
 fn an_unknown_name_has_its_reason() {
-    let site = Site::with(Tls { unknown_server_name: UnknownServerName::Refuse });
+    let refuse = UnknownServerName::Refuse;
+    let site = Site::with(Tls { unknown_server_name: refuse, ..Tls::default() });
     let config = Arc::new(site.client_config(TlsVersion::Tls13));
     let name = ServerName::try_from("other.test").unwrap();
     let (fault, alert) = refused(&site, ClientConnection::new(config, name).unwrap().into());
