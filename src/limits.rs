@@ -38,6 +38,15 @@ pub(crate) const TICKET_KEY_COUNT_MAX: usize = 16;
 /// Time for which a ticket under a key of a file is good, as under keys that rustls draws.
 pub(crate) const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
+/// Sessions that the process remembers for listeners with early data, and the bytes that they may
+/// hold. A session has about 400 bytes; with ten new ones a second this is half an hour of them.
+pub(crate) const TLS_SESSION_COUNT_MAX: usize = 20_000;
+pub(crate) const TLS_SESSIONS_LEN_MAX: usize = 16 << 20;
+
+/// Bytes of early data that a client may send over TCP (RFC 8446 4.2.10): some requests without a
+/// body, with cookies. More of it is an error of the client's.
+pub(crate) const EARLY_DATA_LEN_MAX: u32 = 16 * 1024;
+
 /// Bytes of one response that may wait for the client's connection before its upstream is no longer
 /// read (backpressure).
 pub const RESPONSE_PENDING_LEN_MAX: usize = 256 * 1024;

@@ -122,6 +122,7 @@ fn request() -> Request {
             server_name: None,
             certificate: None,
             protocol: Protocol::Http3,
+            is_early: false,
         },
         listener: Arc::new(configuration().listeners[0].clone()),
         misdirected: false,

@@ -112,6 +112,7 @@ fn forward(head: Head, body: &[u8], is_trusted: bool) -> Vec<u8> {
             server_name: None,
             certificate: None,
             protocol: Protocol::Http3,
+            is_early: false,
         },
         listener,
         misdirected: false,

@@ -22,6 +22,9 @@ pub(super) const ACCESS_FORMAT: &Choices<Option<AccessFormat>> = &[
     ("off", None),
 ];
 
+pub(super) const EARLY_DATA: &Choices<EarlyData> =
+    &[("off", EarlyData::Off), ("safe-methods", EarlyData::SafeMethods)];
+
 pub(super) const RETRY: &Choices<Retry> =
     &[("adaptive", Retry::Adaptive), ("never", Retry::Never), ("always", Retry::Always)];
 

@@ -148,6 +148,7 @@ fn listener(listener: &Listener) -> Value {
         ("protocols", Value::Array(protocols)),
         ("tls", listener.tls.as_ref().map_or_else(|| false.into(), listener_tls)),
         ("redirect_to_https", redirect),
+        ("early_data", word(choices::EARLY_DATA, &listener.early_data).into()),
         ("advertise", advertise),
         ("proxy_protocol", texts(&listener.proxy_protocol)),
         ("trusted_proxies", texts(&listener.trusted_proxies)),

@@ -181,6 +181,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Requests are redirected to `https` at this port; only without TLS.
     pub redirect_to_https: Option<u16>,
+    /// Requests that are served before a handshake is complete; only with TLS over TCP.
+    pub early_data: EarlyData,
     /// How HTTP/3 is offered to clients of the other protocols; `None` withholds it.
     pub advertise: Option<Advertise>,
     /// Peers whose connections over TCP begin with a PROXY header.
@@ -202,6 +204,16 @@ impl Listener {
     pub fn http3_offer(&self) -> Option<Advertise> {
         self.advertise.filter(|_| self.protocols.h3 && self.protocols.use_tcp())
     }
+}
+
+/// `listeners.early_data`: the part of TLS early data that is served; anybody could send it again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EarlyData {
+    /// Nothing: it is refused.
+    #[default]
+    Off,
+    /// Requests that have no body and whose methods are safe. Others wait for the handshake.
+    SafeMethods,
 }
 
 /// `listeners.advertise`: the Alt-Svc of responses (RFC 7838).

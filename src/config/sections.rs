@@ -197,6 +197,8 @@ fn listener(mut section: Section, index: usize) -> Listener {
     };
     let redirect_to_https =
         section.item("redirect_to_https").and_then(|item| redirect_to_https(item, has_tls));
+    let early_data = section.item("early_data");
+    let early_data = early_data.map(|item| early_data_of(&item, tls.as_ref(), protocols));
     let advertise = match section.item("advertise") {
         Some(item) if item.is_str("off") => None,
         Some(item) => item.section().map(advertise),
@@ -215,6 +217,7 @@ fn listener(mut section: Section, index: usize) -> Listener {
         protocols,
         tls,
         redirect_to_https,
+        early_data: early_data.unwrap_or_default(),
         advertise,
         proxy_protocol: proxy_protocol.unwrap_or_default(),
         trusted_proxies: trusted_proxies.unwrap_or_default(),
@@ -274,6 +277,27 @@ fn redirect_to_https(item: Item, has_tls: bool) -> Option<u16> {
         item.refuse("is for listeners without TLS; add tls = false, or remove it");
     }
     port.map(narrow)
+}
+
+/// Reads what is served of early data, at a listener with these settings.
+fn early_data_of(item: &Item, tls: Option<&ListenerTls>, protocols: Protocols) -> EarlyData {
+    let early_data = item.choice(choices::EARLY_DATA).unwrap_or_default();
+    match tls {
+        _ if early_data == EarlyData::Off => {}
+        Some(tls) if protocols.use_tcp() => {
+            if tls.client_auth.is_some() {
+                item.refuse(
+                    "has no place beside tls.client_auth: where clients show certificates, no \
+                     session is resumed; remove one of the two",
+                );
+            }
+        }
+        _ => item.refuse(
+            "is for TLS over TCP, and early data over QUIC is always refused; add \"h2\" or \
+             \"http/1.1\" to protocols, or remove it",
+        ),
+    }
+    early_data
 }
 
 fn advertise(mut section: Section) -> Advertise {

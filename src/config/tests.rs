@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod early_data;
 mod effective;
 mod least_privilege;
 mod listener_tls;

@@ -377,7 +377,7 @@ impl Client {
     pub(super) fn sender(&self, address: SocketAddr) -> Sender {
         let server_name = self.coverage.server_name.clone();
         let certificate = self.certificate.clone();
-        Sender { address, server_name, certificate, protocol: Protocol::Http3 }
+        Sender { address, server_name, certificate, protocol: Protocol::Http3, is_early: false }
     }
 }
 

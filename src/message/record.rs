@@ -42,6 +42,8 @@ pub struct AccessRecord {
     pub upstream_duration: Option<Duration>,
     /// The client's protocol.
     pub protocol: Protocol,
+    /// It came before the TLS handshake was complete.
+    pub is_early: bool,
     /// How far the response was handed to the client's connection.
     pub handover: Handover,
     pub outcome: Outcome,
@@ -102,7 +104,7 @@ impl Ending {
 impl AccessRecord {
     /// Creates a record of a request of which only the client is known.
     pub fn new(start: Instant, sender: Sender) -> Self {
-        let Sender { address, server_name, certificate, protocol } = sender;
+        let Sender { address, server_name, certificate, protocol, is_early } = sender;
         Self {
             client: address,
             server_name,
@@ -118,6 +120,7 @@ impl AccessRecord {
             upstream: None,
             upstream_duration: None,
             protocol,
+            is_early,
             handover: Handover::Whole,
             field: None,
             outcome: Outcome::Complete,

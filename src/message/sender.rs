@@ -14,4 +14,6 @@ pub struct Sender {
     /// The certificate that it has proved to be its own, if it has shown one.
     pub certificate: Option<Arc<ClientCertificate>>,
     pub protocol: Protocol,
+    /// Its TLS handshake was not complete: the request may be a copy of an earlier one (RFC 8470).
+    pub is_early: bool,
 }

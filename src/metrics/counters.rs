@@ -61,6 +61,7 @@ pub struct TcpCounters {
     pub connections_refused: u64,
     pub connections_closed: u64,
     pub handshakes_completed: u64,
+    pub early_data: super::EarlyDataCounters,
     /// TLS handshakes that failed, by reason.
     pub handshake_failures: HandshakeFailures,
     /// PROXY headers that did not come or are none, by reason.

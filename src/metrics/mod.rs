@@ -94,3 +94,12 @@ pub struct WorkerReport {
 
 #[cfg(test)]
 mod tests;
+
+/// TLS connections over TCP whose client offered early data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EarlyDataCounters {
+    /// It was read.
+    pub accepted: u64,
+    /// None of it was read.
+    pub rejected: u64,
+}

@@ -338,10 +338,11 @@ fn fill_tcp(tcp: &mut TcpCounters, next: &mut u64) {
         connections_refused: b,
         connections_closed: c,
         handshakes_completed: d,
+        early_data: EarlyDataCounters { accepted: e, rejected: f },
         handshake_failures,
         proxy_header_failures,
     } = tcp;
-    number!(next, a, b, c, d);
+    number!(next, a, b, c, d, e, f);
     fill_failures(handshake_failures, next);
     let ProxyHeaderFailures { malformed, cut_off, timed_out } = proxy_header_failures;
     number!(next, malformed, cut_off, timed_out);

@@ -3,7 +3,8 @@
 //!
 //! | from the client | treatment |
 //! |---|---|
-//! | `connection`, the fields it names, hop-by-hop, `te`, `proxy`, `early-data` | dropped |
+//! | `connection`, the fields it names, hop-by-hop, `te`, `proxy` | dropped |
+//! | `early-data` | written if the request came in early data, or a trusted proxy says so |
 //! | `host`, `content-length` | written from the values that the request was routed by |
 //! | `expect` | dropped: the gateway takes the body itself and sends the 100 itself |
 //! | `cookie` lines | joined into one (RFC 9114 4.2.1) |
@@ -130,6 +131,16 @@ fn put_request_fields(out: &mut BytesMut, request: &Request, trusted: bool) {
         for (name, value) in &certificate.fields {
             put_field(out, name.as_str(), value.as_bytes());
         }
+    }
+    put_early_data(out, request, trusted);
+}
+
+/// Marks a request that may be a copy of an earlier one (RFC 8470 5.1). Whatever value a trusted
+/// proxy has written means the same.
+fn put_early_data(out: &mut BytesMut, request: &Request, trusted: bool) {
+    let told = || request.head.fields.iter().any(|(name, _)| name == "early-data");
+    if request.sender.is_early || trusted && told() {
+        put_field(out, "early-data", b"1");
     }
 }
 

@@ -17,8 +17,8 @@
 //! ([`refresh`]) judge certificates by this one code.
 //!
 //! QUIC uses TLS 1.3 only (RFC 9001 4.2), and quinn-proto carries it. Over TCP it is TLS 1.2 too,
-//! with the settings of [`tcp`], and [`stream`] carries it. There is no early data: a request in it
-//! could be replayed (RFC 9001 9.2), and upstreams could not tell.
+//! with the settings of [`tcp`], and [`stream`] carries it. Early data is for TCP only, where a
+//! listener asks for it ([early-data](../../docs/decisions/early-data.md)).
 #![forbid(unsafe_code)]
 
 pub(crate) mod alerts;
@@ -38,6 +38,7 @@ mod pem;
 mod refresh;
 mod revocation;
 mod selection;
+mod sessions;
 mod settings;
 mod stream;
 mod tcp;
@@ -70,8 +71,9 @@ pub(crate) use expiry::{Expiry, Nearness};
 use key_log::KeyLog;
 pub(crate) use refresh::{CertificateFiles, Refreshed};
 use selection::{Certificates, without_last_dot};
+use sessions::Sessions;
 use settings::COMPRESSORS;
-pub(crate) use stream::{ByteStream, Handshaken, TlsEvent, TlsFault};
+pub(crate) use stream::{ByteStream, EarlyDataFate, Handshaken, TlsEvent, TlsFault};
 pub(crate) use tcp::TcpServerTls;
 use tickets::Tickets;
 pub(crate) use token_key::token_key;
@@ -94,7 +96,7 @@ struct Shared {
     certificates: Arc<Certificates>,
     /// The authorities of clients, of each listener that has any.
     client_authorities: Vec<Arc<ClientAuthorities>>,
-    tickets: Tickets,
+    resumption: Resumption,
     key_log: Arc<dyn rustls::KeyLog>,
     /// The compressed form of certificates that have been sent in it.
     compressions: Arc<CompressionCache>,
@@ -102,11 +104,22 @@ struct Shared {
     files: CertificateFiles,
 }
 
+/// The means to resume sessions: a ticket, which holds the session, or a store for it.
+#[derive(Clone)]
+struct Resumption {
+    tickets: Tickets,
+    /// For listeners with early data.
+    sessions: Arc<Sessions>,
+}
+
 impl ServerTls {
     /// Reads and checks `certificates`, and the ticket keys.
     pub fn load(certificates: &[config::Certificate], tls: config::Tls) -> Result<Self, TlsError> {
-        let tickets = Tickets::load(tls.ticket_keys.as_deref())?;
-        Self::build(certificates, &tls, tickets, Arc::new(rustls::NoKeyLog))
+        let resumption = Resumption {
+            tickets: Tickets::load(tls.ticket_keys.as_deref())?,
+            sessions: Arc::new(Sessions::new()),
+        };
+        Self::build(certificates, &tls, resumption, Arc::new(rustls::NoKeyLog))
     }
 
     /// Writes the secrets of all connections to the file `path` from now on.
@@ -124,8 +137,12 @@ impl ServerTls {
         certificates: &[config::Certificate],
         tls: config::Tls,
     ) -> Result<Self, TlsError> {
-        let tickets = self.shared.tickets.reload(tls.ticket_keys.as_deref())?;
-        Self::build(certificates, &tls, tickets, Arc::clone(&self.shared.key_log))
+        let Resumption { tickets, sessions } = &self.shared.resumption;
+        let resumption = Resumption {
+            tickets: tickets.reload(tls.ticket_keys.as_deref())?,
+            sessions: Arc::clone(sessions),
+        };
+        Self::build(certificates, &tls, resumption, Arc::clone(&self.shared.key_log))
     }
 
     /// Reads and checks the authorities of those `listeners` that ask their clients for
@@ -178,7 +195,7 @@ impl ServerTls {
 
     /// Returns a description of the ticket keys if they are not those of `earlier`.
     pub(crate) fn ticket_keys_since(&self, earlier: &ServerTls) -> Option<String> {
-        self.shared.tickets.summary_since(&earlier.shared.tickets)
+        self.shared.resumption.tickets.summary_since(&earlier.shared.resumption.tickets)
     }
 
     /// Returns the lines of the certificates and authorities that `earlier` did not have.
@@ -232,7 +249,7 @@ impl ServerTls {
     fn build(
         certificates: &[config::Certificate],
         tls: &config::Tls,
-        tickets: Tickets,
+        resumption: Resumption,
         key_log: Arc<dyn rustls::KeyLog>,
     ) -> Result<Self, TlsError> {
         // Before they are read: what changes meanwhile is noticed later.
@@ -247,7 +264,7 @@ impl ServerTls {
         let shared = Shared {
             certificates: Arc::new(Certificates::new(entries, tls.unknown_server_name)?),
             client_authorities: Vec::new(),
-            tickets,
+            resumption,
             key_log,
             compressions: Arc::new(compressions),
             files,

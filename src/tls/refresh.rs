@@ -139,7 +139,7 @@ impl ServerTls {
             tls: self.clone(),
             renewed: vec![],
             refused: vec![],
-            ticket_keys: self.shared.tickets.refresh(tls.ticket_keys.as_deref()),
+            ticket_keys: self.shared.resumption.tickets.refresh(tls.ticket_keys.as_deref()),
         };
         let mut entries = Vec::with_capacity(certificates.len());
         for (certificate, old) in certificates.iter().zip(&before.entries) {

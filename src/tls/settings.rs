@@ -10,13 +10,16 @@ use std::sync::Arc;
 use rustls::compress::{self, CertCompressor, CompressionFailed, CompressionLevel};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ResolvesServerCert, StoresServerSessions, WebPkiClientVerifier,
+};
 use rustls::{CertificateCompressionAlgorithm, SupportedProtocolVersion, version};
 
 use super::client_authorities::ClientAuthorities;
 use super::error::{Kind, TlsError};
-use super::{ALPN_H3, ServerTls, provider};
-use crate::config::Listener;
+use super::{ALPN_H3, Resumption, ServerTls, provider};
+use crate::config::{EarlyData, Listener};
+use crate::limits::EARLY_DATA_LEN_MAX;
 
 /// Session tickets sent after a handshake. One is enough to resume once, and each costs about a
 /// packet and a key derivation (rustls sends two by default).
@@ -58,7 +61,7 @@ impl ServerTls {
     }
 
     fn config_quic(&self, authorities: Option<&ClientAuthorities>) -> rustls::ServerConfig {
-        let settings = self.settings(provider(), &[&version::TLS13], authorities);
+        let settings = self.settings(provider(), &[&version::TLS13], EarlyData::Off, authorities);
         let mut config = settings.expect("our cryptography has suites of TLS 1.3");
         config.alpn_protocols = vec![ALPN_H3.to_vec()];
         config
@@ -78,11 +81,12 @@ impl ServerTls {
     }
 
     /// Returns settings for connections that speak one of these versions, without protocols above
-    /// TLS.
+    /// TLS. Where clients are asked for certificates, there is no early data.
     pub(super) fn settings(
         &self,
         provider: CryptoProvider,
         versions: &[&'static SupportedProtocolVersion],
+        early_data: EarlyData,
         authorities: Option<&ClientAuthorities>,
     ) -> Result<rustls::ServerConfig, TlsError> {
         let shared = &self.shared;
@@ -96,15 +100,27 @@ impl ServerTls {
             .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
-        // Sessions are resumed by tickets only: a store of sessions would be shared by all workers,
-        // behind a lock.
+        // Sessions are resumed by tickets only: a store of sessions is shared by all workers, behind
+        // a lock. Early data has no other way: a ticket could be used twice, and rustls accepts none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        if authorities.is_none() {
-            config.ticketer = shared.tickets.ticketer();
-            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-        }
         config.max_early_data_size = 0;
+        let Resumption { tickets, sessions } = &shared.resumption;
+        match (authorities, early_data) {
+            (Some(_), _) => {}
+            (None, EarlyData::Off) => {
+                config.ticketer = tickets.ticketer();
+                config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+            }
+            (None, EarlyData::SafeMethods) => {
+                config.session_storage = Arc::clone(sessions) as Arc<dyn StoresServerSessions>;
+                config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+                config.max_early_data_size = EARLY_DATA_LEN_MAX;
+                // A response need not wait for the rest of the handshake: without it, early data
+                // would save no time.
+                config.send_half_rtt_data = true;
+            }
+        }
         config.key_log = Arc::clone(&shared.key_log);
         config.cert_compressors = COMPRESSORS.to_vec();
         config.cert_compression_cache = Arc::clone(&shared.compressions);

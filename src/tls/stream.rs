@@ -9,7 +9,7 @@
 //!   +-----------+   decrypted in place +---------+                          |
 //!          |                                          ^                     |
 //!          v                                          |                     |
-//!   poll() -> Handshaken, Data(slice of the record), Closed     write(plaintext), close()
+//!   poll() -> EarlyData, Handshaken, Data, Closed               write(plaintext), close()
 //! ```
 //!
 //! The caller owns the connection's time and its sockets. After each input it calls
@@ -34,7 +34,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::config::TlsVersion;
-use crate::limits::TLS_HANDSHAKE_HELD_LEN_MAX;
+use crate::limits::{EARLY_DATA_LEN_MAX, TLS_HANDSHAKE_HELD_LEN_MAX};
 
 pub(crate) use byte_stream::ByteStream;
 use client_hello::ClientHello;
@@ -55,7 +55,10 @@ pub(crate) fn begins_like_http(first: &[u8]) -> bool {
 /// An output of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum TlsEvent {
-    /// The handshake is complete. It comes once, and first.
+    /// Early data (RFC 8446 2.3): whoever has seen the client send it may be the one who sends it
+    /// now. With it comes what the handshake has chosen already.
+    EarlyData(Handshaken, Bytes),
+    /// The handshake is complete. It comes once, and only early data comes before it.
     Handshaken(Handshaken),
     /// Bytes from the peer, in order: a slice of the buffer that they were received in, or of the
     /// one in which their record was joined.
@@ -65,7 +68,7 @@ pub(crate) enum TlsEvent {
 }
 
 /// The results of a handshake.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Handshaken {
     /// The protocol chosen by ALPN, if the client offered any.
     pub(crate) alpn: Option<Vec<u8>>,
@@ -76,6 +79,16 @@ pub(crate) struct Handshaken {
     pub(crate) resumed: bool,
     /// The certificate that a client has proved to be its own, in DER.
     pub(crate) client_certificate: Option<Bytes>,
+    pub(crate) early_data: EarlyDataFate,
+}
+
+/// The fate of a client's early data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EarlyDataFate {
+    NotOffered,
+    Accepted,
+    /// It was offered, and none of it was read.
+    Rejected,
 }
 
 /// The way in which a connection's bytes ended.
@@ -109,6 +122,8 @@ pub(crate) struct TlsStream {
 #[derive(Debug)]
 enum Phase {
     Handshake(ClientHello),
+    /// Early data comes, and this side may send.
+    Early(ClientHello),
     Open,
     /// The peer sends nothing more.
     PeerClosed,
@@ -120,9 +135,9 @@ enum Phase {
 impl TlsStream {
     /// Creates the end of a server, which waits for a ClientHello.
     pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, TlsFault> {
-        assert_eq!(config.max_early_data_size, 0, "early data could be replayed (RFC 8446 8)");
+        assert!(config.max_early_data_size <= EARLY_DATA_LEN_MAX, "early data is bounded");
         let session = Session::Server(UnbufferedServerConnection::new(config)?);
-        Ok(Self::new(session, ClientHello::Incomplete(Vec::new())))
+        Ok(Self::new(session, ClientHello::default()))
     }
 
     /// Creates the end of a client. Its ClientHello is output.
@@ -134,7 +149,10 @@ impl TlsStream {
         assert!(!config.enable_early_data, "early data could be replayed (RFC 8446 8)");
         let session =
             Session::Client(rustls::client::UnbufferedClientConnection::new(config, name)?);
-        let mut stream = Self::new(session, ClientHello::Complete { server_name: None });
+        let mut stream = Self::new(
+            session,
+            ClientHello::Complete { server_name: None, offers_early_data: false },
+        );
         stream.run(Job::None)?;
         Ok(stream)
     }
@@ -184,7 +202,8 @@ impl TlsStream {
     }
 
     /// Takes up to `len_max` bytes off `pieces` and encrypts them. Returns their number, which is 0
-    /// before the handshake is complete and after [`TlsStream::close`].
+    /// before the handshake is complete, unless early data has come, and after
+    /// [`TlsStream::close`].
     pub(crate) fn write(
         &mut self,
         pieces: &mut VecDeque<Bytes>,
@@ -193,7 +212,7 @@ impl TlsStream {
         match &self.phase {
             Phase::Failed(fault) => return Err((**fault).clone()),
             Phase::Handshake(_) | Phase::Closed => return Ok(0),
-            Phase::Open | Phase::PeerClosed => {}
+            Phase::Early(_) | Phase::Open | Phase::PeerClosed => {}
         }
         let len = pieces.iter().map(Bytes::len).sum::<usize>().min(len_max);
         let record_count = len.div_ceil(PLAINTEXT_LEN_MAX);
@@ -217,7 +236,7 @@ impl TlsStream {
         match self.phase {
             Phase::Handshake(_) => {}
             // A fault here leaves nothing to send.
-            Phase::Open | Phase::PeerClosed => drop(self.run(Job::Close)),
+            Phase::Early(_) | Phase::Open | Phase::PeerClosed => drop(self.run(Job::Close)),
             Phase::Closed | Phase::Failed(_) => return,
         }
         self.phase = Phase::Closed;
@@ -229,7 +248,9 @@ impl TlsStream {
         self.records.clear();
         match self.phase {
             Phase::PeerClosed | Phase::Closed => StreamEnd::Clean,
-            Phase::Handshake(_) | Phase::Open | Phase::Failed(_) => StreamEnd::Truncated,
+            Phase::Handshake(_) | Phase::Early(_) | Phase::Open | Phase::Failed(_) => {
+                StreamEnd::Truncated
+            }
         }
     }
 
@@ -246,7 +267,7 @@ impl TlsStream {
     /// bytes received in it.
     pub(crate) fn held_len(&self) -> usize {
         let hello_len = match &self.phase {
-            Phase::Handshake(hello) => hello.held_len(),
+            Phase::Handshake(hello) | Phase::Early(hello) => hello.held_len(),
             _ => 0,
         };
         self.records.held_len() + self.output.capacity() + hello_len
@@ -260,7 +281,7 @@ impl TlsStream {
     }
 
     fn reads(&self) -> bool {
-        matches!(self.phase, Phase::Handshake(_) | Phase::Open)
+        matches!(self.phase, Phase::Handshake(_) | Phase::Early(_) | Phase::Open)
     }
 
     /// Reads one record.
@@ -290,7 +311,11 @@ impl TlsStream {
             }
         }
         if let Some(ends) = event {
-            return self.plaintext(record, &ends).map(|bytes| Some(TlsEvent::Data(bytes)));
+            let bytes = self.plaintext(record, &ends)?;
+            return Ok(Some(match self.begin_early() {
+                Some(handshaken) => TlsEvent::EarlyData(handshaken, bytes),
+                None => TlsEvent::Data(bytes),
+            }));
         }
         record.bytes.advance(used_len);
         if record.bytes.len() > TLS_HANDSHAKE_HELD_LEN_MAX {
@@ -345,12 +370,39 @@ impl TlsStream {
         }
     }
 
+    /// Notes that data have come. Returns what the handshake has chosen if they are early.
+    fn begin_early(&mut self) -> Option<Handshaken> {
+        if let Phase::Handshake(hello) = &mut self.phase {
+            self.phase = Phase::Early(mem::take(hello));
+        }
+        match &self.phase {
+            Phase::Early(hello) => {
+                Some(self.chosen(hello.server_name().cloned(), EarlyDataFate::Accepted))
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the results of the handshake once it is complete.
     fn handshaken(&mut self) -> Option<Handshaken> {
-        let state = self.session.state();
-        if !matches!(self.phase, Phase::Handshake(_)) || state.is_handshaking() {
+        let is_handshaking = matches!(self.phase, Phase::Handshake(_) | Phase::Early(_));
+        if !is_handshaking || self.session.state().is_handshaking() {
             return None;
         }
+        let (hello, early_data) = match mem::replace(&mut self.phase, Phase::Open) {
+            Phase::Early(hello) => (hello, EarlyDataFate::Accepted),
+            Phase::Handshake(hello) if hello.offers_early_data() => {
+                (hello, EarlyDataFate::Rejected)
+            }
+            Phase::Handshake(hello) => (hello, EarlyDataFate::NotOffered),
+            _ => unreachable!("looked at above"),
+        };
+        Some(self.chosen(hello.server_name().cloned(), early_data))
+    }
+
+    /// Returns what the handshake has chosen.
+    fn chosen(&self, server_name: Option<String>, early_data: EarlyDataFate) -> Handshaken {
+        let state = self.session.state();
         let version = match state.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
             _ => TlsVersion::Tls13,
@@ -360,11 +412,7 @@ impl TlsStream {
         let client_certificate = chain.and_then(|chain| chain.first());
         let client_certificate = client_certificate.map(|leaf| Bytes::copy_from_slice(leaf));
         let resumed = state.handshake_kind() == Some(HandshakeKind::Resumed);
-        let server_name = match mem::replace(&mut self.phase, Phase::Open) {
-            Phase::Handshake(hello) => hello.into_server_name(),
-            _ => None,
-        };
-        Some(Handshaken { alpn, server_name, version, resumed, client_certificate })
+        Handshaken { alpn, server_name, version, resumed, client_certificate, early_data }
     }
 
     /// Takes the plaintext of one record off `pieces`: a slice of the first one if it is long

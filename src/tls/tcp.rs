@@ -14,12 +14,12 @@ use super::client_authorities::ClientAuthorities;
 use super::error::TlsError;
 use super::stream::{TlsFault, TlsStream};
 use super::{ServerTls, TlsVersion, provider};
-use crate::config::Listener;
+use crate::config::{EarlyData, Listener};
 
 /// The settings of a listener for TLS over TCP. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct TcpServerTls {
-    config: Arc<rustls::ServerConfig>,
+    pub(super) config: Arc<rustls::ServerConfig>,
 }
 
 impl ServerTls {
@@ -33,7 +33,8 @@ impl ServerTls {
         alpn: &[&[u8]],
     ) -> Option<TcpServerTls> {
         let version_min = listener.tls.as_ref()?.version_min;
-        let config = self.config_tcp(alpn, version_min, self.client_authorities(listener));
+        let authorities = self.client_authorities(listener);
+        let config = self.config_tcp(alpn, version_min, listener.early_data, authorities);
         Some(config.expect("our cryptography has suites of both versions"))
     }
 
@@ -41,13 +42,14 @@ impl ServerTls {
         &self,
         alpn: &[&[u8]],
         version_min: TlsVersion,
+        early_data: EarlyData,
         authorities: Option<&ClientAuthorities>,
     ) -> Result<TcpServerTls, TlsError> {
         let versions: &[&SupportedProtocolVersion] = match version_min {
             TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
             TlsVersion::Tls13 => &[&version::TLS13],
         };
-        let mut config = self.settings(provider_tcp(), versions, authorities)?;
+        let mut config = self.settings(provider_tcp(), versions, early_data, authorities)?;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(TcpServerTls { config: Arc::new(config) })
     }

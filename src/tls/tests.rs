@@ -11,7 +11,9 @@ mod uses;
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Certificate, CertificateSource, HostPattern, Tls, UnknownServerName};
+use crate::config::{
+    Certificate, CertificateSource, EarlyData, HostPattern, Tls, UnknownServerName,
+};
 use crate::testing::TestCertificate;
 
 fn exact(name: &str) -> HostPattern {

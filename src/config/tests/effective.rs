@@ -38,6 +38,9 @@ const UNUSUAL: &str = r#"
     [[listeners]]
     address = "[::1]:80"
     tls = false
+    [[listeners]]
+    address = "[::1]:8443"
+    early_data = "safe-methods"
     [[certificates]]
     hosts = ["*.a.example", "192.0.2.1"]
     cert = "a.pem"

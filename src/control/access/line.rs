@@ -53,6 +53,8 @@ struct Values<'a> {
     upstream: Option<&'a str>,
     upstream_us: Option<u64>,
     protocol: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    early_data: bool,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
@@ -88,6 +90,7 @@ impl<'a> Values<'a> {
             upstream: record.upstream.as_deref(),
             upstream_us: record.upstream_duration.map(micros),
             protocol: record.protocol.name(),
+            early_data: record.is_early,
             outcome: record.outcome.token(),
             error: record.outcome.error(),
             rule: record.rule,

@@ -177,7 +177,7 @@ impl Connection {
         if self.phase == Phase::Lingering {
             self.phase = Phase::Over(Parting::Close);
         }
-        if matches!(self.session, Session::Handshake) {
+        if self.is_handshaking() {
             // There will be no handshake, and each further receive would return the end again.
             return self.break_off(Outcome::ClientClosed.into(), cx);
         }
@@ -258,7 +258,8 @@ impl Connection {
         {
             self.break_off(ending, cx);
         }
-        if self.phase == Phase::Open && self.session.is_closing() {
+        let is_closing = self.session.is_closing() && !self.client.is_early;
+        if self.phase == Phase::Open && is_closing {
             self.end_our_side(cx);
         }
         self.write(cx);
@@ -275,7 +276,12 @@ impl Connection {
     fn read(&mut self, cx: &mut Context<'_>) {
         loop {
             match self.stream.poll() {
-                Ok(Some(TlsEvent::Handshaken(handshaken))) => self.begin_secure(handshaken, cx),
+                Ok(Some(TlsEvent::EarlyData(chosen, bytes))) => {
+                    self.handle_early_data(chosen, bytes, cx);
+                }
+                Ok(Some(TlsEvent::Handshaken(handshaken))) => {
+                    self.handle_handshaken(handshaken, cx);
+                }
                 Ok(Some(TlsEvent::Data(bytes))) => self.session.handle_data(bytes, cx),
                 Ok(Some(TlsEvent::Closed)) => self.session.handle_end(),
                 Ok(None) => return,
@@ -325,7 +331,7 @@ impl Connection {
         self.session.output(&mut pieces, TCP_WRITE_LEN_MAX);
         let finished = self.session.take_finished();
         let len = self.stream.write(&mut pieces, TCP_WRITE_LEN_MAX)?;
-        debug_assert!(pieces.is_empty(), "a session writes after the handshake");
+        debug_assert!(pieces.is_empty(), "a session writes once TLS can");
         Ok((len, finished))
     }
 
@@ -349,6 +355,8 @@ impl Connection {
 
     fn receive_more(&mut self, cx: &mut Context<'_>) {
         let wants = match self.phase {
+            // The rest of the handshake is behind early data, which is bounded.
+            Phase::Open if self.client.is_early => true,
             Phase::Open => self.stage != Stage::Waiting && self.session.wants_input(cx.proxy),
             Phase::Lingering => true,
             Phase::Ending | Phase::Over(_) => false,
@@ -443,7 +451,7 @@ impl Connection {
             .as_ref()
             .map(|writing| (writing.since + RESPONSE_STALL_TIMEOUT, Patience::Write));
         let other = match self.phase {
-            Phase::Open if matches!(self.session, Session::Handshake) => {
+            Phase::Open if self.is_handshaking() => {
                 Some((self.since + HANDSHAKE_TIMEOUT, Patience::Handshake))
             }
             Phase::Open if self.session.is_in_head() => {

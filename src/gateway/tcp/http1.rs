@@ -172,7 +172,7 @@ impl Http1 {
     }
 
     fn read(&mut self, client: &mut Client, cx: &mut Context<'_>) -> Result<(), Ending> {
-        if self.is_stopped || self.is_passed {
+        if self.is_stopped || self.is_passed || self.is_deferred(client) {
             return Ok(());
         }
         let mut body = std::mem::take(&mut cx.shared.body);
@@ -186,6 +186,9 @@ impl Http1 {
                     self.take_head(head, client);
                     if let Some(reason) = cx.shed_reason() {
                         self.shed(reason, client, cx);
+                        break Ok(());
+                    }
+                    if self.is_deferred(client) {
                         break Ok(());
                     }
                 }
@@ -205,7 +208,7 @@ impl Http1 {
         if let Err(refusal) = outcome {
             return self.refuse(*refusal, client, cx);
         }
-        if self.is_passed || self.is_stopped {
+        if self.is_passed || self.is_stopped || self.is_deferred(client) {
             return Ok(());
         }
         if self.decoder.is_done() {
@@ -221,6 +224,11 @@ impl Http1 {
             self.request.begin(false, client, cx);
         }
         Ok(())
+    }
+
+    /// Returns whether the request waits for the end of the handshake. Its body is not read.
+    fn is_deferred(&self, client: &Client) -> bool {
+        self.request.is_deferred(self.decoder.is_done(), client)
     }
 
     /// Handles the end of the connection within a request.

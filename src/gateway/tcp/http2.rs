@@ -18,6 +18,8 @@ use crate::proxy::{DownstreamCommand, Proxy, ResponseSource};
 pub(super) struct Http2 {
     connection: http2::Connection,
     streams: BTreeMap<u32, Stream>,
+    /// A request in early data that waits for the end of the handshake, and all events behind it.
+    deferred: Option<Event>,
     /// Requests that the client may cancel or break.
     resets: ResetBudget,
     /// When it had a request last.
@@ -54,6 +56,7 @@ impl Http2 {
         Self {
             connection,
             streams: BTreeMap::new(),
+            deferred: None,
             resets: ResetBudget::default(),
             since: cx.now,
             is_over: false,
@@ -84,7 +87,7 @@ impl Http2 {
 
     /// Returns whether a request is open, or a part of a response is not written.
     pub(super) fn has_request(&self) -> bool {
-        !self.streams.is_empty() || self.connection.has_output()
+        !self.streams.is_empty() || self.deferred.is_some() || self.connection.has_output()
     }
 
     pub(super) fn since(&self) -> Instant {
@@ -107,7 +110,7 @@ impl Http2 {
         cx: &mut Context<'_>,
     ) -> Result<(), Ending> {
         while !self.is_over
-            && let Some(event) = self.connection.poll()
+            && let Some(event) = self.next_event(client)
         {
             self.handle_event(event, client, cx);
         }
@@ -115,6 +118,17 @@ impl Http2 {
             self.since = cx.now;
         }
         Ok(())
+    }
+
+    fn next_event(&mut self, client: &Client) -> Option<Event> {
+        let event = self.deferred.take().or_else(|| self.connection.poll())?;
+        match &event {
+            Event::Request { head, ended, .. } if client.defers(head, *ended) => {
+                self.deferred = Some(event);
+                None
+            }
+            _ => Some(event),
+        }
     }
 
     fn handle_event(&mut self, event: Event, client: &mut Client, cx: &mut Context<'_>) {
@@ -332,12 +346,18 @@ impl Http2 {
     pub(super) fn held_len(&self, proxy: &Proxy) -> usize {
         let streams = self.streams.values();
         let exchanges = streams.map(|stream| STREAM_LEN + stream.request.held_len(proxy));
-        self.connection.held_len() + exchanges.sum::<usize>()
+        let deferred_len = self.deferred.as_ref().map_or(0, |_| STREAM_LEN);
+        self.connection.held_len() + deferred_len + exchanges.sum::<usize>()
     }
 
     /// Ends all requests of a connection that is broken off or gone.
     pub(super) fn end(&mut self, ending: Ending, client: &mut Client, cx: &mut Context<'_>) {
         self.is_over = true;
+        if let Some(Event::Request { stream, head, .. }) = self.deferred.take() {
+            let mut request = Request::new(stream.into());
+            request.set_head(*head);
+            request.end(ending, Understood::default(), client, cx);
+        }
         for (_, stream) in std::mem::take(&mut self.streams) {
             stream.end(ending, client, cx);
         }

@@ -61,6 +61,12 @@ impl Request {
         matches!(self.phase, Phase::Begun(_))
     }
 
+    /// Returns whether its head is complete and has to wait for the end of the handshake; `ended`
+    /// when the request ends with the head.
+    pub(super) fn is_deferred(&self, ended: bool, client: &Client) -> bool {
+        matches!(&self.phase, Phase::Decoded(head) if client.defers(head, ended))
+    }
+
     pub(super) fn set_head(&mut self, head: Head) {
         self.phase = Phase::Decoded(Box::new(head));
     }

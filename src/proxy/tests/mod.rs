@@ -21,9 +21,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::*;
 use crate::config::{
-    AccessFormat, AccessLog, AccessTarget, Config, Endpoint, EndpointAddress, Health, HostPolicy,
-    Hugepages, Limits, Listener, ListenerTls, Log, LogLevel, Protocols, ProxyFields, Quic, Retry,
-    RetryOn, Route, Runtime, Tcp, Tls, Upstream,
+    AccessFormat, AccessLog, AccessTarget, Config, EarlyData, Endpoint, EndpointAddress, Health,
+    HostPolicy, Hugepages, Limits, Listener, ListenerTls, Log, LogLevel, Protocols, ProxyFields,
+    Quic, Retry, RetryOn, Route, Runtime, Tcp, Tls, Upstream,
 };
 use crate::message::{
     AccessRecord, Authority, Bound, Fields, Handover, Head, Incident, LoggedText, Outcome,
@@ -83,6 +83,7 @@ pub(super) fn config(endpoint_count: u16, max_connections: u32, max_waiting: u32
             protocols: Protocols::SECURE,
             tls: Some(ListenerTls::default()),
             redirect_to_https: None,
+            early_data: EarlyData::Off,
             advertise: None,
             tcp: Tcp {
                 max_connections: 1000,

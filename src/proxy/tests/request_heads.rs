@@ -110,6 +110,29 @@ fn the_forwarding_fields_of_a_trusted_proxy_are_extended() {
     assert_eq!(head, expected);
 }
 
+/// RFC 8470 5.1: the gateway says so of its own clients, and a trusted proxy of those before it.
+#[test]
+fn a_request_is_marked_as_early_by_whoever_knows_it() {
+    for (address, is_early, told, is_marked) in [
+        ("192.0.2.1:1", false, false, false),
+        ("192.0.2.1:1", false, true, false),
+        ("192.0.2.1:1", true, false, true),
+        ("192.0.2.1:1", true, true, true),
+        ("10.0.0.1:1", false, false, false),
+        ("10.0.0.1:1", false, true, true),
+        ("10.0.0.1:1", true, true, true),
+    ] {
+        let mut early = request(Method::GET, "/");
+        early.sender = Sender { address: address.parse().unwrap(), is_early, ..sender() };
+        if told {
+            early.head.fields = vec![field("early-data", "1"), field("early-data", "0")];
+        }
+        let head = head_of(config(1, 1, 0), early, true);
+        assert_eq!(head.matches("early-data").count(), usize::from(is_marked), "{head}");
+        assert_eq!(head.contains("early-data: 1\r\n"), is_marked);
+    }
+}
+
 /// RFC 7239 7.4: whichever of the two the trusted proxy sends, both tell its chain.
 #[test]
 fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {

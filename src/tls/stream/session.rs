@@ -3,8 +3,8 @@
 use bytes::BytesMut;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, ReadTraffic,
-    UnbufferedStatus, WriteTraffic,
+    AppDataRecord, ConnectionState, EncodeError, EncodeTlsData, EncryptError,
+    InsufficientSizeError, ReadTraffic, UnbufferedStatus, WriteTraffic,
 };
 use rustls::{CommonState, Error, SupportedCipherSuite};
 
@@ -58,7 +58,19 @@ impl Session {
     /// be there in the next step too.
     pub(super) fn step(&mut self, input: &mut [u8], output: &mut BytesMut, job: Job<'_>) -> Step {
         match self {
-            Self::Server(server) => step(server.process_tls_records(input), output, job),
+            Self::Server(server) => {
+                let UnbufferedStatus { discard, state } = server.process_tls_records(input);
+                match state {
+                    Ok(ConnectionState::ReadEarlyData(mut early)) => {
+                        let mut step = Step { discard, progress: Ok(Progress::More) };
+                        while let Some(record) = early.next_record() {
+                            step.note(record);
+                        }
+                        step
+                    }
+                    state => step(UnbufferedStatus { discard, state }, output, job),
+                }
+            }
             #[cfg(test)]
             Self::Client(client) => step(client.process_tls_records(input), output, job),
         }
@@ -122,16 +134,20 @@ fn step<Side>(
 }
 
 impl Step {
-    /// Notes the one record that was decrypted: the caller gives one record at a time.
     fn read<Side>(&mut self, mut traffic: ReadTraffic<'_, '_, Side>) {
         while let Some(record) = traffic.next_record() {
-            match record {
-                Ok(record) => {
-                    self.discard += record.discard;
-                    self.progress = Ok(Progress::Decrypted(Ends::of(record.payload)));
-                }
-                Err(error) => self.progress = Err(error.into()),
+            self.note(record);
+        }
+    }
+
+    /// Notes the one record that was decrypted: the caller gives one record at a time.
+    fn note(&mut self, record: Result<AppDataRecord<'_>, Error>) {
+        match record {
+            Ok(record) => {
+                self.discard += record.discard;
+                self.progress = Ok(Progress::Decrypted(Ends::of(record.payload)));
             }
+            Err(error) => self.progress = Err(error.into()),
         }
     }
 }

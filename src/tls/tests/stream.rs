@@ -3,6 +3,7 @@
 
 mod clients;
 mod compression;
+mod early_data;
 mod faults;
 
 use std::collections::VecDeque;
@@ -16,7 +17,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConnection, Connection, ServerConnection};
 
 use super::super::stream::byte_stream::ByteStream;
-use super::super::stream::{CopiedLen, Handshaken, StreamEnd, TlsEvent, TlsFault, TlsStream};
+use super::super::stream::{
+    CopiedLen, EarlyDataFate, Handshaken, StreamEnd, TlsEvent, TlsFault, TlsStream,
+};
 use super::super::tcp::{TcpServerTls, provider_tcp};
 use super::*;
 
@@ -42,7 +45,7 @@ impl Site {
         let made = TestCertificate::new(&[HOST, "other.test", "192.0.2.1"]);
         let files = Files::new(&made.chain_pem, &made.key_pem);
         let tls = ServerTls::load(&[files.certificate(&[exact(HOST)])], settings).unwrap();
-        let tcp = tls.config_tcp(ALPN, TlsVersion::Tls12, None).unwrap();
+        let tcp = tls.config_tcp(ALPN, TlsVersion::Tls12, EarlyData::Off, None).unwrap();
         Self { tls, tcp, root: made.der, files }
     }
 
@@ -216,6 +219,7 @@ fn a_server_reads_what_a_client_writes_however_it_is_cut() {
             version,
             resumed: false,
             client_certificate: None,
+            early_data: EarlyDataFate::NotOffered,
         };
         assert_eq!(pair.handshake(), expected, "{cut:?}");
         let len = if matches!(cut, Cut::Bytes) { MIB / 16 } else { MIB };
@@ -280,7 +284,7 @@ fn a_session_is_resumed_by_its_ticket_also_after_a_reload() {
             .tls
             .reload(&[site.files.certificate(&[exact(HOST)])], Tls::default())
             .unwrap()
-            .config_tcp(ALPN, TlsVersion::Tls12, None)
+            .config_tcp(ALPN, TlsVersion::Tls12, EarlyData::Off, None)
             .unwrap();
         let mut second = Pair::new(reloaded.accept().unwrap(), client_of(config), Cut::Bytes);
         let handshaken = second.handshake();

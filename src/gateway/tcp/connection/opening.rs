@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::super::client::Client;
 use super::super::places::Stage;
@@ -13,7 +13,7 @@ use crate::gateway::coverage::Coverage;
 use crate::message::{Ending, Incident, Outcome};
 use crate::metrics::{HandshakeFailure, ProxyHeaderFailure};
 use crate::proxy_protocol::{Announced, Malformed};
-use crate::tls::{self, ByteStream, Handshaken, TlsFault};
+use crate::tls::{self, ByteStream, EarlyDataFate, Handshaken, TlsFault};
 
 impl Connection {
     /// Reads the PROXY header, if it is awaited, and takes it off the front of `bytes`.
@@ -57,7 +57,7 @@ impl Connection {
     /// address has a place for it, or the session.
     pub(super) fn open(&mut self, cx: &mut Context<'_>) {
         match &self.stream {
-            ByteStream::Plain(_) => self.begin(Session::plain(cx.now), cx),
+            ByteStream::Plain(_) => self.begin_plain(cx),
             ByteStream::Tls(_) => {
                 self.stage = Stage::Waiting;
                 self.begin_handshake(cx);
@@ -78,26 +78,66 @@ impl Connection {
         }
     }
 
-    /// Begins the session that the handshake has chosen.
-    pub(super) fn begin_secure(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
+    /// Takes in what the client sends before the handshake is complete. The session begins with it.
+    pub(super) fn handle_early_data(
+        &mut self,
+        chosen: Handshaken,
+        bytes: Bytes,
+        cx: &mut Context<'_>,
+    ) {
+        if matches!(self.session, Session::Handshake) {
+            self.client.is_early = true;
+            self.begin_secure(chosen, cx);
+        }
+        self.session.handle_data(bytes, cx);
+    }
+
+    /// Completes the handshake. The session may have begun with early data.
+    pub(super) fn handle_handshaken(&mut self, handshaken: Handshaken, cx: &mut Context<'_>) {
         self.end_handshake(cx);
-        cx.shared.counters.tcp.handshakes_completed += 1;
+        let counters = &mut cx.shared.counters.tcp;
+        counters.handshakes_completed += 1;
+        match handshaken.early_data {
+            EarlyDataFate::NotOffered => {}
+            EarlyDataFate::Accepted => counters.early_data.accepted += 1,
+            EarlyDataFate::Rejected => counters.early_data.rejected += 1,
+        }
+        self.stage = Stage::Session;
+        self.since = cx.now;
+        self.client.is_early = false;
+        if matches!(self.session, Session::Handshake) {
+            self.begin_secure(handshaken, cx);
+        }
+    }
+
+    /// Begins the session that the handshake has chosen.
+    fn begin_secure(&mut self, chosen: Handshaken, cx: &mut Context<'_>) {
         let certificates = cx.shared.settings.tls.clone();
-        self.client.coverage = Some(Coverage::new(handshaken.server_name, certificates));
-        let certificate = handshaken.client_certificate.as_deref();
+        self.client.coverage = Some(Coverage::new(chosen.server_name, certificates));
+        let certificate = chosen.client_certificate.as_deref();
         let listener = &self.client.settings.listener;
         self.client.certificate = tls::identify(certificate, listener).map(Arc::new);
-        let session = Session::secure(handshaken.alpn.as_deref(), &mut self.client, cx);
+        let session = Session::secure(chosen.alpn.as_deref(), &mut self.client, cx);
         self.begin(session, cx);
     }
 
-    fn begin(&mut self, session: Session, cx: &Context<'_>) {
+    fn begin_plain(&mut self, cx: &Context<'_>) {
         self.stage = Stage::Session;
-        self.session = session;
         self.since = cx.now;
+        self.begin(Session::plain(cx.now), cx);
+    }
+
+    fn begin(&mut self, session: Session, cx: &Context<'_>) {
+        self.session = session;
         if self.draining.is_some() || cx.shared.drain_end.is_some() {
             self.session.drain();
         }
+    }
+
+    /// Returns whether the TLS handshake, or what comes before it, is not complete. A session may
+    /// have begun with early data.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.stage != Stage::Session
     }
 
     /// Gives back the place of the handshake, to a connection of the same address that waits.
@@ -119,7 +159,7 @@ impl Connection {
     }
 
     pub(super) fn handle_fault(&mut self, fault: TlsFault, cx: &mut Context<'_>) {
-        if matches!(self.session, Session::Handshake) {
+        if self.is_handshaking() {
             self.note_failed_handshake(fault.reason(), cx);
         }
         if fault == TlsFault::PlainHttp {
@@ -136,7 +176,7 @@ impl Connection {
     /// Notes the end of a handshake, or of a PROXY header, that is broken off. A client that leaves
     /// before its first byte has begun none: many check so that a port is open.
     pub(super) fn note_broken_handshake(&self, outcome: Outcome, cx: &mut Context<'_>) {
-        if !matches!(self.session, Session::Handshake) || self.has_failed {
+        if !self.is_handshaking() || self.has_failed {
             return;
         }
         if let Some(header) = &self.header {
@@ -179,7 +219,7 @@ impl Connection {
     fn refuse_plain(&mut self, cx: &mut Context<'_>) {
         self.end_handshake(cx);
         self.stream = ByteStream::plain();
-        self.begin(Session::plain(cx.now), cx);
+        self.begin_plain(cx);
         let rule = "this port speaks TLS, and the request came without; use https";
         if let Err(ending) = self.session.refuse(rule, &mut self.client, cx) {
             self.break_off(ending, cx);

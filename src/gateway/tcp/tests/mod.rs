@@ -1,6 +1,7 @@
 //! Tests of TCP clients in memory and virtual time, against a scripted upstream.
 
 mod alt_svc;
+mod early_data;
 mod ends;
 mod exchanges;
 mod frames;

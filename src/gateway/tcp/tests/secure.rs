@@ -12,7 +12,7 @@ use crate::tls::ALPN_HTTP1;
 /// A client's end of a TLS connection.
 pub(super) struct TlsClient {
     socket: usize,
-    tls: rustls::ClientConnection,
+    pub(super) tls: rustls::ClientConnection,
     /// Plaintext that has come since it was last taken.
     plaintext: Vec<u8>,
 }
@@ -37,8 +37,13 @@ impl TlsClient {
     pub(super) fn on(socket: usize, rig: &Rig, alpn: &[u8]) -> Self {
         let trusting = ClientTls::trusting_server(&rig.tls);
         let config = ClientTls { alpn: vec![alpn.to_vec()], ..trusting }.tls13();
+        Self::with(socket, Arc::new(config))
+    }
+
+    /// Begins TLS on a connection, with settings that keep sessions.
+    pub(super) fn with(socket: usize, config: Arc<rustls::ClientConfig>) -> Self {
         let name = ServerName::try_from("localhost").expect("a name");
-        let tls = rustls::ClientConnection::new(Arc::new(config), name).expect("good settings");
+        let tls = rustls::ClientConnection::new(config, name).expect("good settings");
         Self { socket, tls, plaintext: Vec::new() }
     }
 

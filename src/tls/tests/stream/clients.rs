@@ -233,7 +233,7 @@ fn no_session_is_resumed_where_certificates_are_asked_for() {
         // One set of sessions, as that of a client of both listeners.
         let config = door.client(version, &[&client], &[]);
         let anonymous = door.client(version, &[], &[]);
-        let open = door.site.tls.config_tcp(&[], TlsVersion::Tls12, None).unwrap();
+        let open = door.site.tls.config_tcp(&[], TlsVersion::Tls12, EarlyData::Off, None).unwrap();
         let meet = |tls: &TcpServerTls, config: &rustls::ClientConfig| {
             let peer = client_of(config.clone());
             let mut pair = Pair::new(tls.accept().unwrap(), peer, Cut::Whole);

@@ -38,7 +38,7 @@ fn a_certificate_is_compressed_once_for_all_clients_that_take_it() {
     let made = TestCertificate::new(&names);
     let files = Files::new(&made.chain_pem, &made.key_pem);
     let tls = ServerTls::load(&[files.certificate(&[exact(HOST)])], Tls::default()).unwrap();
-    let tcp = tls.config_tcp(ALPN, TlsVersion::Tls12, None).unwrap();
+    let tcp = tls.config_tcp(ALPN, TlsVersion::Tls12, EarlyData::Off, None).unwrap();
     let certificate_len = made.der.len();
     let site = Site { tls, tcp, root: made.der, files };
     let compression_count =

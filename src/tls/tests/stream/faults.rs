@@ -121,7 +121,7 @@ fn a_protocol_is_chosen_by_the_servers_preference_or_refused() {
 #[test]
 fn an_old_version_is_refused_if_configured() {
     let mut site = Site::new();
-    site.tcp = site.tls.config_tcp(ALPN, TlsVersion::Tls13, None).unwrap();
+    site.tcp = site.tls.config_tcp(ALPN, TlsVersion::Tls13, EarlyData::Off, None).unwrap();
     let (fault, alert) = refused(&site, site.client(TlsVersion::Tls12));
     assert_eq!(fault.reason(), HandshakeFailure::NoSharedParameters);
     assert_eq!(alert, AlertDescription::ProtocolVersion);
