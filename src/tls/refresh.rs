@@ -43,8 +43,8 @@ impl State {
     }
 }
 
-/// The files of all certificates, of clients' authorities and of the ticket keys, each with its state
-/// at one moment.
+/// The files of all certificates, of clients' authorities and of the ticket keys, each with its
+/// state at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct CertificateFiles {
     states: Vec<(PathBuf, Option<State>)>,

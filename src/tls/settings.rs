@@ -100,8 +100,9 @@ impl ServerTls {
             .map_err(|error| TlsError::nowhere(Kind::Settings(error)))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
-        // Sessions are resumed by tickets only: a store of sessions is shared by all workers, behind
-        // a lock. Early data has no other way: a ticket could be used twice, and rustls accepts none.
+        // Sessions are resumed by tickets only: a store of sessions is shared by all workers,
+        // behind a lock. Early data has no other way: a ticket could be used twice, and rustls
+        // accepts none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
