@@ -47,6 +47,11 @@ use session::{Ends, Job, Progress, RECORD_OVERHEAD_MAX, Session};
 const HTTP_BEGINNINGS: [&[u8; 4]; 10] =
     [b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"CONN", b"OPTI", b"TRAC", b"PATC", b"PRI "];
 
+/// The type of an encrypted record (RFC 8446 5.2).
+const RECORD_OF_DATA: u8 = 23;
+/// More than a client's Finished has, encrypted: 4 + 48 bytes, the type and the tag (RFC 8446 4.4.4).
+const FINISHED_LEN_MAX: usize = HEADER_LEN + 96;
+
 /// Returns true if a byte stream that begins with `first` is plain HTTP.
 pub(crate) fn begins_like_http(first: &[u8]) -> bool {
     first.first_chunk().is_some_and(|first| HTTP_BEGINNINGS.contains(&first))
@@ -245,7 +250,7 @@ impl TlsStream {
 
     /// Takes in the end of the connection. Events of earlier input are polled before it.
     pub(crate) fn handle_end(&mut self) -> StreamEnd {
-        self.records.clear();
+        self.records.drop_unread();
         match self.phase {
             Phase::PeerClosed | Phase::Closed => StreamEnd::Clean,
             Phase::Handshake(_) | Phase::Early(_) | Phase::Open | Phase::Failed(_) => {
@@ -317,12 +322,26 @@ impl TlsStream {
                 None => TlsEvent::Data(bytes),
             }));
         }
+        if used_len == 0 && self.is_refused_early_data(&record) {
+            return Ok(None);
+        }
         record.bytes.advance(used_len);
         if record.bytes.len() > TLS_HANDSHAKE_HELD_LEN_MAX {
             return Err(TlsFault::HandshakeInSmallPieces);
         }
         self.records.keep(record);
         Ok(self.handshaken().map(TlsEvent::Handshaken))
+    }
+
+    /// Returns whether a record that rustls has looked at, and used nothing of, holds early data that
+    /// was refused. rustls has dropped it, but does not say so; kept, it would be decrypted and
+    /// counted again with each later record. The end of a handshake is shorter.
+    fn is_refused_early_data(&self, record: &Record) -> bool {
+        let Phase::Handshake(hello) = &self.phase else { return false };
+        hello.offers_early_data()
+            && record.kept_len == 0
+            && record.bytes[0] == RECORD_OF_DATA
+            && record.bytes.len() > FINISHED_LEN_MAX
     }
 
     /// Cuts the plaintext out of its record.

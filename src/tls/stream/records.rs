@@ -116,6 +116,13 @@ impl Records {
         &self.joined[self.kept_len..]
     }
 
+    /// Drops the bytes that rustls has not seen. It reads the others again with each step, at
+    /// places that it has noted, so they stay.
+    pub(super) fn drop_unread(&mut self) {
+        self.received = VecDeque::new();
+        self.joined.truncate(self.kept_len);
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self { copied_len: self.copied_len, ..Self::default() };
     }

@@ -200,3 +200,24 @@ fn early_data_beyond_their_bound_end_the_connection() {
     assert!(pair.held_len_max < 2 * EARLY_DATA_LEN_MAX as usize, "{}", pair.held_len_max);
     assert_eq!(pair.stream.poll(), Err(fault));
 }
+
+/// rustls drops them without a word. They must not be kept and counted again.
+#[test]
+fn early_data_that_are_refused_may_be_long() {
+    let early = Early::new();
+    let off = early.site.tls.config_tcp(ALPN, TlsVersion::Tls12, EarlyData::Off, None).unwrap();
+    for (record_count, record_len) in [(1, 15_000), (12, 1_200)] {
+        for cut in [Cut::Whole, Cut::Random(4), Cut::Random(5)] {
+            early.renew_session();
+            let mut pair = early.pair(cut);
+            let Connection::Client(client) = &mut pair.peer else { unreachable!("a client") };
+            for _ in 0..record_count {
+                let mut writer = client.early_data().expect("the session permits early data");
+                writer.write_all(&noise(record_len, 1)).unwrap();
+            }
+            pair.stream = off.accept().unwrap();
+            let handshaken = pair.handshake();
+            assert_eq!(handshaken.early_data, EarlyDataFate::Rejected, "{record_count} {cut:?}");
+        }
+    }
+}

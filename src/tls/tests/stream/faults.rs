@@ -1,7 +1,8 @@
 //! Peers that break the rules of TLS, or refuse ours: the alerts that they get, the reasons that
 //! are counted, and the bytes that are held meanwhile.
 
-use rustls::{AlertDescription, Error};
+use ::aws_lc_rs::aead;
+use rustls::{AlertDescription, ConnectionTrafficSecrets, Error};
 
 use super::super::super::stream::begins_like_http;
 use super::*;
@@ -211,4 +212,46 @@ fn half_a_handshake_holds_no_more_than_its_bound() {
     stream.receive(BytesMut::from(&[22, 3, 1, 64, 0, 1][..]));
     assert_eq!(stream.poll(), Ok(None));
     assert!(stream.held_len() <= 5 + 16_384 + 5, "{}", stream.held_len());
+}
+
+/// Returns a record of TLS 1.3 that the client might send next, with this content.
+fn sealed(client: rustls::ClientConnection, content: &[u8], kind: u8) -> Vec<u8> {
+    let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (algorithm, key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            (&aead::CHACHA20_POLY1305, key, iv)
+        }
+        other => panic!("unknown secrets: {}", std::any::type_name_of_val(&other)),
+    };
+    let key = aead::LessSafeKey::new(aead::UnboundKey::new(algorithm, key.as_ref()).unwrap());
+    let mut nonce: [u8; 12] = iv.as_ref().try_into().unwrap();
+    nonce[4..].iter_mut().zip(sequence.to_be_bytes()).for_each(|(byte, of)| *byte ^= of);
+    let mut sealed = [content, &[kind]].concat();
+    let len = u16::try_from(sealed.len() + algorithm.tag_len()).unwrap().to_be_bytes();
+    let header = [23, 3, 3, len[0], len[1]];
+    let nonce = aead::Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(nonce, aead::Aad::from(header), &mut sealed).unwrap();
+    [&header[..], &sealed].concat()
+}
+
+/// rustls keeps the place of the message's beginning, and looks there whenever it is called.
+#[test]
+fn a_connection_may_end_within_a_handshake_message() {
+    const KEY_UPDATE: u8 = 24;
+    const HANDSHAKE: u8 = 22;
+    let site = Site::new();
+    let mut config = site.client_config(TlsVersion::Tls13);
+    config.enable_secret_extraction = true;
+    let mut pair = Pair::new(site.tcp.accept().unwrap(), client_of(config), Cut::Whole);
+    pair.handshake();
+    let Connection::Client(client) = pair.peer else { unreachable!("a client") };
+    let mut stream = pair.stream;
+    stream.receive(BytesMut::from(&sealed(client, &[KEY_UPDATE], HANDSHAKE)[..]));
+    assert_eq!(stream.poll(), Ok(None));
+    assert_eq!(stream.handle_end(), StreamEnd::Truncated);
+    assert_eq!(stream.write(&mut pieces(b"the rest of a response", 100), 100).unwrap(), 22);
+    stream.close();
+    assert_eq!(stream.take_output().len(), 1);
 }
