@@ -99,10 +99,17 @@ impl ClientVerifier {
             return current.verifier.clone();
         }
         drop(current);
-        let made = self.make(now);
-        let verifier = made.verifier.clone();
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = made;
-        verifier
+        // The lists are read, which takes its time: one worker does it, and the others wait.
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if !(current.from..=current.until).contains(&now) {
+            *current = self.make(now);
+        }
+        current.verifier.clone()
+    }
+
+    /// Reads the lists for this moment, so that no handshake has to.
+    pub(super) fn note_time(&self, now: i64) {
+        self.at(now);
     }
 
     fn make(&self, now: i64) -> Current {

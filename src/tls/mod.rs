@@ -174,9 +174,11 @@ impl ServerTls {
     }
 
     /// Takes in what time it is: statements of authorities that have expired are not stapled any
-    /// more.
+    /// more, and clients' authorities are those of now.
     pub(crate) fn note_time(&self, now: SystemTime) {
         self.shared.certificates.entries.iter().for_each(|entry| entry.note_time(now));
+        let now = certificate::seconds(now);
+        self.shared.client_authorities.iter().for_each(|one| one.verifier.note_time(now));
     }
 
     /// Returns the last day of each file with certificates or revocation lists.
