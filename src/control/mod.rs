@@ -242,6 +242,8 @@ async fn supervise(
             Some(at) => timeout_at(at.into(), inputs.recv()).await,
         };
         let now = (settings.clock)().0;
+        // A reload may have changed them.
+        shutdown.configure(state.shutdown_settings());
         let step = match input {
             Ok(Some(Input::Worker(event))) => {
                 let lost = event.lost_worker();
@@ -255,7 +257,6 @@ async fn supervise(
                 Step::Stay
             }
             Ok(Some(Input::Signal(signal))) => {
-                shutdown.configure(state.shutdown_settings());
                 match signal {
                     Signal::Reopen => log.reopen(),
                     Signal::Reload => state.reload_unasked("SIGHUP"),

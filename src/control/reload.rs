@@ -150,12 +150,16 @@ async fn reload(
     log: &LogHandle,
     source: &mut Option<Box<dyn Source>>,
 ) -> Result<ReloadReport, Refusal> {
-    if state.is_leaving() {
-        return Err(Refusal::by_host("the process drains and is about to end"));
-    }
+    let refuse_late = || match state.is_leaving() {
+        true => Err(Refusal::by_host("the process drains and is about to end")),
+        false => Ok(()),
+    };
+    refuse_late()?;
     let _turn = state.turn().await;
     let running = state.running();
     let Candidate { snapshot, changes, warnings } = read(source, &running).await?;
+    // A drain may have begun meanwhile, and nobody would accept at new sockets.
+    refuse_late()?;
     let mut report = ReloadReport {
         result: ReloadResult::Unchanged,
         generation: running.generation,
@@ -196,10 +200,12 @@ async fn read(
     running: &Arc<Snapshot>,
 ) -> Result<Candidate, Refusal> {
     let lost = || Refusal::by_host("reading has panicked; only a restart can change anything");
-    let mut source = place.take().ok_or_else(lost)?;
     let (sender, read) = oneshot::channel();
+    // A thread that cannot be started does not take the source with it.
+    let (lend, lent) = std::sync::mpsc::channel::<Box<dyn Source>>();
     let running = Arc::clone(running);
     let spawned = thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        let Ok(mut source) = lent.recv() else { return };
         let outcome = catch_unwind(AssertUnwindSafe(|| source.read(&running)));
         if let Ok(outcome) = outcome {
             // Fails if the process ends.
@@ -207,6 +213,7 @@ async fn read(
         }
     });
     spawned.map_err(|error| Refusal::by_host(format!("no thread can be started: {error}")))?;
+    lend.send(place.take().ok_or_else(lost)?).map_err(|_| lost())?;
     let (source, outcome) = read.await.map_err(|_| lost())?;
     *place = Some(source);
     outcome

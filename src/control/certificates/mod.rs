@@ -129,6 +129,8 @@ impl Keeper {
     /// what is new to the workers.
     async fn load(&mut self, state: &State, clock: fn() -> (Instant, SystemTime)) {
         let _turn = state.turn().await;
+        // A reload may have had the turn before, with other files.
+        self.follow(state);
         let snapshot = state.running();
         let read = Arc::clone(&snapshot);
         let (sender, receiver) = oneshot::channel();
