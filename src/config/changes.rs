@@ -116,13 +116,11 @@ impl Changes {
 
     /// Compares the entries of two lists by what identifies them, and then their order.
     fn compare_lists(&mut self, key: &str, before: &[Value], after: &[Value]) {
-        let find =
-            |list: &'_ [Value], name: &str| list.iter().position(|entry| identity(entry) == name);
+        let (known, found) = (identities(before), identities(after));
         let mut kept = Vec::new();
-        for entry in before {
-            let name = identity(entry);
+        for (entry, name) in before.iter().zip(&known) {
             let key = format!("{key}[{name}]");
-            match find(after, &name) {
+            match found.iter().position(|other| other == name) {
                 Some(index) => {
                     kept.push(index);
                     self.compare(&key, Some(entry), Some(&after[index]));
@@ -130,10 +128,8 @@ impl Changes {
                 None => self.push(&key, Kind::Removed),
             }
         }
-        for name in after.iter().map(identity) {
-            if find(before, &name).is_none() {
-                self.push(&format!("{key}[{name}]"), Kind::Added);
-            }
+        for name in found.iter().filter(|name| !known.contains(name)) {
+            self.push(&format!("{key}[{name}]"), Kind::Added);
         }
         if !kept.is_sorted() {
             self.push(key, Kind::Reordered);
@@ -156,7 +152,22 @@ impl Changes {
     }
 }
 
-/// Returns what tells an entry of a list from the others.
+/// Returns what tells each entry of a list from the others. Where several have the same, as two
+/// certificates of one host, they are numbered.
+fn identities(entries: &[Value]) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for name in entries.iter().map(identity) {
+        let numbered = |number: usize| match number {
+            1 => name.clone(),
+            _ => format!("{name}, {number}"),
+        };
+        let free = (1..).map(numbered).find(|name| !found.contains(name));
+        found.extend(free);
+    }
+    found
+}
+
+/// Returns what an entry of a list is known by.
 fn identity(entry: &Value) -> String {
     let Value::Table(table) = entry else { return plain(entry) };
     let named = IDENTITIES.iter().find_map(|key| table.get(*key));
@@ -306,5 +317,18 @@ mod tests {
         let changes = of("10.0.0.7:80").changes_since(&of("10.0.0.6:80"));
         let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
         assert_eq!(changes, ["address of api.internal:80: 10.0.0.6:80 -> 10.0.0.7:80"]);
+    }
+
+    #[test]
+    fn certificates_of_the_same_hosts_are_told_apart() {
+        let other = "hosts = [\"a.example\"]\n cert = \"rsa.pem\"\n key = \"rsa.key\"\n";
+        let both = format!("[[certificates]]\n{other}[[certificates]]");
+        let text = BEFORE.replacen("[[certificates]]", &both, 1);
+        assert_eq!(parsed(&text).changes_since(&parsed(&text)), []);
+        let renamed = text.replacen("\"a.pem\"", "\"b.pem\"", 1);
+        let changes = parsed(&renamed).changes_since(&parsed(&text));
+        let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        assert!(changes[0].starts_with("certificates[a.example, 2].cert: "), "{changes:?}");
     }
 }
