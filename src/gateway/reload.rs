@@ -70,7 +70,12 @@ impl Gateway {
                     // Its number may become that of another socket.
                     known.reception = None;
                 }
-                (None, None) => unreachable!("a socket has a listener first"),
+                (None, None) => {
+                    // It was opened for a configuration that could not be applied, and closed.
+                    let mut gone = Edge::new(&self.listeners[0]);
+                    gone.drain_end = Some(drain_end);
+                    self.shared.sockets.push(gone);
+                }
             }
         }
     }

@@ -314,3 +314,15 @@ fn an_upstream_that_breaks_off_leaves_no_response_that_looks_complete() {
     assert_eq!(rig.records[0].delivered, None);
     rig.assert_nothing_left();
 }
+
+/// A worker that has no place for a socket closes those that it opened before it, and keeps their
+/// numbers.
+#[test]
+fn a_configuration_may_follow_one_that_could_not_be_applied() {
+    let mut rig = Rig::new();
+    let (config, tls) = (Arc::new(configuration(|_| {})), rig.tls.clone());
+    for sockets in [&[Some(SECURE), None, None][..], &[Some(SECURE), None, Some(SECURE)]] {
+        rig.gateway.apply(rig.now, Arc::clone(&config), &tls, sockets).unwrap();
+        rig.settle();
+    }
+}
