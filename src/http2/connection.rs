@@ -190,6 +190,17 @@ impl Connection {
         wire.output_len() > 0 || wire.is_blocked() || self.wakers.is_connection_woken()
     }
 
+    /// Returns whether bytes of responses, or of frames behind them, wait to be taken.
+    pub fn has_unwritten(&self) -> bool {
+        let wire = self.wire.borrow();
+        wire.output_len() > 0 || wire.queued_len() > 0 || wire.is_blocked()
+    }
+
+    /// Returns the number of bytes of bodies that were written and not taken.
+    pub fn queued_len(&self) -> usize {
+        self.wire.borrow().queued_len()
+    }
+
     /// Gives a client credit for bytes of a request's body.
     pub fn release(&mut self, stream: u32, len: usize) {
         if let Some(stream) = self.streams.get_mut(&stream) {

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::LocalSettings;
 use crate::message::{
     Excess, FieldError, FieldLimits, Fields, Head, HeadLines, LINE_OVERHEAD_LEN, Pseudo, Refusal,
-    TrailerLines, Understood, check_blanks, check_token,
+    TrailerLines, Understood, check_blanks, check_token, owned_value,
 };
 
 /// Reads a request's head. An error has the parts of it that a log line can show.
@@ -74,15 +74,9 @@ pub(super) fn field_map(fields: Fields) -> Option<HeaderMap> {
             !crate::message::is_connection_specific(&name),
             "{name} is connection-specific and was to be removed"
         );
-        map.try_append(name, copy_of(&value)).ok()?;
+        map.try_append(name, owned_value(&value)).ok()?;
     }
     Some(map)
-}
-
-fn copy_of(value: &HeaderValue) -> HeaderValue {
-    let mut copy = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a field");
-    copy.set_sensitive(value.is_sensitive());
-    copy
 }
 
 fn for_each_field(

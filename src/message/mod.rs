@@ -54,3 +54,11 @@ pub use target::{Authority, Path, Scheme, Target};
 
 /// Fields of one message in the order received, with duplicates kept and names in lower case.
 pub type Fields = Vec<(HeaderName, HeaderValue)>;
+
+/// Returns a copy of a field's value in memory of its own. One that was received may lie in a slot
+/// of the pool, which it would pin for as long as it is kept.
+pub(crate) fn owned_value(value: &HeaderValue) -> HeaderValue {
+    let mut owned = HeaderValue::from_bytes(value.as_bytes()).expect("it is the value of a field");
+    owned.set_sensitive(value.is_sensitive());
+    owned
+}

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::header::ALT_SVC;
 
@@ -30,10 +30,10 @@ use crate::gateway::Owner;
 use crate::gateway::budget::Backlog;
 use crate::gateway::context::Context;
 use crate::limits::{
-    HANDSHAKE_TIMEOUT, RESPONSE_STALL_TIMEOUT, TCP_COPY_LEN_MAX, TCP_LINGER_TIMEOUT,
-    TCP_WRITE_LEN_MAX,
+    HANDSHAKE_TIMEOUT, RESPONSE_PIECE_LEN_MIN, RESPONSE_STALL_TIMEOUT, TCP_COPY_LEN_MAX,
+    TCP_LINGER_TIMEOUT, TCP_WRITE_LEN_MAX,
 };
-use crate::message::{AccessRecord, Ending, Fields, Handover, Outcome};
+use crate::message::{AccessRecord, Ending, Fields, Handover, Outcome, owned_value};
 use crate::metrics::CopyReason;
 use crate::proxy::{DownstreamCommand, Proxy, TransportFault};
 use crate::proxy_protocol::HeaderReader;
@@ -50,6 +50,7 @@ pub(super) struct Connection {
     phase: Phase,
     is_receiving: bool,
     writing: Option<Writing>,
+    queue: Option<Queue>,
     timer: Timer,
     draining: Option<Draining>,
     /// The start of the phase, or of the session's own.
@@ -108,6 +109,13 @@ struct Writing {
     finished: Vec<u64>,
 }
 
+/// Bytes of responses that are over for the proxy, and that wait for the client's windows.
+struct Queue {
+    len: usize,
+    /// Since when it has not become shorter.
+    since: Instant,
+}
+
 /// The state of a connection after it has been advanced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -128,6 +136,7 @@ impl Connection {
             phase: Phase::Open,
             is_receiving: false,
             writing: None,
+            queue: None,
             timer: Timer::default(),
             draining: None,
             since: cx.now,
@@ -187,6 +196,9 @@ impl Connection {
 
     fn handle_written(&mut self, cx: &mut Context<'_>) {
         let Some(Writing { len, finished, .. }) = self.writing.take() else { return };
+        if matches!(self.phase, Phase::Over(_)) {
+            return;
+        }
         self.session.taken(len, &mut self.client, cx);
         for number in finished {
             self.log_delivery(number, cx);
@@ -210,8 +222,15 @@ impl Connection {
         if let DownstreamCommand::Head { status, fields, .. } = &mut command {
             self.add_alt_svc(*status, fields, cx);
         }
-        if let DownstreamCommand::Body(piece) = &command {
-            cx.shared.ledger.response_moved(piece.len());
+        match &mut command {
+            DownstreamCommand::Body(piece) => {
+                cx.shared.ledger.response_moved(piece.len());
+                free_slot(piece, cx);
+            }
+            DownstreamCommand::End(Some(trailers)) => {
+                trailers.iter_mut().for_each(|(_, value)| *value = owned_value(value));
+            }
+            _ => {}
         }
         if let Err(ending) = self.session.handle(stream, command, &mut self.client, cx) {
             self.break_off(ending, cx);
@@ -251,10 +270,13 @@ impl Connection {
         if self.stage == Stage::Waiting {
             self.begin_handshake(cx);
         }
-        if self.phase == Phase::Open {
+        if self.phase == Phase::Open && self.stage != Stage::Waiting {
             self.read(cx);
         }
-        if let (Phase::Open, Err(ending)) = (self.phase, self.session.advance(&mut self.client, cx))
+        // Behind a fault there may be bytes that look like a request.
+        if !self.has_failed
+            && let Err(ending) = self.session.advance(&mut self.client, cx)
+            && self.phase == Phase::Open
         {
             self.break_off(ending, cx);
         }
@@ -268,8 +290,19 @@ impl Connection {
             return Progress::Over;
         }
         self.receive_more(cx);
+        self.note_queue(cx.now);
         self.set_timer(cx);
         Progress::Continues
+    }
+
+    /// Notes whether bytes that wait for the client's windows have become fewer.
+    fn note_queue(&mut self, now: Instant) {
+        let len = self.session.queued_len();
+        self.queue = match &self.queue {
+            _ if len == 0 => None,
+            Some(queue) if queue.len <= len => Some(Queue { len, since: queue.since }),
+            _ => Some(Queue { len, since: now }),
+        };
     }
 
     /// Passes on what the client has sent.
@@ -446,10 +479,9 @@ impl Connection {
     /// of its own, in the proxy.
     fn patience(&self, cx: &Context<'_>) -> Option<(Instant, Patience)> {
         let settings = &cx.shared.settings;
-        let write = self
-            .writing
-            .as_ref()
-            .map(|writing| (writing.since + RESPONSE_STALL_TIMEOUT, Patience::Write));
+        let writing = self.writing.as_ref().map(|writing| writing.since);
+        let stalled = writing.or(self.queue.as_ref().map(|queue| queue.since));
+        let write = stalled.map(|since| (since + RESPONSE_STALL_TIMEOUT, Patience::Write));
         let other = match self.phase {
             Phase::Open if self.is_handshaking() => {
                 Some((self.since + HANDSHAKE_TIMEOUT, Patience::Handshake))
@@ -513,6 +545,18 @@ enum Patience {
     Linger,
     /// The end of a drain.
     Drain,
+}
+
+/// Copies a piece of a body, unless it is worth the slot of the pool that it lies in: the client may
+/// take its time. The same decision as for HTTP/3.
+fn free_slot(piece: &mut Bytes, cx: &mut Context<'_>) {
+    let reason = match piece.len() {
+        len if len < RESPONSE_PIECE_LEN_MIN => CopyReason::Small,
+        _ if cx.shared.memory_low => CopyReason::LowWater,
+        _ => return,
+    };
+    cx.shared.ledger.response_copied(reason, piece.len());
+    *piece = Bytes::copy_from_slice(piece);
 }
 
 fn log_delivered(mut record: Box<AccessRecord>, cx: &mut Context<'_>) {

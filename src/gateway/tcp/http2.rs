@@ -82,7 +82,7 @@ impl Http2 {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.streams.is_empty() && !self.is_over
+        self.streams.is_empty() && !self.connection.has_unwritten() && !self.is_over
     }
 
     /// Returns whether a request is open, or a part of a response is not written.
@@ -114,7 +114,7 @@ impl Http2 {
         {
             self.handle_event(event, client, cx);
         }
-        if !self.streams.is_empty() {
+        if !self.is_idle() {
             self.since = cx.now;
         }
         Ok(())
@@ -322,6 +322,11 @@ impl Http2 {
         let mut pieces = Vec::new();
         self.connection.take_output(&mut pieces, len_max);
         out.extend(pieces);
+    }
+
+    /// Returns the number of body bytes that the connection holds.
+    pub(super) fn queued_len(&self) -> usize {
+        self.connection.queued_len()
     }
 
     /// Returns whether there are bytes for the client.

@@ -32,8 +32,9 @@ pub(super) enum Stage {
 impl Places {
     /// Returns whether the listener has a place for a connection of any client.
     pub(super) fn are_left(&self, settings: &TcpSettings) -> bool {
+        let begins_plain = settings.tls.is_none() && settings.listener.proxy_protocol.is_empty();
         self.count(settings) < settings.connections_max
-            && self.handshakes.total() < TCP_HANDSHAKES_MAX
+            && (begins_plain || self.handshakes.total() < TCP_HANDSHAKES_MAX)
     }
 
     /// Returns whether the listener has as many connections as it may.

@@ -105,6 +105,15 @@ impl Session {
         }
     }
 
+    /// Returns the number of body bytes that the proxy has handed over whole, and that wait for the
+    /// client's windows.
+    pub(super) fn queued_len(&self) -> usize {
+        match self {
+            Self::Handshake | Self::Http1(_) => 0,
+            Self::Http2(http2) => http2.queued_len(),
+        }
+    }
+
     /// Takes the numbers of the requests whose responses the last output has completed.
     pub(super) fn take_finished(&mut self) -> Vec<u64> {
         match self {

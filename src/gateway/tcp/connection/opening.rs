@@ -74,6 +74,7 @@ impl Connection {
         let address = address.ip().into();
         if cx.shared.tcp.places.begin_handshake(settings, address, *key) {
             self.stage = Stage::Handshake;
+            self.since = cx.now;
             cx.shared.tcp.unsettled.extend(cx.shared.tcp.places.next_waiting(address));
         }
     }
@@ -142,6 +143,7 @@ impl Connection {
 
     /// Gives back the place of the handshake, to a connection of the same address that waits.
     fn end_handshake(&self, cx: &mut Context<'_>) {
+        assert_eq!(self.stage, Stage::Handshake, "no other stage has such a place");
         let address = self.client.address.ip().into();
         cx.shared.tcp.places.end_handshake(address);
         cx.shared.tcp.unsettled.extend(cx.shared.tcp.places.next_waiting(address));

@@ -6,7 +6,9 @@ use super::frames::{
 };
 use super::secure::TlsClient;
 use super::*;
-use crate::limits::{HTTP2_STREAM_WINDOW, REQUEST_PENDING_LEN_MAX, TCP_LINGER_TIMEOUT};
+use crate::limits::{
+    HTTP2_STREAM_WINDOW, REQUEST_PENDING_LEN_MAX, RESPONSE_STALL_TIMEOUT, TCP_LINGER_TIMEOUT,
+};
 use crate::tls::ALPN_H2;
 
 /// A client of HTTP/2.
@@ -288,4 +290,67 @@ fn requests_that_are_served_pay_for_some_that_are_cancelled() {
     }
     assert!(rig.incidents.is_empty(), "{:?}", rig.incidents);
     client.leave(rig);
+}
+
+/// Returns the frames by which a client permits responses of any length.
+fn wide_windows() -> Vec<u8> {
+    let setting = [&[0, 4][..], &(1_u32 << 30).to_be_bytes()].concat();
+    [frame(SETTINGS, 0, 0, &setting), frame(8, 0, 0, &(1_u32 << 30).to_be_bytes())].concat()
+}
+
+#[test]
+fn neither_a_drain_nor_the_idle_time_cuts_off_a_response_that_is_read_slowly() {
+    for drains in [false, true] {
+        let mut rig = Rig::with(|config| {
+            for listener in &mut config.listeners {
+                listener.tcp.idle_timeout = Duration::from_secs(1);
+            }
+        });
+        let mut client = Client::connect(&mut rig);
+        let socket = client.tls.socket();
+        client.send(&mut rig, &[wide_windows(), request(1, "GET", END_STREAM)].concat());
+        rig.sockets[socket].reading = Reading::Never;
+        rig.respond(&long_response(120_000));
+        if drains {
+            rig.gateway.drain(rig.now, rig.now + Duration::from_secs(30));
+            rig.settle();
+        }
+        rig.pass(Duration::from_secs(3));
+        rig.take_all(socket);
+        let frames = client.frames(&mut rig);
+        let len: usize =
+            frames.iter().filter(|frame| frame.kind == DATA).map(|one| one.payload.len()).sum();
+        let ended = frames.iter().any(|one| one.kind == DATA && one.flags & END_STREAM != 0);
+        assert_eq!((len, ended), (120_000, true));
+        assert_eq!(rig.outcomes(), [(Outcome::Complete, true)]);
+    }
+}
+
+#[test]
+fn a_client_that_takes_its_window_back_has_a_limited_time() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    let socket = client.tls.socket();
+    client.send(&mut rig, &wide_windows());
+    rig.sockets[socket].reading = Reading::Never;
+    client.tls.send_blind(&mut rig, &request(1, "GET", END_STREAM));
+    rig.respond(&long_response(120_000));
+    let no_window = [&[0, 4][..], &[0; 4]].concat();
+    client.tls.send_blind(&mut rig, &frame(SETTINGS, 0, 0, &no_window));
+    rig.take_all(socket);
+    let is_end = |one: &Frame| one.kind == DATA && one.flags & END_STREAM != 0;
+    assert!(!client.frames(&mut rig).iter().any(is_end), "the rest has no window");
+    rig.pass(RESPONSE_STALL_TIMEOUT);
+    assert!(rig.sockets[socket].is_closed, "it is not kept for ever");
+}
+
+#[test]
+fn small_pieces_of_bodies_and_trailers_do_not_keep_their_slots() {
+    let mut rig = Rig::new();
+    let mut client = Client::connect(&mut rig);
+    let no_window = [&[0, 4][..], &[0; 4]].concat();
+    client.send(&mut rig, &frame(SETTINGS, 0, 0, &no_window));
+    client.send(&mut rig, &request(1, "GET", END_STREAM));
+    rig.respond(&long_response(1000));
+    assert_eq!(rig.gateway.shared.ledger.response.copied_bytes.small, 1000);
 }

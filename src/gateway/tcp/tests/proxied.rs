@@ -231,3 +231,29 @@ fn a_drain_ends_a_connection_whose_header_comes_late() {
     rig.send_end(client);
     rig.assert_nothing_left();
 }
+
+#[test]
+fn a_connection_that_waits_is_not_read_though_bytes_have_come_with_its_header() {
+    let mut rig = Rig::with(|config| {
+        for listener in &mut config.listeners {
+            listener.proxy_protocol = vec!["192.0.2.0/24".parse().unwrap()];
+            listener.tcp.max_connections = 1000;
+            listener.tcp.half_open_per_address = 1;
+        }
+    });
+    let share = rig.gateway.shared.settings.tcp[SECURE].half_open_per_address;
+    for _ in 0..share {
+        let client = rig.connect(SECURE);
+        rig.send(client, HEADER);
+    }
+    let waiting = rig.connect(SECURE);
+    rig.send(waiting, &[HEADER, GET].concat());
+    assert_eq!(rig.text(waiting), "", "its bytes are not looked at");
+    let places = &rig.gateway.shared.tcp.places;
+    assert_eq!((places.handshake_count(), places.waiting_count()), (share, 1));
+    rig.send_end(0);
+    assert!(rig.text(waiting).starts_with("HTTP/1.1 400 "), "it has its turn");
+    rig.pass(HANDSHAKE_TIMEOUT + TCP_LINGER_TIMEOUT);
+    let places = &rig.gateway.shared.tcp.places;
+    assert_eq!((places.handshake_count(), places.waiting_count()), (0, 0));
+}

@@ -73,6 +73,16 @@ impl TlsClient {
         }
     }
 
+    /// Sends bytes without a look at what has come.
+    pub(super) fn send_blind(&mut self, rig: &mut Rig, bytes: &[u8]) {
+        self.tls.writer().write_all(bytes).expect("room for a request");
+        let mut out = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut out).expect("memory");
+        }
+        rig.send(self.socket, &out);
+    }
+
     pub(super) fn send(&mut self, rig: &mut Rig, bytes: &[u8]) {
         self.tls.writer().write_all(bytes).expect("room for a request");
         self.flush(rig);
