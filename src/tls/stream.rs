@@ -49,7 +49,7 @@ const HTTP_BEGINNINGS: [&[u8; 4]; 10] =
 
 /// The type of an encrypted record (RFC 8446 5.2).
 const RECORD_OF_DATA: u8 = 23;
-/// More than a client's Finished has, encrypted: 4 + 48 bytes, the type and the tag (RFC 8446 4.4.4).
+/// More than a client's Finished has, encrypted: 4 + 48 bytes, the type, the tag (RFC 8446 4.4.4).
 const FINISHED_LEN_MAX: usize = HEADER_LEN + 96;
 
 /// Returns true if a byte stream that begins with `first` is plain HTTP.
@@ -333,9 +333,9 @@ impl TlsStream {
         Ok(self.handshaken().map(TlsEvent::Handshaken))
     }
 
-    /// Returns whether a record that rustls has looked at, and used nothing of, holds early data that
-    /// was refused. rustls has dropped it, but does not say so; kept, it would be decrypted and
-    /// counted again with each later record. The end of a handshake is shorter.
+    /// Returns whether a record that rustls has looked at, and used nothing of, holds early data
+    /// that was refused. rustls has dropped it, but does not say so; kept, it would be decrypted
+    /// and counted again with each later record. The end of a handshake is shorter.
     fn is_refused_early_data(&self, record: &Record) -> bool {
         let Phase::Handshake(hello) = &self.phase else { return false };
         hello.offers_early_data()

@@ -547,8 +547,8 @@ enum Patience {
     Drain,
 }
 
-/// Copies a piece of a body, unless it is worth the slot of the pool that it lies in: the client may
-/// take its time. The same decision as for HTTP/3.
+/// Copies a piece of a body, unless it is worth the slot of the pool that it lies in: the client
+/// may take its time. The same decision as for HTTP/3.
 fn free_slot(piece: &mut Bytes, cx: &mut Context<'_>) {
     let reason = match piece.len() {
         len if len < RESPONSE_PIECE_LEN_MIN => CopyReason::Small,
