@@ -165,17 +165,15 @@ def disturbances(results: dict) -> str:
 
 
 def write(results: dict):
-    """Puts figures and plots into the page, and the numbers beside it. Plots that were not measured
-    stay as they are, and the page says so."""
+    """Puts figures and plots into the page, and the numbers beside it. Rows and plots that were not
+    measured stay as they are, and the page says so."""
     FOLDER.mkdir(exist_ok=True)
     store = FOLDER / "results.json"
-    old = json.loads(store.read_text())["plots"] if store.exists() else {}
-    kept = [name for name, curves in old.items() if curves and not results["plots"].get(name)]
-    results["plots"] |= {name: old[name] for name in kept}
+    old = json.loads(store.read_text()) if store.exists() else {}
+    said = keep(results, old)
     store.write_text(json.dumps(results, indent=1) + "\n")
     figures = [f"Machine: {results['machine']}. Rounds: {results['rounds']}.", "", table(results)]
-    if kept:
-        figures += ["", f"Plots of an earlier run: {', '.join(kept)}."]
+    figures += [part for line in said for part in ("", line)]
     for name, (title, x_name, y_name) in PLOTS.items():
         curves = latency_curves(results) if name == "latency" else results["plots"].get(name)
         if curves:
@@ -184,6 +182,23 @@ def write(results: dict):
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(before + "\n".join([BEGIN, "", *figures, "", END]) + after)
+
+
+def keep(results: dict, old: dict) -> list[str]:
+    """Adds to the results what they do not have, from those of earlier runs; a line for each."""
+    plots = [name for name, curves in old.get("plots", {}).items()
+             if curves and not results["plots"].get(name)]
+    results["plots"] |= {name: old["plots"][name] for name in plots}
+    rounds = {name: found for name, found in old.get("rows", {}).items()
+              if name not in results["rows"]}
+    results["rows"] |= rounds
+    results["versions"] = old.get("versions", {}) | results["versions"]
+    machines = {name: old.get("machines", {}).get(name, old["machine"]) for name in rounds}
+    results["machines"] = machines
+    said = [f"Rows of an earlier run, on {machine}: "
+            f"{', '.join(name for name, of in machines.items() if of == machine)}."
+            for machine in dict.fromkeys(machines.values())]
+    return said + ([f"Plots of an earlier run: {', '.join(plots)}."] if plots else [])
 
 
 PLOTS = {
