@@ -215,8 +215,9 @@ async def test_uploads_to_a_slow_origin_are_throttled(gateway):
 @h3.run
 async def test_requests_beyond_the_file_descriptors_are_503(start, origin):
     """Each request in flight has a connection upstream. The process may have 256 descriptors, fewer
-    than what the clients ask for. It must not spin, and it must recover."""
-    gateway = start(launcher=["prlimit", "--nofile=256:256"])
+    than what the clients ask for. It must not spin, and it must recover. Clients over TCP would have
+    their part of the descriptors."""
+    gateway = start(launcher=["prlimit", "--nofile=256:256"], listener='protocols = ["h3"]')
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(h3.connection(gateway)) for _ in range(4)]
         before = sum(gateway.cpu_seconds())
