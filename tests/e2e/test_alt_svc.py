@@ -34,9 +34,9 @@ def test_http3_that_a_reload_takes_off_is_withdrawn(start):
 
         expected = [f'h3=":{gateway.port}"; ma=86400']
         assert values() == expected
-        gateway.reload(2, listener='protocols = ["h2", "http/1.1"]')
+        gateway.reconfigure(2, listener='protocols = ["h2", "http/1.1"]')
         assert values() == offer(gateway) == ["clear"]
-        gateway.reload(3, listener=tcp.LISTENER)
+        gateway.reconfigure(3, listener=tcp.LISTENER)
         gateway.settle(lambda _: None if values() == expected else "no offer")
 
 

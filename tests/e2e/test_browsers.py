@@ -215,7 +215,7 @@ def test_a_reload_applies_to_the_next_request_of_an_open_connection(browser, gat
         accepted = gateway.metrics().sum("connections_accepted_total")
         protocol, text = browser.run(FETCH, "/moved/1")
         assert protocol == "h3" and "the first site" in text
-        gateway.reload(2, routes=MOVED, extra=OTHER.format(address=other.address))
+        gateway.reconfigure(2, routes=MOVED, extra=OTHER.format(address=other.address))
         protocol, text = browser.run(FETCH, "/moved/2")
         assert protocol == "h3" and "the other site" in text
         assert gateway.metrics().sum("connections_accepted_total") == accepted
@@ -237,7 +237,7 @@ def test_where_udp_is_blocked_pages_come_over_http2(browser, gateway):
 
 def test_pages_come_over_http2_when_a_reload_takes_http3_off(browser, gateway):
     open_until(browser, "h3")
-    gateway.reload(2, listener='protocols = ["h2", "http/1.1"]')
+    gateway.reconfigure(2, listener='protocols = ["h2", "http/1.1"]')
     open_until(browser, "h2")
     firewall = Firewall(gateway.port, "accept", of_clients_only=True)
     end, before = time.monotonic() + SETTLE_SECONDS, None

@@ -294,7 +294,7 @@ class Gateway:
         assert self.process.poll() is None, f"the gateway ended:\n{self.text()}"
         assert "panicked" not in self.text(), self.text()
 
-    def reload(self, generation: int, **settings):
+    def reconfigure(self, generation: int, **settings):
         """Changes settings, and waits until the configuration with this number runs."""
         self.settings.update(settings)
         self.configure()
