@@ -49,8 +49,8 @@ impl Pseudo {
 pub(crate) enum FieldError {
     /// The message is malformed: a stream error (RFC 9113 8.1.1, RFC 9114 4.1.2).
     Malformed(&'static str),
-    /// The section is well-formed, but over a limit (431), invalid in HTTP (400), or expects what
-    /// is not to be had (417).
+    /// The section is well-formed, but over a limit (431), invalid in HTTP (400), or has an
+    /// expectation that is not met (417).
     Refused(Box<Refusal>),
 }
 

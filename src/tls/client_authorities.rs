@@ -6,8 +6,9 @@
 //!   client_auth.crl  --PEM--> lists --signed by one of them?---+
 //! ```
 //!
-//! What no client could use is an error. What some clients are refused for is a warning: a list or
-//! an authority that has expired, or one without a list (docs/decisions/client-certificates.md).
+//! A file that lets no client in is an error. A list or an authority that has expired, or an
+//! authority without a list, is a warning: some clients are refused
+//! (docs/decisions/client-certificates.md).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
