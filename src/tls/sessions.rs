@@ -123,21 +123,8 @@ impl fmt::Debug for Sessions {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use rustls::pki_types::UnixTime;
-
     use super::*;
-
-    #[derive(Debug)]
-    struct Clock(AtomicU64);
-
-    impl TimeProvider for Clock {
-        fn current_time(&self) -> Option<UnixTime> {
-            let now = std::time::Duration::from_secs(self.0.load(Ordering::Relaxed));
-            Some(UnixTime::since_unix_epoch(now))
-        }
-    }
+    use crate::tls::tests::Clock;
 
     fn name(number: usize) -> Vec<u8> {
         number.to_be_bytes().to_vec()
@@ -202,12 +189,12 @@ mod tests {
 
     #[test]
     fn a_session_ends_after_its_lifetime() {
-        let clock = Arc::new(Clock(AtomicU64::new(1_800_000_000)));
+        let clock = Arc::new(Clock::at(1_800_000_000));
         let sessions = Sessions { state: Mutex::default(), clock: Arc::clone(&clock) as _ };
         sessions.put(name(1), b"content".to_vec());
-        clock.0.fetch_add(TICKET_LIFETIME.as_secs(), Ordering::Relaxed);
+        clock.pass(TICKET_LIFETIME.as_secs());
         assert!(sessions.get(&name(1)).is_some());
-        clock.0.fetch_add(1, Ordering::Relaxed);
+        clock.pass(1);
         assert_eq!((sessions.get(&name(1)), sessions.take(&name(1))), (None, None));
     }
 }

@@ -9,12 +9,41 @@ mod stream;
 mod uses;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 
 use super::*;
 use crate::config::{
     Certificate, CertificateSource, EarlyData, HostPattern, Tls, UnknownServerName,
 };
 use crate::testing::TestCertificate;
+
+/// A clock that a test sets, in seconds since 1970.
+#[derive(Debug)]
+pub(super) struct Clock(AtomicU64);
+
+impl Clock {
+    pub(super) fn at(seconds: u64) -> Self {
+        Self(AtomicU64::new(seconds))
+    }
+
+    pub(super) fn set(&self, seconds: u64) {
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+
+    pub(super) fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
+    }
+}
 
 fn exact(name: &str) -> HostPattern {
     HostPattern::Exact(name.to_owned())

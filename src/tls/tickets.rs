@@ -278,27 +278,13 @@ impl hkdf::KeyType for NameLen {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::tls::tests::Clock;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use rustls::pki_types::UnixTime;
-
-    use super::*;
 
     const NOON: u64 = 1_800_000_000;
     const SESSION: &[u8] = b"the state of a session";
-
-    /// A clock that a test sets.
-    #[derive(Debug)]
-    struct Clock(AtomicU64);
-
-    impl TimeProvider for Clock {
-        fn current_time(&self) -> Option<UnixTime> {
-            let now = std::time::Duration::from_secs(self.0.load(Ordering::Relaxed));
-            Some(UnixTime::since_unix_epoch(now))
-        }
-    }
 
     fn line(byte: u8) -> String {
         format!("{byte:02X}").repeat(SECRET_LEN)
@@ -306,7 +292,7 @@ mod tests {
 
     /// Returns the ticketer of a gateway whose file has these keys, and its clock.
     fn gateway(keys: &[u8]) -> (FileTicketer, Arc<Clock>) {
-        let clock = Arc::new(Clock(AtomicU64::new(NOON)));
+        let clock = Arc::new(Clock::at(NOON));
         let keys = keys.iter().map(|byte| TicketKey::of(&[*byte; SECRET_LEN])).collect();
         let ticketer = FileTicketer { keys: RwLock::new(keys), clock: Arc::clone(&clock) as _ };
         (ticketer, clock)
@@ -343,7 +329,7 @@ mod tests {
             (NOON - 30, true),
             (NOON - lifetime - 1, false),
         ] {
-            clock.0.store(now, Ordering::Relaxed);
+            clock.set(now);
             assert_eq!(ticketer.decrypt(&ticket).is_some(), is_good, "{now}");
         }
     }
