@@ -8,6 +8,7 @@ mod connection;
 mod interop;
 mod qpack;
 mod random;
+mod request_heads;
 mod requests;
 
 use bytes::{BufMut, Bytes, BytesMut};
