@@ -11,6 +11,7 @@ pytest.register_assert_rewrite("harness")
 from harness import certificates, curl, ngtcp2
 from harness.gateway import Gateway, Origin, binary
 from harness.host import IPV6_ADDRESSES, own_network
+from harness.recorder import Recorder
 
 
 def pytest_sessionstart(session):
@@ -56,6 +57,14 @@ def origin(tmp_path):
     origin = Origin(tmp_path)
     yield origin
     origin.stop()
+
+
+@pytest.fixture
+def recorder():
+    """An upstream that keeps the bytes of each request, and responds to all of them alike."""
+    recorder = Recorder()
+    yield recorder
+    recorder.stop()
 
 
 @pytest.fixture

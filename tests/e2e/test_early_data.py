@@ -9,19 +9,11 @@ import time
 import pytest
 
 from harness import h3, openssl, tcp
-from harness.recorder import Recorder
 
 LISTENER = f'{tcp.LISTENER}\nearly_data = "safe-methods"'
 CLOSE = "connection: close"
 GET = tcp.head("GET", "/a", CLOSE)
 TOO_EARLY = b"HTTP/1.1 425 Too Early\r\ncontent-length: 0\r\n\r\n"
-
-
-@pytest.fixture
-def recorder():
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
 
 
 @pytest.fixture

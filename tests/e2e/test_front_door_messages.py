@@ -152,13 +152,6 @@ BROKEN_CHUNKS = {
 
 
 @pytest.fixture
-def recorder():
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
-@pytest.fixture
 def door(start, recorder):
     """A gateway before a recorder, with a plain port."""
     port, extra = tcp.plain_listener()

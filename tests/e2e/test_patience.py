@@ -13,13 +13,6 @@ from harness.raw import head
 from harness.recorder import OK, Recorder
 
 
-@pytest.fixture
-def recorder():
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
-
-
 @h3.run
 async def test_a_client_that_sends_no_ping_gets_a_response_after_several_idle_timeouts(
     start, recorder

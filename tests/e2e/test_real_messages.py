@@ -10,7 +10,6 @@ import pytest
 
 from harness import h3, raw
 from harness.raw import head
-from harness.recorder import Recorder
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
 
@@ -24,13 +23,6 @@ def files(kind: str):
     found = sorted((FIXTURES / kind).glob("*.txt"))
     assert len(found) >= 5
     return [pytest.param(path, id=path.stem) for path in found]
-
-
-@pytest.fixture
-def recorder():
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
 
 
 @pytest.mark.parametrize("path", files("requests"))

@@ -7,17 +7,9 @@ import pytest
 
 from harness import h3, raw
 from harness.raw import DATA, HEADERS, frame, head, section
-from harness.recorder import Recorder
 
 MALFORMED = "reset 0x10e"
 GET = [(b":method", b"GET"), (b":scheme", b"https"), (b":authority", b"e2e.test"), (b":path", b"/")]
-
-
-@pytest.fixture
-def recorder():
-    recorder = Recorder()
-    yield recorder
-    recorder.stop()
 
 
 def with_line(name: bytes, value: bytes) -> bytes:
