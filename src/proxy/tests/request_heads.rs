@@ -162,6 +162,19 @@ fn both_forwarding_fields_tell_the_chain_of_a_proxy_that_sends_one_of_them() {
 
 /// The fields about a client's certificate are the gateway's own: neither a client with one nor a
 /// trusted proxy nor a client without can write them, in a head or in trailers.
+/// Forwards a request that has these fields in its head, and again in its trailers. Returns its
+/// connection, and the bytes that the upstream gets.
+fn forward_with(rig: &mut Rig, mut asked: Request, said: &Fields) -> (UpstreamKey, String) {
+    asked.head.fields = said.clone();
+    let exchange = rig.request(asked, false);
+    let upstream = rig.connected();
+    rig.wrote(upstream);
+    rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
+    rig.run();
+    let written = rig.written(upstream);
+    (upstream, written)
+}
+
 #[test]
 fn what_upstreams_are_told_of_a_certificate_is_from_the_handshake_only() {
     let mut config = config(1, 1, 0);
@@ -196,13 +209,7 @@ fn what_upstreams_are_told_of_a_certificate_is_from_the_handshake_only() {
         asked.sender.address = client.parse().unwrap();
         asked.sender.certificate = certificate.clone();
         asked.listener = Arc::clone(listener);
-        asked.head.fields = said.clone();
-        let exchange = rig.request(asked, false);
-        let upstream = rig.connected();
-        rig.wrote(upstream);
-        rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
-        rig.run();
-        let written = rig.written(upstream);
+        let (_, written) = forward_with(&mut rig, asked, &said);
         let told = |line: &str| written.matches(line).count();
         assert_eq!(told("x-other: lie\r\n"), 2, "{written}");
         assert_eq!((told("x-subject: lie"), told("client-cert: lie")), (0, 0), "{written}");
@@ -273,13 +280,7 @@ fn proxy_fields_of_strangers_are_dropped_and_counted() {
         let mut rig = Rig::new(config.clone());
         let mut asked = request(Method::POST, "/");
         asked.sender.address = client.parse().unwrap();
-        asked.head.fields = said.clone();
-        let exchange = rig.request(asked, false);
-        let upstream = rig.connected();
-        rig.wrote(upstream);
-        rig.proxy.handle_end(rig.now, exchange, Some(said.clone()));
-        rig.run();
-        let written = rig.written(upstream);
+        let (upstream, written) = forward_with(&mut rig, asked, &said);
         let (head, trailers) = written.split_once("\r\n\r\n").unwrap();
         for name in NAMES {
             let passes =
