@@ -184,7 +184,7 @@ impl Kernel {
         let mut queue = self.ring.submission();
         while let Some(entry) = outbox.front() {
             // SAFETY: the op table holds all memory that an entry points to until the completion
-            // of the operation, and the ring outlives its operations.
+            // of the operation, or it is a static, and the ring outlives its operations.
             if unsafe { queue.push(entry) }.is_err() {
                 return false;
             }
